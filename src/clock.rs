@@ -1,0 +1,29 @@
+//! The only place that reads the clock.
+//!
+//! Everything that judges takes the time as an argument, so that a test can say what time it is.
+
+use std::time::Instant;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+/// A moment in wall time: milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnixMillis(pub i64);
+
+impl UnixMillis {
+    /// Later than any other: the end of what never ends.
+    pub const NEVER: Self = Self(i64::MAX);
+}
+
+/// The wall time now. It may jump; nothing but timestamps and expiry may depend on it.
+#[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock")]
+pub fn wall() -> UnixMillis {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The monotonic time now, for measuring and for deadlines.
+#[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock")]
+pub fn monotonic() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,4 @@
+//! callbridge.
+
+pub mod clock;
+mod shutdown;
