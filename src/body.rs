@@ -1,0 +1,275 @@
+//! The bodies of the OfficialAccount family as types, borrowing from the JSON they were read from.
+//!
+//! Field names and types: Tencent's pages 60797 to 60800. Their tables do not say which fields are mandatory; here a field is
+//! required only where nothing can be done without it. Unknown fields are skipped: the body itself is published verbatim.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::Serialize;
+use serde::de;
+use serde::de::IgnoredAny;
+use serde::de::value::MapAccessDeserializer;
+
+/// `OfficialAccount.CallbackBeforeAddSubscriber` and `OfficialAccount.CallbackAfterAddSubscriber`.
+#[derive(Debug, Deserialize)]
+pub struct AddSubscriber<'a> {
+    /// The account that is subscribed to.
+    #[serde(borrow, rename = "Official_Account")]
+    pub official_account: Id<'a>,
+    /// Who asked for it: the user, or an administrator by REST.
+    #[serde(borrow, default, rename = "Operator_Account")]
+    pub operator: Option<Text<'a>>,
+    /// Who subscribes.
+    #[serde(borrow, rename = "SubscribeAccountList")]
+    pub subscribers: Vec<Object<Subscriber<'a>>>,
+    /// When.
+    #[serde(default, rename = "EventTime")]
+    pub event_time: EventTime,
+}
+
+/// One element of `SubscribeAccountList`.
+#[derive(Debug, Deserialize)]
+pub struct Subscriber<'a> {
+    /// The user.
+    #[serde(borrow, rename = "Subscriber_Account")]
+    pub account: Text<'a>,
+}
+
+/// `OfficialAccount.CallbackAfterOfficialAccountDestroyed`.
+#[derive(Debug, Deserialize)]
+pub struct Destroyed<'a> {
+    /// The account that is gone.
+    #[serde(borrow, rename = "Official_Account")]
+    pub official_account: Id<'a>,
+    /// Whose it was.
+    #[serde(borrow, default, rename = "Owner_Account")]
+    pub owner: Option<Text<'a>>,
+    /// What it was called.
+    #[serde(borrow, default, rename = "Name")]
+    pub name: Option<Text<'a>>,
+    /// When.
+    #[serde(default, rename = "EventTime")]
+    pub event_time: EventTime,
+}
+
+/// `OfficialAccount.CallbackAfterOfficialAccountInfoChanged`. Of the profile only what changed is there.
+#[derive(Debug, Deserialize)]
+pub struct InfoChanged<'a> {
+    /// The account whose profile changed.
+    #[serde(borrow, rename = "Official_Account")]
+    pub official_account: Id<'a>,
+    /// Who changed it.
+    #[serde(borrow, default, rename = "Operator_Account")]
+    pub operator: Option<Text<'a>>,
+    /// The new introduction.
+    #[serde(borrow, default, rename = "Introduction")]
+    pub introduction: Option<Text<'a>>,
+    /// The new name.
+    #[serde(borrow, default, rename = "Name")]
+    pub name: Option<Text<'a>>,
+    /// The new picture's URL.
+    #[serde(borrow, default, rename = "FaceUrl")]
+    pub face_url: Option<Text<'a>>,
+    /// The new organization.
+    #[serde(borrow, default, rename = "Organization")]
+    pub organization: Option<Text<'a>>,
+    /// When.
+    #[serde(default, rename = "EventTime")]
+    pub event_time: EventTime,
+}
+
+/// A string that borrows from the JSON unless it had escapes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Text<'a>(pub Cow<'a, str>);
+
+/// A [`Text`] that names something, so it is not empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Id<'a>(pub Cow<'a, str>);
+
+/// A `T` that was written as a JSON object. (Serde's derived types also take arrays, by position.)
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+/// `EventTime`, in milliseconds since the Unix epoch; `None` where it is absent or cannot be read, which is no reason to reject.
+///
+/// Tencent's samples show it as a number and as a quoted number, in milliseconds and, in other families, in seconds. A number below
+/// 10^11 is taken for seconds: as milliseconds it would lie in 1973 or before.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct EventTime(pub Option<i64>);
+
+impl EventTime {
+    const SECONDS_BELOW: i64 = 100_000_000_000;
+    /// 9999-12-31T23:59:59.999Z, the last that RFC 3339 can write.
+    const MILLIS_MAX: i64 = 253_402_300_799_999;
+
+    fn from_number(number: i64) -> Self {
+        let millis = if number < Self::SECONDS_BELOW { number.checked_mul(1000) } else { Some(number) };
+        Self(millis.filter(|millis| (1..=Self::MILLIS_MAX).contains(millis)))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(TextVisitor)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Id<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Text(text) = deserializer.deserialize_str(TextVisitor)?;
+        if text.is_empty() {
+            return Err(de::Error::invalid_value(de::Unexpected::Str(""), &"an id that is not empty"));
+        }
+        Ok(Self(text))
+    }
+}
+
+struct TextVisitor;
+
+impl<'de> de::Visitor<'de> for TextVisitor {
+    type Value = Text<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a string")
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Self::Value, E> {
+        Ok(Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Text(Cow::Owned(text.to_owned())))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> de::Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+}
+
+impl<'de> Deserialize<'de> for EventTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(EventTimeVisitor)
+    }
+}
+
+struct EventTimeVisitor;
+
+impl<'de> de::Visitor<'de> for EventTimeVisitor {
+    type Value = EventTime;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a time")
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<EventTime, E> {
+        Ok(i64::try_from(number).map_or(EventTime(None), EventTime::from_number))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<EventTime, E> {
+        Ok(EventTime::from_number(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<EventTime, E> {
+        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+        Ok(text.parse().ok().filter(|_| is_number).map_or(EventTime(None), EventTime::from_number))
+    }
+
+    fn visit_f64<E>(self, _number: f64) -> Result<EventTime, E> {
+        Ok(EventTime(None))
+    }
+
+    fn visit_bool<E>(self, _flag: bool) -> Result<EventTime, E> {
+        Ok(EventTime(None))
+    }
+
+    fn visit_unit<E>(self) -> Result<EventTime, E> {
+        Ok(EventTime(None))
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<EventTime, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(EventTime(None))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<EventTime, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(EventTime(None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_time_is_read_as_number_quoted_number_or_seconds() {
+        let cases = [
+            ("1670574414123", Some(1_670_574_414_123)),
+            ("\"1670574414123\"", Some(1_670_574_414_123)),
+            ("1670574414", Some(1_670_574_414_000)),
+            ("\"1670574414\"", Some(1_670_574_414_000)),
+            ("253402300799999", Some(253_402_300_799_999)),
+        ];
+        for (json, expected) in cases {
+            assert_eq!(serde_json::from_str::<EventTime>(json).unwrap().0, expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn an_event_time_that_cannot_be_read_is_no_error() {
+        for json in [
+            "null", "true", "0", "-1", "1.5", "1e999", "\"\"", "\"soon\"", "\"+5\"", "[1]", "{\"a\":1}", "253402300800000",
+            "18446744073709551615", "-9223372036854775808",
+        ] {
+            assert_eq!(serde_json::from_str::<EventTime>(json).map(|time| time.0).ok(), Some(None), "{json}");
+        }
+    }
+
+    #[test]
+    fn strings_without_escapes_are_borrowed() {
+        let body: AddSubscriber<'_> =
+            serde_json::from_str(r#"{"Official_Account":"a","SubscribeAccountList":[{"Subscriber_Account":"b\n"}]}"#).unwrap();
+        assert!(matches!(body.official_account.0, Cow::Borrowed("a")));
+        assert_eq!(body.subscribers.first().unwrap().0.account.0, "b\n");
+        assert_eq!(body.operator, None);
+    }
+
+    #[test]
+    fn a_wrong_shape_is_an_error() {
+        for json in [
+            r#"{"SubscribeAccountList":[]}"#,
+            r#"{"Official_Account":"","SubscribeAccountList":[]}"#,
+            r#"{"Official_Account":7,"SubscribeAccountList":[]}"#,
+            r#"{"Official_Account":"a"}"#,
+            r#"{"Official_Account":"a","SubscribeAccountList":"b"}"#,
+            r#"{"Official_Account":"a","SubscribeAccountList":["b"]}"#,
+            r#"{"Official_Account":"a","SubscribeAccountList":[["b"]]}"#,
+            r#"{"Official_Account":"a","SubscribeAccountList":[{"Subscriber_Account":1}]}"#,
+            r#"{"Official_Account":"a","Operator_Account":1,"SubscribeAccountList":[]}"#,
+        ] {
+            assert!(serde_json::from_str::<AddSubscriber<'_>>(json).is_err(), "{json}");
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! One capture in the journal, and the promise that somebody may wait for.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::capture::Capture;
+use crate::clock;
+
+/// A capture on its way to Kafka.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// What is on its way.
+    pub(crate) capture: Capture,
+    /// When it was taken, for measuring.
+    pub(crate) taken_at: Instant,
+    /// Whether the ledger counts it. What was refused is counted already.
+    pub(super) is_counted: bool,
+    pub(super) promise: Option<Promise>,
+}
+
+impl Entry {
+    pub(super) fn new(capture: Capture, is_counted: bool, promise: Option<Promise>) -> Self {
+        Self { capture, taken_at: clock::monotonic(), is_counted, promise }
+    }
+}
+
+const OPEN: u8 = 0;
+const KEPT: u8 = 1;
+const ABANDONED: u8 = 2;
+
+/// The promise that a capture will be in Kafka. Kept by the publisher or abandoned by the request, whichever comes first; never both.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Promise {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: AtomicU8,
+    kept: Notify,
+}
+
+impl Promise {
+    /// Waits until it is kept. One waiter at a time.
+    pub(super) async fn kept(&self) {
+        self.shared.kept.notified().await;
+    }
+
+    /// Keeps it. Returns false when it was abandoned before.
+    pub(super) fn keep(&self) -> bool {
+        let is_kept = self.end(KEPT);
+        if is_kept {
+            // Remembered if nobody waits yet.
+            self.shared.kept.notify_one();
+        }
+        is_kept
+    }
+
+    /// Abandons it. Returns false when it was kept before.
+    pub(super) fn abandon(&self) -> bool {
+        self.end(ABANDONED)
+    }
+
+    /// Whether it was kept.
+    pub(super) fn is_kept(&self) -> bool {
+        self.shared.state.load(Ordering::Acquire) == KEPT
+    }
+
+    fn end(&self, state: u8) -> bool {
+        self.shared.state.compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}

@@ -1,0 +1,290 @@
+//! Where captures wait between intake and Kafka: the one face that both sides know.
+//!
+//! Intake appends ([`Journal::append`], which the answer waits for) or offers ([`Journal::offer`], which nothing waits for); the
+//! publisher takes entries in order from the [`Backlog`] and settles each when every record it became is in Kafka. What an append
+//! waits for beside room is the [`Ack`] mode's business, and invisible to both.
+//!
+//! In this version the journal is in memory: bounded in captures and in bytes, in order, gone with the process.
+
+mod entry;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread::Thread;
+
+use tokio::sync::Semaphore;
+use tokio::sync::watch;
+
+use crate::capture::Capture;
+use crate::clock;
+use crate::ledger::Ledger;
+use crate::ledger::Receipt;
+use crate::refusal::Reason;
+
+pub(crate) use self::entry::Entry;
+use self::entry::Promise;
+
+/// When a callback counts as acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// When Kafka has confirmed every record it became.
+    Broker,
+    /// When it is in the queue in memory.
+    Memory,
+}
+
+/// The bounds of the journal in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// How many captures may wait for Kafka.
+    pub captures_max: usize,
+    /// How many bytes they may take, [`Capture::cost_bytes`] each.
+    pub bytes_max: usize,
+    /// How many bytes may wait for room. What comes then is lost at once.
+    pub waiting_bytes_max: usize,
+}
+
+/// Why the journal did not take a capture. It is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AppendError {
+    /// No room, and no room to wait for it.
+    Full,
+    /// No more captures are taken.
+    Closed,
+}
+
+/// The journal as intake sees it.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    queue: Arc<Queue>,
+    ack: Ack,
+    is_open: watch::Sender<bool>,
+    waiting_bytes: Arc<Semaphore>,
+}
+
+/// The journal as the publisher sees it.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    queue: Arc<Queue>,
+}
+
+/// What both share.
+#[derive(Debug)]
+struct Queue {
+    entries: Mutex<VecDeque<Entry>>,
+    captures: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    ledger: Ledger,
+    is_closed: AtomicBool,
+    /// Whom to wake when there is something to take.
+    taker: OnceLock<Thread>,
+}
+
+/// Makes a journal in memory. It is not open yet: what is appended waits until [`Journal::open`].
+pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger) -> (Journal, Backlog) {
+    let queue = Arc::new(Queue {
+        entries: Mutex::new(VecDeque::new()),
+        captures: Arc::new(Semaphore::new(bounds.captures_max)),
+        bytes: Arc::new(Semaphore::new(bounds.bytes_max)),
+        ledger,
+        is_closed: AtomicBool::new(false),
+        taker: OnceLock::new(),
+    });
+    let journal = Journal {
+        queue: Arc::clone(&queue),
+        ack,
+        is_open: watch::Sender::new(false),
+        waiting_bytes: Arc::new(Semaphore::new(bounds.waiting_bytes_max)),
+    };
+    (journal, Backlog { queue })
+}
+
+impl Journal {
+    /// Takes a capture, and returns once it is as safe as the [`Ack`] mode promises. Waits for room in order of arrival. There is no
+    /// timeout here: the caller holds the deadline for the whole request.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while it waits for room, the capture is gone and its callback is counted as broken off, unless the caller ends it
+    /// otherwise. Dropped while it waits for Kafka, the capture stays and will be delivered.
+    ///
+    /// # Errors
+    ///
+    /// The capture was not taken.
+    pub(crate) async fn append(&self, capture: Capture, receipt: &mut Option<Receipt<'_>>) -> Result<Appended, AppendError> {
+        let cost = cost_of(&capture);
+        if !*self.is_open.borrow() || !self.queue.reserve_now(cost) {
+            self.wait_for_room(cost).await?;
+        }
+        let promise = match self.ack {
+            Ack::Broker => Some(Promise::default()),
+            Ack::Memory => None,
+        };
+        if let Some(receipt) = receipt.take() {
+            receipt.accept();
+        }
+        self.queue.push(Entry::new(capture, true, promise.clone()));
+        Ok(Appended { promise, ledger: self.queue.ledger.clone() })
+    }
+
+    /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
+    pub(crate) fn offer(&self, capture: Capture, receipt: Receipt<'_>) {
+        if !self.is_closed() && self.queue.reserve_now(cost_of(&capture)) {
+            receipt.accept();
+            self.queue.push(Entry::new(capture, true, None));
+        } else {
+            receipt.end(Reason::QueueFull);
+        }
+    }
+
+    /// Takes a capture whose callback has ended already: it was refused, and only its bytes are kept. Returns whether there was room.
+    pub(crate) fn keep(&self, capture: Capture) -> bool {
+        let has_room = !self.is_closed() && self.queue.reserve_now(cost_of(&capture));
+        if has_room {
+            self.queue.push(Entry::new(capture, false, None));
+        }
+        has_room
+    }
+
+    /// Lets appends through: the topics are known. Until then they wait as for room.
+    pub(crate) fn open(&self) {
+        self.is_open.send_replace(true);
+    }
+
+    /// Takes nothing more. Those who wait for room are sent away.
+    pub(crate) fn close(&self) {
+        self.queue.is_closed.store(true, Ordering::Release);
+        self.queue.captures.close();
+        self.queue.bytes.close();
+        self.is_open.send_replace(true);
+        self.queue.wake();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.queue.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is open and has room, holding a place among those who may wait.
+    async fn wait_for_room(&self, cost: u32) -> Result<(), AppendError> {
+        let Ok(_place) = self.waiting_bytes.try_acquire_many(cost) else {
+            return Err(AppendError::Full);
+        };
+        let mut is_open = self.is_open.subscribe();
+        // It cannot fail: the sender is `self`.
+        let _opened = is_open.wait_for(|is_open| *is_open).await;
+        // Always captures before bytes, so that two who wait cannot hold what the other needs.
+        let capture = self.queue.captures.acquire().await.map_err(|_closed| AppendError::Closed)?;
+        let bytes = self.queue.bytes.acquire_many(cost).await.map_err(|_closed| AppendError::Closed)?;
+        capture.forget();
+        bytes.forget();
+        Ok(())
+    }
+}
+
+/// A capture that was taken.
+#[derive(Debug)]
+pub(crate) struct Appended {
+    promise: Option<Promise>,
+    ledger: Ledger,
+}
+
+impl Appended {
+    /// Waits until the capture is as safe as the [`Ack`] mode promises.
+    pub(crate) async fn acknowledged(&self) {
+        if let Some(promise) = &self.promise {
+            promise.kept().await;
+        }
+    }
+
+    /// Gives up waiting. Returns whether the capture was acknowledged in that very moment, and 200 is true after all; if not, its
+    /// callback is lost and its sender must be told so.
+    pub(crate) fn abandon(&self, reason: Reason) -> bool {
+        let Some(promise) = &self.promise else { return true };
+        if promise.abandon() {
+            self.ledger.lose_queued(reason);
+        }
+        promise.is_kept()
+    }
+}
+
+impl Backlog {
+    /// Names the thread that takes, so that it is woken (`unpark`) when there is something to take.
+    pub(crate) fn wakes(&self, taker: Thread) {
+        // A second taker would be a bug, and would find nothing.
+        let _first = self.queue.taker.set(taker);
+    }
+
+    /// Moves up to `max` entries to `into`, oldest first.
+    pub(crate) fn take(&self, max: usize, into: &mut VecDeque<Entry>) {
+        let mut entries = self.queue.lock();
+        let count = entries.len().min(max);
+        into.extend(entries.drain(..count));
+    }
+
+    /// Whether nothing waits to be taken and nothing more will come.
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.queue.is_closed.load(Ordering::Acquire) && self.queue.lock().is_empty()
+    }
+
+    /// Frees the room of an entry all of whose records are in Kafka, and keeps the promise made for it.
+    pub(crate) fn settle(&self, entry: &Entry) {
+        self.free(entry);
+        if entry.is_counted {
+            match &entry.promise {
+                Some(promise) if !promise.keep() => self.queue.ledger.late(),
+                Some(_) | None => self.queue.ledger.deliver(1),
+            }
+        }
+    }
+
+    /// Frees the room of an entry that Kafka will never take. Its callback is lost, and its sender, if still there, is told so when
+    /// the deadline passes.
+    pub(crate) fn give_up(&self, entry: &Entry, reason: Reason) {
+        self.free(entry);
+        let is_ours_to_count = entry.promise.as_ref().is_none_or(Promise::abandon);
+        if entry.is_counted && is_ours_to_count {
+            self.queue.ledger.lose_queued(reason);
+        }
+    }
+
+    fn free(&self, entry: &Entry) {
+        self.queue.captures.add_permits(1);
+        self.queue.bytes.add_permits(cost_of(&entry.capture) as usize);
+    }
+}
+
+impl Queue {
+    /// Takes room without waiting, if there is some.
+    fn reserve_now(&self, cost: u32) -> bool {
+        let Ok(capture) = self.captures.try_acquire() else { return false };
+        let Ok(bytes) = self.bytes.try_acquire_many(cost) else { return false };
+        capture.forget();
+        bytes.forget();
+        true
+    }
+
+    fn push(&self, entry: Entry) {
+        self.lock().push_back(entry);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(taker) = self.taker.get() {
+            taker.unpark();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn cost_of(capture: &Capture) -> u32 {
+    u32::try_from(capture.cost_bytes()).unwrap_or(u32::MAX)
+}

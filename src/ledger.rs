@@ -1,0 +1,206 @@
+//! The ledger: every callback stands in exactly one account, so what was received is always what became of it.
+//!
+//! `received + recovered = refused{reason} + lost{reason} + delivered + waiting{where}`
+//!
+//! A callback moves from account to account under one lock, so any reading balances by itself; nothing is derived from anything else.
+//! The lock is held for a few additions, three times in a callback's life.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use crate::command::Command;
+use crate::refusal::Account;
+use crate::refusal::Reason;
+
+/// What the ledger says at one moment. All counts are callbacks since the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// Received, by command of the table; the last is every other command.
+    pub received: [u64; Command::ALL.len() + 1],
+    /// Found in the journal at the start.
+    pub recovered: u64,
+    /// By [`Reason`]: those whose account is [`Account::Refused`], and those whose account is [`Account::Lost`].
+    pub ended: [u64; Reason::ALL.len()],
+    /// Every record they became is in Kafka.
+    pub delivered: u64,
+    /// Being read, or waiting for room.
+    pub waiting_request: u64,
+    /// Taken, and not yet known to be in Kafka.
+    pub waiting_queue: u64,
+    /// Not an account: of the lost, those whose records Kafka took after all.
+    pub late: u64,
+}
+
+impl Balance {
+    /// All that was received.
+    pub fn received_total(&self) -> u64 {
+        self.received.iter().sum()
+    }
+
+    /// All that ended in `account`.
+    pub fn ended_total(&self, account: Account) -> u64 {
+        let reasons = Reason::ALL.into_iter().filter(|reason| reason.account() == account);
+        reasons.filter_map(|reason| self.ended.get(reason.index())).sum()
+    }
+
+    /// All that has not ended.
+    pub const fn waiting_total(&self) -> u64 {
+        self.waiting_request + self.waiting_queue
+    }
+}
+
+impl fmt::Display for Balance {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "ledger received={} recovered={} refused={} lost={} delivered={} waiting={}",
+            self.received_total(),
+            self.recovered,
+            self.ended_total(Account::Refused),
+            self.ended_total(Account::Lost),
+            self.delivered,
+            self.waiting_total(),
+        )
+    }
+}
+
+/// Where every callback is. Clones share the same accounts.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    balance: Arc<Mutex<Balance>>,
+}
+
+impl Ledger {
+    /// Counts a callback as received. It waits in the request until its [`Receipt`] says what became of it.
+    pub fn receive(&self, command: Option<Command>) -> Receipt<'_> {
+        let mut balance = self.lock();
+        if let Some(received) = balance.received.get_mut(command.map_or(Command::ALL.len(), Command::index)) {
+            *received += 1;
+        }
+        balance.waiting_request += 1;
+        Receipt { ledger: self, is_open: true }
+    }
+
+    /// Moves `count` callbacks from the queue to delivered.
+    pub fn deliver(&self, count: u64) {
+        let mut balance = self.lock();
+        balance.waiting_queue -= count;
+        balance.delivered += count;
+    }
+
+    /// Moves one callback from the queue to lost: its sender was told 503.
+    pub fn lose_queued(&self, reason: Reason) {
+        let mut balance = self.lock();
+        balance.waiting_queue -= 1;
+        balance.end(reason);
+    }
+
+    /// Counts a lost callback whose record Kafka took after all. It stays lost.
+    pub fn late(&self) {
+        self.lock().late += 1;
+    }
+
+    /// Everything, as of one moment.
+    pub fn read(&self) -> Balance {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Balance> {
+        self.balance.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Balance {
+    fn end(&mut self, reason: Reason) {
+        if let Some(ended) = self.ended.get_mut(reason.index()) {
+            *ended += 1;
+        }
+    }
+}
+
+/// A received callback that must end somewhere. Dropped before it did, it was broken off by its sender.
+#[derive(Debug)]
+pub struct Receipt<'l> {
+    ledger: &'l Ledger,
+    is_open: bool,
+}
+
+impl Receipt<'_> {
+    /// It is in the queue now.
+    pub fn accept(mut self) {
+        self.is_open = false;
+        let mut balance = self.ledger.lock();
+        balance.waiting_request -= 1;
+        balance.waiting_queue += 1;
+    }
+
+    /// It ends here, as `reason` says.
+    pub fn end(mut self, reason: Reason) {
+        self.close(reason);
+    }
+
+    fn close(&mut self, reason: Reason) {
+        self.is_open = false;
+        let mut balance = self.ledger.lock();
+        balance.waiting_request -= 1;
+        balance.end(reason);
+    }
+}
+
+impl Drop for Receipt<'_> {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.close(Reason::BrokenOff);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn is_balanced(balance: &Balance) -> bool {
+        let ended = balance.ended_total(Account::Refused) + balance.ended_total(Account::Lost);
+        balance.received_total() + balance.recovered == ended + balance.delivered + balance.waiting_total()
+    }
+
+    proptest! {
+        #[test]
+        fn it_balances_whatever_happens(fates in prop::collection::vec(0..5_u8, 0..50)) {
+            let ledger = Ledger::default();
+            for fate in fates {
+                let receipt = ledger.receive(None);
+                match fate {
+                    0 => receipt.end(Reason::NotJson),
+                    1 => drop(receipt),
+                    2 => receipt.accept(),
+                    3 => { receipt.accept(); ledger.deliver(1) }
+                    _ => { receipt.accept(); ledger.lose_queued(Reason::Deadline); ledger.late() }
+                }
+                prop_assert!(is_balanced(&ledger.read()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_line_at_exit_names_every_account() {
+        let ledger = Ledger::default();
+        ledger.receive(Some(Command::AfterAddSubscriber)).accept();
+        ledger.receive(None).end(Reason::AppUnknown);
+        ledger.receive(None).end(Reason::QueueFull);
+        ledger.receive(None).accept();
+        ledger.deliver(1);
+        assert_eq!(ledger.read().to_string(), "ledger received=4 recovered=0 refused=1 lost=1 delivered=1 waiting=1");
+    }
+
+    #[test]
+    fn a_callback_whose_sender_went_away_is_refused_as_broken_off() {
+        let ledger = Ledger::default();
+        drop(ledger.receive(None));
+        assert_eq!(ledger.read().ended[Reason::BrokenOff.index()], 1);
+    }
+}

@@ -1,0 +1,128 @@
+//! The metrics of Kafka's client, from librdkafka's statistics.
+
+use std::collections::BTreeMap;
+
+use prometheus::Gauge;
+use prometheus::IntCounter;
+use prometheus::IntGauge;
+use prometheus::Registry;
+use serde::Deserialize;
+
+/// See the module. Clones count together.
+#[derive(Debug, Clone)]
+pub(crate) struct KafkaMetrics {
+    queue_records: IntGauge,
+    queue_bytes: IntGauge,
+    reports_waiting: IntGauge,
+    brokers: IntGauge,
+    brokers_up: IntGauge,
+    round_trip_p99: Gauge,
+    request_timeouts: IntGauge,
+    retries: IntGauge,
+    /// Producers replaced after a fatal error.
+    pub(crate) rebuilds: IntCounter,
+}
+
+/// The few statistics that are used. librdkafka sometimes emits cut or malformed JSON; that is then no statistics.
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    msg_cnt: f64,
+    #[serde(default)]
+    msg_size: f64,
+    #[serde(default)]
+    replyq: f64,
+    #[serde(default)]
+    brokers: BTreeMap<String, Broker>,
+}
+
+#[derive(Deserialize)]
+struct Broker {
+    #[serde(default)]
+    nodeid: f64,
+    #[serde(default)]
+    state: String,
+    #[serde(default)]
+    req_timeouts: f64,
+    #[serde(default)]
+    txretries: f64,
+    #[serde(default)]
+    rtt: Window,
+}
+
+#[derive(Default, Deserialize)]
+struct Window {
+    /// Microseconds.
+    #[serde(default)]
+    p99: f64,
+}
+
+impl KafkaMetrics {
+    /// Registers every metric. Fails if `registry` already holds one of them.
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name, help| -> Result<IntGauge, prometheus::Error> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let round_trip_p99 = Gauge::new("callbridge_kafka_round_trip_p99_seconds", "The slowest broker's 99th percentile round trip.")?;
+        let rebuilds =
+            IntCounter::new("callbridge_kafka_producer_rebuilds_total", "Producers replaced after an error that librdkafka calls fatal.")?;
+        registry.register(Box::new(round_trip_p99.clone()))?;
+        registry.register(Box::new(rebuilds.clone()))?;
+        Ok(Self {
+            queue_records: gauge("callbridge_kafka_queue_records", "Records in librdkafka's queue, those on the way included.")?,
+            queue_bytes: gauge("callbridge_kafka_queue_bytes", "Bytes of values in librdkafka's queue.")?,
+            reports_waiting: gauge("callbridge_kafka_reports_waiting", "Events that librdkafka has for the poll thread.")?,
+            brokers: gauge("callbridge_kafka_brokers", "Brokers known.")?,
+            brokers_up: gauge("callbridge_kafka_brokers_up", "Brokers to which a connection stands.")?,
+            round_trip_p99,
+            request_timeouts: gauge("callbridge_kafka_request_timeouts", "Requests that no broker answered in time, since the producer's start.")?,
+            retries: gauge("callbridge_kafka_request_retries", "Requests that were sent again, since the producer's start.")?,
+            rebuilds,
+        })
+    }
+
+    /// Takes one round of statistics. Returns how many brokers are up, or `None` when it cannot be read.
+    #[expect(clippy::cast_possible_truncation, reason = "counts of records and bytes, far below 2^53; `as` saturates")]
+    pub(crate) fn observe(&self, statistics: &[u8]) -> Option<i64> {
+        let statistics: Statistics = serde_json::from_slice(statistics).ok()?;
+        self.queue_records.set(statistics.msg_cnt as i64);
+        self.queue_bytes.set(statistics.msg_size as i64);
+        self.reports_waiting.set(statistics.replyq as i64);
+        let brokers = statistics.brokers.values();
+        let sum = |value: fn(&Broker) -> f64| statistics.brokers.values().map(value).sum::<f64>() as i64;
+        self.request_timeouts.set(sum(|broker| broker.req_timeouts));
+        self.retries.set(sum(|broker| broker.txretries));
+        let slowest = brokers.clone().map(|broker| broker.rtt.p99).fold(0.0, f64::max);
+        self.round_trip_p99.set(slowest / 1e6);
+        // A bootstrap address is in the list too, with the node id -1, until it is known which broker it is.
+        let known = brokers.clone().filter(|broker| broker.nodeid >= 0.0).count();
+        let up = brokers.filter(|broker| broker.state == "UP").count();
+        self.brokers.set(i64::try_from(known).unwrap_or(i64::MAX));
+        let up = i64::try_from(up).unwrap_or(i64::MAX);
+        self.brokers_up.set(up);
+        Some(up)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_become_gauges_and_malformed_ones_are_passed_over() {
+        let metrics = KafkaMetrics::register(&Registry::new()).unwrap();
+        let json = br#"{"msg_cnt":3,"msg_size":300,"replyq":1,"other":[],"brokers":{
+            "a:1/1":{"nodeid":1,"state":"UP","req_timeouts":2,"txretries":1,"rtt":{"p99":2500}},
+            "b:1/2":{"nodeid":2,"state":"CONNECT","rtt":{"p99":500}},
+            "a:1/bootstrap":{"nodeid":-1,"state":"UP"}}}"#;
+        assert_eq!(metrics.observe(json), Some(2));
+        assert_eq!((metrics.queue_records.get(), metrics.queue_bytes.get(), metrics.reports_waiting.get()), (3, 300, 1));
+        assert_eq!((metrics.brokers.get(), metrics.brokers_up.get()), (2, 2));
+        assert_eq!((metrics.request_timeouts.get(), metrics.retries.get()), (2, 1));
+        assert!((metrics.round_trip_p99.get() - 0.0025).abs() < 1e-9);
+        assert_eq!(metrics.observe(br#"{"msg_cnt":4,"#), None);
+        assert_eq!(metrics.queue_records.get(), 3);
+    }
+}

@@ -1,0 +1,142 @@
+//! The metrics of the pump: what became of records, and how long each stage took.
+
+use std::time::Duration;
+
+use prometheus::Gauge;
+use prometheus::Histogram;
+use prometheus::HistogramOpts;
+use prometheus::IntCounterVec;
+use prometheus::IntGauge;
+use prometheus::Opts;
+use prometheus::Registry;
+use prometheus::local::LocalHistogram;
+
+use crate::normalise::WRONG_SHAPE;
+use crate::refusal::Reason;
+
+/// What became of a record that was handed to Kafka's client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RecordOutcome {
+    /// In Kafka.
+    Delivered,
+    /// Reported as delivered without an offset, and sent again: may be in Kafka twice.
+    Unproven,
+    /// Not taken, and sent again.
+    Failed,
+    /// Never to be taken.
+    Poison,
+}
+
+impl RecordOutcome {
+    const ALL: [Self; 4] = [Self::Delivered, Self::Unproven, Self::Failed, Self::Poison];
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Unproven => "unproven",
+            Self::Failed => "failed",
+            Self::Poison => "poison",
+        }
+    }
+}
+
+/// See the module. Histograms gather in the pump and are flushed each turn, so a record costs no shared memory.
+#[derive(Debug)]
+pub(crate) struct PublishMetrics {
+    records: IntCounterVec,
+    rejected: IntCounterVec,
+    unreported: IntGauge,
+    oldest_unreported: Gauge,
+    queue: LocalHistogram,
+    normalise: LocalHistogram,
+    delivery: LocalHistogram,
+}
+
+impl PublishMetrics {
+    /// Registers every metric. Fails if `registry` already holds one of them.
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let records = IntCounterVec::new(
+            Opts::new("callbridge_records_total", "Records handed to Kafka's client, by what became of them."),
+            &["outcome"],
+        )?;
+        for outcome in RecordOutcome::ALL {
+            records.with_label_values(&[outcome.word()]);
+        }
+        let rejected = IntCounterVec::new(
+            Opts::new("callbridge_rejected_total", "Records delivered to a rejected topic, by why they are there."),
+            &["reason"],
+        )?;
+        let words = Reason::ALL.into_iter().filter(|reason| reason.is_kept()).map(Reason::word);
+        for word in words.chain([WRONG_SHAPE, Reason::Unpublishable.word()]) {
+            rejected.with_label_values(&[word]);
+        }
+        let unreported = IntGauge::new("callbridge_records_unreported", "Records with Kafka's client that have no delivery report yet.")?;
+        let oldest_unreported =
+            Gauge::new("callbridge_oldest_unreported_seconds", "How long the oldest record without a delivery report has been waiting for it.")?;
+        // A queue is empty within a turn of the pump, or Kafka is away and it takes as long as that takes.
+        let queue = histogram(
+            "callbridge_queue_duration_seconds",
+            "From taking a capture to the pump taking it up.",
+            &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0],
+        )?;
+        // Microseconds of work; anything near a millisecond is a body near the limit, or a machine in trouble.
+        let normalise = histogram(
+            "callbridge_normalise_duration_seconds",
+            "Making a record from a capture.",
+            &[0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_05, 0.000_25, 0.001, 0.005],
+        )?;
+        // Linger and a round trip at best; 1.5 s is where broker mode gives up; 8.5 s is a leader election.
+        let delivery = histogram(
+            "callbridge_delivery_duration_seconds",
+            "From handing a record to Kafka's client to its positive delivery report.",
+            &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 5.0, 10.0, 60.0],
+        )?;
+        registry.register(Box::new(records.clone()))?;
+        registry.register(Box::new(rejected.clone()))?;
+        registry.register(Box::new(unreported.clone()))?;
+        registry.register(Box::new(oldest_unreported.clone()))?;
+        for histogram in [&queue, &normalise, &delivery] {
+            registry.register(Box::new(histogram.clone()))?;
+        }
+        let (queue, normalise, delivery) = (queue.local(), normalise.local(), delivery.local());
+        Ok(Self { records, rejected, unreported, oldest_unreported, queue, normalise, delivery })
+    }
+
+    /// An entry waited this long in the journal.
+    pub(crate) fn queued(&self, took: Duration) {
+        self.queue.observe(took.as_secs_f64());
+    }
+
+    /// A record took this long to make.
+    pub(crate) fn normalised(&self, took: Duration) {
+        self.normalise.observe(took.as_secs_f64());
+    }
+
+    /// A record was delivered, to a rejected topic if there is a `rejection`.
+    pub(crate) fn delivered(&self, took: Duration, rejection: Option<&'static str>) {
+        self.ended(RecordOutcome::Delivered);
+        self.delivery.observe(took.as_secs_f64());
+        if let Some(reason) = rejection {
+            self.rejected.with_label_values(&[reason]).inc();
+        }
+    }
+
+    /// A record came to this.
+    pub(crate) fn ended(&self, outcome: RecordOutcome) {
+        self.records.with_label_values(&[outcome.word()]).inc();
+    }
+
+    /// A turn of the pump ends: so many records are unreported, the oldest for so long.
+    pub(crate) fn turned(&self, unreported: usize, oldest: Duration) {
+        self.unreported.set(i64::try_from(unreported).unwrap_or(i64::MAX));
+        self.oldest_unreported.set(oldest.as_secs_f64());
+        self.queue.flush();
+        self.normalise.flush();
+        self.delivery.flush();
+    }
+}
+
+/// A histogram with these upper bounds, in seconds.
+pub(super) fn histogram(name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
+}

@@ -1,0 +1,118 @@
+//! Turns a capture into the record that Kafka gets. Runs behind the answer; a callback it cannot understand is not lost, it goes to
+//! `<prefix>.rejected`.
+
+pub mod envelope;
+pub mod event;
+pub mod id;
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::auth::Apps;
+use crate::capture::Capture;
+use crate::capture::Outcome;
+use crate::clock::UnixMillis;
+use crate::record::Header;
+use crate::record::Record;
+use crate::record::Topics;
+use crate::request::Query;
+
+use self::envelope::Envelope;
+use self::envelope::Mode;
+use self::event::Event;
+
+/// The word in `callbridge-reason` for an after-callback whose fields have the wrong shape. The other words are
+/// [`Reason::word`](crate::refusal::Reason::word)'s.
+pub const WRONG_SHAPE: &str = "wrong_shape";
+
+/// The longest `callbridge-detail` header, in bytes: it may quote what a sender wrote.
+const DETAIL_BYTES_MAX: usize = 1024;
+
+/// Makes records from captures, for the configured applications.
+#[derive(Debug, Clone)]
+pub struct Normaliser {
+    apps: Arc<Apps>,
+    topics: Arc<Topics>,
+    mode: Mode,
+    /// Each application's CloudEvents `source`.
+    sources: Vec<String>,
+}
+
+impl Normaliser {
+    /// A normaliser that writes envelopes in `mode`.
+    pub fn new(apps: Arc<Apps>, topics: Arc<Topics>, mode: Mode) -> Self {
+        let sources = apps.iter().map(|app| format!("/tencent-chat/{}", apps.id(app))).collect();
+        Self { apps, topics, mode, sources }
+    }
+
+    /// The record that `capture` becomes. The same capture always becomes the same record.
+    pub fn record<'a>(&'a self, capture: &'a Capture) -> Record<'a> {
+        let decision = match &capture.outcome {
+            Outcome::Happened => None,
+            Outcome::Decided(decision) => Some(decision),
+            Outcome::Refused { reason, detail } => return self.rejected(capture, reason.word(), detail),
+        };
+        let Some(callback) = str::from_utf8(&capture.body).ok().map(|text| text.trim_matches(is_blank)) else {
+            return self.rejected(capture, WRONG_SHAPE, "not UTF-8");
+        };
+        let event = match capture.command.map(|command| Event::parse(command, callback)).transpose() {
+            Ok(event) => event,
+            Err(error) => return self.rejected(capture, WRONG_SHAPE, &error.to_string()),
+        };
+        // The query was read once already, at intake; one that cannot be read again is one without parameters.
+        let query = Query::parse(&capture.query).unwrap_or_default();
+        Envelope {
+            app_id: self.apps.id(capture.app),
+            source: self.sources.get(capture.app.index()).map_or("", |source| source),
+            topic: self.topics.of(capture.app, capture.command),
+            received: capture.received,
+            command: query.command.unwrap_or_default(),
+            client_ip: query.client_ip,
+            opt_platform: query.opt_platform,
+            decision,
+            event,
+            callback,
+        }
+        .into_record(self.mode)
+    }
+
+    /// The record that keeps `capture` as raw bytes beside the reason why it was no use.
+    pub fn rejected<'a>(&'a self, capture: &'a Capture, reason: &'static str, detail: &str) -> Record<'a> {
+        let command = Query::parse(&capture.query).unwrap_or_default().command.unwrap_or_default();
+        let text = |name, value: String| Header { name, value: Cow::Owned(value.into_bytes()) };
+        Record {
+            topic: self.topics.rejected(capture.app),
+            key: None,
+            headers: vec![
+                Header { name: "callbridge-reason", value: Cow::Borrowed(reason.as_bytes()) },
+                text("callbridge-detail", truncated(detail, DETAIL_BYTES_MAX).to_owned()),
+                text("callbridge-command", command.into_owned()),
+                Header { name: "callbridge-sdkappid", value: Cow::Borrowed(self.apps.id(capture.app).as_bytes()) },
+                text("callbridge-received", rfc3339(capture.received)),
+                text("callbridge-peer", capture.peer.to_string()),
+            ],
+            value: Cow::Borrowed(&capture.body),
+            rejection: Some(reason),
+            timestamp_ms: capture.received.0,
+        }
+    }
+}
+
+/// What JSON calls white space.
+const fn is_blank(character: char) -> bool {
+    matches!(character, ' ' | '\t' | '\n' | '\r')
+}
+
+/// As much of `text` as fits, in whole characters.
+fn truncated(text: &str, bytes_max: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
+}
+
+/// RFC 3339 in UTC with milliseconds. Times beyond what it can write become the epoch.
+fn rfc3339(time: UnixMillis) -> String {
+    let timestamp = jiff::Timestamp::from_millisecond(time.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    format!("{timestamp:.3}")
+}
+
+#[cfg(test)]
+mod tests;

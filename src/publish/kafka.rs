@@ -1,0 +1,503 @@
+//! The Kafka client: the only file, beside [`super::embedded`] and [`super::topics`], that names rdkafka.
+//!
+//! A record is handed over without blocking and without waiting. What became of it comes back as a [`Report`] that names it, from the
+//! client's own poll thread. Nothing is believed that a broker did not say: a positive report without an offset is not a delivery.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::thread::JoinHandle;
+use std::thread::Thread;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::Header as KafkaHeader;
+use rdkafka::message::Message;
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::BaseProducer;
+use rdkafka::producer::BaseRecord;
+use rdkafka::producer::DeliveryResult;
+use rdkafka::producer::Producer;
+use rdkafka::producer::ProducerContext;
+
+use crate::clock;
+use crate::journal::Ack;
+use crate::metrics::kafka::KafkaMetrics;
+use crate::record::Record;
+
+use super::topics::TopicsClient;
+
+/// How long one turn of the poll thread lasts; it wakes at once for an event.
+const POLL_TURN: Duration = Duration::from_millis(100);
+
+/// The properties callbridge sets unless the configuration does: librdkafka's names, with the reason of each.
+fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
+    let linger_ms = match ack {
+        // Somebody waits for the report, and nobody else may be there to share a batch with.
+        Ack::Broker => "0.5",
+        // Nobody waits; larger batches cost the broker and us less.
+        Ack::Memory => "5",
+    };
+    let fixed = [
+        ("client.id", "callbridge"),
+        // Order, and no repeats within a producer's life. Implies acks=all and endless retries.
+        ("enable.idempotence", "true"),
+        ("acks", "all"),
+        // With more, records were lost behind positive reports when a partition's leader was not ready yet.
+        ("max.in.flight.requests.per.connection", "1"),
+        // librdkafka owns the retries: a record that times out in its queue would leave a gap in the sequence.
+        ("message.timeout.ms", "0"),
+        ("linger.ms", linger_ms),
+        ("compression.type", "lz4"),
+        // The queue that counts is the journal's; this one only must not be the smaller.
+        ("queue.buffering.max.messages", "1000000"),
+        ("queue.buffering.max.kbytes", "1048576"),
+        // The default of 60 s sees a frozen leader late.
+        ("socket.timeout.ms", "30000"),
+        ("request.timeout.ms", "20000"),
+        ("socket.keepalive.enable", "true"),
+        ("socket.nagle.disable", "true"),
+        ("reconnect.backoff.max.ms", "2000"),
+        // The time in which "no such topic" may still be a cluster that has not caught up. From 2 147 484 on it inverts.
+        ("topic.metadata.propagation.max.ms", "2100000"),
+        ("topic.metadata.refresh.interval.ms", "60000"),
+        // Java's default for records with a key. Changing it later moves keys to other partitions.
+        ("partitioner", "murmur2_random"),
+        ("statistics.interval.ms", "2000"),
+        ("log.connection.close", "false"),
+    ];
+    fixed.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
+}
+
+/// The properties as librdkafka gets them: the defaults, under what the configuration says.
+#[derive(Debug, Clone)]
+pub(crate) struct Properties(BTreeMap<String, String>);
+
+impl Properties {
+    /// The defaults for `ack`, overridden by `configured`.
+    pub(crate) fn new(ack: Ack, configured: &BTreeMap<String, String>) -> Self {
+        let mut properties: BTreeMap<String, String> =
+            defaults(ack).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        for (name, value) in configured {
+            // Two names of one property must not both be given.
+            for other in aliases(name) {
+                properties.remove(*other);
+            }
+            properties.insert(name.clone(), value.clone());
+        }
+        Self(properties)
+    }
+
+    /// Points the client at these brokers.
+    pub(crate) fn with_bootstrap(mut self, servers: String) -> Self {
+        self.0.insert("bootstrap.servers".into(), servers);
+        self
+    }
+
+    pub(super) fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        for (name, value) in &self.0 {
+            config.set(name, value);
+        }
+        config.set_log_level(RDKafkaLogLevel::Warning);
+        config
+    }
+}
+
+/// The other names librdkafka knows a property by.
+fn aliases(name: &str) -> &'static [&'static str] {
+    match name {
+        "request.required.acks" => &["acks"],
+        "delivery.timeout.ms" => &["message.timeout.ms"],
+        "queue.buffering.max.ms" => &["linger.ms"],
+        "compression.codec" => &["compression.type"],
+        "max.in.flight" => &["max.in.flight.requests.per.connection"],
+        _ => &[],
+    }
+}
+
+/// Lets librdkafka judge each property by itself. Returns what is wrong, by property.
+pub fn problems(configured: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    configured
+        .iter()
+        .filter_map(|(name, value)| {
+            let judged = ClientConfig::new().set(name, value).create_native_config();
+            judged.err().map(|error| match error {
+                KafkaError::ClientConfig(_, what, ..) => (name.clone(), what),
+                error => (name.clone(), error.to_string()),
+            })
+        })
+        .collect()
+}
+
+/// What Kafka said of one record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// The number the record was sent with.
+    pub(crate) sequence: usize,
+    /// What became of it.
+    pub(crate) verdict: Verdict,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is in Kafka, at an offset.
+    Delivered,
+    /// librdkafka takes it for delivered, but no broker named an offset. It must be sent again.
+    Unproven,
+    /// It failed.
+    Failed(Failure),
+}
+
+/// What a failure asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Failure {
+    /// It may pass: send the record again later.
+    Passing(RDKafkaErrorCode),
+    /// The producer is dead: make a new one, and send everything again that is not acknowledged.
+    Fatal(RDKafkaErrorCode),
+    /// Kafka will never take this record.
+    Poison(RDKafkaErrorCode),
+}
+
+/// Sorts an error by what it asks for. What is not known may pass: a record is never given up for an unknown reason.
+#[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; an unknown error is one that may pass")]
+pub(crate) const fn failure(code: RDKafkaErrorCode) -> Failure {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::Fatal
+        | Code::OutOfOrderSequenceNumber
+        | Code::Inconsistent
+        | Code::InvalidProducerEpoch
+        | Code::UnknownProducerId => Failure::Fatal(code),
+        Code::MessageSizeTooLarge
+        | Code::InvalidMessageSize
+        | Code::InvalidMessage
+        | Code::InvalidRecord
+        | Code::UnsupportedForMessageFormat
+        | Code::PolicyViolation => Failure::Poison(code),
+        other => Failure::Passing(other),
+    }
+}
+
+/// Why a record could not be handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SendError {
+    /// librdkafka's queue is full. Reports make room.
+    QueueFull,
+    /// Nothing was handed over, for this reason.
+    Failed(Failure),
+}
+
+/// What the poll thread tells about the cluster and about itself.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    is_any_broker_up: AtomicBool,
+    is_fatal: AtomicBool,
+    /// When the poll thread last turned, in milliseconds of wall time.
+    polled_ms: AtomicI64,
+}
+
+impl Health {
+    /// Whether a connection to some broker stands, as of the last statistics (every 2 s).
+    pub(crate) fn is_any_broker_up(&self) -> bool {
+        self.is_any_broker_up.load(Ordering::Relaxed)
+    }
+
+    /// How long ago the poll thread turned last.
+    pub(crate) fn poll_age(&self) -> Duration {
+        let age = clock::wall().0 - self.polled_ms.load(Ordering::Relaxed);
+        Duration::from_millis(u64::try_from(age).unwrap_or(0))
+    }
+}
+
+/// Reports that came and have not been looked at. Bounded by the records that were sent: each has one.
+#[derive(Debug)]
+struct Mailbox {
+    reports: Mutex<Vec<Report>>,
+    reader: Thread,
+}
+
+impl Mailbox {
+    fn put(&self, report: Report) {
+        let was_empty = {
+            let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+            reports.push(report);
+            reports.len() == 1
+        };
+        if was_empty {
+            self.reader.unpark();
+        }
+    }
+}
+
+/// What librdkafka calls back into.
+struct Context {
+    mailbox: Arc<Mailbox>,
+    health: Arc<Health>,
+    metrics: KafkaMetrics,
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, sequence: usize) {
+        let verdict = match result {
+            Ok(message) if message.offset() >= 0 => Verdict::Delivered,
+            Ok(_) => Verdict::Unproven,
+            Err((error, _)) => Verdict::Failed(failure(code_of(error))),
+        };
+        self.mailbox.put(Report { sequence, verdict });
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if let Some(brokers_up) = self.metrics.observe(statistics) {
+            self.health.is_any_broker_up.store(brokers_up > 0, Ordering::Relaxed);
+        }
+    }
+
+    // Called twice for each event, so nothing is counted here.
+    fn error(&self, error: KafkaError, reason: &str) {
+        let code = code_of(&error);
+        match code {
+            RDKafkaErrorCode::Fatal => {
+                self.health.is_fatal.store(true, Ordering::Relaxed);
+                self.mailbox.reader.unpark();
+                tracing::error!(reason, "the kafka producer is dead, and will be replaced");
+            }
+            RDKafkaErrorCode::AllBrokersDown => {
+                self.health.is_any_broker_up.store(false, Ordering::Relaxed);
+                tracing::warn!(reason, "no kafka broker can be reached");
+            }
+            code => tracing::debug!(?code, reason, "kafka"),
+        }
+    }
+}
+
+/// Passes librdkafka's log on. Its errors are about connections, which it retries: an operator looks when they can.
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+            tracing::warn!(facility, message, "librdkafka");
+        }
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => tracing::debug!(facility, message, "librdkafka"),
+    }
+}
+
+fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
+    error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)
+}
+
+/// A producer with its poll thread. Replaced, not repaired, when librdkafka declares it dead.
+pub(crate) struct Kafka {
+    config: ClientConfig,
+    health: Arc<Health>,
+    metrics: KafkaMetrics,
+    mailbox: Arc<Mailbox>,
+    /// `None` only while it is being replaced.
+    running: Option<Running>,
+}
+
+struct Running {
+    producer: Arc<BaseProducer<Context>>,
+    stop: Arc<AtomicBool>,
+    poller: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Kafka {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Kafka").field("health", &self.health).finish_non_exhaustive()
+    }
+}
+
+/// A producer that has been made, and does nothing yet.
+pub(crate) struct Unstarted {
+    config: ClientConfig,
+    health: Arc<Health>,
+    metrics: KafkaMetrics,
+}
+
+impl std::fmt::Debug for Unstarted {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Unstarted").finish_non_exhaustive()
+    }
+}
+
+impl Unstarted {
+    /// Checks that librdkafka takes these properties together.
+    ///
+    /// # Errors
+    ///
+    /// It does not, and says why.
+    pub(crate) fn new(properties: &Properties, metrics: KafkaMetrics) -> Result<Self, KafkaError> {
+        let config = properties.client_config();
+        let probe: BaseProducer = config.create()?;
+        drop(probe);
+        Ok(Self { config, health: Arc::default(), metrics })
+    }
+
+    /// What it will tell of its health.
+    pub(crate) fn health(&self) -> Arc<Health> {
+        Arc::clone(&self.health)
+    }
+
+    /// Starts it. Reports go to `reader`, which is woken for them.
+    ///
+    /// # Errors
+    ///
+    /// librdkafka could not start it, or no thread could be made.
+    pub(crate) fn start(self, reader: Thread) -> Result<Kafka, KafkaError> {
+        let Self { config, health, metrics } = self;
+        let mailbox = Arc::new(Mailbox { reports: Mutex::default(), reader });
+        let mut kafka = Kafka { config, health, metrics, mailbox, running: None };
+        kafka.running = Some(kafka.run()?);
+        Ok(kafka)
+    }
+}
+
+impl Kafka {
+    /// Hands a record over. It will be reported under `sequence`.
+    ///
+    /// # Errors
+    ///
+    /// It was not handed over.
+    pub(crate) fn send(&self, topic: &str, record: &Record<'_>, sequence: usize) -> Result<(), SendError> {
+        let Some(running) = &self.running else { return Err(SendError::QueueFull) };
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for header in &record.headers {
+            headers = headers.insert(KafkaHeader { key: header.name, value: Some(&*header.value) });
+        }
+        let mut kafka_record = BaseRecord::with_opaque_to(topic, sequence)
+            .payload(&*record.value)
+            .headers(headers)
+            .timestamp(record.timestamp_ms);
+        if let Some(key) = &record.key {
+            kafka_record = kafka_record.key(&**key);
+        }
+        running.producer.send(kafka_record).map_err(|(error, _record)| match code_of(&error) {
+            RDKafkaErrorCode::QueueFull => SendError::QueueFull,
+            code => SendError::Failed(failure(code)),
+        })
+    }
+
+    /// Moves the reports that came to `into`.
+    pub(crate) fn reports(&self, into: &mut Vec<Report>) {
+        into.append(&mut self.mailbox.reports.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Whether the producer is dead and must be replaced.
+    pub(crate) fn is_fatal(&self) -> bool {
+        self.health.is_fatal.load(Ordering::Relaxed)
+    }
+
+    /// Puts a new producer in the place of the old one. When it returns, every record sent before has been reported or never will be.
+    ///
+    /// # Errors
+    ///
+    /// librdkafka could not start the new one; the old one is gone all the same.
+    pub(crate) fn replace(&mut self) -> Result<(), KafkaError> {
+        self.stop();
+        self.health.is_fatal.store(false, Ordering::Relaxed);
+        self.metrics.rebuilds.inc();
+        self.running = Some(self.run()?);
+        Ok(())
+    }
+
+    /// Ends the producer. What it still holds is reported as failed; some of it may be in Kafka all the same.
+    pub(crate) fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop.store(true, Ordering::Relaxed);
+            // A panic there has ended the process already.
+            let _joined = running.poller.join();
+            // Purges, and serves the reports of what it purged.
+            drop(running.producer);
+        }
+    }
+
+    /// What the topics are asked about with.
+    pub(crate) fn topics_client(&self) -> Option<TopicsClient> {
+        let producer = Arc::clone(&self.running.as_ref()?.producer);
+        let fetch = move |timeout: Duration| producer.client().fetch_metadata(None, timeout);
+        Some(TopicsClient::new(self.config.clone(), Box::new(fetch)))
+    }
+
+    fn run(&self) -> Result<Running, KafkaError> {
+        let context =
+            Context { mailbox: Arc::clone(&self.mailbox), health: Arc::clone(&self.health), metrics: self.metrics.clone() };
+        let producer: Arc<BaseProducer<Context>> = Arc::new(self.config.create_with_context(context)?);
+        let stop = Arc::new(AtomicBool::new(false));
+        let poller = {
+            let (producer, stop, health) = (Arc::clone(&producer), Arc::clone(&stop), Arc::clone(&self.health));
+            health.polled_ms.store(clock::wall().0, Ordering::Relaxed);
+            thread::Builder::new().name("kafka-poll".into()).spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    producer.poll(POLL_TURN);
+                    health.polled_ms.store(clock::wall().0, Ordering::Relaxed);
+                }
+            })
+        };
+        let poller = poller.map_err(|_| KafkaError::ClientCreation("no thread for polling".into()))?;
+        Ok(Running { producer, stop, poller })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_is_taken_by_librdkafka_and_can_be_overridden() {
+        for ack in [Ack::Broker, Ack::Memory] {
+            let properties = Properties::new(ack, &BTreeMap::new());
+            properties.client_config().create_native_config().unwrap();
+            for name in properties.0.keys() {
+                let configured = BTreeMap::from([(name.clone(), "configured".to_owned())]);
+                assert_eq!(Properties::new(ack, &configured).0.get(name).map(String::as_str), Some("configured"));
+            }
+        }
+    }
+
+    #[test]
+    fn another_name_for_a_property_takes_the_place_of_its_default() {
+        for name in ["request.required.acks", "delivery.timeout.ms", "queue.buffering.max.ms", "compression.codec", "max.in.flight"] {
+            let configured = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+            let properties = Properties::new(Ack::Memory, &configured);
+            for other in aliases(name) {
+                assert!(!properties.0.contains_key(*other), "{other} beside {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn librdkafka_judges_names_and_values() {
+        let configured = [("linger.ms", "5"), ("bootstrap.server", "x"), ("socket.timeout.ms", "soon")];
+        let configured = configured.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let problems = problems(&configured);
+        assert_eq!(problems.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["bootstrap.server", "socket.timeout.ms"]);
+        assert!(problems.iter().all(|(_, what)| !what.is_empty()));
+    }
+
+    #[test]
+    fn an_error_that_is_not_known_may_pass() {
+        assert_eq!(failure(RDKafkaErrorCode::Unknown), Failure::Passing(RDKafkaErrorCode::Unknown));
+        assert_eq!(failure(RDKafkaErrorCode::UnknownTopicOrPartition), Failure::Passing(RDKafkaErrorCode::UnknownTopicOrPartition));
+        assert_eq!(failure(RDKafkaErrorCode::Fatal), Failure::Fatal(RDKafkaErrorCode::Fatal));
+        assert_eq!(failure(RDKafkaErrorCode::MessageSizeTooLarge), Failure::Poison(RDKafkaErrorCode::MessageSizeTooLarge));
+    }
+}

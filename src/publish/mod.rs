@@ -1,0 +1,10 @@
+//! From the journal to Kafka.
+//!
+//! [`pump`] takes entries in the journal's order, normalises them and hands the records to [`kafka`]; an entry is settled, and its room
+//! freed, only when its record has its own positive delivery report. [`topics`] sees to it that every topic is there before anything is
+//! published. [`embedded`] is a Kafka inside this process, for trying things out.
+
+pub(crate) mod embedded;
+pub(crate) mod kafka;
+pub(crate) mod pump;
+pub(crate) mod topics;

@@ -1,0 +1,400 @@
+//! The pump: one thread that owns everything between the journal and Kafka's client.
+//!
+//! It takes entries in order, normalises them, and hands each record to its topic's *lane*. A lane sends in order; when a record fails,
+//! the lane stops, waits until the fate of everything it sent is known, and sends what failed again, first and in order. So a topic that
+//! cannot be written to holds up only itself, and the order per key survives what librdkafka gives back.
+//!
+//! Nothing is ever given up because of an error that may pass. A record that Kafka will never take goes to `<prefix>.rejected`.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicI64;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::thread::Thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::clock;
+use crate::journal::Backlog;
+use crate::journal::Entry;
+use crate::metrics::publish::PublishMetrics;
+use crate::metrics::publish::RecordOutcome;
+use crate::normalise::Normaliser;
+use crate::record::Topic;
+use crate::record::Topics;
+use crate::refusal::Reason;
+
+use super::kafka::Failure;
+use super::kafka::Kafka;
+use super::kafka::Report;
+use super::kafka::SendError;
+use super::kafka::Verdict;
+
+/// How many records of one topic may be with the client, unreported. A topic that is slow or stuck cannot take all of its queue.
+const CREDIT: usize = 50_000;
+/// Entries taken from the journal at a time, so that reports are looked at in between.
+const TAKE_MAX: usize = 1024;
+/// How long a lane rests after a failure: doubled each time, until a record is delivered.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// How long a lane rests when the client's queue is full, or when a report must be asked for again.
+const REST: Duration = Duration::from_millis(20);
+/// How long the pump sleeps at most when nothing wakes it.
+const NAP: Duration = Duration::from_millis(100);
+
+/// How the rest of the process steers the pump.
+#[derive(Debug, Default)]
+pub(crate) struct Control {
+    may_publish: AtomicBool,
+    give_up_at: Mutex<Option<Instant>>,
+    turned_ms: AtomicI64,
+}
+
+impl Control {
+    /// Every topic is there: begin.
+    pub(crate) fn publish(&self, pump: &Thread) {
+        self.may_publish.store(true, Ordering::Release);
+        pump.unpark();
+    }
+
+    /// When the backlog ends, or at `deadline`, the pump ends.
+    pub(crate) fn give_up_at(&self, deadline: Instant, pump: &Thread) {
+        *self.give_up_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
+        pump.unpark();
+    }
+
+    /// How long ago the pump turned last.
+    pub(crate) fn turn_age(&self) -> Duration {
+        let age = clock::wall().0 - self.turned_ms.load(Ordering::Relaxed);
+        Duration::from_millis(u64::try_from(age).unwrap_or(0))
+    }
+}
+
+/// An entry in the pump, with its place in the order and what Kafka said of it so far.
+#[derive(Debug)]
+struct Item {
+    order: u64,
+    entry: Entry,
+    /// Set when Kafka will never take its own record: what it said.
+    poison: Option<String>,
+}
+
+/// An item whose record is with the client.
+#[derive(Debug)]
+struct Sent {
+    item: Item,
+    topic: Topic,
+    /// The record's.
+    rejection: Option<&'static str>,
+    sent_at: Instant,
+}
+
+/// The records of one topic.
+#[derive(Debug, Default)]
+struct Lane {
+    /// In order.
+    waiting: VecDeque<Item>,
+    /// Failed since the lane stopped, by their place in the order.
+    failed: BTreeMap<u64, Item>,
+    in_flight: usize,
+    rests_until: Option<Instant>,
+    backoff: Duration,
+}
+
+impl Lane {
+    fn is_clear(&self) -> bool {
+        self.failed.is_empty() && self.rests_until.is_none() && self.in_flight < CREDIT
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.failed.is_empty() && self.in_flight == 0
+    }
+
+    /// Once everything sent is known, puts what failed first in line and rests.
+    fn regroup(&mut self, now: Instant) {
+        if !self.failed.is_empty() && self.in_flight == 0 {
+            for (_, item) in std::mem::take(&mut self.failed).into_iter().rev() {
+                self.waiting.push_front(item);
+            }
+            self.rests_until = Some(now + self.backoff);
+        }
+        self.rests_until = self.rests_until.filter(|until| *until > now);
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Pump {
+    backlog: Backlog,
+    kafka: Kafka,
+    normaliser: Normaliser,
+    topics: Arc<Topics>,
+    metrics: PublishMetrics,
+    /// How long entries gather before a turn. Nobody waits for them then.
+    gather: Duration,
+    lanes: Vec<Lane>,
+    /// What was sent and not reported. The first was sent as `first_sequence`.
+    unreported: VecDeque<Option<Sent>>,
+    first_sequence: usize,
+    next_order: u64,
+    replace_at: Option<Instant>,
+    taken: VecDeque<Entry>,
+    reports: Vec<Report>,
+}
+
+/// What a pump works with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) backlog: Backlog,
+    pub(crate) kafka: Kafka,
+    pub(crate) normaliser: Normaliser,
+    pub(crate) topics: Arc<Topics>,
+    pub(crate) metrics: PublishMetrics,
+    pub(crate) gather: Duration,
+}
+
+impl Pump {
+    /// A pump that has not begun.
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { backlog, kafka, normaliser, topics, metrics, gather } = parts;
+        let lanes = topics.names().iter().map(|_| Lane::default()).collect();
+        Self {
+            backlog,
+            kafka,
+            normaliser,
+            topics,
+            metrics,
+            gather,
+            lanes,
+            unreported: VecDeque::new(),
+            first_sequence: 0,
+            next_order: 0,
+            replace_at: None,
+            taken: VecDeque::new(),
+            reports: Vec::new(),
+        }
+    }
+
+    /// Runs until the journal is closed and everything in it is in Kafka, or until `control` says to give up.
+    pub(crate) fn run(mut self, control: &Control) {
+        loop {
+            let now = clock::monotonic();
+            control.turned_ms.store(clock::wall().0, Ordering::Relaxed);
+            self.take_reports(now);
+            self.replace_if_dead(now);
+            if control.may_publish.load(Ordering::Acquire) {
+                self.take_entries(now);
+            }
+            self.send_waiting(now);
+            self.observe(now);
+            let give_up_at = *control.give_up_at.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now) {
+                break;
+            }
+            let nap = give_up_at.map_or(NAP, |deadline| NAP.min(deadline.saturating_duration_since(now)));
+            thread::park_timeout(nap.min(self.until_next_lane(now)));
+            if give_up_at.is_none() && !self.gather.is_zero() {
+                thread::sleep(self.gather);
+            }
+        }
+        self.kafka.stop();
+        let now = clock::monotonic();
+        self.take_reports(now);
+        self.observe(now);
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.taken.is_empty() && self.lanes.iter().all(Lane::is_empty) && self.backlog.is_at_end()
+    }
+
+    fn take_entries(&mut self, now: Instant) {
+        loop {
+            let mut taken = std::mem::take(&mut self.taken);
+            self.backlog.take(TAKE_MAX, &mut taken);
+            let is_last = taken.len() < TAKE_MAX;
+            for entry in taken.drain(..) {
+                self.metrics.queued(now.saturating_duration_since(entry.taken_at));
+                let order = self.next_order;
+                self.next_order += 1;
+                self.route(Item { order, entry, poison: None }, now);
+            }
+            self.taken = taken;
+            if is_last {
+                return;
+            }
+            self.take_reports(now);
+        }
+    }
+
+    /// Sends an item's record, or lines it up behind those of its topic.
+    fn route(&mut self, item: Item, now: Instant) {
+        let begin = clock::monotonic();
+        let record = match &item.poison {
+            None => self.normaliser.record(&item.entry.capture),
+            Some(what) => self.normaliser.rejected(&item.entry.capture, Reason::Unpublishable.word(), what),
+        };
+        self.metrics.normalised(begin.elapsed());
+        let (topic, rejection) = (record.topic, record.rejection);
+        let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
+        if !lane.is_clear() || !lane.waiting.is_empty() {
+            lane.waiting.push_back(item);
+            return;
+        }
+        let sequence = self.first_sequence + self.unreported.len();
+        match self.kafka.send(self.topics.name(topic), &record, sequence) {
+            Ok(()) => {
+                lane.in_flight += 1;
+                self.unreported.push_back(Some(Sent { item, topic, rejection, sent_at: begin }));
+            }
+            Err(SendError::QueueFull) => {
+                lane.waiting.push_back(item);
+                lane.rests_until = Some(now + REST);
+            }
+            Err(SendError::Failed(failure)) => self.failed(item, topic, failure),
+        }
+    }
+
+    /// Sends what waits in lanes that may go on.
+    fn send_waiting(&mut self, now: Instant) {
+        for index in 0..self.lanes.len() {
+            let Some(lane) = self.lanes.get_mut(index) else { return };
+            lane.regroup(now);
+            if lane.waiting.is_empty() {
+                continue;
+            }
+            // Taken out whole: an item that cannot be sent lines up again, in order.
+            let mut waiting = std::mem::take(&mut lane.waiting);
+            while self.lanes.get(index).is_some_and(Lane::is_clear) {
+                let Some(item) = waiting.pop_front() else { break };
+                self.route(item, now);
+            }
+            if let Some(lane) = self.lanes.get_mut(index) {
+                lane.waiting.append(&mut waiting);
+            }
+        }
+    }
+
+    fn take_reports(&mut self, now: Instant) {
+        let mut reports = std::mem::take(&mut self.reports);
+        self.kafka.reports(&mut reports);
+        for report in reports.drain(..) {
+            let index = report.sequence.checked_sub(self.first_sequence);
+            let sent = index.and_then(|index| self.unreported.get_mut(index)).and_then(Option::take);
+            let Some(Sent { item, topic, rejection, sent_at }) = sent else {
+                tracing::error!(sequence = report.sequence, "a delivery report names no record that was sent");
+                continue;
+            };
+            if let Some(lane) = self.lanes.get_mut(topic.index()) {
+                lane.in_flight -= 1;
+            }
+            match report.verdict {
+                Verdict::Delivered => {
+                    self.metrics.delivered(now.saturating_duration_since(sent_at), rejection);
+                    self.delivered(&item, topic);
+                }
+                Verdict::Unproven => self.unproven(item, topic),
+                Verdict::Failed(failure) => self.failed(item, topic, failure),
+            }
+        }
+        self.reports = reports;
+        while let Some(None) = self.unreported.front() {
+            self.unreported.pop_front();
+            self.first_sequence += 1;
+        }
+    }
+
+    fn delivered(&mut self, item: &Item, topic: Topic) {
+        if let Some(lane) = self.lanes.get_mut(topic.index()) {
+            lane.backoff = Duration::ZERO;
+        }
+        self.backlog.settle(&item.entry);
+    }
+
+    fn unproven(&mut self, item: Item, topic: Topic) {
+        self.metrics.ended(RecordOutcome::Unproven);
+        tracing::warn!(topic = self.topics.name(topic), "kafka's client reports a delivery without an offset; the record is sent again");
+        self.stop_lane(item, topic, REST);
+    }
+
+    fn failed(&mut self, mut item: Item, topic: Topic, failure: Failure) {
+        let name = self.topics.name(topic);
+        match failure {
+            Failure::Passing(code) => {
+                self.metrics.ended(RecordOutcome::Failed);
+                let is_first = self.lanes.get(topic.index()).is_some_and(|lane| lane.failed.is_empty());
+                if is_first {
+                    tracing::warn!(topic = name, %code, "kafka did not take a record; it is sent again");
+                }
+                self.stop_lane(item, topic, BACKOFF_FIRST);
+            }
+            Failure::Fatal(_) => {
+                self.metrics.ended(RecordOutcome::Failed);
+                self.replace_at.get_or_insert(clock::monotonic());
+                self.stop_lane(item, topic, REST);
+            }
+            Failure::Poison(code) if item.poison.is_none() => {
+                self.metrics.ended(RecordOutcome::Poison);
+                tracing::error!(topic = name, %code, "kafka will never take this record; it goes to the rejected topic");
+                item.poison = Some(code.to_string());
+                self.route(item, clock::monotonic());
+            }
+            Failure::Poison(code) => {
+                self.metrics.ended(RecordOutcome::Poison);
+                tracing::error!(topic = name, %code, "kafka does not even take the raw bytes of this callback; it is lost");
+                self.backlog.give_up(&item.entry, Reason::Unpublishable);
+            }
+        }
+    }
+
+    /// Stops the lane until everything it sent is known; then it rests, at first for `rest`.
+    fn stop_lane(&mut self, item: Item, topic: Topic, rest: Duration) {
+        let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
+        if lane.failed.is_empty() {
+            lane.backoff = (lane.backoff * 2).clamp(rest, BACKOFF_MAX);
+        }
+        lane.failed.insert(item.order, item);
+    }
+
+    fn replace_if_dead(&mut self, now: Instant) {
+        if self.kafka.is_fatal() {
+            self.replace_at.get_or_insert(now);
+        }
+        if self.replace_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.kafka.stop();
+        self.take_reports(now);
+        // What was never reported is not in Kafka, or nobody will ever say so.
+        let unreported = std::mem::take(&mut self.unreported);
+        self.first_sequence += unreported.len();
+        for Sent { item, topic, .. } in unreported.into_iter().flatten() {
+            if let Some(lane) = self.lanes.get_mut(topic.index()) {
+                lane.in_flight -= 1;
+            }
+            self.metrics.ended(RecordOutcome::Failed);
+            self.stop_lane(item, topic, REST);
+        }
+        self.replace_at = match self.kafka.replace() {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::error!(%error, "the kafka producer could not be replaced; it is tried again");
+                Some(now + BACKOFF_FIRST)
+            }
+        };
+    }
+
+    fn until_next_lane(&self, now: Instant) -> Duration {
+        let rests = self.lanes.iter().filter_map(|lane| lane.rests_until);
+        rests.map(|until| until.saturating_duration_since(now)).min().unwrap_or(NAP)
+    }
+
+    fn observe(&mut self, now: Instant) {
+        let oldest = self.unreported.iter().flatten().next().map(|sent| now.saturating_duration_since(sent.sent_at));
+        self.metrics.turned(self.unreported.len(), oldest.unwrap_or_default());
+    }
+}

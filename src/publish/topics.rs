@@ -1,0 +1,164 @@
+//! Sees to it that every topic is there before anything is published: a record for a topic that the client does not know yet takes
+//! paths in librdkafka on which records were lost.
+
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::admin::AdminClient;
+use rdkafka::admin::AdminOptions;
+use rdkafka::admin::NewTopic;
+use rdkafka::admin::TopicReplication;
+use rdkafka::config::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::Metadata;
+
+use crate::shutdown::Stop;
+
+/// How missing topics are made.
+#[derive(Debug, Clone)]
+pub struct Creation {
+    /// Partitions of each topic.
+    pub partitions: i32,
+    /// Replicas of each partition; `None`: three, or as many as there are brokers.
+    pub replication_factor: Option<i32>,
+    /// In-sync replicas that must have a record before it is acknowledged; `None`: one less than the replicas, at least one.
+    pub min_insync_replicas: Option<i32>,
+    /// How long records are kept, in milliseconds; `None`: as the brokers are set.
+    pub retention_ms: Option<i64>,
+}
+
+/// How long one look at the cluster may take, and how long is waited between two.
+const FETCH_LIMIT: Duration = Duration::from_secs(2);
+const CREATE_LIMIT: Duration = Duration::from_secs(15);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
+/// What is still missing, as an operator should read it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Missing {
+    /// No broker answers.
+    #[error("kafka does not answer: {0}")]
+    Kafka(String),
+    /// Topics that do not exist, or that this client may not see.
+    #[error("topics are missing (make them, or start with --create-topics): {}", .0.join(", "))]
+    Topics(Vec<String>),
+    /// Topics that could not be made.
+    #[error("topics could not be made: {}", .0.join(", "))]
+    Creation(Vec<String>),
+    /// Topics with a partition that has no leader.
+    #[error("topics have partitions without a leader: {}", .0.join(", "))]
+    Leaders(Vec<String>),
+}
+
+type Fetch = Box<dyn Fn(Duration) -> Result<Metadata, KafkaError> + Send>;
+
+/// Asks the cluster for its topics, and makes the missing ones.
+pub(crate) struct TopicsClient {
+    config: ClientConfig,
+    fetch: Fetch,
+}
+
+impl std::fmt::Debug for TopicsClient {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("TopicsClient").finish_non_exhaustive()
+    }
+}
+
+impl TopicsClient {
+    pub(super) fn new(config: ClientConfig, fetch: Fetch) -> Self {
+        Self { config, fetch }
+    }
+
+    /// Returns true once every topic of `names` is there and every partition has a leader, false when it is told to stop before.
+    /// Makes missing topics if `creation` says how. Each time that something else is missing, `tell` is called.
+    pub(crate) fn wait(&self, names: &[String], creation: Option<&Creation>, stop: &Stop, mut tell: impl FnMut(&Missing)) -> bool {
+        let mut told = None;
+        loop {
+            match self.look(names, creation) {
+                Ok(()) => return true,
+                Err(missing) => {
+                    if told.as_ref() != Some(&missing) {
+                        tell(&missing);
+                        told = Some(missing);
+                    }
+                }
+            }
+            if stop.wait(BETWEEN_LOOKS) {
+                return false;
+            }
+        }
+    }
+
+    fn look(&self, names: &[String], creation: Option<&Creation>) -> Result<(), Missing> {
+        // All topics are asked for: asking for one by name makes it on a broker with auto.create.topics.enable.
+        let metadata = (self.fetch)(FETCH_LIMIT).map_err(|error| Missing::Kafka(error.to_string()))?;
+        let mut missing = Vec::new();
+        let mut leaderless = Vec::new();
+        for name in names {
+            match metadata.topics().iter().find(|topic| topic.name() == name) {
+                Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => {
+                    if topic.partitions().iter().any(|partition| partition.leader() < 0) {
+                        leaderless.push(name.clone());
+                    }
+                }
+                Some(_) | None => missing.push(name.clone()),
+            }
+        }
+        if missing.is_empty() {
+            return if leaderless.is_empty() { Ok(()) } else { Err(Missing::Leaders(leaderless)) };
+        }
+        let Some(creation) = creation else { return Err(Missing::Topics(missing)) };
+        let brokers = i32::try_from(metadata.brokers().len()).unwrap_or(i32::MAX);
+        self.create(&missing, creation, brokers).map_err(Missing::Creation)?;
+        // They are there once the metadata says so, at the next look.
+        Err(Missing::Leaders(missing))
+    }
+
+    /// Makes `names`; returns what failed, with the reason, by name.
+    fn create(&self, names: &[String], creation: &Creation, brokers: i32) -> Result<(), Vec<String>> {
+        let all_failed = |what: String| names.iter().map(|name| format!("{name}: {what}")).collect::<Vec<_>>();
+        let replicas = creation.replication_factor.unwrap_or_else(|| brokers.clamp(1, 3));
+        let min_insync = creation.min_insync_replicas.unwrap_or_else(|| (replicas - 1).max(1)).to_string();
+        let retention = creation.retention_ms.map(|retention| retention.to_string());
+        let topics: Vec<NewTopic<'_>> = names
+            .iter()
+            .map(|name| {
+                let topic = NewTopic::new(name, creation.partitions, TopicReplication::Fixed(replicas));
+                let topic = topic.set("min.insync.replicas", &min_insync);
+                match &retention {
+                    Some(retention) => topic.set("retention.ms", retention),
+                    None => topic,
+                }
+            })
+            .collect();
+        let admin: AdminClient<LogOnly> =
+            self.config.create_with_context(LogOnly).map_err(|error| all_failed(error.to_string()))?;
+        let options = AdminOptions::new().operation_timeout(Some(CREATE_LIMIT)).request_timeout(Some(CREATE_LIMIT));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| all_failed(error.to_string()))?;
+        let results = runtime.block_on(admin.create_topics(&topics, &options)).map_err(|error| all_failed(error.to_string()))?;
+        let failed: Vec<String> = results
+            .into_iter()
+            .filter_map(Result::err)
+            // Another replica was quicker.
+            .filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists)
+            .map(|(name, code)| format!("{name}: {code}"))
+            .collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed) }
+    }
+}
+
+/// The admin client's context: its log goes where the producer's goes.
+struct LogOnly;
+
+impl ClientContext for LogOnly {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        super::kafka::log(level, facility, message);
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka admin client");
+    }
+}

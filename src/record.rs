@@ -1,0 +1,124 @@
+//! What Kafka gets: a record, and the closed list of topics it may go to.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use crate::auth::VerifiedApp;
+use crate::command::Command;
+
+/// One Kafka record.
+#[derive(Debug)]
+pub struct Record<'a> {
+    /// Where it goes.
+    pub topic: Topic,
+    /// What decides the partition, and so the order. `None`: any partition.
+    pub key: Option<Cow<'a, str>>,
+    /// The headers, in order.
+    pub headers: Vec<Header<'a>>,
+    /// The value.
+    pub value: Cow<'a, [u8]>,
+    /// Why it is in `<prefix>.rejected`, as a word of a closed list, if that is where it goes.
+    pub rejection: Option<&'static str>,
+    /// The record's timestamp: when the callback was received, in milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+}
+
+/// One header of a record.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// From a closed list.
+    pub name: &'static str,
+    /// Any bytes; text here.
+    pub value: Cow<'a, [u8]>,
+}
+
+/// A topic of [`Topics`], as its place there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Topic(usize);
+
+impl Topic {
+    /// Its place in [`Topics::names`].
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// Every topic that can be written to, so that no stranger can make topics. Two applications may share a prefix, and then their topics.
+#[derive(Debug)]
+pub struct Topics {
+    names: Vec<String>,
+    /// Per application: one for each command, then unknown, then rejected.
+    slots: Vec<Vec<Topic>>,
+}
+
+const UNKNOWN: usize = Command::ALL.len();
+const REJECTED: usize = UNKNOWN + 1;
+
+impl Topics {
+    /// The topics of applications with these prefixes, in the order of the configuration.
+    pub fn new<'p>(prefixes: impl IntoIterator<Item = &'p str>) -> Self {
+        let mut names: Vec<String> = Vec::new();
+        let mut known: HashMap<String, Topic> = HashMap::new();
+        let slots = prefixes
+            .into_iter()
+            .map(|prefix| {
+                let suffixes = Command::ALL.into_iter().map(Command::name).chain(["unknown", "rejected"]);
+                suffixes
+                    .map(|suffix| {
+                        let name = format!("{prefix}.{suffix}");
+                        *known.entry(name).or_insert_with_key(|name| {
+                            names.push(name.clone());
+                            Topic(names.len() - 1)
+                        })
+                    })
+                    .collect()
+            })
+            .collect();
+        Self { names, slots }
+    }
+
+    /// Every name, each once.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The topic's name.
+    pub fn name(&self, topic: Topic) -> &str {
+        self.names.get(topic.0).map_or("", |name| name)
+    }
+
+    /// Where the records of `command` go; `None` stands for every command that is not of the table.
+    pub fn of(&self, app: VerifiedApp, command: Option<Command>) -> Topic {
+        self.slot(app, command.map_or(UNKNOWN, Command::index))
+    }
+
+    /// Where what could not be used goes.
+    pub fn rejected(&self, app: VerifiedApp) -> Topic {
+        self.slot(app, REJECTED)
+    }
+
+    fn slot(&self, app: VerifiedApp, slot: usize) -> Topic {
+        let found = self.slots.get(app.index()).and_then(|slots| slots.get(slot));
+        debug_assert!(found.is_some(), "an application without topics");
+        found.copied().unwrap_or(Topic(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Apps;
+
+    #[test]
+    fn applications_with_one_prefix_share_their_topics() {
+        let topics = Topics::new(["a", "b", "a"]);
+        let apps: Vec<VerifiedApp> = Apps::new([1, 2, 3]).iter().collect();
+        assert_eq!(topics.names().len(), 2 * (Command::ALL.len() + 2));
+        assert_eq!(topics.of(apps[0], None), topics.of(apps[2], None));
+        assert_ne!(topics.of(apps[0], None), topics.of(apps[1], None));
+        assert_eq!(topics.name(topics.rejected(apps[1])), "b.rejected");
+        assert_eq!(topics.name(topics.of(apps[1], None)), "b.unknown");
+        let command = Command::AfterAddSubscriber;
+        assert_eq!(topics.name(topics.of(apps[2], Some(command))), format!("a.{}", command.name()));
+    }
+}

@@ -1,0 +1,272 @@
+//! Why a request is not taken: the one list, with what the sender is told of each.
+
+use crate::request::QueryError;
+
+/// A request that is not taken.
+///
+/// A *refused* one was wrong, and will be wrong again. A *lost* one was right, and is gone: the sender does not repeat it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Only POST carries callbacks.
+    #[error("callbacks are sent with POST")]
+    Method,
+    /// The path is not the configured one.
+    #[error("callbacks are not taken on this path")]
+    Path,
+    /// The query cannot be read.
+    #[error("{0}")]
+    Query(QueryError),
+    /// No `SdkAppid` in the query.
+    #[error("SdkAppid is missing in the query")]
+    AppMissing,
+    /// An `SdkAppid` that is not configured here.
+    #[error("SdkAppid is not one of ours")]
+    AppUnknown,
+    /// The body is longer than the limit.
+    #[error("the body is longer than {limit} bytes")]
+    BodyTooLarge {
+        /// The configured limit, in bytes.
+        limit: usize,
+    },
+    /// The body did not come in time. What came of it is dropped.
+    #[error("the body did not come in time")]
+    BodyTimeout,
+    /// The sender broke the request off. Nobody reads this answer.
+    #[error("the request was broken off")]
+    BrokenOff,
+    /// The body is not JSON.
+    #[error("the body is not JSON: {what} at line {line} column {column}")]
+    NotJson {
+        /// What the parser met.
+        what: Box<str>,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1, in bytes.
+        column: usize,
+    },
+    /// The body is JSON, but not an object.
+    #[error("the body is not a JSON object at line {line} column {column}")]
+    NotObject {
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1, in bytes.
+        column: usize,
+    },
+    /// The body names a command, and not the URL's.
+    #[error("CallbackCommand in the body is not the one in the URL: {what} at line {line} column {column}")]
+    CommandMismatch {
+        /// What stands there instead.
+        what: Box<str>,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1, in bytes.
+        column: usize,
+    },
+    /// A before-callback in which what the decision needs is missing or has the wrong shape.
+    #[error("cannot be decided: {what} at line {line} column {column}")]
+    Undecidable {
+        /// What is missing or wrong.
+        what: Box<str>,
+        /// Counted from 1.
+        line: usize,
+        /// Counted from 1, in bytes.
+        column: usize,
+    },
+    /// The queue is full, and so is the room for those who wait.
+    #[error("the queue is full")]
+    QueueFull,
+    /// No room, or no word from Kafka, before the request's deadline.
+    #[error("not acknowledged in time")]
+    Deadline,
+    /// The process is stopping and takes nothing more.
+    #[error("stopping")]
+    Stopping,
+    /// Kafka takes neither its record nor its raw bytes. Found out after the answer, or instead of it.
+    #[error("kafka does not take it")]
+    Unpublishable,
+}
+
+/// A [`Refusal`] without its particulars: a closed list, for counters and headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// [`Refusal::Method`]
+    Method,
+    /// [`Refusal::Path`]
+    Path,
+    /// [`Refusal::Query`]
+    Query,
+    /// [`Refusal::AppMissing`]
+    AppMissing,
+    /// [`Refusal::AppUnknown`]
+    AppUnknown,
+    /// [`Refusal::BodyTooLarge`]
+    BodyTooLarge,
+    /// [`Refusal::BodyTimeout`]
+    BodyTimeout,
+    /// [`Refusal::BrokenOff`]
+    BrokenOff,
+    /// [`Refusal::NotJson`]
+    NotJson,
+    /// [`Refusal::NotObject`]
+    NotObject,
+    /// [`Refusal::CommandMismatch`]
+    CommandMismatch,
+    /// [`Refusal::Undecidable`]
+    Undecidable,
+    /// [`Refusal::QueueFull`]
+    QueueFull,
+    /// [`Refusal::Deadline`]
+    Deadline,
+    /// [`Refusal::Stopping`]
+    Stopping,
+    /// [`Refusal::Unpublishable`]
+    Unpublishable,
+}
+
+/// Which account of the ledger a callback ends in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Account {
+    /// Wrong, and answered so.
+    Refused,
+    /// Right, and gone.
+    Lost,
+}
+
+impl Refusal {
+    /// The reason alone.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::Method => Reason::Method,
+            Self::Path => Reason::Path,
+            Self::Query(_) => Reason::Query,
+            Self::AppMissing => Reason::AppMissing,
+            Self::AppUnknown => Reason::AppUnknown,
+            Self::BodyTooLarge { .. } => Reason::BodyTooLarge,
+            Self::BodyTimeout => Reason::BodyTimeout,
+            Self::BrokenOff => Reason::BrokenOff,
+            Self::NotJson { .. } => Reason::NotJson,
+            Self::NotObject { .. } => Reason::NotObject,
+            Self::CommandMismatch { .. } => Reason::CommandMismatch,
+            Self::Undecidable { .. } => Reason::Undecidable,
+            Self::QueueFull => Reason::QueueFull,
+            Self::Deadline => Reason::Deadline,
+            Self::Stopping => Reason::Stopping,
+            Self::Unpublishable => Reason::Unpublishable,
+        }
+    }
+}
+
+impl Reason {
+    /// Every reason: `Reason::ALL[reason.index()] == reason`.
+    pub const ALL: [Self; 16] = [
+        Self::Method,
+        Self::Path,
+        Self::Query,
+        Self::AppMissing,
+        Self::AppUnknown,
+        Self::BodyTooLarge,
+        Self::BodyTimeout,
+        Self::BrokenOff,
+        Self::NotJson,
+        Self::NotObject,
+        Self::CommandMismatch,
+        Self::Undecidable,
+        Self::QueueFull,
+        Self::Deadline,
+        Self::Stopping,
+        Self::Unpublishable,
+    ];
+
+    /// Its place in [`Reason::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The HTTP status to answer. What may succeed later is 5xx; what never will is 4xx.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Query | Self::BrokenOff | Self::NotJson | Self::NotObject | Self::CommandMismatch | Self::Undecidable => 400,
+            Self::AppMissing | Self::AppUnknown => 403,
+            Self::Path => 404,
+            Self::Method => 405,
+            Self::BodyTimeout => 408,
+            Self::BodyTooLarge => 413,
+            Self::QueueFull | Self::Deadline | Self::Stopping | Self::Unpublishable => 503,
+        }
+    }
+
+    /// Where the ledger counts it.
+    pub const fn account(self) -> Account {
+        match self {
+            Self::QueueFull | Self::Deadline | Self::Stopping | Self::Unpublishable => Account::Lost,
+            Self::Method
+            | Self::Path
+            | Self::Query
+            | Self::AppMissing
+            | Self::AppUnknown
+            | Self::BodyTooLarge
+            | Self::BodyTimeout
+            | Self::BrokenOff
+            | Self::NotJson
+            | Self::NotObject
+            | Self::CommandMismatch
+            | Self::Undecidable => Account::Refused,
+        }
+    }
+
+    /// Whether the raw body goes to `<prefix>.rejected`: the sender is known, and what it sent may be mended and replayed.
+    pub const fn is_kept(self) -> bool {
+        matches!(self, Self::NotJson | Self::NotObject | Self::CommandMismatch | Self::Undecidable)
+    }
+
+    /// Whether the connection ends with the answer: the rest of the body is not worth reading, or nobody is left to read.
+    pub const fn closes(self) -> bool {
+        matches!(self, Self::BodyTooLarge | Self::BodyTimeout | Self::BrokenOff | Self::Stopping)
+    }
+
+    /// The word for labels and headers.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Path => "path",
+            Self::Query => "query",
+            Self::AppMissing => "app_missing",
+            Self::AppUnknown => "app_unknown",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyTimeout => "body_timeout",
+            Self::BrokenOff => "broken_off",
+            Self::NotJson => "not_json",
+            Self::NotObject => "not_object",
+            Self::CommandMismatch => "command_mismatch",
+            Self::Undecidable => "undecidable",
+            Self::QueueFull => "queue_full",
+            Self::Deadline => "deadline",
+            Self::Stopping => "stopping",
+            Self::Unpublishable => "unpublishable",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_stands_at_its_index_and_has_its_own_word() {
+        let mut words = std::collections::BTreeSet::new();
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), index);
+            assert!(words.insert(reason.word()), "{} is used twice", reason.word());
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_503_and_what_is_refused_is_4xx() {
+        for reason in Reason::ALL {
+            match reason.account() {
+                Account::Lost => assert_eq!(reason.status(), 503, "{}", reason.word()),
+                Account::Refused => assert!((400..500).contains(&reason.status()), "{}", reason.word()),
+            }
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! A request as it came: what its query names, before anything is believed.
+
+use std::borrow::Cow;
+
+/// The query parameters that callbridge uses, decoded. Borrows from the query where nothing was encoded.
+///
+/// Names are compared without regard to case: Tencent's documents spell `SdkAppid` in several ways. Order does not matter, and
+/// parameters with other names are ignored.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Query<'a> {
+    /// `SdkAppid`: the application, decimal digits.
+    pub sdk_app_id: Option<Cow<'a, str>>,
+    /// `CallbackCommand`: what happened. Absent too when it is there but empty: it then names nothing.
+    pub command: Option<Cow<'a, str>>,
+    /// `ClientIP`: the end-user's address, not the sender's.
+    pub client_ip: Option<Cow<'a, str>>,
+    /// `OptPlatform`: where the action came from, such as `RESTAPI` or `iOS`.
+    pub opt_platform: Option<Cow<'a, str>>,
+}
+
+/// Why a query could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// A name that callbridge uses comes twice, so what it says is anybody's guess.
+    #[error("{0} is given more than once in the query")]
+    Repeated(&'static str),
+    /// A value that callbridge uses has a `%` without two hex digits behind it, or bytes that are not UTF-8.
+    #[error("{0} has broken percent-encoding in the query")]
+    Encoding(&'static str),
+}
+
+/// The names in use, as Tencent's samples spell them.
+const SDK_APP_ID: &str = "SdkAppid";
+const COMMAND: &str = "CallbackCommand";
+const CLIENT_IP: &str = "ClientIP";
+const OPT_PLATFORM: &str = "OptPlatform";
+
+impl<'a> Query<'a> {
+    /// Reads the part of a URL behind `?`. A `+` stands for itself: this is a URL's query, not a form.
+    ///
+    /// # Errors
+    ///
+    /// A name in use that comes twice, or a value in use that cannot be decoded.
+    pub fn parse(raw: &'a str) -> Result<Self, QueryError> {
+        let mut query = Self::default();
+        for pair in raw.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (slot, name) = match query.slot(name) {
+                Some(found) => found,
+                None => continue,
+            };
+            if slot.is_some() {
+                return Err(QueryError::Repeated(name));
+            }
+            *slot = Some(decode(value).ok_or(QueryError::Encoding(name))?);
+        }
+        if query.command.as_deref() == Some("") {
+            query.command = None;
+        }
+        Ok(query)
+    }
+
+    /// Whether the query names a command, readable or not. Tells a callback from a stranger's look.
+    pub fn names_command(raw: &str) -> bool {
+        raw.split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .any(|(name, value)| !value.is_empty() && is_name(name, COMMAND))
+    }
+
+    fn slot(&mut self, name: &str) -> Option<(&mut Option<Cow<'a, str>>, &'static str)> {
+        if is_name(name, SDK_APP_ID) {
+            Some((&mut self.sdk_app_id, SDK_APP_ID))
+        } else if is_name(name, COMMAND) {
+            Some((&mut self.command, COMMAND))
+        } else if is_name(name, CLIENT_IP) {
+            Some((&mut self.client_ip, CLIENT_IP))
+        } else if is_name(name, OPT_PLATFORM) {
+            Some((&mut self.opt_platform, OPT_PLATFORM))
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether `name`, as it stands in a query, is `wanted`. A name that cannot be decoded is no name in use.
+fn is_name(name: &str, wanted: &str) -> bool {
+    if name.contains('%') {
+        return decode(name).is_some_and(|name| name.eq_ignore_ascii_case(wanted));
+    }
+    name.eq_ignore_ascii_case(wanted)
+}
+
+/// Undoes percent-encoding; `None` when it is broken or the result is not UTF-8.
+fn decode(raw: &str) -> Option<Cow<'_, str>> {
+    let Some((clean, _)) = raw.split_once('%') else {
+        return Some(Cow::Borrowed(raw));
+    };
+    let mut decoded = Vec::with_capacity(raw.len());
+    decoded.extend_from_slice(clean.as_bytes());
+    let mut bytes = raw.bytes().skip(clean.len());
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let high = char::from(bytes.next()?).to_digit(16)?;
+            let low = char::from(bytes.next()?).to_digit(16)?;
+            decoded.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            decoded.push(byte);
+        }
+    }
+    String::from_utf8(decoded).ok().map(Cow::Owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(raw: &str) -> Result<Option<String>, QueryError> {
+        Query::parse(raw).map(|query| query.command.map(Cow::into_owned))
+    }
+
+    #[test]
+    fn names_are_found_in_any_case_and_order() {
+        let query = Query::parse("optplatform=iOS&CLIENTIP=::1&contenttype=json&sdkappid=14&callbackcommand=A.b").unwrap();
+        assert_eq!(query.sdk_app_id.as_deref(), Some("14"));
+        assert_eq!(query.command.as_deref(), Some("A.b"));
+        assert_eq!(query.client_ip.as_deref(), Some("::1"));
+        assert_eq!(query.opt_platform.as_deref(), Some("iOS"));
+    }
+
+    #[test]
+    fn values_and_names_are_percent_decoded() {
+        assert_eq!(command("CallbackCommand=A%2Eb%e4%BD%a0"), Ok(Some("A.b你".into())));
+        assert_eq!(command("Callback%43ommand=A"), Ok(Some("A".into())));
+        assert_eq!(command("CallbackCommand=A+b"), Ok(Some("A+b".into())), "a plus is a plus");
+    }
+
+    #[test]
+    fn broken_encoding_is_an_error_only_in_a_value_in_use() {
+        for value in ["%", "%4", "%4g", "%zz", "a%", "%ff", "%+1"] {
+            assert_eq!(command(&format!("CallbackCommand={value}")), Err(QueryError::Encoding("CallbackCommand")), "{value}");
+        }
+        assert_eq!(command("token=%zz&%zz=1&CallbackCommand=A"), Ok(Some("A".into())));
+    }
+
+    #[test]
+    fn a_name_in_use_must_not_come_twice() {
+        for raw in ["SdkAppid=1&sdkappid=1", "SdkAppid=1&SdkAppid", "Sdk%41ppid=1&SdkAppid=2"] {
+            assert_eq!(Query::parse(raw), Err(QueryError::Repeated("SdkAppid")), "{raw}");
+        }
+        assert_eq!(Query::parse("ClientIP=1&ClientIP=2"), Err(QueryError::Repeated("ClientIP")));
+        assert_eq!(Query::parse("OptPlatform=1&OptPlatform=2"), Err(QueryError::Repeated("OptPlatform")));
+        assert_eq!(command("x=1&x=2&CallbackCommand=A"), Ok(Some("A".into())), "others may");
+    }
+
+    #[test]
+    fn an_empty_command_names_nothing() {
+        for raw in ["", "&&", "=", "CallbackCommand", "CallbackCommand=", "SdkAppid=1"] {
+            assert_eq!(command(raw), Ok(None), "{raw}");
+            assert!(!Query::names_command(raw), "{raw}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_seen_even_where_the_query_cannot_be_read() {
+        for raw in ["CallbackCommand=%", "callbackcommand=A&CallbackCommand=B", "Callback%43ommand=A"] {
+            assert!(Query::names_command(raw), "{raw}");
+        }
+    }
+}
