@@ -12,3 +12,9 @@ pub mod record;
 pub mod refusal;
 pub mod request;
 mod shutdown;
+
+pub mod decide;
+
+mod follow;
+
+mod metrics;
