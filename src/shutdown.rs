@@ -30,3 +30,51 @@ impl Stop {
         *stopped
     }
 }
+
+/// Where the process is in its life. Phases only move down this list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Not ready.
+    Starting {
+        /// What for, as an operator should read it.
+        waits_for: String,
+    },
+    /// Taking callbacks.
+    Serving,
+    /// Not ready any more; answering what still comes, then delivering what is left.
+    Stopping,
+}
+
+/// The phase, for all who ask. Clones are the same life.
+#[derive(Debug, Clone)]
+pub(crate) struct Life {
+    phase: Arc<Mutex<Phase>>,
+}
+
+impl Life {
+    /// A life that begins.
+    pub(crate) fn new() -> Self {
+        let begins = Phase::Starting { waits_for: "starting".to_owned() };
+        Self { phase: Arc::new(Mutex::new(begins)) }
+    }
+
+    /// Where it is now.
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Moves on. A phase that lies behind is passed over: what stops does not start again. Returns whether it moved.
+    pub(crate) fn enter(&self, phase: Phase) -> bool {
+        let rank = |phase: &Phase| match phase {
+            Phase::Starting { .. } => 0,
+            Phase::Serving => 1,
+            Phase::Stopping => 2,
+        };
+        let mut current = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let moves = rank(&phase) >= rank(&current);
+        if moves {
+            *current = phase;
+        }
+        moves
+    }
+}

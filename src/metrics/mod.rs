@@ -1,3 +1,33 @@
-//! What Prometheus may know.
+//! What Prometheus may know. Every metric is registered once, in a struct that is passed down; label values come from closed lists.
 
 pub(crate) mod blocklist;
+pub(crate) mod intake;
+pub(crate) mod kafka;
+pub(crate) mod ledger;
+pub(crate) mod publish;
+
+use prometheus::Registry;
+
+use crate::ledger::Ledger;
+
+/// All metrics of the process.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) intake: intake::IntakeMetrics,
+    pub(crate) publish: publish::PublishMetrics,
+    pub(crate) kafka: kafka::KafkaMetrics,
+    pub(crate) blocklist: blocklist::BlocklistMetrics,
+}
+
+impl Metrics {
+    /// Registers every metric. Fails if `registry` already holds one of them.
+    pub(crate) fn register(registry: &Registry, ledger: &Ledger) -> Result<Self, prometheus::Error> {
+        registry.register(Box::new(ledger::LedgerCollector::new(ledger.clone())?))?;
+        Ok(Self {
+            intake: intake::IntakeMetrics::register(registry)?,
+            publish: publish::PublishMetrics::register(registry)?,
+            kafka: kafka::KafkaMetrics::register(registry)?,
+            blocklist: blocklist::BlocklistMetrics::register(registry)?,
+        })
+    }
+}

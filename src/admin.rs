@@ -1,0 +1,156 @@
+//! The admin listener: `/livez`, `/readyz`, `/metrics`, on a thread of its own, so that it answers when the callback threads are busy.
+
+use std::convert::Infallible;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Method;
+use hyper::Request;
+use hyper::Response;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::header;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use prometheus::Encoder;
+use prometheus::Registry;
+use prometheus::TextEncoder;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time;
+
+use crate::publish::kafka::Health;
+use crate::publish::pump::Control;
+use crate::shutdown::Life;
+use crate::shutdown::Phase;
+
+/// Connections served at once; others wait in the kernel.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a client may be silent between or within requests.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A thread that has not turned for so long is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// What the admin listener tells of.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    pub(crate) registry: Registry,
+    pub(crate) life: Life,
+    pub(crate) kafka: Arc<Health>,
+    pub(crate) pump: Arc<Control>,
+}
+
+impl Admin {
+    /// Serves until `end` is notified. Blocks its thread.
+    ///
+    /// # Errors
+    ///
+    /// No runtime could be made on this thread.
+    pub(crate) fn serve(self, listener: StdListener, end: &Notify) -> std::io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let listener = TcpListener::from_std(listener)?;
+            tokio::select! {
+                () = self.accept(listener) => {}
+                () = end.notified() => {}
+            }
+            Ok(())
+        })
+    }
+
+    async fn accept(self, listener: TcpListener) {
+        let admin = Arc::new(self);
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut connections = JoinSet::new();
+        loop {
+            // Never closed, so it cannot fail.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_ended) = connections.join_next() => continue,
+            };
+            let Ok((stream, _peer)) = accepted else {
+                time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let admin = Arc::clone(&admin);
+            connections.spawn(async move {
+                let service = service_fn(move |request| {
+                    let response = admin.respond(&request);
+                    async move { Ok::<_, Infallible>(response) }
+                });
+                let served = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(PATIENCE)
+                    .serve_connection(TokioIo::new(stream), service);
+                // Errors are the client's, and it has seen them.
+                let _ended = served.await;
+                drop(place);
+            });
+        }
+    }
+
+    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
+        }
+        match request.uri().path() {
+            "/livez" => verdict(self.is_alive(), "alive"),
+            "/readyz" => verdict(self.is_ready(), "ready"),
+            "/metrics" => self.metrics(),
+            _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".into()),
+        }
+    }
+
+    fn is_alive(&self) -> Result<(), String> {
+        for (thread, age) in [("kafka's poll thread", self.kafka.poll_age()), ("the pump", self.pump.turn_age())] {
+            if age > STUCK_AFTER {
+                return Err(format!("{thread} has not turned for {} s", age.as_secs()));
+            }
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self) -> Result<(), String> {
+        match self.life.phase() {
+            Phase::Starting { waits_for } => Err(waits_for),
+            Phase::Stopping => Err("stopping".to_owned()),
+            // Without a disk, what comes while Kafka is away fills the queue and is then refused: better sent to another replica.
+            Phase::Serving if !self.kafka.is_any_broker_up() => Err("no kafka broker can be reached".to_owned()),
+            Phase::Serving => Ok(()),
+        }
+    }
+
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        let mut body = Vec::new();
+        let encoder = TextEncoder::new();
+        if let Err(error) = encoder.encode(&self.registry.gather(), &mut body) {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"));
+        }
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        if let Ok(format) = encoder.format_type().parse() {
+            response.headers_mut().insert(header::CONTENT_TYPE, format);
+        }
+        response
+    }
+}
+
+fn verdict(verdict: Result<(), String>, good: &str) -> Response<Full<Bytes>> {
+    match verdict {
+        Ok(()) => text(StatusCode::OK, format!("{good}\n")),
+        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,137 @@
+//! A connection's socket with the patience of a server: a head that trickles in and an answer that nobody reads end the connection.
+//!
+//! hyper has one timer for the wait between requests and for the time a head takes; one is long, the other must be short. So hyper gets
+//! the long one, and this wrapper watches the head: from the first byte of a head to the call of the service, it must not take longer
+//! than its limit. Timers are made only when a read or a write has to wait in the middle, which on a healthy connection is never.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::rt::Read;
+use hyper::rt::ReadBufCursor;
+use hyper::rt::Write;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time;
+use tokio::time::Sleep;
+
+/// Where a connection is in its round: between requests, reading a head, or with the service.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Round(Arc<AtomicU8>);
+
+const IDLE: u8 = 0;
+const HEAD: u8 = 1;
+const SERVICE: u8 = 2;
+
+impl Round {
+    /// The service has the request.
+    pub(crate) fn serve(&self) {
+        self.0.store(SERVICE, Ordering::Relaxed);
+    }
+
+    /// The service is done with it.
+    pub(crate) fn rest(&self) {
+        self.0.store(IDLE, Ordering::Relaxed);
+    }
+
+    fn read(&self) {
+        // Bytes that come while the service works are the body, or a request sent ahead.
+        let _other = self.0.compare_exchange(IDLE, HEAD, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn is_in_head(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == HEAD
+    }
+}
+
+/// How long a sender may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// From the first byte of a head to its last.
+    pub(crate) head: Duration,
+    /// Without a byte of the answer being taken.
+    pub(crate) write: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    io: TokioIo<TcpStream>,
+    round: Round,
+    patience: Patience,
+    head_timer: Option<Pin<Box<Sleep>>>,
+    write_timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connection {
+    pub(crate) fn new(stream: TcpStream, round: Round, patience: Patience) -> Self {
+        Self { io: TokioIo::new(stream), round, patience, head_timer: None, write_timer: None }
+    }
+
+    /// Passes a write's result on; one that has waited for too long is an error.
+    fn watch_write<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if poll.is_ready() {
+            self.write_timer = None;
+            return poll;
+        }
+        expire(&mut self.write_timer, self.patience.write, cx).map(Err)
+    }
+}
+
+/// Starts the timer if it does not run. Ready when it has run out.
+fn expire(timer: &mut Option<Pin<Box<Sleep>>>, limit: Duration, cx: &mut Context<'_>) -> Poll<io::Error> {
+    timer.get_or_insert_with(|| Box::pin(time::sleep(limit))).as_mut().poll(cx).map(|()| io::ErrorKind::TimedOut.into())
+}
+
+impl Read for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.io).poll_read(cx, buffer);
+        if poll.is_ready() {
+            this.round.read();
+            return poll;
+        }
+        if this.round.is_in_head() {
+            return expire(&mut this.head_timer, this.patience.head, cx).map(Err);
+        }
+        this.head_timer = None;
+        Poll::Pending
+    }
+}
+
+impl Write for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.watch_write(poll, cx)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.io).poll_flush(cx);
+        this.watch_write(poll, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.io).poll_shutdown(cx);
+        this.watch_write(poll, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.watch_write(poll, cx)
+    }
+}

@@ -1,0 +1,6 @@
+//! The callback listener: connections, limits, and the way from a request to an answer.
+
+pub(crate) mod connection;
+pub(crate) mod listener;
+pub(crate) mod reply;
+pub(crate) mod service;

@@ -1,0 +1,83 @@
+//! Answers and refusals as HTTP responses. Every body has the three fields that Tencent's protocol makes mandatory.
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Response;
+use hyper::StatusCode;
+use hyper::header;
+use hyper::header::HeaderValue;
+use serde::Serialize;
+
+use crate::decide::answer;
+use crate::intake::Answer;
+use crate::refusal::Refusal;
+
+/// What the listener sends.
+pub(crate) type Reply = Response<Full<Bytes>>;
+
+/// 200 and the plain OK.
+pub(crate) fn ok() -> Reply {
+    json(StatusCode::OK, Bytes::from_static(answer::OK))
+}
+
+/// 200 and what was decided. A refusal by policy is made with `ErrorCode`, never with a status.
+pub(crate) fn answer(answer: &Answer) -> Reply {
+    match answer {
+        Answer::Taken => ok(),
+        Answer::Decided(decision) => json(StatusCode::OK, answer::body(decision)),
+    }
+}
+
+/// The refusal's status, and why.
+pub(crate) fn refusal(refusal: &Refusal) -> Reply {
+    let reason = refusal.reason();
+    let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut reply = json(status, failure(&refusal.to_string()));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    }
+    if reason.closes() {
+        close(&mut reply);
+    }
+    reply
+}
+
+/// Ends the connection with this reply.
+pub(crate) fn close(reply: &mut Reply) {
+    reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+}
+
+/// The whole response for a connection beyond the cap, which gets no server of its own.
+pub(crate) fn too_many_connections() -> Vec<u8> {
+    let body = failure("too many connections");
+    let mut response = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    )
+    .into_bytes();
+    response.extend_from_slice(&body);
+    response
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Failure<'a> {
+    action_status: &'static str,
+    error_info: &'a str,
+    error_code: u32,
+}
+
+fn failure(why: &str) -> Bytes {
+    let body = Failure { action_status: "FAIL", error_info: why, error_code: 1 };
+    serde_json::to_vec(&body).map(Bytes::from).unwrap_or_default()
+}
+
+fn json(status: StatusCode, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
+}

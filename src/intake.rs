@@ -1,0 +1,162 @@
+//! One callback on one screen: from its head to its answer. What happens to it then is the journal's.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::time;
+
+use crate::auth;
+use crate::auth::Apps;
+use crate::auth::VerifiedApp;
+use crate::capture::Capture;
+use crate::capture::Outcome;
+use crate::clock::UnixMillis;
+use crate::command::Command;
+use crate::command::Kind;
+use crate::decide;
+use crate::decide::Decision;
+use crate::decide::Policy;
+use crate::decide::Question;
+use crate::decide::blocklist::Blocklist;
+use crate::journal::AppendError;
+use crate::journal::Journal;
+use crate::ledger::Ledger;
+use crate::ledger::Receipt;
+use crate::metrics::intake::IntakeMetrics;
+use crate::parse;
+use crate::parse::Proven;
+use crate::refusal::Refusal;
+use crate::request::Query;
+
+/// What intake works with.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    pub(crate) apps: Arc<Apps>,
+    pub(crate) blocklist: Arc<ArcSwap<Blocklist>>,
+    pub(crate) policy: Policy,
+    pub(crate) journal: Journal,
+    pub(crate) ledger: Ledger,
+    pub(crate) metrics: IntakeMetrics,
+    /// From the head to the answer.
+    pub(crate) deadline: Duration,
+}
+
+/// The head of a request that names a command.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head<'r> {
+    pub(crate) peer: SocketAddr,
+    /// The query, as it stands in the URL.
+    pub(crate) query: &'r str,
+    pub(crate) received: UnixMillis,
+    pub(crate) began: Instant,
+}
+
+/// A callback whose head has been checked; its body may be read now. Only [`Intake::admit`] makes one.
+#[derive(Debug)]
+pub(crate) struct Admitted<'r> {
+    head: Head<'r>,
+    app: VerifiedApp,
+    /// The word itself: one that is not of the table is taken too.
+    name: std::borrow::Cow<'r, str>,
+    command: Option<Command>,
+}
+
+/// What a callback is answered.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// It is as safe as promised.
+    Taken,
+    /// This may happen, and that may not.
+    Decided(Decision),
+}
+
+impl Intake {
+    /// Checks a head before anything of the body is read.
+    ///
+    /// # Errors
+    ///
+    /// The query cannot be read, or the application is not ours.
+    pub(crate) fn admit<'r>(&self, head: Head<'r>) -> Result<Admitted<'r>, Refusal> {
+        let query = Query::parse(head.query).map_err(Refusal::Query)?;
+        let app = auth::check(&query, &self.apps)?;
+        let name = query.command.unwrap_or_default();
+        let command = Command::find(&name);
+        Ok(Admitted { head, app, name, command })
+    }
+
+    /// Takes an admitted callback as far as its answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future may still publish the capture; an unanswered sender may send it again.
+    ///
+    /// # Errors
+    ///
+    /// The body cannot be used, or there is no place for it.
+    pub(crate) async fn accept(
+        &self,
+        admitted: Admitted<'_>,
+        body: Box<[u8]>,
+        receipt: &mut Option<Receipt<'_>>,
+    ) -> Result<Answer, Refusal> {
+        let began = admitted.head.began;
+        let judged = parse::prove(&body, &admitted.name).and_then(|proven| self.judge(&admitted, &proven));
+        let decision = match judged {
+            Ok(decision) => decision,
+            Err(refusal) => {
+                self.keep_refused(&admitted, body, &refusal);
+                return Err(refusal);
+            }
+        };
+        if let Some(decision) = decision {
+            // Never waited for, so that neither a disk nor a broker can move this answer.
+            if let Some(receipt) = receipt.take() {
+                self.journal.offer(capture(&admitted, body, Outcome::Decided(decision.clone())), receipt);
+            }
+            self.metrics.decided(decision.outcome, began.elapsed());
+            return Ok(Answer::Decided(decision));
+        }
+        let taken = self.append(capture(&admitted, body, Outcome::Happened), receipt, began + self.deadline).await;
+        self.metrics.answered(began.elapsed());
+        taken.map(|()| Answer::Taken)
+    }
+
+    /// Decides a before-callback. `None`: there is nothing to decide.
+    fn judge(&self, admitted: &Admitted<'_>, proven: &Proven<'_>) -> Result<Option<Decision>, Refusal> {
+        if admitted.command.map(Command::kind) != Some(Kind::Before) {
+            return Ok(None);
+        }
+        let asked = parse::subscription(proven)?;
+        let account = asked.official_account.0.clone();
+        let subscribers = parse::subscriber_ids(asked);
+        let question = Question { official_account: &account, subscribers: &subscribers };
+        Ok(Some(decide::decide(&question, &self.blocklist.load(), self.policy, admitted.head.received)))
+    }
+
+    async fn append(&self, capture: Capture, receipt: &mut Option<Receipt<'_>>, deadline: Instant) -> Result<(), Refusal> {
+        let appended = match time::timeout_at(deadline.into(), self.journal.append(capture, receipt)).await {
+            Ok(Ok(appended)) => appended,
+            Ok(Err(AppendError::Full)) => return Err(Refusal::QueueFull),
+            Ok(Err(AppendError::Closed)) => return Err(Refusal::Stopping),
+            Err(_elapsed) => return Err(Refusal::Deadline),
+        };
+        let acknowledged = time::timeout_at(deadline.into(), appended.acknowledged()).await.is_ok();
+        if acknowledged || appended.abandon(Refusal::Deadline.reason()) { Ok(()) } else { Err(Refusal::Deadline) }
+    }
+
+    /// Keeps the bytes of a sender we know, for whoever mends what was wrong.
+    fn keep_refused(&self, admitted: &Admitted<'_>, body: Box<[u8]>, refusal: &Refusal) {
+        let outcome = Outcome::Refused { reason: refusal.reason(), detail: refusal.to_string().into() };
+        if !self.journal.keep(capture(admitted, body, outcome)) {
+            self.metrics.rejected_dropped.inc();
+        }
+    }
+}
+
+fn capture(admitted: &Admitted<'_>, body: Box<[u8]>, outcome: Outcome) -> Capture {
+    let Head { peer, query, received, .. } = admitted.head;
+    Capture { received, peer, app: admitted.app, command: admitted.command, query: query.into(), body, outcome }
+}

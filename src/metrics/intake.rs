@@ -1,0 +1,92 @@
+//! The metrics of intake: answers, decisions, connections.
+
+use std::time::Duration;
+
+use prometheus::Histogram;
+use prometheus::IntCounter;
+use prometheus::IntCounterVec;
+use prometheus::IntGauge;
+use prometheus::Opts;
+use prometheus::Registry;
+
+use crate::decide;
+
+use super::publish::histogram;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct IntakeMetrics {
+    /// Requests that name no command.
+    pub(crate) probes: IntCounter,
+    /// Refused bodies for which the queue had no room: gone without a trace in Kafka.
+    pub(crate) rejected_dropped: IntCounter,
+    /// Open connections.
+    pub(crate) connections: IntGauge,
+    /// Connections beyond the cap, answered with 503 and closed.
+    pub(crate) connections_refused: IntCounter,
+    answer_before: Histogram,
+    answer_after: Histogram,
+    allowed: IntCounter,
+    partly: IntCounter,
+    refused: IntCounter,
+}
+
+impl IntakeMetrics {
+    /// Registers every metric. Fails if `registry` already holds one of them.
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let decisions = IntCounterVec::new(
+            Opts::new("callbridge_decisions_total", "Questions answered from the blocklist, by outcome: all may, some may not, none may."),
+            &["outcome"],
+        )?;
+        let decision = |outcome: decide::Outcome| decisions.with_label_values(&[outcome.as_str()]);
+        // Microseconds when nothing is wrong.
+        let answer_before = histogram(
+            "callbridge_answer_before_duration_seconds",
+            "From reading a before-callback's head to its answer.",
+            &[0.000_025, 0.000_05, 0.0001, 0.00025, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 1.5],
+        )?;
+        // From memory's microseconds to the 1.5 s at which the answer is 503 and the sender's 2 s.
+        let answer_after = histogram(
+            "callbridge_answer_after_duration_seconds",
+            "From reading an after-callback's head to its answer.",
+            &[0.000_05, 0.0001, 0.00025, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 1.5, 2.0],
+        )?;
+        let metrics = Self {
+            probes: IntCounter::new("callbridge_probes_total", "Requests that name no command, such as a console's check of the URL.")?,
+            rejected_dropped: IntCounter::new(
+                "callbridge_rejected_dropped_total",
+                "Refused bodies that should have gone to the rejected topic, and for which the queue had no room.",
+            )?,
+            connections: IntGauge::new("callbridge_connections", "Open connections on the callback listener.")?,
+            connections_refused: IntCounter::new("callbridge_connections_refused_total", "Connections beyond the cap, answered with 503 and closed.")?,
+            allowed: decision(decide::Outcome::Allow),
+            partly: decision(decide::Outcome::Partial),
+            refused: decision(decide::Outcome::Refuse),
+            answer_before,
+            answer_after,
+        };
+        registry.register(Box::new(decisions))?;
+        registry.register(Box::new(metrics.probes.clone()))?;
+        registry.register(Box::new(metrics.rejected_dropped.clone()))?;
+        registry.register(Box::new(metrics.connections.clone()))?;
+        registry.register(Box::new(metrics.connections_refused.clone()))?;
+        registry.register(Box::new(metrics.answer_before.clone()))?;
+        registry.register(Box::new(metrics.answer_after.clone()))?;
+        Ok(metrics)
+    }
+
+    /// A question was answered.
+    pub(crate) fn decided(&self, outcome: decide::Outcome, took: Duration) {
+        match outcome {
+            decide::Outcome::Allow => self.allowed.inc(),
+            decide::Outcome::Partial => self.partly.inc(),
+            decide::Outcome::Refuse => self.refused.inc(),
+        }
+        self.answer_before.observe(took.as_secs_f64());
+    }
+
+    /// An after-callback was acknowledged, or lost.
+    pub(crate) fn answered(&self, took: Duration) {
+        self.answer_after.observe(took.as_secs_f64());
+    }
+}
