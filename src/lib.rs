@@ -2,3 +2,5 @@
 
 pub mod clock;
 mod shutdown;
+
+pub mod decide;

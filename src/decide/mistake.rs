@@ -1,0 +1,84 @@
+//! What can be wrong with a line of a blocklist, and what it should have been.
+
+use std::fmt;
+
+/// What is wrong with a line. Nothing of it was taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Mistake {
+    /// The line holds bytes that are no text.
+    #[error("bytes that are not UTF-8; expected a text file in UTF-8")]
+    NotUtf8,
+    /// A character that no editor shows; a lone carriage return too, which would hide what follows it.
+    #[error("control character U+{:04X}; expected visible text in lines that end in LF or CRLF", u32::from(*.0))]
+    Control(char),
+    /// A blank that is neither space nor tab, outside a JSON string: it would pass for a part of the id.
+    #[error("unusual blank U+{:04X}; expected a space, or an id written as a JSON string", u32::from(*.0))]
+    UnusualBlank(char),
+    /// The line ends too early.
+    #[error("the line ends; expected {0}")]
+    Ended(Expected),
+    /// A word that has no place here.
+    #[error("found `{found}`; expected {expected}")]
+    Found {
+        /// The word, cut when it is long.
+        found: Box<str>,
+        /// What may stand in its place.
+        expected: Expected,
+    },
+    /// A keyword where an id belongs.
+    #[error("found the keyword `{found}`; expected {expected}, and one of that name is written as a JSON string")]
+    Keyword {
+        /// The keyword.
+        found: Box<str>,
+        /// What may stand in its place.
+        expected: Expected,
+    },
+    /// A quote inside a plain word.
+    #[error("found `{0}` with a quote in it; expected an id with a quote to be written as a JSON string")]
+    Quote(Box<str>),
+    /// A word begins like a JSON string, but is none.
+    #[error("found `{0}`; expected a JSON string that is closed, well escaped, and followed by a blank or the end")]
+    NotJsonString(Box<str>),
+    /// The empty id, which nobody has.
+    #[error("found an empty id; expected {0}")]
+    Empty(Expected),
+}
+
+/// What a sentence would go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// The id of a user.
+    User,
+    /// The id of an Official Account.
+    Account,
+    /// The word `on`.
+    On,
+    /// The end of a rule's life.
+    Time,
+    /// The text after `because`.
+    Reason,
+    /// What may follow a line's only word.
+    AfterWord,
+    /// What may follow `block USER`.
+    AfterBlocked,
+    /// What may follow any other rule.
+    AfterRule,
+    /// What may follow the time.
+    AfterTime,
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::User => "a user",
+            Self::Account => "an account",
+            Self::On => "`on` and an account",
+            Self::Time => "a time of RFC 3339, as 2027-01-31T00:00:00Z",
+            Self::Reason => "a reason",
+            Self::AfterWord => "`until`, `because` or the end, or a line that begins with `block`, `close` or `allow`",
+            Self::AfterBlocked => "`on`, `until`, `because` or the end of the line",
+            Self::AfterRule => "`until`, `because` or the end of the line",
+            Self::AfterTime => "`because` or the end of the line",
+        })
+    }
+}

@@ -1,0 +1,361 @@
+//! The decision: who of those who ask may subscribe to an Official Account.
+//!
+//! Pure: the list, the policy and the time are arguments. In order of precedence: a closed account refuses the whole
+//! request; a block refuses the user; an account with allow rules refuses everyone it does not allow.
+
+pub mod mistake;
+
+mod time;
+
+pub mod rule;
+
+pub mod blocklist;
+
+pub mod file;
+
+pub mod answer;
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use crate::clock::UnixMillis;
+use crate::decide::blocklist::Blocklist;
+use crate::decide::rule::Rule;
+use crate::decide::rule::Written;
+
+/// What the operator chose where the rules leave a choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// What to answer when the rules refuse every user who asks.
+    pub all_refused: AllRefused,
+    /// What to answer while there is no list.
+    pub before_loaded: BeforeLoaded,
+}
+
+/// The answer when the rules refuse every user who asks, on an account that is open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AllRefused {
+    /// List them all, with `ErrorCode` 0.
+    #[default]
+    List,
+    /// Refuse the request, with `ErrorCode` 1.
+    Reject,
+}
+
+/// The answer before any list was loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BeforeLoaded {
+    /// Let everyone subscribe.
+    #[default]
+    Allow,
+    /// Refuse the request, with `ErrorCode` 1.
+    Refuse,
+}
+
+/// May these subscribe to this account?
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// The account, as it came.
+    pub official_account: &'a str,
+    /// Who asks, as they came: in order, and perhaps more than once.
+    pub subscribers: &'a [Cow<'a, str>],
+}
+
+/// What the bridge answers to one question, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// How many of those who asked are refused.
+    pub outcome: Outcome,
+    /// Who is refused, in the order asked, each once. Never an id that was not asked about.
+    pub refused: Vec<Box<str>>,
+    /// What refused them, each once: the canonical sentences of `block` and `close` rules;
+    /// `only those allowed on ACCOUNT` for users whom an account's `allow` rules leave out; `no blocklist loaded`.
+    pub rules: Vec<Box<str>>,
+    /// The blocklist's.
+    pub generation: u64,
+    /// Why the request is refused as a whole, if it is. Otherwise the answer lists `refused`.
+    pub rejection: Option<Rejection>,
+}
+
+/// How many of those who asked are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// None.
+    Allow,
+    /// Some, but not all.
+    Partial,
+    /// All.
+    Refuse,
+}
+
+impl Outcome {
+    /// The word for it in envelopes and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Partial => "partial",
+            Self::Refuse => "refuse",
+        }
+    }
+}
+
+/// Why a request is refused as a whole, with `ErrorCode` 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rejection {
+    /// A rule closes the account.
+    AccountClosed,
+    /// Rules refuse every user who asks, and the policy makes one refusal of it.
+    AllRefused,
+    /// There is no list, and the policy does not trust to luck.
+    NotLoaded,
+}
+
+/// Judges `question` by `blocklist`, as of `now`. Allocates nothing unless somebody is refused.
+pub fn decide(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: UnixMillis) -> Decision {
+    let account = question.official_account;
+    let generation = blocklist.generation();
+    if !blocklist.is_loaded() {
+        return match policy.before_loaded {
+            BeforeLoaded::Allow => judge(question, blocklist, policy, now),
+            BeforeLoaded::Refuse => reject(question, Rejection::NotLoaded, "no blocklist loaded".into(), generation),
+        };
+    }
+    if blocklist.closes(account, now) {
+        let rule = Rule::Close { account: account.into() };
+        return reject(question, Rejection::AccountClosed, rule.to_string().into(), generation);
+    }
+    judge(question, blocklist, policy, now)
+}
+
+/// Refuses everyone who asks.
+fn reject(question: &Question<'_>, rejection: Rejection, rule: Box<str>, generation: u64) -> Decision {
+    let mut seen = HashSet::new();
+    let asked = question.subscribers.iter().filter(|user| seen.insert(&***user));
+    Decision {
+        outcome: Outcome::Refuse,
+        refused: asked.map(|user| Box::from(&**user)).collect(),
+        rules: vec![rule],
+        generation,
+        rejection: Some(rejection),
+    }
+}
+
+/// Judges each who asks, on an account that is not closed.
+fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: UnixMillis) -> Decision {
+    let account = question.official_account;
+    let is_restricted = blocklist.restricts(account, now);
+    let mut seen = HashSet::new();
+    let mut refused = Vec::new();
+    let mut rules = Vec::new();
+    let mut anyone_accepted = false;
+    let mut anyone_left_out = false;
+    for user in question.subscribers {
+        let user = &**user;
+        let is_blocked = blocklist.blocks(user, now);
+        let is_blocked_here = blocklist.blocks_on(user, account, now);
+        let is_left_out = is_restricted && !blocklist.allows(user, account, now);
+        if !(is_blocked || is_blocked_here || is_left_out) {
+            anyone_accepted = true;
+            continue;
+        }
+        // Comes after the judgement, so that those who are accepted need no place to be remembered in.
+        if !seen.insert(user) {
+            continue;
+        }
+        refused.push(Box::from(user));
+        if is_blocked {
+            rules.push(Rule::Block { user: user.into(), account: None }.to_string().into());
+        }
+        if is_blocked_here {
+            rules.push(Rule::Block { user: user.into(), account: Some(account.into()) }.to_string().into());
+        }
+        anyone_left_out |= !is_blocked && !is_blocked_here;
+    }
+    if anyone_left_out {
+        rules.push(format!("only those allowed on {}", Written(account)).into());
+    }
+    let outcome = match (refused.is_empty(), anyone_accepted) {
+        (true, _) => Outcome::Allow,
+        (false, true) => Outcome::Partial,
+        (false, false) => Outcome::Refuse,
+    };
+    let rejection = match (outcome, policy.all_refused) {
+        (Outcome::Refuse, AllRefused::Reject) => Some(Rejection::AllRefused),
+        (Outcome::Refuse, AllRefused::List) | (Outcome::Allow | Outcome::Partial, _) => None,
+    };
+    Decision { outcome, refused, rules, generation: blocklist.generation(), rejection }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::file::parse;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    const LIST: Policy = Policy { all_refused: AllRefused::List, before_loaded: BeforeLoaded::Allow };
+    const REJECT: Policy = Policy { all_refused: AllRefused::Reject, before_loaded: BeforeLoaded::Refuse };
+
+    fn list_of(texts: &[&str]) -> Blocklist {
+        Blocklist::of(texts.iter().map(|text| Arc::new(parse(text.as_bytes()).expect("good"))), 7)
+    }
+
+    fn ask(account: &str, users: &[&str], blocklist: &Blocklist, policy: Policy) -> Decision {
+        let subscribers: Vec<Cow<'_, str>> = users.iter().map(|user| Cow::Borrowed(*user)).collect();
+        decide(&Question { official_account: account, subscribers: &subscribers }, blocklist, policy, NOW)
+    }
+
+    fn texts(boxes: &[Box<str>]) -> Vec<&str> {
+        boxes.iter().map(|text| &**text).collect()
+    }
+
+    /// What alice, bob and alice again are told on account `@a`.
+    struct Case {
+        rules: &'static str,
+        refused: &'static [&'static str],
+        sentences: &'static [&'static str],
+    }
+
+    #[test]
+    fn the_precedence_of_rules() {
+        let cases = [
+            Case { rules: "", refused: &[], sentences: &[] },
+            Case { rules: "carol\nblock alice on @b\nclose @b\nallow carol on @b", refused: &[], sentences: &[] },
+            Case { rules: "bob", refused: &["bob"], sentences: &["block bob"] },
+            Case { rules: "block bob on @a", refused: &["bob"], sentences: &["block bob on @a"] },
+            Case { rules: "block bob on @a\nbob", refused: &["bob"], sentences: &["block bob", "block bob on @a"] },
+            Case { rules: "bob\nalice", refused: &["alice", "bob"], sentences: &["block alice", "block bob"] },
+            Case { rules: "allow alice on @a", refused: &["bob"], sentences: &["only those allowed on @a"] },
+            Case { rules: "allow carol on @a", refused: &["alice", "bob"], sentences: &["only those allowed on @a"] },
+            Case { rules: "allow bob on @a\nbob\nallow alice on @a", refused: &["bob"], sentences: &["block bob"] },
+            Case {
+                rules: "allow carol on @a\nbob",
+                refused: &["alice", "bob"],
+                sentences: &["block bob", "only those allowed on @a"],
+            },
+            Case { rules: "close @a\nallow alice on @a\nbob", refused: &["alice", "bob"], sentences: &["close @a"] },
+            Case {
+                rules: "bob until 2020-01-01T00:00:00Z\nclose @a until 2020-01-01T00:00:00Z",
+                refused: &[],
+                sentences: &[],
+            },
+            Case { rules: "allow carol on @a until 2020-01-01T00:00:00Z", refused: &[], sentences: &[] },
+            Case {
+                rules: "allow alice on @a until 2020-01-01T00:00:00Z\nallow bob on @a",
+                refused: &["alice"],
+                sentences: &["only those allowed on @a"],
+            },
+            Case {
+                rules: "bob until 2999-01-01T00:00:00Z\nbob until 2020-01-01T00:00:00Z",
+                refused: &["bob"],
+                sentences: &["block bob"],
+            },
+            Case { rules: "bob\nbob until 2020-01-01T00:00:00Z", refused: &["bob"], sentences: &["block bob"] },
+            Case {
+                rules: "close @a until 2020-01-01T00:00:00Z\nclose @a until 2999-01-01T00:00:00Z",
+                refused: &["alice", "bob"],
+                sentences: &["close @a"],
+            },
+        ];
+        for Case { rules, refused, sentences } in cases {
+            let decision = ask("@a", &["alice", "bob", "alice"], &list_of(&[rules]), LIST);
+            assert_eq!(texts(&decision.refused), refused, "{rules}");
+            assert_eq!(texts(&decision.rules), sentences, "{rules}");
+            let outcome = match refused.len() {
+                0 => Outcome::Allow,
+                1 => Outcome::Partial,
+                _ => Outcome::Refuse,
+            };
+            assert_eq!(decision.outcome, outcome, "{rules}");
+            assert_eq!(decision.rejection.is_some(), rules.starts_with("close @a") && outcome == Outcome::Refuse);
+            assert_eq!(decision.generation, 7);
+        }
+    }
+
+    #[test]
+    fn a_rule_holds_before_its_end_and_not_at_it() {
+        let list = list_of(&["bob until 2027-01-15T08:00:00Z\ncarol until 2027-01-15T08:00:00.001Z"]);
+        assert_eq!(texts(&ask("@a", &["bob", "carol"], &list, LIST).refused), ["carol"]);
+    }
+
+    #[test]
+    fn the_rules_of_all_sources_hold_together() {
+        let list = list_of(&["bob until 2020-01-01T00:00:00Z\nallow bob on @a", "bob\nallow alice on @a"]);
+        let decision = ask("@a", &["alice", "bob", "carol"], &list, LIST);
+        assert_eq!(texts(&decision.refused), ["bob", "carol"]);
+        assert_eq!(texts(&decision.rules), ["block bob", "only those allowed on @a"]);
+        assert_eq!(list.rule_count(), 4);
+    }
+
+    #[test]
+    fn all_refused_by_user_rules_are_listed_or_rejected_as_the_policy_says() {
+        let list = list_of(&["bob"]);
+        let listed = ask("@a", &["bob"], &list, LIST);
+        let rejected = ask("@a", &["bob"], &list, REJECT);
+        assert_eq!((listed.outcome, listed.rejection), (Outcome::Refuse, None));
+        assert_eq!((rejected.outcome, rejected.rejection), (Outcome::Refuse, Some(Rejection::AllRefused)));
+        assert_eq!(texts(&rejected.refused), ["bob"]);
+        assert_eq!(ask("@a", &["bob", "eve"], &list, REJECT).rejection, None);
+    }
+
+    #[test]
+    fn a_closed_account_refuses_the_request_whatever_the_policy() {
+        for policy in [LIST, REJECT] {
+            let decision = ask("@a", &["bob", "eve", "bob"], &list_of(&["close @a"]), policy);
+            assert_eq!((decision.outcome, decision.rejection), (Outcome::Refuse, Some(Rejection::AccountClosed)));
+            assert_eq!(texts(&decision.refused), ["bob", "eve"]);
+        }
+    }
+
+    #[test]
+    fn nobody_who_asks_is_allowed_unless_the_account_is_closed() {
+        let list = list_of(&["allow bob on @a\nclose @b"]);
+        assert_eq!(ask("@a", &[], &list, REJECT).outcome, Outcome::Allow);
+        assert_eq!(ask("@b", &[], &list, REJECT).rejection, Some(Rejection::AccountClosed));
+    }
+
+    #[test]
+    fn before_a_list_is_loaded_the_policy_decides() {
+        let allowed = ask("@a", &["bob"], &Blocklist::unloaded(), LIST);
+        assert_eq!((allowed.outcome, allowed.generation), (Outcome::Allow, 0));
+        let refused = ask("@a", &["bob", "bob"], &Blocklist::unloaded(), REJECT);
+        assert_eq!((refused.outcome, refused.rejection), (Outcome::Refuse, Some(Rejection::NotLoaded)));
+        assert_eq!(texts(&refused.refused), ["bob"]);
+        assert_eq!(texts(&refused.rules), ["no blocklist loaded"]);
+    }
+
+    #[test]
+    fn ids_that_need_it_are_json_strings_in_the_rules() {
+        let list = list_of(&[r#"block "on" on "a b""#, r#"allow "x" on "a b""#]);
+        let decision = ask("a b", &["on", "eve"], &list, LIST);
+        assert_eq!(texts(&decision.rules), [r#"block "on" on "a b""#, r#"only those allowed on "a b""#]);
+    }
+
+    #[test]
+    fn letting_everyone_through_makes_no_lists() {
+        let decision = ask("@a", &["alice", "carol"], &list_of(&["bob\nallow alice on @a\nallow carol on @a"]), LIST);
+        assert_eq!((decision.refused.capacity(), decision.rules.capacity()), (0, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn refused_ids_are_those_asked_about_in_order_and_once(
+            users in proptest::collection::vec("[a-e]", 0..12),
+            rules in proptest::collection::vec("[a-e]|block [a-e] on @a|allow [a-e] on @a|close @b", 0..6),
+            account in "@[ab]",
+        ) {
+            let users: Vec<&str> = users.iter().map(String::as_str).collect();
+            let decision = ask(&account, &users, &list_of(&[&rules.join("\n")]), LIST);
+            let refused = texts(&decision.refused);
+            let mut once = Vec::new();
+            for user in users {
+                if refused.contains(&user) && !once.contains(&user) {
+                    once.push(user);
+                }
+            }
+            prop_assert_eq!(refused, once);
+        }
+    }
+}

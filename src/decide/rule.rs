@@ -1,0 +1,364 @@
+//! One rule of the blocklist, and the sentence that says it.
+//!
+//! Reads a sentence into a [`Rule`], and writes a rule as its canonical sentence, which reads back as the same rule.
+//! Knows nothing of files: blank lines and comments are not sentences.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::clock::UnixMillis;
+use crate::decide::mistake::Expected;
+use crate::decide::mistake::Mistake;
+use crate::decide::time;
+
+/// What separates words. Any other blank belongs in a JSON string.
+pub(crate) const BLANKS: [char; 2] = [' ', '\t'];
+
+/// Words that mean something, so that an id of the same letters is written as a JSON string.
+const KEYWORDS: [&str; 6] = ["block", "close", "allow", "on", "until", "because"];
+
+/// How much of a wrong word a [`Mistake`] shows, in characters.
+const SHOWN_CHARS_MAX: usize = 40;
+
+/// What one sentence says, without its end and its reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rule<'a> {
+    /// The user may not subscribe: to this account, or to any.
+    Block {
+        /// Who is blocked.
+        user: Cow<'a, str>,
+        /// The only account he is blocked on, if it is not everywhere.
+        account: Option<Cow<'a, str>>,
+    },
+    /// Nobody may subscribe to the account.
+    Close {
+        /// The account that is closed.
+        account: Cow<'a, str>,
+    },
+    /// Only users that are allowed may subscribe to the account, and this is one of them.
+    Allow {
+        /// Who is allowed.
+        user: Cow<'a, str>,
+        /// The account that opens to him.
+        account: Cow<'a, str>,
+    },
+}
+
+impl<'a> Rule<'a> {
+    /// Reads one sentence: its rule, and the end of the rule's life ([`UnixMillis::NEVER`] where none is given). The
+    /// reason is for the file's readers and is not kept.
+    ///
+    /// # Errors
+    ///
+    /// The first mistake in the sentence.
+    pub fn parse(sentence: &'a str) -> Result<(Self, UnixMillis), Mistake> {
+        let mut words = Words { rest: sentence.trim_matches(BLANKS) };
+        let (rule, mut next) = if words.take("block") {
+            let user = words.id(Expected::User)?;
+            if words.take("on") {
+                (Self::Block { user, account: Some(words.id(Expected::Account)?) }, Expected::AfterRule)
+            } else {
+                (Self::Block { user, account: None }, Expected::AfterBlocked)
+            }
+        } else if words.take("close") {
+            (Self::Close { account: words.id(Expected::Account)? }, Expected::AfterRule)
+        } else if words.take("allow") {
+            let user = words.id(Expected::User)?;
+            if !words.take("on") {
+                return Err(words.wrong(Expected::On));
+            }
+            (Self::Allow { user, account: words.id(Expected::Account)? }, Expected::AfterRule)
+        } else {
+            (Self::Block { user: words.id(Expected::User)?, account: None }, Expected::AfterWord)
+        };
+        let mut until = UnixMillis::NEVER;
+        if words.take("until") {
+            until = words.time()?;
+            next = Expected::AfterTime;
+        }
+        if words.take("because") {
+            if words.rest.is_empty() {
+                return Err(Mistake::Ended(Expected::Reason));
+            }
+        } else if !words.rest.is_empty() {
+            return Err(words.wrong(next));
+        }
+        Ok((rule, until))
+    }
+}
+
+impl fmt::Display for Rule<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block { user, account: None } => write!(formatter, "block {}", Written(user)),
+            Self::Block { user, account: Some(account) } => {
+                write!(formatter, "block {} on {}", Written(user), Written(account))
+            }
+            Self::Close { account } => write!(formatter, "close {}", Written(account)),
+            Self::Allow { user, account } => write!(formatter, "allow {} on {}", Written(user), Written(account)),
+        }
+    }
+}
+
+/// An id as a sentence writes it: plain, or as a JSON string where it must be.
+pub(crate) struct Written<'a>(pub(crate) &'a str);
+
+impl fmt::Display for Written<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let id = self.0;
+        if id.is_empty() || KEYWORDS.contains(&id) || id.contains(|c| c == '"' || is_blank(c) || c.is_control()) {
+            formatter.write_str(&serde_json::to_string(id).map_err(|_error| fmt::Error)?)
+        } else {
+            formatter.write_str(id)
+        }
+    }
+}
+
+/// The words of a sentence that are still to be read, without blanks at the ends.
+struct Words<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Words<'a> {
+    /// Takes the next word if it is this keyword. Returns whether it was.
+    fn take(&mut self, keyword: &str) -> bool {
+        let (word, rest) = self.split();
+        let taken = word == keyword;
+        if taken {
+            self.rest = rest;
+        }
+        taken
+    }
+
+    /// Takes the next word as an id.
+    fn id(&mut self, expected: Expected) -> Result<Cow<'a, str>, Mistake> {
+        if self.rest.starts_with('"') {
+            return self.quoted_id(expected).map(Cow::Owned);
+        }
+        let (word, rest) = self.split();
+        if word.is_empty() {
+            return Err(Mistake::Ended(expected));
+        }
+        if KEYWORDS.contains(&word) {
+            return Err(Mistake::Keyword { found: shown(word), expected });
+        }
+        if let Some(blank) = word.chars().find(|c| is_blank(*c)) {
+            return Err(Mistake::UnusualBlank(blank));
+        }
+        if word.contains('"') {
+            return Err(Mistake::Quote(shown(word)));
+        }
+        self.rest = rest;
+        Ok(Cow::Borrowed(word))
+    }
+
+    fn quoted_id(&mut self, expected: Expected) -> Result<String, Mistake> {
+        let mut values = serde_json::Deserializer::from_str(self.rest).into_iter::<String>();
+        let Some(Ok(id)) = values.next() else {
+            return Err(Mistake::NotJsonString(shown(self.rest)));
+        };
+        let rest = self.rest.get(values.byte_offset()..).unwrap_or_default();
+        if !rest.is_empty() && !rest.starts_with(BLANKS) {
+            return Err(Mistake::NotJsonString(shown(self.rest)));
+        }
+        // A tab is a blank, and blanks are what JSON strings are for.
+        if let Some(control) = id.chars().find(|c| c.is_control() && *c != '\t') {
+            return Err(Mistake::Control(control));
+        }
+        if id.is_empty() {
+            return Err(Mistake::Empty(expected));
+        }
+        self.rest = rest.trim_start_matches(BLANKS);
+        Ok(id)
+    }
+
+    /// Takes the next word as a time.
+    fn time(&mut self) -> Result<UnixMillis, Mistake> {
+        let (word, rest) = self.split();
+        let time = time::parse(word).ok_or_else(|| self.wrong(Expected::Time))?;
+        self.rest = rest;
+        Ok(time)
+    }
+
+    /// The mistake that the next word is.
+    fn wrong(&self, expected: Expected) -> Mistake {
+        match self.split().0 {
+            "" => Mistake::Ended(expected),
+            word => Mistake::Found { found: shown(word), expected },
+        }
+    }
+
+    /// The next word, and what is left after it.
+    fn split(&self) -> (&'a str, &'a str) {
+        let (word, rest) = self.rest.split_once(BLANKS).unwrap_or((self.rest, ""));
+        (word, rest.trim_start_matches(BLANKS))
+    }
+}
+
+/// Whether a plain word cannot hold `c`, because it is a blank or looks like one.
+fn is_blank(c: char) -> bool {
+    const BYTE_ORDER_MARK: char = '\u{feff}';
+    c.is_whitespace() || c == BYTE_ORDER_MARK
+}
+
+/// The beginning of a wrong word.
+fn shown(word: &str) -> Box<str> {
+    match word.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", word.get(..end).unwrap_or_default()).into(),
+        None => word.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn block(user: &str) -> Rule<'_> {
+        Rule::Block { user: user.into(), account: None }
+    }
+
+    fn block_on<'a>(user: &'a str, account: &'a str) -> Rule<'a> {
+        Rule::Block { user: user.into(), account: Some(account.into()) }
+    }
+
+    #[test]
+    fn every_kind_of_sentence_is_read() {
+        let end = UnixMillis(1_801_353_600_000);
+        let cases = [
+            ("mallory", block("mallory"), UnixMillis::NEVER),
+            ("\"two words\"", block("two words"), UnixMillis::NEVER),
+            ("\"block\"", block("block"), UnixMillis::NEVER),
+            (r#""a\"b\\c\u4f60\tz""#, block("a\"b\\c你\tz"), UnixMillis::NEVER),
+            ("你好@x.example#1", block("你好@x.example#1"), UnixMillis::NEVER),
+            ("a\\b", block("a\\b"), UnixMillis::NEVER),
+            ("Block", block("Block"), UnixMillis::NEVER),
+            ("mallory because spam # and more", block("mallory"), UnixMillis::NEVER),
+            ("mallory until 2027-01-31T00:00:00Z", block("mallory"), end),
+            ("block bob", block("bob"), UnixMillis::NEVER),
+            ("block\t bob  on \t@TOA#_news", block_on("bob", "@TOA#_news"), UnixMillis::NEVER),
+            ("block #b on #TOA#_1", block_on("#b", "#TOA#_1"), UnixMillis::NEVER),
+            ("block bob on \"on\" until 2027-01-31T08:00:00+08:00", block_on("bob", "on"), end),
+            (
+                "block bob on @TOA#_news until 2027-01-31T00:00:00Z because spam in May",
+                block_on("bob", "@TOA#_news"),
+                end,
+            ),
+            ("close @TOA#_sports because moved", Rule::Close { account: "@TOA#_sports".into() }, UnixMillis::NEVER),
+            (
+                "allow \"carol c\" on @TOA#_staff",
+                Rule::Allow { user: "carol c".into(), account: "@TOA#_staff".into() },
+                UnixMillis::NEVER,
+            ),
+            ("block bob because until 2020", block("bob"), UnixMillis::NEVER),
+        ];
+        for (sentence, rule, until) in cases {
+            assert_eq!(Rule::parse(sentence), Ok((rule, until)), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_a_mistake_that_says_what_was_expected() {
+        let cases = [
+            ("block", "the line ends; expected a user"),
+            ("close", "the line ends; expected an account"),
+            ("on", "found the keyword `on`; expected a user, and one of that name is written as a JSON string"),
+            (
+                "until 2027-01-31T00:00:00Z",
+                "found the keyword `until`; expected a user, and one of that name is written as a JSON string",
+            ),
+            (
+                "block on @a",
+                "found the keyword `on`; expected a user, and one of that name is written as a JSON string",
+            ),
+            ("block bob on", "the line ends; expected an account"),
+            (
+                "block bob on because x",
+                "found the keyword `because`; expected an account, and one of that name is written as a JSON string",
+            ),
+            ("block bob @a", "found `@a`; expected `on`, `until`, `because` or the end of the line"),
+            ("block bob \"on\" @a", "found `\"on\"`; expected `on`, `until`, `because` or the end of the line"),
+            ("block bob on @a @b", "found `@b`; expected `until`, `because` or the end of the line"),
+            ("close @a on @b", "found `on`; expected `until`, `because` or the end of the line"),
+            ("allow bob", "the line ends; expected `on` and an account"),
+            ("allow bob until 2027-01-31T00:00:00Z", "found `until`; expected `on` and an account"),
+            (
+                "bob on @a",
+                "found `on`; expected `until`, `because` or the end, or a line that begins with `block`, `close` or `allow`",
+            ),
+            (
+                "mallory # no",
+                "found `#`; expected `until`, `because` or the end, or a line that begins with `block`, `close` or `allow`",
+            ),
+            ("bob until", "the line ends; expected a time of RFC 3339, as 2027-01-31T00:00:00Z"),
+            ("bob until tomorrow", "found `tomorrow`; expected a time of RFC 3339, as 2027-01-31T00:00:00Z"),
+            ("bob until 2027-01-31T00:00:00Z x", "found `x`; expected `because` or the end of the line"),
+            ("bob because", "the line ends; expected a reason"),
+            (
+                "mal\"lory",
+                "found `mal\"lory` with a quote in it; expected an id with a quote to be written as a JSON string",
+            ),
+            (
+                "\"bob",
+                "found `\"bob`; expected a JSON string that is closed, well escaped, and followed by a blank or the end",
+            ),
+            (
+                "\"bob\"x",
+                "found `\"bob\"x`; expected a JSON string that is closed, well escaped, and followed by a blank or the end",
+            ),
+            (
+                r#""\ud800""#,
+                r#"found `"\ud800"`; expected a JSON string that is closed, well escaped, and followed by a blank or the end"#,
+            ),
+            ("block \"\"", "found an empty id; expected a user"),
+            (r#""a\u0000""#, "control character U+0000; expected visible text in lines that end in LF or CRLF"),
+            ("bob\u{a0}on", "unusual blank U+00A0; expected a space, or an id written as a JSON string"),
+            ("\u{feff}bob", "unusual blank U+FEFF; expected a space, or an id written as a JSON string"),
+        ];
+        for (sentence, message) in cases {
+            let mistake = Rule::parse(sentence).expect_err(sentence);
+            assert_eq!(mistake.to_string(), message, "{sentence}");
+        }
+    }
+
+    #[test]
+    fn a_long_wrong_word_is_shown_cut() {
+        let sentence = format!("bob {}", "你".repeat(1000));
+        let mistake = Rule::parse(&sentence).expect_err("two words");
+        assert_eq!(
+            mistake,
+            Mistake::Found { found: format!("{}…", "你".repeat(40)).into(), expected: Expected::AfterWord }
+        );
+    }
+
+    fn an_id() -> impl Strategy<Value = String> {
+        prop_oneof![
+            Just("on".to_owned()),
+            Just("until".to_owned()),
+            Just("#".to_owned()),
+            "[ab\"\\\\ \t\u{a0}\u{feff}#@你]{1,6}",
+            "\\PC{1,8}",
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_canonical_sentence_reads_back_as_its_rule(user in an_id(), account in an_id()) {
+            let rules = [
+                block(&user),
+                block_on(&user, &account),
+                Rule::Close { account: (&account).into() },
+                Rule::Allow { user: (&user).into(), account: (&account).into() },
+            ];
+            for rule in rules {
+                let sentence = rule.to_string();
+                prop_assert_eq!(Rule::parse(&sentence), Ok((rule, UnixMillis::NEVER)));
+            }
+        }
+
+        #[test]
+        fn no_sentence_makes_the_parser_panic(sentence in "(block |close |allow |on |until |because |\"|\\PC| ){0,8}") {
+            let _rule_or_mistake = Rule::parse(&sentence);
+        }
+    }
+}
