@@ -4,3 +4,7 @@ pub mod clock;
 mod shutdown;
 
 pub mod decide;
+
+mod follow;
+
+mod metrics;

@@ -1,0 +1,356 @@
+//! The blocklist files: loads them at the start, and follows them from then on.
+//!
+//! Follows by looking at each file ten times a second, and not by the kernel's notifications. A look cannot be missed,
+//! and works the same on network file systems, in bind mounts, through chains of symlinks as Kubernetes makes them, and
+//! for files and directories that are not there yet. It costs one `stat` a file.
+//!
+//! A file that is replaced (another inode: a rename, a swapped symlink) is read at once. One that is rewritten in place
+//! is read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that was missing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use crate::clock;
+use crate::clock::UnixMillis;
+use crate::decide::blocklist::Blocklist;
+use crate::follow::file::FollowedFile;
+use crate::follow::file::Look;
+use crate::metrics::blocklist::BlocklistMetrics;
+use crate::shutdown::Stop;
+
+/// How long between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// All blocklist files, and the list that is made of them. Nobody else changes the list.
+#[derive(Debug)]
+pub(crate) struct Files {
+    files: Vec<FollowedFile>,
+    blocklist: Arc<ArcSwap<Blocklist>>,
+    metrics: BlocklistMetrics,
+}
+
+impl Files {
+    /// Reads the files, and returns them with the list they make.
+    ///
+    /// The list is of generation 1 if at least one file is good, and unloaded if none is. No files make an empty list
+    /// of generation 0. A bad file is logged and does not fail the start: lost callbacks are worse than open
+    /// subscriptions.
+    pub(crate) fn load(paths: Vec<PathBuf>, metrics: BlocklistMetrics) -> (Self, Arc<ArcSwap<Blocklist>>) {
+        let nothing_read = if paths.is_empty() { Blocklist::of([], 0) } else { Blocklist::unloaded() };
+        let blocklist = Arc::new(ArcSwap::from_pointee(nothing_read));
+        let files = paths.into_iter().map(FollowedFile::new).collect();
+        let mut files = Self { files, blocklist: Arc::clone(&blocklist), metrics };
+        let now = clock::monotonic();
+        files.visit(|file| file.load(now));
+        (files, blocklist)
+    }
+
+    /// Follows the files until it is asked to stop. Without files there is nothing to do, and it returns at once.
+    pub(crate) fn run(mut self, stop: &Stop) {
+        if self.files.is_empty() {
+            return;
+        }
+        while !stop.wait(LOOK_EVERY) {
+            self.step(clock::monotonic());
+        }
+    }
+
+    /// Looks at every file once.
+    fn step(&mut self, now: Instant) {
+        self.visit(|file| file.look(now));
+    }
+
+    /// Does `visit` to every file, and swaps the list once if any has new rules.
+    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile) -> Look) {
+        let mut any_loaded = false;
+        for file in &mut self.files {
+            match visit(file) {
+                Look::Same => {}
+                Look::Loaded => any_loaded = true,
+                Look::Failed => self.metrics.file_errors.inc(),
+            }
+        }
+        let failing = self.files.iter().filter(|file| file.is_failing()).count();
+        self.metrics.files_failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
+        if any_loaded {
+            self.swap(clock::wall());
+        }
+    }
+
+    /// Makes a list of the last good rules of every file, and puts it in force.
+    fn swap(&self, now: UnixMillis) {
+        let generation = self.blocklist.load().generation() + 1;
+        let sources = self.files.iter().filter_map(FollowedFile::last_good).map(Arc::clone);
+        let blocklist = Blocklist::of(sources, generation);
+        let rules = blocklist.rule_count();
+        self.blocklist.store(Arc::new(blocklist));
+        self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.metrics.rules.set(i64::try_from(rules).unwrap_or(i64::MAX));
+        self.metrics.loaded_timestamp.set(Duration::from_millis(now.0.unsigned_abs()).as_secs_f64());
+        tracing::info!(generation, rules, "blocklist loaded");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use crate::follow::file::STILL;
+    use prometheus::Registry;
+    use tempfile::TempDir;
+
+    /// Files in a directory of their own, followed by a clock that the test moves.
+    struct Following {
+        directory: TempDir,
+        files: Files,
+        blocklist: Arc<ArcSwap<Blocklist>>,
+        metrics: BlocklistMetrics,
+        now: Instant,
+    }
+
+    impl Following {
+        fn of(names: &[&str], prepare: impl FnOnce(&Path)) -> Self {
+            let directory = tempfile::tempdir().expect("a directory");
+            prepare(directory.path());
+            let metrics = BlocklistMetrics::register(&Registry::new()).expect("metrics");
+            let paths = names.iter().map(|name| directory.path().join(name)).collect();
+            let (files, blocklist) = Files::load(paths, metrics.clone());
+            Self { directory, files, blocklist, metrics, now: clock::monotonic() }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.directory.path().join(name)
+        }
+
+        fn rewrite(&self, name: &str, text: &str) {
+            fs::write(self.path(name), text).expect("written");
+        }
+
+        fn replace(&self, name: &str, text: &str) {
+            self.rewrite("next", text);
+            fs::rename(self.path("next"), self.path(name)).expect("renamed");
+        }
+
+        fn step(&mut self, after: Duration) {
+            self.now += after;
+            self.files.step(self.now);
+        }
+
+        fn settle(&mut self) {
+            self.step(LOOK_EVERY);
+            self.step(STILL);
+        }
+
+        /// Which of the usual users are blocked.
+        fn blocked(&self) -> Vec<&'static str> {
+            let blocklist = self.blocklist.load();
+            ["alice", "bob", "carol"].into_iter().filter(|user| blocklist.blocks(user, UnixMillis(0))).collect()
+        }
+
+        fn generation(&self) -> u64 {
+            self.blocklist.load().generation()
+        }
+    }
+
+    fn put(text: &str) -> impl FnOnce(&Path) {
+        move |directory| fs::write(directory.join("list"), text).expect("written")
+    }
+
+    #[test]
+    fn no_files_make_an_empty_list_that_is_loaded() {
+        let following = Following::of(&[], |_| {});
+        assert!(following.blocklist.load().is_loaded());
+        assert_eq!(following.generation(), 0);
+        assert_eq!(following.blocked(), [""; 0]);
+        following.files.run(&Stop::default());
+    }
+
+    #[test]
+    fn a_good_file_is_there_from_the_start() {
+        let following = Following::of(&["list"], put("alice\nbob\nbob"));
+        assert_eq!(following.blocked(), ["alice", "bob"]);
+        assert_eq!(following.generation(), 1);
+        assert_eq!(following.metrics.generation.get(), 1);
+        assert_eq!(following.metrics.rules.get(), 2);
+        assert!(following.metrics.loaded_timestamp.get() > 1_600_000_000.0);
+        assert_eq!(following.metrics.file_errors.get(), 0);
+        assert_eq!(following.metrics.files_failing.get(), 0);
+    }
+
+    #[test]
+    fn a_file_that_does_not_change_is_not_read_again() {
+        let mut following = Following::of(&["list"], put("alice"));
+        following.settle();
+        following.settle();
+        assert_eq!(following.generation(), 1);
+    }
+
+    #[test]
+    fn several_files_are_one_list() {
+        let mut following = Following::of(&["list", "other"], |directory| {
+            put("alice")(directory);
+            fs::write(directory.join("other"), "bob").expect("written");
+        });
+        assert_eq!(following.blocked(), ["alice", "bob"]);
+        following.replace("other", "carol");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["alice", "carol"]);
+        assert_eq!(following.generation(), 2);
+    }
+
+    #[test]
+    fn a_renamed_file_is_read_at_the_next_look() {
+        let mut following = Following::of(&["list"], put("alice"));
+        following.replace("list", "bob");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["bob"]);
+        assert_eq!(following.generation(), 2);
+        assert_eq!(following.metrics.generation.get(), 2);
+    }
+
+    #[test]
+    fn a_swap_of_the_directory_symlink_as_kubernetes_does_it_is_read_at_the_next_look() {
+        let mut following = Following::of(&["list"], |directory| {
+            fs::create_dir(directory.join("..1")).expect("made");
+            fs::write(directory.join("..1/list"), "alice").expect("written");
+            symlink("..1", directory.join("..data")).expect("linked");
+            symlink("..data/list", directory.join("list")).expect("linked");
+        });
+        assert_eq!(following.blocked(), ["alice"]);
+
+        fs::create_dir(following.path("..2")).expect("made");
+        following.rewrite("..2/list", "bob");
+        symlink("..2", following.path("..data_tmp")).expect("linked");
+        fs::rename(following.path("..data_tmp"), following.path("..data")).expect("renamed");
+        fs::remove_dir_all(following.path("..1")).expect("removed");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["bob"]);
+    }
+
+    #[test]
+    fn a_file_rewritten_in_place_is_read_once_it_is_still() {
+        let mut following = Following::of(&["list"], put("alice"));
+        following.rewrite("list", "bob\ncar");
+        following.step(LOOK_EVERY);
+        following.step(STILL - Duration::from_millis(1));
+        assert_eq!(following.blocked(), ["alice"]);
+        following.rewrite("list", "bob\ncarol");
+        following.step(Duration::from_millis(1));
+        following.step(STILL - Duration::from_millis(1));
+        assert_eq!(following.blocked(), ["alice"]);
+        following.step(Duration::from_millis(1));
+        assert_eq!(following.blocked(), ["bob", "carol"]);
+        assert_eq!(following.generation(), 2);
+    }
+
+    #[test]
+    fn a_bad_file_keeps_its_last_good_rules_until_it_is_mended() {
+        let mut following = Following::of(&["list"], put("alice"));
+        following.replace("list", "bob\nclose");
+        following.settle();
+        following.settle();
+        assert_eq!(following.blocked(), ["alice"]);
+        assert_eq!(following.generation(), 1);
+        assert_eq!(following.metrics.file_errors.get(), 1);
+        assert_eq!(following.metrics.files_failing.get(), 1);
+
+        following.replace("list", "bob\nclose @a");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["bob"]);
+        assert_eq!(following.generation(), 2);
+        assert_eq!(following.metrics.file_errors.get(), 1);
+        assert_eq!(following.metrics.files_failing.get(), 0);
+    }
+
+    #[test]
+    fn each_distinct_failure_is_counted_once() {
+        let mut following = Following::of(&["list"], put("alice"));
+        for bad in ["bob\nclose", "carol\nclose", "block\nclose"] {
+            following.replace("list", bad);
+            following.settle();
+        }
+        assert_eq!(following.metrics.file_errors.get(), 2);
+    }
+
+    #[test]
+    fn a_file_that_vanishes_keeps_its_last_good_rules_until_it_is_back() {
+        let mut following = Following::of(&["list"], put("alice"));
+        fs::remove_file(following.path("list")).expect("removed");
+        following.settle();
+        following.settle();
+        assert_eq!(following.blocked(), ["alice"]);
+        assert_eq!(following.metrics.file_errors.get(), 1);
+        assert_eq!(following.metrics.files_failing.get(), 1);
+
+        following.rewrite("list", "bob");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["alice"]);
+        following.step(STILL);
+        assert_eq!(following.blocked(), ["bob"]);
+        assert_eq!(following.metrics.files_failing.get(), 0);
+    }
+
+    #[test]
+    fn a_file_that_vanishes_and_comes_back_as_it_was_is_good_again() {
+        let mut following = Following::of(&["list"], put("alice"));
+        fs::rename(following.path("list"), following.path("away")).expect("renamed");
+        following.settle();
+        assert_eq!(following.metrics.files_failing.get(), 1);
+        fs::rename(following.path("away"), following.path("list")).expect("renamed");
+        following.settle();
+        assert_eq!(following.blocked(), ["alice"]);
+        assert_eq!(following.metrics.files_failing.get(), 0);
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_a_file_is_a_bad_file() {
+        let mut following = Following::of(&["list"], put("alice"));
+        fs::remove_file(following.path("list")).expect("removed");
+        fs::create_dir(following.path("list")).expect("made");
+        following.settle();
+        following.settle();
+        assert_eq!(following.blocked(), ["alice"]);
+        assert_eq!(following.metrics.file_errors.get(), 1);
+    }
+
+    #[test]
+    fn a_start_without_any_good_file_is_unloaded_until_one_is() {
+        let mut following = Following::of(&["list", "missing"], put("close"));
+        assert!(!following.blocklist.load().is_loaded());
+        assert_eq!(following.generation(), 0);
+        assert_eq!(following.metrics.file_errors.get(), 2);
+        assert_eq!(following.metrics.files_failing.get(), 2);
+        following.step(LOOK_EVERY);
+        assert!(!following.blocklist.load().is_loaded());
+
+        following.rewrite("missing", "carol");
+        following.settle();
+        assert!(following.blocklist.load().is_loaded());
+        assert_eq!(following.blocked(), ["carol"]);
+        assert_eq!(following.generation(), 1);
+        assert_eq!(following.metrics.files_failing.get(), 1);
+    }
+
+    #[test]
+    fn a_start_with_one_good_file_of_two_is_loaded() {
+        let following = Following::of(&["missing", "list"], put("alice"));
+        assert!(following.blocklist.load().is_loaded());
+        assert_eq!(following.blocked(), ["alice"]);
+        assert_eq!(following.metrics.files_failing.get(), 1);
+    }
+
+    #[test]
+    fn following_ends_when_it_is_asked_to() {
+        let following = Following::of(&["list"], put("alice"));
+        let stop = Stop::default();
+        stop.set();
+        following.files.run(&stop);
+    }
+}

@@ -1,0 +1,5 @@
+//! Where blocklists come from.
+
+pub(crate) mod file;
+
+pub(crate) mod files;

@@ -1,0 +1,3 @@
+//! What Prometheus may know.
+
+pub(crate) mod blocklist;
