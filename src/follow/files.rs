@@ -4,8 +4,8 @@
 //! and works the same on network file systems, in bind mounts, through chains of symlinks as Kubernetes makes them, and
 //! for files and directories that are not there yet. It costs one `stat` a file.
 //!
-//! A file that is replaced (another inode: a rename, a swapped symlink) is read at once. One that is rewritten in place is
-//! read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that was missing.
+//! A file that is replaced (another inode: a rename, a swapped symlink) is read at once. One that is rewritten in place
+//! is read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that was missing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,8 +36,9 @@ pub(crate) struct Files {
 impl Files {
     /// Reads the files, and returns them with the list they make.
     ///
-    /// The list is of generation 1 if at least one file is good, and unloaded if none is. No files make an empty list of
-    /// generation 0. A bad file is logged and does not fail the start: lost callbacks are worse than open subscriptions.
+    /// The list is of generation 1 if at least one file is good, and unloaded if none is. No files make an empty list
+    /// of generation 0. A bad file is logged and does not fail the start: lost callbacks are worse than open
+    /// subscriptions.
     pub(crate) fn load(paths: Vec<PathBuf>, metrics: BlocklistMetrics) -> (Self, Arc<ArcSwap<Blocklist>>) {
         let nothing_read = if paths.is_empty() { Blocklist::of([], 0) } else { Blocklist::unloaded() };
         let blocklist = Arc::new(ArcSwap::from_pointee(nothing_read));
