@@ -1,0 +1,80 @@
+//! The whole server beside a bare hyper one.
+//!
+//! The binary runs itself again in other roles, so that the server, the load and the broker are processes of their own
+//! and the server's CPU time is the server's alone.
+
+#![expect(clippy::print_stdout, reason = "what it prints is what it is for")]
+
+mod bare;
+mod broker;
+mod callback;
+mod connection;
+mod load;
+mod options;
+mod pair;
+mod process;
+mod report;
+mod sample;
+mod server;
+mod suite;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+use mimalloc::MiMalloc;
+
+use crate::load::LoadOptions;
+use crate::options::Options;
+
+/// The allocator that callbridge has, so that bare hyper has it too.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// Measures callbridge beside a bare hyper server.
+#[derive(Parser)]
+struct Arguments {
+    /// Given by `cargo bench`, not by `cargo test`: without it there is nothing to do.
+    #[arg(long, hide = true)]
+    bench: bool,
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+/// What a process of this benchmark is, when it is not the one that measures.
+#[derive(Subcommand)]
+enum Role {
+    /// The bare hyper server.
+    #[command(hide = true)]
+    Bare,
+    /// The load generator.
+    #[command(hide = true)]
+    Load(LoadOptions),
+    /// A broker that is not Apache Kafka.
+    #[command(hide = true)]
+    Mock,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.role {
+        Some(Role::Bare) => bare::serve(),
+        Some(Role::Load(options)) => load::run(&options),
+        Some(Role::Mock) => broker::serve_mock(),
+        None if arguments.bench => suite::run(&arguments.options),
+        None => Ok(()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the only word of a failure")]
+fn fail(error: &io::Error) -> ExitCode {
+    eprintln!("server benchmark: {error}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,131 @@
+//! A process that the benchmark started, and what it has used so far.
+//!
+//! It is killed when it is dropped, so that nothing outlives the benchmark.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::process::Child;
+use std::process::ChildStdin;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::RecvTimeoutError;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::kill_process;
+
+/// Linux counts a process's time in hundredths of a second, whatever the kernel's own tick.
+const TICK: Duration = Duration::from_millis(10);
+
+/// Lines of a process's output that may wait to be read; then it waits.
+const LINES_MAX: usize = 64;
+
+/// A process, its standard input and the lines of its output.
+pub(crate) struct Process {
+    name: String,
+    child: Child,
+    pid: Pid,
+    input: Option<ChildStdin>,
+    lines: Receiver<String>,
+}
+
+impl Process {
+    /// Starts `command`. What it says on standard error goes where the command says.
+    pub(crate) fn start(name: &str, command: &mut Command) -> io::Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let pid = Pid::from_child(&child);
+        let input = child.stdin.take();
+        let output = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let (sender, lines) = mpsc::sync_channel(LINES_MAX);
+        // It ends with the process's output, or with the `Process`.
+        thread::spawn(move || {
+            BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Ok(Self { name: name.to_owned(), child, pid, input, lines })
+    }
+
+    /// Starts this program again, with `arguments` that give it a role.
+    pub(crate) fn role(name: &str, arguments: &[&str]) -> io::Result<Self> {
+        Self::start(name, Command::new(env::current_exe()?).args(arguments))
+    }
+
+    /// The next line of its output.
+    ///
+    /// # Errors
+    ///
+    /// None came within `limit`, or the process has ended.
+    pub(crate) fn line(&self, limit: Duration) -> io::Result<String> {
+        self.lines.recv_timeout(limit).map_err(|error| match error {
+            RecvTimeoutError::Timeout => self.fault(&format!("said nothing for {limit:?}")),
+            RecvTimeoutError::Disconnected => self.fault("ended unasked"),
+        })
+    }
+
+    /// Sends it a line.
+    pub(crate) fn tell(&mut self, line: &str) -> io::Result<()> {
+        let input = self.input.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
+        input.write_all(line.as_bytes())?;
+        input.write_all(b"\n")
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill_process(self.pid, signal)?)
+    }
+
+    /// User and system time since its start, of all its threads.
+    pub(crate) fn cpu(&self) -> io::Result<Duration> {
+        let stat = fs::read_to_string(self.proc("stat"))?;
+        // The second field is the program's name in brackets, which may hold anything.
+        let (_, fields) = stat.rsplit_once(')').ok_or(io::ErrorKind::InvalidData)?;
+        let ticks = |field: usize| fields.split_whitespace().nth(field).and_then(|word| word.parse::<u32>().ok());
+        match (ticks(11), ticks(12)) {
+            (Some(user), Some(system)) => Ok(TICK * (user + system)),
+            _ => Err(self.fault("no times in stat")),
+        }
+    }
+
+    /// Bytes of memory it has now.
+    pub(crate) fn memory(&self) -> io::Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most bytes of memory it had since its start, or since [`Self::forget_peak`].
+    pub(crate) fn memory_peak(&self) -> io::Result<u64> {
+        self.status("VmHWM:")
+    }
+
+    pub(crate) fn forget_peak(&self) -> io::Result<()> {
+        fs::write(self.proc("clear_refs"), "5")
+    }
+
+    fn status(&self, field: &str) -> io::Result<u64> {
+        let status = fs::read_to_string(self.proc("status"))?;
+        let words = status.lines().find_map(|line| line.strip_prefix(field));
+        let kibibytes = words.and_then(|words| words.trim().strip_suffix(" kB")).and_then(|word| word.parse().ok());
+        kibibytes.map(|kibibytes: u64| kibibytes * 1024).ok_or_else(|| self.fault("no memory in status"))
+    }
+
+    fn proc(&self, file: &str) -> String {
+        format!("/proc/{}/{file}", self.child.id())
+    }
+
+    fn fault(&self, what: &str) -> io::Error {
+        io::Error::other(format!("{}: {what}", self.name))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way there is nothing left to do about it.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}

@@ -1,0 +1,161 @@
+//! What was measured: as a table while it grows, as targets met or missed, and as JSON.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::thread;
+
+use serde::Serialize;
+
+use crate::options::Mode;
+use crate::options::OUTPUT;
+use crate::pair::Pair;
+use crate::pair::median;
+use crate::sample::Sample;
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// `memory` mode at 64 connections may cost this many times bare hyper's CPU time.
+const CPU_RATIO_MAX: f64 = 1.5;
+/// `broker` mode's median latency at one connection.
+const BROKER_P50_MICROS_MAX: f64 = 2500.0;
+/// Memory of an idle server.
+const IDLE_MIB_MAX: f64 = 25.0;
+
+/// Everything measured so far, and where.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    machine: String,
+    command: String,
+    broker: &'static str,
+    idle: Vec<Idle>,
+    beside_bare: Vec<Pair>,
+    frozen_broker: Vec<Pair>,
+    /// Something that was asked for is missing.
+    pub(crate) failed: bool,
+}
+
+/// The memory of a server that nothing was sent to.
+#[derive(Debug, Serialize)]
+struct Idle {
+    server: &'static str,
+    bytes: u64,
+}
+
+impl Report {
+    /// An empty report of this machine.
+    pub(crate) fn new(broker: &'static str, bare_idle_bytes: u64) -> Self {
+        let mut command = "cargo bench --bench server --".to_owned();
+        command.extend(env::args().skip(1).filter(|argument| argument != "--bench").map(|word| format!(" {word}")));
+        Self {
+            machine: machine(),
+            command,
+            broker,
+            idle: vec![Idle { server: "bare hyper", bytes: bare_idle_bytes }],
+            beside_bare: Vec::new(),
+            frozen_broker: Vec::new(),
+            failed: false,
+        }
+    }
+
+    pub(crate) fn print_head(&self) {
+        println!("machine  {}\ncommand  {}\nbroker   {}\n", self.machine, self.command, self.broker);
+        println!(
+            "{:8} {:>5} {:14} {:>8} {:>8} {:>8} {:>8} {:>7} {:>18} {:>8} {:>8}",
+            "mode",
+            "conns",
+            "server",
+            "req/s",
+            "p50 µs",
+            "p99 µs",
+            "p99.9 µs",
+            "CPU µs",
+            "ratio (min-max)",
+            "peak MiB",
+            "drain ms"
+        );
+    }
+
+    /// Adds the idle memory of callbridge in `mode`.
+    pub(crate) fn idle(&mut self, mode: Mode, bytes: u64) {
+        self.idle.push(Idle { server: mode.name(), bytes });
+    }
+
+    /// Adds and prints callbridge beside bare hyper.
+    pub(crate) fn beside_bare(&mut self, pair: Pair) {
+        print_pair(&pair, ["bare hyper", "callbridge"], &ratio_text(pair.ratio(|sample| sample.cpu_micros)));
+        self.beside_bare.push(pair);
+    }
+
+    /// Adds and prints the before-decision with a healthy and with a frozen broker.
+    pub(crate) fn frozen(&mut self, pair: Pair) {
+        print_pair(&pair, ["before", "before, frozen"], &ratio_text(pair.ratio(|sample| sample.load.p99)));
+        self.frozen_broker.push(pair);
+    }
+
+    pub(crate) fn print_targets(&self) {
+        println!("\nratio: of CPU µs to bare hyper's; of p99 to the healthy broker's where the broker is frozen\n");
+        for idle in &self.idle {
+            println!("idle RSS, {}: {:.1} MiB", idle.server, idle.bytes as f64 / MIB);
+        }
+        let ours_idle = self.idle.iter().skip(1).map(|idle| idle.bytes as f64 / MIB).max_by(f64::total_cmp);
+        print_target("idle RSS, MiB", ours_idle, IDLE_MIB_MAX);
+        let [_, ratio, _] =
+            self.pair(Mode::Memory, 64).map_or([f64::NAN; 3], |pair| pair.ratio(|sample| sample.cpu_micros));
+        print_target("CPU ratio, memory mode, 64 connections", Some(ratio), CPU_RATIO_MAX);
+        let p50 = self.pair(Mode::Broker, 1).map(|pair| median(&pair.subject, |sample| sample.load.p50));
+        print_target("p50 µs, broker mode, 1 connection", p50, BROKER_P50_MICROS_MAX);
+    }
+
+    /// Writes `server.json` into the output folder.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        fs::write(format!("{OUTPUT}/server.json"), serde_json::to_string_pretty(self)?)
+    }
+
+    fn pair(&self, mode: Mode, connections: usize) -> Option<&Pair> {
+        self.beside_bare.iter().find(|pair| pair.mode == mode.name() && pair.connections == connections)
+    }
+}
+
+fn print_pair(pair: &Pair, names: [&str; 2], ratio: &str) {
+    for (name, samples, ratio) in [(names[0], &pair.base, ""), (names[1], &pair.subject, ratio)] {
+        let of = |figure: fn(&Sample) -> f64| median(samples, figure);
+        println!(
+            "{:8} {:>5} {name:14} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>7.1} {ratio:>18} {:>8.1} {:>8.0}",
+            pair.mode,
+            pair.connections,
+            of(|sample| sample.load.taken as f64 / sample.load.seconds),
+            of(|sample| sample.load.p50),
+            of(|sample| sample.load.p99),
+            of(|sample| sample.load.p999),
+            of(|sample| sample.cpu_micros),
+            of(|sample| sample.peak_bytes as f64 / MIB),
+            of(|sample| sample.drain_seconds * 1e3),
+        );
+        let lost: u64 = samples.iter().map(|sample| sample.load.not_taken + sample.load.unanswered).sum();
+        if lost > 0 {
+            println!("         ^ {lost} callbacks were not answered with 200");
+        }
+    }
+}
+
+fn print_target(what: &str, figure: Option<f64>, max: f64) {
+    match figure {
+        Some(figure) if figure <= max => println!("met     {what}: {figure:.2} of at most {max}"),
+        Some(figure) if figure > max => println!("MISSED  {what}: {figure:.2} of at most {max}"),
+        Some(_) | None => println!("absent  {what}: at most {max}"),
+    }
+}
+
+fn ratio_text([least, median, greatest]: [f64; 3]) -> String {
+    format!("{median:.2} ({least:.2}-{greatest:.2})")
+}
+
+/// The processor, its cores and the kernel.
+fn machine() -> String {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let cores = thread::available_parallelism().map_or(0, usize::from);
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("{}, {cores} cores, Linux {}", model.trim_matches([' ', '\t', ':']), kernel.trim())
+}

@@ -1,0 +1,117 @@
+//! A server under test: callbridge, or bare hyper.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use callbridge::clock;
+
+use crate::broker::Broker;
+use crate::options::BrokerKind;
+use crate::options::Mode;
+use crate::options::OUTPUT;
+use crate::process::Process;
+
+/// Threads that serve callbacks, in both servers.
+pub(crate) const WORKERS: usize = 2;
+
+/// How long a server may take until it is ready.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long what waits for Kafka may take to get there.
+const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+
+/// How often a drain is looked at.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+/// The gauge that says how much waits.
+const WAITING: &str = "callbridge_callbacks_waiting";
+
+/// A running server.
+pub(crate) struct Server {
+    pub(crate) process: Process,
+    pub(crate) callbacks: SocketAddr,
+    /// Bytes of memory it had when it was ready and nothing had been sent.
+    pub(crate) idle_bytes: u64,
+    admin: Option<SocketAddr>,
+}
+
+impl Server {
+    /// Starts bare hyper.
+    pub(crate) fn bare() -> io::Result<Self> {
+        let process = Process::role("bare hyper", &["bare"])?;
+        let callbacks = address_in(&process.line(START_LIMIT)?)?;
+        let idle_bytes = process.memory()?;
+        Ok(Self { process, callbacks, idle_bytes, admin: None })
+    }
+
+    /// Starts callbridge, and waits until it is ready. Its log is in the output folder.
+    pub(crate) fn callbridge(program: &Path, mode: Mode, broker: &Broker) -> io::Result<Self> {
+        let mode = mode.name();
+        let data = Path::new(OUTPUT).join("journal");
+        if data.exists() {
+            fs::remove_dir_all(&data)?;
+        }
+        let mut command = Command::new(program);
+        command.args(["serve", "--sdk-app-id", "1400000000", "--brokers", &broker.address, "--ack", mode]);
+        command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.args(["--topic-prefix", &format!("bench-{mode}"), "--workers", &WORKERS.to_string()]);
+        if mode == Mode::Journal.name() {
+            command.arg("--data-dir").arg(data);
+        }
+        if broker.kind == BrokerKind::Kafka {
+            command.arg("--create-topics");
+        }
+        command.stderr(File::create(Path::new(OUTPUT).join(format!("callbridge-{mode}.log")))?);
+        let process = Process::start(&format!("callbridge in {mode} mode"), &mut command)?;
+        let callbacks = address_in(&process.line(START_LIMIT)?)?;
+        let admin = address_in(&process.line(START_LIMIT)?)?;
+        let idle_bytes = process.memory()?;
+        Ok(Self { process, callbacks, idle_bytes, admin: Some(admin) })
+    }
+
+    /// Waits until everything it took has reached Kafka. Returns how long that took.
+    pub(crate) fn drain(&self) -> io::Result<Duration> {
+        let Some(admin) = self.admin else { return Ok(Duration::ZERO) };
+        let start = clock::monotonic();
+        while waiting(admin)? > 0.0 {
+            if start.elapsed() > DRAIN_LIMIT {
+                return Err(io::Error::other(format!("{WAITING} is not zero after {DRAIN_LIMIT:?}")));
+            }
+            thread::sleep(DRAIN_STEP);
+        }
+        Ok(start.elapsed())
+    }
+}
+
+/// The callbacks that wait, anywhere.
+fn waiting(admin: SocketAddr) -> io::Result<f64> {
+    let mut stream = TcpStream::connect(admin)?;
+    // HTTP/1.0: the answer is not chunked, and ends with the connection.
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let values = answer.lines().filter(|line| line.starts_with(WAITING)).map(|line| {
+        let value = line.rsplit(' ').next().unwrap_or_default();
+        value.parse::<f64>().map_err(io::Error::other)
+    });
+    let values = values.collect::<io::Result<Vec<_>>>()?;
+    if values.is_empty() {
+        return Err(io::Error::other(format!("/metrics does not name {WAITING}")));
+    }
+    Ok(values.iter().sum())
+}
+
+/// The address in a line such as `callbacks on http://127.0.0.1:41234`.
+fn address_in(line: &str) -> io::Result<SocketAddr> {
+    let address = line.split_once("http://").and_then(|(_, address)| address.trim().parse().ok());
+    address.ok_or_else(|| io::Error::other(format!("no address in {line:?}")))
+}

@@ -1,0 +1,63 @@
+//! The whole benchmark in order: the broker, then every mode beside bare hyper, then the frozen broker.
+
+use std::fs;
+use std::io;
+
+use crate::broker::Broker;
+use crate::callback::Command;
+use crate::options::Mode;
+use crate::options::OUTPUT;
+use crate::options::Options;
+use crate::pair::Pair;
+use crate::report::Report;
+use crate::sample::Plan;
+use crate::sample::Sample;
+use crate::server::Server;
+
+/// The load on the before-decision while the broker is frozen: far below what the server can, so that its latency is
+/// its own and not a queue's.
+const BEFORE_RATE: u32 = 2000;
+const BEFORE_CONNECTIONS: usize = 16;
+
+/// Measures everything that `options` ask for. Prints it and writes it down.
+pub(crate) fn run(options: &Options) -> io::Result<()> {
+    fs::create_dir_all(OUTPUT)?;
+    let broker = Broker::start(options.broker)?;
+    let bare = Server::bare()?;
+    let mut report = Report::new(broker.name(), bare.idle_bytes);
+    report.print_head();
+    for &mode in &options.modes {
+        // A mode that fails does not cost the figures of the others.
+        if let Err(error) = measure(options, mode, &broker, &bare, &mut report) {
+            println!("{} mode: {error} (its log is in {OUTPUT})", mode.name());
+            report.failed = true;
+        }
+    }
+    report.print_targets();
+    report.write()?;
+    if report.failed { Err(io::Error::other("not everything was measured")) } else { Ok(()) }
+}
+
+/// Measures callbridge in `mode`.
+fn measure(options: &Options, mode: Mode, broker: &Broker, bare: &Server, report: &mut Report) -> io::Result<()> {
+    let ours = Server::callbridge(&options.program, mode, broker)?;
+    report.idle(mode, ours.idle_bytes);
+    let after = Plan {
+        command: Command::After,
+        connections: 1,
+        warm_up_seconds: options.warm_up_seconds,
+        seconds: options.seconds(),
+        rate: None,
+    };
+    for &connections in &options.connections {
+        let plan = Plan { connections, ..after };
+        let bare = || Sample::take(bare, &plan);
+        let ours = || Sample::take(&ours, &plan);
+        report.beside_bare(Pair::measure(mode, connections, options.rounds(), bare, ours)?);
+    }
+    let before = Plan { command: Command::Before, connections: BEFORE_CONNECTIONS, rate: Some(BEFORE_RATE), ..after };
+    let healthy = || Sample::take(&ours, &before);
+    let frozen = || Sample::take_frozen(&ours, &before, broker);
+    report.frozen(Pair::measure(mode, BEFORE_CONNECTIONS, options.rounds(), healthy, frozen)?);
+    Ok(())
+}
