@@ -1,0 +1,55 @@
+# `make` alone lists the targets. All of them need Rust, a C compiler, make and perl; the tests use more when it is there.
+
+KAFKA := target/kafka-$(shell sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' tests/kafka/pom.xml)
+CONFLUENT_KAFKA := confluent-kafka==2.16.1
+
+.PHONY: help
+help:
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+
+.PHONY: test
+test: real ## all tests; what needs a tool that is missing says SKIPPED
+	cargo test
+
+.PHONY: check
+check: lint test ## everything that CI holds: format, lints, documents, tests
+
+.PHONY: lint
+lint: ## format, clippy and documents, without the tests
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
+
+.PHONY: doc
+doc: ## the documents of the source, to read
+	cargo doc --no-deps --document-private-items --open
+
+.PHONY: kafka
+kafka: $(KAFKA)/libs ## the Apache Kafka of the tests, from Maven Central
+
+# Copied beside and then renamed, so that an interrupted copy is not taken for a whole one.
+$(KAFKA)/libs: tests/kafka/pom.xml
+	@mkdir -p $(KAFKA)
+	@rm -rf $@ $@.new
+	@mvn -q -B -f tests/kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime \
+		-DoutputDirectory=$(CURDIR)/$@.new >$(KAFKA)/mvn.log 2>&1 || { cat $(KAFKA)/mvn.log; exit 1; }
+	@mv $@.new $@
+	@touch $@
+
+.PHONY: tools
+tools: target/venv/$(CONFLUENT_KAFKA) ## the foreign readers of the tests: confluent-kafka from PyPI, kcat from Debian
+	@command -v kcat >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+		then DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends kcat; \
+		else echo 'install kcat (Debian: apt-get install kcat)'; exit 1; fi
+
+target/venv/$(CONFLUENT_KAFKA):
+	@mkdir -p target
+	@python3 -m venv --clear target/venv
+	@target/venv/bin/pip install -q --disable-pip-version-check $(CONFLUENT_KAFKA)
+	@touch $@
+
+# What is missing is no reason not to test: each test says what it wants.
+.PHONY: real
+real:
+	-@$(MAKE) -s kafka
+	-@$(MAKE) -s tools

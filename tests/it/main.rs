@@ -1,0 +1,14 @@
+//! What callbridge promises, tried from outside: the built binary, real sockets, a real Apache Kafka.
+//!
+//! A test whose real part is missing says so loudly and passes; with `CALLBRIDGE_REQUIRE_REAL=1` it fails.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the harness is test code too: what it cannot do is a failed test"
+)]
+
+mod harness;
+mod support;

@@ -1,0 +1,148 @@
+//! The built binary as a child process: `callbridge serve` on ports of its own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use callbridge::clock;
+use rustix::process::Pid;
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::support::http::Client;
+use crate::support::process;
+use crate::support::process::Process;
+
+/// From the start to the printed addresses, on a busy machine.
+const READY: Duration = Duration::from_secs(60);
+
+/// From SIGTERM to the end: longer than any `drain_seconds` of the tests.
+const STOP: Duration = Duration::from_secs(60);
+
+/// A running callbridge. Killed on drop; a test that fails shows what it logged.
+pub(crate) struct Bridge {
+    pub(crate) callbacks: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    process: Process,
+    _folder: TempDir,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub(crate) struct Stopped {
+    /// The exit code, or 128 + n after signal n.
+    pub(crate) code: i32,
+    /// The last line of stdout; empty when that was no ledger.
+    pub(crate) ledger: BTreeMap<String, u64>,
+    pub(crate) stderr: String,
+}
+
+impl Bridge {
+    /// Runs `serve` with `args` and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it ends before, or does not get ready.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        let (mut process, folder) = launch(&[&["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], args]);
+        let deadline = clock::monotonic() + READY;
+        loop {
+            let stdout = process.stdout();
+            if let (Some(callbacks), Some(admin)) = (address(&stdout, "callbacks"), address(&stdout, "admin")) {
+                return Self { callbacks, admin, process, _folder: folder };
+            }
+            let code = process.exit_code();
+            assert!(code.is_none(), "callbridge ended with {code:?}:\n{}", process.stderr());
+            assert!(clock::monotonic() < deadline, "callbridge is not ready:\n{}", process.stderr());
+            thread::sleep(process::POLL);
+        }
+    }
+
+    /// Runs `serve` on ports that the caller chose, and does not wait for anything.
+    pub(crate) fn start_unready(callbacks: SocketAddr, admin: SocketAddr, args: &[&str]) -> Self {
+        let (listen, admin_listen) = (callbacks.to_string(), admin.to_string());
+        let (process, folder) = launch(&[&["--listen", &listen, "--admin-listen", &admin_listen], args]);
+        Self { callbacks, admin, process, _folder: folder }
+    }
+
+    /// Of the process itself.
+    pub(crate) fn pid(&self) -> Pid {
+        self.process.pid()
+    }
+
+    /// Sends any signal.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        self.process.signal(signal);
+    }
+
+    /// Ends it as a crash would, and waits for that.
+    pub(crate) fn kill9(mut self) -> Stopped {
+        self.process.signal(Signal::KILL);
+        self.wait()
+    }
+
+    /// Asks it to stop, and waits for that.
+    pub(crate) fn stop_and_wait(mut self) -> Stopped {
+        self.process.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) fn wait(mut self) -> Stopped {
+        let code = self.process.wait(STOP);
+        Stopped { code, ledger: ledger(&self.process.stdout()), stderr: self.process.stderr() }
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// Scrapes `/metrics`. The names are as they stand there, labels and all.
+    pub(crate) fn metrics(&self) -> BTreeMap<String, f64> {
+        let mut client = Client::connect(self.admin).unwrap();
+        let response = client.request("GET", "/metrics", &[], b"").unwrap();
+        assert_eq!(response.status, 200);
+        metrics(&response.text())
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // By macro, so that it stands with the output of the test that failed.
+            #[expect(clippy::print_stderr, reason = "the log of what failed")]
+            {
+                eprintln!("callbridge logged:\n{}", self.process.stderr());
+            }
+        }
+    }
+}
+
+fn launch(args: &[&[&str]]) -> (Process, TempDir) {
+    let folder = TempDir::with_prefix_in("bridge-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let process =
+        Process::start(folder.path(), env!("CARGO_BIN_EXE_callbridge"), &[&["serve"], &args.concat()[..]].concat());
+    (process, folder)
+}
+
+/// The address in a line such as `callbacks on http://127.0.0.1:41234`, once the line is whole.
+pub(crate) fn address(stdout: &str, listener: &str) -> Option<SocketAddr> {
+    let whole = stdout.rsplit_once('\n')?.0;
+    let rest = whole.lines().find_map(|line| line.strip_prefix(listener)?.strip_prefix(" on "))?;
+    rest.trim_start_matches("http://").trim_start_matches("https://").parse().ok()
+}
+
+/// The pairs of the last line, when it is the ledger.
+pub(crate) fn ledger(stdout: &str) -> BTreeMap<String, u64> {
+    let pairs = stdout.lines().last().and_then(|line| line.strip_prefix("ledger ")).unwrap_or_default();
+    let pair = |word: &str| word.split_once('=').map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
+    pairs.split_whitespace().filter_map(pair).collect()
+}
+
+/// The samples of Prometheus' text format. A label may hold a blank; a value does not.
+pub(crate) fn metrics(text: &str) -> BTreeMap<String, f64> {
+    let samples = text.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let sample = |line: &str| line.rsplit_once(' ').map(|(name, value)| (name.to_owned(), value.parse().unwrap()));
+    samples.filter_map(sample).collect()
+}

@@ -1,0 +1,111 @@
+//! Senders at work: after-callbacks over kept-alive connections, and what became of each.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::support::http;
+use crate::support::http::Client;
+
+/// Every callback of the load is this one.
+pub(crate) const COMMAND: &str = "OfficialAccount.CallbackAfterOfficialAccountInfoChanged";
+
+/// Before the next attempt to connect.
+const RECONNECT: Duration = Duration::from_millis(20);
+
+/// One callback that was sent. The official account is the `key`; the `sequence` stands in its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) key: String,
+    /// Unique over all clients, and rising within a key.
+    pub(crate) sequence: u64,
+    /// Nothing when the connection broke first: it may have been taken or not.
+    pub(crate) status: Option<u16>,
+}
+
+/// Clients that send until they are stopped, each its own key.
+pub(crate) struct Load {
+    target: Arc<Mutex<SocketAddr>>,
+    stop: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<Vec<Sent>>>,
+}
+
+/// What they sent, in order for each key.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) issued: Vec<Sent>,
+}
+
+impl Load {
+    /// Starts `clients` clients, each with one request at a time and `pause` between two.
+    pub(crate) fn start(address: SocketAddr, app_id: &str, clients: u64, pause: Duration) -> Self {
+        let target = Arc::new(Mutex::new(address));
+        let stop = Arc::new(AtomicBool::new(false));
+        let spawn = |number| {
+            let (target, stop, path) = (Arc::clone(&target), Arc::clone(&stop), http::callback_target(app_id, COMMAND));
+            thread::spawn(move || {
+                let mut sender = Sender { target, path, number, sent: Vec::new() };
+                let mut connection = None;
+                while !stop.load(Ordering::Relaxed) {
+                    connection = sender.send_one(connection);
+                    thread::sleep(if connection.is_some() { pause } else { RECONNECT });
+                }
+                sender.sent
+            })
+        };
+        let clients = (0..clients).map(spawn).collect();
+        Self { target, stop, clients }
+    }
+
+    /// Where to connect from now on; open connections are kept.
+    pub(crate) fn aim(&self, address: SocketAddr) {
+        *self.target.lock().unwrap() = address;
+    }
+
+    /// Lets every client end its request, and says what became of all.
+    pub(crate) fn stop(self) -> Outcome {
+        self.stop.store(true, Ordering::Relaxed);
+        Outcome { issued: self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect() }
+    }
+}
+
+impl Outcome {
+    /// Those that were answered 200: they must come out.
+    pub(crate) fn acknowledged(&self) -> impl Iterator<Item = &Sent> {
+        self.issued.iter().filter(|sent| sent.status == Some(200))
+    }
+}
+
+struct Sender {
+    target: Arc<Mutex<SocketAddr>>,
+    path: String,
+    number: u64,
+    sent: Vec<Sent>,
+}
+
+impl Sender {
+    /// Sends the next callback. Gives the connection back when it is still good.
+    fn send_one(&mut self, connection: Option<Client>) -> Option<Client> {
+        let address = *self.target.lock().unwrap();
+        let mut connection = connection.or_else(|| Client::connect(address).ok())?;
+        let key = format!("@TOA#_load_{}", self.number);
+        let sequence = self.number * 1_000_000_000 + u64::try_from(self.sent.len()).unwrap();
+        let answer = connection.post(&self.path, body(&key, sequence).as_bytes());
+        let keeps = answer.as_ref().is_ok_and(|response| response.header("connection") != Some("close"));
+        self.sent.push(Sent { key, sequence, status: answer.ok().map(|response| response.status) });
+        keeps.then_some(connection)
+    }
+}
+
+/// The callback with that number, as Tencent would send it.
+pub(crate) fn body(key: &str, sequence: u64) -> String {
+    format!(
+        r#"{{"CallbackCommand":"{COMMAND}","Official_Account":"{key}","Operator_Account":"admin","Name":"{sequence}","EventTime":{}}}"#,
+        1_670_574_414_123 + sequence % 1_000_000_000
+    )
+}

@@ -1,0 +1,14 @@
+//! The harnesses that the tests stand on.
+
+#[expect(dead_code, reason = "its tests come with the binary")]
+pub(crate) mod bridge;
+pub(crate) mod foreign;
+pub(crate) mod http;
+pub(crate) mod java;
+pub(crate) mod kafka;
+pub(crate) mod load;
+pub(crate) mod ports;
+pub(crate) mod process;
+pub(crate) mod reader;
+pub(crate) mod real;
+pub(crate) mod tls;

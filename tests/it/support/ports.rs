@@ -1,0 +1,23 @@
+//! Ports of 127.0.0.1 that nothing listens on.
+//!
+//! They lie below the range from which the system takes the ports of outgoing connections. A port from that range could be
+//! taken by any client while its server is down, and a client that dials it again and again could even reach itself.
+
+use std::hash::BuildHasher;
+use std::hash::RandomState;
+use std::net::TcpListener;
+
+const FIRST: u16 = 10_000;
+const COUNT: u16 = 20_000;
+
+/// `N` different ports that were free a moment ago.
+pub(crate) fn free<const N: usize>() -> [u16; N] {
+    let first_try = RandomState::new().hash_one(0) % u64::from(COUNT);
+    let start = u16::try_from(first_try).unwrap();
+    let mut candidates = (0..COUNT).map(|step| FIRST + (start + step) % COUNT);
+    // All are held until the last is found, so that no two are the same.
+    let listeners: [TcpListener; N] = std::array::from_fn(|_nth| {
+        candidates.find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).expect("a free port")
+    });
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}

@@ -1,0 +1,146 @@
+//! Reads topics as a consumer would: every partition, from the beginning.
+
+use std::time::Duration;
+
+use callbridge::clock;
+use rdkafka::ClientConfig;
+use rdkafka::Message;
+use rdkafka::Offset;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::Consumer;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::message::Headers;
+
+/// Between two looks at whether there is more.
+const STEP: Duration = Duration::from_millis(50);
+
+/// For one answer of the broker.
+const REQUEST: Duration = Duration::from_secs(10);
+
+/// A record as Kafka gave it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Record {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) headers: Vec<(String, Vec<u8>)>,
+    pub(crate) value: Vec<u8>,
+}
+
+/// Reads on where it stopped. Takes part in no group, so readers do not disturb each other.
+pub(crate) struct Reader {
+    consumer: BaseConsumer,
+    partitions: Vec<(String, i32)>,
+}
+
+impl Reader {
+    /// Opens all partitions of topics that exist.
+    pub(crate) fn open(client: &ClientConfig, topics: &[&str]) -> Self {
+        let mut config = client.clone();
+        // librdkafka makes no consumer without a group id; nothing joins it.
+        config.set("group.id", "callbridge-test-reader").set("enable.auto.commit", "false");
+        config.set("isolation.level", "read_uncommitted").set("fetch.wait.max.ms", "50");
+        let consumer: BaseConsumer = config.create().unwrap();
+        let partitions: Vec<_> = topics.iter().flat_map(|topic| partitions_of(&consumer, topic)).collect();
+        let mut assignment = TopicPartitionList::new();
+        for (topic, partition) in &partitions {
+            assignment.add_partition_offset(topic, *partition, Offset::Beginning).unwrap();
+        }
+        consumer.assign(&assignment).unwrap();
+        Self { consumer, partitions }
+    }
+
+    /// Reads until `enough` says so of a record, or `limit` has passed. The caller judges what came.
+    pub(crate) fn collect_until(&self, limit: Duration, mut enough: impl FnMut(&Record) -> bool) -> Vec<Record> {
+        let deadline = clock::monotonic() + limit;
+        let mut records = Vec::new();
+        while clock::monotonic() < deadline {
+            if let Some(record) = self.next(STEP) {
+                let ends = enough(&record);
+                records.push(record);
+                if ends {
+                    break;
+                }
+            }
+        }
+        records
+    }
+
+    /// Reads `count` records.
+    ///
+    /// # Panics
+    /// When fewer came within `limit`.
+    pub(crate) fn collect(&self, count: usize, limit: Duration) -> Vec<Record> {
+        let mut missing = count;
+        let records = self.collect_until(limit, |_record| {
+            missing -= 1;
+            missing == 0
+        });
+        assert_eq!(records.len(), count, "records within {limit:?}");
+        records
+    }
+
+    /// Reads until nothing came for `idle`.
+    pub(crate) fn collect_quiet(&self, idle: Duration) -> Vec<Record> {
+        std::iter::from_fn(|| self.next(idle)).collect()
+    }
+
+    /// Reads all that was in the topics when it was called, and perhaps a little more.
+    ///
+    /// # Panics
+    /// When that takes longer than a minute.
+    pub(crate) fn collect_to_end(&self) -> Vec<Record> {
+        let mut open = self.open_ends();
+        let mut records = Vec::new();
+        let deadline = clock::monotonic() + Duration::from_secs(60);
+        while !open.is_empty() {
+            assert!(clock::monotonic() < deadline, "{} records, and these ends not reached: {open:?}", records.len());
+            let Some(record) = self.next(STEP) else { continue };
+            open.retain(|(topic, partition, end)| {
+                (topic, *partition) != (&record.topic, record.partition) || record.offset + 1 < *end
+            });
+            records.push(record);
+        }
+        records
+    }
+
+    /// The ends of the partitions that hold something not yet read.
+    fn open_ends(&self) -> Vec<(String, i32, i64)> {
+        let positions = self.consumer.position().unwrap();
+        let end_of = |(topic, partition): &(String, i32)| {
+            let (first, end) = self.consumer.fetch_watermarks(topic, *partition, REQUEST).unwrap();
+            let next = match positions.find_partition(topic, *partition).map(|position| position.offset()) {
+                Some(Offset::Offset(next)) => next,
+                _not_begun => first,
+            };
+            (next < end).then(|| (topic.clone(), *partition, end))
+        };
+        self.partitions.iter().filter_map(end_of).collect()
+    }
+
+    /// The next record; nothing when none came, or when the broker is away, which may pass.
+    fn next(&self, wait: Duration) -> Option<Record> {
+        self.consumer.poll(wait)?.ok().map(|message| record(&message))
+    }
+}
+
+fn partitions_of(consumer: &BaseConsumer, topic: &str) -> Vec<(String, i32)> {
+    let metadata = consumer.fetch_metadata(Some(topic), REQUEST).unwrap();
+    let partitions = metadata.topics()[0].partitions();
+    assert!(!partitions.is_empty(), "no topic {topic}");
+    partitions.iter().map(|partition| (topic.to_owned(), partition.id())).collect()
+}
+
+fn record(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Record {
+        topic: message.topic().to_owned(),
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(<[u8]>::to_vec),
+        headers: headers.map(|it| (it.key.to_owned(), it.value.unwrap_or_default().to_vec())).collect(),
+        value: message.payload().unwrap_or_default().to_vec(),
+    }
+}

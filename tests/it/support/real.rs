@@ -1,0 +1,26 @@
+//! What happens to a test whose real part is not on this machine.
+
+use std::env;
+use std::io;
+use std::io::Write;
+use std::thread;
+
+/// Takes what was found; when it is missing, says loudly which test is skipped and why.
+///
+/// # Panics
+/// When it is missing and `CALLBRIDGE_REQUIRE_REAL` is `1`.
+pub(crate) fn found_or_skipped<T>(found: Result<T, String>) -> Option<T> {
+    match found {
+        Ok(real) => Some(real),
+        Err(missing) if env::var("CALLBRIDGE_REQUIRE_REAL").is_ok_and(|value| value == "1") => {
+            panic!("CALLBRIDGE_REQUIRE_REAL=1, but {missing}")
+        }
+        Err(missing) => {
+            let thread = thread::current();
+            // Straight to the descriptor: what a passing test prints by macro is never shown.
+            let line = format!("SKIPPED: {}: {missing}\n", thread.name().unwrap_or("a test"));
+            io::stderr().write_all(line.as_bytes()).unwrap();
+            None
+        }
+    }
+}
