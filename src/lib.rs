@@ -1,4 +1,6 @@
 //! callbridge.
 
+pub mod config;
+
 pub mod clock;
 mod shutdown;
