@@ -1,1 +1,26 @@
-fn main(){}
+//! callbridge, the program: the allocator, what a panic does, and the exit code.
+
+use std::panic;
+use std::process;
+use std::process::ExitCode;
+
+use callbridge::cli::Cli;
+use clap::Parser;
+use mimalloc::MiMalloc;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() -> ExitCode {
+    end_on_panic();
+    Cli::parse().run()
+}
+
+/// A process that lost a thread or a task would look alive and serve nothing: it ends instead, in every build profile.
+fn end_on_panic() {
+    let print = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        print(panic);
+        process::abort();
+    }));
+}

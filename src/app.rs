@@ -1,0 +1,198 @@
+//! The life of the process on one screen: build everything, start it, wait, stop it in order.
+
+mod build;
+pub(crate) mod stop;
+
+use std::io;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::thread::JoinHandle;
+use std::thread::Thread;
+
+use rdkafka::error::KafkaError;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::publish::pump::Control;
+use crate::publish::topics::Missing;
+use crate::publish::topics::TopicsClient;
+use crate::shutdown::Phase;
+
+use self::build::Built;
+use self::build::Publishing;
+use self::build::Readying;
+
+/// Why the process could not run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// An address cannot be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// librdkafka does not take the configuration as a whole, or cannot start.
+    #[error("start the kafka client")]
+    Kafka(#[source] KafkaError),
+    /// The embedded broker cannot start.
+    #[error("start the embedded broker")]
+    Embedded(#[source] KafkaError),
+    /// A metric is registered twice. A bug.
+    #[error("register the metrics")]
+    Metrics(#[source] prometheus::Error),
+    /// The system gives no thread, no timer or no signal.
+    #[error("start {what}")]
+    System {
+        /// What was to be started.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Failure {
+    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+/// Runs the bridge until it is asked to stop, and stops it in order.
+///
+/// # Errors
+///
+/// It could not start. Nothing was taken.
+pub(crate) fn serve(config: &Config) -> Result<stop::Ended, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        .thread_name("callbacks")
+        .enable_all()
+        .build()
+        .map_err(Failure::system("the runtime"))?;
+    let built = Built::new(config)?;
+    let signals = {
+        let _inside = runtime.enter();
+        stop::Signals::register().map_err(Failure::system("signal handling"))?
+    };
+    // From here on things run.
+    let running = start(built, &runtime)?;
+    Ok(stop::run_until_stopped(runtime, running, signals, config))
+}
+
+/// What runs, as the stop needs it.
+pub(crate) struct Running {
+    built: build::Served,
+    serving: oneshot::Receiver<()>,
+    pump: Pumping,
+    readying: JoinHandle<()>,
+    admin_end: Arc<Notify>,
+    admin: JoinHandle<()>,
+    following: JoinHandle<()>,
+}
+
+/// The pump's thread, and how to speak to it.
+struct Pumping {
+    thread: Thread,
+    control: Arc<Control>,
+    ended: oneshot::Receiver<()>,
+}
+
+fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
+    let Built { served, publishing, readying, admin, following, listeners } = built;
+    tracing::info!(callbacks = %listeners.callbacks_address, admin = %listeners.admin_address, "listening");
+    let admin_end = Arc::new(Notify::new());
+    let admin = {
+        let end = Arc::clone(&admin_end);
+        spawn("admin", move || {
+            if let Err(error) = admin.serve(listeners.admin, &end) {
+                tracing::error!(%error, "the admin listener ended");
+            }
+        })?
+    };
+    let stop = served.stop.clone();
+    let following = spawn("blocklist", move || following.run(&stop))?;
+    let (pump, topics_client) = start_pump(publishing)?;
+    let readying = {
+        let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
+        spawn("topics", move || make_ready(&readying, topics_client, &served, || control.publish(&thread)))?
+    };
+    let (done, serving) = oneshot::channel();
+    let serve = {
+        let _inside = runtime.enter();
+        let listener = tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
+        crate::http::listener::serve(listener, Arc::clone(&served.service), served.limits, served.order.subscribe())
+    };
+    #[expect(clippy::disallowed_methods, reason = "the one task of the runtime's root; its end is waited for in `stop`")]
+    let _task = runtime.spawn(async move {
+        serve.await;
+        // Nobody listens any more when the stop ran out of time.
+        let _ = done.send(());
+    });
+    Ok(Running { built: served, serving, pump, readying, admin_end, admin, following })
+}
+
+/// Starts the pump, and the Kafka client on its thread.
+fn start_pump(publishing: Publishing) -> Result<(Pumping, Option<TopicsClient>), Failure> {
+    let control = publishing.control();
+    let (ended, has_ended) = oneshot::channel();
+    let (started, has_started) = mpsc::sync_channel(1);
+    let handle = {
+        let control = Arc::clone(&control);
+        spawn("pump", move || {
+            match publishing.into_pump(&thread::current()) {
+                Ok((pump, topics_client)) => {
+                    let _told = started.send(Ok(topics_client));
+                    pump.run(&control);
+                }
+                Err(error) => {
+                    let _told = started.send(Err(error));
+                }
+            }
+            let _ = ended.send(());
+        })?
+    };
+    let topics_client = match has_started.recv() {
+        Ok(Ok(topics_client)) => topics_client,
+        Ok(Err(error)) => return Err(Failure::Kafka(error)),
+        Err(_ended) => return Err(Failure::system("the pump")(io::ErrorKind::Other.into())),
+    };
+    Ok((Pumping { thread: handle.thread().clone(), control, ended: has_ended }, topics_client))
+}
+
+/// Waits until every topic is there, then lets callbacks through and says where.
+fn make_ready(readying: &Readying, client: Option<TopicsClient>, served: &build::Served, publish: impl FnOnce()) {
+    let Some(client) = client else { return };
+    let is_complete = client.wait(&readying.names, readying.creation.as_ref(), &served.stop, |missing| {
+        match missing {
+            Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "not ready"),
+            Missing::Kafka(_) | Missing::Leaders(_) => tracing::warn!(%missing, "not ready"),
+        }
+        served.life.enter(Phase::Starting { waits_for: missing.to_string() });
+    });
+    // Its hold on the producer must not outlive this thread's use of it.
+    drop(client);
+    if is_complete {
+        publish();
+        served.service.intake.journal.open();
+        if served.life.enter(Phase::Serving) {
+            say(&format!("callbacks on http://{}\nadmin on http://{}", readying.callbacks_address, readying.admin_address));
+            tracing::info!("ready");
+        }
+    }
+}
+
+fn spawn<F: FnOnce() + Send + 'static>(name: &'static str, run: F) -> Result<JoinHandle<()>, Failure> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(Failure::system(name))
+}
+
+/// Prints a line that programs read. When nobody reads stdout any more, that is no reason to stop.
+fn say(line: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+}

@@ -1,0 +1,267 @@
+//! Builds everything that a configuration asks for. Nothing runs yet, but for an embedded broker.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::Thread;
+use std::time::Duration;
+
+use prometheus::Registry;
+use rdkafka::error::KafkaError;
+use tokio::sync::watch;
+
+use crate::admin::Admin;
+use crate::auth::Apps;
+use crate::config;
+use crate::config::Config;
+use crate::decide;
+use crate::follow::files::Files;
+use crate::http::listener;
+use crate::http::listener::Limits;
+use crate::http::listener::Order;
+use crate::http::service::Service;
+use crate::intake::Intake;
+use crate::journal;
+use crate::journal::Ack;
+use crate::journal::Backlog;
+use crate::journal::Bounds;
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+use crate::metrics::publish::PublishMetrics;
+use crate::normalise::Normaliser;
+use crate::normalise::envelope::Mode;
+use crate::publish::embedded::EmbeddedBroker;
+use crate::publish::kafka::Properties;
+use crate::publish::kafka::Unstarted;
+use crate::publish::pump::Control;
+use crate::publish::pump::Parts;
+use crate::publish::pump::Pump;
+use crate::publish::topics::Creation;
+use crate::publish::topics::TopicsClient;
+use crate::record::Topics;
+use crate::shutdown::Life;
+use crate::shutdown::Stop;
+
+use super::Failure;
+
+/// How long the pump lets captures gather in memory mode, where nobody waits for them: one wake-up for many, instead of one each.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Everything, built.
+pub(super) struct Built {
+    pub(super) served: Served,
+    pub(super) publishing: Publishing,
+    pub(super) readying: Readying,
+    pub(super) admin: Admin,
+    pub(super) following: Files,
+    pub(super) listeners: Listeners,
+}
+
+/// What the stop must reach. Clones are handles to the same.
+#[derive(Clone)]
+pub(super) struct Served {
+    pub(super) service: Arc<Service>,
+    pub(super) limits: Limits,
+    pub(super) order: watch::Sender<Order>,
+    pub(super) life: Life,
+    pub(super) stop: Stop,
+    pub(super) ledger: Ledger,
+    pub(super) is_stopping: Arc<AtomicBool>,
+    /// Gone with the last handle.
+    _embedded: Option<Arc<EmbeddedBroker>>,
+}
+
+/// What becomes the pump, on its own thread.
+pub(super) struct Publishing {
+    control: Arc<Control>,
+    kafka: Unstarted,
+    backlog: Backlog,
+    normaliser: Normaliser,
+    topics: Arc<Topics>,
+    metrics: PublishMetrics,
+    gather: Duration,
+}
+
+/// What must be there before callbacks are let through, and what is said then.
+pub(super) struct Readying {
+    pub(super) names: Vec<String>,
+    pub(super) creation: Option<Creation>,
+    pub(super) callbacks_address: SocketAddr,
+    pub(super) admin_address: SocketAddr,
+}
+
+/// Sockets that listen, and where.
+pub(super) struct Listeners {
+    pub(super) callbacks: TcpListener,
+    pub(super) callbacks_address: SocketAddr,
+    pub(super) admin: TcpListener,
+    pub(super) admin_address: SocketAddr,
+}
+
+impl Built {
+    pub(super) fn new(config: &Config) -> Result<Self, Failure> {
+        let registry = Registry::new();
+        let ledger = Ledger::default();
+        let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
+        let apps = Arc::new(Apps::new(config.apps.iter().map(|app| app.sdk_app_id)));
+        let topics = Arc::new(Topics::new(config.apps.iter().map(|app| app.topic_prefix.as_str())));
+        let ack = ack(config.ack);
+        let listeners = Listeners::bind(config)?;
+        let (embedded, properties) = kafka(config, ack, &topics)?;
+        let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
+        let (journal, backlog) = journal::in_memory(ack, bounds(config.queue), ledger.clone());
+        let (following, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
+        let (life, control, is_stopping) = (Life::new(), Arc::new(Control::default()), Arc::new(AtomicBool::new(false)));
+        let intake = Intake {
+            apps: Arc::clone(&apps),
+            blocklist,
+            policy: policy(config.decide),
+            journal,
+            ledger: ledger.clone(),
+            metrics: metrics.intake,
+            deadline: config.callbacks.deadline,
+        };
+        let admin = Admin { registry, life: life.clone(), kafka: kafka.health(), pump: Arc::clone(&control) };
+        let publishing = Publishing {
+            control,
+            kafka,
+            backlog,
+            normaliser: Normaliser::new(apps, Arc::clone(&topics), mode(config.envelope.mode)),
+            topics: Arc::clone(&topics),
+            metrics: metrics.publish,
+            gather: match ack {
+                Ack::Broker => Duration::ZERO,
+                Ack::Memory => GATHER,
+            },
+        };
+        let readying = Readying {
+            names: topics.names().to_vec(),
+            creation: config.topics.create.then(|| creation(&config.topics)),
+            callbacks_address: listeners.callbacks_address,
+            admin_address: listeners.admin_address,
+        };
+        let served = Served {
+            service: Arc::new(service(config, intake, Arc::clone(&is_stopping))),
+            limits: limits(&config.callbacks),
+            order: watch::Sender::new(Order::Serve),
+            life,
+            stop: Stop::default(),
+            ledger,
+            is_stopping,
+            _embedded: embedded.map(Arc::new),
+        };
+        Ok(Self { served, publishing, readying, admin, following, listeners })
+    }
+}
+
+impl Publishing {
+    pub(super) fn control(&self) -> Arc<Control> {
+        Arc::clone(&self.control)
+    }
+
+    /// Starts the Kafka client and makes the pump that `thread` will run.
+    pub(super) fn into_pump(self, thread: &Thread) -> Result<(Pump, Option<TopicsClient>), KafkaError> {
+        let kafka = self.kafka.start(thread.clone())?;
+        let topics_client = kafka.topics_client();
+        self.backlog.wakes(thread.clone());
+        let parts = Parts {
+            backlog: self.backlog,
+            kafka,
+            normaliser: self.normaliser,
+            topics: self.topics,
+            metrics: self.metrics,
+            gather: self.gather,
+        };
+        Ok((Pump::new(parts), topics_client))
+    }
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> Result<Self, Failure> {
+        let bind = |address: SocketAddr| {
+            let failed = |source| Failure::Listen { address, source };
+            let listener = listener::bind(address).map_err(failed)?;
+            let bound = listener.local_addr().map_err(failed)?;
+            Ok::<_, Failure>((listener, bound))
+        };
+        let (callbacks, callbacks_address) = bind(config.callbacks.listen)?;
+        let (admin, admin_address) = bind(config.admin.listen)?;
+        Ok(Self { callbacks, callbacks_address, admin, admin_address })
+    }
+}
+
+/// The client's properties, and the broker in this process if there is to be one.
+fn kafka(config: &Config, ack: Ack, topics: &Topics) -> Result<(Option<EmbeddedBroker>, Properties), Failure> {
+    let configured: &BTreeMap<String, String> = &config.kafka.properties;
+    let properties = Properties::new(ack, configured);
+    if !config.embedded_broker {
+        return Ok((None, properties));
+    }
+    let broker = EmbeddedBroker::start(topics.names(), config.topics.partitions).map_err(Failure::Embedded)?;
+    let bootstrap = broker.bootstrap();
+    super::say(&format!(
+        "kafka on {bootstrap}\nthe embedded broker keeps nothing: what it has taken is gone when callbridge stops"
+    ));
+    Ok((Some(broker), properties.with_bootstrap(bootstrap)))
+}
+
+fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Service {
+    let callbacks = &config.callbacks;
+    Service {
+        intake,
+        path: callbacks.path.clone(),
+        body_bytes_max: callbacks.body_bytes_max,
+        body_timeout: callbacks.body_timeout,
+        is_stopping,
+    }
+}
+
+const fn limits(callbacks: &config::Callbacks) -> Limits {
+    Limits {
+        connections_max: callbacks.connections_max,
+        head_timeout: callbacks.head_timeout,
+        idle_timeout: callbacks.idle_timeout,
+    }
+}
+
+const fn ack(ack: config::Ack) -> Ack {
+    match ack {
+        config::Ack::Broker => Ack::Broker,
+        config::Ack::Memory => Ack::Memory,
+    }
+}
+
+const fn bounds(queue: config::Queue) -> Bounds {
+    Bounds { captures_max: queue.captures_max, bytes_max: queue.bytes_max, waiting_bytes_max: queue.waiting_bytes_max }
+}
+
+const fn mode(mode: config::EnvelopeMode) -> Mode {
+    match mode {
+        config::EnvelopeMode::Structured => Mode::Structured,
+        config::EnvelopeMode::Binary => Mode::Binary,
+    }
+}
+
+const fn policy(policy: config::Decide) -> decide::Policy {
+    decide::Policy {
+        all_refused: match policy.all_refused {
+            config::AllRefused::List => decide::AllRefused::List,
+            config::AllRefused::Reject => decide::AllRefused::Reject,
+        },
+        before_loaded: match policy.before_loaded {
+            config::BeforeLoaded::Allow => decide::BeforeLoaded::Allow,
+            config::BeforeLoaded::Refuse => decide::BeforeLoaded::Refuse,
+        },
+    }
+}
+
+const fn creation(topics: &config::Topics) -> Creation {
+    Creation {
+        partitions: topics.partitions,
+        replication_factor: topics.replication_factor,
+        min_insync_replicas: topics.min_insync_replicas,
+        retention_ms: topics.retention_ms,
+    }
+}

@@ -1,0 +1,108 @@
+//! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::Signal;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
+use tokio::time;
+
+use crate::clock;
+use crate::config::Ack;
+use crate::config::Config;
+use crate::http::listener::Order;
+use crate::shutdown::Phase;
+
+use super::Running;
+use super::say;
+
+/// Kept back from the deadline for the client's own end: what it purges, and its threads.
+const CLIENT_END: Duration = Duration::from_millis(700);
+/// Kept back from the deadline for the backlog, when requests do not end.
+const BACKLOG_LEAST: Duration = Duration::from_millis(500);
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// In order: stopped as asked, also when time ran out.
+    Stopped,
+    /// At once, by a second signal.
+    Cut,
+}
+
+/// SIGTERM and SIGINT. Registered before anything runs, also because they do nothing to a process 1 that has no handler.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Registers both. Must be called inside the runtime.
+    pub(super) fn register() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Waits for a signal, stops everything, and prints the ledger.
+pub(super) fn run_until_stopped(runtime: Runtime, mut running: Running, mut signals: Signals, config: &Config) -> Ended {
+    let ended = runtime.block_on(async {
+        let name = signals.next().await;
+        tracing::info!(signal = name, "stopping");
+        tokio::select! {
+            () = stop(&mut running, config) => Ended::Stopped,
+            name = signals.next() => {
+                tracing::warn!(signal = name, "a second signal: ending at once");
+                Ended::Cut
+            }
+        }
+    });
+    // Requests that are still there end here, and are counted as broken off.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    let balance = running.built.ledger.read();
+    if balance.waiting_total() > 0 {
+        let waiting = balance.waiting_total();
+        match config.ack {
+            Ack::Memory => tracing::warn!(waiting, "callbacks that were answered are not known to be in kafka, and are gone with this process"),
+            Ack::Broker => tracing::warn!(waiting, "callbacks are not known to be in kafka, and are gone with this process"),
+        }
+    }
+    say(&balance.to_string());
+    ended
+}
+
+async fn stop(running: &mut Running, config: &Config) {
+    let deadline = clock::monotonic() + config.drain;
+    let served = running.built.clone();
+    served.life.enter(Phase::Stopping);
+    served.is_stopping.store(true, Ordering::Relaxed);
+    served.stop.set();
+    // Whoever sends here learns only by and by that this process stops; until then it must be answered.
+    time::sleep(config.callbacks.keep_accepting).await;
+    served.order.send_replace(Order::Finish);
+    if until(deadline - CLIENT_END - BACKLOG_LEAST, &mut running.serving).await.is_none() {
+        tracing::warn!("requests did not end in time");
+    }
+    served.service.intake.journal.close();
+    let pump = &mut running.pump;
+    pump.control.give_up_at(deadline - CLIENT_END, &pump.thread);
+    if until(deadline, &mut pump.ended).await.is_none() {
+        tracing::warn!("the kafka client did not end in time");
+    }
+    running.admin_end.notify_one();
+}
+
+/// The future's value, if it comes before `deadline`.
+async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
+    time::timeout_at(deadline.into(), future).await.ok()
+}

@@ -1,0 +1,269 @@
+//! Makes a `Config` of what was given, or says everything that is wrong with it.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Ack;
+use crate::config::Admin;
+use crate::config::AllRefused;
+use crate::config::App;
+use crate::config::BeforeLoaded;
+use crate::config::Blocklist;
+use crate::config::Callbacks;
+use crate::config::Config;
+use crate::config::Decide;
+use crate::config::Envelope;
+use crate::config::EnvelopeMode;
+use crate::config::Journal;
+use crate::config::JudgeKafka;
+use crate::config::Kafka;
+use crate::config::Log;
+use crate::config::LogFormat;
+use crate::config::Queue;
+use crate::config::Topics;
+use crate::config::kafka;
+use crate::config::problem::Fault;
+use crate::config::problem::Problem;
+use crate::config::reader::Reader;
+use crate::config::source::Layer;
+use crate::config::source::Value;
+
+/// Longer than this, a topic's name could exceed Kafka's 249 characters with the longest command behind it.
+const TOPIC_PREFIX_LENGTH_MAX: usize = 150;
+
+/// What the sender allows for an answer.
+const SENDER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Lays `layers` over each other, the later over the earlier, and judges the outcome.
+pub(crate) fn check(layers: [Layer; 4], folder: PathBuf, judge_kafka: JudgeKafka) -> Result<Config, Vec<Problem>> {
+    let mut entries = BTreeMap::new();
+    let mut problems = Vec::new();
+    let mut warnings = Vec::new();
+    for layer in layers {
+        entries.extend(layer.entries);
+        problems.extend(layer.problems);
+        warnings.extend(layer.warnings);
+    }
+    let file_is_unknown =
+        problems.iter().any(|problem| matches!(problem.fault, Fault::Unreadable(_) | Fault::Syntax(_)));
+
+    let reader = &mut Reader::new(entries, folder, problems);
+    let embedded_broker = reader.boolean("embedded_broker");
+    let config = Config {
+        ack: ack(reader),
+        workers: workers(reader),
+        drain: reader.seconds("drain_seconds", &(1..=3600)),
+        callbacks: callbacks(reader),
+        admin: Admin { listen: reader.address("admin.listen") },
+        apps: apps(reader),
+        kafka: Kafka { properties: kafka::properties(reader, embedded_broker, judge_kafka) },
+        embedded_broker,
+        topics: topics(reader),
+        envelope: envelope(reader),
+        blocklist: Blocklist { files: reader.files("blocklist.files") },
+        decide: decide(reader),
+        queue: queue(reader),
+        journal: Journal { dir: reader.folder("journal.dir") },
+        log: log(reader),
+        warnings,
+    };
+    compare(reader, &config);
+    reader.finish();
+
+    let mut problems = std::mem::take(&mut reader.problems);
+    if file_is_unknown {
+        // What is missing may well stand in the file.
+        problems.retain(|problem| !matches!(problem.fault, Fault::Missing(_)));
+    }
+    problems.sort_by_key(Problem::place);
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+fn ack(reader: &mut Reader) -> Ack {
+    if let Some(Value::Raw(word) | Value::Text(word)) = reader.take("ack")
+        && word == "journal"
+    {
+        reader.fault("ack", Fault::NotYet("the journal is not built; use broker or memory"));
+        return Ack::Broker;
+    }
+    reader.choice("ack", Ack::Broker, &[("broker", Ack::Broker), ("memory", Ack::Memory)])
+}
+
+fn workers(reader: &mut Reader) -> usize {
+    match reader.count("workers", &(0..=1024)) {
+        // One is right where the system does not tell.
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        given => given,
+    }
+}
+
+fn callbacks(reader: &mut Reader) -> Callbacks {
+    let path = reader.text("callbacks.path");
+    let is_path = |path: &str| {
+        path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#')
+    };
+    if path.as_deref().is_some_and(|path| !is_path(path)) {
+        reader.fault("callbacks.path", Fault::Wanted("a URL's path: begins with '/', without query and blanks"));
+    }
+    Callbacks {
+        listen: reader.address("callbacks.listen"),
+        path,
+        body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=16 * 1024 * 1024)),
+        connections_max: reader.count("callbacks.connections_max", &(1..=1_000_000)),
+        head_timeout: reader.millis("callbacks.head_timeout_ms", &(1..=60_000)),
+        body_timeout: reader.millis("callbacks.body_timeout_ms", &(1..=60_000)),
+        deadline: reader.millis("callbacks.deadline_ms", &(1..=3_600_000)),
+        idle_timeout: reader.seconds("callbacks.idle_timeout_seconds", &(1..=3600)),
+        keep_accepting: reader.millis("callbacks.keep_accepting_ms", &(0..=3_600_000)),
+    }
+}
+
+fn apps(reader: &mut Reader) -> Vec<App> {
+    let default_prefix = topic_prefix(reader, "apps[].topic_prefix").unwrap_or_default();
+    // The file's are judged even when they are replaced: its mistakes are still mistakes.
+    let mut apps = apps_of_file(reader, &default_prefix);
+    refuse_tokens(reader, "apps[].token_files");
+
+    let path = "apps[].sdk_app_id";
+    let ids = reader.texts(path);
+    let replaces = !ids.is_empty();
+    if replaces {
+        apps.clear();
+    }
+    for id in ids {
+        match id.parse() {
+            Ok(0) | Err(_) => reader.fault(path, Fault::Wanted("a whole number above 0")),
+            Ok(sdk_app_id) => apps.push(App { sdk_app_id, topic_prefix: default_prefix.clone() }),
+        }
+    }
+    refuse_repeats(reader, replaces.then_some(path), &apps);
+    if reader.take("apps").is_some() {
+        reader.fault("apps", Fault::Wanted("tables, each under its own [[apps]]"));
+    } else if apps.is_empty() && !replaces {
+        reader.fault("apps", Fault::Missing("give an [[apps]] with its sdk_app_id, or --sdk-app-id"));
+    }
+    apps
+}
+
+fn apps_of_file(reader: &mut Reader, default_prefix: &str) -> Vec<App> {
+    let mut apps = Vec::new();
+    while reader.take(&format!("apps[{}]", apps.len())).is_some() {
+        let path = |name: &str| format!("apps[{}].{name}", apps.len());
+        let id = path("sdk_app_id");
+        if reader.take(&id).is_none() {
+            let app = format!("apps[{}]", apps.len());
+            reader.fault_beside(&id, &app, Fault::Missing("every application has one"));
+        }
+        refuse_tokens(reader, &path("token_files"));
+        let prefix = topic_prefix(reader, &path("topic_prefix"));
+        let sdk_app_id = reader.integer(&id, &(1..=i64::MAX)).unwrap_or_default().unsigned_abs();
+        apps.push(App { sdk_app_id, topic_prefix: prefix.unwrap_or_else(|| default_prefix.to_owned()) });
+    }
+    apps
+}
+
+/// `given` is where all `apps` were given; each has its own place in the file when it is absent.
+fn refuse_repeats(reader: &mut Reader, given: Option<&str>, apps: &[App]) {
+    let mut seen = BTreeSet::new();
+    for (index, app) in apps.iter().enumerate() {
+        let id = app.sdk_app_id;
+        // Zero is the stand-in for an id that was told of already.
+        if id != 0 && !seen.insert(id) {
+            let path = given.map_or_else(|| format!("apps[{index}].sdk_app_id"), str::to_owned);
+            reader.fault(&path, Fault::AppTwice(id));
+        }
+    }
+}
+
+fn refuse_tokens(reader: &mut Reader, path: &str) {
+    if reader.take(path).is_some() {
+        let why = "signature checks come with a later one; this one would take unsigned callbacks, so it refuses rather \
+                   than pretend";
+        reader.fault(path, Fault::NotYet(why));
+    }
+}
+
+fn topic_prefix(reader: &mut Reader, path: &str) -> Option<String> {
+    let prefix = reader.text(path)?;
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if prefix.len() > TOPIC_PREFIX_LENGTH_MAX || !prefix.bytes().all(is_legal) {
+        reader.fault(path, Fault::Wanted("at most 150 of the characters a-z A-Z 0-9 . _ -"));
+    }
+    Some(prefix)
+}
+
+fn topics(reader: &mut Reader) -> Topics {
+    let retention = "topics.retention_ms";
+    let retention_ms = reader.integer(retention, &(-1..=i64::MAX));
+    if retention_ms == Some(0) {
+        reader.fault(retention, Fault::Contradicts("0 would delete records before anyone reads them"));
+    }
+    Topics {
+        create: reader.boolean("topics.create"),
+        partitions: reader.kafka_count("topics.partitions", i32::MAX).unwrap_or(1),
+        replication_factor: reader.kafka_count("topics.replication_factor", i32::from(i16::MAX)),
+        min_insync_replicas: reader.kafka_count("topics.min_insync_replicas", i32::from(i16::MAX)),
+        retention_ms,
+    }
+}
+
+fn envelope(reader: &mut Reader) -> Envelope {
+    let words = [("structured", EnvelopeMode::Structured), ("binary", EnvelopeMode::Binary)];
+    Envelope { mode: reader.choice("envelope.mode", EnvelopeMode::Structured, &words) }
+}
+
+fn decide(reader: &mut Reader) -> Decide {
+    let all_refused = [("list", AllRefused::List), ("reject", AllRefused::Reject)];
+    let before_loaded = [("allow", BeforeLoaded::Allow), ("refuse", BeforeLoaded::Refuse)];
+    Decide {
+        all_refused: reader.choice("decide.all_refused", AllRefused::List, &all_refused),
+        before_loaded: reader.choice("decide.before_loaded", BeforeLoaded::Allow, &before_loaded),
+    }
+}
+
+fn queue(reader: &mut Reader) -> Queue {
+    Queue {
+        bytes_max: reader.count("queue.bytes_max", &(1..=i64::MAX)),
+        captures_max: reader.count("queue.captures_max", &(1..=i64::MAX)),
+        waiting_bytes_max: reader.count("queue.waiting_bytes_max", &(0..=i64::MAX)),
+    }
+}
+
+fn log(reader: &mut Reader) -> Log {
+    let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let format = reader.choice("log.format", LogFormat::Auto, &formats);
+    let filter = reader.text("log.filter").unwrap_or_default();
+    if EnvFilter::builder().parse(&filter).is_err() {
+        reader.fault("log.filter", Fault::Wanted("a filter of tracing, like info or callbridge=debug,info"));
+    }
+    Log { format, filter }
+}
+
+/// Looks at values that are right by themselves, but not together.
+fn compare(reader: &mut Reader, config: &Config) {
+    let callbacks = &config.callbacks;
+    if callbacks.deadline >= SENDER_DEADLINE {
+        let why = "must be below 2000: the sender waits 2 seconds, and what it gave up on it may not send again";
+        reader.fault("callbacks.deadline_ms", Fault::Contradicts(why));
+    }
+    if callbacks.keep_accepting >= config.drain {
+        let why = "must be below drain_seconds: a stop would have no time left to drain";
+        reader.contradiction("callbacks.keep_accepting_ms", "drain_seconds", why);
+    }
+    if config.queue.bytes_max < callbacks.body_bytes_max {
+        let why = "must not be below callbacks.body_bytes_max: the longest body would never fit";
+        reader.contradiction("queue.bytes_max", "callbacks.body_bytes_max", why);
+    }
+    let replicas = (config.topics.min_insync_replicas, config.topics.replication_factor);
+    if let (Some(in_sync), Some(all)) = replicas
+        && in_sync > all
+    {
+        let why = "must not be above topics.replication_factor: no record could ever be written";
+        reader.contradiction("topics.min_insync_replicas", "topics.replication_factor", why);
+    }
+}

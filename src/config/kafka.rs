@@ -1,0 +1,121 @@
+//! Properties of the Kafka client: any that librdkafka takes, except those that would break what callbridge promises.
+
+use std::collections::BTreeMap;
+
+use crate::config::JudgeKafka;
+use crate::config::problem::Fault;
+use crate::config::reader::Reader;
+use crate::config::source::Value;
+
+const PREFIX: &str = "kafka.";
+const SERVERS: &str = "bootstrap.servers";
+const PROPAGATION: &str = "topic.metadata.propagation.max.ms";
+
+/// librdkafka multiplies the time by 1000 in 32 bits; above this it turns negative, and every record to a new topic
+/// fails at once.
+const PROPAGATION_MS_MAX: i64 = 2_147_483;
+
+/// A property that must not have other values than these. librdkafka writes booleans in three ways.
+struct Fixed {
+    property: &'static str,
+    taken: &'static [&'static str],
+    why: &'static str,
+}
+
+const TRUE: &[&str] = &["true", "t", "1"];
+const FALSE: &[&str] = &["false", "f", "0"];
+const ALL: &[&str] = &["all", "-1"];
+const ACKS_WHY: &str = "must be all: with fewer replicas a record that was acknowledged could be lost with one broker";
+
+const FIXED: &[Fixed] = &[
+    Fixed { property: "acks", taken: ALL, why: ACKS_WHY },
+    Fixed { property: "request.required.acks", taken: ALL, why: ACKS_WHY },
+    Fixed {
+        property: "delivery.report.only.error",
+        taken: FALSE,
+        why: "must be false: without reports of success nothing could ever be acknowledged",
+    },
+    Fixed {
+        property: "enable.idempotence",
+        taken: TRUE,
+        why: "must be true: without it a retry can write records out of order",
+    },
+    Fixed {
+        property: "enable.gapless.guarantee",
+        taken: FALSE,
+        why: "must be false: it ends the producer when one record fails, and with it all that wait",
+    },
+    Fixed {
+        property: "transactional.id",
+        taken: &[],
+        why: "must not be set: no transaction would ever be committed, so consumers could not read the records",
+    },
+    Fixed { property: "metadata.broker.list", taken: &[], why: "must not be set: call it bootstrap.servers" },
+    Fixed {
+        property: "test.mock.num.brokers",
+        taken: &[],
+        why: "must not be set: records would go to a broker in memory; to try that, use embedded_broker",
+    },
+];
+
+/// Takes the properties, ours and those that `judge` would not take told as problems.
+pub(crate) fn properties(reader: &mut Reader, embedded_broker: bool, judge: JudgeKafka) -> BTreeMap<String, String> {
+    let mut properties = BTreeMap::new();
+    for path in reader.paths_under(PREFIX) {
+        let Some(value) = property(reader, &path) else { continue };
+        let name = path.strip_prefix(PREFIX).unwrap_or(&path).to_owned();
+        if let Some(why) = broken_promise(&name, &value) {
+            reader.fault(&path, Fault::Contradicts(why));
+        }
+        properties.insert(name, value);
+    }
+    judge_servers(reader, embedded_broker, properties.get(SERVERS).map(String::as_str));
+
+    for (name, what) in judge(&properties) {
+        let path = format!("{PREFIX}{name}");
+        if !reader.is_faulty(&path) {
+            reader.fault(&path, Fault::Kafka(what));
+        }
+    }
+    properties
+}
+
+fn property(reader: &mut Reader, path: &str) -> Option<String> {
+    let text = match reader.take(path)? {
+        Value::Raw(text) | Value::Text(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Boolean(boolean) => Some(boolean.to_string()),
+        Value::Texts(_) | Value::Other => None,
+    };
+    if text.is_none() {
+        reader.fault(path, Fault::Wanted("text, a whole number, true or false"));
+    }
+    text
+}
+
+fn broken_promise(name: &str, value: &str) -> Option<&'static str> {
+    if name == PROPAGATION && value.parse::<i64>().is_ok_and(|millis| millis > PROPAGATION_MS_MAX) {
+        return Some("must not be above 2147483: librdkafka overflows there, and fails every record to a new topic");
+    }
+    let fixed = FIXED.iter().find(|fixed| fixed.property == name)?;
+    let is_taken = fixed.taken.iter().any(|taken| taken.eq_ignore_ascii_case(value));
+    (!is_taken).then_some(fixed.why)
+}
+
+fn judge_servers(reader: &mut Reader, embedded_broker: bool, servers: Option<&str>) {
+    let path = format!("{PREFIX}{SERVERS}");
+    match servers {
+        None if embedded_broker => {}
+        // Of another kind than text: told already.
+        None if reader.take(&path).is_some() => {}
+        None => reader.fault(&path, Fault::Missing("give it in [kafka], or --brokers; or try --embedded-broker")),
+        Some(_) if embedded_broker => {
+            let why = "must not be set with embedded_broker: records go to one or the other";
+            reader.fault(&path, Fault::Contradicts(why));
+        }
+        Some(servers) if servers.split(',').any(|server| server.trim().is_empty()) => {
+            reader.fault(&path, Fault::Wanted("HOST:PORT, with commas between"));
+        }
+        Some(_) => {}
+    }
+}

@@ -1,0 +1,290 @@
+//! What callbridge runs on: file, environment and flags, read once, into a value that cannot be wrong.
+//!
+//! Nothing else reads settings, and nothing else judges them. All mistakes are told together.
+
+mod check;
+mod kafka;
+pub mod problem;
+mod reader;
+pub(crate) mod setting;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::problem::Fault;
+use crate::config::problem::Origin;
+use crate::config::problem::Problem;
+use crate::config::problem::Warning;
+use crate::config::source::Layer;
+
+/// What callbridge runs on. A `Config` that exists has been checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// When a callback is acknowledged. Default: `broker`.
+    pub ack: Ack,
+    /// Threads that serve callbacks, at least 1. Default: one a core.
+    pub workers: usize,
+    /// How long the whole stop may take. Default: 8 s.
+    pub drain: Duration,
+    /// Where callbacks come in, and their limits.
+    pub callbacks: Callbacks,
+    /// Where probes and Prometheus come in.
+    pub admin: Admin,
+    /// The applications whose callbacks are taken; at least one, each id once.
+    pub apps: Vec<App>,
+    /// The Kafka client.
+    pub kafka: Kafka,
+    /// Whether an in-process Kafka takes the place of a real one. Default: false.
+    pub embedded_broker: bool,
+    /// How topics are made.
+    pub topics: Topics,
+    /// How an event is written to Kafka.
+    pub envelope: Envelope,
+    /// Where the blocklist comes from.
+    pub blocklist: Blocklist,
+    /// How before-callbacks are decided.
+    pub decide: Decide,
+    /// The bounds of what waits in memory.
+    pub queue: Queue,
+    /// Where the journal lives.
+    pub journal: Journal,
+    /// What is logged, and how.
+    pub log: Log,
+    /// What is probably a mistake, but keeps nothing from running.
+    pub warnings: Vec<Warning>,
+}
+
+/// When a callback is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// When Kafka has reported its delivery.
+    Broker,
+    /// When it is in the queue in memory.
+    Memory,
+}
+
+/// The listener for callbacks, and the limits of one request and one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Callbacks {
+    /// Where it listens. Default: `0.0.0.0:8080`.
+    pub listen: SocketAddr,
+    /// The only path that is taken, beginning with `/`. Default: absent, any path is.
+    pub path: Option<String>,
+    /// The longest body that is taken, in bytes. Default: 262 144.
+    pub body_bytes_max: usize,
+    /// How many connections may be open. Default: 10 000.
+    pub connections_max: usize,
+    /// How long the head of a request may take to arrive. Default: 5 s.
+    pub head_timeout: Duration,
+    /// How long its body may take to arrive. Default: 1 s.
+    pub body_timeout: Duration,
+    /// How long the whole request may take until it is answered, under 2 s. Default: 1.5 s.
+    pub deadline: Duration,
+    /// How long a connection may be idle. Default: 75 s.
+    pub idle_timeout: Duration,
+    /// How long connections are still accepted after SIGTERM, under [`Config::drain`]. Default: 1 s.
+    pub keep_accepting: Duration,
+}
+
+/// The listener for probes and Prometheus.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens. Default: `0.0.0.0:9464`.
+    pub listen: SocketAddr,
+}
+
+/// An application of Tencent Cloud Chat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct App {
+    /// Its SdkAppid, above 0.
+    pub sdk_app_id: u64,
+    /// What the names of its topics begin with, legal in such a name. Default: `tencent-chat`.
+    pub topic_prefix: String,
+}
+
+/// The Kafka client.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Kafka {
+    /// librdkafka's properties, by librdkafka's names; only those that were given. Holds `bootstrap.servers` unless the
+    /// broker is embedded.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Kafka {
+    /// Names only: values may be secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.properties.keys()).finish()
+    }
+}
+
+/// How topics are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    /// Whether topics that are missing are created at the start. Default: false.
+    pub create: bool,
+    /// How many partitions a new topic gets. Default: 6.
+    pub partitions: i32,
+    /// How many replicas a new topic gets. Default: absent, 3 or as many as there are brokers.
+    pub replication_factor: Option<i32>,
+    /// How many replicas must have a record before it counts. Default: absent, one less than there are, but at least 1.
+    pub min_insync_replicas: Option<i32>,
+    /// How long a new topic keeps records, in milliseconds; -1 is for ever. Default: absent, as the broker has it.
+    pub retention_ms: Option<i64>,
+}
+
+/// How an event is written to Kafka.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// Where the attributes stand. Default: `structured`.
+    pub mode: EnvelopeMode,
+}
+
+/// Where the attributes of an event stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnvelopeMode {
+    /// The whole event is the value.
+    Structured,
+    /// The attributes are headers, the data is the value.
+    Binary,
+}
+
+/// Where the blocklist comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocklist {
+    /// Its files, merged. Default: none.
+    pub files: Vec<PathBuf>,
+}
+
+/// How before-callbacks are decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decide {
+    /// What is answered when everyone who asked is refused. Default: `list`.
+    pub all_refused: AllRefused,
+    /// What is answered before the first blocklist is loaded. Default: `allow`.
+    pub before_loaded: BeforeLoaded,
+}
+
+/// What is answered when everyone who asked is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllRefused {
+    /// The list of all of them.
+    List,
+    /// That the request is refused.
+    Reject,
+}
+
+/// What is answered before the first blocklist is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BeforeLoaded {
+    /// Everything is allowed.
+    Allow,
+    /// Everything is refused.
+    Refuse,
+}
+
+/// The bounds of what waits in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// How many bytes of captures it holds; at least one body. Default: 67 108 864.
+    pub bytes_max: usize,
+    /// How many captures it holds. Default: 100 000.
+    pub captures_max: usize,
+    /// How many bytes of callbacks may wait for room in it. Default: 16 777 216.
+    pub waiting_bytes_max: usize,
+}
+
+/// Where the journal lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Journal {
+    /// Its folder. Default: `/var/lib/callbridge`.
+    pub dir: PathBuf,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Log {
+    /// How a line looks. Default: `auto`.
+    pub format: LogFormat,
+    /// What is logged, in the syntax of tracing's `EnvFilter`. Default: `info`.
+    pub filter: String,
+}
+
+/// How a line of the log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What the command line gives, as it was written.
+#[derive(Clone, Default)]
+pub struct Flags {
+    /// The config file. The variable `CALLBRIDGE_CONFIG` is asked when it is absent.
+    pub config: Option<PathBuf>,
+    /// Each flag that was given, by its name without dashes, with its values; a switch has the value `true`.
+    pub given: Vec<(&'static str, Vec<String>)>,
+}
+
+impl fmt::Debug for Flags {
+    /// Names only: values may be secrets.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.given.iter().map(|(name, _)| name);
+        formatter.debug_set().entry(&self.config).entries(names).finish()
+    }
+}
+
+/// Judges properties for the Kafka client. Returns those that it would not take, each with what is wrong.
+pub type JudgeKafka = fn(&BTreeMap<String, String>) -> Vec<(String, String)>;
+
+/// The variable that names the config file.
+pub(crate) const CONFIG_VARIABLE: &str = "CALLBRIDGE_CONFIG";
+
+/// Reads the config file, if one is named, lays `environment` and `flags` over it, and judges the whole.
+///
+/// # Errors
+///
+/// Every mistake that was found: those of the file from top to bottom, of the environment, of the flags, and what is
+/// missing.
+pub fn load(
+    flags: &Flags,
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    judge_kafka: JudgeKafka,
+) -> Result<Config, Vec<Problem>> {
+    let mut variables: BTreeMap<OsString, OsString> = environment.collect();
+    let named = variables.remove(&OsString::from(CONFIG_VARIABLE)).filter(|name| !name.is_empty());
+    let file = flags.config.clone().or_else(|| named.map(PathBuf::from));
+    let folder = file.as_deref().and_then(Path::parent).unwrap_or(Path::new("")).to_owned();
+
+    let layers = [
+        source::defaults(),
+        file.as_deref().map(read).unwrap_or_default(),
+        source::environment(variables),
+        source::flags(&flags.given),
+    ];
+    check::check(layers, folder, judge_kafka)
+}
+
+fn read(path: &Path) -> Layer {
+    let name = path.display().to_string();
+    match fs::read_to_string(path) {
+        Ok(text) => source::file(&name, &text),
+        Err(error) => {
+            let origin = Some(Origin::File { name, line: None });
+            let problem = Problem { origin, path: String::new(), fault: Fault::Unreadable(error) };
+            Layer { problems: vec![problem], ..Layer::default() }
+        }
+    }
+}

@@ -1,0 +1,562 @@
+//! Claims about the configuration as a whole.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::prelude::any;
+use proptest::proptest;
+use tempfile::TempDir;
+
+use crate::config;
+use crate::config::Ack;
+use crate::config::AllRefused;
+use crate::config::App;
+use crate::config::BeforeLoaded;
+use crate::config::CONFIG_VARIABLE;
+use crate::config::Config;
+use crate::config::EnvelopeMode;
+use crate::config::Flags;
+use crate::config::LogFormat;
+use crate::config::problem::Origin;
+use crate::config::problem::Problem;
+use crate::config::problem::Warning;
+use crate::config::setting::ANY_KAFKA;
+use crate::config::setting::SETTINGS;
+use crate::config::setting::paths;
+use crate::config::source;
+
+const EXAMPLE: &str = include_str!("../../deploy/callbridge.example.toml");
+
+/// The least that is a configuration.
+const LEAST: &str = "apps = [{ sdk_app_id = 1400000000 }]\nkafka.\"bootstrap.servers\" = \"kafka-1:9092\"\n";
+
+/// What is given, as a test says it.
+#[derive(Default)]
+struct Given<'g> {
+    file: &'g str,
+    variables: &'g [(&'g str, &'g str)],
+    flags: &'g [(&'static str, &'g str)],
+}
+
+impl Given<'_> {
+    fn load(&self) -> Result<Config, Vec<Problem>> {
+        self.load_in(&TempDir::new().unwrap())
+    }
+
+    fn load_in(&self, folder: &TempDir) -> Result<Config, Vec<Problem>> {
+        let file = folder.path().join("callbridge.toml");
+        fs::write(&file, self.file).unwrap();
+        let mut given: Vec<(&'static str, Vec<String>)> = Vec::new();
+        for (name, value) in self.flags {
+            match given.iter_mut().find(|(other, _)| other == name) {
+                Some((_, values)) => values.push((*value).to_owned()),
+                None => given.push((name, vec![(*value).to_owned()])),
+            }
+        }
+        let variables = self.variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        config::load(&Flags { config: Some(file), given }, variables, judge)
+    }
+
+    fn config(&self) -> Config {
+        self.load().unwrap_or_else(|problems| panic!("{:?}", lines(&problems)))
+    }
+
+    /// One line a problem, with the folder of the file left out.
+    fn problems(&self) -> Vec<String> {
+        let folder = TempDir::new().unwrap();
+        let problems = self.load_in(&folder).expect_err("a mistake");
+        lines(&problems).iter().map(|line| without(&folder, line)).collect()
+    }
+}
+
+fn lines(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(Problem::to_string).collect()
+}
+
+fn without(folder: &TempDir, line: &str) -> String {
+    line.replace(&format!("{}/", folder.path().display()), "")
+}
+
+/// Stands for librdkafka, which this module must not know.
+fn judge(properties: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    let unknown = properties.keys().filter(|name| name.starts_with("no.such"));
+    unknown.map(|name| (name.clone(), "no such property".to_owned())).collect()
+}
+
+#[test]
+fn the_least_configuration_has_the_documented_defaults() {
+    let config = Given { file: LEAST, ..Given::default() }.config();
+    assert_eq!(config.ack, Ack::Broker);
+    assert!(config.workers >= 1);
+    assert_eq!(config.drain, Duration::from_secs(8));
+    assert_eq!(config.callbacks.listen.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.callbacks.path, None);
+    assert_eq!(config.callbacks.body_bytes_max, 262_144);
+    assert_eq!(config.callbacks.connections_max, 10_000);
+    assert_eq!(config.callbacks.head_timeout, Duration::from_secs(5));
+    assert_eq!(config.callbacks.body_timeout, Duration::from_secs(1));
+    assert_eq!(config.callbacks.deadline, Duration::from_millis(1500));
+    assert_eq!(config.callbacks.idle_timeout, Duration::from_secs(75));
+    assert_eq!(config.callbacks.keep_accepting, Duration::from_secs(1));
+    assert_eq!(config.admin.listen.to_string(), "0.0.0.0:9464");
+    assert_eq!(config.apps, [App { sdk_app_id: 1_400_000_000, topic_prefix: "tencent-chat".to_owned() }]);
+    assert_eq!(config.kafka.properties, properties(&[("bootstrap.servers", "kafka-1:9092")]));
+    assert!(!config.embedded_broker);
+    assert!(!config.topics.create);
+    assert_eq!(config.topics.partitions, 6);
+    assert_eq!(config.topics.replication_factor, None);
+    assert_eq!(config.topics.min_insync_replicas, None);
+    assert_eq!(config.topics.retention_ms, None);
+    assert_eq!(config.envelope.mode, EnvelopeMode::Structured);
+    assert!(config.blocklist.files.is_empty());
+    assert_eq!(config.decide.all_refused, AllRefused::List);
+    assert_eq!(config.decide.before_loaded, BeforeLoaded::Allow);
+    assert_eq!(config.queue.bytes_max, 67_108_864);
+    assert_eq!(config.queue.captures_max, 100_000);
+    assert_eq!(config.queue.waiting_bytes_max, 16_777_216);
+    assert_eq!(config.journal.dir, Path::new("/var/lib/callbridge"));
+    assert_eq!(config.log.format, LogFormat::Auto);
+    assert_eq!(config.log.filter, "info");
+    assert!(config.warnings.is_empty());
+}
+
+fn properties(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn the_example_file_says_what_holds_without_it() {
+    let example = Given { file: EXAMPLE, ..Given::default() }.config();
+    let least = Given { file: LEAST, ..Given::default() }.config();
+    assert_eq!(example, least);
+}
+
+/// The example file with the settings that have no default uncommented.
+fn whole_example() -> String {
+    let is_setting = |line: &str| {
+        let key = line.split(" = ").next().unwrap();
+        line.contains(" = ") && key.chars().all(|letter| letter.is_ascii_lowercase() || "_.\"".contains(letter))
+    };
+    let uncommented =
+        EXAMPLE.lines().map(|line| line.strip_prefix("# ").filter(|rest| is_setting(rest)).unwrap_or(line));
+    uncommented.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_example_file_has_every_setting() {
+    let layer = source::file("example", &whole_example());
+    let told = layer.entries.keys().map(|path| match path.replace("[0]", "[]") {
+        path if path.starts_with("kafka.") && path != "kafka.bootstrap.servers" => ANY_KAFKA.to_owned(),
+        path => path,
+    });
+    let told: BTreeSet<String> = told.filter(|path| path != "apps[]").collect();
+    let known: BTreeSet<String> = paths().into_iter().map(str::to_owned).collect();
+    assert_eq!(told, known);
+}
+
+#[test]
+fn what_the_example_file_suggests_is_right_except_for_tokens() {
+    let whole = whole_example();
+    let problems = Given { file: &whole, ..Given::default() }.load().unwrap_err();
+    let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
+    assert_eq!(paths, ["apps[0].token_files"], "{:?}", lines(&problems));
+}
+
+/// For each kind of problem a file that has it, and how it is told.
+const FAULTY_FILES: &[(&str, &str)] = &[
+    ("ack = ", "callbridge.toml:1: string values must be quoted, expected literal string"),
+    ("ack = \"broker\"\nack = \"memory\"", "callbridge.toml:2: duplicate key"),
+    ("ak = 3", "callbridge.toml:1: ak: no such setting"),
+    ("drain_second = 3", "callbridge.toml:1: drain_second: no such setting; did you mean drain_seconds?"),
+    ("[nonsense]\n[]", "callbridge.toml:2: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`"),
+    ("\"apps[].topic_prefix\" = \"x\"", "callbridge.toml:1: apps[].topic_prefix: no such setting"),
+    ("ack = 3", "callbridge.toml:1: ack: must be text that is not empty"),
+    ("ack = \"\"", "callbridge.toml:1: ack: must be text that is not empty"),
+    ("ack = \"disk\"", "callbridge.toml:1: ack: must be one of broker, memory"),
+    (
+        "ack = \"journal\"",
+        "callbridge.toml:1: ack: not in this version: the journal is not built; use broker or memory",
+    ),
+    ("\nworkers = \"2\"", "callbridge.toml:2: workers: must be a whole number"),
+    ("workers = 1.5", "callbridge.toml:1: workers: must be a whole number"),
+    ("workers = -1", "callbridge.toml:1: workers: must be from 0 to 1024"),
+    ("drain_seconds = 0", "callbridge.toml:1: drain_seconds: must be from 1 to 3600"),
+    (
+        "drain_seconds = 1",
+        "callbridge.toml:1: callbacks.keep_accepting_ms: must be below drain_seconds: a stop would have no time left to \
+         drain",
+    ),
+    ("embedded_broker = \"no\"", "callbridge.toml:1: embedded_broker: must be true or false"),
+    (
+        "callbacks.listen = \"localhost\"",
+        "callbridge.toml:1: callbacks.listen: must be an IP address and a port, like 0.0.0.0:8080",
+    ),
+    (
+        "callbacks.path = \"callbacks\"",
+        "callbridge.toml:1: callbacks.path: must be a URL's path: begins with '/', without query and blanks",
+    ),
+    (
+        "callbacks.deadline_ms = 2000",
+        "callbridge.toml:1: callbacks.deadline_ms: must be below 2000: the sender waits 2 seconds, and what it gave up \
+         on it may not send again",
+    ),
+    ("callbacks.body_bytes_max = 16777217", "callbridge.toml:1: callbacks.body_bytes_max: must be from 1 to 16777216"),
+    (
+        "queue.bytes_max = 262143",
+        "callbridge.toml:1: queue.bytes_max: must not be below callbacks.body_bytes_max: the longest body would never \
+         fit",
+    ),
+    (
+        "topics.retention_ms = 0",
+        "callbridge.toml:1: topics.retention_ms: 0 would delete records before anyone reads them",
+    ),
+    (
+        "topics = { replication_factor = 1, min_insync_replicas = 2 }",
+        "callbridge.toml:1: topics.min_insync_replicas: must not be above topics.replication_factor: no record could \
+         ever be written",
+    ),
+    ("blocklist.files = \"a.txt\"", "callbridge.toml:1: blocklist.files: must be a list of texts that are not empty"),
+    ("blocklist.files = [\"\"]", "callbridge.toml:1: blocklist.files: must be a list of texts that are not empty"),
+    ("blocklist.files = [1]", "callbridge.toml:1: blocklist.files: must be a list of texts that are not empty"),
+    (
+        "log.filter = \"callbridge=loud\"",
+        "callbridge.toml:1: log.filter: must be a filter of tracing, like info or callbridge=debug,info",
+    ),
+    ("kafka.linger.ms = 5.5", "callbridge.toml:1: kafka.linger.ms: must be text, a whole number, true or false"),
+    (
+        "kafka.linger.ms = 5\nkafka.\"linger.ms\" = 6",
+        "callbridge.toml:2: kafka.linger.ms: is given twice, first by callbridge.toml:1",
+    ),
+    ("kafka.no.such.thing = 1", "callbridge.toml:1: kafka.no.such.thing: no such property"),
+    (
+        "embedded_broker = true",
+        "callbridge.toml:3: kafka.bootstrap.servers: must not be set with embedded_broker: records go to one or the \
+         other",
+    ),
+];
+
+#[test]
+fn a_mistake_in_the_file_is_told_with_its_line() {
+    for (text, expected) in FAULTY_FILES {
+        let file = &format!("{text}\n{LEAST}");
+        assert_eq!(Given { file, ..Given::default() }.problems(), [*expected], "{text}");
+    }
+}
+
+#[test]
+fn a_mistake_about_applications_is_told_with_its_line() {
+    let servers = "[kafka]\n\"bootstrap.servers\" = \"kafka-1:9092\"";
+    for (text, expected) in [
+        ("", "apps: is missing: give an [[apps]] with its sdk_app_id, or --sdk-app-id"),
+        ("apps = []", "apps: is missing: give an [[apps]] with its sdk_app_id, or --sdk-app-id"),
+        ("apps = 3", "callbridge.toml:1: apps: must be tables, each under its own [[apps]]"),
+        ("\n[[apps]]", "callbridge.toml:2: apps[0].sdk_app_id: is missing: every application has one"),
+        ("[[apps]]\nsdk_app_id = 0", "callbridge.toml:2: apps[0].sdk_app_id: must be from 1 to 9223372036854775807"),
+        (
+            "[[apps]]\nsdk_app_id = 1\n[[apps]]\nsdk_app_id = 1",
+            "callbridge.toml:4: apps[1].sdk_app_id: application 1 is given twice",
+        ),
+        (
+            "[[apps]]\nsdk_app_id = 1\nsdkappid = 1",
+            "callbridge.toml:3: apps[0].sdkappid: no such setting; did you mean apps[].sdk_app_id?",
+        ),
+        (
+            "[[apps]]\nsdk_app_id = 1\ntopic_prefix = \"a b\"",
+            "callbridge.toml:3: apps[0].topic_prefix: must be at most 150 of the characters a-z A-Z 0-9 . _ -",
+        ),
+        (
+            "[[apps]]\nsdk_app_id = 1\ntoken_files = [\"token\"]",
+            "callbridge.toml:3: apps[0].token_files: not in this version: signature checks come with a later one; this \
+             one would take unsigned callbacks, so it refuses rather than pretend",
+        ),
+    ] {
+        let problems = Given { file: &format!("{text}\n{servers}"), ..Given::default() }.problems();
+        assert_eq!(problems, [expected], "{text}");
+    }
+}
+
+#[test]
+fn every_kind_of_problem_has_a_test_that_makes_it() {
+    let from_files = FAULTY_FILES.iter().map(|(text, _)| format!("{text}\n{LEAST}"));
+    let without_brokers = ["[[apps]]\nsdk_app_id = 1\n[[apps]]\nsdk_app_id = 1".to_owned()];
+    let mut made: BTreeSet<String> = from_files
+        .chain(without_brokers)
+        .flat_map(|file| Given { file: &file, ..Given::default() }.load().unwrap_err())
+        .map(|problem| kind(&problem))
+        .collect();
+    made.extend(unreadable_file(&TempDir::new().unwrap()).iter().map(kind));
+
+    let enumeration = include_str!("problem.rs").split("pub enum Fault {").nth(1).unwrap().split("\n}").next().unwrap();
+    let variants = enumeration.lines().filter_map(|line| line.strip_prefix("    "));
+    let known: BTreeSet<String> =
+        variants.filter(|line| line.starts_with(char::is_uppercase)).map(first_word).collect();
+    assert_eq!(made, known);
+}
+
+fn kind(problem: &Problem) -> String {
+    first_word(&format!("{:?}", problem.fault))
+}
+
+fn first_word(text: &str) -> String {
+    text.chars().take_while(char::is_ascii_alphanumeric).collect()
+}
+
+fn unreadable_file(folder: &TempDir) -> Vec<Problem> {
+    let flags = Flags { config: Some(folder.path().join("callbridge.toml")), given: Vec::new() };
+    config::load(&flags, std::iter::empty(), judge).unwrap_err()
+}
+
+#[test]
+fn of_a_file_that_cannot_be_read_nothing_is_called_missing() {
+    let folder = TempDir::new().unwrap();
+    let problems: Vec<String> = lines(&unreadable_file(&folder)).iter().map(|line| without(&folder, line)).collect();
+    assert_eq!(problems, ["callbridge.toml: cannot be read: No such file or directory (os error 2)"]);
+}
+
+#[test]
+fn all_mistakes_of_all_sources_are_told_together() {
+    let given = Given {
+        file: "drain_seconds = 0\n[admin]\nlisten = 1\nlistn = 2",
+        variables: &[("CALLBRIDGE_WORKERS", "many"), ("CALLBRIDGE_LOG_FORMAT", "xml")],
+        flags: &[("ack", "never"), ("kafka", "acks=1"), ("kafka", "linger.ms")],
+    };
+    assert_eq!(
+        given.problems(),
+        [
+            "callbridge.toml:1: drain_seconds: must be from 1 to 3600",
+            "callbridge.toml:3: admin.listen: must be an IP address and a port, like 0.0.0.0:8080",
+            "callbridge.toml:4: admin.listn: no such setting; did you mean admin.listen?",
+            "CALLBRIDGE_WORKERS: must be a whole number",
+            "CALLBRIDGE_LOG_FORMAT: must be one of auto, text, json",
+            "--kafka: must be NAME=VALUE",
+            "--ack: must be one of broker, memory",
+            "--kafka acks: must be all: with fewer replicas a record that was acknowledged could be lost with one broker",
+            "apps: is missing: give an [[apps]] with its sdk_app_id, or --sdk-app-id",
+            "kafka.bootstrap.servers: is missing: give it in [kafka], or --brokers; or try --embedded-broker",
+        ]
+    );
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let mut given = Given { file: &format!("workers = 1\n{LEAST}"), ..Given::default() };
+    assert_eq!(given.config().workers, 1);
+    given.variables = &[("CALLBRIDGE_WORKERS", "2")];
+    assert_eq!(given.config().workers, 2);
+    given.flags = &[("workers", "3")];
+    assert_eq!(given.config().workers, 3);
+}
+
+#[test]
+fn every_setting_is_reached_by_its_variables() {
+    for setting in SETTINGS {
+        for name in setting.variables() {
+            let layer = source::environment(BTreeMap::from([(OsString::from(&name), OsString::from("x"))]));
+            let path = layer.entries.keys().next().map(String::as_str);
+            assert_eq!(path, Some(setting.path), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_configuration_can_be_made_of_variables_alone() {
+    let variables = [
+        ("CALLBRIDGE_SDK_APP_ID", "1, 2"),
+        ("CALLBRIDGE_TOPIC_PREFIX", "im"),
+        ("CALLBRIDGE_BROKERS", "a:1,b:2"),
+        ("CALLBRIDGE_CALLBACKS_LISTEN", "127.0.0.1:0"),
+        ("CALLBRIDGE_ADMIN_LISTEN", "127.0.0.1:1"),
+        ("CALLBRIDGE_CREATE_TOPICS", "true"),
+        ("CALLBRIDGE_BLOCKLIST", "a.txt,b.txt"),
+        ("CALLBRIDGE_KAFKA_SASL_PASSWORD", "hidden"),
+        ("CALLBRIDGE_CONFIG", ""),
+        ("PATH", "/bin"),
+    ];
+    let variables = variables.into_iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    let config = config::load(&Flags::default(), variables, judge).unwrap();
+    let app = |sdk_app_id| App { sdk_app_id, topic_prefix: "im".to_owned() };
+    assert_eq!(config.apps, [app(1), app(2)]);
+    assert_eq!(config.callbacks.listen.to_string(), "127.0.0.1:0");
+    assert_eq!(config.admin.listen.to_string(), "127.0.0.1:1");
+    assert!(config.topics.create);
+    assert_eq!(config.blocklist.files, [PathBuf::from("a.txt"), PathBuf::from("b.txt")]);
+    let expected = [("bootstrap.servers", "a:1,b:2"), ("sasl.password", "hidden")];
+    assert_eq!(config.kafka.properties, properties(&expected));
+    assert!(config.warnings.is_empty());
+    assert!(!format!("{config:?}").contains("hidden"));
+}
+
+#[test]
+fn the_environment_can_name_the_config_file() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("other.toml");
+    fs::write(&file, format!("workers = 7\n{LEAST}")).unwrap();
+    let variables = [(OsString::from(CONFIG_VARIABLE), file.into_os_string())];
+    assert_eq!(config::load(&Flags::default(), variables.into_iter(), judge).unwrap().workers, 7);
+}
+
+#[test]
+fn a_variable_that_is_empty_counts_as_absent() {
+    let given = Given { file: LEAST, variables: &[("CALLBRIDGE_WORKERS", "")], ..Given::default() };
+    assert!(given.load().is_ok());
+}
+
+#[test]
+fn a_setting_given_by_both_its_variables_is_a_mistake() {
+    let variables = &[("CALLBRIDGE_LISTEN", "0.0.0.0:1"), ("CALLBRIDGE_CALLBACKS_LISTEN", "0.0.0.0:2")];
+    let given = Given { file: LEAST, variables, ..Given::default() };
+    assert_eq!(given.problems(), ["CALLBRIDGE_LISTEN: is given twice, first by CALLBRIDGE_CALLBACKS_LISTEN"]);
+}
+
+#[test]
+fn a_value_that_is_not_unicode_is_a_mistake() {
+    let broken = (OsString::from("CALLBRIDGE_ACK"), OsString::from_vec(vec![0xff]));
+    let layer = source::environment(BTreeMap::from([broken]));
+    assert_eq!(lines(&layer.problems), ["CALLBRIDGE_ACK: must be UTF-8"]);
+}
+
+#[test]
+fn unknown_variables_are_warnings_as_kubernetes_makes_such() {
+    let variables = &[
+        ("CALLBRIDGE_SERVICE_HOST", "10.0.0.1"),
+        ("CALLBRIDGE_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("CALLBRIDGE_KAFKA_SERVICE_HOST", "10.0.0.2"),
+        ("CALLBRIDGE_KAFKA_PORT", "tcp://10.0.0.2:9092"),
+        ("CALLBRIDGE_ADMIN_LISTN", "0.0.0.0:1"),
+    ];
+    let warnings = Given { file: LEAST, variables, ..Given::default() }.config().warnings;
+    let lines: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+    assert_eq!(
+        lines,
+        [
+            "CALLBRIDGE_ADMIN_LISTN: no such setting; did you mean CALLBRIDGE_ADMIN_LISTEN?",
+            "CALLBRIDGE_KAFKA_PORT: no such setting",
+            "CALLBRIDGE_KAFKA_SERVICE_HOST: no such setting",
+            "CALLBRIDGE_PORT_8080_TCP: no such setting",
+            "CALLBRIDGE_SERVICE_HOST: no such setting",
+        ]
+    );
+}
+
+#[test]
+fn a_secret_on_the_command_line_is_warned_of_and_not_repeated() {
+    let given = Given { file: LEAST, flags: &[("kafka", "sasl.password=hidden")], ..Given::default() };
+    let warnings = given.config().warnings;
+    assert_eq!(warnings, [Warning::SecretOnCommandLine("sasl.password".to_owned())]);
+    assert!(!warnings[0].to_string().contains("hidden"));
+    let flags = Flags { config: None, given: vec![("kafka", vec!["sasl.password=hidden".to_owned()])] };
+    assert!(!format!("{flags:?}").contains("hidden"));
+}
+
+#[test]
+fn kafka_properties_are_taken_quoted_and_as_dotted_keys() {
+    let text = "[kafka]\nbootstrap.servers = \"a:1\"\n\"linger.ms\" = 5\nsocket.keepalive.enable = true\n\
+                [[apps]]\nsdk_app_id = 1";
+    let config = Given { file: text, ..Given::default() }.config();
+    let expected = [("bootstrap.servers", "a:1"), ("linger.ms", "5"), ("socket.keepalive.enable", "true")];
+    assert_eq!(config.kafka.properties, properties(&expected));
+}
+
+#[test]
+fn kafka_properties_that_break_a_promise_are_refused() {
+    for (property, refused, taken) in [
+        ("acks", &["0", "1", "2"][..], &["all", "-1", "ALL"][..]),
+        ("request.required.acks", &["1"], &["all"]),
+        ("delivery.report.only.error", &["true", "t", "1"], &["false"]),
+        ("enable.idempotence", &["false", "f", "0"], &["true"]),
+        ("enable.gapless.guarantee", &["true"], &["false"]),
+        ("transactional.id", &["t"], &[]),
+        ("metadata.broker.list", &["a:1"], &[]),
+        ("test.mock.num.brokers", &["3"], &[]),
+        ("topic.metadata.propagation.max.ms", &["2147484", "3600000"], &["2147483", "0"]),
+    ] {
+        let load = |value: &str| {
+            let pair = format!("{property}={value}");
+            Given { file: LEAST, flags: &[("kafka", &pair)], ..Given::default() }.load()
+        };
+        for value in refused {
+            let problems = load(value).expect_err(property);
+            assert_eq!(problems[0].origin, Some(Origin::Flag(format!("kafka {property}"))), "{property}={value}");
+        }
+        for value in taken {
+            assert_eq!(load(value).unwrap().kafka.properties[property], *value);
+        }
+    }
+}
+
+#[test]
+fn an_embedded_broker_needs_no_other() {
+    let given = Given { flags: &[("sdk-app-id", "1"), ("embedded-broker", "true")], ..Given::default() };
+    let config = given.config();
+    assert!(config.embedded_broker);
+    assert!(config.kafka.properties.is_empty());
+}
+
+#[test]
+fn applications_of_flags_replace_those_of_the_file() {
+    let text = "[[apps]]\nsdk_app_id = 1\ntopic_prefix = \"own\"\n[[apps]]\nsdk_app_id = 2\n\
+                [kafka]\n\"bootstrap.servers\" = \"a:1\"";
+    let app = |sdk_app_id, prefix: &str| App { sdk_app_id, topic_prefix: prefix.to_owned() };
+
+    let flags = &[("topic-prefix", "default")];
+    assert_eq!(Given { file: text, flags, ..Given::default() }.config().apps, [app(1, "own"), app(2, "default")]);
+
+    let flags = &[("topic-prefix", "default"), ("sdk-app-id", "3"), ("sdk-app-id", "4")];
+    assert_eq!(Given { file: text, flags, ..Given::default() }.config().apps, [app(3, "default"), app(4, "default")]);
+
+    let flags = &[("sdk-app-id", "3"), ("sdk-app-id", "3"), ("sdk-app-id", "x"), ("token-file", "t")];
+    let problems = Given { file: text, flags, ..Given::default() }.problems();
+    assert_eq!(
+        problems[1..],
+        ["--sdk-app-id: must be a whole number above 0", "--sdk-app-id: application 3 is given twice"]
+    );
+    assert!(problems[0].starts_with("--token-file: not in this version: "), "{problems:?}");
+}
+
+#[test]
+fn more_than_ten_applications_keep_their_order() {
+    let apps: String = (1..=12).map(|id| format!("[[apps]]\nsdk_app_id = {id}\n")).collect();
+    let flags = &[("brokers", "a:1")];
+    let config = Given { file: &apps, flags, ..Given::default() }.config();
+    assert!(config.apps.iter().map(|app| app.sdk_app_id).eq(1..=12));
+}
+
+#[test]
+fn paths_of_the_file_are_relative_to_it_and_those_of_flags_are_not() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("callbridge.toml");
+    let text = format!("blocklist.files = [\"a.txt\", \"/b.txt\"]\njournal.dir = \"data\"\n{LEAST}");
+    fs::write(&file, text).unwrap();
+    let load = |given| config::load(&Flags { config: Some(file.clone()), given }, std::iter::empty(), judge).unwrap();
+
+    let of_file = load(Vec::new());
+    assert_eq!(of_file.blocklist.files, [folder.path().join("a.txt"), PathBuf::from("/b.txt")]);
+    assert_eq!(of_file.journal.dir, folder.path().join("data"));
+
+    let of_flags = load(vec![("blocklist", vec!["a.txt".to_owned()]), ("data-dir", vec!["data".to_owned()])]);
+    assert_eq!(of_flags.blocklist.files, [PathBuf::from("a.txt")]);
+    assert_eq!(of_flags.journal.dir, PathBuf::from("data"));
+}
+
+#[test]
+fn only_mistakes_of_flags_alone_are_of_usage() {
+    let is_of_usage = |given: Given<'_>| given.load().unwrap_err().iter().all(Problem::is_of_usage);
+    assert!(is_of_usage(Given { file: LEAST, flags: &[("ack", "x"), ("workers", "x")], ..Given::default() }));
+    assert!(!is_of_usage(Given { flags: &[("ack", "x")], ..Given::default() }));
+    assert!(!is_of_usage(Given { file: LEAST, variables: &[("CALLBRIDGE_ACK", "x")], ..Given::default() }));
+}
+
+proptest! {
+    #[test]
+    fn no_file_makes_it_panic(text in "[a-z\\[\\]{}=.,\"'\\-0-9 \n]{0,80}", value in any::<i64>()) {
+        for text in [text.clone(), format!("{text}\n{LEAST}"), format!("callbacks.{text} = {value}")] {
+            let _ = Given { file: &text, ..Given::default() }.load();
+        }
+    }
+}
