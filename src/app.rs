@@ -75,7 +75,9 @@ pub(crate) fn serve(config: &Config) -> Result<stop::Ended, Failure> {
         .enable_all()
         .build()
         .map_err(Failure::system("the runtime"))?;
-    let built = Built::new(config)?;
+    let mut built = Built::new(config)?;
+    // Ends with this function: behind everything that uses it.
+    let _embedded = built.embedded.take();
     let signals = {
         let _inside = runtime.enter();
         stop::Signals::register().map_err(Failure::system("signal handling"))?
@@ -90,10 +92,9 @@ pub(crate) struct Running {
     built: build::Served,
     serving: oneshot::Receiver<()>,
     pump: Pumping,
-    readying: JoinHandle<()>,
     admin_end: Arc<Notify>,
-    admin: JoinHandle<()>,
-    following: JoinHandle<()>,
+    /// End at once when told to.
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// The pump's thread, and how to speak to it.
@@ -104,7 +105,7 @@ struct Pumping {
 }
 
 fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
-    let Built { served, publishing, readying, admin, following, listeners } = built;
+    let Built { served, publishing, readying, admin, following, listeners, embedded: _ } = built;
     tracing::info!(callbacks = %listeners.callbacks_address, admin = %listeners.admin_address, "listening");
     let admin_end = Arc::new(Notify::new());
     let admin = {
@@ -118,23 +119,28 @@ fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
     let stop = served.stop.clone();
     let following = spawn("blocklist", move || following.run(&stop))?;
     let (pump, topics_client) = start_pump(publishing)?;
-    let readying = {
+    // Ends once all is ready, or a look at the cluster after the stop: not waited for.
+    let _readying = {
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
         spawn("topics", move || make_ready(&readying, topics_client, &served, || control.publish(&thread)))?
     };
     let (done, serving) = oneshot::channel();
     let serve = {
         let _inside = runtime.enter();
-        let listener = tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
+        let listener =
+            tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
         crate::http::listener::serve(listener, Arc::clone(&served.service), served.limits, served.order.subscribe())
     };
-    #[expect(clippy::disallowed_methods, reason = "the one task of the runtime's root; its end is waited for in `stop`")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one task of the runtime's root; its end is waited for in `stop`"
+    )]
     let _task = runtime.spawn(async move {
         serve.await;
         // Nobody listens any more when the stop ran out of time.
         let _ = done.send(());
     });
-    Ok(Running { built: served, serving, pump, readying, admin_end, admin, following })
+    Ok(Running { built: served, serving, pump, admin_end, threads: vec![admin, following] })
 }
 
 /// Starts the pump, and the Kafka client on its thread.
@@ -181,7 +187,10 @@ fn make_ready(readying: &Readying, client: Option<TopicsClient>, served: &build:
         publish();
         served.service.intake.journal.open();
         if served.life.enter(Phase::Serving) {
-            say(&format!("callbacks on http://{}\nadmin on http://{}", readying.callbacks_address, readying.admin_address));
+            say(&format!(
+                "callbacks on http://{}\nadmin on http://{}",
+                readying.callbacks_address, readying.admin_address
+            ));
             tracing::info!("ready");
         }
     }

@@ -240,8 +240,20 @@ mod tests {
     #[test]
     fn an_event_time_that_cannot_be_read_is_no_error() {
         for json in [
-            "null", "true", "0", "-1", "1.5", "1e999", "\"\"", "\"soon\"", "\"+5\"", "[1]", "{\"a\":1}", "253402300800000",
-            "18446744073709551615", "-9223372036854775808",
+            "null",
+            "true",
+            "0",
+            "-1",
+            "1.5",
+            "1e999",
+            "\"\"",
+            "\"soon\"",
+            "\"+5\"",
+            "[1]",
+            "{\"a\":1}",
+            "253402300800000",
+            "18446744073709551615",
+            "-9223372036854775808",
         ] {
             assert_eq!(serde_json::from_str::<EventTime>(json).map(|time| time.0).ok(), Some(None), "{json}");
         }
@@ -250,7 +262,8 @@ mod tests {
     #[test]
     fn strings_without_escapes_are_borrowed() {
         let body: AddSubscriber<'_> =
-            serde_json::from_str(r#"{"Official_Account":"a","SubscribeAccountList":[{"Subscriber_Account":"b\n"}]}"#).unwrap();
+            serde_json::from_str(r#"{"Official_Account":"a","SubscribeAccountList":[{"Subscriber_Account":"b\n"}]}"#)
+                .unwrap();
         assert!(matches!(body.official_account.0, Cow::Borrowed("a")));
         assert_eq!(body.subscribers.first().unwrap().0.account.0, "b\n");
         assert_eq!(body.operator, None);

@@ -136,7 +136,12 @@ impl Intake {
         Ok(Some(decide::decide(&question, &self.blocklist.load(), self.policy, admitted.head.received)))
     }
 
-    async fn append(&self, capture: Capture, receipt: &mut Option<Receipt<'_>>, deadline: Instant) -> Result<(), Refusal> {
+    async fn append(
+        &self,
+        capture: Capture,
+        receipt: &mut Option<Receipt<'_>>,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
         let appended = match time::timeout_at(deadline.into(), self.journal.append(capture, receipt)).await {
             Ok(Ok(appended)) => appended,
             Ok(Err(AppendError::Full)) => return Err(Refusal::QueueFull),

@@ -13,20 +13,20 @@ mod shutdown;
 // Stages without I/O, in the order a callback meets them.
 pub mod auth;
 pub mod body;
-pub mod parse;
 pub mod decide;
 pub mod normalise;
+pub mod parse;
 
 // Edges.
-mod journal;
-mod intake;
-mod http;
-mod publish;
-mod follow;
 mod admin;
+mod follow;
+mod http;
+mod intake;
+mod journal;
 mod metrics;
+mod publish;
 
 // Wiring.
+mod app;
 pub mod cli;
 pub mod config;
-mod app;

@@ -185,7 +185,12 @@ impl Reason {
     /// The HTTP status to answer. What may succeed later is 5xx; what never will is 4xx.
     pub const fn status(self) -> u16 {
         match self {
-            Self::Query | Self::BrokenOff | Self::NotJson | Self::NotObject | Self::CommandMismatch | Self::Undecidable => 400,
+            Self::Query
+            | Self::BrokenOff
+            | Self::NotJson
+            | Self::NotObject
+            | Self::CommandMismatch
+            | Self::Undecidable => 400,
             Self::AppMissing | Self::AppUnknown => 403,
             Self::Path => 404,
             Self::Method => 405,

@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn names_are_found_in_any_case_and_order() {
-        let query = Query::parse("optplatform=iOS&CLIENTIP=::1&contenttype=json&sdkappid=14&callbackcommand=A.b").unwrap();
+        let query =
+            Query::parse("optplatform=iOS&CLIENTIP=::1&contenttype=json&sdkappid=14&callbackcommand=A.b").unwrap();
         assert_eq!(query.sdk_app_id.as_deref(), Some("14"));
         assert_eq!(query.command.as_deref(), Some("A.b"));
         assert_eq!(query.client_ip.as_deref(), Some("::1"));
@@ -137,7 +138,11 @@ mod tests {
     #[test]
     fn broken_encoding_is_an_error_only_in_a_value_in_use() {
         for value in ["%", "%4", "%4g", "%zz", "a%", "%ff", "%+1"] {
-            assert_eq!(command(&format!("CallbackCommand={value}")), Err(QueryError::Encoding("CallbackCommand")), "{value}");
+            assert_eq!(
+                command(&format!("CallbackCommand={value}")),
+                Err(QueryError::Encoding("CallbackCommand")),
+                "{value}"
+            );
         }
         assert_eq!(command("token=%zz&%zz=1&CallbackCommand=A"), Ok(Some("A".into())));
     }

@@ -57,6 +57,8 @@ pub(super) struct Built {
     pub(super) admin: Admin,
     pub(super) following: Files,
     pub(super) listeners: Listeners,
+    /// Gone when dropped.
+    pub(super) embedded: Option<EmbeddedBroker>,
 }
 
 /// What the stop must reach. Clones are handles to the same.
@@ -69,8 +71,6 @@ pub(super) struct Served {
     pub(super) stop: Stop,
     pub(super) ledger: Ledger,
     pub(super) is_stopping: Arc<AtomicBool>,
-    /// Gone with the last handle.
-    _embedded: Option<Arc<EmbeddedBroker>>,
 }
 
 /// What becomes the pump, on its own thread.
@@ -111,13 +111,14 @@ impl Built {
         let listeners = Listeners::bind(config)?;
         let (embedded, properties) = kafka(config, ack, &topics)?;
         let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
-        let (journal, backlog) = journal::in_memory(ack, bounds(config.queue), ledger.clone());
+        let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone());
         let (following, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
-        let (life, control, is_stopping) = (Life::new(), Arc::new(Control::default()), Arc::new(AtomicBool::new(false)));
+        let (life, control, is_stopping) =
+            (Life::new(), Arc::new(Control::default()), Arc::new(AtomicBool::new(false)));
         let intake = Intake {
             apps: Arc::clone(&apps),
             blocklist,
-            policy: policy(config.decide),
+            policy: policy(&config.decide),
             journal,
             ledger: ledger.clone(),
             metrics: metrics.intake,
@@ -150,9 +151,8 @@ impl Built {
             stop: Stop::default(),
             ledger,
             is_stopping,
-            _embedded: embedded.map(Arc::new),
         };
-        Ok(Self { served, publishing, readying, admin, following, listeners })
+        Ok(Self { served, publishing, readying, admin, following, listeners, embedded })
     }
 }
 
@@ -233,7 +233,7 @@ const fn ack(ack: config::Ack) -> Ack {
     }
 }
 
-const fn bounds(queue: config::Queue) -> Bounds {
+const fn bounds(queue: &config::Queue) -> Bounds {
     Bounds { captures_max: queue.captures_max, bytes_max: queue.bytes_max, waiting_bytes_max: queue.waiting_bytes_max }
 }
 
@@ -244,7 +244,7 @@ const fn mode(mode: config::EnvelopeMode) -> Mode {
     }
 }
 
-const fn policy(policy: config::Decide) -> decide::Policy {
+const fn policy(policy: &config::Decide) -> decide::Policy {
     decide::Policy {
         all_refused: match policy.all_refused {
             config::AllRefused::List => decide::AllRefused::List,

@@ -55,7 +55,12 @@ impl Signals {
 }
 
 /// Waits for a signal, stops everything, and prints the ledger.
-pub(super) fn run_until_stopped(runtime: Runtime, mut running: Running, mut signals: Signals, config: &Config) -> Ended {
+pub(super) fn run_until_stopped(
+    runtime: Runtime,
+    mut running: Running,
+    mut signals: Signals,
+    config: &Config,
+) -> Ended {
     let ended = runtime.block_on(async {
         let name = signals.next().await;
         tracing::info!(signal = name, "stopping");
@@ -67,14 +72,25 @@ pub(super) fn run_until_stopped(runtime: Runtime, mut running: Running, mut sign
             }
         }
     });
+    running.built.stop.set();
+    running.admin_end.notify_one();
     // Requests that are still there end here, and are counted as broken off.
     runtime.shutdown_timeout(Duration::from_millis(100));
+    for thread in running.threads {
+        // A panic there has ended the process already.
+        let _joined = thread.join();
+    }
     let balance = running.built.ledger.read();
     if balance.waiting_total() > 0 {
         let waiting = balance.waiting_total();
         match config.ack {
-            Ack::Memory => tracing::warn!(waiting, "callbacks that were answered are not known to be in kafka, and are gone with this process"),
-            Ack::Broker => tracing::warn!(waiting, "callbacks are not known to be in kafka, and are gone with this process"),
+            Ack::Memory => tracing::warn!(
+                waiting,
+                "callbacks that were answered are not known to be in kafka, and are gone with this process"
+            ),
+            Ack::Broker => {
+                tracing::warn!(waiting, "callbacks are not known to be in kafka, and are gone with this process")
+            }
         }
     }
     say(&balance.to_string());
@@ -99,7 +115,6 @@ async fn stop(running: &mut Running, config: &Config) {
     if until(deadline, &mut pump.ended).await.is_none() {
         tracing::warn!("the kafka client did not end in time");
     }
-    running.admin_end.notify_one();
 }
 
 /// The future's value, if it comes before `deadline`.

@@ -46,7 +46,9 @@ impl Cli {
 fn judge_blocklist(file: &Path) -> Result<String, Vec<String>> {
     match follow::file::read(file) {
         Ok(rules) => Ok(format!("{} rules", rules.len())),
-        Err(FileError::BadLines(lines)) => Err(lines.iter().map(|line| format!("{}: {line}", file.display())).collect()),
+        Err(FileError::BadLines(lines)) => {
+            Err(lines.iter().map(|line| format!("{}: {line}", file.display())).collect())
+        }
         Err(error) => Err(vec![format!("{}: {error}", file.display())]),
     }
 }

@@ -5,7 +5,6 @@ use std::error::Error;
 use std::io;
 use std::io::IsTerminal;
 use std::io::Write;
-use std::iter;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -66,7 +65,9 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
             match failure {
                 // librdkafka judged the properties together: restarting will not help.
                 Failure::Kafka(_) => ExitCode::from(EXIT_CONFIG),
-                Failure::Listen { .. } | Failure::Embedded(_) | Failure::Metrics(_) | Failure::System { .. } => ExitCode::FAILURE,
+                Failure::Listen { .. } | Failure::Embedded(_) | Failure::Metrics(_) | Failure::System { .. } => {
+                    ExitCode::FAILURE
+                }
             }
         }
     }
@@ -74,8 +75,13 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
 
 /// An error and all its causes, on one line.
 fn chain(error: &dyn Error) -> String {
-    let causes = iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// Prints all `problems`, one a line. Returns the exit code that they mean.

@@ -73,7 +73,12 @@ pub(crate) enum Order {
 }
 
 /// Serves until ordered to finish, and then until the last connection has ended.
-pub(crate) async fn serve(listener: TcpListener, service: Arc<Service>, limits: Limits, mut order: watch::Receiver<Order>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    service: Arc<Service>,
+    limits: Limits,
+    mut order: watch::Receiver<Order>,
+) {
     let graceful = GracefulShutdown::new();
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let mut connections = JoinSet::new();
@@ -147,7 +152,8 @@ fn serve_connection(
 /// Sets what a connection needs. What cannot be set does not matter enough to turn the sender away.
 fn prepare(stream: &TcpStream) {
     let socket = SockRef::from(stream);
-    let set = stream.set_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE)));
+    let set =
+        stream.set_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE)));
     if let Err(error) = set {
         tracing::debug!(%error, "could not set socket options");
     }

@@ -22,7 +22,6 @@ use tokio::sync::Semaphore;
 use tokio::sync::watch;
 
 use crate::capture::Capture;
-use crate::clock;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
 use crate::refusal::Reason;
@@ -32,7 +31,7 @@ use self::entry::Promise;
 
 /// When a callback counts as acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ack {
+pub(crate) enum Ack {
     /// When Kafka has confirmed every record it became.
     Broker,
     /// When it is in the queue in memory.
@@ -41,13 +40,13 @@ pub enum Ack {
 
 /// The bounds of the journal in memory.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub(crate) struct Bounds {
     /// How many captures may wait for Kafka.
-    pub captures_max: usize,
+    pub(crate) captures_max: usize,
     /// How many bytes they may take, [`Capture::cost_bytes`] each.
-    pub bytes_max: usize,
+    pub(crate) bytes_max: usize,
     /// How many bytes may wait for room. What comes then is lost at once.
-    pub waiting_bytes_max: usize,
+    pub(crate) waiting_bytes_max: usize,
 }
 
 /// Why the journal did not take a capture. It is gone.
@@ -117,7 +116,11 @@ impl Journal {
     /// # Errors
     ///
     /// The capture was not taken.
-    pub(crate) async fn append(&self, capture: Capture, receipt: &mut Option<Receipt<'_>>) -> Result<Appended, AppendError> {
+    pub(crate) async fn append(
+        &self,
+        capture: Capture,
+        receipt: &mut Option<Receipt<'_>>,
+    ) -> Result<Appended, AppendError> {
         let cost = cost_of(&capture);
         if !*self.is_open.borrow() || !self.queue.reserve_now(cost) {
             self.wait_for_room(cost).await?;
@@ -177,7 +180,7 @@ impl Journal {
         };
         let mut is_open = self.is_open.subscribe();
         // It cannot fail: the sender is `self`.
-        let _opened = is_open.wait_for(|is_open| *is_open).await;
+        drop(is_open.wait_for(|is_open| *is_open).await);
         // Always captures before bytes, so that two who wait cannot hold what the other needs.
         let capture = self.queue.captures.acquire().await.map_err(|_closed| AppendError::Closed)?;
         let bytes = self.queue.bytes.acquire_many(cost).await.map_err(|_closed| AppendError::Closed)?;

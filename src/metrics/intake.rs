@@ -35,7 +35,10 @@ impl IntakeMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let decisions = IntCounterVec::new(
-            Opts::new("callbridge_decisions_total", "Questions answered from the blocklist, by outcome: all may, some may not, none may."),
+            Opts::new(
+                "callbridge_decisions_total",
+                "Questions answered from the blocklist, by outcome: all may, some may not, none may.",
+            ),
             &["outcome"],
         )?;
         let decision = |outcome: decide::Outcome| decisions.with_label_values(&[outcome.as_str()]);
@@ -52,13 +55,19 @@ impl IntakeMetrics {
             &[0.000_05, 0.0001, 0.00025, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 1.5, 2.0],
         )?;
         let metrics = Self {
-            probes: IntCounter::new("callbridge_probes_total", "Requests that name no command, such as a console's check of the URL.")?,
+            probes: IntCounter::new(
+                "callbridge_probes_total",
+                "Requests that name no command, such as a console's check of the URL.",
+            )?,
             rejected_dropped: IntCounter::new(
                 "callbridge_rejected_dropped_total",
                 "Refused bodies that should have gone to the rejected topic, and for which the queue had no room.",
             )?,
             connections: IntGauge::new("callbridge_connections", "Open connections on the callback listener.")?,
-            connections_refused: IntCounter::new("callbridge_connections_refused_total", "Connections beyond the cap, answered with 503 and closed.")?,
+            connections_refused: IntCounter::new(
+                "callbridge_connections_refused_total",
+                "Connections beyond the cap, answered with 503 and closed.",
+            )?,
             allowed: decision(decide::Outcome::Allow),
             partly: decision(decide::Outcome::Partial),
             refused: decision(decide::Outcome::Refuse),

@@ -65,20 +65,35 @@ impl KafkaMetrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        let round_trip_p99 = Gauge::new("callbridge_kafka_round_trip_p99_seconds", "The slowest broker's 99th percentile round trip.")?;
-        let rebuilds =
-            IntCounter::new("callbridge_kafka_producer_rebuilds_total", "Producers replaced after an error that librdkafka calls fatal.")?;
+        let round_trip_p99 =
+            Gauge::new("callbridge_kafka_round_trip_p99_seconds", "The slowest broker's 99th percentile round trip.")?;
+        let rebuilds = IntCounter::new(
+            "callbridge_kafka_producer_rebuilds_total",
+            "Producers replaced after an error that librdkafka calls fatal.",
+        )?;
         registry.register(Box::new(round_trip_p99.clone()))?;
         registry.register(Box::new(rebuilds.clone()))?;
         Ok(Self {
-            queue_records: gauge("callbridge_kafka_queue_records", "Records in librdkafka's queue, those on the way included.")?,
+            queue_records: gauge(
+                "callbridge_kafka_queue_records",
+                "Records in librdkafka's queue, those on the way included.",
+            )?,
             queue_bytes: gauge("callbridge_kafka_queue_bytes", "Bytes of values in librdkafka's queue.")?,
-            reports_waiting: gauge("callbridge_kafka_reports_waiting", "Events that librdkafka has for the poll thread.")?,
+            reports_waiting: gauge(
+                "callbridge_kafka_reports_waiting",
+                "Events that librdkafka has for the poll thread.",
+            )?,
             brokers: gauge("callbridge_kafka_brokers", "Brokers known.")?,
             brokers_up: gauge("callbridge_kafka_brokers_up", "Brokers to which a connection stands.")?,
             round_trip_p99,
-            request_timeouts: gauge("callbridge_kafka_request_timeouts", "Requests that no broker answered in time, since the producer's start.")?,
-            retries: gauge("callbridge_kafka_request_retries", "Requests that were sent again, since the producer's start.")?,
+            request_timeouts: gauge(
+                "callbridge_kafka_request_timeouts",
+                "Requests that no broker answered in time, since the producer's start.",
+            )?,
+            retries: gauge(
+                "callbridge_kafka_request_retries",
+                "Requests that were sent again, since the producer's start.",
+            )?,
             rebuilds,
         })
     }
@@ -118,7 +133,10 @@ mod tests {
             "b:1/2":{"nodeid":2,"state":"CONNECT","rtt":{"p99":500}},
             "a:1/bootstrap":{"nodeid":-1,"state":"UP"}}}"#;
         assert_eq!(metrics.observe(json), Some(2));
-        assert_eq!((metrics.queue_records.get(), metrics.queue_bytes.get(), metrics.reports_waiting.get()), (3, 300, 1));
+        assert_eq!(
+            (metrics.queue_records.get(), metrics.queue_bytes.get(), metrics.reports_waiting.get()),
+            (3, 300, 1)
+        );
         assert_eq!((metrics.brokers.get(), metrics.brokers_up.get()), (2, 2));
         assert_eq!((metrics.request_timeouts.get(), metrics.retries.get()), (2, 1));
         assert!((metrics.round_trip_p99.get() - 0.0025).abs() < 1e-9);

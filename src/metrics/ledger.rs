@@ -42,20 +42,39 @@ impl LedgerCollector {
         let by_reason = |name, help| IntCounterVec::new(Opts::new(name, help), &["reason"]);
         let accounts = Accounts {
             received: IntCounterVec::new(
-                Opts::new("callbridge_callbacks_received_total", "Callbacks that came, by command; other: those this version does not know."),
+                Opts::new(
+                    "callbridge_callbacks_received_total",
+                    "Callbacks that came, by command; other: those this version does not know.",
+                ),
                 &["command"],
             )?,
-            recovered: IntCounter::new("callbridge_callbacks_recovered_total", "Callbacks found in the journal at the start.")?,
+            recovered: IntCounter::new(
+                "callbridge_callbacks_recovered_total",
+                "Callbacks found in the journal at the start.",
+            )?,
             refused: by_reason("callbridge_callbacks_refused_total", "Callbacks that were wrong, by what was wrong.")?,
-            lost: by_reason("callbridge_callbacks_lost_total", "Callbacks that were right and are gone, by why: their sender does not repeat them.")?,
-            delivered: IntCounter::new("callbridge_callbacks_delivered_total", "Callbacks every record of which is in Kafka.")?,
-            late: IntCounter::new("callbridge_callbacks_late_total", "Of the lost, those whose record Kafka took after all.")?,
+            lost: by_reason(
+                "callbridge_callbacks_lost_total",
+                "Callbacks that were right and are gone, by why: their sender does not repeat them.",
+            )?,
+            delivered: IntCounter::new(
+                "callbridge_callbacks_delivered_total",
+                "Callbacks every record of which is in Kafka.",
+            )?,
+            late: IntCounter::new(
+                "callbridge_callbacks_late_total",
+                "Of the lost, those whose record Kafka took after all.",
+            )?,
             waiting: IntGaugeVec::new(
-                Opts::new("callbridge_callbacks_waiting", "Callbacks that have not ended, by where they are: in the request, or in the queue for Kafka."),
+                Opts::new(
+                    "callbridge_callbacks_waiting",
+                    "Callbacks that have not ended, by where they are: in the request, or in the queue for Kafka.",
+                ),
                 &["where"],
             )?,
         };
-        let descriptions = accounts.collectors().into_iter().flat_map(|collector| collector.desc().into_iter().cloned()).collect();
+        let descriptions =
+            accounts.collectors().into_iter().flat_map(|collector| collector.desc().into_iter().cloned()).collect();
         Ok(Self { ledger, accounts: Mutex::new(accounts), descriptions })
     }
 }

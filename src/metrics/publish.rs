@@ -70,9 +70,14 @@ impl PublishMetrics {
         for word in words.chain([WRONG_SHAPE, Reason::Unpublishable.word()]) {
             rejected.with_label_values(&[word]);
         }
-        let unreported = IntGauge::new("callbridge_records_unreported", "Records with Kafka's client that have no delivery report yet.")?;
-        let oldest_unreported =
-            Gauge::new("callbridge_oldest_unreported_seconds", "How long the oldest record without a delivery report has been waiting for it.")?;
+        let unreported = IntGauge::new(
+            "callbridge_records_unreported",
+            "Records with Kafka's client that have no delivery report yet.",
+        )?;
+        let oldest_unreported = Gauge::new(
+            "callbridge_oldest_unreported_seconds",
+            "How long the oldest record without a delivery report has been waiting for it.",
+        )?;
         // A queue is empty within a turn of the pump, or Kafka is away and it takes as long as that takes.
         let queue = histogram(
             "callbridge_queue_duration_seconds",

@@ -71,7 +71,8 @@ impl<'a> Envelope<'a> {
                 self.push_data(&mut value);
                 value.push(b'}');
                 let mut headers = vec![header("content-type", Cow::Borrowed("application/cloudevents+json"))];
-                let repeated = attributes.into_iter().filter(|(name, _)| matches!(*name, "ce_id" | "ce_type" | "ce_source"));
+                let repeated =
+                    attributes.into_iter().filter(|(name, _)| matches!(*name, "ce_id" | "ce_type" | "ce_source"));
                 headers.extend(repeated.map(|(name, text)| header(name, text)));
                 headers
             }
@@ -172,7 +173,10 @@ fn push_member(json: &mut Vec<u8>, name: &str, text: &str) {
     push_json(json, text);
 }
 
-#[expect(clippy::expect_used, reason = "strings, numbers and structs of them always have a JSON form, and a Vec takes all of it")]
+#[expect(
+    clippy::expect_used,
+    reason = "strings, numbers and structs of them always have a JSON form, and a Vec takes all of it"
+)]
 fn push_json<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(json, value).expect("plain values are always JSON");
 }

@@ -46,7 +46,9 @@ impl<'a> Event<'a> {
     /// A field that is needed is missing, or one has the wrong shape.
     pub fn parse(command: Command, json: &'a str) -> Result<Self, serde_json::Error> {
         Ok(match command {
-            Command::BeforeAddSubscriber | Command::AfterAddSubscriber => Self::from(serde_json::from_str::<AddSubscriber<'a>>(json)?),
+            Command::BeforeAddSubscriber | Command::AfterAddSubscriber => {
+                Self::from(serde_json::from_str::<AddSubscriber<'a>>(json)?)
+            }
             Command::AfterOfficialAccountDestroyed => Self::from(serde_json::from_str::<Destroyed<'a>>(json)?),
             Command::AfterOfficialAccountInfoChanged => Self::from(serde_json::from_str::<InfoChanged<'a>>(json)?),
         })

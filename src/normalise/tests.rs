@@ -126,14 +126,21 @@ fn the_other_two_forms_hold_only_what_the_callback_has() {
         assert_eq!(value["data"]["event"], event, "{body}");
         let is_from_callback = event.get("event_time_ms").is_some();
         assert_eq!(value["timesource"], if is_from_callback { "callback" } else { "receipt" });
-        assert_eq!(value["time"], if is_from_callback { "2022-12-09T08:26:54.123Z" } else { "2023-11-14T22:13:20.001Z" });
+        assert_eq!(
+            value["time"],
+            if is_from_callback { "2022-12-09T08:26:54.123Z" } else { "2023-11-14T22:13:20.001Z" }
+        );
     }
 }
 
 #[test]
 fn a_decision_travels_with_the_question() {
     let (normaliser, app) = normaliser(Mode::Structured);
-    let mut capture = capture(app, "OfficialAccount.CallbackBeforeAddSubscriber", &ADDED.replace("After", "Before").replace("1e400", "1"));
+    let mut capture = capture(
+        app,
+        "OfficialAccount.CallbackBeforeAddSubscriber",
+        &ADDED.replace("After", "Before").replace("1e400", "1"),
+    );
     capture.outcome = Outcome::Decided(Decision::allow(&Blocklist::default()));
     let value = json_of(&normaliser.record(&capture));
     assert_eq!(value["decision"], "allow");

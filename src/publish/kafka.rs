@@ -126,7 +126,7 @@ fn aliases(name: &str) -> &'static [&'static str] {
 }
 
 /// Lets librdkafka judge each property by itself. Returns what is wrong, by property.
-pub fn problems(configured: &BTreeMap<String, String>) -> Vec<(String, String)> {
+pub(crate) fn problems(configured: &BTreeMap<String, String>) -> Vec<(String, String)> {
     configured
         .iter()
         .filter_map(|(name, value)| {
@@ -160,7 +160,7 @@ pub(crate) enum Verdict {
 }
 
 /// What a failure asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// It may pass: send the record again later.
     Passing(RDKafkaErrorCode),
@@ -293,10 +293,16 @@ impl ClientContext for Context {
 /// Passes librdkafka's log on. Its errors are about connections, which it retries: an operator looks when they can.
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error
+        | RDKafkaLogLevel::Warning => {
             tracing::warn!(facility, message, "librdkafka");
         }
-        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => tracing::debug!(facility, message, "librdkafka"),
+        RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+            tracing::debug!(facility, message, "librdkafka")
+        }
     }
 }
 
@@ -438,8 +444,11 @@ impl Kafka {
     }
 
     fn run(&self) -> Result<Running, KafkaError> {
-        let context =
-            Context { mailbox: Arc::clone(&self.mailbox), health: Arc::clone(&self.health), metrics: self.metrics.clone() };
+        let context = Context {
+            mailbox: Arc::clone(&self.mailbox),
+            health: Arc::clone(&self.health),
+            metrics: self.metrics.clone(),
+        };
         let producer: Arc<BaseProducer<Context>> = Arc::new(self.config.create_with_context(context)?);
         let stop = Arc::new(AtomicBool::new(false));
         let poller = {
@@ -475,7 +484,13 @@ mod tests {
 
     #[test]
     fn another_name_for_a_property_takes_the_place_of_its_default() {
-        for name in ["request.required.acks", "delivery.timeout.ms", "queue.buffering.max.ms", "compression.codec", "max.in.flight"] {
+        for name in [
+            "request.required.acks",
+            "delivery.timeout.ms",
+            "queue.buffering.max.ms",
+            "compression.codec",
+            "max.in.flight",
+        ] {
             let configured = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
             let properties = Properties::new(Ack::Memory, &configured);
             for other in aliases(name) {
@@ -489,15 +504,24 @@ mod tests {
         let configured = [("linger.ms", "5"), ("bootstrap.server", "x"), ("socket.timeout.ms", "soon")];
         let configured = configured.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let problems = problems(&configured);
-        assert_eq!(problems.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["bootstrap.server", "socket.timeout.ms"]);
+        assert_eq!(
+            problems.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(),
+            ["bootstrap.server", "socket.timeout.ms"]
+        );
         assert!(problems.iter().all(|(_, what)| !what.is_empty()));
     }
 
     #[test]
     fn an_error_that_is_not_known_may_pass() {
         assert_eq!(failure(RDKafkaErrorCode::Unknown), Failure::Passing(RDKafkaErrorCode::Unknown));
-        assert_eq!(failure(RDKafkaErrorCode::UnknownTopicOrPartition), Failure::Passing(RDKafkaErrorCode::UnknownTopicOrPartition));
+        assert_eq!(
+            failure(RDKafkaErrorCode::UnknownTopicOrPartition),
+            Failure::Passing(RDKafkaErrorCode::UnknownTopicOrPartition)
+        );
         assert_eq!(failure(RDKafkaErrorCode::Fatal), Failure::Fatal(RDKafkaErrorCode::Fatal));
-        assert_eq!(failure(RDKafkaErrorCode::MessageSizeTooLarge), Failure::Poison(RDKafkaErrorCode::MessageSizeTooLarge));
+        assert_eq!(
+            failure(RDKafkaErrorCode::MessageSizeTooLarge),
+            Failure::Poison(RDKafkaErrorCode::MessageSizeTooLarge)
+        );
     }
 }

@@ -317,7 +317,10 @@ impl Pump {
 
     fn unproven(&mut self, item: Item, topic: Topic) {
         self.metrics.ended(RecordOutcome::Unproven);
-        tracing::warn!(topic = self.topics.name(topic), "kafka's client reports a delivery without an offset; the record is sent again");
+        tracing::warn!(
+            topic = self.topics.name(topic),
+            "kafka's client reports a delivery without an offset; the record is sent again"
+        );
         self.stop_lane(item, topic, REST);
     }
 

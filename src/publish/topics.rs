@@ -18,15 +18,15 @@ use crate::shutdown::Stop;
 
 /// How missing topics are made.
 #[derive(Debug, Clone)]
-pub struct Creation {
+pub(crate) struct Creation {
     /// Partitions of each topic.
-    pub partitions: i32,
+    pub(crate) partitions: i32,
     /// Replicas of each partition; `None`: three, or as many as there are brokers.
-    pub replication_factor: Option<i32>,
+    pub(crate) replication_factor: Option<i32>,
     /// In-sync replicas that must have a record before it is acknowledged; `None`: one less than the replicas, at least one.
-    pub min_insync_replicas: Option<i32>,
+    pub(crate) min_insync_replicas: Option<i32>,
     /// How long records are kept, in milliseconds; `None`: as the brokers are set.
-    pub retention_ms: Option<i64>,
+    pub(crate) retention_ms: Option<i64>,
 }
 
 /// How long one look at the cluster may take, and how long is waited between two.
@@ -72,7 +72,13 @@ impl TopicsClient {
 
     /// Returns true once every topic of `names` is there and every partition has a leader, false when it is told to stop before.
     /// Makes missing topics if `creation` says how. Each time that something else is missing, `tell` is called.
-    pub(crate) fn wait(&self, names: &[String], creation: Option<&Creation>, stop: &Stop, mut tell: impl FnMut(&Missing)) -> bool {
+    pub(crate) fn wait(
+        &self,
+        names: &[String],
+        creation: Option<&Creation>,
+        stop: &Stop,
+        mut tell: impl FnMut(&Missing),
+    ) -> bool {
         let mut told = None;
         loop {
             match self.look(names, creation) {
@@ -135,8 +141,10 @@ impl TopicsClient {
         let admin: AdminClient<LogOnly> =
             self.config.create_with_context(LogOnly).map_err(|error| all_failed(error.to_string()))?;
         let options = AdminOptions::new().operation_timeout(Some(CREATE_LIMIT)).request_timeout(Some(CREATE_LIMIT));
-        let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| all_failed(error.to_string()))?;
-        let results = runtime.block_on(admin.create_topics(&topics, &options)).map_err(|error| all_failed(error.to_string()))?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().build().map_err(|error| all_failed(error.to_string()))?;
+        let results =
+            runtime.block_on(admin.create_topics(&topics, &options)).map_err(|error| all_failed(error.to_string()))?;
         let failed: Vec<String> = results
             .into_iter()
             .filter_map(Result::err)
