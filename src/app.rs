@@ -12,12 +12,12 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::thread::Thread;
 
-use rdkafka::error::KafkaError;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+use crate::publish::kafka::ClientError;
 use crate::publish::pump::Control;
 use crate::publish::topics::Missing;
 use crate::publish::topics::TopicsClient;
@@ -40,10 +40,10 @@ pub(crate) enum Failure {
     },
     /// librdkafka does not take the configuration as a whole, or cannot start.
     #[error("start the kafka client")]
-    Kafka(#[source] KafkaError),
+    Kafka(#[source] ClientError),
     /// The embedded broker cannot start.
     #[error("start the embedded broker")]
-    Embedded(#[source] KafkaError),
+    Embedded(#[source] ClientError),
     /// A metric is registered twice. A bug.
     #[error("register the metrics")]
     Metrics(#[source] prometheus::Error),
@@ -131,10 +131,7 @@ fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
             tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
         crate::http::listener::serve(listener, Arc::clone(&served.service), served.limits, served.order.subscribe())
     };
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one task of the runtime's root; its end is waited for in `stop`"
-    )]
+    // The one task of the runtime's root; its end is waited for in `stop`.
     let _task = runtime.spawn(async move {
         serve.await;
         // Nobody listens any more when the stop ran out of time.

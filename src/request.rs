@@ -45,10 +45,7 @@ impl<'a> Query<'a> {
         let mut query = Self::default();
         for pair in raw.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let (slot, name) = match query.slot(name) {
-                Some(found) => found,
-                None => continue,
-            };
+            let Some((slot, name)) = query.slot(name) else { continue };
             if slot.is_some() {
                 return Err(QueryError::Repeated(name));
             }

@@ -9,7 +9,6 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use prometheus::Registry;
-use rdkafka::error::KafkaError;
 use tokio::sync::watch;
 
 use crate::admin::Admin;
@@ -33,6 +32,7 @@ use crate::metrics::publish::PublishMetrics;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
 use crate::publish::embedded::EmbeddedBroker;
+use crate::publish::kafka::ClientError;
 use crate::publish::kafka::Properties;
 use crate::publish::kafka::Unstarted;
 use crate::publish::pump::Control;
@@ -162,7 +162,7 @@ impl Publishing {
     }
 
     /// Starts the Kafka client and makes the pump that `thread` will run.
-    pub(super) fn into_pump(self, thread: &Thread) -> Result<(Pump, Option<TopicsClient>), KafkaError> {
+    pub(super) fn into_pump(self, thread: &Thread) -> Result<(Pump, Option<TopicsClient>), ClientError> {
         let kafka = self.kafka.start(thread.clone())?;
         let topics_client = kafka.topics_client();
         self.backlog.wakes(thread.clone());

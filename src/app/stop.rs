@@ -83,15 +83,11 @@ pub(super) fn run_until_stopped(
     let balance = running.built.ledger.read();
     if balance.waiting_total() > 0 {
         let waiting = balance.waiting_total();
-        match config.ack {
-            Ack::Memory => tracing::warn!(
-                waiting,
-                "callbacks that were answered are not known to be in kafka, and are gone with this process"
-            ),
-            Ack::Broker => {
-                tracing::warn!(waiting, "callbacks are not known to be in kafka, and are gone with this process")
-            }
-        }
+        let answered = match config.ack {
+            Ack::Memory => "they were answered",
+            Ack::Broker => "they were not answered 200",
+        };
+        tracing::warn!(waiting, answered, "callbacks are not known to be in kafka, and are gone with this process");
     }
     say(&balance.to_string());
     ended

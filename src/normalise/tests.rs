@@ -9,7 +9,6 @@ use super::*;
 use crate::auth::VerifiedApp;
 use crate::command::Command;
 use crate::decide::Decision;
-use crate::decide::blocklist::Blocklist;
 use crate::refusal::Reason;
 
 const RECEIVED: UnixMillis = UnixMillis(1_700_000_000_001);
@@ -141,10 +140,19 @@ fn a_decision_travels_with_the_question() {
         "OfficialAccount.CallbackBeforeAddSubscriber",
         &ADDED.replace("After", "Before").replace("1e400", "1"),
     );
-    capture.outcome = Outcome::Decided(Decision::allow(&Blocklist::default()));
+    capture.outcome = Outcome::Decided(Decision {
+        outcome: crate::decide::Outcome::Partial,
+        refused: vec!["jared".into()],
+        rules: vec!["block jared".into()],
+        generation: 7,
+        rejection: None,
+    });
     let value = json_of(&normaliser.record(&capture));
-    assert_eq!(value["decision"], "allow");
-    assert_eq!(value["data"]["decision"], json!({"outcome": "allow", "refused": [], "rules": [], "generation": 0}));
+    assert_eq!(value["decision"], "partial");
+    assert_eq!(
+        value["data"]["decision"],
+        json!({"outcome": "partial", "refused": ["jared"], "rules": ["block jared"], "generation": 7})
+    );
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! A Kafka inside this process, for trying callbridge out: librdkafka's cluster for its own tests. Nothing is kept, on disk or
 //! beyond 5 MiB a partition.
 
-use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+
+use super::kafka::ClientError;
 
 /// One broker on 127.0.0.1, on a port of its own choice. Gone when dropped.
 pub(crate) struct EmbeddedBroker {
@@ -22,7 +23,7 @@ impl EmbeddedBroker {
     /// # Errors
     ///
     /// librdkafka could not start it.
-    pub(crate) fn start(topics: &[String], partitions: i32) -> Result<Self, KafkaError> {
+    pub(crate) fn start(topics: &[String], partitions: i32) -> Result<Self, ClientError> {
         let cluster = MockCluster::new(1)?;
         for topic in topics {
             cluster.create_topic(topic, partitions, 1)?;

@@ -131,13 +131,18 @@ pub(crate) fn problems(configured: &BTreeMap<String, String>) -> Vec<(String, St
         .iter()
         .filter_map(|(name, value)| {
             let judged = ClientConfig::new().set(name, value).create_native_config();
-            judged.err().map(|error| match error {
-                KafkaError::ClientConfig(_, what, ..) => (name.clone(), what),
-                error => (name.clone(), error.to_string()),
+            judged.err().map(|error| {
+                let what = if let KafkaError::ClientConfig(_, what, ..) = error { what } else { error.to_string() };
+                (name.clone(), what)
             })
         })
         .collect()
 }
+
+/// librdkafka could not make or run a client, in its own words.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct ClientError(#[from] KafkaError);
 
 /// What Kafka said of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -275,17 +280,15 @@ impl ClientContext for Context {
     // Called twice for each event, so nothing is counted here.
     fn error(&self, error: KafkaError, reason: &str) {
         let code = code_of(&error);
-        match code {
-            RDKafkaErrorCode::Fatal => {
-                self.health.is_fatal.store(true, Ordering::Relaxed);
-                self.mailbox.reader.unpark();
-                tracing::error!(reason, "the kafka producer is dead, and will be replaced");
-            }
-            RDKafkaErrorCode::AllBrokersDown => {
-                self.health.is_any_broker_up.store(false, Ordering::Relaxed);
-                tracing::warn!(reason, "no kafka broker can be reached");
-            }
-            code => tracing::debug!(?code, reason, "kafka"),
+        if code == RDKafkaErrorCode::Fatal {
+            self.health.is_fatal.store(true, Ordering::Relaxed);
+            self.mailbox.reader.unpark();
+            tracing::error!(reason, "the kafka producer is dead, and will be replaced");
+        } else if code == RDKafkaErrorCode::AllBrokersDown {
+            self.health.is_any_broker_up.store(false, Ordering::Relaxed);
+            tracing::warn!(reason, "no kafka broker can be reached");
+        } else {
+            tracing::debug!(?code, reason, "kafka");
         }
     }
 }
@@ -301,7 +304,7 @@ pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
             tracing::warn!(facility, message, "librdkafka");
         }
         RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-            tracing::debug!(facility, message, "librdkafka")
+            tracing::debug!(facility, message, "librdkafka");
         }
     }
 }
@@ -351,7 +354,7 @@ impl Unstarted {
     /// # Errors
     ///
     /// It does not, and says why.
-    pub(crate) fn new(properties: &Properties, metrics: KafkaMetrics) -> Result<Self, KafkaError> {
+    pub(crate) fn new(properties: &Properties, metrics: KafkaMetrics) -> Result<Self, ClientError> {
         let config = properties.client_config();
         let probe: BaseProducer = config.create()?;
         drop(probe);
@@ -368,7 +371,7 @@ impl Unstarted {
     /// # Errors
     ///
     /// librdkafka could not start it, or no thread could be made.
-    pub(crate) fn start(self, reader: Thread) -> Result<Kafka, KafkaError> {
+    pub(crate) fn start(self, reader: Thread) -> Result<Kafka, ClientError> {
         let Self { config, health, metrics } = self;
         let mailbox = Arc::new(Mailbox { reports: Mutex::default(), reader });
         let mut kafka = Kafka { config, health, metrics, mailbox, running: None };
@@ -396,9 +399,9 @@ impl Kafka {
         if let Some(key) = &record.key {
             kafka_record = kafka_record.key(&**key);
         }
-        running.producer.send(kafka_record).map_err(|(error, _record)| match code_of(&error) {
-            RDKafkaErrorCode::QueueFull => SendError::QueueFull,
-            code => SendError::Failed(failure(code)),
+        running.producer.send(kafka_record).map_err(|(error, _record)| {
+            let code = code_of(&error);
+            if code == RDKafkaErrorCode::QueueFull { SendError::QueueFull } else { SendError::Failed(failure(code)) }
         })
     }
 
@@ -417,7 +420,7 @@ impl Kafka {
     /// # Errors
     ///
     /// librdkafka could not start the new one; the old one is gone all the same.
-    pub(crate) fn replace(&mut self) -> Result<(), KafkaError> {
+    pub(crate) fn replace(&mut self) -> Result<(), ClientError> {
         self.stop();
         self.health.is_fatal.store(false, Ordering::Relaxed);
         self.metrics.rebuilds.inc();
@@ -443,7 +446,7 @@ impl Kafka {
         Some(TopicsClient::new(self.config.clone(), Box::new(fetch)))
     }
 
-    fn run(&self) -> Result<Running, KafkaError> {
+    fn run(&self) -> Result<Running, ClientError> {
         let context = Context {
             mailbox: Arc::clone(&self.mailbox),
             health: Arc::clone(&self.health),
@@ -461,7 +464,7 @@ impl Kafka {
                 }
             })
         };
-        let poller = poller.map_err(|_| KafkaError::ClientCreation("no thread for polling".into()))?;
+        let poller = poller.map_err(|_| ClientError(KafkaError::ClientCreation("no thread for polling".into())))?;
         Ok(Running { producer, stop, poller })
     }
 }
