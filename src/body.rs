@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde::Deserializer;
 use serde::Serialize;
 use serde::de;
-use serde::de::IgnoredAny;
 use serde::de::value::MapAccessDeserializer;
+use serde_json::value::RawValue;
 
 /// `OfficialAccount.CallbackBeforeAddSubscriber` and `OfficialAccount.CallbackAfterAddSubscriber`.
 #[derive(Debug, Deserialize)]
@@ -108,9 +108,15 @@ impl EventTime {
     /// 9999-12-31T23:59:59.999Z, the last that RFC 3339 can write.
     const MILLIS_MAX: i64 = 253_402_300_799_999;
 
-    fn from_number(number: i64) -> Self {
-        let millis = if number < Self::SECONDS_BELOW { number.checked_mul(1000) } else { Some(number) };
-        Self(millis.filter(|millis| (1..=Self::MILLIS_MAX).contains(millis)))
+    /// Reads it as it stands in the JSON.
+    fn read(json: &str) -> Option<i64> {
+        let digits = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or(json);
+        if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let number: i64 = digits.parse().ok()?;
+        let millis = if number < Self::SECONDS_BELOW { number * 1000 } else { number };
+        (1..=Self::MILLIS_MAX).contains(&millis).then_some(millis)
     }
 }
 
@@ -170,52 +176,9 @@ impl<'de, T: Deserialize<'de>> de::Visitor<'de> for ObjectVisitor<T> {
 
 impl<'de> Deserialize<'de> for EventTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(EventTimeVisitor)
-    }
-}
-
-struct EventTimeVisitor;
-
-impl<'de> de::Visitor<'de> for EventTimeVisitor {
-    type Value = EventTime;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a time")
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<EventTime, E> {
-        Ok(i64::try_from(number).map_or(EventTime(None), EventTime::from_number))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<EventTime, E> {
-        Ok(EventTime::from_number(number))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<EventTime, E> {
-        let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
-        Ok(text.parse().ok().filter(|_| is_number).map_or(EventTime(None), EventTime::from_number))
-    }
-
-    fn visit_f64<E>(self, _number: f64) -> Result<EventTime, E> {
-        Ok(EventTime(None))
-    }
-
-    fn visit_bool<E>(self, _flag: bool) -> Result<EventTime, E> {
-        Ok(EventTime(None))
-    }
-
-    fn visit_unit<E>(self) -> Result<EventTime, E> {
-        Ok(EventTime(None))
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut seq: A) -> Result<EventTime, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(EventTime(None))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<EventTime, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(EventTime(None))
+        // Raw, because any value may stand here, even a number that no type holds.
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        Ok(Self(Self::read(raw.get())))
     }
 }
 

@@ -201,7 +201,7 @@ mod tests {
             (b"{\"a\":1,}", "line 1 column 8"),
             (b"\xef\xbb\xbf{}", "line 1 column 1"),
             (b"{\"a\":\n\"\xff\"}", "line 2 column 2"),
-            (b"{\"a\":\"\n\"}", "line 2 column 0"),
+            (b"{\"a\":\"\n\"}", "line 1 column 6"),
         ];
         for (body, place) in cases {
             let (reason, text) = refused(body);
