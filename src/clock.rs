@@ -2,6 +2,9 @@
 //!
 //! Everything that judges takes the time as an argument, so that a test can say what time it is.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -26,4 +29,34 @@ pub fn wall() -> UnixMillis {
 #[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock")]
 pub fn monotonic() -> Instant {
     Instant::now()
+}
+
+/// When something last showed that it runs, for those who watch it. It follows the monotonic clock.
+#[derive(Debug)]
+pub struct Heartbeat {
+    began: Instant,
+    /// Milliseconds after `began`.
+    last: AtomicU64,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self { began: monotonic(), last: AtomicU64::new(0) }
+    }
+}
+
+impl Heartbeat {
+    /// It runs.
+    pub fn beat(&self) {
+        self.last.store(self.elapsed(), Ordering::Relaxed);
+    }
+
+    /// How long ago it last said so, to the millisecond. Before it ever did: how long ago it was made.
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(self.elapsed().saturating_sub(self.last.load(Ordering::Relaxed)))
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }

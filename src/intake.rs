@@ -44,12 +44,10 @@ pub(crate) struct Intake {
     pub(crate) deadline: Duration,
 }
 
-/// The head of a request that names a command.
+/// When and from where a request came.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Head<'r> {
+pub(crate) struct Head {
     pub(crate) peer: SocketAddr,
-    /// The query, as it stands in the URL.
-    pub(crate) query: &'r str,
     pub(crate) received: UnixMillis,
     pub(crate) began: Instant,
 }
@@ -57,8 +55,10 @@ pub(crate) struct Head<'r> {
 /// A callback whose head has been checked; its body may be read now. Only [`Intake::admit`] makes one.
 #[derive(Debug)]
 pub(crate) struct Admitted<'r> {
-    head: Head<'r>,
+    head: Head,
     app: VerifiedApp,
+    /// The query, as it stands in the URL.
+    query: &'r str,
     /// The word itself: one that is not of the table is taken too.
     name: std::borrow::Cow<'r, str>,
     command: Option<Command>,
@@ -78,13 +78,12 @@ impl Intake {
     ///
     /// # Errors
     ///
-    /// The query cannot be read, or the application is not ours.
-    pub(crate) fn admit<'r>(&self, head: Head<'r>) -> Result<Admitted<'r>, Refusal> {
-        let query = Query::parse(head.query).map_err(Refusal::Query)?;
+    /// The application is not ours.
+    pub(crate) fn admit<'r>(&self, head: Head, raw: &'r str, query: Query<'r>) -> Result<Admitted<'r>, Refusal> {
         let app = auth::check(&query, &self.apps)?;
         let name = query.command.unwrap_or_default();
         let command = Command::find(&name);
-        Ok(Admitted { head, app, name, command })
+        Ok(Admitted { head, app, query: raw, name, command })
     }
 
     /// Takes an admitted callback as far as its answer.
@@ -162,6 +161,7 @@ impl Intake {
 }
 
 fn capture(admitted: &Admitted<'_>, body: Box<[u8]>, outcome: Outcome) -> Capture {
-    let Head { peer, query, received, .. } = admitted.head;
-    Capture { received, peer, app: admitted.app, command: admitted.command, query: query.into(), body, outcome }
+    let Head { peer, received, .. } = admitted.head;
+    let query = admitted.query.into();
+    Capture { received, peer, app: admitted.app, command: admitted.command, query, body, outcome }
 }

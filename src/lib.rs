@@ -1,4 +1,5 @@
-//! callbridge.
+//! Takes Tencent Cloud Chat callbacks, answers them, and publishes them to Kafka.
+#![doc = include_str!("../ARCHITECTURE.md")]
 
 // Words.
 pub mod capture;

@@ -1,4 +1,4 @@
-//! From a request to a reply: the limits around [`Intake`](crate::intake::Intake), and the entry in the ledger.
+//! From a request to a reply: the limits around [`Intake`], and the entry in the ledger.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,15 +13,19 @@ use hyper::Method;
 use hyper::Request;
 use hyper::body::Body;
 use hyper::body::Incoming;
+use hyper::http::request::Parts;
 use tokio::time;
 
 use crate::clock;
 use crate::command::Command;
+use crate::intake::Admitted;
+use crate::intake::Answer;
 use crate::intake::Head;
 use crate::intake::Intake;
 use crate::ledger::Receipt;
 use crate::refusal::Refusal;
 use crate::request::Query;
+use crate::request::QueryError;
 
 use super::reply;
 use super::reply::Reply;
@@ -49,15 +53,27 @@ impl Service {
     }
 
     async fn reply(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
-        let query = request.uri().query().unwrap_or_default().to_owned();
-        let is_harmless = matches!(*request.method(), Method::GET | Method::HEAD | Method::POST);
-        if is_harmless && !Query::names_command(&query) {
+        let head = Head { peer, received: clock::wall(), began: clock::monotonic() };
+        let (parts, body) = request.into_parts();
+        let raw_query = parts.uri.query().unwrap_or_default();
+        let query = Query::parse(raw_query);
+        let command = match &query {
+            Ok(query) => query.command.as_deref().map(Command::find),
+            // What cannot be read is a callback all the same, of no command in the table.
+            Err(_) => Query::names_command(raw_query).then_some(None),
+        };
+        let is_harmless = matches!(parts.method, Method::GET | Method::HEAD | Method::POST);
+        if is_harmless && command.is_none() {
             self.intake.metrics.probes.inc();
             return reply::ok();
         }
-        let mut receipt = Some(self.intake.ledger.receive(command_of(&query)));
-        match self.callback(request, &query, peer, &mut receipt).await {
-            Ok(reply) => reply,
+        let mut receipt = Some(self.intake.ledger.receive(command.flatten()));
+        let answer = match self.admit(head, &parts, query) {
+            Ok(admitted) => self.accept(admitted, body, &mut receipt).await,
+            Err(refusal) => Err(refusal),
+        };
+        match answer {
+            Ok(answer) => reply::answer(&answer),
             Err(refusal) => {
                 tracing::debug!(reason = refusal.reason().word(), %peer, "refused");
                 if let Some(receipt) = receipt {
@@ -68,23 +84,29 @@ impl Service {
         }
     }
 
-    async fn callback(
+    fn admit<'r>(
         &self,
-        request: Request<Incoming>,
-        query: &str,
-        peer: SocketAddr,
-        receipt: &mut Option<Receipt<'_>>,
-    ) -> Result<Reply, Refusal> {
-        let head = Head { peer, query, received: clock::wall(), began: clock::monotonic() };
-        if request.method() != Method::POST {
+        head: Head,
+        parts: &'r Parts,
+        query: Result<Query<'r>, QueryError>,
+    ) -> Result<Admitted<'r>, Refusal> {
+        if parts.method != Method::POST {
             return Err(Refusal::Method);
         }
-        if self.path.as_deref().is_some_and(|path| path != request.uri().path()) {
+        if self.path.as_deref().is_some_and(|path| path != parts.uri.path()) {
             return Err(Refusal::Path);
         }
-        let admitted = self.intake.admit(head)?;
-        let body = self.body(request.into_body()).await?;
-        self.intake.accept(admitted, body, receipt).await.map(|answer| reply::answer(&answer))
+        self.intake.admit(head, parts.uri.query().unwrap_or_default(), query.map_err(Refusal::Query)?)
+    }
+
+    async fn accept(
+        &self,
+        admitted: Admitted<'_>,
+        body: Incoming,
+        receipt: &mut Option<Receipt<'_>>,
+    ) -> Result<Answer, Refusal> {
+        let body = self.body(body).await?;
+        self.intake.accept(admitted, body, receipt).await
     }
 
     async fn body(&self, body: Incoming) -> Result<Box<[u8]>, Refusal> {
@@ -102,9 +124,4 @@ impl Service {
             Err(_elapsed) => Err(Refusal::BodyTimeout),
         }
     }
-}
-
-/// The command as the ledger counts it; a query that cannot be read names one that is not of the table.
-fn command_of(query: &str) -> Option<Command> {
-    Query::parse(query).ok()?.command.as_deref().and_then(Command::find)
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::thread::JoinHandle;
@@ -29,7 +28,7 @@ use rdkafka::producer::DeliveryResult;
 use rdkafka::producer::Producer;
 use rdkafka::producer::ProducerContext;
 
-use crate::clock;
+use crate::clock::Heartbeat;
 use crate::journal::Ack;
 use crate::metrics::kafka::KafkaMetrics;
 use crate::record::Record;
@@ -209,8 +208,7 @@ pub(crate) enum SendError {
 pub(crate) struct Health {
     is_any_broker_up: AtomicBool,
     is_fatal: AtomicBool,
-    /// When the poll thread last turned, in milliseconds of wall time.
-    polled_ms: AtomicI64,
+    polled: Heartbeat,
 }
 
 impl Health {
@@ -221,8 +219,7 @@ impl Health {
 
     /// How long ago the poll thread turned last.
     pub(crate) fn poll_age(&self) -> Duration {
-        let age = clock::wall().0 - self.polled_ms.load(Ordering::Relaxed);
-        Duration::from_millis(u64::try_from(age).unwrap_or(0))
+        self.polled.age()
     }
 }
 
@@ -442,7 +439,13 @@ impl Kafka {
     /// What the topics are asked about with.
     pub(crate) fn topics_client(&self) -> Option<TopicsClient> {
         let producer = Arc::clone(&self.running.as_ref()?.producer);
-        let fetch = move |timeout: Duration| producer.client().fetch_metadata(None, timeout);
+        let health = Arc::clone(&self.health);
+        let fetch = move |timeout: Duration| {
+            let metadata = producer.client().fetch_metadata(None, timeout)?;
+            // A broker sent it; the statistics will say so too, at their next round.
+            health.is_any_broker_up.store(true, Ordering::Relaxed);
+            Ok(metadata)
+        };
         Some(TopicsClient::new(self.config.clone(), Box::new(fetch)))
     }
 
@@ -456,11 +459,11 @@ impl Kafka {
         let stop = Arc::new(AtomicBool::new(false));
         let poller = {
             let (producer, stop, health) = (Arc::clone(&producer), Arc::clone(&stop), Arc::clone(&self.health));
-            health.polled_ms.store(clock::wall().0, Ordering::Relaxed);
+            health.polled.beat();
             thread::Builder::new().name("kafka-poll".into()).spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
                     producer.poll(POLL_TURN);
-                    health.polled_ms.store(clock::wall().0, Ordering::Relaxed);
+                    health.polled.beat();
                 }
             })
         };

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicI64;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::thread::Thread;
@@ -20,6 +19,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::clock;
+use crate::clock::Heartbeat;
 use crate::journal::Backlog;
 use crate::journal::Entry;
 use crate::metrics::publish::PublishMetrics;
@@ -36,7 +36,7 @@ use super::kafka::SendError;
 use super::kafka::Verdict;
 
 /// How many records of one topic may be with the client, unreported. A topic that is slow or stuck cannot take all of its queue.
-const CREDIT: usize = 50_000;
+const CREDIT: usize = 10_000;
 /// Entries taken from the journal at a time, so that reports are looked at in between.
 const TAKE_MAX: usize = 1024;
 /// How long a lane rests after a failure: doubled each time, until a record is delivered.
@@ -52,7 +52,7 @@ const NAP: Duration = Duration::from_millis(100);
 pub(crate) struct Control {
     may_publish: AtomicBool,
     give_up_at: Mutex<Option<Instant>>,
-    turned_ms: AtomicI64,
+    turned: Heartbeat,
 }
 
 impl Control {
@@ -70,8 +70,7 @@ impl Control {
 
     /// How long ago the pump turned last.
     pub(crate) fn turn_age(&self) -> Duration {
-        let age = clock::wall().0 - self.turned_ms.load(Ordering::Relaxed);
-        Duration::from_millis(u64::try_from(age).unwrap_or(0))
+        self.turned.age()
     }
 }
 
@@ -184,7 +183,7 @@ impl Pump {
     pub(crate) fn run(mut self, control: &Control) {
         loop {
             let now = clock::monotonic();
-            control.turned_ms.store(clock::wall().0, Ordering::Relaxed);
+            control.turned.beat();
             self.take_reports(now);
             self.replace_if_dead(now);
             if control.may_publish.load(Ordering::Acquire) {
