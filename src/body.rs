@@ -105,8 +105,8 @@ pub struct EventTime(pub Option<i64>);
 
 impl EventTime {
     const SECONDS_BELOW: i64 = 100_000_000_000;
-    /// 9999-12-31T23:59:59.999Z, the last that RFC 3339 can write.
-    const MILLIS_MAX: i64 = 253_402_300_799_999;
+    /// 9999-12-30T22:00:00Z, the last time that jiff knows.
+    const MILLIS_MAX: i64 = 253_402_207_200_000;
 
     /// Reads it as it stands in the JSON.
     fn read(json: &str) -> Option<i64> {
@@ -193,7 +193,7 @@ mod tests {
             ("\"1670574414123\"", Some(1_670_574_414_123)),
             ("1670574414", Some(1_670_574_414_000)),
             ("\"1670574414\"", Some(1_670_574_414_000)),
-            ("253402300799999", Some(253_402_300_799_999)),
+            ("253402207200000", Some(253_402_207_200_000)),
         ];
         for (json, expected) in cases {
             assert_eq!(serde_json::from_str::<EventTime>(json).unwrap().0, expected, "{json}");
@@ -214,7 +214,7 @@ mod tests {
             "\"+5\"",
             "[1]",
             "{\"a\":1}",
-            "253402300800000",
+            "253402207200001",
             "18446744073709551615",
             "-9223372036854775808",
         ] {

@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr;
+use memchr::memchr_iter;
+
 /// The query parameters that callbridge uses, decoded. Borrows from the query where nothing was encoded.
 ///
 /// Names are compared without regard to case: Tencent's documents spell `SdkAppid` in several ways. Order does not matter, and
@@ -43,8 +46,7 @@ impl<'a> Query<'a> {
     /// A name in use that comes twice, or a value in use that cannot be decoded.
     pub fn parse(raw: &'a str) -> Result<Self, QueryError> {
         let mut query = Self::default();
-        for pair in raw.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        for (name, value) in pairs(raw) {
             let Some((slot, name)) = query.slot(name) else { continue };
             if slot.is_some() {
                 return Err(QueryError::Repeated(name));
@@ -59,19 +61,22 @@ impl<'a> Query<'a> {
 
     /// Whether the query names a command, readable or not. Tells a callback from a stranger's look.
     pub fn names_command(raw: &str) -> bool {
-        raw.split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .any(|(name, value)| !value.is_empty() && is_name(name, COMMAND))
+        pairs(raw).any(|(name, value)| {
+            !value.is_empty() && decode(name).is_some_and(|name| name.eq_ignore_ascii_case(COMMAND))
+        })
     }
 
     fn slot(&mut self, name: &str) -> Option<(&mut Option<Cow<'a, str>>, &'static str)> {
-        if is_name(name, SDK_APP_ID) {
+        // A name that cannot be decoded is no name in use.
+        let name = decode(name)?;
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+        if is(SDK_APP_ID) {
             Some((&mut self.sdk_app_id, SDK_APP_ID))
-        } else if is_name(name, COMMAND) {
+        } else if is(COMMAND) {
             Some((&mut self.command, COMMAND))
-        } else if is_name(name, CLIENT_IP) {
+        } else if is(CLIENT_IP) {
             Some((&mut self.client_ip, CLIENT_IP))
-        } else if is_name(name, OPT_PLATFORM) {
+        } else if is(OPT_PLATFORM) {
             Some((&mut self.opt_platform, OPT_PLATFORM))
         } else {
             None
@@ -79,22 +84,28 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Whether `name`, as it stands in a query, is `wanted`. A name that cannot be decoded is no name in use.
-fn is_name(name: &str, wanted: &str) -> bool {
-    if name.contains('%') {
-        return decode(name).is_some_and(|name| name.eq_ignore_ascii_case(wanted));
-    }
-    name.eq_ignore_ascii_case(wanted)
+/// The names and values of a query, as they stand there. A name without `=` has an empty value.
+fn pairs(raw: &str) -> impl Iterator<Item = (&str, &str)> {
+    let ends = memchr_iter(b'&', raw.as_bytes()).chain([raw.len()]);
+    ends.scan(0, |start, end| {
+        let pair = raw.get(*start..end);
+        *start = end + 1;
+        pair
+    })
+    .map(|pair| match memchr(b'=', pair.as_bytes()) {
+        // `=` is one byte in UTF-8, so both cuts are between characters.
+        Some(at) => (pair.get(..at).unwrap_or_default(), pair.get(at + 1..).unwrap_or_default()),
+        None => (pair, ""),
+    })
 }
 
 /// Undoes percent-encoding; `None` when it is broken or the result is not UTF-8.
 fn decode(raw: &str) -> Option<Cow<'_, str>> {
-    let Some((clean, _)) = raw.split_once('%') else {
+    if memchr(b'%', raw.as_bytes()).is_none() {
         return Some(Cow::Borrowed(raw));
-    };
+    }
     let mut decoded = Vec::with_capacity(raw.len());
-    decoded.extend_from_slice(clean.as_bytes());
-    let mut bytes = raw.bytes().skip(clean.len());
+    let mut bytes = raw.bytes();
     while let Some(byte) = bytes.next() {
         if byte == b'%' {
             let high = char::from(bytes.next()?).to_digit(16)?;

@@ -64,7 +64,7 @@ impl<'a> Envelope<'a> {
             Mode::Structured => {
                 value.extend_from_slice(b"{\"specversion\":\"1.0\"");
                 for (name, text) in &attributes {
-                    push_member(&mut value, name.trim_start_matches("ce_"), text);
+                    push_member(&mut value, name.strip_prefix("ce_").unwrap_or(name), text);
                 }
                 push_member(&mut value, "datacontenttype", "application/json");
                 value.extend_from_slice(b",\"data\":");
@@ -170,7 +170,17 @@ fn push_member(json: &mut Vec<u8>, name: &str, text: &str) {
     json.extend_from_slice(b",\"");
     json.extend_from_slice(name.as_bytes());
     json.extend_from_slice(b"\":");
-    push_json(json, text);
+    push_text(json, text);
+}
+
+/// Appends `text` as a JSON string. Most need no escapes, and finding that out costs less than writing with them.
+fn push_text(json: &mut Vec<u8>, text: &str) {
+    if text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        return push_json(json, text);
+    }
+    json.push(b'"');
+    json.extend_from_slice(text.as_bytes());
+    json.push(b'"');
 }
 
 #[expect(

@@ -204,3 +204,12 @@ fn what_was_refused_is_kept_with_its_reason_cut_to_length() {
     assert_eq!(headers[1].1.len(), DETAIL_BYTES_MAX);
     assert!(headers.iter().all(|(name, _)| !name.starts_with("ce_")));
 }
+
+#[test]
+fn times_are_written_as_the_library_writes_them() {
+    for millis in [0, 1, 999, 86_399_999, 951_782_400_000, 1_670_574_414_123, 4_102_444_800_000, 253_402_207_200_000] {
+        let timestamp = jiff::Timestamp::from_millisecond(millis).unwrap();
+        assert_eq!(rfc3339(UnixMillis(millis)), format!("{timestamp:.3}"));
+    }
+    assert_eq!(rfc3339(UnixMillis(i64::MAX)), "1970-01-01T00:00:00.000Z");
+}
