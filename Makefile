@@ -53,3 +53,8 @@ target/venv/$(CONFLUENT_KAFKA):
 real:
 	-@$(MAKE) -s kafka
 	-@$(MAKE) -s tools
+
+.PHONY: bench
+bench: kafka ## the benchmarks: the hot path without I/O, then the whole server beside a bare hyper one
+	cargo bench --bench hot_path
+	cargo bench --bench server
