@@ -11,4 +11,5 @@
 )]
 
 mod harness;
+mod listener;
 mod support;
