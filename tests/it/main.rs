@@ -12,4 +12,5 @@
 
 mod harness;
 mod listener;
+mod structure;
 mod support;
