@@ -12,5 +12,6 @@
 
 mod harness;
 mod listener;
+mod process_face;
 mod structure;
 mod support;
