@@ -13,6 +13,7 @@ use crate::auth::Apps;
 use crate::auth::VerifiedApp;
 use crate::capture::Capture;
 use crate::capture::Outcome;
+use crate::clock;
 use crate::clock::UnixMillis;
 use crate::command::Command;
 use crate::command::Kind;
@@ -115,11 +116,11 @@ impl Intake {
             if let Some(receipt) = receipt.take() {
                 self.journal.offer(capture(&admitted, body, Outcome::Decided(decision.clone())), receipt);
             }
-            self.metrics.decided(decision.outcome, began.elapsed());
+            self.metrics.decided(decision.outcome, clock::monotonic().duration_since(began));
             return Ok(Answer::Decided(decision));
         }
         let taken = self.append(capture(&admitted, body, Outcome::Happened), receipt, began + self.deadline).await;
-        self.metrics.answered(began.elapsed());
+        self.metrics.answered(clock::monotonic().duration_since(began));
         taken.map(|()| Answer::Taken)
     }
 

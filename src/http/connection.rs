@@ -3,6 +3,9 @@
 //! hyper has one timer for the wait between requests and for the time a head takes; one is long, the other must be short. So hyper gets
 //! the long one, and this wrapper watches the head: from the first byte of a head to the call of the service, it must not take longer
 //! than its limit. Timers are made only when a read or a write has to wait in the middle, which on a healthy connection is never.
+//!
+//! A connection that ends while its peer still sends lingers for a moment: closed at once, the kernel would answer what comes with a
+//! reset, and that takes the answer from under the peer's eyes.
 
 use std::future::Future;
 use std::io;
@@ -18,17 +21,23 @@ use hyper::rt::Read;
 use hyper::rt::ReadBufCursor;
 use hyper::rt::Write;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncRead;
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::time;
 use tokio::time::Sleep;
 
-/// Where a connection is in its round: between requests, reading a head, or with the service.
+/// How long a connection lingers at most.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Where a connection is in its round: between requests, reading a head, with the service, or left in the middle of a body.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Round(Arc<AtomicU8>);
 
 const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const SERVICE: u8 = 2;
+const LEFT: u8 = 3;
 
 impl Round {
     /// The service has the request.
@@ -41,13 +50,24 @@ impl Round {
         self.0.store(IDLE, Ordering::Relaxed);
     }
 
-    fn read(&self) {
-        // Bytes that come while the service works are the body, or a request sent ahead.
-        let _other = self.0.compare_exchange(IDLE, HEAD, Ordering::Relaxed, Ordering::Relaxed);
+    /// The service is done with it, and the rest of its body will not be read: the connection ends.
+    pub(crate) fn leave(&self) {
+        self.0.store(LEFT, Ordering::Relaxed);
     }
 
-    fn is_in_head(&self) -> bool {
+    /// Bytes came. Returns whether a head begins with them: while the service works they are the body, or a request sent ahead.
+    fn read(&self) -> bool {
+        self.0.compare_exchange(IDLE, HEAD, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether a head has begun to come.
+    pub(crate) fn is_in_head(&self) -> bool {
         self.0.load(Ordering::Relaxed) == HEAD
+    }
+
+    /// Whether the peer may still be sending.
+    fn is_in_the_middle(&self) -> bool {
+        matches!(self.0.load(Ordering::Relaxed), HEAD | LEFT)
     }
 }
 
@@ -68,11 +88,14 @@ pub(crate) struct Connection {
     patience: Patience,
     head_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
+    is_shut_down: bool,
+    linger_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
     pub(crate) fn new(stream: TcpStream, round: Round, patience: Patience) -> Self {
-        Self { io: TokioIo::new(stream), round, patience, head_timer: None, write_timer: None }
+        let (head_timer, write_timer, linger_timer) = (None, None, None);
+        Self { io: TokioIo::new(stream), round, patience, head_timer, write_timer, is_shut_down: false, linger_timer }
     }
 
     /// Passes a write's result on; one that has waited for too long is an error.
@@ -82,6 +105,20 @@ impl Connection {
             return poll;
         }
         expire(&mut self.write_timer, self.patience.write, cx).map(Err)
+    }
+
+    /// Reads and drops what the peer still sends, until it ends or [`LINGER`] has passed.
+    fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(self.io.inner_mut()).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
+                Poll::Ready(_ended) => return Poll::Ready(()),
+                // Also now and then when there is more, as tokio makes a task that reads without end yield.
+                Poll::Pending => return expire(&mut self.linger_timer, LINGER, cx).map(|_passed| ()),
+            }
+        }
     }
 }
 
@@ -95,11 +132,18 @@ impl Read for Connection {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_read(cx, buffer);
         if poll.is_ready() {
-            this.round.read();
+            if this.round.read() {
+                this.head_timer = None;
+            }
             return poll;
         }
         if this.round.is_in_head() {
-            return expire(&mut this.head_timer, this.patience.head, cx).map(Err);
+            let expired = expire(&mut this.head_timer, this.patience.head, cx);
+            if expired.is_ready() {
+                // It has had its time, and is told nothing: no reason to linger.
+                this.round.rest();
+            }
+            return expired.map(Err);
         }
         this.head_timer = None;
         Poll::Pending
@@ -121,8 +165,12 @@ impl Write for Connection {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let poll = Pin::new(&mut this.io).poll_shutdown(cx);
-        this.watch_write(poll, cx)
+        if !this.is_shut_down {
+            let poll = Pin::new(&mut this.io).poll_shutdown(cx);
+            std::task::ready!(this.watch_write(poll, cx))?;
+            this.is_shut_down = true;
+        }
+        if this.round.is_in_the_middle() { this.linger(cx).map(Ok) } else { Poll::Ready(Ok(())) }
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,14 +1,16 @@
 //! The listener: accepts, caps, serves, and stops in order.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::GracefulConnection;
 use socket2::Domain;
 use socket2::Protocol;
 use socket2::SockRef;
@@ -37,6 +39,12 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// The longest head, and the read buffer of a connection. Tencent's heads are below 1 KiB.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// How many connections beyond the cap are told so at a time. Those beyond that are closed without a word.
+const TURNED_AWAY_MAX: usize = 256;
+/// How long a connection beyond the cap is kept for its answer: the sender waits no longer.
+const TURN_AWAY_PATIENCE: Duration = Duration::from_secs(2);
+/// Between the last accept and the end of idle connections: what was on its way already comes in, and is answered.
+const LAST_ARRIVALS: Duration = Duration::from_millis(100);
 /// How long an answer may wait for its reader.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -79,64 +87,107 @@ pub(crate) async fn serve(
     limits: Limits,
     mut order: watch::Receiver<Order>,
 ) {
-    let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(limits.connections_max));
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::new(service, limits);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            Some(_ended) = connections.join_next() => continue,
+            Some(_ended) = connections.tasks.join_next() => continue,
             _ordered = order.wait_for(|order| *order == Order::Finish) => break,
         };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+        match accepted {
+            Ok((stream, peer)) => connections.begin(stream, peer),
+            Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended before it began"),
             Err(error) => {
                 tracing::warn!(%error, "could not accept a connection");
                 time::sleep(ACCEPT_REST).await;
-                continue;
             }
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            service.intake.metrics.connections_refused.inc();
-            connections.spawn(turn_away(stream));
-            continue;
+        }
+    }
+    // The kernel has connected these, and their senders may have sent: dropped with the listener, they would be lost.
+    if let Ok(listener) = listener.into_std() {
+        while let Ok((stream, peer)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            stream.into_iter().for_each(|stream| connections.begin(stream, peer));
+        }
+    }
+    time::sleep(LAST_ARRIVALS).await;
+    connections.finish.send_replace(true);
+    while connections.tasks.join_next().await.is_some() {}
+}
+
+/// Whether accepting failed because of the one that was accepted, and not for want of something that others want too.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::ConnectionAborted;
+    use io::ErrorKind::ConnectionRefused;
+    use io::ErrorKind::ConnectionReset;
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// The connections there are, under their cap.
+struct Connections {
+    service: Arc<Service>,
+    limits: Limits,
+    places: Arc<Semaphore>,
+    farewells: Arc<Semaphore>,
+    /// Whether connections end once they are idle.
+    finish: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Connections {
+    fn new(service: Arc<Service>, limits: Limits) -> Self {
+        Self {
+            service,
+            limits,
+            places: Arc::new(Semaphore::new(limits.connections_max)),
+            farewells: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
+            finish: watch::Sender::new(false),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Serves a connection, or turns it away if there is no place.
+    fn begin(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let metrics = &self.service.intake.metrics;
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            metrics.connections_refused.inc();
+            if let Ok(farewell) = Arc::clone(&self.farewells).try_acquire_owned() {
+                self.tasks.spawn(async move {
+                    turn_away(stream).await;
+                    drop(farewell);
+                });
+            }
+            return;
         };
         prepare(&stream);
-        let served = serve_connection(stream, peer, Arc::clone(&service), limits);
-        let served = graceful.watch(served);
-        let gauge = service.intake.metrics.connections.clone();
-        connections.spawn(async move {
+        let gauge = metrics.connections.clone();
+        let round = Round::default();
+        let served = serve_connection(stream, peer, round.clone(), Arc::clone(&self.service), self.limits);
+        let served = end_in_order(served, round, self.finish.subscribe());
+        self.tasks.spawn(async move {
             gauge.inc();
             // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
             if let Err(error) = served.await {
                 tracing::debug!(%error, %peer, "connection ended");
             }
-            gauge.dec();
             drop(place);
+            gauge.dec();
         });
     }
-    drop(listener);
-    graceful.shutdown().await;
-    while connections.join_next().await.is_some() {}
 }
 
 fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
+    round: Round,
     service: Arc<Service>,
     limits: Limits,
-) -> impl hyper_util::server::graceful::GracefulConnection<Error = hyper::Error> {
-    let round = Round::default();
+) -> impl GracefulConnection<Error = hyper::Error> {
     let patience = Patience { head: limits.head_timeout, write: WRITE_PATIENCE };
     let io = Connection::new(stream, round.clone(), patience);
     let service = service_fn(move |request| {
         let (service, round) = (Arc::clone(&service), round.clone());
-        async move {
-            round.serve();
-            let reply = service.serve(request, peer).await;
-            round.rest();
-            Ok::<_, std::convert::Infallible>(reply)
-        }
+        async move { Ok::<_, std::convert::Infallible>(service.serve(request, peer, &round).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -147,6 +198,30 @@ fn serve_connection(
         .pipeline_flush(false)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(io, service)
+}
+
+/// Drives a connection to its end. Once it shall finish, it ends as soon as it is idle. hyper would take one that reads the head of a
+/// later request for idle, and drop what it has of it.
+async fn end_in_order(
+    connection: impl GracefulConnection<Error = hyper::Error>,
+    round: Round,
+    mut finish: watch::Receiver<bool>,
+) -> Result<(), hyper::Error> {
+    let mut connection = pin!(connection);
+    let mut ordered = pin!(async move { finish.wait_for(|finish| *finish).await.is_ok() });
+    let (mut is_ordered, mut is_told) = (false, false);
+    poll_fn(|cx| {
+        // What has come is read first.
+        let ended = connection.as_mut().poll(cx);
+        is_ordered = is_ordered || ordered.as_mut().poll(cx).is_ready();
+        if ended.is_ready() || !is_ordered || is_told || round.is_in_head() {
+            return ended;
+        }
+        is_told = true;
+        connection.as_mut().graceful_shutdown();
+        connection.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// Sets what a connection needs. What cannot be set does not matter enough to turn the sender away.
@@ -162,10 +237,12 @@ fn prepare(stream: &TcpStream) {
 /// Tells a connection beyond the cap that there is no place, rather than leave it waiting.
 async fn turn_away(mut stream: TcpStream) {
     let response = reply::too_many_connections();
-    // Two seconds is all the sender has; it may be gone already.
-    let _told = time::timeout(Duration::from_secs(2), async {
+    // It may be gone already.
+    let _told = time::timeout(TURN_AWAY_PATIENCE, async {
         stream.write_all(&response).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        // Closed before its request was read, the connection would end in a reset, and the answer with it.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
     })
     .await;
 }

@@ -50,6 +50,11 @@ pub(crate) fn close(reply: &mut Reply) {
     reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
+/// Whether the connection ends with this reply.
+pub(crate) fn is_closing(reply: &Reply) -> bool {
+    reply.headers().contains_key(header::CONNECTION)
+}
+
 /// The whole response for a connection beyond the cap, which gets no server of its own.
 pub(crate) fn too_many_connections() -> Vec<u8> {
     let body = failure("too many connections");

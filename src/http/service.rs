@@ -13,6 +13,7 @@ use hyper::Method;
 use hyper::Request;
 use hyper::body::Body;
 use hyper::body::Incoming;
+use hyper::header;
 use hyper::http::request::Parts;
 use tokio::time;
 
@@ -27,6 +28,7 @@ use crate::refusal::Refusal;
 use crate::request::Query;
 use crate::request::QueryError;
 
+use super::connection::Round;
 use super::reply;
 use super::reply::Reply;
 
@@ -43,18 +45,32 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Answers one request.
-    pub(crate) async fn serve(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
-        let mut reply = self.reply(request, peer).await;
+    /// Answers one request, the next of `round`.
+    pub(crate) async fn serve(&self, request: Request<Incoming>, peer: SocketAddr, round: &Round) -> Reply {
+        round.serve();
+        let (parts, body) = request.into_parts();
+        let mut body = Some(body);
+        let mut reply = self.reply(&parts, &mut body, peer).await;
+        let goes_on = !reply::is_closing(&reply)
+            && match body {
+                Some(unread) => self.skim(&parts, unread).await,
+                None => true,
+            };
+        if goes_on {
+            round.rest();
+        } else {
+            reply::close(&mut reply);
+            round.leave();
+        }
         if self.is_stopping.load(Ordering::Relaxed) {
             reply::close(&mut reply);
         }
         reply
     }
 
-    async fn reply(&self, request: Request<Incoming>, peer: SocketAddr) -> Reply {
+    /// Takes the body out of `body` if it comes to reading it.
+    async fn reply(&self, parts: &Parts, body: &mut Option<Incoming>, peer: SocketAddr) -> Reply {
         let head = Head { peer, received: clock::wall(), began: clock::monotonic() };
-        let (parts, body) = request.into_parts();
         let raw_query = parts.uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
         let command = match &query {
@@ -68,7 +84,7 @@ impl Service {
             return reply::ok();
         }
         let mut receipt = Some(self.intake.ledger.receive(command.flatten()));
-        let answer = match self.admit(head, &parts, query) {
+        let answer = match self.admit(head, parts, query) {
             Ok(admitted) => self.accept(admitted, body, &mut receipt).await,
             Err(refusal) => Err(refusal),
         };
@@ -102,10 +118,13 @@ impl Service {
     async fn accept(
         &self,
         admitted: Admitted<'_>,
-        body: Incoming,
+        body: &mut Option<Incoming>,
         receipt: &mut Option<Receipt<'_>>,
     ) -> Result<Answer, Refusal> {
-        let body = self.body(body).await?;
+        let body = match body.take() {
+            Some(body) => self.body(body).await?,
+            None => Box::default(),
+        };
         self.intake.accept(admitted, body, receipt).await
     }
 
@@ -123,5 +142,28 @@ impl Service {
             Ok(Err(_)) => Err(Refusal::BrokenOff),
             Err(_elapsed) => Err(Refusal::BodyTimeout),
         }
+    }
+
+    /// Reads a body that nobody wants and drops it, so that the connection can be used on. Returns whether it came to its end: it has
+    /// the limits of any body, and one that waits for a `100 Continue` is not asked for.
+    async fn skim(&self, head: &Parts, mut body: Incoming) -> bool {
+        if body.is_end_stream() {
+            return true;
+        }
+        let limit = self.body_bytes_max as u64;
+        if body.size_hint().lower() > limit || head.headers.contains_key(header::EXPECT) {
+            return false;
+        }
+        let mut bytes = 0;
+        let skimmed = time::timeout(self.body_timeout, async {
+            while let Some(frame) = body.frame().await {
+                bytes += frame.ok()?.data_ref().map_or(0, |data| data.len() as u64);
+                if bytes > limit {
+                    return None;
+                }
+            }
+            Some(())
+        });
+        matches!(skimmed.await, Ok(Some(())))
     }
 }

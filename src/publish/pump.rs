@@ -237,7 +237,7 @@ impl Pump {
             None => self.normaliser.record(&item.entry.capture),
             Some(what) => self.normaliser.rejected(&item.entry.capture, Reason::Unpublishable.word(), what),
         };
-        self.metrics.normalised(begin.elapsed());
+        self.metrics.normalised(clock::monotonic().duration_since(begin));
         let (topic, rejection) = (record.topic, record.rejection);
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
         if !lane.is_clear() || !lane.waiting.is_empty() {

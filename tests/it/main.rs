@@ -10,5 +10,9 @@
     reason = "the harness is test code too: what it cannot do is a failed test"
 )]
 
+mod blocklist;
 mod harness;
+mod listener;
+mod process_face;
+mod structure;
 mod support;

@@ -1,13 +1,16 @@
 //! The built binary as a child process: `callbridge serve` on ports of its own.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
 use callbridge::clock;
+use rdkafka::ClientConfig;
 use rustix::process::Pid;
 use rustix::process::Signal;
+use tempfile::NamedTempFile;
 use tempfile::TempDir;
 
 use crate::support::http::Client;
@@ -44,6 +47,14 @@ impl Bridge {
     /// # Panics
     /// When it ends before, or does not get ready.
     pub(crate) fn start(args: &[&str]) -> Self {
+        Self::start_with("", args)
+    }
+
+    /// The same with a config file that holds `settings`.
+    pub(crate) fn start_with(settings: &str, args: &[&str]) -> Self {
+        let mut file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        file.write_all(settings.as_bytes()).unwrap();
+        let args = &[&["--config", file.path().to_str().unwrap()], args].concat()[..];
         let (mut process, folder) = launch(&[&["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], args]);
         let deadline = clock::monotonic() + READY;
         loop {
@@ -93,9 +104,37 @@ impl Bridge {
         Stopped { code, ledger: ledger(&self.process.stdout()), stderr: self.process.stderr() }
     }
 
+    /// What it has printed so far.
+    pub(crate) fn stdout(&self) -> String {
+        self.process.stdout()
+    }
+
     /// What it has logged so far.
     pub(crate) fn stderr(&self) -> String {
         self.process.stderr()
+    }
+
+    /// The client properties that lead to its embedded broker.
+    pub(crate) fn embedded_kafka(&self) -> ClientConfig {
+        let stdout = self.stdout();
+        let bootstrap = stdout.lines().find_map(|line| line.strip_prefix("kafka on ")).expect("no embedded broker");
+        ClientConfig::from_iter([("bootstrap.servers".to_owned(), bootstrap.to_owned())])
+    }
+
+    /// Scrapes until `is_so` says so of the metrics, and returns those.
+    ///
+    /// # Panics
+    /// When that takes longer than a minute.
+    pub(crate) fn metrics_until(&self, mut is_so: impl FnMut(&BTreeMap<String, f64>) -> bool) -> BTreeMap<String, f64> {
+        let deadline = clock::monotonic() + READY;
+        loop {
+            let metrics = self.metrics();
+            if is_so(&metrics) {
+                return metrics;
+            }
+            assert!(clock::monotonic() < deadline, "not within {READY:?}: {metrics:#?}");
+            thread::sleep(process::POLL);
+        }
     }
 
     /// Scrapes `/metrics`. The names are as they stand there, labels and all.
@@ -104,6 +143,14 @@ impl Bridge {
         let response = client.request("GET", "/metrics", &[], b"").unwrap();
         assert_eq!(response.status, 200);
         metrics(&response.text())
+    }
+}
+
+impl Stopped {
+    /// Whether every callback is in one account.
+    pub(crate) fn is_balanced(&self) -> bool {
+        let of = |account: &str| self.ledger[account];
+        of("received") + of("recovered") == of("refused") + of("lost") + of("delivered") + of("waiting")
     }
 }
 

@@ -1,0 +1,203 @@
+//! The rules of the source, as tests: which module may name which, what is pure, and who alone reads the clock or names rdkafka.
+//!
+//! They read text, which is crude and enough. Test modules are left out: they may name what they test with.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Each module at the top of `src`, and the modules of this crate that it names. Each names only modules above it.
+const NAMES: &[(&str, &[&str])] = &[
+    // Words, and stages without I/O.
+    ("clock", &[]),
+    ("command", &[]),
+    ("request", &[]),
+    ("refusal", &["request"]),
+    ("ledger", &["command", "refusal"]),
+    ("auth", &["refusal", "request"]),
+    ("body", &[]),
+    ("parse", &["body", "refusal"]),
+    ("decide", &["clock"]),
+    ("capture", &["auth", "clock", "command", "decide", "refusal"]),
+    ("record", &["auth", "command"]),
+    ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
+    // Edges. Intake and publish meet in the journal only.
+    ("shutdown", &[]),
+    ("config", &[]),
+    ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
+    ("journal", &["capture", "clock", "ledger", "refusal"]),
+    (
+        "intake",
+        &[
+            "auth", "capture", "clock", "command", "decide", "journal", "ledger", "metrics", "parse", "refusal",
+            "request",
+        ],
+    ),
+    ("http", &["clock", "command", "decide", "intake", "ledger", "refusal", "request"]),
+    ("publish", &["clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
+    ("follow", &["clock", "decide", "metrics", "shutdown"]),
+    ("admin", &["publish", "shutdown"]),
+    // Wiring.
+    (
+        "app",
+        &[
+            "admin",
+            "auth",
+            "clock",
+            "config",
+            "decide",
+            "follow",
+            "http",
+            "intake",
+            "journal",
+            "ledger",
+            "metrics",
+            "normalise",
+            "publish",
+            "record",
+            "shutdown",
+        ],
+    ),
+    ("cli", &["app", "config", "follow", "publish"]),
+];
+
+/// These do no I/O, read no clock, write no log and wait for nothing.
+const PURE: &[&str] =
+    &["command", "request", "refusal", "ledger", "auth", "body", "parse", "decide", "capture", "record", "normalise"];
+
+const IMPURE: &[&str] = &[
+    "async ",
+    ".await",
+    "tokio",
+    "hyper",
+    "rdkafka",
+    "tracing",
+    "prometheus",
+    "std::env",
+    "std::fs",
+    "std::io",
+    "std::net::Tcp",
+    "std::net::ToSocketAddrs",
+    "std::net::Udp",
+    "std::process",
+    "std::thread",
+    "clock::monotonic",
+    "clock::wall",
+    "println!",
+];
+
+/// What reads a clock. `elapsed` asks for the time without saying so.
+const CLOCKS: &[&str] = &["Instant::now", "SystemTime::now", "Zoned::now", "Timestamp::now", ".elapsed()"];
+
+const RDKAFKA: &[&str] = &["publish/embedded.rs", "publish/kafka.rs", "publish/topics.rs"];
+
+#[test]
+fn every_module_stands_in_the_table() {
+    let in_table: BTreeSet<String> = NAMES.iter().map(|(module, _)| (*module).to_owned()).collect();
+    assert_eq!(in_table.len(), NAMES.len(), "a module stands there twice");
+    let module_of = |file: &PathBuf| file.components().next().unwrap().as_os_str().to_str().unwrap().replace(".rs", "");
+    let mut in_src: BTreeSet<String> = sources().iter().map(module_of).collect();
+    for crate_root in ["lib", "main"] {
+        assert!(in_src.remove(crate_root));
+    }
+    assert_eq!(in_src, in_table);
+}
+
+#[test]
+fn modules_name_only_what_the_table_says_and_only_what_is_above_them() {
+    for (index, (module, expected)) in NAMES.iter().enumerate() {
+        let code = code_of_module(module);
+        for hidden in ["crate::{", "crate::*", "super::super", "super::{"] {
+            assert!(!code.contains(hidden), "{module}: {hidden} hides what is named");
+        }
+        let named: BTreeSet<&str> =
+            code.split("crate::").skip(1).map(first_word).filter(|named| named != module).collect();
+        assert_eq!(named, expected.iter().copied().collect(), "{module}");
+        let above: BTreeSet<&str> = NAMES[..index].iter().map(|(module, _)| *module).collect();
+        assert!(named.is_subset(&above), "{module} names {:?} below it", named.difference(&above));
+    }
+}
+
+#[test]
+fn a_module_of_one_file_does_not_reach_out_by_super() {
+    for (module, _named) in NAMES {
+        let file = PathBuf::from(format!("{module}.rs"));
+        if sources().contains(&file) {
+            assert!(!code_of(&file).contains("super::"), "{module}: write crate::");
+        }
+    }
+}
+
+#[test]
+fn pure_modules_stay_pure() {
+    for module in PURE {
+        let code = code_of_module(module);
+        for word in IMPURE.iter().chain(CLOCKS) {
+            assert!(!code.contains(word), "{module} is pure, but says {word}");
+        }
+    }
+}
+
+#[test]
+fn only_clock_reads_the_clock() {
+    for file in sources() {
+        let reads = CLOCKS.iter().find(|word| code_of(&file).contains(**word));
+        assert!(reads.is_none() || file == Path::new("clock.rs"), "{}: {}", file.display(), reads.unwrap());
+    }
+}
+
+#[test]
+fn only_three_files_name_rdkafka() {
+    let naming = sources().into_iter().filter(|file| code_of(file).contains("rdkafka::"));
+    assert_eq!(naming.collect::<Vec<_>>(), RDKAFKA.iter().map(PathBuf::from).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in ["src", "tests", "benches"] {
+        for file in rust_files(&root.join(folder)) {
+            let text = fs::read_to_string(&file).unwrap();
+            assert!(text.starts_with("//! "), "{}", file.display());
+        }
+    }
+}
+
+/// Every file of `src`, as a path within it, sorted.
+fn sources() -> Vec<PathBuf> {
+    let files = rust_files(&src());
+    let mut files: Vec<PathBuf> = files.iter().map(|file| file.strip_prefix(src()).unwrap().to_owned()).collect();
+    files.sort();
+    files
+}
+
+fn src() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = entries.flat_map(|path| if path.is_dir() { rust_files(&path) } else { vec![path] });
+    files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect()
+}
+
+/// The code of a module and its children.
+fn code_of_module(module: &str) -> String {
+    let of_module = |file: &PathBuf| file.starts_with(module) || *file == Path::new(module).with_extension("rs");
+    sources().iter().filter(|file| of_module(file)).map(|file| code_of(file)).collect()
+}
+
+/// The code of one file: without comment lines, and without its tests, which stand at its end or in a file of their own.
+fn code_of(file: &Path) -> String {
+    if file.ends_with("tests.rs") {
+        return String::new();
+    }
+    let text = fs::read_to_string(src().join(file)).unwrap();
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).flat_map(|line| [line, "\n"]).collect()
+}
+
+fn first_word(text: &str) -> &str {
+    text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().unwrap()
+}
