@@ -222,7 +222,8 @@ impl Pump {
             self.send_waiting(now);
             self.observe(now);
             let give_up_at = *control.give_up_at.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now) {
+            // What came before the topics were there has no way to go any more.
+            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now || !may_publish) {
                 break;
             }
             if has_more {

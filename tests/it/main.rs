@@ -10,5 +10,8 @@
     reason = "the harness is test code too: what it cannot do is a failed test"
 )]
 
+mod faults;
+mod fresh_topics;
 mod harness;
+mod stop;
 mod support;
