@@ -35,6 +35,7 @@ use crate::publish::embedded::EmbeddedBroker;
 use crate::publish::kafka::ClientError;
 use crate::publish::kafka::Properties;
 use crate::publish::kafka::Unstarted;
+use crate::publish::pump::Backoff;
 use crate::publish::pump::Control;
 use crate::publish::pump::Parts;
 use crate::publish::pump::Pump;
@@ -173,6 +174,7 @@ impl Publishing {
             topics: self.topics,
             metrics: self.metrics,
             gather: self.gather,
+            backoff: Backoff::default(),
         };
         Ok((Pump::new(parts), topics_client))
     }

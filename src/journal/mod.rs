@@ -14,8 +14,6 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::thread::Thread;
 
 use tokio::sync::Semaphore;
@@ -64,7 +62,7 @@ pub(crate) struct Journal {
     queue: Arc<Queue>,
     ack: Ack,
     is_open: watch::Sender<bool>,
-    waiting_bytes: Arc<Semaphore>,
+    waiting_bytes: Semaphore,
 }
 
 /// The journal as the publisher sees it.
@@ -76,30 +74,37 @@ pub(crate) struct Backlog {
 /// What both share.
 #[derive(Debug)]
 struct Queue {
-    entries: Mutex<VecDeque<Entry>>,
-    captures: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    entries: Mutex<Entries>,
+    captures: Semaphore,
+    bytes: Semaphore,
+    bytes_max: usize,
     ledger: Ledger,
-    is_closed: AtomicBool,
     /// Whom to wake when there is something to take.
     taker: OnceLock<Thread>,
+}
+
+/// Under one lock, so that nothing comes in behind the end.
+#[derive(Debug, Default)]
+struct Entries {
+    waiting: VecDeque<Entry>,
+    is_closed: bool,
 }
 
 /// Makes a journal in memory. It is not open yet: what is appended waits until [`Journal::open`].
 pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger) -> (Journal, Backlog) {
     let queue = Arc::new(Queue {
-        entries: Mutex::new(VecDeque::new()),
-        captures: Arc::new(Semaphore::new(bounds.captures_max)),
-        bytes: Arc::new(Semaphore::new(bounds.bytes_max)),
+        entries: Mutex::default(),
+        captures: semaphore(bounds.captures_max),
+        bytes: semaphore(bounds.bytes_max),
+        bytes_max: bounds.bytes_max,
         ledger,
-        is_closed: AtomicBool::new(false),
         taker: OnceLock::new(),
     });
     let journal = Journal {
         queue: Arc::clone(&queue),
         ack,
         is_open: watch::Sender::new(false),
-        waiting_bytes: Arc::new(Semaphore::new(bounds.waiting_bytes_max)),
+        waiting_bytes: semaphore(bounds.waiting_bytes_max),
     };
     (journal, Backlog { queue })
 }
@@ -121,7 +126,7 @@ impl Journal {
         capture: Capture,
         receipt: &mut Option<Receipt<'_>>,
     ) -> Result<Appended, AppendError> {
-        let cost = cost_of(&capture);
+        let cost = self.queue.cost_of(&capture);
         if !*self.is_open.borrow() || !self.queue.reserve_now(cost) {
             self.wait_for_room(cost).await?;
         }
@@ -129,30 +134,26 @@ impl Journal {
             Ack::Broker => Some(Promise::default()),
             Ack::Memory => None,
         };
-        if let Some(receipt) = receipt.take() {
-            receipt.accept();
+        if !self.queue.push(Entry::new(capture, true, promise.clone()), receipt) {
+            return Err(AppendError::Closed);
         }
-        self.queue.push(Entry::new(capture, true, promise.clone()));
         Ok(Appended { promise, ledger: self.queue.ledger.clone() })
     }
 
     /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
     pub(crate) fn offer(&self, capture: Capture, receipt: Receipt<'_>) {
-        if !self.is_closed() && self.queue.reserve_now(cost_of(&capture)) {
-            receipt.accept();
-            self.queue.push(Entry::new(capture, true, None));
-        } else {
+        let mut receipt = Some(receipt);
+        let has_room = self.queue.reserve_now(self.queue.cost_of(&capture));
+        let is_taken = has_room && self.queue.push(Entry::new(capture, true, None), &mut receipt);
+        if let Some(receipt) = receipt.filter(|_| !is_taken) {
             receipt.end(Reason::QueueFull);
         }
     }
 
     /// Takes a capture whose callback has ended already: it was refused, and only its bytes are kept. Returns whether there was room.
     pub(crate) fn keep(&self, capture: Capture) -> bool {
-        let has_room = !self.is_closed() && self.queue.reserve_now(cost_of(&capture));
-        if has_room {
-            self.queue.push(Entry::new(capture, false, None));
-        }
-        has_room
+        let has_room = self.queue.reserve_now(self.queue.cost_of(&capture));
+        has_room && self.queue.push(Entry::new(capture, false, None), &mut None)
     }
 
     /// Lets appends through: the topics are known. Until then they wait as for room.
@@ -162,15 +163,11 @@ impl Journal {
 
     /// Takes nothing more. Those who wait for room are sent away.
     pub(crate) fn close(&self) {
-        self.queue.is_closed.store(true, Ordering::Release);
+        self.queue.lock().is_closed = true;
         self.queue.captures.close();
         self.queue.bytes.close();
         self.is_open.send_replace(true);
         self.queue.wake();
-    }
-
-    fn is_closed(&self) -> bool {
-        self.queue.is_closed.load(Ordering::Acquire)
     }
 
     /// Waits until it is open and has room, holding a place among those who may wait.
@@ -226,13 +223,14 @@ impl Backlog {
     /// Moves up to `max` entries to `into`, oldest first.
     pub(crate) fn take(&self, max: usize, into: &mut VecDeque<Entry>) {
         let mut entries = self.queue.lock();
-        let count = entries.len().min(max);
-        into.extend(entries.drain(..count));
+        let count = entries.waiting.len().min(max);
+        into.extend(entries.waiting.drain(..count));
     }
 
     /// Whether nothing waits to be taken and nothing more will come.
     pub(crate) fn is_at_end(&self) -> bool {
-        self.queue.is_closed.load(Ordering::Acquire) && self.queue.lock().is_empty()
+        let entries = self.queue.lock();
+        entries.is_closed && entries.waiting.is_empty()
     }
 
     /// Frees the room of an entry all of whose records are in Kafka, and keeps the promise made for it.
@@ -258,7 +256,7 @@ impl Backlog {
 
     fn free(&self, entry: &Entry) {
         self.queue.captures.add_permits(1);
-        self.queue.bytes.add_permits(cost_of(&entry.capture) as usize);
+        self.queue.bytes.add_permits(self.queue.cost_of(&entry.capture) as usize);
     }
 }
 
@@ -272,9 +270,21 @@ impl Queue {
         true
     }
 
-    fn push(&self, entry: Entry) {
-        self.lock().push_back(entry);
+    /// Lines up an entry that has room. Returns false when the journal was closed meanwhile; the receipt is then left alone.
+    fn push(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> bool {
+        {
+            let mut entries = self.lock();
+            if entries.is_closed {
+                return false;
+            }
+            // Before the entry can be taken: it must not be delivered before it was accepted.
+            if let Some(receipt) = receipt.take() {
+                receipt.accept();
+            }
+            entries.waiting.push_back(entry);
+        }
         self.wake();
+        true
     }
 
     fn wake(&self) {
@@ -283,11 +293,20 @@ impl Queue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
+    /// What a capture takes of the room for bytes. The longest body takes all of it, however little that is.
+    fn cost_of(&self, capture: &Capture) -> u32 {
+        u32::try_from(capture.cost_bytes().min(self.bytes_max)).unwrap_or(u32::MAX)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn cost_of(capture: &Capture) -> u32 {
-    u32::try_from(capture.cost_bytes()).unwrap_or(u32::MAX)
+/// A semaphore for as much as there may be; beyond what it can count there is no bound to reach.
+fn semaphore(permits: usize) -> Semaphore {
+    Semaphore::new(permits.min(Semaphore::MAX_PERMITS))
 }
+
+#[cfg(test)]
+mod tests;

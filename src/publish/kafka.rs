@@ -183,7 +183,10 @@ pub(crate) const fn failure(code: RDKafkaErrorCode) -> Failure {
         | Code::OutOfOrderSequenceNumber
         | Code::Inconsistent
         | Code::InvalidProducerEpoch
-        | Code::UnknownProducerId => Failure::Fatal(code),
+        | Code::UnknownProducerId
+        // It went down with its producer.
+        | Code::PurgeQueue
+        | Code::PurgeInflight => Failure::Fatal(code),
         Code::MessageSizeTooLarge
         | Code::InvalidMessageSize
         | Code::InvalidMessage

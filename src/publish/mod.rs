@@ -8,3 +8,6 @@ pub(crate) mod embedded;
 pub(crate) mod kafka;
 pub(crate) mod pump;
 pub(crate) mod topics;
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@
 //! the lane stops, waits until the fate of everything it sent is known, and sends what failed again, first and in order. So a topic that
 //! cannot be written to holds up only itself, and the order per key survives what librdkafka gives back.
 //!
-//! Nothing is ever given up because of an error that may pass. A record that Kafka will never take goes to `<prefix>.rejected`.
+//! Nothing is ever given up because of an error that may pass. A record that Kafka will never take goes to `<prefix>.rejected`. But Kafka
+//! judges whole batches, so a record is believed to be bad only when it failed alone.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -39,13 +40,23 @@ use super::kafka::Verdict;
 const CREDIT: usize = 10_000;
 /// Entries taken from the journal at a time, so that reports are looked at in between.
 const TAKE_MAX: usize = 1024;
-/// How long a lane rests after a failure: doubled each time, until a record is delivered.
-const BACKOFF_FIRST: Duration = Duration::from_secs(1);
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// How long a lane rests when the client's queue is full, or when a report must be asked for again.
+/// How long a lane rests when the client's queue is full, or when a record is sent again that has not itself been refused.
 const REST: Duration = Duration::from_millis(20);
 /// How long the pump sleeps at most when nothing wakes it.
 const NAP: Duration = Duration::from_millis(100);
+
+/// How long a lane rests after a failure: doubled each time, until a record is delivered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), max: Duration::from_secs(60) }
+    }
+}
 
 /// How the rest of the process steers the pump.
 #[derive(Debug, Default)]
@@ -79,6 +90,8 @@ impl Control {
 struct Item {
     order: u64,
     entry: Entry,
+    /// Its batch will never be taken. It is sent alone next, and then it is known whether it was to blame.
+    is_suspect: bool,
     /// Set when Kafka will never take its own record: what it said.
     poison: Option<String>,
 }
@@ -101,13 +114,27 @@ struct Lane {
     /// Failed since the lane stopped, by their place in the order.
     failed: BTreeMap<u64, Item>,
     in_flight: usize,
+    /// What is in flight is one suspect.
+    is_proving: bool,
     rests_until: Option<Instant>,
     backoff: Duration,
 }
 
 impl Lane {
-    fn is_clear(&self) -> bool {
-        self.failed.is_empty() && self.rests_until.is_none() && self.in_flight < CREDIT
+    /// Whether the item may be sent, if it is the next.
+    fn takes(&self, item: &Item) -> bool {
+        let credit = if item.is_suspect { 1 } else { CREDIT };
+        self.failed.is_empty() && self.rests_until.is_none() && !self.is_proving && self.in_flight < credit
+    }
+
+    fn sent(&mut self, is_suspect: bool) {
+        self.in_flight += 1;
+        self.is_proving = is_suspect;
+    }
+
+    fn reported(&mut self) {
+        self.in_flight -= 1;
+        self.is_proving = false;
     }
 
     fn is_empty(&self) -> bool {
@@ -136,10 +163,11 @@ pub(crate) struct Pump {
     metrics: PublishMetrics,
     /// How long entries gather before a turn. Nobody waits for them then.
     gather: Duration,
+    backoff: Backoff,
     lanes: Vec<Lane>,
-    /// What was sent and not reported. The first was sent as `first_sequence`.
-    unreported: VecDeque<Option<Sent>>,
-    first_sequence: usize,
+    /// What was sent and not reported, by the number it was sent with: the oldest is the first.
+    unreported: BTreeMap<usize, Sent>,
+    next_sequence: usize,
     next_order: u64,
     replace_at: Option<Instant>,
     taken: VecDeque<Entry>,
@@ -155,12 +183,13 @@ pub(crate) struct Parts {
     pub(crate) topics: Arc<Topics>,
     pub(crate) metrics: PublishMetrics,
     pub(crate) gather: Duration,
+    pub(crate) backoff: Backoff,
 }
 
 impl Pump {
     /// A pump that has not begun.
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { backlog, kafka, normaliser, topics, metrics, gather } = parts;
+        let Parts { backlog, kafka, normaliser, topics, metrics, gather, backoff } = parts;
         let lanes = topics.names().iter().map(|_| Lane::default()).collect();
         Self {
             backlog,
@@ -169,9 +198,10 @@ impl Pump {
             topics,
             metrics,
             gather,
+            backoff,
             lanes,
-            unreported: VecDeque::new(),
-            first_sequence: 0,
+            unreported: BTreeMap::new(),
+            next_sequence: 0,
             next_order: 0,
             replace_at: None,
             taken: VecDeque::new(),
@@ -186,14 +216,17 @@ impl Pump {
             control.turned.beat();
             self.take_reports(now);
             self.replace_if_dead(now);
-            if control.may_publish.load(Ordering::Acquire) {
-                self.take_entries(now);
-            }
+            let may_publish = control.may_publish.load(Ordering::Acquire);
+            let has_more = may_publish && self.take_entries(now);
             self.send_waiting(now);
             self.observe(now);
             let give_up_at = *control.give_up_at.lock().unwrap_or_else(PoisonError::into_inner);
-            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now) {
+            // What came before the topics were there has no way to go any more.
+            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now || !may_publish) {
                 break;
+            }
+            if has_more {
+                continue;
             }
             let nap = give_up_at.map_or(NAP, |deadline| NAP.min(deadline.saturating_duration_since(now)));
             thread::park_timeout(nap.min(self.until_next_lane(now)));
@@ -203,7 +236,7 @@ impl Pump {
         }
         self.kafka.stop();
         let now = clock::monotonic();
-        self.take_reports(now);
+        self.take_last_reports(now);
         self.observe(now);
     }
 
@@ -211,27 +244,23 @@ impl Pump {
         self.taken.is_empty() && self.lanes.iter().all(Lane::is_empty) && self.backlog.is_at_end()
     }
 
-    fn take_entries(&mut self, now: Instant) {
-        loop {
-            let mut taken = std::mem::take(&mut self.taken);
-            self.backlog.take(TAKE_MAX, &mut taken);
-            let is_last = taken.len() < TAKE_MAX;
-            for entry in taken.drain(..) {
-                self.metrics.queued(now.saturating_duration_since(entry.taken_at));
-                let order = self.next_order;
-                self.next_order += 1;
-                self.route(Item { order, entry, poison: None }, now);
-            }
-            self.taken = taken;
-            if is_last {
-                return;
-            }
-            self.take_reports(now);
+    /// Takes up some of what waits in the journal. Returns whether there may be more.
+    fn take_entries(&mut self, now: Instant) -> bool {
+        let mut taken = std::mem::take(&mut self.taken);
+        self.backlog.take(TAKE_MAX, &mut taken);
+        let has_more = taken.len() == TAKE_MAX;
+        for entry in taken.drain(..) {
+            self.metrics.queued(now.saturating_duration_since(entry.taken_at));
+            let order = self.next_order;
+            self.next_order += 1;
+            self.route(Item { order, entry, is_suspect: false, poison: None }, now);
         }
+        self.taken = taken;
+        has_more
     }
 
     /// Sends an item's record, or lines it up behind those of its topic.
-    fn route(&mut self, item: Item, now: Instant) {
+    fn route(&mut self, mut item: Item, now: Instant) {
         let begin = clock::monotonic();
         let record = match &item.poison {
             None => self.normaliser.record(&item.entry.capture),
@@ -240,21 +269,26 @@ impl Pump {
         self.metrics.normalised(clock::monotonic().duration_since(begin));
         let (topic, rejection) = (record.topic, record.rejection);
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
-        if !lane.is_clear() || !lane.waiting.is_empty() {
+        if !lane.takes(&item) || !lane.waiting.is_empty() {
             lane.waiting.push_back(item);
             return;
         }
-        let sequence = self.first_sequence + self.unreported.len();
+        let sequence = self.next_sequence;
         match self.kafka.send(self.topics.name(topic), &record, sequence) {
             Ok(()) => {
-                lane.in_flight += 1;
-                self.unreported.push_back(Some(Sent { item, topic, rejection, sent_at: begin }));
+                lane.sent(item.is_suspect);
+                self.next_sequence += 1;
+                self.unreported.insert(sequence, Sent { item, topic, rejection, sent_at: begin });
             }
             Err(SendError::QueueFull) => {
                 lane.waiting.push_back(item);
                 lane.rests_until = Some(now + REST);
             }
-            Err(SendError::Failed(failure)) => self.failed(item, topic, failure),
+            Err(SendError::Failed(failure)) => {
+                // The client judges each record by itself.
+                item.is_suspect = true;
+                self.failed(item, topic, failure);
+            }
         }
     }
 
@@ -268,8 +302,10 @@ impl Pump {
             }
             // Taken out whole: an item that cannot be sent lines up again, in order.
             let mut waiting = std::mem::take(&mut lane.waiting);
-            while self.lanes.get(index).is_some_and(Lane::is_clear) {
-                let Some(item) = waiting.pop_front() else { break };
+            while let (Some(lane), Some(item)) = (self.lanes.get(index), waiting.front())
+                && lane.takes(item)
+                && let Some(item) = waiting.pop_front()
+            {
                 self.route(item, now);
             }
             if let Some(lane) = self.lanes.get_mut(index) {
@@ -282,14 +318,12 @@ impl Pump {
         let mut reports = std::mem::take(&mut self.reports);
         self.kafka.reports(&mut reports);
         for report in reports.drain(..) {
-            let index = report.sequence.checked_sub(self.first_sequence);
-            let sent = index.and_then(|index| self.unreported.get_mut(index)).and_then(Option::take);
-            let Some(Sent { item, topic, rejection, sent_at }) = sent else {
+            let Some(Sent { item, topic, rejection, sent_at }) = self.unreported.remove(&report.sequence) else {
                 tracing::error!(sequence = report.sequence, "a delivery report names no record that was sent");
                 continue;
             };
             if let Some(lane) = self.lanes.get_mut(topic.index()) {
-                lane.in_flight -= 1;
+                lane.reported();
             }
             match report.verdict {
                 Verdict::Delivered => {
@@ -301,14 +335,25 @@ impl Pump {
             }
         }
         self.reports = reports;
-        while let Some(None) = self.unreported.front() {
-            self.unreported.pop_front();
-            self.first_sequence += 1;
+    }
+
+    /// Settles what is in Kafka after all. The rest is not sent again: this is the end.
+    fn take_last_reports(&mut self, now: Instant) {
+        let mut reports = std::mem::take(&mut self.reports);
+        self.kafka.reports(&mut reports);
+        for report in reports.into_iter().filter(|report| report.verdict == Verdict::Delivered) {
+            if let Some(sent) = self.unreported.remove(&report.sequence) {
+                self.metrics.delivered(now.saturating_duration_since(sent.sent_at), sent.rejection);
+                self.delivered(&sent.item, sent.topic);
+            }
         }
     }
 
     fn delivered(&mut self, item: &Item, topic: Topic) {
-        if let Some(lane) = self.lanes.get_mut(topic.index()) {
+        if let Some(lane) = self.lanes.get_mut(topic.index())
+            // While a lane is stopped, what was sent before may still arrive; that is no sign that the failure has passed.
+            && lane.failed.is_empty()
+        {
             lane.backoff = Duration::ZERO;
         }
         self.backlog.settle(&item.entry);
@@ -332,16 +377,22 @@ impl Pump {
                 if is_first {
                     tracing::warn!(topic = name, %code, "kafka did not take a record; it is sent again");
                 }
-                self.stop_lane(item, topic, BACKOFF_FIRST);
+                self.stop_lane(item, topic, self.backoff.first);
             }
             Failure::Fatal(_) => {
                 self.metrics.ended(RecordOutcome::Failed);
                 self.replace_at.get_or_insert(clock::monotonic());
                 self.stop_lane(item, topic, REST);
             }
+            Failure::Poison(_) if !item.is_suspect => {
+                self.metrics.ended(RecordOutcome::Failed);
+                item.is_suspect = true;
+                self.stop_lane(item, topic, REST);
+            }
             Failure::Poison(code) if item.poison.is_none() => {
                 self.metrics.ended(RecordOutcome::Poison);
                 tracing::error!(topic = name, %code, "kafka will never take this record; it goes to the rejected topic");
+                item.is_suspect = false;
                 item.poison = Some(code.to_string());
                 self.route(item, clock::monotonic());
             }
@@ -357,7 +408,7 @@ impl Pump {
     fn stop_lane(&mut self, item: Item, topic: Topic, rest: Duration) {
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
         if lane.failed.is_empty() {
-            lane.backoff = (lane.backoff * 2).clamp(rest, BACKOFF_MAX);
+            lane.backoff = (lane.backoff * 2).max(rest).min(self.backoff.max);
         }
         lane.failed.insert(item.order, item);
     }
@@ -372,11 +423,9 @@ impl Pump {
         self.kafka.stop();
         self.take_reports(now);
         // What was never reported is not in Kafka, or nobody will ever say so.
-        let unreported = std::mem::take(&mut self.unreported);
-        self.first_sequence += unreported.len();
-        for Sent { item, topic, .. } in unreported.into_iter().flatten() {
+        for Sent { item, topic, .. } in std::mem::take(&mut self.unreported).into_values() {
             if let Some(lane) = self.lanes.get_mut(topic.index()) {
-                lane.in_flight -= 1;
+                lane.reported();
             }
             self.metrics.ended(RecordOutcome::Failed);
             self.stop_lane(item, topic, REST);
@@ -385,7 +434,7 @@ impl Pump {
             Ok(()) => None,
             Err(error) => {
                 tracing::error!(%error, "the kafka producer could not be replaced; it is tried again");
-                Some(now + BACKOFF_FIRST)
+                Some(now + self.backoff.first)
             }
         };
     }
@@ -396,7 +445,7 @@ impl Pump {
     }
 
     fn observe(&mut self, now: Instant) {
-        let oldest = self.unreported.iter().flatten().next().map(|sent| now.saturating_duration_since(sent.sent_at));
+        let oldest = self.unreported.first_key_value().map(|(_, sent)| now.saturating_duration_since(sent.sent_at));
         self.metrics.turned(self.unreported.len(), oldest.unwrap_or_default());
     }
 }

@@ -11,8 +11,12 @@
 )]
 
 mod blocklist;
+mod faults;
+mod fresh_topics;
 mod harness;
 mod listener;
 mod process_face;
+mod promises;
+mod stop;
 mod structure;
 mod support;

@@ -1,0 +1,281 @@
+//! Room, order, the end, and who wins between an answer and its deadline.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::pin::pin;
+use std::sync::Barrier;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::thread;
+
+use super::*;
+use crate::auth::Apps;
+use crate::capture::Outcome;
+use crate::clock::UnixMillis;
+use crate::refusal::Account;
+
+const COST: usize = Capture::OVERHEAD_BYTES + 100;
+const ROOMY: Bounds = Bounds { captures_max: 1000, bytes_max: 1000 * COST, waiting_bytes_max: 1000 * COST };
+
+/// A capture that costs [`COST`], known again by its number.
+fn capture(number: i64) -> Capture {
+    Capture {
+        received: UnixMillis(number),
+        peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+        app: Apps::new([1]).iter().next().unwrap(),
+        command: None,
+        query: "".into(),
+        body: vec![b' '; 100].into(),
+        outcome: Outcome::Happened,
+    }
+}
+
+fn open(ack: Ack, bounds: Bounds) -> (Journal, Backlog, Ledger) {
+    let ledger = Ledger::default();
+    let (journal, backlog) = in_memory(ack, bounds, ledger.clone());
+    journal.open();
+    (journal, backlog, ledger)
+}
+
+fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn append(journal: &Journal, ledger: &Ledger, number: i64) -> Result<Appended, AppendError> {
+    let mut receipt = Some(ledger.receive(None));
+    match poll(pin!(journal.append(capture(number), &mut receipt))) {
+        Poll::Ready(appended) => appended,
+        Poll::Pending => panic!("{number} had to wait"),
+    }
+}
+
+fn take_all(backlog: &Backlog) -> Vec<Entry> {
+    let mut taken = VecDeque::new();
+    backlog.take(usize::MAX, &mut taken);
+    taken.into()
+}
+
+fn numbers(entries: &[Entry]) -> Vec<i64> {
+    entries.iter().map(|entry| entry.capture.received.0).collect()
+}
+
+#[test]
+fn it_is_full_when_either_bound_is_reached_and_each_settled_entry_makes_room_for_one() {
+    for bounds in [Bounds { captures_max: 2, ..ROOMY }, Bounds { bytes_max: 3 * COST - 1, ..ROOMY }] {
+        let (journal, backlog, ledger) = open(Ack::Memory, bounds);
+        for number in 0..2 {
+            append(&journal, &ledger, number).unwrap();
+        }
+        let mut receipt = Some(ledger.receive(None));
+        let mut third = pin!(journal.append(capture(2), &mut receipt));
+        assert!(poll(third.as_mut()).is_pending(), "{bounds:?}");
+        assert!(!journal.keep(capture(3)), "{bounds:?}");
+
+        let taken = take_all(&backlog);
+        assert!(poll(third.as_mut()).is_pending(), "what is taken still needs its room");
+        backlog.settle(&taken[0]);
+        assert!(poll(third.as_mut()).is_ready(), "{bounds:?}");
+        assert_eq!(numbers(&take_all(&backlog)), [2]);
+        assert_eq!((ledger.read().delivered, ledger.read().waiting_queue), (1, 2));
+    }
+}
+
+#[test]
+fn who_waits_gets_room_in_the_order_of_arrival() {
+    let (journal, backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
+    append(&journal, &ledger, 0).unwrap();
+    let mut receipts: Vec<_> = (0..3).map(|_| Some(ledger.receive(None))).collect();
+    let mut waiting: Vec<_> =
+        (1..).zip(&mut receipts).map(|(number, receipt)| Box::pin(journal.append(capture(number), receipt))).collect();
+    for append in &mut waiting {
+        assert!(poll(append.as_mut()).is_pending());
+    }
+    for expected in 0..3 {
+        let taken = take_all(&backlog);
+        assert_eq!(numbers(&taken), [expected]);
+        backlog.settle(&taken[0]);
+        assert!(!journal.keep(capture(9)), "nobody who comes later is before those who wait");
+        // The last is asked first.
+        let ready: Vec<_> = (0..waiting.len()).rev().filter(|nth| poll(waiting[*nth].as_mut()).is_ready()).collect();
+        assert_eq!(ready, [0]);
+        drop(waiting.remove(0));
+    }
+}
+
+#[test]
+fn those_who_wait_are_bounded_too() {
+    let bounds = Bounds { captures_max: 1, waiting_bytes_max: COST, ..ROOMY };
+    let (journal, _backlog, ledger) = open(Ack::Memory, bounds);
+    append(&journal, &ledger, 0).unwrap();
+    let mut receipt = Some(ledger.receive(None));
+    let mut waits = Box::pin(journal.append(capture(1), &mut receipt));
+    assert!(poll(waits.as_mut()).is_pending());
+    assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::Full);
+    drop(waits);
+    let mut receipt = Some(ledger.receive(None));
+    assert!(poll(pin!(journal.append(capture(3), &mut receipt))).is_pending(), "a place came back");
+}
+
+#[test]
+fn an_append_that_is_dropped_while_it_waits_leaves_its_place_and_its_room_to_others() {
+    let bounds = Bounds { captures_max: 2, bytes_max: COST, waiting_bytes_max: COST };
+    let (journal, backlog, ledger) = open(Ack::Memory, bounds);
+    append(&journal, &ledger, 0).unwrap();
+    for _repeat in 0..3 {
+        let mut receipt = Some(ledger.receive(None));
+        // It holds a place among the captures, and waits for bytes.
+        assert!(poll(pin!(journal.append(capture(1), &mut receipt))).is_pending());
+    }
+    assert_eq!(ledger.read().ended_total(Account::Refused), 3, "broken off");
+    backlog.settle(&take_all(&backlog)[0]);
+    append(&journal, &ledger, 2).unwrap();
+    assert_eq!(numbers(&take_all(&backlog)), [2]);
+}
+
+#[test]
+fn a_capture_that_is_larger_than_all_room_takes_all_of_it() {
+    let bounds = Bounds { bytes_max: COST - 1, ..ROOMY };
+    let (journal, backlog, ledger) = open(Ack::Memory, bounds);
+    for number in 0..2 {
+        append(&journal, &ledger, number).unwrap();
+        assert!(!journal.keep(capture(9)));
+        backlog.settle(&take_all(&backlog)[0]);
+    }
+}
+
+#[test]
+fn bounds_beyond_what_can_be_counted_are_no_bounds() {
+    let bounds = Bounds { captures_max: usize::MAX, bytes_max: usize::MAX, waiting_bytes_max: usize::MAX };
+    let (journal, backlog, ledger) = open(Ack::Memory, bounds);
+    append(&journal, &ledger, 0).unwrap();
+    backlog.settle(&take_all(&backlog)[0]);
+}
+
+#[test]
+fn until_it_is_open_appends_wait_and_what_nobody_waits_for_is_taken() {
+    let ledger = Ledger::default();
+    let (journal, backlog) = in_memory(Ack::Memory, ROOMY, ledger.clone());
+    let mut receipt = Some(ledger.receive(None));
+    let mut append = Box::pin(journal.append(capture(0), &mut receipt));
+    assert!(poll(append.as_mut()).is_pending());
+    journal.offer(capture(1), ledger.receive(None));
+    assert!(journal.keep(capture(2)));
+    journal.open();
+    assert!(poll(append.as_mut()).is_ready());
+    assert_eq!(numbers(&take_all(&backlog)), [1, 2, 0]);
+}
+
+#[test]
+fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
+    let (journal, backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
+    append(&journal, &ledger, 0).unwrap();
+    let mut receipt = Some(ledger.receive(None));
+    let mut waits = Box::pin(journal.append(capture(1), &mut receipt));
+    assert!(poll(waits.as_mut()).is_pending());
+    journal.close();
+    assert!(matches!(poll(waits.as_mut()), Poll::Ready(Err(AppendError::Closed))));
+    drop(waits);
+    assert!(receipt.is_some(), "the caller ends it, and says why");
+    assert!(!backlog.is_at_end());
+
+    let taken = take_all(&backlog);
+    assert_eq!(numbers(&taken), [0]);
+    assert!(backlog.is_at_end());
+    backlog.settle(&taken[0]);
+    assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::Closed);
+    journal.offer(capture(3), ledger.receive(None));
+    assert!(!journal.keep(capture(4)));
+    assert!(take_all(&backlog).is_empty());
+    assert_eq!(ledger.read().ended_total(Account::Lost), 1);
+}
+
+#[test]
+fn what_kafka_will_never_take_is_lost_once_and_an_answer_that_waits_is_no_200() {
+    let (journal, backlog, ledger) = open(Ack::Broker, ROOMY);
+    let waits = append(&journal, &ledger, 0).unwrap();
+    let gone = append(&journal, &ledger, 1).unwrap();
+    assert!(!gone.abandon(Reason::Deadline));
+    for entry in take_all(&backlog) {
+        backlog.give_up(&entry, Reason::Unpublishable);
+    }
+    assert!(poll(pin!(waits.acknowledged())).is_pending());
+    assert!(!waits.abandon(Reason::Deadline));
+    let balance = ledger.read();
+    assert_eq!(balance.ended[Reason::Deadline.index()], 1);
+    assert_eq!(balance.ended[Reason::Unpublishable.index()], 1);
+    assert_eq!((balance.waiting_total(), balance.late), (0, 0));
+}
+
+#[test]
+fn a_promise_is_kept_or_abandoned_and_never_both_however_the_threads_meet() {
+    const ROUNDS: usize = 200;
+    const EACH: i64 = 20;
+    for round in 0..ROUNDS {
+        let (journal, backlog, ledger) = open(Ack::Broker, ROOMY);
+        let promised: Vec<Appended> = (0..EACH).map(|number| append(&journal, &ledger, number).unwrap()).collect();
+        let entries = take_all(&backlog);
+        let together = Barrier::new(2);
+        let is_200: Vec<bool> = thread::scope(|scope| {
+            scope.spawn(|| {
+                together.wait();
+                entries.iter().for_each(|entry| backlog.settle(entry));
+            });
+            together.wait();
+            // Backwards every other time, so that they meet in the middle.
+            let mut in_turn: Vec<_> = promised.iter().collect();
+            if round % 2 == 0 {
+                in_turn.reverse();
+            }
+            in_turn.iter().map(|appended| appended.abandon(Reason::Deadline)).collect()
+        });
+        let kept = is_200.iter().filter(|is_200| **is_200).count() as u64;
+        let balance = ledger.read();
+        assert_eq!(balance.delivered, kept);
+        assert_eq!(balance.ended[Reason::Deadline.index()], EACH.unsigned_abs() - kept);
+        assert_eq!((balance.late, balance.waiting_total()), (EACH.unsigned_abs() - kept, 0));
+        for (appended, is_200) in promised.iter().zip(if round % 2 == 0 { reversed(is_200) } else { is_200 }) {
+            assert_eq!(poll(pin!(appended.acknowledged())).is_ready(), is_200);
+        }
+    }
+}
+
+fn reversed(mut answers: Vec<bool>) -> Vec<bool> {
+    answers.reverse();
+    answers
+}
+
+#[test]
+fn nothing_that_was_taken_comes_in_behind_the_end() {
+    for _round in 0..200 {
+        let (journal, backlog, ledger) = open(Ack::Memory, ROOMY);
+        let together = Barrier::new(3);
+        let settled = thread::scope(|scope| {
+            scope.spawn(|| {
+                together.wait();
+                for number in 0.. {
+                    let mut receipt = Some(ledger.receive(None));
+                    match poll(pin!(journal.append(capture(number), &mut receipt))) {
+                        Poll::Ready(Ok(_)) | Poll::Pending => {}
+                        Poll::Ready(Err(_closed)) => break,
+                    }
+                }
+            });
+            let taker = scope.spawn(|| {
+                together.wait();
+                let mut settled = 0;
+                while !backlog.is_at_end() {
+                    for entry in take_all(&backlog) {
+                        backlog.settle(&entry);
+                        settled += 1;
+                    }
+                }
+                settled
+            });
+            together.wait();
+            journal.close();
+            taker.join().unwrap()
+        });
+        assert_eq!((ledger.read().delivered, ledger.read().waiting_queue), (settled, 0));
+    }
+}

@@ -1,0 +1,431 @@
+//! The pump against librdkafka's own cluster, which fails on demand. It drops no repeats of an idempotent producer, so what is
+//! claimed here is at least once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use prometheus::Registry;
+use rdkafka::ClientConfig;
+use rdkafka::Message;
+use rdkafka::Offset;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::Consumer;
+use rdkafka::message::Headers;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::RDKafkaApiKey;
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::auth::Apps;
+use crate::capture::Capture;
+use crate::capture::Outcome;
+use crate::clock;
+use crate::command::Command;
+use crate::journal;
+use crate::journal::Ack;
+use crate::journal::Bounds;
+use crate::journal::Journal;
+use crate::ledger::Ledger;
+use crate::metrics::Metrics;
+use crate::normalise::Normaliser;
+use crate::normalise::envelope::Mode;
+use crate::publish::kafka::Properties;
+use crate::publish::kafka::Unstarted;
+use crate::publish::pump::Backoff;
+use crate::publish::pump::Control;
+use crate::publish::pump::Parts;
+use crate::publish::pump::Pump;
+use crate::record::Topics;
+use crate::refusal::Reason;
+
+const CHANGED: Command = Command::AfterOfficialAccountInfoChanged;
+const DESTROYED: Command = Command::AfterOfficialAccountDestroyed;
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), max: Duration::from_secs(1) };
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A pump at work, and the cluster it works against.
+struct Rig {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    apps: Arc<Apps>,
+    topics: Arc<Topics>,
+    journal: Journal,
+    ledger: Ledger,
+    registry: Registry,
+    control: Arc<Control>,
+    pump: JoinHandle<()>,
+}
+
+/// A record, as far as these tests look at it.
+#[derive(Debug, PartialEq, Eq)]
+struct Read {
+    number: u64,
+    reason: Option<String>,
+}
+
+impl Rig {
+    fn start(properties: &[(&str, &str)]) -> Self {
+        let cluster = MockCluster::new(1).unwrap();
+        let apps = Arc::new(Apps::new([1]));
+        let topics = Arc::new(Topics::new(["t"]));
+        for name in topics.names() {
+            cluster.create_topic(name, 1, 1).unwrap();
+        }
+        let (registry, ledger, control) = (Registry::new(), Ledger::default(), Arc::new(Control::default()));
+        let metrics = Metrics::register(&registry, &ledger).unwrap();
+        // Quick retries, inside librdkafka too.
+        let quick = [("retry.backoff.ms", "10"), ("retry.backoff.max.ms", "50"), ("reconnect.backoff.ms", "10")];
+        let configured: BTreeMap<String, String> =
+            quick.iter().chain(properties).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let properties = Properties::new(Ack::Broker, &configured).with_bootstrap(cluster.bootstrap_servers());
+        let kafka = Unstarted::new(&properties, metrics.kafka).unwrap();
+        let bounds = Bounds { captures_max: 1000, bytes_max: 1 << 24, waiting_bytes_max: 0 };
+        let (journal, backlog) = journal::in_memory(Ack::Memory, bounds, ledger.clone());
+        journal.open();
+        let normaliser = Normaliser::new(Arc::clone(&apps), Arc::clone(&topics), Mode::Structured);
+        let pump = {
+            let (topics, control) = (Arc::clone(&topics), Arc::clone(&control));
+            thread::spawn(move || {
+                backlog.wakes(thread::current());
+                let kafka = kafka.start(thread::current()).unwrap();
+                let metrics = metrics.publish;
+                let parts =
+                    Parts { backlog, kafka, normaliser, topics, metrics, gather: Duration::ZERO, backoff: BACKOFF };
+                Pump::new(parts).run(&control);
+            })
+        };
+        Self { cluster, apps, topics, journal, ledger, registry, control, pump }
+    }
+
+    /// Lets the pump begin. What was appended before goes out as one batch, if it fits.
+    fn publish(&self) {
+        self.control.publish(self.pump.thread());
+    }
+
+    fn fail_produce(&self, errors: &[RDKafkaRespErr]) {
+        self.cluster.request_errors(RDKafkaApiKey::Produce, errors);
+    }
+
+    fn append(&self, command: Command, number: u64) {
+        self.append_body(command, &body(command, number));
+    }
+
+    fn append_body(&self, command: Command, body: &str) {
+        let capture = Capture {
+            received: clock::wall(),
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            app: self.apps.iter().next().unwrap(),
+            command: Some(command),
+            query: format!("SdkAppid=1&CallbackCommand={}", command.name()).into(),
+            body: body.as_bytes().into(),
+            outcome: Outcome::Happened,
+        };
+        let mut receipt = Some(self.ledger.receive(Some(command)));
+        let appended = pin!(self.journal.append(capture, &mut receipt)).poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(appended, Poll::Ready(Ok(_))));
+    }
+
+    /// Closes the journal and waits until the pump has published all of it.
+    fn finish(self) -> Finished {
+        self.journal.close();
+        wait_until("the pump ends", || self.pump.is_finished());
+        self.pump.join().unwrap();
+        Finished { cluster: self.cluster, topics: self.topics, ledger: self.ledger, registry: self.registry }
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        metric(&self.registry, name)
+    }
+}
+
+/// A pump that has ended.
+struct Finished {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    topics: Arc<Topics>,
+    ledger: Ledger,
+    registry: Registry,
+}
+
+impl Finished {
+    fn read(&self, command: Command) -> Vec<Read> {
+        let app = Apps::new([1]).iter().next().unwrap();
+        read(&self.cluster, self.topics.name(self.topics.of(app, Some(command))))
+    }
+
+    fn read_rejected(&self) -> Vec<Read> {
+        let app = Apps::new([1]).iter().next().unwrap();
+        read(&self.cluster, self.topics.name(self.topics.rejected(app)))
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        metric(&self.registry, name)
+    }
+}
+
+/// The callback with that number.
+fn body(command: Command, number: u64) -> String {
+    let command = command.name();
+    format!(r#"{{"CallbackCommand":"{command}","Official_Account":"a","Name":"{number}","EventTime":{number}}}"#)
+}
+
+/// All of a topic of one partition, in order.
+fn read(cluster: &MockCluster<'_, DefaultProducerContext>, topic: &str) -> Vec<Read> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("group.id", "reader")
+        .set("fetch.wait.max.ms", "10")
+        .create()
+        .unwrap();
+    let mut assignment = TopicPartitionList::new();
+    assignment.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
+    consumer.assign(&assignment).unwrap();
+    let (_, end) = consumer.fetch_watermarks(topic, 0, MINUTE).unwrap();
+    let mut records = Vec::new();
+    let deadline = clock::monotonic() + MINUTE;
+    while records.len() < usize::try_from(end).unwrap() {
+        assert!(clock::monotonic() < deadline, "{} of {end} in {topic}", records.len());
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            let message = message.unwrap();
+            let text = String::from_utf8(message.payload().unwrap().to_vec()).unwrap();
+            let number = text.split(r#""EventTime":"#).nth(1).unwrap().split('}').next().unwrap().parse().unwrap();
+            let headers = message.headers().unwrap();
+            let reason =
+                headers.iter().find(|header| header.key == "callbridge-reason").and_then(|header| header.value);
+            records.push(Read { number, reason: reason.map(|reason| String::from_utf8(reason.to_vec()).unwrap()) });
+        }
+    }
+    records
+}
+
+/// The numbers, without repeats of what was there before.
+fn firsts(records: &[Read]) -> Vec<u64> {
+    let mut firsts: Vec<u64> = Vec::new();
+    for record in records {
+        if !firsts.contains(&record.number) {
+            firsts.push(record.number);
+        }
+    }
+    firsts
+}
+
+/// The sample `name`, or `name{label}`.
+fn metric(registry: &Registry, name: &str) -> f64 {
+    let (family, label) = name.split_once('{').unwrap_or((name, ""));
+    let families = registry.gather();
+    let family = families.iter().find(|found| found.name() == family).expect("a metric of that name");
+    let wanted = label.trim_end_matches('}');
+    let sample = family
+        .get_metric()
+        .iter()
+        .find(|sample| wanted.is_empty() || sample.get_label().iter().any(|label| label.value() == wanted));
+    let sample = sample.expect("a label of that value");
+    sample.get_counter().get_value() + sample.get_gauge().get_value()
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = clock::monotonic() + MINUTE;
+    while !condition() {
+        assert!(clock::monotonic() < deadline, "not within {MINUTE:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn an_error_that_may_pass_costs_nothing_and_moves_nothing() {
+    use RDKafkaRespErr as E;
+    for error in [
+        E::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        E::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        E::RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT,
+        E::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+        E::RD_KAFKA_RESP_ERR__TRANSPORT,
+    ] {
+        // Small batches, so that there are records behind the one that fails.
+        let rig = Rig::start(&[("batch.num.messages", "10")]);
+        (0..100).for_each(|number| rig.append(CHANGED, number));
+        rig.fail_produce(&[error, error]);
+        rig.publish();
+        wait_until("all are delivered", || rig.ledger.read().delivered == 100);
+        (100..120).for_each(|number| rig.append(CHANGED, number));
+        let finished = rig.finish();
+        assert_eq!(firsts(&finished.read(CHANGED)), (0..120).collect::<Vec<_>>(), "{error:?}");
+        assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (120, 0), "{error:?}");
+        assert!((finished.metric("callbridge_records_total{delivered}") - 120.0).abs() < 0.1, "{error:?}");
+        assert!(finished.read_rejected().is_empty());
+    }
+}
+
+#[test]
+fn what_librdkafka_gives_back_is_counted_and_sent_again() {
+    let rig = Rig::start(&[]);
+    (0..10).for_each(|number| rig.append(CHANGED, number));
+    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 3]);
+    rig.publish();
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(CHANGED)), (0..10).collect::<Vec<_>>());
+    assert!(finished.metric("callbridge_records_total{failed}") >= 3.0);
+    assert_eq!(finished.ledger.read().delivered, 10);
+}
+
+#[test]
+fn a_dead_producer_is_replaced_and_all_that_is_not_acknowledged_is_sent_again_in_order() {
+    let rig = Rig::start(&[("batch.num.messages", "10")]);
+    (0..100).for_each(|number| rig.append(CHANGED, number));
+    (100..150).for_each(|number| rig.append(DESTROYED, number));
+    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
+    rig.publish();
+    wait_until("all are delivered", || rig.ledger.read().delivered == 150);
+    (150..160).for_each(|number| rig.append(CHANGED, number));
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(CHANGED)), (0..100).chain(150..160).collect::<Vec<_>>());
+    assert_eq!(firsts(&finished.read(DESTROYED)), (100..150).collect::<Vec<_>>());
+    assert!((finished.metric("callbridge_kafka_producer_rebuilds_total") - 1.0).abs() < 0.1);
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (160, 0));
+}
+
+#[test]
+fn a_batch_that_is_not_taken_does_not_cost_its_good_records() {
+    let rig = Rig::start(&[]);
+    (0..10).for_each(|number| rig.append(CHANGED, number));
+    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    rig.publish();
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(CHANGED)), (0..10).collect::<Vec<_>>());
+    assert!(finished.read_rejected().is_empty());
+}
+
+#[test]
+fn a_record_that_kafka_does_not_take_even_alone_goes_to_the_rejected_topic() {
+    let rig = Rig::start(&[]);
+    (0..3).for_each(|number| rig.append(CHANGED, number));
+    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2]);
+    rig.publish();
+    let finished = rig.finish();
+    let rejected = finished.read_rejected();
+    assert_eq!(rejected, [Read { number: 0, reason: Some("unpublishable".to_owned()) }]);
+    assert_eq!(firsts(&finished.read(CHANGED)), [1, 2]);
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (3, 0));
+    assert!((finished.metric("callbridge_records_total{poison}") - 1.0).abs() < 0.1);
+    assert!((finished.metric("callbridge_rejected_total{unpublishable}") - 1.0).abs() < 0.1);
+}
+
+#[test]
+fn a_callback_that_kafka_does_not_take_even_raw_is_lost_and_counted() {
+    let rig = Rig::start(&[]);
+    rig.append(CHANGED, 0);
+    // In its batch, alone, raw in its batch, raw alone.
+    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 4]);
+    rig.publish();
+    wait_until("it is given up", || rig.ledger.read().waiting_total() == 0);
+    rig.append(CHANGED, 1);
+    let finished = rig.finish();
+    assert!(finished.read_rejected().is_empty());
+    assert_eq!(firsts(&finished.read(CHANGED)), [1]);
+    let balance = finished.ledger.read();
+    assert_eq!(balance.ended[Reason::Unpublishable.index()], 1);
+    assert_eq!((balance.delivered, balance.waiting_total()), (1, 0));
+}
+
+#[test]
+fn what_the_client_itself_finds_too_large_goes_the_same_way() {
+    let rig = Rig::start(&[("message.max.bytes", "2000")]);
+    // As an envelope it is beyond the limit, raw it is not.
+    let long = format!(r#"{{"Official_Account":"a","Name":"{}","EventTime":0}}"#, "x".repeat(1400));
+    rig.append_body(CHANGED, &long);
+    // This one is too long in any form.
+    rig.append_body(CHANGED, &format!(r#"{{"Name":"{}","EventTime":9}}"#, "x".repeat(3000)));
+    rig.append(CHANGED, 1);
+    rig.publish();
+    let finished = rig.finish();
+    assert_eq!(finished.read_rejected(), [Read { number: 0, reason: Some("unpublishable".to_owned()) }]);
+    assert_eq!(firsts(&finished.read(CHANGED)), [1]);
+    let balance = finished.ledger.read();
+    assert_eq!((balance.delivered, balance.ended[Reason::Unpublishable.index()]), (2, 1));
+}
+
+#[test]
+fn a_topic_that_cannot_be_written_to_does_not_stop_the_others_nor_grow_what_is_unreported() {
+    use RDKafkaRespErr as E;
+    // The one comes back from librdkafka again and again, the other stays there.
+    for error in [E::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, E::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART] {
+        let rig = Rig::start(&[("topic.metadata.refresh.interval.ms", "100")]);
+        let stuck = rig.topics.name(rig.topics.of(rig.apps.iter().next().unwrap(), Some(DESTROYED))).to_owned();
+        rig.cluster.topic_error(&stuck, error).unwrap();
+        rig.publish();
+        for number in 0..500 {
+            rig.append(if number % 50 == 0 { DESTROYED } else { CHANGED }, number);
+        }
+        wait_until("the others are delivered", || rig.ledger.read().delivered == 490);
+        assert_eq!(rig.ledger.read().waiting_total(), 10, "{error:?}");
+        wait_until("only those of the stuck topic are unreported", || {
+            rig.metric("callbridge_records_unreported") <= 10.0
+        });
+
+        rig.cluster.topic_error(&stuck, E::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+        let finished = rig.finish();
+        assert_eq!(firsts(&finished.read(DESTROYED)), (0..500).step_by(50).collect::<Vec<_>>(), "{error:?}");
+        let others: Vec<u64> = (0..500).filter(|number| number % 50 != 0).collect();
+        assert_eq!(firsts(&finished.read(CHANGED)), others, "{error:?}");
+        assert_eq!(finished.ledger.read().waiting_total(), 0);
+    }
+}
+
+#[test]
+fn a_delivery_that_no_broker_gave_an_offset_for_is_not_believed() {
+    // Without acknowledgements there is never an offset.
+    let rig = Rig::start(&[("enable.idempotence", "false"), ("acks", "0")]);
+    rig.append(CHANGED, 0);
+    rig.publish();
+    wait_until("it is sent again", || rig.metric("callbridge_records_total{unproven}") >= 2.0);
+    assert_eq!((rig.ledger.read().delivered, rig.ledger.read().waiting_queue), (0, 1));
+
+    rig.control.give_up_at(clock::monotonic(), rig.pump.thread());
+    let finished = rig.finish();
+    assert!(finished.read(CHANGED).len() >= 2);
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_queue), (0, 1));
+}
+
+#[test]
+fn a_client_whose_queue_is_full_takes_all_in_order_by_and_by() {
+    let rig = Rig::start(&[("queue.buffering.max.messages", "10")]);
+    (0..100).for_each(|number| rig.append(CHANGED, number));
+    rig.publish();
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(CHANGED)), (0..100).collect::<Vec<_>>());
+    assert_eq!(finished.ledger.read().delivered, 100);
+}
+
+#[test]
+fn told_to_give_up_the_pump_ends_and_leaves_what_it_has_waiting() {
+    let rig = Rig::start(&[]);
+    rig.cluster.broker_down(1).unwrap();
+    (0..10).for_each(|number| rig.append(CHANGED, number));
+    rig.publish();
+    wait_until("the client has them", || rig.metric("callbridge_records_unreported") >= 10.0);
+    rig.control.give_up_at(clock::monotonic(), rig.pump.thread());
+    let finished = rig.finish();
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_queue), (0, 10));
+}
+
+#[test]
+fn what_waits_while_no_broker_is_there_arrives_in_order_when_one_is() {
+    let rig = Rig::start(&[("reconnect.backoff.max.ms", "50")]);
+    rig.publish();
+    rig.append(CHANGED, 0);
+    wait_until("the first is delivered", || rig.ledger.read().delivered == 1);
+    rig.cluster.broker_down(1).unwrap();
+    (1..200).for_each(|number| rig.append(CHANGED, number));
+    wait_until("the client has them", || rig.metric("callbridge_records_unreported") >= 199.0);
+    rig.cluster.broker_up(1).unwrap();
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(CHANGED)), (0..200).collect::<Vec<_>>());
+    assert_eq!(finished.ledger.read().delivered, 200);
+}

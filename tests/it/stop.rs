@@ -1,0 +1,257 @@
+//! The stop: in order, under its deadline, and with a ledger that says what remained.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use callbridge::clock;
+use rustix::process::Pid;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::bridge::Bridge;
+use crate::support::bridge::Stopped;
+use crate::support::http;
+use crate::support::http::Client;
+use crate::support::http::Response;
+use crate::support::kafka::Kafka;
+use crate::support::load;
+use crate::support::load::Load;
+use crate::support::oracle;
+use crate::support::ports;
+use crate::support::process::Process;
+use crate::support::reader::Reader;
+use crate::support::real;
+use crate::support::settings;
+use crate::support::wait;
+
+const APP: &str = "1400000000";
+const EMBEDDED: [&str; 3] = ["--sdk-app-id", APP, "--embedded-broker"];
+const DELIVERED: &str = "callbridge_callbacks_delivered_total";
+const IN_QUEUE: &str = r#"callbridge_callbacks_waiting{where="queue"}"#;
+
+/// Posts one callback of the load's kind, over a connection of its own.
+fn post(callbacks: SocketAddr, sequence: u64) -> std::io::Result<Response> {
+    let body = load::body("@TOA#_probe", sequence);
+    Client::connect(callbacks)?.post(&http::callback_target(APP, load::COMMAND), body.as_bytes())
+}
+
+fn readiness(bridge: &Bridge) -> (u16, String) {
+    let response = Client::connect(bridge.admin).unwrap().request("GET", "/readyz", &[], b"").unwrap();
+    (response.status, response.text())
+}
+
+fn assert_balanced(stopped: &Stopped) {
+    let ledger = &stopped.ledger;
+    let ended = ledger["refused"] + ledger["lost"] + ledger["delivered"] + ledger["waiting"];
+    assert_eq!(ledger["received"] + ledger["recovered"], ended, "{ledger:?}");
+}
+
+/// The warnings about what is gone with the process: how many callbacks each names.
+fn left_behind(stopped: &Stopped) -> Vec<u64> {
+    let lines = stopped.stderr.lines().filter(|line| line.contains("are gone with this process"));
+    let waiting = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["level"], "WARN");
+        line["fields"]["waiting"].as_u64().unwrap()
+    };
+    lines.map(waiting).collect()
+}
+
+#[test]
+fn sigterm_under_load_loses_nothing_and_each_answer_since_then_ends_its_connection() {
+    let Some(kafka) = Kafka::shared() else { return };
+    for ack in ["broker", "memory"] {
+        let (brokers, prefix) = (kafka.bootstrap(), format!("stop-load-{ack}"));
+        let args =
+            ["--sdk-app-id", APP, "--brokers", &brokers, "--topic-prefix", &prefix, "--create-topics", "--ack", ack];
+        let mut bridge = Bridge::start(&args);
+        let callbacks = bridge.callbacks;
+        let load = Load::start(callbacks, APP, 16, Duration::ZERO);
+        wait::until("callbacks are delivered", || bridge.metrics()[DELIVERED] >= 500.0);
+
+        bridge.signal(Signal::TERM);
+        wait::until("it says that it stops", || readiness(&bridge).0 == 503);
+        let mut probes = 0;
+        wait::until("it takes no more connections", || {
+            probes += 1;
+            match post(callbacks, 10_000_000_000 + probes) {
+                Ok(response) => {
+                    assert_eq!(response.header("connection"), Some("close"), "{response:?}");
+                    false
+                }
+                Err(_closed) => true,
+            }
+        });
+        let stopped = bridge.wait();
+        let outcome = load.stop();
+        assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+        assert_balanced(&stopped);
+        assert_eq!(stopped.ledger["waiting"], 0);
+        assert_eq!(left_behind(&stopped), [0; 0]);
+
+        let topic = format!("{prefix}.{}", load::COMMAND);
+        let mut records = Reader::open(&kafka.client(), &[&topic]).collect_to_end();
+        let all = records.len();
+        records.retain(|record| record.key.as_deref() != Some(b"@TOA#_probe"));
+        let probed = all - records.len();
+        assert!(probed > 0, "nothing was answered between the signal and the end");
+        let judged = oracle::judge(&outcome, &records);
+        assert!(!judged.acknowledged.is_empty());
+        assert!(stopped.ledger["delivered"] <= u64::try_from(judged.seen.len() + probed).unwrap());
+        assert!(stopped.ledger["delivered"] >= u64::try_from(judged.acknowledged.len()).unwrap());
+    }
+}
+
+#[test]
+fn with_a_frozen_kafka_it_ends_in_time_and_says_what_remained() {
+    const DRAIN: Duration = Duration::from_secs(3);
+    const TAKEN: u64 = 20;
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let brokers = kafka.bootstrap();
+    let settings = settings::file("drain_seconds = 3\n[callbacks]\nkeep_accepting_ms = 100\n");
+    let [mut memory, mut broker] = ["memory", "broker"].map(|ack| {
+        let args = ["--config", settings::path(&settings), "--sdk-app-id", APP, "--brokers", &brokers, "--ack", ack];
+        Bridge::start(&[&args[..], &["--topic-prefix", ack, "--create-topics"]].concat())
+    });
+    kafka.node(1).freeze();
+    for sequence in 0..TAKEN {
+        assert_eq!(post(memory.callbacks, sequence).unwrap().status, 200);
+    }
+    let callbacks = broker.callbacks;
+    let unanswered: Vec<_> = (0..TAKEN).map(|sequence| thread::spawn(move || post(callbacks, sequence))).collect();
+    wait::until("they wait for kafka", || broker.metrics()[IN_QUEUE] >= TAKEN as f64);
+
+    let begin = clock::monotonic();
+    memory.signal(Signal::TERM);
+    broker.signal(Signal::TERM);
+    let (memory, broker) = (memory.wait(), broker.wait());
+    // A busy machine may add to it.
+    assert!(begin.elapsed() < DRAIN + Duration::from_secs(7), "{:?}", begin.elapsed());
+    for stopped in [&memory, &broker] {
+        assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+        assert_balanced(stopped);
+        assert_eq!(stopped.ledger["delivered"], 0);
+    }
+    assert_eq!((memory.ledger["waiting"], left_behind(&memory)), (TAKEN, vec![TAKEN]));
+    for response in unanswered {
+        let response = response.join().unwrap().unwrap();
+        assert_eq!((response.status, response.header("connection")), (503, Some("close")), "{response:?}");
+    }
+    assert_eq!((broker.ledger["lost"], broker.ledger["waiting"]), (TAKEN, 0));
+    assert_eq!(left_behind(&broker), [0; 0]);
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_with_the_ledger() {
+    let settings = settings::file("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 500000\n");
+    let mut bridge = Bridge::start(&[&EMBEDDED[..], &["--config", settings::path(&settings)]].concat());
+    assert_eq!(post(bridge.callbacks, 1).unwrap().status, 200);
+    bridge.signal(Signal::TERM);
+    wait::until("it says that it stops", || readiness(&bridge).0 == 503);
+    bridge.signal(Signal::INT);
+    let stopped = bridge.wait();
+    assert_eq!(stopped.code, 1, "{}", stopped.stderr);
+    assert_balanced(&stopped);
+    assert_eq!(stopped.ledger["received"], 1);
+    assert!(stopped.stderr.contains("a second signal: ending at once"), "{}", stopped.stderr);
+}
+
+#[test]
+fn sigint_stops_it_as_sigterm_does() {
+    let mut bridge = Bridge::start(&EMBEDDED);
+    assert_eq!(post(bridge.callbacks, 1).unwrap().status, 200);
+    bridge.signal(Signal::INT);
+    let stopped = bridge.wait();
+    assert_eq!((stopped.code, stopped.ledger["delivered"], stopped.ledger["waiting"]), (0, 1, 0), "{}", stopped.stderr);
+}
+
+#[test]
+fn not_ready_from_the_signal_on_but_answering_until_those_who_send_have_noticed() {
+    let settings = settings::file("drain_seconds = 60\n[callbacks]\nkeep_accepting_ms = 3000\n");
+    let mut bridge = Bridge::start(&[&EMBEDDED[..], &["--config", settings::path(&settings)]].concat());
+    wait::until("it is ready", || readiness(&bridge).0 == 200);
+    let mut kept_alive = Client::connect(bridge.callbacks).unwrap();
+    let target = http::callback_target(APP, load::COMMAND);
+    let response = kept_alive.post(&target, load::body("@TOA#_a", 1).as_bytes()).unwrap();
+    assert_eq!((response.status, response.header("connection")), (200, None));
+
+    bridge.signal(Signal::TERM);
+    wait::until("it is not ready", || readiness(&bridge) == (503, "stopping\n".to_owned()));
+    for response in
+        [kept_alive.post(&target, load::body("@TOA#_a", 2).as_bytes()).unwrap(), post(bridge.callbacks, 3).unwrap()]
+    {
+        assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    }
+    assert!(kept_alive.is_closed());
+    let stopped = bridge.wait();
+    assert_eq!((stopped.code, stopped.ledger["delivered"], stopped.ledger["waiting"]), (0, 3, 0), "{}", stopped.stderr);
+}
+
+#[test]
+fn idle_connections_end_with_it_and_do_not_hold_it_up() {
+    let settings = settings::file("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 100\n");
+    let mut bridge = Bridge::start(&[&EMBEDDED[..], &["--config", settings::path(&settings)]].concat());
+    let mut never_used = Client::connect(bridge.callbacks).unwrap();
+    let mut used = Client::connect(bridge.callbacks).unwrap();
+    let target = http::callback_target(APP, load::COMMAND);
+    assert_eq!(used.post(&target, load::body("@TOA#_a", 1).as_bytes()).unwrap().status, 200);
+    bridge.signal(Signal::TERM);
+    let stopped = bridge.wait();
+    assert_eq!((stopped.code, stopped.ledger["delivered"]), (0, 1), "{}", stopped.stderr);
+    assert!(used.is_closed() && never_used.is_closed());
+}
+
+#[test]
+fn a_stop_before_it_was_ever_ready_answers_those_who_wait_and_ends() {
+    const BEFORE: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
+    const QUESTION: &[u8] = br##"{"Official_Account":"@TOA#_a","SubscribeAccountList":[{"Subscriber_Account":"a"}]}"##;
+    let [callbacks, admin, nobody] = ports::free::<3>();
+    let [callbacks, admin] = [callbacks, admin].map(|port| ([127, 0, 0, 1], port).into());
+    let brokers = format!("127.0.0.1:{nobody}");
+    let settings = settings::file("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 100\n");
+    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--config", settings::path(&settings)];
+    let mut bridge = Bridge::start_unready(callbacks, admin, &args);
+    wait::until("it listens", || Client::connect(callbacks).is_ok() && Client::connect(admin).is_ok());
+    let mut client = Client::connect(callbacks).unwrap();
+    assert_eq!(client.post(&http::callback_target(APP, BEFORE), QUESTION).unwrap().status, 200);
+    let waits = thread::spawn(move || post(callbacks, 1).unwrap());
+    wait::until("it waits", || bridge.metrics()[r#"callbridge_callbacks_waiting{where="request"}"#] >= 1.0);
+
+    bridge.signal(Signal::TERM);
+    let stopped = bridge.wait();
+    assert_eq!(waits.join().unwrap().status, 503);
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+    assert_balanced(&stopped);
+    assert_eq!((stopped.ledger["lost"], stopped.ledger["waiting"], left_behind(&stopped)), (1, 1, vec![1]));
+}
+
+#[test]
+fn as_process_1_it_stops_in_order() {
+    let allowed = Command::new("unshare").args(["--pid", "--fork", "--kill-child", "true"]).output();
+    let allowed = allowed.is_ok_and(|output| output.status.success()).then_some(());
+    if real::found_or_skipped(allowed.ok_or_else(|| "unshare may not make process 1".to_owned())).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let args = [&["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_callbridge")], &serve[..], &EMBEDDED].concat();
+    let mut unshare = Process::start(folder.path(), "unshare", &args);
+    wait::until("it is ready", || unshare.stdout().contains("admin on http"));
+    let child = only_child(unshare.pid());
+    let inside = fs::read_to_string(format!("/proc/{}/status", child.as_raw_pid())).unwrap();
+    assert!(inside.lines().any(|line| line.starts_with("NSpid:") && line.ends_with("\t1")), "{inside}");
+
+    rustix::process::kill_process(child, Signal::TERM).unwrap();
+    assert_eq!(unshare.wait(Duration::from_secs(60)), 0, "{}", unshare.stderr());
+    assert!(unshare.stdout().lines().last().unwrap().starts_with("ledger received=0 "), "{}", unshare.stdout());
+}
+
+fn only_child(parent: Pid) -> Pid {
+    let pid = parent.as_raw_pid();
+    let children = fs::read_to_string(Path::new("/proc").join(format!("{pid}/task/{pid}/children"))).unwrap();
+    children.trim().parse().ok().and_then(Pid::from_raw).expect("one child")
+}
