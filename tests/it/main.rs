@@ -10,5 +10,10 @@
     reason = "the harness is test code too: what it cannot do is a failed test"
 )]
 
+mod bad_input;
+mod callbacks;
+mod embedded;
 mod harness;
+mod seeds;
 mod support;
+mod topics;

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use callbridge::clock;
+use rdkafka::ClientConfig;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -91,6 +92,20 @@ impl Bridge {
     pub(crate) fn wait(mut self) -> Stopped {
         let code = self.process.wait(STOP);
         Stopped { code, ledger: ledger(&self.process.stdout()), stderr: self.process.stderr() }
+    }
+
+    /// What it has printed so far.
+    pub(crate) fn stdout(&self) -> String {
+        self.process.stdout()
+    }
+
+    /// A client of the broker inside it.
+    ///
+    /// # Panics
+    /// When it was not started with `--embedded-broker`.
+    pub(crate) fn embedded_kafka(&self) -> ClientConfig {
+        let broker = address(&self.stdout(), "kafka").expect("started with --embedded-broker");
+        [("bootstrap.servers".to_owned(), broker.to_string())].into_iter().collect()
     }
 
     /// What it has logged so far.

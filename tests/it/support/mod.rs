@@ -1,11 +1,13 @@
 //! The harnesses that the tests stand on.
 
-#[expect(dead_code, reason = "its tests come with the binary")]
 pub(crate) mod bridge;
+pub(crate) mod curl;
+pub(crate) mod files;
 pub(crate) mod foreign;
 pub(crate) mod http;
 pub(crate) mod java;
 pub(crate) mod kafka;
+pub(crate) mod ledger;
 pub(crate) mod load;
 pub(crate) mod ports;
 pub(crate) mod process;
