@@ -21,6 +21,7 @@ use crate::support::kafka::Settings;
 use crate::support::ledger::Ledger;
 use crate::support::reader::Reader;
 use crate::support::reader::Record;
+use crate::topics;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -31,12 +32,14 @@ const CLOSED: &str = r#"{"ActionStatus":"OK","ErrorInfo":"the account takes no n
 const NONE_MAY: &str = r#"{"ActionStatus":"OK","ErrorInfo":"none of these may subscribe","ErrorCode":1}"#;
 
 #[test]
-fn the_four_callbacks_posted_by_curl_are_answered_and_read_back_from_three_nodes_by_three_readers() {
+fn the_four_callbacks_posted_by_curl_are_answered_and_read_by_three_readers_from_topics_made_on_three_brokers() {
     let Some(kafka) = Kafka::start(3) else { return };
     let files = Files::new();
     let blocklist = files.write("blocklist.txt", "jared\n");
     let flags = ["--sdk-app-id", APP, "--topic-prefix", "four", "--create-topics", "--blocklist", &blocklist];
     let bridge = Bridge::start(&[&["--ack", "broker", "--brokers", &kafka.bootstrap()], &flags[..]].concat());
+
+    topics::assert_made_on_three_brokers(&kafka, "four");
 
     for seed in seeds::ALL {
         let Some(answer) = curl::post_file(bridge.callbacks, &target(seed), seed.path) else { return };
