@@ -74,7 +74,8 @@ struct Refused {
 
 #[test]
 fn each_wrong_request_is_told_what_is_wrong_and_counted_and_kept_as_the_table_says() {
-    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP]);
+    let (_files, config) = patient();
+    let bridge = Bridge::start(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
     let cases = cases();
 
     for case in &cases {
@@ -154,7 +155,8 @@ fn a_body_that_does_not_come_is_not_waited_for() {
 
 #[test]
 fn a_request_that_is_broken_off_is_counted() {
-    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP]);
+    let (_files, config) = patient();
+    let bridge = Bridge::start(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
     let mut client = Client::connect(bridge.callbacks).unwrap();
     client.write(&with_length(AFTER, 10, b"{\"a\"")).unwrap();
     wait_for(&bridge, "callbridge_callbacks_waiting{where=\"request\"}");
@@ -222,6 +224,13 @@ fn what_kafka_will_never_take_is_503_and_counted() {
     assert_eq!(bridge.metrics()["callbridge_callbacks_lost_total{reason=\"unpublishable\"}"], 1.0);
     let expected = Ledger { received: 1, lost: 1, ..Ledger::default() };
     assert_eq!(Ledger::of_exit(&bridge.stop_and_wait().ledger), expected);
+}
+
+/// A configuration that waits for bodies as long as a busy machine takes to send them.
+fn patient() -> (Files, String) {
+    let files = Files::new();
+    let config = files.write("callbridge.toml", "callbacks.body_timeout_ms = 30000\n");
+    (files, config)
 }
 
 /// Starts a bridge whose Kafka is not there, and waits until it takes connections.
