@@ -7,6 +7,15 @@ CONFLUENT_KAFKA := confluent-kafka==2.16.1
 help:
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
 
+# What make run listens on, and what it runs.
+LISTEN := 127.0.0.1:8080
+ADMIN := 127.0.0.1:9464
+CALLBRIDGE := cargo run --
+
+.PHONY: run
+run: ## callbridge with a Kafka of its own, to try it; prints what to paste
+	@sh deploy/try.sh $(LISTEN) $(ADMIN) $(CALLBRIDGE)
+
 .PHONY: test
 test: real ## all tests; what needs a tool that is missing says SKIPPED
 	cargo test

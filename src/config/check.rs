@@ -39,6 +39,9 @@ const TOPIC_PREFIX_LENGTH_MAX: usize = 150;
 /// What the sender allows for an answer.
 const SENDER_DEADLINE: Duration = Duration::from_secs(2);
 
+/// More than any memory holds. What counts the room of the queue cannot count to the end of 64 bits.
+const QUEUE_MAX: i64 = 1 << 48;
+
 /// Lays `layers` over each other, the later over the earlier, and judges the outcome.
 pub(crate) fn check(layers: [Layer; 4], folder: PathBuf, judge_kafka: JudgeKafka) -> Result<Config, Vec<Problem>> {
     let mut entries = BTreeMap::new();
@@ -228,9 +231,9 @@ fn decide(reader: &mut Reader) -> Decide {
 
 fn queue(reader: &mut Reader) -> Queue {
     Queue {
-        bytes_max: reader.count("queue.bytes_max", &(1..=i64::MAX)),
-        captures_max: reader.count("queue.captures_max", &(1..=i64::MAX)),
-        waiting_bytes_max: reader.count("queue.waiting_bytes_max", &(0..=i64::MAX)),
+        bytes_max: reader.count("queue.bytes_max", &(1..=QUEUE_MAX)),
+        captures_max: reader.count("queue.captures_max", &(1..=QUEUE_MAX)),
+        waiting_bytes_max: reader.count("queue.waiting_bytes_max", &(0..=QUEUE_MAX)),
     }
 }
 

@@ -208,6 +208,10 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ),
     ("callbacks.body_bytes_max = 16777217", "callbridge.toml:1: callbacks.body_bytes_max: must be from 1 to 16777216"),
     (
+        "queue.captures_max = 281474976710657",
+        "callbridge.toml:1: queue.captures_max: must be from 1 to 281474976710656",
+    ),
+    (
         "queue.bytes_max = 262143",
         "callbridge.toml:1: queue.bytes_max: must not be below callbacks.body_bytes_max: the longest body would never \
          fit",

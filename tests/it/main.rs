@@ -10,13 +10,18 @@
     reason = "the harness is test code too: what it cannot do is a failed test"
 )]
 
+mod bad_input;
 mod blocklist;
+mod callbacks;
+mod embedded;
 mod faults;
 mod fresh_topics;
 mod harness;
 mod listener;
 mod process_face;
 mod promises;
+mod seeds;
 mod stop;
 mod structure;
 mod support;
+mod topics;

@@ -13,12 +13,15 @@ use rustix::process::Signal;
 use tempfile::NamedTempFile;
 use tempfile::TempDir;
 
+use crate::support::http;
 use crate::support::http::Client;
 use crate::support::process;
 use crate::support::process::Process;
 
 /// From the start to the printed addresses, on a busy machine.
 const READY: Duration = Duration::from_secs(60);
+
+const WARM_UP: &[u8] = b"warm-up";
 
 /// From SIGTERM to the end: longer than any `drain_seconds` of the tests.
 const STOP: Duration = Duration::from_secs(60);
@@ -104,9 +107,31 @@ impl Bridge {
         Stopped { code, ledger: ledger(&self.process.stdout()), stderr: self.process.stderr() }
     }
 
+    /// Sends a body that is refused and kept, and waits until Kafka has it, so that what follows is not about how soon a
+    /// cluster that has just started gives out its first producer id: on a busy machine that takes seconds. It stays in
+    /// the ledger as one callback received and refused, and in the rejected topic as one record.
+    pub(crate) fn warm_up(&self, app_id: &str) {
+        let target = http::callback_target(app_id, "Warm.Up");
+        assert_eq!(Client::connect(self.callbacks).unwrap().post(&target, WARM_UP).unwrap().status, 400);
+        let deadline = clock::monotonic() + READY;
+        while self.metrics()["callbridge_rejected_total{reason=\"not_json\"}"] != 1.0 {
+            assert!(clock::monotonic() < deadline, "Kafka takes nothing:\n{}", self.stderr());
+            thread::sleep(process::POLL);
+        }
+    }
+
     /// What it has printed so far.
     pub(crate) fn stdout(&self) -> String {
         self.process.stdout()
+    }
+
+    /// A client of the broker inside it.
+    ///
+    /// # Panics
+    /// When it was not started with `--embedded-broker`.
+    pub(crate) fn embedded_kafka(&self) -> ClientConfig {
+        let broker = address(&self.stdout(), "kafka").expect("started with --embedded-broker");
+        [("bootstrap.servers".to_owned(), broker.to_string())].into_iter().collect()
     }
 
     /// What it has logged so far.

@@ -24,12 +24,17 @@ pub(crate) fn confluent_kafka(kafka: &Kafka, topics: &[&str]) -> Option<Vec<Reco
 /// Reads topics whole with kcat; keys and values must be UTF-8. Nothing when it is not there: the test shall return.
 /// Debian's is too old to log in by SCRAM.
 pub(crate) fn kcat(kafka: &Kafka, topics: &[&str]) -> Option<Vec<Record>> {
+    kcat_from(&kafka.bootstrap(), topics)
+}
+
+/// The same from a Kafka that is not one of ours.
+pub(crate) fn kcat_from(bootstrap: &str, topics: &[&str]) -> Option<Vec<Record>> {
     let found =
         Command::new("kcat").arg("-V").output().map_err(|_missing| "there is no kcat: run make tools".to_owned());
     real::found_or_skipped(found)?;
     let read = |topic: &&str| {
         let mut command = Command::new("kcat");
-        command.args(["-C", "-q", "-J", "-e", "-o", "beginning", "-b", &kafka.bootstrap(), "-t", topic]);
+        command.args(["-C", "-q", "-J", "-e", "-o", "beginning", "-b", bootstrap, "-t", topic]);
         json_lines(&mut command)
     };
     Some(topics.iter().flat_map(read).map(|line| from_kcat(&line)).collect())

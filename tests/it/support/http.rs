@@ -87,7 +87,8 @@ impl Client {
         }
     }
 
-    fn read_head(&mut self) -> Result<Response> {
+    /// Reads one answer that has no body whatever its head says, as to HEAD.
+    pub(crate) fn read_head(&mut self) -> Result<Response> {
         let invalid = || Error::from(ErrorKind::InvalidData);
         let status_line = self.read_line()?;
         let status = status_line.split(' ').nth(1).and_then(|word| word.parse().ok()).ok_or_else(invalid)?;

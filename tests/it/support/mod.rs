@@ -2,10 +2,13 @@
 
 #[expect(dead_code, reason = "its tests come with the binary")]
 pub(crate) mod bridge;
+pub(crate) mod curl;
+pub(crate) mod files;
 pub(crate) mod foreign;
 pub(crate) mod http;
 pub(crate) mod java;
 pub(crate) mod kafka;
+pub(crate) mod ledger;
 pub(crate) mod load;
 pub(crate) mod oracle;
 pub(crate) mod ports;

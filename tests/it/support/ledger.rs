@@ -1,0 +1,68 @@
+//! The ledger as an operator reads it: in a scrape, and in the last line at the exit.
+
+use std::collections::BTreeMap;
+
+/// The accounts, each as its total over all labels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ledger {
+    pub(crate) received: u64,
+    pub(crate) recovered: u64,
+    pub(crate) refused: u64,
+    pub(crate) lost: u64,
+    pub(crate) delivered: u64,
+    pub(crate) waiting: u64,
+}
+
+impl Ledger {
+    /// Of one scrape.
+    pub(crate) fn of_scrape(metrics: &BTreeMap<String, f64>) -> Self {
+        let total = |name: &str| {
+            let samples = metrics.iter().filter(|(sample, _value)| sample.split('{').next() == Some(name));
+            samples.map(|(_sample, value)| whole(*value)).sum()
+        };
+        Self {
+            received: total("callbridge_callbacks_received_total"),
+            recovered: total("callbridge_callbacks_recovered_total"),
+            refused: total("callbridge_callbacks_refused_total"),
+            lost: total("callbridge_callbacks_lost_total"),
+            delivered: total("callbridge_callbacks_delivered_total"),
+            waiting: total("callbridge_callbacks_waiting"),
+        }
+    }
+
+    /// Of the line at the exit.
+    ///
+    /// # Panics
+    /// When it names other accounts, or there was none.
+    pub(crate) fn of_exit(line: &BTreeMap<String, u64>) -> Self {
+        let names: Vec<&str> = line.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            ["delivered", "lost", "received", "recovered", "refused", "waiting"],
+            "the ledger at the exit"
+        );
+        Self {
+            received: line["received"],
+            recovered: line["recovered"],
+            refused: line["refused"],
+            lost: line["lost"],
+            delivered: line["delivered"],
+            waiting: line["waiting"],
+        }
+    }
+
+    /// Whether what came is all accounted for.
+    pub(crate) fn is_balanced(&self) -> bool {
+        self.received + self.recovered == self.refused + self.lost + self.delivered + self.waiting
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "checked to be a whole number that is not negative, and counts are far below 2^53"
+)]
+fn whole(value: f64) -> u64 {
+    assert!(value >= 0.0 && value.fract() == 0.0, "{value} is no count");
+    value as u64
+}

@@ -1,0 +1,193 @@
+//! What holds of the topics before callbacks are let through.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use callbridge::clock;
+use serde_json::Value;
+
+use crate::seeds;
+use crate::seeds::APP;
+use crate::support::bridge;
+use crate::support::bridge::Bridge;
+use crate::support::files::Files;
+use crate::support::http;
+use crate::support::http::Client;
+use crate::support::http::Response;
+use crate::support::kafka::Kafka;
+use crate::support::ledger::Ledger;
+use crate::support::ports;
+use crate::support::process;
+use crate::support::reader::Reader;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+const AFTER: &str = seeds::AFTER_INFO_CHANGED.command;
+
+#[test]
+fn missing_topics_are_named_and_readiness_follows_when_they_are_made_by_hand() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let names = names("byhand");
+    let bridge = start_unready(&["--brokers", &kafka.bootstrap(), "--topic-prefix", "byhand"]);
+
+    for (made, name) in names.iter().enumerate() {
+        wait_until_unready_for(&bridge, &names[made..]);
+        assert_eq!(bridge.stdout(), "", "addresses are printed once it is ready");
+        kafka.create_topic(name, 1, 1);
+    }
+
+    wait_until_ready(&bridge);
+    bridge.warm_up(APP);
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    let answer = client.post(&http::callback_target(APP, AFTER), br#"{"Official_Account":"@a"}"#).unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let records = Reader::open(&kafka.client(), &[&format!("byhand.{AFTER}")]).collect(1, MINUTE);
+    assert_eq!(records[0].key.as_deref(), Some(&b"@a"[..]));
+    // Looked at five times a second, and told once each.
+    let told = errors(&bridge);
+    assert!(names.iter().all(|name| told[0].contains(name)), "{told:?}");
+    assert_eq!(told.iter().collect::<HashSet<_>>().len(), told.len(), "{told:?}");
+}
+
+#[test]
+fn on_one_broker_topics_are_made_with_one_replica_and_those_that_exist_are_left_alone() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let names = names("made");
+    kafka.create_topic(&names[0], 2, 1);
+    let files = Files::new();
+    let config = files.write("callbridge.toml", "topics.retention_ms = 3600000\n");
+
+    let flags = ["--sdk-app-id", APP, "--topic-prefix", "made", "--create-topics", "--config", &config];
+    let _bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
+
+    let untouched = kafka.describe(&names[0]);
+    assert_eq!((untouched.partitions.len(), untouched.configs["retention.ms"].as_str()), (2, "604800000"));
+    for name in &names[1..] {
+        let description = kafka.describe(name);
+        assert_eq!(description.partitions.len(), 6, "{name}");
+        assert!(description.partitions.iter().all(|it| it.replicas.len() == 1), "{name}: {description:?}");
+        assert_eq!(description.configs["min.insync.replicas"], "1", "{name}");
+        assert_eq!(description.configs["retention.ms"], "3600000", "{name}");
+    }
+}
+
+#[test]
+fn topics_that_cannot_be_made_are_told_with_the_reason() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let files = Files::new();
+    let config = files.write("callbridge.toml", "topics.replication_factor = 3\n");
+
+    let flags = ["--topic-prefix", "unmade", "--create-topics", "--config", &config];
+    let bridge = start_unready(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
+
+    let reason = "unmade.rejected: InvalidReplicationFactor (Broker: Invalid replication factor)";
+    let why = wait_for_readyz(&bridge, |answer| answer.text().contains(reason));
+    assert_eq!(why.status, 503);
+    assert!(why.text().starts_with("topics could not be made: "), "{}", why.text());
+    assert!(names("unmade").iter().all(|name| why.text().contains(name)), "{}", why.text());
+    assert_eq!(errors(&bridge), [why.text().trim_end()]);
+    assert_eq!(bridge.stdout(), "");
+}
+
+#[test]
+pub(crate) fn callbacks_wait_for_kafka_at_the_start_until_their_deadline_and_then_get_through() {
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    kafka.node(1).kill();
+    let bridge = start_unready(&["--brokers", &kafka.bootstrap(), "--topic-prefix", "away", "--create-topics"]);
+    let why = wait_for_readyz(&bridge, |answer| answer.text().starts_with("kafka does not answer: "));
+    assert_eq!(why.status, 503);
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    let question = &seeds::BEFORE_ADD_SUBSCRIBER;
+    let answer = client.post(&http::callback_target(APP, question.command), question.body.as_bytes()).unwrap();
+    assert_eq!(answer.status, 200, "a question does not wait for Kafka: {}", answer.text());
+
+    let mut lost = 0_u32;
+    let mut post = || client.post(&http::callback_target(APP, AFTER), br#"{"Official_Account":"@a"}"#).unwrap();
+    let first = post();
+    lost += 1;
+    kafka.node(1).restart();
+    let deadline = clock::monotonic() + MINUTE;
+    while post().status != 200 {
+        lost += 1;
+        assert!(clock::monotonic() < deadline, "no callback gets through:\n{}", bridge.stderr());
+    }
+
+    assert_eq!((first.status, first.header("retry-after")), (503, Some("1")), "{}", first.text());
+    assert!(first.text().contains("not acknowledged in time"), "{}", first.text());
+    wait_until_ready(&bridge);
+    let topics = [format!("away.{}", question.command), format!("away.{AFTER}")];
+    let topics = topics.each_ref().map(String::as_str);
+    let metrics = bridge.metrics();
+    assert_eq!(metrics["callbridge_callbacks_lost_total{reason=\"deadline\"}"], f64::from(lost));
+    // What was answered 503 before the topics were known has never been sent. Later ones may have come too late.
+    let late = metrics["callbridge_callbacks_late_total"].to_string().parse::<u64>().unwrap();
+    assert!(late < u64::from(lost), "the first was sent");
+    let records = Reader::open(&kafka.client(), &topics).collect(2 + usize::try_from(late).unwrap(), MINUTE);
+    assert_eq!(records.iter().filter(|record| record.topic == topics[0]).count(), 1);
+    let stopped = bridge.stop_and_wait();
+    let lost = u64::from(lost);
+    let expected = Ledger { received: lost + 2, lost, delivered: 2, ..Ledger::default() };
+    assert_eq!((stopped.code, Ledger::of_exit(&stopped.ledger)), (0, expected), "{}", stopped.stderr);
+}
+
+/// Asserts that callbridge made the topics of that prefix on three brokers: six partitions, three replicas, of which two
+/// must have a record.
+pub(crate) fn assert_made_on_three_brokers(kafka: &Kafka, prefix: &str) {
+    for name in names(prefix) {
+        let description = kafka.describe(&name);
+        assert_eq!(description.partitions.len(), 6, "{name}");
+        assert!(description.partitions.iter().all(|it| it.replicas.len() == 3), "{name}: {description:?}");
+        assert_eq!(description.configs["min.insync.replicas"], "2", "{name}");
+        assert_eq!(description.configs["retention.ms"], "604800000", "{name}: the brokers' own");
+    }
+}
+
+/// Every topic of an application with that prefix.
+fn names(prefix: &str) -> Vec<String> {
+    let suffixes = seeds::ALL.map(|seed| seed.command).into_iter().chain(["unknown", "rejected"]);
+    suffixes.map(|suffix| format!("{prefix}.{suffix}")).collect()
+}
+
+fn start_unready(args: &[&str]) -> Bridge {
+    let [callbacks, admin] = ports::free::<2>().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    Bridge::start_unready(callbacks, admin, &[&["--sdk-app-id", APP], args].concat())
+}
+
+/// Waits until `/readyz` names `missing` and no other topic.
+fn wait_until_unready_for(bridge: &Bridge, missing: &[String]) {
+    let text = format!("topics are missing (make them, or start with --create-topics): {}\n", missing.join(", "));
+    let answer = wait_for_readyz(bridge, |answer| answer.text() == text);
+    assert_eq!(answer.status, 503);
+    let alive = Client::connect(bridge.admin).unwrap().request("GET", "/livez", &[], b"").unwrap();
+    assert_eq!(alive.status, 200, "{}", alive.text());
+}
+
+fn wait_until_ready(bridge: &Bridge) {
+    wait_for_readyz(bridge, |answer| answer.status == 200);
+    let stdout = bridge.stdout();
+    assert_eq!(bridge::address(&stdout, "callbacks"), Some(bridge.callbacks), "{stdout}");
+    assert_eq!(bridge::address(&stdout, "admin"), Some(bridge.admin), "{stdout}");
+}
+
+/// Asks until the answer is as wanted.
+fn wait_for_readyz(bridge: &Bridge, is_wanted: impl Fn(&Response) -> bool) -> Response {
+    let deadline = clock::monotonic() + MINUTE;
+    loop {
+        let asked = Client::connect(bridge.admin).and_then(|mut client| client.request("GET", "/readyz", &[], b""));
+        match asked {
+            Ok(answer) if is_wanted(&answer) => return answer,
+            other => assert!(clock::monotonic() < deadline, "{other:?}\n{}", bridge.stderr()),
+        }
+        thread::sleep(process::POLL);
+    }
+}
+
+/// What the log's errors say is missing.
+fn errors(bridge: &Bridge) -> Vec<String> {
+    let stderr = bridge.stderr();
+    let lines = stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let errors = lines.filter(|line| line["level"] == "ERROR");
+    errors.map(|line| line["fields"]["missing"].as_str().unwrap_or_else(|| panic!("{line}")).to_owned()).collect()
+}
