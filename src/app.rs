@@ -175,6 +175,7 @@ fn make_ready(readying: &Readying, client: Option<TopicsClient>, served: &build:
         match missing {
             Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "not ready"),
             Missing::Kafka(_) | Missing::Leaders(_) => tracing::warn!(%missing, "not ready"),
+            Missing::ProducerId => tracing::info!(%missing, "not ready"),
         }
         served.life.enter(Phase::Starting { waits_for: missing.to_string() });
     });

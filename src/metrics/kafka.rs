@@ -34,6 +34,23 @@ struct Statistics {
     replyq: f64,
     #[serde(default)]
     brokers: BTreeMap<String, Broker>,
+    #[serde(default)]
+    eos: Idempotence,
+}
+
+#[derive(Default, Deserialize)]
+struct Idempotence {
+    #[serde(default)]
+    idemp_state: String,
+}
+
+/// What one round of statistics says of the client's state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// A connection to some broker stands.
+    pub(crate) is_any_broker_up: bool,
+    /// The brokers have given the producer its id, without which nothing can be sent.
+    pub(crate) has_producer_id: bool,
 }
 
 #[derive(Deserialize)]
@@ -98,9 +115,9 @@ impl KafkaMetrics {
         })
     }
 
-    /// Takes one round of statistics. Returns how many brokers are up, or `None` when it cannot be read.
+    /// Takes one round of statistics. `None`: it cannot be read.
     #[expect(clippy::cast_possible_truncation, reason = "counts of records and bytes, far below 2^53; `as` saturates")]
-    pub(crate) fn observe(&self, statistics: &[u8]) -> Option<i64> {
+    pub(crate) fn observe(&self, statistics: &[u8]) -> Option<Standing> {
         let statistics: Statistics = serde_json::from_slice(statistics).ok()?;
         self.queue_records.set(statistics.msg_cnt as i64);
         self.queue_bytes.set(statistics.msg_size as i64);
@@ -117,7 +134,7 @@ impl KafkaMetrics {
         self.brokers.set(i64::try_from(known).unwrap_or(i64::MAX));
         let up = i64::try_from(up).unwrap_or(i64::MAX);
         self.brokers_up.set(up);
-        Some(up)
+        Some(Standing { is_any_broker_up: up > 0, has_producer_id: statistics.eos.idemp_state == "Assigned" })
     }
 }
 
@@ -128,11 +145,11 @@ mod tests {
     #[test]
     fn statistics_become_gauges_and_malformed_ones_are_passed_over() {
         let metrics = KafkaMetrics::register(&Registry::new()).unwrap();
-        let json = br#"{"msg_cnt":3,"msg_size":300,"replyq":1,"other":[],"brokers":{
+        let json = br#"{"msg_cnt":3,"msg_size":300,"replyq":1,"other":[],"eos":{"idemp_state":"Assigned"},"brokers":{
             "a:1/1":{"nodeid":1,"state":"UP","req_timeouts":2,"txretries":1,"rtt":{"p99":2500}},
             "b:1/2":{"nodeid":2,"state":"CONNECT","rtt":{"p99":500}},
             "a:1/bootstrap":{"nodeid":-1,"state":"UP"}}}"#;
-        assert_eq!(metrics.observe(json), Some(2));
+        assert_eq!(metrics.observe(json), Some(Standing { is_any_broker_up: true, has_producer_id: true }));
         assert_eq!(
             (metrics.queue_records.get(), metrics.queue_bytes.get(), metrics.reports_waiting.get()),
             (3, 300, 1)

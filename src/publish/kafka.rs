@@ -71,7 +71,8 @@ fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
         ("topic.metadata.refresh.interval.ms", "60000"),
         // Java's default for records with a key. Changing it later moves keys to other partitions.
         ("partitioner", "murmur2_random"),
-        ("statistics.interval.ms", "2000"),
+        // Readiness and metrics follow it.
+        ("statistics.interval.ms", "500"),
         ("log.connection.close", "false"),
     ];
     fixed.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
@@ -210,12 +211,19 @@ pub(crate) enum SendError {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     is_any_broker_up: AtomicBool,
+    has_producer_id: AtomicBool,
     is_fatal: AtomicBool,
     polled: Heartbeat,
 }
 
 impl Health {
-    /// Whether a connection to some broker stands, as of the last statistics (every 2 s).
+    /// Whether the brokers have given a producer its id, as of the last statistics. Until then nothing that is sent can arrive, and on a
+    /// cluster that has just started that takes seconds.
+    pub(super) fn has_producer_id(&self) -> bool {
+        self.has_producer_id.load(Ordering::Relaxed)
+    }
+
+    /// Whether a connection to some broker stands, as of the last statistics.
     pub(crate) fn is_any_broker_up(&self) -> bool {
         self.is_any_broker_up.load(Ordering::Relaxed)
     }
@@ -272,8 +280,9 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        if let Some(brokers_up) = self.metrics.observe(statistics) {
-            self.health.is_any_broker_up.store(brokers_up > 0, Ordering::Relaxed);
+        if let Some(standing) = self.metrics.observe(statistics) {
+            self.health.is_any_broker_up.store(standing.is_any_broker_up, Ordering::Relaxed);
+            self.health.has_producer_id.store(standing.has_producer_id, Ordering::Relaxed);
         }
     }
 
@@ -443,13 +452,8 @@ impl Kafka {
     pub(crate) fn topics_client(&self) -> Option<TopicsClient> {
         let producer = Arc::clone(&self.running.as_ref()?.producer);
         let health = Arc::clone(&self.health);
-        let fetch = move |timeout: Duration| {
-            let metadata = producer.client().fetch_metadata(None, timeout)?;
-            // A broker sent it; the statistics will say so too, at their next round.
-            health.is_any_broker_up.store(true, Ordering::Relaxed);
-            Ok(metadata)
-        };
-        Some(TopicsClient::new(self.config.clone(), Box::new(fetch)))
+        let fetch = move |timeout: Duration| producer.client().fetch_metadata(None, timeout);
+        Some(TopicsClient::new(self.config.clone(), Box::new(fetch), health))
     }
 
     fn run(&self) -> Result<Running, ClientError> {

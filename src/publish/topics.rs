@@ -1,6 +1,7 @@
 //! Sees to it that every topic is there before anything is published: a record for a topic that the client does not know yet takes
 //! paths in librdkafka on which records were lost.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientContext;
@@ -15,6 +16,8 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
 
 use crate::shutdown::Stop;
+
+use super::kafka::Health;
 
 /// How missing topics are made.
 #[derive(Debug, Clone)]
@@ -49,6 +52,9 @@ pub(crate) enum Missing {
     /// Topics with a partition that has no leader.
     #[error("topics have partitions without a leader: {}", .0.join(", "))]
     Leaders(Vec<String>),
+    /// The id without which an idempotent producer cannot send.
+    #[error("kafka has not given the producer its id yet")]
+    ProducerId,
 }
 
 type Fetch = Box<dyn Fn(Duration) -> Result<Metadata, KafkaError> + Send>;
@@ -57,6 +63,7 @@ type Fetch = Box<dyn Fn(Duration) -> Result<Metadata, KafkaError> + Send>;
 pub(crate) struct TopicsClient {
     config: ClientConfig,
     fetch: Fetch,
+    health: Arc<Health>,
 }
 
 impl std::fmt::Debug for TopicsClient {
@@ -66,11 +73,11 @@ impl std::fmt::Debug for TopicsClient {
 }
 
 impl TopicsClient {
-    pub(super) fn new(config: ClientConfig, fetch: Fetch) -> Self {
-        Self { config, fetch }
+    pub(super) fn new(config: ClientConfig, fetch: Fetch, health: Arc<Health>) -> Self {
+        Self { config, fetch, health }
     }
 
-    /// Returns true once every topic of `names` is there and every partition has a leader, false when it is told to stop before.
+    /// Returns true once every topic of `names` is there, every partition has a leader, and the producer can send; false when it is told to stop before.
     /// Makes missing topics if `creation` says how. Each time that something else is missing, `tell` is called.
     pub(crate) fn wait(
         &self,
@@ -112,7 +119,11 @@ impl TopicsClient {
             }
         }
         if missing.is_empty() {
-            return if leaderless.is_empty() { Ok(()) } else { Err(Missing::Leaders(leaderless)) };
+            return match (leaderless.is_empty(), self.health.has_producer_id()) {
+                (false, _) => Err(Missing::Leaders(leaderless)),
+                (true, false) => Err(Missing::ProducerId),
+                (true, true) => Ok(()),
+            };
         }
         let Some(creation) = creation else { return Err(Missing::Topics(missing)) };
         let brokers = i32::try_from(metadata.brokers().len()).unwrap_or(i32::MAX);

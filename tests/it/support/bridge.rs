@@ -139,13 +139,6 @@ impl Bridge {
         self.process.stderr()
     }
 
-    /// The client properties that lead to its embedded broker.
-    pub(crate) fn embedded_kafka(&self) -> ClientConfig {
-        let stdout = self.stdout();
-        let bootstrap = stdout.lines().find_map(|line| line.strip_prefix("kafka on ")).expect("no embedded broker");
-        ClientConfig::from_iter([("bootstrap.servers".to_owned(), bootstrap.to_owned())])
-    }
-
     /// Scrapes until `is_so` says so of the metrics, and returns those.
     ///
     /// # Panics
