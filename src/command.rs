@@ -62,6 +62,17 @@ impl Command {
     }
 }
 
+/// Whether a command asks or tells. One that is not of the table is judged by how Tencent names those that ask: `….CallbackBefore…`
+/// and, about friends, `….CallbackPrev…`. Its sender is then answered at once, as if it were known.
+pub fn kind_of(name: &str) -> Kind {
+    let by_name = || {
+        let word = name.split_once('.').map_or("", |(_, word)| word);
+        let asks = word.starts_with("CallbackBefore") || word.starts_with("CallbackPrev");
+        if asks { Kind::Before } else { Kind::After }
+    };
+    Command::find(name).map_or_else(by_name, Command::kind)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,9 +92,21 @@ mod tests {
     }
 
     #[test]
-    fn a_before_command_says_so_in_its_name() {
-        for command in Command::ALL {
-            assert_eq!(command.kind() == Kind::Before, command.name().contains(".CallbackBefore"));
+    fn a_command_outside_the_table_asks_if_its_name_says_so() {
+        for name in
+            ["Group.CallbackBeforeSendMsg", "Sns.CallbackPrevFriendAdd", "OfficialAccount.CallbackBeforeAddSubscriber"]
+        {
+            assert_eq!(kind_of(name), Kind::Before, "{name}");
+        }
+        for name in [
+            "Group.CallbackAfterSendMsg",
+            "State.StateChange",
+            "CallbackBefore",
+            "Before.Callback",
+            "",
+            "a.b.CallbackBeforeX",
+        ] {
+            assert_eq!(kind_of(name), Kind::After, "{name}");
         }
     }
 }

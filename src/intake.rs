@@ -15,6 +15,7 @@ use crate::capture::Capture;
 use crate::capture::Outcome;
 use crate::clock;
 use crate::clock::UnixMillis;
+use crate::command;
 use crate::command::Command;
 use crate::command::Kind;
 use crate::decide;
@@ -65,6 +66,16 @@ pub(crate) struct Admitted<'r> {
     command: Option<Command>,
 }
 
+/// What a callback that can be used is.
+enum Judged {
+    /// News: taken once it is safe.
+    Happened,
+    /// A question of a command that this version does not know: allowed.
+    Asked,
+    /// A question, and what is answered.
+    Decided(Decision),
+}
+
 /// What a callback is answered.
 #[derive(Debug)]
 pub(crate) enum Answer {
@@ -103,37 +114,42 @@ impl Intake {
         receipt: &mut Option<Receipt<'_>>,
     ) -> Result<Answer, Refusal> {
         let began = admitted.head.began;
-        let judged = parse::prove(&body, &admitted.name).and_then(|proven| self.judge(&admitted, &proven));
-        let decision = match judged {
-            Ok(decision) => decision,
+        match parse::prove(&body, &admitted.name).and_then(|proven| self.judge(&admitted, &proven)) {
             Err(refusal) => {
                 self.keep_refused(&admitted, body, &refusal);
-                return Err(refusal);
+                Err(refusal)
             }
-        };
-        if let Some(decision) = decision {
-            // Never waited for, so that neither a disk nor a broker can move this answer.
-            if let Some(receipt) = receipt.take() {
-                self.journal.offer(capture(&admitted, body, Outcome::Decided(decision.clone())), receipt);
+            // What is asked is never waited for, so that neither a disk nor a broker can move the answer.
+            Ok(Judged::Decided(decision)) => {
+                self.offer(capture(&admitted, body, Outcome::Decided(decision.clone())), receipt);
+                self.metrics.decided(decision.outcome, clock::monotonic().duration_since(began));
+                Ok(Answer::Decided(decision))
             }
-            self.metrics.decided(decision.outcome, clock::monotonic().duration_since(began));
-            return Ok(Answer::Decided(decision));
+            Ok(Judged::Asked) => {
+                self.offer(capture(&admitted, body, Outcome::Happened), receipt);
+                Ok(Answer::Taken)
+            }
+            Ok(Judged::Happened) => {
+                let taken = self.append(capture(&admitted, body, Outcome::Happened), receipt, began + self.deadline);
+                let taken = taken.await;
+                self.metrics.answered(clock::monotonic().duration_since(began));
+                taken.map(|()| Answer::Taken)
+            }
         }
-        let taken = self.append(capture(&admitted, body, Outcome::Happened), receipt, began + self.deadline).await;
-        self.metrics.answered(clock::monotonic().duration_since(began));
-        taken.map(|()| Answer::Taken)
     }
 
-    /// Decides a before-callback. `None`: there is nothing to decide.
-    fn judge(&self, admitted: &Admitted<'_>, proven: &Proven<'_>) -> Result<Option<Decision>, Refusal> {
-        if admitted.command.map(Command::kind) != Some(Kind::Before) {
-            return Ok(None);
+    /// Decides a before-callback.
+    fn judge(&self, admitted: &Admitted<'_>, proven: &Proven<'_>) -> Result<Judged, Refusal> {
+        match (admitted.command, command::kind_of(&admitted.name)) {
+            (_, Kind::After) => return Ok(Judged::Happened),
+            (None, Kind::Before) => return Ok(Judged::Asked),
+            (Some(_), Kind::Before) => {}
         }
         let asked = parse::subscription(proven)?;
         let account = asked.official_account.0.clone();
         let subscribers = parse::subscriber_ids(asked);
         let question = Question { official_account: &account, subscribers: &subscribers };
-        Ok(Some(decide::decide(&question, &self.blocklist.load(), self.policy, admitted.head.received)))
+        Ok(Judged::Decided(decide::decide(&question, &self.blocklist.load(), self.policy, admitted.head.received)))
     }
 
     async fn append(
@@ -148,8 +164,19 @@ impl Intake {
             Ok(Err(AppendError::Closed)) => return Err(Refusal::Stopping),
             Err(_elapsed) => return Err(Refusal::Deadline),
         };
-        let acknowledged = time::timeout_at(deadline.into(), appended.acknowledged()).await.is_ok();
-        if acknowledged || appended.abandon(Refusal::Deadline.reason()) { Ok(()) } else { Err(Refusal::Deadline) }
+        match time::timeout_at(deadline.into(), appended.acknowledged()).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refusal::Unpublishable),
+            Err(_elapsed) if appended.abandon(Refusal::Deadline.reason()) => Ok(()),
+            Err(_elapsed) => Err(Refusal::Deadline),
+        }
+    }
+
+    /// Hands a capture over for which nobody waits.
+    fn offer(&self, capture: Capture, receipt: &mut Option<Receipt<'_>>) {
+        if let Some(receipt) = receipt.take() {
+            self.journal.offer(capture, receipt);
+        }
     }
 
     /// Keeps the bytes of a sender we know, for whoever mends what was wrong.

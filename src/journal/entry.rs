@@ -41,23 +41,19 @@ pub(super) struct Promise {
 #[derive(Debug, Default)]
 struct Shared {
     state: AtomicU8,
-    kept: Notify,
+    ended: Notify,
 }
 
 impl Promise {
-    /// Waits until it is kept. One waiter at a time.
-    pub(super) async fn kept(&self) {
-        self.shared.kept.notified().await;
+    /// Waits until it is kept or abandoned by the publisher. Returns whether it was kept. One waiter at a time.
+    pub(super) async fn ended(&self) -> bool {
+        self.shared.ended.notified().await;
+        self.is_kept()
     }
 
     /// Keeps it. Returns false when it was abandoned before.
     pub(super) fn keep(&self) -> bool {
-        let is_kept = self.end(KEPT);
-        if is_kept {
-            // Remembered if nobody waits yet.
-            self.shared.kept.notify_one();
-        }
-        is_kept
+        self.end(KEPT)
     }
 
     /// Abandons it. Returns false when it was kept before.
@@ -71,6 +67,11 @@ impl Promise {
     }
 
     fn end(&self, state: u8) -> bool {
-        self.shared.state.compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let is_first = self.shared.state.compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if is_first {
+            // Remembered if nobody waits yet.
+            self.shared.ended.notify_one();
+        }
+        is_first
     }
 }

@@ -195,10 +195,11 @@ pub(crate) struct Appended {
 }
 
 impl Appended {
-    /// Waits until the capture is as safe as the [`Ack`] mode promises.
-    pub(crate) async fn acknowledged(&self) {
-        if let Some(promise) = &self.promise {
-            promise.kept().await;
+    /// Waits until the capture is as safe as the [`Ack`] mode promises. Returns false when it never will be.
+    pub(crate) async fn acknowledged(&self) -> bool {
+        match &self.promise {
+            Some(promise) => promise.ended().await,
+            None => true,
         }
     }
 
