@@ -102,6 +102,8 @@ pub(crate) fn callbacks_wait_for_kafka_at_the_start_until_their_deadline_and_the
     let question = &seeds::BEFORE_ADD_SUBSCRIBER;
     let answer = client.post(&http::callback_target(APP, question.command), question.body.as_bytes()).unwrap();
     assert_eq!(answer.status, 200, "a question does not wait for Kafka: {}", answer.text());
+    let answer = client.post(&http::callback_target(APP, "Group.CallbackBeforeSendMsg"), b"{}").unwrap();
+    assert_eq!(answer.status, 200, "nor does one of a command that is not of the table: {}", answer.text());
 
     let mut lost = 0_u32;
     let mut post = || client.post(&http::callback_target(APP, AFTER), br#"{"Official_Account":"@a"}"#).unwrap();
@@ -117,18 +119,20 @@ pub(crate) fn callbacks_wait_for_kafka_at_the_start_until_their_deadline_and_the
     assert_eq!((first.status, first.header("retry-after")), (503, Some("1")), "{}", first.text());
     assert!(first.text().contains("not acknowledged in time"), "{}", first.text());
     wait_until_ready(&bridge);
-    let topics = [format!("away.{}", question.command), format!("away.{AFTER}")];
+    let topics = [format!("away.{}", question.command), "away.unknown".to_owned(), format!("away.{AFTER}")];
     let topics = topics.each_ref().map(String::as_str);
     let metrics = bridge.metrics();
     assert_eq!(metrics["callbridge_callbacks_lost_total{reason=\"deadline\"}"], f64::from(lost));
     // What was answered 503 before the topics were known has never been sent. Later ones may have come too late.
     let late = metrics["callbridge_callbacks_late_total"].to_string().parse::<u64>().unwrap();
     assert!(late < u64::from(lost), "the first was sent");
-    let records = Reader::open(&kafka.client(), &topics).collect(2 + usize::try_from(late).unwrap(), MINUTE);
-    assert_eq!(records.iter().filter(|record| record.topic == topics[0]).count(), 1);
+    let records = Reader::open(&kafka.client(), &topics).collect(3 + usize::try_from(late).unwrap(), MINUTE);
+    for topic in &topics[..2] {
+        assert_eq!(records.iter().filter(|record| record.topic == *topic).count(), 1, "{topic}");
+    }
     let stopped = bridge.stop_and_wait();
     let lost = u64::from(lost);
-    let expected = Ledger { received: lost + 2, lost, delivered: 2, ..Ledger::default() };
+    let expected = Ledger { received: lost + 3, lost, delivered: 3, ..Ledger::default() };
     assert_eq!((stopped.code, Ledger::of_exit(&stopped.ledger)), (0, expected), "{}", stopped.stderr);
 }
 
