@@ -7,8 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use http_body_util::LengthLimitError;
-use http_body_util::Limited;
 use hyper::Method;
 use hyper::Request;
 use hyper::body::Body;
@@ -128,20 +126,26 @@ impl Service {
         self.intake.accept(admitted, body, receipt).await
     }
 
-    async fn body(&self, body: Incoming) -> Result<Box<[u8]>, Refusal> {
+    async fn body(&self, mut body: Incoming) -> Result<Box<[u8]>, Refusal> {
         let limit = self.body_bytes_max;
         let too_large = Refusal::BodyTooLarge { limit };
         if body.size_hint().lower() > limit as u64 {
             return Err(too_large);
         }
-        let collected = time::timeout(self.body_timeout, Limited::new(body, limit).collect());
-        match collected.await {
-            // Copied: the bytes that came are a part of the connection's buffer, and would hold all of it for as long as they wait.
-            Ok(Ok(collected)) => Ok(Box::from(&*collected.to_bytes())),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
-            Ok(Err(_)) => Err(Refusal::BrokenOff),
-            Err(_elapsed) => Err(Refusal::BodyTimeout),
-        }
+        let collected = time::timeout(self.body_timeout, async {
+            // Copied: what comes is a part of the connection's buffer, and would hold all of it for as long as it waits. In small
+            // chunks, that would be many times the body.
+            let mut bytes = Vec::new();
+            while let Some(frame) = body.frame().await {
+                let Ok(data) = frame.map_err(|_broken_off| Refusal::BrokenOff)?.into_data() else { continue };
+                if data.len() > limit - bytes.len() {
+                    return Err(too_large);
+                }
+                bytes.extend_from_slice(&data);
+            }
+            Ok(bytes.into_boxed_slice())
+        });
+        collected.await.unwrap_or(Err(Refusal::BodyTimeout))
     }
 
     /// Reads a body that nobody wants and drops it, so that the connection can be used on. Returns whether it came to its end: it has
