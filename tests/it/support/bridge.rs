@@ -50,14 +50,6 @@ impl Bridge {
     /// # Panics
     /// When it ends before, or does not get ready.
     pub(crate) fn start(args: &[&str]) -> Self {
-        Self::start_with("", args)
-    }
-
-    /// The same with a config file that holds `settings`.
-    pub(crate) fn start_with(settings: &str, args: &[&str]) -> Self {
-        let mut file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        file.write_all(settings.as_bytes()).unwrap();
-        let args = &[&["--config", file.path().to_str().unwrap()], args].concat()[..];
         let (mut process, folder) = launch(&[&["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], args]);
         let deadline = clock::monotonic() + READY;
         loop {
@@ -70,6 +62,13 @@ impl Bridge {
             assert!(clock::monotonic() < deadline, "callbridge is not ready:\n{}", process.stderr());
             thread::sleep(process::POLL);
         }
+    }
+
+    /// The same with a config file that holds `settings`.
+    pub(crate) fn start_with(settings: &str, args: &[&str]) -> Self {
+        let mut file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        file.write_all(settings.as_bytes()).unwrap();
+        Self::start(&[&["--config", file.path().to_str().unwrap()], args].concat())
     }
 
     /// Runs `serve` on ports that the caller chose, and does not wait for anything.
