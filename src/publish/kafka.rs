@@ -220,7 +220,7 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Whether a connection to some broker stands, as of the last statistics (every 2 s).
+    /// Whether a connection to some broker stands, as of the last statistics (every 2 s) or a look at the topics since.
     pub(crate) fn is_any_broker_up(&self) -> bool {
         self.is_any_broker_up.load(Ordering::Relaxed)
     }
@@ -303,7 +303,10 @@ impl ClientContext for Context {
 
 /// Passes librdkafka's log on. Its errors are about connections, which it retries: an operator looks when they can.
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    // Said of our own choice at every start: that the property is experimental.
+    let is_known = facility == "CONFWARN" && message.contains("enable.gapless.guarantee");
     match level {
+        RDKafkaLogLevel::Warning if is_known => {}
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical
@@ -450,7 +453,15 @@ impl Kafka {
     /// What the topics are asked about with.
     pub(crate) fn topics_client(&self) -> Option<TopicsClient> {
         let producer = Arc::clone(&self.running.as_ref()?.producer);
-        let fetch = move |timeout: Duration| producer.client().fetch_metadata(None, timeout);
+        let health = Arc::clone(&self.health);
+        let fetch = move |timeout: Duration| {
+            let metadata = producer.client().fetch_metadata(None, timeout);
+            if metadata.is_ok() {
+                // Before the first statistics: whoever is told that we are ready may ask at once.
+                health.is_any_broker_up.store(true, Ordering::Relaxed);
+            }
+            metadata
+        };
         Some(TopicsClient::new(self.config.clone(), Box::new(fetch)))
     }
 
