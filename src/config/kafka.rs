@@ -42,8 +42,8 @@ const FIXED: &[Fixed] = &[
     },
     Fixed {
         property: "enable.gapless.guarantee",
-        taken: FALSE,
-        why: "must be false: it ends the producer when one record fails, and with it all that wait",
+        taken: TRUE,
+        why: "must be true: without it records overtake those of the same key that failed before them",
     },
     Fixed {
         property: "transactional.id",

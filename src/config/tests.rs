@@ -474,7 +474,7 @@ fn kafka_properties_that_break_a_promise_are_refused() {
         ("request.required.acks", &["1"], &["all"]),
         ("delivery.report.only.error", &["true", "t", "1"], &["false"]),
         ("enable.idempotence", &["false", "f", "0"], &["true"]),
-        ("enable.gapless.guarantee", &["true"], &["false"]),
+        ("enable.gapless.guarantee", &["false"], &["true"]),
         ("transactional.id", &["t"], &[]),
         ("metadata.broker.list", &["a:1"], &[]),
         ("test.mock.num.brokers", &["3"], &[]),

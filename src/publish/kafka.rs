@@ -50,6 +50,8 @@ fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
         ("client.id", "callbridge"),
         // Order, and no repeats within a producer's life. Implies acks=all and endless retries.
         ("enable.idempotence", "true"),
+        // When a batch fails for good, those behind it must not go on without it: the producer ends, and its successor gets all again.
+        ("enable.gapless.guarantee", "true"),
         ("acks", "all"),
         // With more, records were lost behind positive reports when a partition's leader was not ready yet.
         ("max.in.flight.requests.per.connection", "1"),
@@ -185,6 +187,7 @@ pub(crate) const fn failure(code: RDKafkaErrorCode) -> Failure {
         | Code::Inconsistent
         | Code::InvalidProducerEpoch
         | Code::UnknownProducerId
+        | Code::GaplessGuarantee
         // It went down with its producer.
         | Code::PurgeQueue
         | Code::PurgeInflight => Failure::Fatal(code),
@@ -290,9 +293,11 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = code_of(&error);
         if code == RDKafkaErrorCode::Fatal {
-            self.health.is_fatal.store(true, Ordering::Relaxed);
+            let is_first = !self.health.is_fatal.swap(true, Ordering::Relaxed);
             self.mailbox.reader.unpark();
-            tracing::error!(reason, "the kafka producer is dead, and will be replaced");
+            if is_first {
+                tracing::warn!(reason, "the kafka producer is dead, and will be replaced");
+            }
         } else if code == RDKafkaErrorCode::AllBrokersDown {
             self.health.is_any_broker_up.store(false, Ordering::Relaxed);
             tracing::warn!(reason, "no kafka broker can be reached");
@@ -304,7 +309,10 @@ impl ClientContext for Context {
 
 /// Passes librdkafka's log on. Its errors are about connections, which it retries: an operator looks when they can.
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    // Said of our own choice at every start: that the property is experimental.
+    let is_known = facility == "CONFWARN" && message.contains("enable.gapless.guarantee");
     match level {
+        RDKafkaLogLevel::Warning if is_known => {}
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical

@@ -286,7 +286,7 @@ impl Pump {
             }
             Err(SendError::Failed(failure)) => {
                 // The client judges each record by itself.
-                item.is_suspect = true;
+                item.is_suspect |= matches!(failure, Failure::Poison(_));
                 self.failed(item, topic, failure);
             }
         }

@@ -381,7 +381,7 @@ fn a_topic_that_cannot_be_written_to_does_not_stop_the_others_nor_grow_what_is_u
 #[test]
 fn a_delivery_that_no_broker_gave_an_offset_for_is_not_believed() {
     // Without acknowledgements there is never an offset.
-    let rig = Rig::start(&[("enable.idempotence", "false"), ("acks", "0")]);
+    let rig = Rig::start(&[("enable.gapless.guarantee", "false"), ("enable.idempotence", "false"), ("acks", "0")]);
     rig.append(CHANGED, 0);
     rig.publish();
     wait_until("it is sent again", || rig.metric("callbridge_records_total{unproven}") >= 2.0);
@@ -428,4 +428,24 @@ fn what_waits_while_no_broker_is_there_arrives_in_order_when_one_is() {
     let finished = rig.finish();
     assert_eq!(firsts(&finished.read(CHANGED)), (0..200).collect::<Vec<_>>());
     assert_eq!(finished.ledger.read().delivered, 200);
+}
+#[test]
+fn a_batch_that_fails_is_not_overtaken_by_what_is_behind_it() {
+    use RDKafkaRespErr as E;
+    for error in [E::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, E::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE] {
+        // The client has ten batches when the first of them fails.
+        let rig = Rig::start(&[("batch.num.messages", "10"), ("linger.ms", "100")]);
+        (0..100).for_each(|number| rig.append(CHANGED, number));
+        rig.fail_produce(&[error]);
+        rig.publish();
+        for number in 100..400 {
+            rig.append(CHANGED, number);
+            // So that some come in each state of the lane.
+            thread::sleep(Duration::from_millis(2));
+        }
+        let finished = rig.finish();
+        assert!(finished.metric("callbridge_records_total{failed}") > 0.0);
+        assert_eq!(firsts(&finished.read(CHANGED)), (0..400).collect::<Vec<_>>(), "{error:?}");
+        assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (400, 0), "{error:?}");
+    }
 }

@@ -74,7 +74,7 @@ fn sigterm_under_load_loses_nothing_and_each_answer_since_then_ends_its_connecti
         wait::until("callbacks are delivered", || bridge.metrics()[DELIVERED] >= 500.0);
 
         bridge.signal(Signal::TERM);
-        wait::until("it says that it stops", || readiness(&bridge).0 == 503);
+        wait::until("it says that it stops", || readiness(&bridge).1 == "stopping\n");
         let mut probes = 0;
         wait::until("it takes no more connections", || {
             probes += 1;
@@ -151,7 +151,7 @@ fn a_second_signal_ends_it_at_once_with_the_ledger() {
     let mut bridge = Bridge::start(&[&EMBEDDED[..], &["--config", settings::path(&settings)]].concat());
     assert_eq!(post(bridge.callbacks, 1).unwrap().status, 200);
     bridge.signal(Signal::TERM);
-    wait::until("it says that it stops", || readiness(&bridge).0 == 503);
+    wait::until("it says that it stops", || readiness(&bridge).1 == "stopping\n");
     bridge.signal(Signal::INT);
     let stopped = bridge.wait();
     assert_eq!(stopped.code, 1, "{}", stopped.stderr);
@@ -173,7 +173,7 @@ fn sigint_stops_it_as_sigterm_does() {
 fn not_ready_from_the_signal_on_but_answering_until_those_who_send_have_noticed() {
     let settings = settings::file("drain_seconds = 60\n[callbacks]\nkeep_accepting_ms = 3000\n");
     let mut bridge = Bridge::start(&[&EMBEDDED[..], &["--config", settings::path(&settings)]].concat());
-    wait::until("it is ready", || readiness(&bridge).0 == 200);
+    assert_eq!(readiness(&bridge), (200, "ready\n".to_owned()));
     let mut kept_alive = Client::connect(bridge.callbacks).unwrap();
     let target = http::callback_target(APP, load::COMMAND);
     let response = kept_alive.post(&target, load::body("@TOA#_a", 1).as_bytes()).unwrap();
