@@ -29,7 +29,8 @@ fn every_promise_in_the_readme_names_a_test_that_exists() {
             let (file, function) = name.split_once("::").unwrap_or_else(|| panic!("{name} is not file::test"));
             let path = root.join("tests/it").join(format!("{file}.rs"));
             let code = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            let is_test = code.contains(&format!("#[test]\nfn {function}("));
+            let is_test =
+                ["", "pub(crate) "].iter().any(|public| code.contains(&format!("#[test]\n{public}fn {function}(")));
             assert!(is_test, "there is no test {function} in tests/it/{file}.rs, named for: {promise}");
         }
     }
