@@ -13,8 +13,8 @@ use crate::clock;
 /// A capture on its way to Kafka.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// What is on its way.
-    pub(crate) capture: Capture,
+    /// What is on its way. Behind a pointer, as an entry is moved half a dozen times.
+    pub(crate) capture: Box<Capture>,
     /// When it was taken, for measuring.
     pub(crate) taken_at: Instant,
     /// Whether the ledger counts it. What was refused is counted already.
@@ -24,7 +24,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(super) fn new(capture: Capture, is_counted: bool, promise: Option<Promise>) -> Self {
-        Self { capture, taken_at: clock::monotonic(), is_counted, promise }
+        Self { capture: Box::new(capture), taken_at: clock::monotonic(), is_counted, promise }
     }
 }
 

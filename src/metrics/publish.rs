@@ -5,6 +5,7 @@ use std::time::Duration;
 use prometheus::Gauge;
 use prometheus::Histogram;
 use prometheus::HistogramOpts;
+use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
 use prometheus::Opts;
@@ -43,7 +44,8 @@ impl RecordOutcome {
 /// See the module. Histograms gather in the pump and are flushed each turn, so a record costs no shared memory.
 #[derive(Debug)]
 pub(crate) struct PublishMetrics {
-    records: IntCounterVec,
+    /// By [`RecordOutcome`].
+    records: [IntCounter; RecordOutcome::ALL.len()],
     rejected: IntCounterVec,
     unreported: IntGauge,
     oldest_unreported: Gauge,
@@ -59,9 +61,6 @@ impl PublishMetrics {
             Opts::new("callbridge_records_total", "Records handed to Kafka's client, by what became of them."),
             &["outcome"],
         )?;
-        for outcome in RecordOutcome::ALL {
-            records.with_label_values(&[outcome.word()]);
-        }
         let rejected = IntCounterVec::new(
             Opts::new("callbridge_rejected_total", "Records delivered to a rejected topic, by why they are there."),
             &["reason"],
@@ -96,7 +95,8 @@ impl PublishMetrics {
             "From handing a record to Kafka's client to its positive delivery report.",
             &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 5.0, 10.0, 60.0],
         )?;
-        registry.register(Box::new(records.clone()))?;
+        let by_outcome = RecordOutcome::ALL.map(|outcome| records.with_label_values(&[outcome.word()]));
+        registry.register(Box::new(records))?;
         registry.register(Box::new(rejected.clone()))?;
         registry.register(Box::new(unreported.clone()))?;
         registry.register(Box::new(oldest_unreported.clone()))?;
@@ -104,7 +104,7 @@ impl PublishMetrics {
             registry.register(Box::new(histogram.clone()))?;
         }
         let (queue, normalise, delivery) = (queue.local(), normalise.local(), delivery.local());
-        Ok(Self { records, rejected, unreported, oldest_unreported, queue, normalise, delivery })
+        Ok(Self { records: by_outcome, rejected, unreported, oldest_unreported, queue, normalise, delivery })
     }
 
     /// An entry waited this long in the journal.
@@ -128,7 +128,9 @@ impl PublishMetrics {
 
     /// A record came to this.
     pub(crate) fn ended(&self, outcome: RecordOutcome) {
-        self.records.with_label_values(&[outcome.word()]).inc();
+        if let Some(records) = self.records.get(outcome as usize) {
+            records.inc();
+        }
     }
 
     /// A turn of the pump ends: so many records are unreported, the oldest for so long.
