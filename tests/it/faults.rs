@@ -250,5 +250,6 @@ fn in_memory_mode_a_crash_loses_at_most_what_the_queue_holds() {
     let records = Reader::open(&kafka.client(), &[&topic]).collect_to_end();
     let seen = oracle::seen(&outcome, &records);
     let lost = outcome.acknowledged().filter(|sent| !seen.contains(&sent.sequence)).count();
-    assert!(lost <= usize::try_from(CAPTURES_MAX).unwrap(), "{lost}");
+    let acknowledged = outcome.acknowledged().count();
+    assert!(lost <= usize::try_from(CAPTURES_MAX).unwrap(), "{lost} of {acknowledged} are lost");
 }

@@ -38,7 +38,7 @@ use crate::support::tls::Certificate;
 const READY: Duration = Duration::from_secs(90);
 
 /// For one answer of the broker.
-const REQUEST: Duration = Duration::from_secs(10);
+const REQUEST: Duration = Duration::from_secs(30);
 
 const USER: &str = "alice";
 const USER_PASSWORD: &str = "alice-secret";

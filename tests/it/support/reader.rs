@@ -16,7 +16,7 @@ use rdkafka::message::Headers;
 const STEP: Duration = Duration::from_millis(50);
 
 /// For one answer of the broker.
-const REQUEST: Duration = Duration::from_secs(10);
+const REQUEST: Duration = Duration::from_secs(30);
 
 /// A record as Kafka gave it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
