@@ -13,6 +13,7 @@ use callbridge::auth;
 use callbridge::auth::Apps;
 use callbridge::capture::Capture;
 use callbridge::capture::Outcome;
+use callbridge::capture::Raw;
 use callbridge::clock::UnixMillis;
 use callbridge::command::Command;
 use callbridge::decide;
@@ -87,13 +88,14 @@ fn decisions(criterion: &mut Criterion) {
 fn behind_the_answer(criterion: &mut Criterion) {
     let apps = Arc::new(Apps::new([1_400_000_000]));
     let app = apps.iter().next().expect("one application");
+    let mut raw = Raw::begin(QUERY, BODY.len());
+    raw.push(BODY.as_bytes());
     let capture = Capture {
         received: NOW,
         peer: SocketAddr::from(([127, 0, 0, 1], 4711)),
         app,
         command: Command::find(NAME),
-        query: QUERY.into(),
-        body: BODY.as_bytes().into(),
+        raw,
         outcome: Outcome::Happened,
     };
     let mut group = criterion.benchmark_group("behind the answer");

@@ -19,12 +19,50 @@ pub struct Capture {
     pub app: VerifiedApp,
     /// The command, if it is of the table.
     pub command: Option<Command>,
-    /// The query, as it stood in the URL.
-    pub query: Box<str>,
-    /// The body, byte for byte.
-    pub body: Box<[u8]>,
+    /// What was sent.
+    pub raw: Raw,
     /// What became of it.
     pub outcome: Outcome,
+}
+
+/// A callback's query and body as they came, in one piece of memory: it is made by one thread and freed by another for each callback.
+#[derive(Debug)]
+pub struct Raw {
+    bytes: Vec<u8>,
+    query_bytes: usize,
+}
+
+impl Raw {
+    /// A callback with this query whose body is yet to come, and expected to have so many bytes.
+    pub fn begin(query: &str, body_bytes: usize) -> Self {
+        let mut bytes = Vec::with_capacity(query.len() + body_bytes);
+        bytes.extend_from_slice(query.as_bytes());
+        Self { bytes, query_bytes: query.len() }
+    }
+
+    /// The next part of the body came.
+    pub fn push(&mut self, part: &[u8]) {
+        self.bytes.extend_from_slice(part);
+    }
+
+    /// The body has come. Gives back what was expected and did not come.
+    #[must_use]
+    pub fn end(mut self) -> Self {
+        self.bytes.shrink_to_fit();
+        self
+    }
+
+    /// The query, as it stood in the URL.
+    pub fn query(&self) -> &str {
+        let query = self.bytes.get(..self.query_bytes).unwrap_or_default();
+        // It was text when it came.
+        str::from_utf8(query).unwrap_or_default()
+    }
+
+    /// The body, byte for byte.
+    pub fn body(&self) -> &[u8] {
+        self.bytes.get(self.query_bytes..).unwrap_or_default()
+    }
 }
 
 /// What became of a callback at intake.
@@ -49,6 +87,6 @@ impl Capture {
 
     /// The memory it takes, for the bounds of queues.
     pub fn cost_bytes(&self) -> usize {
-        self.query.len() + self.body.len() + Self::OVERHEAD_BYTES
+        self.raw.bytes.len() + Self::OVERHEAD_BYTES
     }
 }

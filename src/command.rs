@@ -62,15 +62,12 @@ impl Command {
     }
 }
 
-/// Whether a command asks or tells. One that is not of the table is judged by how Tencent names those that ask: `….CallbackBefore…`
-/// and, about friends, `….CallbackPrev…`. Its sender is then answered at once, as if it were known.
-pub fn kind_of(name: &str) -> Kind {
-    let by_name = || {
-        let word = name.split_once('.').map_or("", |(_, word)| word);
-        let asks = word.starts_with("CallbackBefore") || word.starts_with("CallbackPrev");
-        if asks { Kind::Before } else { Kind::After }
-    };
-    Command::find(name).map_or_else(by_name, Command::kind)
+/// Whether a command that is not of the table asks or tells, by how Tencent names those that ask: `….CallbackBefore…` and, about
+/// friends, `….CallbackPrev…`. Its sender is then answered at once, as if it were known.
+pub fn kind_by_name(name: &str) -> Kind {
+    let word = name.split_once('.').map_or("", |(_, word)| word);
+    let asks = word.starts_with("CallbackBefore") || word.starts_with("CallbackPrev");
+    if asks { Kind::Before } else { Kind::After }
 }
 
 #[cfg(test)]
@@ -92,11 +89,18 @@ mod tests {
     }
 
     #[test]
+    fn a_command_of_the_table_is_what_its_name_says() {
+        for command in Command::ALL {
+            assert_eq!(command.kind(), kind_by_name(command.name()));
+        }
+    }
+
+    #[test]
     fn a_command_outside_the_table_asks_if_its_name_says_so() {
         for name in
             ["Group.CallbackBeforeSendMsg", "Sns.CallbackPrevFriendAdd", "OfficialAccount.CallbackBeforeAddSubscriber"]
         {
-            assert_eq!(kind_of(name), Kind::Before, "{name}");
+            assert_eq!(kind_by_name(name), Kind::Before, "{name}");
         }
         for name in [
             "Group.CallbackAfterSendMsg",
@@ -106,7 +110,7 @@ mod tests {
             "",
             "a.b.CallbackBeforeX",
         ] {
-            assert_eq!(kind_of(name), Kind::After, "{name}");
+            assert_eq!(kind_by_name(name), Kind::After, "{name}");
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::auth::Apps;
 use crate::auth::VerifiedApp;
 use crate::capture::Capture;
 use crate::capture::Outcome;
+use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::command;
@@ -24,6 +25,7 @@ use crate::decide::Policy;
 use crate::decide::Question;
 use crate::decide::blocklist::Blocklist;
 use crate::journal::AppendError;
+use crate::journal::Appended;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
@@ -85,6 +87,13 @@ pub(crate) enum Answer {
     Decided(Decision),
 }
 
+impl Admitted<'_> {
+    /// The query, as it stands in the URL.
+    pub(crate) fn query(&self) -> &str {
+        self.query
+    }
+}
+
 impl Intake {
     /// Checks a head before anything of the body is read.
     ///
@@ -110,27 +119,27 @@ impl Intake {
     pub(crate) async fn accept(
         &self,
         admitted: Admitted<'_>,
-        body: Box<[u8]>,
+        raw: Raw,
         receipt: &mut Option<Receipt<'_>>,
     ) -> Result<Answer, Refusal> {
         let began = admitted.head.began;
-        match parse::prove(&body, &admitted.name).and_then(|proven| self.judge(&admitted, &proven)) {
+        match parse::prove(raw.body(), &admitted.name).and_then(|proven| self.judge(&admitted, &proven)) {
             Err(refusal) => {
-                self.keep_refused(&admitted, body, &refusal);
+                self.keep_refused(&admitted, raw, &refusal);
                 Err(refusal)
             }
             // What is asked is never waited for, so that neither a disk nor a broker can move the answer.
             Ok(Judged::Decided(decision)) => {
-                self.offer(capture(&admitted, body, Outcome::Decided(decision.clone())), receipt);
+                self.offer(capture(&admitted, raw, Outcome::Decided(decision.clone())), receipt);
                 self.metrics.decided(decision.outcome, clock::monotonic().duration_since(began));
                 Ok(Answer::Decided(decision))
             }
             Ok(Judged::Asked) => {
-                self.offer(capture(&admitted, body, Outcome::Happened), receipt);
+                self.offer(capture(&admitted, raw, Outcome::Happened), receipt);
                 Ok(Answer::Taken)
             }
             Ok(Judged::Happened) => {
-                let taken = self.append(capture(&admitted, body, Outcome::Happened), receipt, began + self.deadline);
+                let taken = self.append(capture(&admitted, raw, Outcome::Happened), receipt, began + self.deadline);
                 let taken = taken.await;
                 self.metrics.answered(clock::monotonic().duration_since(began));
                 taken.map(|()| Answer::Taken)
@@ -140,7 +149,8 @@ impl Intake {
 
     /// Decides a before-callback.
     fn judge(&self, admitted: &Admitted<'_>, proven: &Proven<'_>) -> Result<Judged, Refusal> {
-        match (admitted.command, command::kind_of(&admitted.name)) {
+        let kind = admitted.command.map_or_else(|| command::kind_by_name(&admitted.name), Command::kind);
+        match (admitted.command, kind) {
             (_, Kind::After) => return Ok(Judged::Happened),
             (None, Kind::Before) => return Ok(Judged::Asked),
             (Some(_), Kind::Before) => {}
@@ -154,16 +164,27 @@ impl Intake {
 
     async fn append(
         &self,
-        capture: Capture,
+        capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
         deadline: Instant,
     ) -> Result<(), Refusal> {
+        // Where there is room and nothing to wait for, no timer is made.
+        let capture = match self.journal.append_now(capture, receipt) {
+            Ok(None) => return Ok(()),
+            Ok(Some(appended)) => return Self::acknowledged(appended, deadline).await,
+            Err(capture) => capture,
+        };
         let appended = match time::timeout_at(deadline.into(), self.journal.append(capture, receipt)).await {
-            Ok(Ok(appended)) => appended,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Ok(Some(appended))) => appended,
             Ok(Err(AppendError::Full)) => return Err(Refusal::QueueFull),
             Ok(Err(AppendError::Closed)) => return Err(Refusal::Stopping),
             Err(_elapsed) => return Err(Refusal::Deadline),
         };
+        Self::acknowledged(appended, deadline).await
+    }
+
+    async fn acknowledged(appended: Appended, deadline: Instant) -> Result<(), Refusal> {
         match time::timeout_at(deadline.into(), appended.acknowledged()).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(Refusal::Unpublishable),
@@ -173,23 +194,22 @@ impl Intake {
     }
 
     /// Hands a capture over for which nobody waits.
-    fn offer(&self, capture: Capture, receipt: &mut Option<Receipt<'_>>) {
+    fn offer(&self, capture: Box<Capture>, receipt: &mut Option<Receipt<'_>>) {
         if let Some(receipt) = receipt.take() {
             self.journal.offer(capture, receipt);
         }
     }
 
     /// Keeps the bytes of a sender we know, for whoever mends what was wrong.
-    fn keep_refused(&self, admitted: &Admitted<'_>, body: Box<[u8]>, refusal: &Refusal) {
+    fn keep_refused(&self, admitted: &Admitted<'_>, raw: Raw, refusal: &Refusal) {
         let outcome = Outcome::Refused { reason: refusal.reason(), detail: refusal.to_string().into() };
-        if !self.journal.keep(capture(admitted, body, outcome)) {
+        if !self.journal.keep(capture(admitted, raw, outcome)) {
             self.metrics.rejected_dropped.inc();
         }
     }
 }
 
-fn capture(admitted: &Admitted<'_>, body: Box<[u8]>, outcome: Outcome) -> Capture {
+fn capture(admitted: &Admitted<'_>, raw: Raw, outcome: Outcome) -> Box<Capture> {
     let Head { peer, received, .. } = admitted.head;
-    let query = admitted.query.into();
-    Capture { received, peer, app: admitted.app, command: admitted.command, query, body, outcome }
+    Box::new(Capture { received, peer, app: admitted.app, command: admitted.command, raw, outcome })
 }

@@ -15,6 +15,7 @@ use hyper::header;
 use hyper::http::request::Parts;
 use tokio::time;
 
+use crate::capture::Raw;
 use crate::clock;
 use crate::command::Command;
 use crate::intake::Admitted;
@@ -119,31 +120,33 @@ impl Service {
         body: &mut Option<Incoming>,
         receipt: &mut Option<Receipt<'_>>,
     ) -> Result<Answer, Refusal> {
-        let body = match body.take() {
-            Some(body) => self.body(body).await?,
-            None => Box::default(),
+        let raw = match body.take() {
+            Some(body) => self.body(body, admitted.query()).await?,
+            None => Raw::begin(admitted.query(), 0),
         };
-        self.intake.accept(admitted, body, receipt).await
+        self.intake.accept(admitted, raw, receipt).await
     }
 
-    async fn body(&self, mut body: Incoming) -> Result<Box<[u8]>, Refusal> {
+    /// Reads the body, behind a copy of the query.
+    async fn body(&self, mut body: Incoming, query: &str) -> Result<Raw, Refusal> {
         let limit = self.body_bytes_max;
         let too_large = Refusal::BodyTooLarge { limit };
-        if body.size_hint().lower() > limit as u64 {
+        let expected = body.size_hint().lower();
+        let Some(expected) = usize::try_from(expected).ok().filter(|expected| *expected <= limit) else {
             return Err(too_large);
-        }
+        };
         let collected = time::timeout(self.body_timeout, async {
             // Copied: what comes is a part of the connection's buffer, and would hold all of it for as long as it waits. In small
             // chunks, that would be many times the body.
-            let mut bytes = Vec::new();
+            let mut raw = Raw::begin(query, expected);
             while let Some(frame) = body.frame().await {
                 let Ok(data) = frame.map_err(|_broken_off| Refusal::BrokenOff)?.into_data() else { continue };
-                if data.len() > limit - bytes.len() {
+                if data.len() > limit - raw.body().len() {
                     return Err(too_large);
                 }
-                bytes.extend_from_slice(&data);
+                raw.push(&data);
             }
-            Ok(bytes.into_boxed_slice())
+            Ok(raw.end())
         });
         collected.await.unwrap_or(Err(Refusal::BodyTimeout))
     }

@@ -23,8 +23,8 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(capture: Capture, is_counted: bool, promise: Option<Promise>) -> Self {
-        Self { capture: Box::new(capture), taken_at: clock::monotonic(), is_counted, promise }
+    pub(super) fn new(capture: Box<Capture>, is_counted: bool, promise: Option<Promise>) -> Self {
+        Self { capture, taken_at: clock::monotonic(), is_counted, promise }
     }
 }
 

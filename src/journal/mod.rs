@@ -110,50 +110,65 @@ pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger) -> (Journal, B
 }
 
 impl Journal {
-    /// Takes a capture, and returns once it is as safe as the [`Ack`] mode promises. Waits for room in order of arrival. There is no
-    /// timeout here: the caller holds the deadline for the whole request.
+    /// Takes a capture if that needs no waiting. It is then as safe as the [`Ack`] mode promises, or, where that takes Kafka's word, will
+    /// be once [`Appended::acknowledged`] says so. If not, the capture comes back.
+    pub(crate) fn append_now(
+        &self,
+        capture: Box<Capture>,
+        receipt: &mut Option<Receipt<'_>>,
+    ) -> Result<Option<Appended>, Box<Capture>> {
+        let cost = self.queue.cost_of(&capture);
+        if !*self.is_open.borrow() || !self.queue.reserve_now(cost) {
+            return Err(capture);
+        }
+        self.push(capture, receipt)
+    }
+
+    /// Takes a capture as [`Journal::append_now`] does, and waits for room, in order of arrival. There is no timeout here: the caller
+    /// holds the deadline for the whole request.
     ///
     /// # Cancel safety
     ///
     /// Dropped while it waits for room, the capture is gone and its callback is counted as broken off, unless the caller ends it
-    /// otherwise. Dropped while it waits for Kafka, the capture stays and will be delivered.
+    /// otherwise.
     ///
     /// # Errors
     ///
     /// The capture was not taken.
     pub(crate) async fn append(
         &self,
-        capture: Capture,
+        capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
-    ) -> Result<Appended, AppendError> {
-        let cost = self.queue.cost_of(&capture);
-        if !*self.is_open.borrow() || !self.queue.reserve_now(cost) {
-            self.wait_for_room(cost).await?;
-        }
+    ) -> Result<Option<Appended>, AppendError> {
+        self.wait_for_room(self.queue.cost_of(&capture)).await?;
+        self.push(capture, receipt).map_err(|_capture| AppendError::Closed)
+    }
+
+    /// Lines up a capture that has room, with a promise where the mode makes one.
+    fn push(&self, capture: Box<Capture>, receipt: &mut Option<Receipt<'_>>) -> Result<Option<Appended>, Box<Capture>> {
         let promise = match self.ack {
             Ack::Broker => Some(Promise::default()),
             Ack::Memory => None,
         };
-        if !self.queue.push(Entry::new(capture, true, promise.clone()), receipt) {
-            return Err(AppendError::Closed);
-        }
-        Ok(Appended { promise, ledger: self.queue.ledger.clone() })
+        let appended = promise.clone().map(|promise| Appended { promise, ledger: self.queue.ledger.clone() });
+        self.queue.push(Entry::new(capture, true, promise), receipt).map_err(|entry| entry.capture)?;
+        Ok(appended)
     }
 
     /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
-    pub(crate) fn offer(&self, capture: Capture, receipt: Receipt<'_>) {
+    pub(crate) fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
         let mut receipt = Some(receipt);
         let has_room = self.queue.reserve_now(self.queue.cost_of(&capture));
-        let is_taken = has_room && self.queue.push(Entry::new(capture, true, None), &mut receipt);
+        let is_taken = has_room && self.queue.push(Entry::new(capture, true, None), &mut receipt).is_ok();
         if let Some(receipt) = receipt.filter(|_| !is_taken) {
             receipt.end(Reason::QueueFull);
         }
     }
 
     /// Takes a capture whose callback has ended already: it was refused, and only its bytes are kept. Returns whether there was room.
-    pub(crate) fn keep(&self, capture: Capture) -> bool {
+    pub(crate) fn keep(&self, capture: Box<Capture>) -> bool {
         let has_room = self.queue.reserve_now(self.queue.cost_of(&capture));
-        has_room && self.queue.push(Entry::new(capture, false, None), &mut None)
+        has_room && self.queue.push(Entry::new(capture, false, None), &mut None).is_ok()
     }
 
     /// Lets appends through: the topics are known. Until then they wait as for room.
@@ -187,30 +202,26 @@ impl Journal {
     }
 }
 
-/// A capture that was taken.
+/// A capture that was taken, and is not acknowledged before Kafka says so. Dropped, it stays and will be delivered.
 #[derive(Debug)]
 pub(crate) struct Appended {
-    promise: Option<Promise>,
+    promise: Promise,
     ledger: Ledger,
 }
 
 impl Appended {
-    /// Waits until the capture is as safe as the [`Ack`] mode promises. Returns false when it never will be.
+    /// Waits for Kafka's word. Returns false when it will never take the capture.
     pub(crate) async fn acknowledged(&self) -> bool {
-        match &self.promise {
-            Some(promise) => promise.ended().await,
-            None => true,
-        }
+        self.promise.ended().await
     }
 
     /// Gives up waiting. Returns whether the capture was acknowledged in that very moment, and 200 is true after all; if not, its
     /// callback is lost and its sender must be told so.
     pub(crate) fn abandon(&self, reason: Reason) -> bool {
-        let Some(promise) = &self.promise else { return true };
-        if promise.abandon() {
+        if self.promise.abandon() {
             self.ledger.lose_queued(reason);
         }
-        promise.is_kept()
+        self.promise.is_kept()
     }
 }
 
@@ -271,12 +282,12 @@ impl Queue {
         true
     }
 
-    /// Lines up an entry that has room. Returns false when the journal was closed meanwhile; the receipt is then left alone.
-    fn push(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> bool {
+    /// Lines up an entry that has room. It comes back when the journal was closed meanwhile; the receipt is then left alone.
+    fn push(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
         {
             let mut entries = self.lock();
             if entries.is_closed {
-                return false;
+                return Err(entry);
             }
             // Before the entry can be taken: it must not be delivered before it was accepted.
             if let Some(receipt) = receipt.take() {
@@ -285,7 +296,7 @@ impl Queue {
             entries.waiting.push_back(entry);
         }
         self.wake();
-        true
+        Ok(())
     }
 
     fn wake(&self) {

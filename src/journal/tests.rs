@@ -12,6 +12,7 @@ use std::thread;
 use super::*;
 use crate::auth::Apps;
 use crate::capture::Outcome;
+use crate::capture::Raw;
 use crate::clock::UnixMillis;
 use crate::refusal::Account;
 
@@ -19,16 +20,19 @@ const COST: usize = Capture::OVERHEAD_BYTES + 100;
 const ROOMY: Bounds = Bounds { captures_max: 1000, bytes_max: 1000 * COST, waiting_bytes_max: 1000 * COST };
 
 /// A capture that costs [`COST`], known again by its number.
-fn capture(number: i64) -> Capture {
-    Capture {
+fn capture(number: i64) -> Box<Capture> {
+    Box::new(Capture {
         received: UnixMillis(number),
         peer: SocketAddr::from(([127, 0, 0, 1], 1)),
         app: Apps::new([1]).iter().next().unwrap(),
         command: None,
-        query: "".into(),
-        body: vec![b' '; 100].into(),
+        raw: {
+            let mut raw = Raw::begin("", 100);
+            raw.push(&[b' '; 100]);
+            raw
+        },
         outcome: Outcome::Happened,
-    }
+    })
 }
 
 fn open(ack: Ack, bounds: Bounds) -> (Journal, Backlog, Ledger) {
@@ -42,12 +46,21 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn append(journal: &Journal, ledger: &Ledger, number: i64) -> Result<Appended, AppendError> {
+fn append(journal: &Journal, ledger: &Ledger, number: i64) -> Result<Option<Appended>, AppendError> {
     let mut receipt = Some(ledger.receive(None));
-    match poll(pin!(journal.append(capture(number), &mut receipt))) {
+    let capture = match journal.append_now(capture(number), &mut receipt) {
+        Ok(appended) => return Ok(appended),
+        Err(capture) => capture,
+    };
+    match poll(pin!(journal.append(capture, &mut receipt))) {
         Poll::Ready(appended) => appended,
         Poll::Pending => panic!("{number} had to wait"),
     }
+}
+
+/// Appends where Kafka's word is waited for.
+fn promised(journal: &Journal, ledger: &Ledger, number: i64) -> Appended {
+    append(journal, ledger, number).unwrap().expect("a promise")
 }
 
 fn take_all(backlog: &Backlog) -> Vec<Entry> {
@@ -193,8 +206,8 @@ fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
 #[test]
 fn what_kafka_will_never_take_is_lost_once_and_an_answer_that_waits_is_no_200() {
     let (journal, backlog, ledger) = open(Ack::Broker, ROOMY);
-    let waits = append(&journal, &ledger, 0).unwrap();
-    let gone = append(&journal, &ledger, 1).unwrap();
+    let waits = promised(&journal, &ledger, 0);
+    let gone = promised(&journal, &ledger, 1);
     assert!(!gone.abandon(Reason::Deadline));
     for entry in take_all(&backlog) {
         backlog.give_up(&entry, Reason::Unpublishable);
@@ -213,7 +226,7 @@ fn a_promise_is_kept_or_abandoned_and_never_both_however_the_threads_meet() {
     const EACH: i64 = 20;
     for round in 0..ROUNDS {
         let (journal, backlog, ledger) = open(Ack::Broker, ROOMY);
-        let promised: Vec<Appended> = (0..EACH).map(|number| append(&journal, &ledger, number).unwrap()).collect();
+        let promised: Vec<Appended> = (0..EACH).map(|number| promised(&journal, &ledger, number)).collect();
         let entries = take_all(&backlog);
         let together = Barrier::new(2);
         let is_200: Vec<bool> = thread::scope(|scope| {

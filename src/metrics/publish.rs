@@ -86,7 +86,7 @@ impl PublishMetrics {
         // Microseconds of work; anything near a millisecond is a body near the limit, or a machine in trouble.
         let normalise = histogram(
             "callbridge_normalise_duration_seconds",
-            "Making a record from a capture.",
+            "Making a record from a capture; of sixteen records one is timed.",
             &[0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_05, 0.000_25, 0.001, 0.005],
         )?;
         // Linger and a round trip at best; 1.5 s is where broker mode gives up; 8.5 s is a leader election.

@@ -12,7 +12,8 @@ use crate::record::Topic;
 
 use super::event::Event;
 use super::id::event_id;
-use super::rfc3339;
+use super::time::Rfc3339;
+use super::time::rfc3339;
 
 /// How an envelope is written into a record. (CloudEvents, Kafka protocol binding 1.0.2, section 3.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,14 +25,13 @@ pub enum Mode {
     Binary,
 }
 
-/// The version of the schema that `dataschema` names. It changes only when a consumer could break.
-const SCHEMA_VERSION: u32 = 1;
-
 /// What goes into an envelope.
 #[derive(Debug)]
 pub(super) struct Envelope<'a> {
     pub(super) app_id: &'a str,
     pub(super) source: &'a str,
+    /// `dataschema`.
+    pub(super) schema: &'a str,
     pub(super) topic: Topic,
     pub(super) received: UnixMillis,
     pub(super) command: Cow<'a, str>,
@@ -44,9 +44,6 @@ pub(super) struct Envelope<'a> {
     pub(super) callback: &'a str,
 }
 
-/// CloudEvents attributes with their names as headers; without `ce_` they are the names in JSON.
-type Attributes<'a> = Vec<(&'static str, Cow<'a, str>)>;
-
 /// `data.decision`.
 #[derive(Serialize)]
 struct Decided<'a> {
@@ -56,33 +53,47 @@ struct Decided<'a> {
     generation: u64,
 }
 
+/// What is computed for an envelope, and lives on the stack.
+struct Computed {
+    id: [u8; 32],
+    time: Rfc3339,
+    received: Rfc3339,
+}
+
 impl<'a> Envelope<'a> {
     pub(super) fn into_record(self, mode: Mode) -> Record<'a> {
-        let attributes = self.attributes();
+        // Nobody but the body knows what a command outside the table is about, so all of it is the dedupe key there. For the table's
+        // four the key is account, time and a hash of the body; the body alone says the same, as it holds the other two.
+        let computed = Computed {
+            id: event_id(self.app_id, &self.command, self.callback.as_bytes()),
+            time: rfc3339(self.event_time().map_or(self.received, UnixMillis)),
+            received: rfc3339(self.received),
+        };
         let mut value = Vec::with_capacity(self.callback.len() * 2 + 768);
         let headers = match mode {
             Mode::Structured => {
                 value.extend_from_slice(b"{\"specversion\":\"1.0\"");
-                for (name, text) in &attributes {
+                self.each_attribute(&computed, |name, text| {
                     push_member(&mut value, name.strip_prefix("ce_").unwrap_or(name), text);
-                }
-                push_member(&mut value, "datacontenttype", "application/json");
-                value.extend_from_slice(b",\"data\":");
+                });
+                value.extend_from_slice(b",\"datacontenttype\":\"application/json\",\"data\":");
                 self.push_data(&mut value);
                 value.push(b'}');
-                let mut headers = vec![header("content-type", Cow::Borrowed("application/cloudevents+json"))];
-                let repeated =
-                    attributes.into_iter().filter(|(name, _)| matches!(*name, "ce_id" | "ce_type" | "ce_source"));
-                headers.extend(repeated.map(|(name, text)| header(name, text)));
-                headers
+                vec![
+                    fixed("content-type", "application/cloudevents+json"),
+                    Header { name: "ce_id", value: Cow::Owned(computed.id.to_vec()) },
+                    fixed("ce_source", self.source),
+                    header("ce_type", self.command),
+                ]
             }
             Mode::Binary => {
                 self.push_data(&mut value);
-                let mut headers = vec![
-                    header("content-type", Cow::Borrowed("application/json")),
-                    header("ce_specversion", Cow::Borrowed("1.0")),
-                ];
-                headers.extend(attributes.into_iter().map(|(name, text)| header(name, text)));
+                let mut headers = Vec::with_capacity(16);
+                headers.push(fixed("content-type", "application/json"));
+                headers.push(fixed("ce_specversion", "1.0"));
+                self.each_attribute(&computed, |name, text| {
+                    headers.push(Header { name, value: Cow::Owned(text.as_bytes().to_vec()) });
+                });
                 headers
             }
         };
@@ -96,41 +107,35 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    fn attributes(&self) -> Attributes<'a> {
-        let event_time = self.event.as_ref().and_then(|event| event.event_time_ms);
-        let (time, time_source) = match event_time {
-            Some(millis) => (UnixMillis(millis), "callback"),
-            None => (self.received, "receipt"),
-        };
-        // Nobody but the body knows what a command outside the table is about, so all of it is the dedupe key there. For the table's
-        // four the key is account, time and a hash of the body; the body alone says the same, as it holds the other two.
-        let id = event_id(self.app_id, &self.command, self.callback.as_bytes());
-        let schema = if self.event.is_some() { &*self.command } else { "unknown" };
-        let schema = format!("urn:callbridge:schema:{schema}:{SCHEMA_VERSION}");
-        let subject = self.event.as_ref().map(|event| event.official_account.clone());
-        let operator = self.event.as_ref().and_then(|event| event.operator.clone());
-        let mut attributes = Attributes::with_capacity(14);
-        let mut push = |name, text: Option<Cow<'a, str>>| {
+    fn event_time(&self) -> Option<i64> {
+        self.event.as_ref().and_then(|event| event.event_time_ms)
+    }
+
+    /// Calls `put` with each attribute beside `specversion` and `datacontenttype`: its name as a header (without `ce_` it is the name in
+    /// JSON), and its text.
+    fn each_attribute(&self, computed: &Computed, mut put: impl FnMut(&'static str, &str)) {
+        let mut put_some = |name, text: Option<&str>| {
             // CloudEvents knows no empty attribute.
             if let Some(text) = text.filter(|text| !text.is_empty()) {
-                attributes.push((name, text));
+                put(name, text);
             }
         };
-        push("ce_id", Some(id.into()));
-        push("ce_source", Some(self.source.into()));
-        push("ce_type", Some(self.command.clone()));
-        push("ce_subject", subject.clone());
-        push("ce_time", Some(rfc3339(time).into()));
-        push("ce_timesource", Some(time_source.into()));
-        push("ce_receivedtime", Some(rfc3339(self.received).into()));
-        push("ce_dataschema", Some(schema.into()));
-        push("ce_sdkappid", Some(self.app_id.into()));
-        push("ce_optplatform", self.opt_platform.clone());
-        push("ce_clientip", self.client_ip.clone());
-        push("ce_operator", operator);
-        push("ce_partitionkey", subject);
-        push("ce_decision", self.decision.map(|decision| decision.outcome.as_str().into()));
-        attributes
+        let ascii = |bytes| str::from_utf8(bytes).ok();
+        let subject = self.event.as_ref().map(|event| &*event.official_account);
+        put_some("ce_id", ascii(&computed.id));
+        put_some("ce_source", Some(self.source));
+        put_some("ce_type", Some(&self.command));
+        put_some("ce_subject", subject);
+        put_some("ce_time", ascii(&computed.time));
+        put_some("ce_timesource", Some(if self.event_time().is_some() { "callback" } else { "receipt" }));
+        put_some("ce_receivedtime", ascii(&computed.received));
+        put_some("ce_dataschema", Some(self.schema));
+        put_some("ce_sdkappid", Some(self.app_id));
+        put_some("ce_optplatform", self.opt_platform.as_deref());
+        put_some("ce_clientip", self.client_ip.as_deref());
+        put_some("ce_operator", self.event.as_ref().and_then(|event| event.operator.as_deref()));
+        put_some("ce_partitionkey", subject);
+        put_some("ce_decision", self.decision.map(|decision| decision.outcome.as_str()));
     }
 
     fn push_data(&self, value: &mut Vec<u8>) {
@@ -157,6 +162,10 @@ impl<'a> Envelope<'a> {
     }
 }
 
+fn fixed<'a>(name: &'static str, text: &'a str) -> Header<'a> {
+    Header { name, value: Cow::Borrowed(text.as_bytes()) }
+}
+
 fn header<'a>(name: &'static str, text: Cow<'a, str>) -> Header<'a> {
     let value = match text {
         Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
@@ -175,7 +184,10 @@ fn push_member(json: &mut Vec<u8>, name: &str, text: &str) {
 
 /// Appends `text` as a JSON string. Most need no escapes, and finding that out costs less than writing with them.
 fn push_text(json: &mut Vec<u8>, text: &str) {
-    if text.bytes().any(|byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+    // No early end: without one the compiler looks at many bytes at a time.
+    let needs_escapes =
+        text.bytes().fold(false, |needs, byte| needs | (byte < 0x20) | (byte == b'"') | (byte == b'\\'));
+    if needs_escapes {
         return push_json(json, text);
     }
     json.push(b'"');

@@ -7,17 +7,17 @@ use sha2::Sha256;
 ///
 /// The parts are hashed with their lengths, so two callbacks have the same id exactly when all three are the same (as far as half a
 /// SHA-256 tells them apart). `Sign` and `RequestTime` are not in it: they differ when a callback is sent again.
-pub fn event_id(app_id: &str, command: &str, dedupe_key: &[u8]) -> String {
+pub fn event_id(app_id: &str, command: &str, dedupe_key: &[u8]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in [app_id.as_bytes(), command.as_bytes(), dedupe_key] {
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
     let digest = hash.finalize();
-    let mut id = String::with_capacity(32);
-    for byte in digest.iter().take(16) {
-        for nibble in [byte >> 4, byte & 15] {
-            id.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
+    let mut id = [b'0'; 32];
+    for (digits, byte) in id.chunks_exact_mut(2).zip(digest) {
+        for (digit, nibble) in digits.iter_mut().zip([byte >> 4, byte & 15]) {
+            *digit = if nibble < 10 { b'0' + nibble } else { b'a' + (nibble - 10) };
         }
     }
     id
@@ -31,7 +31,7 @@ mod tests {
     #[test]
     fn an_id_never_changes_from_version_to_version() {
         // sha256 of three little-endian u64 lengths, each before its part, computed with another tool.
-        assert_eq!(event_id("14", "A.b", b"{}"), "b37506ff88328f9d067d7628295e27df");
+        assert_eq!(event_id("14", "A.b", b"{}"), *b"b37506ff88328f9d067d7628295e27df");
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 pub mod envelope;
 pub mod event;
 pub mod id;
+mod time;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use crate::auth::Apps;
 use crate::capture::Capture;
 use crate::capture::Outcome;
-use crate::clock::UnixMillis;
+use crate::command::Command;
 use crate::record::Header;
 use crate::record::Record;
 use crate::record::Topics;
@@ -20,6 +21,7 @@ use crate::request::Query;
 use self::envelope::Envelope;
 use self::envelope::Mode;
 use self::event::Event;
+use self::time::rfc3339;
 
 /// The word in `callbridge-reason` for an after-callback whose fields have the wrong shape. The other words are
 /// [`Reason::word`](crate::refusal::Reason::word)'s.
@@ -36,13 +38,20 @@ pub struct Normaliser {
     mode: Mode,
     /// Each application's CloudEvents `source`.
     sources: Vec<String>,
+    /// Each command's `dataschema`; the last is that of every other command.
+    schemas: Vec<String>,
 }
+
+/// The version of the schema that `dataschema` names. It changes only when a consumer could break.
+const SCHEMA_VERSION: u32 = 1;
 
 impl Normaliser {
     /// A normaliser that writes envelopes in `mode`.
     pub fn new(apps: Arc<Apps>, topics: Arc<Topics>, mode: Mode) -> Self {
         let sources = apps.iter().map(|app| format!("/tencent-chat/{}", apps.id(app))).collect();
-        Self { apps, topics, mode, sources }
+        let schema = |what: &str| format!("urn:callbridge:schema:{what}:{SCHEMA_VERSION}");
+        let schemas = Command::ALL.into_iter().map(Command::name).chain(["unknown"]).map(schema).collect();
+        Self { apps, topics, mode, sources, schemas }
     }
 
     /// The record that `capture` becomes. The same capture always becomes the same record.
@@ -52,7 +61,7 @@ impl Normaliser {
             Outcome::Decided(decision) => Some(decision),
             Outcome::Refused { reason, detail } => return self.rejected(capture, reason.word(), detail),
         };
-        let Some(callback) = str::from_utf8(&capture.body).ok().map(|text| text.trim_matches(is_blank)) else {
+        let Some(callback) = str::from_utf8(capture.raw.body()).ok().map(|text| text.trim_matches(is_blank)) else {
             return self.rejected(capture, WRONG_SHAPE, "not UTF-8");
         };
         let event = match capture.command.map(|command| Event::parse(command, callback)).transpose() {
@@ -60,10 +69,14 @@ impl Normaliser {
             Err(error) => return self.rejected(capture, WRONG_SHAPE, &error.to_string()),
         };
         // The query was read once already, at intake; one that cannot be read again is one without parameters.
-        let query = Query::parse(&capture.query).unwrap_or_default();
+        let query = Query::parse(capture.raw.query()).unwrap_or_default();
         Envelope {
             app_id: self.apps.id(capture.app),
             source: self.sources.get(capture.app.index()).map_or("", |source| source),
+            schema: self
+                .schemas
+                .get(capture.command.map_or(Command::ALL.len(), Command::index))
+                .map_or("", |schema| schema),
             topic: self.topics.of(capture.app, capture.command),
             received: capture.received,
             command: query.command.unwrap_or_default(),
@@ -78,7 +91,7 @@ impl Normaliser {
 
     /// The record that keeps `capture` as raw bytes beside the reason why it was no use.
     pub fn rejected<'a>(&'a self, capture: &'a Capture, reason: &'static str, detail: &str) -> Record<'a> {
-        let command = Query::parse(&capture.query).unwrap_or_default().command.unwrap_or_default();
+        let command = Query::parse(capture.raw.query()).unwrap_or_default().command.unwrap_or_default();
         let text = |name, value: String| Header { name, value: Cow::Owned(value.into_bytes()) };
         Record {
             topic: self.topics.rejected(capture.app),
@@ -88,10 +101,10 @@ impl Normaliser {
                 text("callbridge-detail", truncated(detail, DETAIL_BYTES_MAX).to_owned()),
                 text("callbridge-command", command.into_owned()),
                 Header { name: "callbridge-sdkappid", value: Cow::Borrowed(self.apps.id(capture.app).as_bytes()) },
-                text("callbridge-received", rfc3339(capture.received)),
+                Header { name: "callbridge-received", value: Cow::Owned(rfc3339(capture.received).to_vec()) },
                 text("callbridge-peer", capture.peer.to_string()),
             ],
-            value: Cow::Borrowed(&capture.body),
+            value: Cow::Borrowed(capture.raw.body()),
             rejection: Some(reason),
             timestamp_ms: capture.received.0,
         }
@@ -106,31 +119,6 @@ const fn is_blank(character: char) -> bool {
 /// As much of `text` as fits, in whole characters.
 fn truncated(text: &str, bytes_max: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
-}
-
-/// RFC 3339 in UTC with milliseconds. Times beyond what it can write become the epoch.
-fn rfc3339(time: UnixMillis) -> String {
-    let timestamp = jiff::Timestamp::from_millisecond(time.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    let at = jiff::tz::Offset::UTC.to_datetime(timestamp);
-    let mut text = String::with_capacity("2006-01-02T15:04:05.000Z".len());
-    // By hand, because it is done twice for each record and the library's printer takes several times as long.
-    let fields = [
-        (i32::from(at.year()), 4, '-'),
-        (i32::from(at.month()), 2, '-'),
-        (i32::from(at.day()), 2, 'T'),
-        (i32::from(at.hour()), 2, ':'),
-        (i32::from(at.minute()), 2, ':'),
-        (i32::from(at.second()), 2, '.'),
-        (i32::from(at.millisecond()), 3, 'Z'),
-    ];
-    for (value, digits, end) in fields {
-        for place in (0..digits).rev() {
-            let digit = value / 10_i32.pow(place) % 10;
-            text.push(u32::try_from(digit).ok().and_then(|digit| char::from_digit(digit, 10)).unwrap_or('0'));
-        }
-        text.push(end);
-    }
-    text
 }
 
 #[cfg(test)]

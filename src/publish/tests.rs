@@ -3,11 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Context;
-use std::task::Poll;
-use std::task::Waker;
 use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -28,6 +24,7 @@ use rdkafka::types::RDKafkaRespErr;
 use crate::auth::Apps;
 use crate::capture::Capture;
 use crate::capture::Outcome;
+use crate::capture::Raw;
 use crate::clock;
 use crate::command::Command;
 use crate::journal;
@@ -124,13 +121,15 @@ impl Rig {
             peer: SocketAddr::from(([127, 0, 0, 1], 1)),
             app: self.apps.iter().next().unwrap(),
             command: Some(command),
-            query: format!("SdkAppid=1&CallbackCommand={}", command.name()).into(),
-            body: body.as_bytes().into(),
+            raw: {
+                let mut raw = Raw::begin(&format!("SdkAppid=1&CallbackCommand={}", command.name()), body.len());
+                raw.push(body.as_bytes());
+                raw
+            },
             outcome: Outcome::Happened,
         };
         let mut receipt = Some(self.ledger.receive(Some(command)));
-        let appended = pin!(self.journal.append(capture, &mut receipt)).poll(&mut Context::from_waker(Waker::noop()));
-        assert!(matches!(appended, Poll::Ready(Ok(_))));
+        assert!(self.journal.append_now(Box::new(capture), &mut receipt).is_ok());
     }
 
     /// Closes the journal and waits until the pump has published all of it.
