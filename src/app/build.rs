@@ -211,19 +211,14 @@ fn kafka(config: &Config, ack: Ack, topics: &Topics) -> Result<(Option<EmbeddedB
 
 fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Service {
     let callbacks = &config.callbacks;
-    Service {
-        intake,
-        path: callbacks.path.clone(),
-        body_bytes_max: callbacks.body_bytes_max,
-        body_timeout: callbacks.body_timeout,
-        is_stopping,
-    }
+    Service { intake, path: callbacks.path.clone(), body_bytes_max: callbacks.body_bytes_max, is_stopping }
 }
 
 const fn limits(callbacks: &config::Callbacks) -> Limits {
     Limits {
         connections_max: callbacks.connections_max,
         head_timeout: callbacks.head_timeout,
+        body_timeout: callbacks.body_timeout,
         idle_timeout: callbacks.idle_timeout,
     }
 }

@@ -1,4 +1,5 @@
-//! A connection's socket with the patience of a server: a head that trickles in and an answer that nobody reads end the connection.
+//! A connection's socket with the patience of a server: a head or a body that trickles in, and an answer that nobody reads, end the
+//! connection.
 //!
 //! hyper has one timer for the wait between requests and for the time a head takes; one is long, the other must be short. So hyper gets
 //! the long one, and this wrapper watches the head: from the first byte of a head to the call of the service, it must not take longer
@@ -30,7 +31,8 @@ use tokio::time::Sleep;
 /// How long a connection lingers at most.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Where a connection is in its round: between requests, reading a head, with the service, or left in the middle of a body.
+/// Where a connection is in its round: between requests, reading a head, with the service (which may be reading a body), or left in
+/// the middle of a body.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Round(Arc<AtomicU8>);
 
@@ -38,11 +40,24 @@ const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 const SERVICE: u8 = 2;
 const LEFT: u8 = 3;
+const BODY_BEGINS: u8 = 4;
+const BODY: u8 = 5;
+const BODY_LATE: u8 = 6;
 
 impl Round {
     /// The service has the request.
     pub(crate) fn serve(&self) {
         self.0.store(SERVICE, Ordering::Relaxed);
+    }
+
+    /// The service begins to read a body, and waits for nothing else until it calls [`Round::serve`].
+    pub(crate) fn read_body(&self) {
+        self.0.store(BODY_BEGINS, Ordering::Relaxed);
+    }
+
+    /// Whether the body that is being read has had its time. Whoever reads it must look each time before it waits.
+    pub(crate) fn is_body_late(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == BODY_LATE
     }
 
     /// The service is done with it.
@@ -76,6 +91,8 @@ impl Round {
 pub(crate) struct Patience {
     /// From the first byte of a head to its last.
     pub(crate) head: Duration,
+    /// From the first wait for a body to its last byte.
+    pub(crate) body: Duration,
     /// Without a byte of the answer being taken.
     pub(crate) write: Duration,
 }
@@ -87,6 +104,7 @@ pub(crate) struct Connection {
     round: Round,
     patience: Patience,
     head_timer: Option<Pin<Box<Sleep>>>,
+    body_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     is_shut_down: bool,
     linger_timer: Option<Pin<Box<Sleep>>>,
@@ -94,8 +112,9 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(stream: TcpStream, round: Round, patience: Patience) -> Self {
-        let (head_timer, write_timer, linger_timer) = (None, None, None);
-        Self { io: TokioIo::new(stream), round, patience, head_timer, write_timer, is_shut_down: false, linger_timer }
+        let io = TokioIo::new(stream);
+        let (head_timer, body_timer, write_timer, linger_timer) = (None, None, None, None);
+        Self { io, round, patience, head_timer, body_timer, write_timer, is_shut_down: false, linger_timer }
     }
 
     /// Passes a write's result on; one that has waited for too long is an error.
@@ -105,6 +124,22 @@ impl Connection {
             return poll;
         }
         expire(&mut self.write_timer, self.patience.write, cx).map(Err)
+    }
+
+    /// Gives a body that has to be waited for its time. When it is over the service is told, in the same turn of this task, and it is for
+    /// the service to answer.
+    fn watch_body(&mut self, cx: &mut Context<'_>) {
+        match self.round.0.load(Ordering::Relaxed) {
+            BODY_BEGINS => {
+                self.round.0.store(BODY, Ordering::Relaxed);
+                self.body_timer = None;
+            }
+            BODY => {}
+            _other => return,
+        }
+        if expire(&mut self.body_timer, self.patience.body, cx).is_ready() {
+            self.round.0.store(BODY_LATE, Ordering::Relaxed);
+        }
     }
 
     /// Reads and drops what the peer still sends, until it ends or [`LINGER`] has passed.
@@ -146,6 +181,7 @@ impl Read for Connection {
             return expired.map(Err);
         }
         this.head_timer = None;
+        this.watch_body(cx);
         Poll::Pending
     }
 }

@@ -53,6 +53,7 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Limits {
     pub(crate) connections_max: usize,
     pub(crate) head_timeout: Duration,
+    pub(crate) body_timeout: Duration,
     pub(crate) idle_timeout: Duration,
 }
 
@@ -183,7 +184,7 @@ fn serve_connection(
     service: Arc<Service>,
     limits: Limits,
 ) -> impl GracefulConnection<Error = hyper::Error> {
-    let patience = Patience { head: limits.head_timeout, write: WRITE_PATIENCE };
+    let patience = Patience { head: limits.head_timeout, body: limits.body_timeout, write: WRITE_PATIENCE };
     let io = Connection::new(stream, round.clone(), patience);
     let service = service_fn(move |request| {
         let (service, round) = (Arc::clone(&service), round.clone());

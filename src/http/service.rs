@@ -1,28 +1,28 @@
 //! From a request to a reply: the limits around [`Intake`], and the entry in the ledger.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::task::Poll;
 
-use http_body_util::BodyExt;
 use hyper::Method;
 use hyper::Request;
 use hyper::body::Body;
+use hyper::body::Bytes;
+use hyper::body::Frame;
 use hyper::body::Incoming;
 use hyper::header;
 use hyper::http::request::Parts;
-use tokio::time;
 
 use crate::capture::Raw;
 use crate::clock;
 use crate::command::Command;
 use crate::intake::Admitted;
-use crate::intake::Answer;
 use crate::intake::Head;
 use crate::intake::Intake;
-use crate::ledger::Receipt;
 use crate::refusal::Refusal;
 use crate::request::Query;
 use crate::request::QueryError;
@@ -38,7 +38,6 @@ pub(crate) struct Service {
     /// The only path callbacks are taken on; `None`: any.
     pub(crate) path: Option<String>,
     pub(crate) body_bytes_max: usize,
-    pub(crate) body_timeout: Duration,
     /// Set when the process stops: each answer then ends its connection.
     pub(crate) is_stopping: Arc<AtomicBool>,
 }
@@ -49,10 +48,10 @@ impl Service {
         round.serve();
         let (parts, body) = request.into_parts();
         let mut body = Some(body);
-        let mut reply = self.reply(&parts, &mut body, peer).await;
+        let mut reply = self.reply(&parts, &mut body, peer, round).await;
         let goes_on = !reply::is_closing(&reply)
             && match body {
-                Some(unread) => self.skim(&parts, unread).await,
+                Some(unread) => self.skim(&parts, unread, round).await,
                 None => true,
             };
         if goes_on {
@@ -68,7 +67,7 @@ impl Service {
     }
 
     /// Takes the body out of `body` if it comes to reading it.
-    async fn reply(&self, parts: &Parts, body: &mut Option<Incoming>, peer: SocketAddr) -> Reply {
+    async fn reply(&self, parts: &Parts, body: &mut Option<Incoming>, peer: SocketAddr, round: &Round) -> Reply {
         let head = Head { peer, received: clock::wall(), began: clock::monotonic() };
         let raw_query = parts.uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
@@ -84,7 +83,10 @@ impl Service {
         }
         let mut receipt = Some(self.intake.ledger.receive(command.flatten()));
         let answer = match self.admit(head, parts, query) {
-            Ok(admitted) => self.accept(admitted, body, &mut receipt).await,
+            Ok(admitted) => match self.body(&admitted, body, round).await {
+                Ok(raw) => self.intake.accept(admitted, raw, &mut receipt).await,
+                Err(refusal) => Err(refusal),
+            },
             Err(refusal) => Err(refusal),
         };
         match answer {
@@ -114,46 +116,30 @@ impl Service {
         self.intake.admit(head, parts.uri.query().unwrap_or_default(), query.map_err(Refusal::Query)?)
     }
 
-    async fn accept(
-        &self,
-        admitted: Admitted<'_>,
-        body: &mut Option<Incoming>,
-        receipt: &mut Option<Receipt<'_>>,
-    ) -> Result<Answer, Refusal> {
-        let raw = match body.take() {
-            Some(body) => self.body(body, admitted.query()).await?,
-            None => Raw::begin(admitted.query(), 0),
-        };
-        self.intake.accept(admitted, raw, receipt).await
-    }
-
     /// Reads the body, behind a copy of the query.
-    async fn body(&self, mut body: Incoming, query: &str) -> Result<Raw, Refusal> {
+    async fn body(&self, admitted: &Admitted<'_>, body: &mut Option<Incoming>, round: &Round) -> Result<Raw, Refusal> {
+        let Some(mut body) = body.take() else { return Ok(Raw::begin(admitted.query(), 0)) };
         let limit = self.body_bytes_max;
-        let too_large = Refusal::BodyTooLarge { limit };
-        let expected = body.size_hint().lower();
-        let Some(expected) = usize::try_from(expected).ok().filter(|expected| *expected <= limit) else {
-            return Err(too_large);
-        };
-        let collected = time::timeout(self.body_timeout, async {
-            // Copied: what comes is a part of the connection's buffer, and would hold all of it for as long as it waits. In small
-            // chunks, that would be many times the body.
-            let mut raw = Raw::begin(query, expected);
-            while let Some(frame) = body.frame().await {
-                let Ok(data) = frame.map_err(|_broken_off| Refusal::BrokenOff)?.into_data() else { continue };
-                if data.len() > limit - raw.body().len() {
-                    return Err(too_large);
-                }
-                raw.push(&data);
+        let expected = usize::try_from(body.size_hint().lower()).ok().filter(|expected| *expected <= limit);
+        let Some(expected) = expected else { return Err(Refusal::BodyTooLarge { limit }) };
+        // Copied: what comes is a part of the connection's buffer, and would hold all of it for as long as it waits. In small
+        // chunks, that would be many times the body.
+        let mut raw = Raw::begin(admitted.query(), expected);
+        round.read_body();
+        while let Some(frame) = frame(&mut body, round).await? {
+            let Ok(data) = frame.into_data() else { continue };
+            if data.len() > limit - raw.body().len() {
+                return Err(Refusal::BodyTooLarge { limit });
             }
-            Ok(raw.end())
-        });
-        collected.await.unwrap_or(Err(Refusal::BodyTimeout))
+            raw.push(&data);
+        }
+        round.serve();
+        Ok(raw.end())
     }
 
     /// Reads a body that nobody wants and drops it, so that the connection can be used on. Returns whether it came to its end: it has
     /// the limits of any body, and one that waits for a `100 Continue` is not asked for.
-    async fn skim(&self, head: &Parts, mut body: Incoming) -> bool {
+    async fn skim(&self, head: &Parts, mut body: Incoming, round: &Round) -> bool {
         if body.is_end_stream() {
             return true;
         }
@@ -162,15 +148,28 @@ impl Service {
             return false;
         }
         let mut bytes = 0;
-        let skimmed = time::timeout(self.body_timeout, async {
-            while let Some(frame) = body.frame().await {
-                bytes += frame.ok()?.data_ref().map_or(0, |data| data.len() as u64);
-                if bytes > limit {
-                    return None;
-                }
+        round.read_body();
+        loop {
+            match frame(&mut body, round).await {
+                Ok(Some(frame)) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+                Ok(None) => return true,
+                Err(_late_or_broken_off) => return false,
             }
-            Some(())
-        });
-        matches!(skimmed.await, Ok(Some(())))
+            if bytes > limit {
+                return false;
+            }
+        }
     }
+}
+
+/// The next part of a body; `None` at its end. No timer here: the connection holds the time that a body may take.
+async fn frame(body: &mut Incoming, round: &Round) -> Result<Option<Frame<Bytes>>, Refusal> {
+    poll_fn(|cx| {
+        if round.is_body_late() {
+            return Poll::Ready(Err(Refusal::BodyTimeout));
+        }
+        let frame = Pin::new(&mut *body).poll_frame(cx);
+        frame.map(|frame| frame.transpose().map_err(|_broken_off| Refusal::BrokenOff))
+    })
+    .await
 }
