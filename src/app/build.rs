@@ -48,7 +48,7 @@ use crate::shutdown::Stop;
 use super::Failure;
 
 /// How long the pump lets captures gather in memory mode, where nobody waits for them: one wake-up for many, instead of one each.
-const GATHER: Duration = Duration::from_millis(1);
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Everything, built.
 pub(super) struct Built {

@@ -186,9 +186,11 @@ fn serve_connection(
 ) -> impl GracefulConnection<Error = hyper::Error> {
     let patience = Patience { head: limits.head_timeout, body: limits.body_timeout, write: WRITE_PATIENCE };
     let io = Connection::new(stream, round.clone(), patience);
+    // One for the connection: all connections would otherwise count references to the one service, from every thread.
+    let service = Arc::new((service, round));
     let service = service_fn(move |request| {
-        let (service, round) = (Arc::clone(&service), round.clone());
-        async move { Ok::<_, std::convert::Infallible>(service.serve(request, peer, &round).await) }
+        let service = Arc::clone(&service);
+        async move { Ok::<_, std::convert::Infallible>(service.0.serve(request, peer, &service.1).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())

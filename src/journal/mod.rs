@@ -245,30 +245,50 @@ impl Backlog {
         entries.is_closed && entries.waiting.is_empty()
     }
 
-    /// Frees the room of an entry all of whose records are in Kafka, and keeps the promise made for it.
-    pub(crate) fn settle(&self, entry: &Entry) {
-        self.free(entry);
+    /// Settles an entry all of whose records are in Kafka, and keeps the promise made for it. Its room is free at the next
+    /// [`Backlog::free`].
+    pub(crate) fn settle(&self, entry: &Entry, settled: &mut Settled) {
+        settled.add(self.queue.cost_of(&entry.capture));
         if entry.is_counted {
             match &entry.promise {
                 Some(promise) if !promise.keep() => self.queue.ledger.late(),
-                Some(_) | None => self.queue.ledger.deliver(1),
+                Some(_) | None => settled.delivered += 1,
             }
         }
     }
 
-    /// Frees the room of an entry that Kafka will never take. Its callback is lost, and its sender, if still there, is told so when
-    /// the deadline passes.
-    pub(crate) fn give_up(&self, entry: &Entry, reason: Reason) {
-        self.free(entry);
+    /// Settles an entry that Kafka will never take. Its callback is lost, and its sender, if still there, is told so.
+    pub(crate) fn give_up(&self, entry: &Entry, reason: Reason, settled: &mut Settled) {
+        settled.add(self.queue.cost_of(&entry.capture));
         let is_ours_to_count = entry.promise.as_ref().is_none_or(Promise::abandon);
         if entry.is_counted && is_ours_to_count {
             self.queue.ledger.lose_queued(reason);
         }
     }
 
-    fn free(&self, entry: &Entry) {
-        self.queue.captures.add_permits(1);
-        self.queue.bytes.add_permits(self.queue.cost_of(&entry.capture) as usize);
+    /// Frees the room of what was settled, and counts what was delivered: once for many.
+    pub(crate) fn free(&self, settled: &mut Settled) {
+        let Settled { captures, bytes, delivered } = std::mem::take(settled);
+        if captures > 0 {
+            self.queue.captures.add_permits(captures);
+            self.queue.bytes.add_permits(bytes);
+            self.queue.ledger.deliver(delivered);
+        }
+    }
+}
+
+/// Entries that were settled, and whose room is not free yet.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    captures: usize,
+    bytes: usize,
+    delivered: u64,
+}
+
+impl Settled {
+    fn add(&mut self, cost: u32) {
+        self.captures += 1;
+        self.bytes += cost as usize;
     }
 }
 

@@ -63,6 +63,18 @@ fn promised(journal: &Journal, ledger: &Ledger, number: i64) -> Appended {
     append(journal, ledger, number).unwrap().expect("a promise")
 }
 
+fn settle(backlog: &Backlog, entry: &Entry) {
+    let mut settled = Settled::default();
+    backlog.settle(entry, &mut settled);
+    backlog.free(&mut settled);
+}
+
+fn give_up(backlog: &Backlog, entry: &Entry) {
+    let mut settled = Settled::default();
+    backlog.give_up(entry, Reason::Unpublishable, &mut settled);
+    backlog.free(&mut settled);
+}
+
 fn take_all(backlog: &Backlog) -> Vec<Entry> {
     let mut taken = VecDeque::new();
     backlog.take(usize::MAX, &mut taken);
@@ -87,7 +99,7 @@ fn it_is_full_when_either_bound_is_reached_and_each_settled_entry_makes_room_for
 
         let taken = take_all(&backlog);
         assert!(poll(third.as_mut()).is_pending(), "what is taken still needs its room");
-        backlog.settle(&taken[0]);
+        settle(&backlog, &taken[0]);
         assert!(poll(third.as_mut()).is_ready(), "{bounds:?}");
         assert_eq!(numbers(&take_all(&backlog)), [2]);
         assert_eq!((ledger.read().delivered, ledger.read().waiting_queue), (1, 2));
@@ -107,7 +119,7 @@ fn who_waits_gets_room_in_the_order_of_arrival() {
     for expected in 0..3 {
         let taken = take_all(&backlog);
         assert_eq!(numbers(&taken), [expected]);
-        backlog.settle(&taken[0]);
+        settle(&backlog, &taken[0]);
         assert!(!journal.keep(capture(9)), "nobody who comes later is before those who wait");
         // The last is asked first.
         let ready: Vec<_> = (0..waiting.len()).rev().filter(|nth| poll(waiting[*nth].as_mut()).is_ready()).collect();
@@ -141,7 +153,7 @@ fn an_append_that_is_dropped_while_it_waits_leaves_its_place_and_its_room_to_oth
         assert!(poll(pin!(journal.append(capture(1), &mut receipt))).is_pending());
     }
     assert_eq!(ledger.read().ended_total(Account::Refused), 3, "broken off");
-    backlog.settle(&take_all(&backlog)[0]);
+    settle(&backlog, &take_all(&backlog)[0]);
     append(&journal, &ledger, 2).unwrap();
     assert_eq!(numbers(&take_all(&backlog)), [2]);
 }
@@ -153,7 +165,7 @@ fn a_capture_that_is_larger_than_all_room_takes_all_of_it() {
     for number in 0..2 {
         append(&journal, &ledger, number).unwrap();
         assert!(!journal.keep(capture(9)));
-        backlog.settle(&take_all(&backlog)[0]);
+        settle(&backlog, &take_all(&backlog)[0]);
     }
 }
 
@@ -162,7 +174,7 @@ fn bounds_beyond_what_can_be_counted_are_no_bounds() {
     let bounds = Bounds { captures_max: usize::MAX, bytes_max: usize::MAX, waiting_bytes_max: usize::MAX };
     let (journal, backlog, ledger) = open(Ack::Memory, bounds);
     append(&journal, &ledger, 0).unwrap();
-    backlog.settle(&take_all(&backlog)[0]);
+    settle(&backlog, &take_all(&backlog)[0]);
 }
 
 #[test]
@@ -195,7 +207,7 @@ fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
     let taken = take_all(&backlog);
     assert_eq!(numbers(&taken), [0]);
     assert!(backlog.is_at_end());
-    backlog.settle(&taken[0]);
+    settle(&backlog, &taken[0]);
     assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::Closed);
     journal.offer(capture(3), ledger.receive(None));
     assert!(!journal.keep(capture(4)));
@@ -210,7 +222,7 @@ fn what_kafka_will_never_take_is_lost_once_and_an_answer_that_waits_is_no_200() 
     let gone = promised(&journal, &ledger, 1);
     assert!(!gone.abandon(Reason::Deadline));
     for entry in take_all(&backlog) {
-        backlog.give_up(&entry, Reason::Unpublishable);
+        give_up(&backlog, &entry);
     }
     assert_eq!(poll(pin!(waits.acknowledged())), Poll::Ready(false), "it is told at once");
     assert!(!waits.abandon(Reason::Deadline));
@@ -232,7 +244,7 @@ fn a_promise_is_kept_or_abandoned_and_never_both_however_the_threads_meet() {
         let is_200: Vec<bool> = thread::scope(|scope| {
             scope.spawn(|| {
                 together.wait();
-                entries.iter().for_each(|entry| backlog.settle(entry));
+                entries.iter().for_each(|entry| settle(&backlog, entry));
             });
             together.wait();
             // Backwards every other time, so that they meet in the middle.
@@ -279,7 +291,7 @@ fn nothing_that_was_taken_comes_in_behind_the_end() {
                 let mut settled = 0;
                 while !backlog.is_at_end() {
                     for entry in take_all(&backlog) {
-                        backlog.settle(&entry);
+                        settle(&backlog, &entry);
                         settled += 1;
                     }
                 }

@@ -23,6 +23,7 @@ use crate::clock;
 use crate::clock::Heartbeat;
 use crate::journal::Backlog;
 use crate::journal::Entry;
+use crate::journal::Settled;
 use crate::metrics::publish::PublishMetrics;
 use crate::metrics::publish::RecordOutcome;
 use crate::normalise::Normaliser;
@@ -44,6 +45,8 @@ const TAKE_MAX: usize = 1024;
 const SAMPLE_EVERY: u64 = 16;
 /// How long a lane rests when the client's queue is full, or when a record is sent again that has not itself been refused.
 const REST: Duration = Duration::from_millis(20);
+/// How often the metrics of the pump are brought up to date, under load; otherwise at each turn.
+const OBSERVE_EVERY: Duration = Duration::from_millis(100);
 /// How long the pump sleeps at most when nothing wakes it.
 const NAP: Duration = Duration::from_millis(100);
 
@@ -108,6 +111,49 @@ struct Sent {
     sent_at: Instant,
 }
 
+/// What was sent and not reported. A record's number is its place, which another takes once it is reported.
+#[derive(Debug, Default)]
+struct Unreported {
+    places: Vec<Option<Sent>>,
+    free: Vec<usize>,
+}
+
+impl Unreported {
+    /// The number for the next record.
+    fn next(&self) -> usize {
+        self.free.last().copied().unwrap_or(self.places.len())
+    }
+
+    /// Keeps a record that was sent under [`Unreported::next`].
+    fn insert(&mut self, sent: Sent) {
+        match self.free.pop().and_then(|place| self.places.get_mut(place)) {
+            Some(place) => *place = Some(sent),
+            None => self.places.push(Some(sent)),
+        }
+    }
+
+    fn remove(&mut self, sequence: usize) -> Option<Sent> {
+        let sent = self.places.get_mut(sequence).and_then(Option::take);
+        if sent.is_some() {
+            self.free.push(sequence);
+        }
+        sent
+    }
+
+    fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// When the one that has waited longest was sent. Looks at every place.
+    fn oldest(&self) -> Option<Instant> {
+        self.places.iter().flatten().map(|sent| sent.sent_at).min()
+    }
+
+    fn into_all(self) -> impl Iterator<Item = Sent> {
+        self.places.into_iter().flatten()
+    }
+}
+
 /// The records of one topic.
 #[derive(Debug, Default)]
 struct Lane {
@@ -167,13 +213,13 @@ pub(crate) struct Pump {
     gather: Duration,
     backoff: Backoff,
     lanes: Vec<Lane>,
-    /// What was sent and not reported, by the number it was sent with: the oldest is the first.
-    unreported: BTreeMap<usize, Sent>,
-    next_sequence: usize,
+    unreported: Unreported,
     next_order: u64,
     replace_at: Option<Instant>,
+    observe_at: Instant,
     taken: VecDeque<Entry>,
     reports: Vec<Report>,
+    settled: Settled,
 }
 
 /// What a pump works with.
@@ -202,12 +248,13 @@ impl Pump {
             gather,
             backoff,
             lanes,
-            unreported: BTreeMap::new(),
-            next_sequence: 0,
+            unreported: Unreported::default(),
             next_order: 0,
             replace_at: None,
+            observe_at: clock::monotonic(),
             taken: VecDeque::new(),
             reports: Vec::new(),
+            settled: Settled::default(),
         }
     }
 
@@ -239,6 +286,7 @@ impl Pump {
         self.kafka.stop();
         let now = clock::monotonic();
         self.take_last_reports(now);
+        self.observe_at = now;
         self.observe(now);
     }
 
@@ -277,12 +325,11 @@ impl Pump {
             lane.waiting.push_back(item);
             return;
         }
-        let sequence = self.next_sequence;
+        let sequence = self.unreported.next();
         match self.kafka.send(self.topics.name(topic), &record, sequence) {
             Ok(()) => {
                 lane.sent(item.is_suspect);
-                self.next_sequence += 1;
-                self.unreported.insert(sequence, Sent { item, topic, rejection, sent_at: now });
+                self.unreported.insert(Sent { item, topic, rejection, sent_at: now });
             }
             Err(SendError::QueueFull) => {
                 lane.waiting.push_back(item);
@@ -322,7 +369,7 @@ impl Pump {
         let mut reports = std::mem::take(&mut self.reports);
         self.kafka.reports(&mut reports);
         for report in reports.drain(..) {
-            let Some(Sent { item, topic, rejection, sent_at }) = self.unreported.remove(&report.sequence) else {
+            let Some(Sent { item, topic, rejection, sent_at }) = self.unreported.remove(report.sequence) else {
                 tracing::error!(sequence = report.sequence, "a delivery report names no record that was sent");
                 continue;
             };
@@ -339,6 +386,7 @@ impl Pump {
             }
         }
         self.reports = reports;
+        self.backlog.free(&mut self.settled);
     }
 
     /// Settles what is in Kafka after all. The rest is not sent again: this is the end.
@@ -346,11 +394,12 @@ impl Pump {
         let mut reports = std::mem::take(&mut self.reports);
         self.kafka.reports(&mut reports);
         for report in reports.into_iter().filter(|report| report.verdict == Verdict::Delivered) {
-            if let Some(sent) = self.unreported.remove(&report.sequence) {
+            if let Some(sent) = self.unreported.remove(report.sequence) {
                 self.metrics.delivered(now.saturating_duration_since(sent.sent_at), sent.rejection);
                 self.delivered(&sent.item, sent.topic);
             }
         }
+        self.backlog.free(&mut self.settled);
     }
 
     fn delivered(&mut self, item: &Item, topic: Topic) {
@@ -360,7 +409,7 @@ impl Pump {
         {
             lane.backoff = Duration::ZERO;
         }
-        self.backlog.settle(&item.entry);
+        self.backlog.settle(&item.entry, &mut self.settled);
     }
 
     fn unproven(&mut self, item: Item, topic: Topic) {
@@ -403,7 +452,7 @@ impl Pump {
             Failure::Poison(code) => {
                 self.metrics.ended(RecordOutcome::Poison);
                 tracing::error!(topic = name, %code, "kafka does not even take the raw bytes of this callback; it is lost");
-                self.backlog.give_up(&item.entry, Reason::Unpublishable);
+                self.backlog.give_up(&item.entry, Reason::Unpublishable, &mut self.settled);
             }
         }
     }
@@ -427,7 +476,7 @@ impl Pump {
         self.kafka.stop();
         self.take_reports(now);
         // What was never reported is not in Kafka, or nobody will ever say so.
-        for Sent { item, topic, .. } in std::mem::take(&mut self.unreported).into_values() {
+        for Sent { item, topic, .. } in std::mem::take(&mut self.unreported).into_all() {
             if let Some(lane) = self.lanes.get_mut(topic.index()) {
                 lane.reported();
             }
@@ -449,7 +498,11 @@ impl Pump {
     }
 
     fn observe(&mut self, now: Instant) {
-        let oldest = self.unreported.first_key_value().map(|(_, sent)| now.saturating_duration_since(sent.sent_at));
+        if now < self.observe_at {
+            return;
+        }
+        self.observe_at = now + OBSERVE_EVERY;
+        let oldest = self.unreported.oldest().map(|sent_at| now.saturating_duration_since(sent_at));
         self.metrics.turned(self.unreported.len(), oldest.unwrap_or_default());
     }
 }
