@@ -162,33 +162,31 @@ impl Intake {
         Ok(Judged::Decided(decide::decide(&question, &self.blocklist.load(), self.policy, admitted.head.received)))
     }
 
+    /// Where there is room and nothing to wait for, no timer is made. Waiting is boxed: every request's future would be larger by it.
     async fn append(
         &self,
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
         deadline: Instant,
     ) -> Result<(), Refusal> {
-        // Where there is room and nothing to wait for, no timer is made.
-        let capture = match self.journal.append_now(capture, receipt) {
-            Ok(None) => return Ok(()),
-            Ok(Some(appended)) => return Self::acknowledged(appended, deadline).await,
-            Err(capture) => capture,
-        };
-        let appended = match time::timeout_at(deadline.into(), self.journal.append(capture, receipt)).await {
-            Ok(Ok(None)) => return Ok(()),
-            Ok(Ok(Some(appended))) => appended,
-            Ok(Err(AppendError::Full)) => return Err(Refusal::QueueFull),
-            Ok(Err(AppendError::Closed)) => return Err(Refusal::Stopping),
-            Err(_elapsed) => return Err(Refusal::Deadline),
-        };
-        Self::acknowledged(appended, deadline).await
+        match self.journal.append_now(capture, receipt) {
+            Ok(None) => Ok(()),
+            Ok(Some(appended)) => Box::pin(acknowledged(appended, deadline)).await,
+            Err(capture) => Box::pin(self.append_in_time(capture, receipt, deadline)).await,
+        }
     }
 
-    async fn acknowledged(appended: Appended, deadline: Instant) -> Result<(), Refusal> {
-        match time::timeout_at(deadline.into(), appended.acknowledged()).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Refusal::Unpublishable),
-            Err(_elapsed) if appended.abandon(Refusal::Deadline.reason()) => Ok(()),
+    async fn append_in_time(
+        &self,
+        capture: Box<Capture>,
+        receipt: &mut Option<Receipt<'_>>,
+        deadline: Instant,
+    ) -> Result<(), Refusal> {
+        match time::timeout_at(deadline.into(), self.journal.append(capture, receipt)).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(appended))) => acknowledged(appended, deadline).await,
+            Ok(Err(AppendError::Full)) => Err(Refusal::QueueFull),
+            Ok(Err(AppendError::Closed)) => Err(Refusal::Stopping),
             Err(_elapsed) => Err(Refusal::Deadline),
         }
     }
@@ -206,6 +204,16 @@ impl Intake {
         if !self.journal.keep(capture(admitted, raw, outcome)) {
             self.metrics.rejected_dropped.inc();
         }
+    }
+}
+
+/// Waits for Kafka's word until `deadline`.
+async fn acknowledged(appended: Appended, deadline: Instant) -> Result<(), Refusal> {
+    match time::timeout_at(deadline.into(), appended.acknowledged()).await {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Refusal::Unpublishable),
+        Err(_elapsed) if appended.abandon(Refusal::Deadline.reason()) => Ok(()),
+        Err(_elapsed) => Err(Refusal::Deadline),
     }
 }
 

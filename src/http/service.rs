@@ -51,7 +51,8 @@ impl Service {
         let mut reply = self.reply(&parts, &mut body, peer, round).await;
         let goes_on = !reply::is_closing(&reply)
             && match body {
-                Some(unread) => self.skim(&parts, unread, round).await,
+                // Boxed, as it is rare, and would make every request's future larger.
+                Some(unread) => Box::pin(self.skim(&parts, unread, round)).await,
                 None => true,
             };
         if goes_on {
