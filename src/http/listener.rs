@@ -30,6 +30,7 @@ use super::connection::Patience;
 use super::connection::Round;
 use super::reply;
 use super::service::Service;
+use super::service::Visit;
 
 /// Connections the kernel holds while none is accepted. `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4096;
@@ -187,11 +188,8 @@ fn serve_connection(
     let patience = Patience { head: limits.head_timeout, body: limits.body_timeout, write: WRITE_PATIENCE };
     let io = Connection::new(stream, round.clone(), patience);
     // One for the connection: all connections would otherwise count references to the one service, from every thread.
-    let service = Arc::new((service, round));
-    let service = service_fn(move |request| {
-        let service = Arc::clone(&service);
-        async move { Ok::<_, std::convert::Infallible>(service.0.serve(request, peer, &service.1).await) }
-    });
+    let visit = Arc::new(Visit { service, peer, round });
+    let service = service_fn(move |request| Arc::clone(&visit).serve(request));
     http1::Builder::new()
         .timer(TokioTimer::new())
         // hyper's timer runs from one answer to the end of the next head, so this is the idle time; `Connection` watches heads.

@@ -1,5 +1,6 @@
 //! From a request to a reply: the limits around [`Intake`], and the entry in the ledger.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -21,8 +22,10 @@ use crate::capture::Raw;
 use crate::clock;
 use crate::command::Command;
 use crate::intake::Admitted;
+use crate::intake::Answer;
 use crate::intake::Head;
 use crate::intake::Intake;
+use crate::ledger::Receipt;
 use crate::refusal::Refusal;
 use crate::request::Query;
 use crate::request::QueryError;
@@ -42,33 +45,67 @@ pub(crate) struct Service {
     pub(crate) is_stopping: Arc<AtomicBool>,
 }
 
-impl Service {
-    /// Answers one request, the next of `round`.
-    pub(crate) async fn serve(&self, request: Request<Incoming>, peer: SocketAddr, round: &Round) -> Reply {
-        round.serve();
+/// The service as one connection has it.
+///
+/// Futures are copied whole at each await of one within another, and this one once more by hyper: so there are few of them on the way
+/// of a callback, and what is rare is boxed.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    pub(crate) service: Arc<Service>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) round: Round,
+}
+
+impl Visit {
+    /// Answers one request, the next of the round.
+    pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Reply, Infallible> {
+        let service = &*self.service;
+        self.round.serve();
         let (parts, body) = request.into_parts();
         let mut body = Some(body);
-        let mut reply = self.reply(&parts, &mut body, peer, round).await;
+        let mut reply = match service.receive(&parts, self.peer) {
+            Step::Answer(reply) => reply,
+            Step::Refuse(receipt, refusal) => conclude(Err(refusal), Some(receipt)),
+            Step::Read(receipt, admitted) => {
+                let mut receipt = Some(receipt);
+                let answer = match service.body(&admitted, body.take(), &self.round).await {
+                    Ok(raw) => service.intake.accept(admitted, raw, &mut receipt).await,
+                    Err(refusal) => Err(refusal),
+                };
+                conclude(answer, receipt)
+            }
+        };
         let goes_on = !reply::is_closing(&reply)
             && match body {
-                // Boxed, as it is rare, and would make every request's future larger.
-                Some(unread) => Box::pin(self.skim(&parts, unread, round)).await,
+                Some(unread) => Box::pin(service.skim(&parts, unread, &self.round)).await,
                 None => true,
             };
         if goes_on {
-            round.rest();
+            self.round.rest();
         } else {
             reply::close(&mut reply);
-            round.leave();
+            self.round.leave();
         }
-        if self.is_stopping.load(Ordering::Relaxed) {
+        if service.is_stopping.load(Ordering::Relaxed) {
             reply::close(&mut reply);
         }
-        reply
+        Ok(reply)
     }
+}
 
-    /// Takes the body out of `body` if it comes to reading it.
-    async fn reply(&self, parts: &Parts, body: &mut Option<Incoming>, peer: SocketAddr, round: &Round) -> Reply {
+/// What comes after a request's head.
+enum Step<'r> {
+    /// It is no callback.
+    Answer(Reply),
+    /// Its body is not wanted.
+    Refuse(Receipt<'r>, Refusal),
+    /// Its body is read.
+    Read(Receipt<'r>, Admitted<'r>),
+}
+
+impl Service {
+    /// Looks at a head. A request that names a command is in the ledger from here on.
+    fn receive<'r>(&'r self, parts: &'r Parts, peer: SocketAddr) -> Step<'r> {
         let head = Head { peer, received: clock::wall(), began: clock::monotonic() };
         let raw_query = parts.uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
@@ -80,25 +117,12 @@ impl Service {
         let is_harmless = matches!(parts.method, Method::GET | Method::HEAD | Method::POST);
         if is_harmless && command.is_none() {
             self.intake.metrics.probes.inc();
-            return reply::ok();
+            return Step::Answer(reply::ok());
         }
-        let mut receipt = Some(self.intake.ledger.receive(command.flatten()));
-        let answer = match self.admit(head, parts, query) {
-            Ok(admitted) => match self.body(&admitted, body, round).await {
-                Ok(raw) => self.intake.accept(admitted, raw, &mut receipt).await,
-                Err(refusal) => Err(refusal),
-            },
-            Err(refusal) => Err(refusal),
-        };
-        match answer {
-            Ok(answer) => reply::answer(&answer),
-            Err(refusal) => {
-                tracing::debug!(reason = refusal.reason().word(), %peer, "refused");
-                if let Some(receipt) = receipt {
-                    receipt.end(refusal.reason());
-                }
-                reply::refusal(&refusal)
-            }
+        let receipt = self.intake.ledger.receive(command.flatten());
+        match self.admit(head, parts, query) {
+            Ok(admitted) => Step::Read(receipt, admitted),
+            Err(refusal) => Step::Refuse(receipt, refusal),
         }
     }
 
@@ -118,8 +142,8 @@ impl Service {
     }
 
     /// Reads the body, behind a copy of the query.
-    async fn body(&self, admitted: &Admitted<'_>, body: &mut Option<Incoming>, round: &Round) -> Result<Raw, Refusal> {
-        let Some(mut body) = body.take() else { return Ok(Raw::begin(admitted.query(), 0)) };
+    async fn body(&self, admitted: &Admitted<'_>, body: Option<Incoming>, round: &Round) -> Result<Raw, Refusal> {
+        let Some(mut body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
         let limit = self.body_bytes_max;
         let expected = usize::try_from(body.size_hint().lower()).ok().filter(|expected| *expected <= limit);
         let Some(expected) = expected else { return Err(Refusal::BodyTooLarge { limit }) };
@@ -163,14 +187,27 @@ impl Service {
     }
 }
 
+/// Makes the reply, and ends in the ledger what has not been accepted.
+fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Reply {
+    match answer {
+        Ok(answer) => reply::answer(&answer),
+        Err(refusal) => {
+            tracing::debug!(reason = refusal.reason().word(), "refused");
+            if let Some(receipt) = receipt {
+                receipt.end(refusal.reason());
+            }
+            reply::refusal(&refusal)
+        }
+    }
+}
+
 /// The next part of a body; `None` at its end. No timer here: the connection holds the time that a body may take.
-async fn frame(body: &mut Incoming, round: &Round) -> Result<Option<Frame<Bytes>>, Refusal> {
-    poll_fn(|cx| {
+fn frame(body: &mut Incoming, round: &Round) -> impl Future<Output = Result<Option<Frame<Bytes>>, Refusal>> {
+    poll_fn(move |cx| {
         if round.is_body_late() {
             return Poll::Ready(Err(Refusal::BodyTimeout));
         }
         let frame = Pin::new(&mut *body).poll_frame(cx);
         frame.map(|frame| frame.transpose().map_err(|_broken_off| Refusal::BrokenOff))
     })
-    .await
 }
