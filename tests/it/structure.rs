@@ -34,7 +34,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "request",
         ],
     ),
-    ("http", &["clock", "command", "decide", "intake", "ledger", "refusal", "request"]),
+    ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request"]),
     ("publish", &["clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
     ("follow", &["clock", "decide", "metrics", "shutdown"]),
     ("admin", &["publish", "shutdown"]),
