@@ -12,6 +12,7 @@ use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
 use crate::body::AddSubscriber;
+use crate::body::is_blank;
 use crate::refusal::Refusal;
 
 /// A body that is a JSON object of the command it came under. Only [`prove`] makes one.
@@ -71,11 +72,6 @@ pub fn subscription<'a>(proven: &Proven<'a>) -> Result<AddSubscriber<'a>, Refusa
 /// The subscribers of a question, as plain ids.
 pub fn subscriber_ids<'a>(asked: AddSubscriber<'a>) -> Vec<Cow<'a, str>> {
     asked.subscribers.into_iter().map(|subscriber| subscriber.0.account.0).collect()
-}
-
-/// What JSON calls white space.
-const fn is_blank(character: char) -> bool {
-    matches!(character, ' ' | '\t' | '\n' | '\r')
 }
 
 fn not_an_object(text: &str) -> Refusal {

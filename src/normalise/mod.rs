@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::auth::Apps;
+use crate::body::is_blank;
 use crate::capture::Capture;
 use crate::capture::Outcome;
 use crate::command::Command;
@@ -109,11 +110,6 @@ impl Normaliser {
             timestamp_ms: capture.received.0,
         }
     }
-}
-
-/// What JSON calls white space.
-const fn is_blank(character: char) -> bool {
-    matches!(character, ' ' | '\t' | '\n' | '\r')
 }
 
 /// As much of `text` as fits, in whole characters.
