@@ -1,6 +1,7 @@
 //! Properties of the Kafka client: any that librdkafka takes, except those that would break what callbridge promises.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use crate::config::JudgeKafka;
 use crate::config::problem::Fault;
@@ -14,6 +15,11 @@ const PROPAGATION: &str = "topic.metadata.propagation.max.ms";
 /// librdkafka multiplies the time by 1000 in 32 bits; above this it turns negative, and every record to a new topic
 /// fails at once.
 const PROPAGATION_MS_MAX: i64 = 2_147_483;
+
+const STATISTICS: &str = "statistics.interval.ms";
+
+/// Readiness and the metrics of the client follow its statistics; 0 would mean none.
+const STATISTICS_MS: RangeInclusive<i64> = 1..=5_000;
 
 /// A property that must not have other values than these. librdkafka writes booleans in three ways.
 struct Fixed {
@@ -96,6 +102,9 @@ fn property(reader: &mut Reader, path: &str) -> Option<String> {
 fn broken_promise(name: &str, value: &str) -> Option<&'static str> {
     if name == PROPAGATION && value.parse::<i64>().is_ok_and(|millis| millis > PROPAGATION_MS_MAX) {
         return Some("must not be above 2147483: librdkafka overflows there, and fails every record to a new topic");
+    }
+    if name == STATISTICS && value.parse().is_ok_and(|millis| !STATISTICS_MS.contains(&millis)) {
+        return Some("must be from 1 to 5000: readiness follows the statistics");
     }
     let fixed = FIXED.iter().find(|fixed| fixed.property == name)?;
     let is_taken = fixed.taken.iter().any(|taken| taken.eq_ignore_ascii_case(value));

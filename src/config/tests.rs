@@ -478,6 +478,7 @@ fn kafka_properties_that_break_a_promise_are_refused() {
         ("transactional.id", &["t"], &[]),
         ("metadata.broker.list", &["a:1"], &[]),
         ("test.mock.num.brokers", &["3"], &[]),
+        ("statistics.interval.ms", &["0", "60000"], &["500", "5000"]),
         ("topic.metadata.propagation.max.ms", &["2147484", "3600000"], &["2147483", "0"]),
     ] {
         let load = |value: &str| {

@@ -29,102 +29,22 @@ use rdkafka::producer::Producer;
 use rdkafka::producer::ProducerContext;
 
 use crate::clock::Heartbeat;
-use crate::journal::Ack;
 use crate::metrics::kafka::KafkaMetrics;
 use crate::record::Record;
 
+use super::properties::Properties;
 use super::topics::TopicsClient;
 
 /// How long one turn of the poll thread lasts; it wakes at once for an event.
 const POLL_TURN: Duration = Duration::from_millis(100);
 
-/// The properties callbridge sets unless the configuration does: librdkafka's names, with the reason of each.
-fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
-    let linger_ms = match ack {
-        // Somebody waits for the report, and nobody else may be there to share a batch with.
-        Ack::Broker => "0.5",
-        // Nobody waits, and a batch for each partition every 5 ms costs brokers and us noticeably more than one every 25 ms.
-        Ack::Memory => "25",
-    };
-    let fixed = [
-        ("client.id", "callbridge"),
-        // Order, and no repeats within a producer's life. Implies acks=all and endless retries.
-        ("enable.idempotence", "true"),
-        // When a batch fails for good, those behind it must not go on without it: the producer ends, and its successor gets all again.
-        ("enable.gapless.guarantee", "true"),
-        ("acks", "all"),
-        // With more, records were lost behind positive reports when a partition's leader was not ready yet.
-        ("max.in.flight.requests.per.connection", "1"),
-        // librdkafka owns the retries: a record that times out in its queue would leave a gap in the sequence.
-        ("message.timeout.ms", "0"),
-        ("linger.ms", linger_ms),
-        ("compression.type", "lz4"),
-        // The queue that counts is the journal's; this one only must not be the smaller.
-        ("queue.buffering.max.messages", "1000000"),
-        ("queue.buffering.max.kbytes", "1048576"),
-        // The default of 60 s sees a frozen leader late.
-        ("socket.timeout.ms", "30000"),
-        ("request.timeout.ms", "20000"),
-        ("socket.keepalive.enable", "true"),
-        ("socket.nagle.disable", "true"),
-        ("reconnect.backoff.max.ms", "2000"),
-        // The time in which "no such topic" may still be a cluster that has not caught up. From 2 147 484 on it inverts.
-        ("topic.metadata.propagation.max.ms", "2100000"),
-        ("topic.metadata.refresh.interval.ms", "60000"),
-        // Java's default for records with a key. Changing it later moves keys to other partitions.
-        ("partitioner", "murmur2_random"),
-        // Readiness and metrics follow it.
-        ("statistics.interval.ms", "500"),
-        ("log.connection.close", "false"),
-    ];
-    fixed.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
-}
-
-/// The properties as librdkafka gets them: the defaults, under what the configuration says.
-#[derive(Debug, Clone)]
-pub(crate) struct Properties(BTreeMap<String, String>);
-
-impl Properties {
-    /// The defaults for `ack`, overridden by `configured`.
-    pub(crate) fn new(ack: Ack, configured: &BTreeMap<String, String>) -> Self {
-        let mut properties: BTreeMap<String, String> =
-            defaults(ack).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        for (name, value) in configured {
-            // Two names of one property must not both be given.
-            for other in aliases(name) {
-                properties.remove(*other);
-            }
-            properties.insert(name.clone(), value.clone());
-        }
-        Self(properties)
+fn client_config(properties: &Properties) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in properties.iter() {
+        config.set(name, value);
     }
-
-    /// Points the client at these brokers.
-    pub(crate) fn with_bootstrap(mut self, servers: String) -> Self {
-        self.0.insert("bootstrap.servers".into(), servers);
-        self
-    }
-
-    pub(super) fn client_config(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        for (name, value) in &self.0 {
-            config.set(name, value);
-        }
-        config.set_log_level(RDKafkaLogLevel::Warning);
-        config
-    }
-}
-
-/// The other names librdkafka knows a property by.
-fn aliases(name: &str) -> &'static [&'static str] {
-    match name {
-        "request.required.acks" => &["acks"],
-        "delivery.timeout.ms" => &["message.timeout.ms"],
-        "queue.buffering.max.ms" => &["linger.ms"],
-        "compression.codec" => &["compression.type"],
-        "max.in.flight" => &["max.in.flight.requests.per.connection"],
-        _ => &[],
-    }
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    config
 }
 
 /// Lets librdkafka judge each property by itself. Returns what is wrong, by property.
@@ -372,7 +292,7 @@ impl Unstarted {
     ///
     /// It does not, and says why.
     pub(crate) fn new(properties: &Properties, metrics: KafkaMetrics) -> Result<Self, ClientError> {
-        let config = properties.client_config();
+        let config = client_config(properties);
         let probe: BaseProducer = config.create()?;
         drop(probe);
         Ok(Self { config, health: Arc::default(), metrics })
@@ -490,33 +410,13 @@ impl Kafka {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Ack;
 
     #[test]
-    fn every_default_is_taken_by_librdkafka_and_can_be_overridden() {
+    fn every_default_is_taken_by_librdkafka() {
         for ack in [Ack::Broker, Ack::Memory] {
             let properties = Properties::new(ack, &BTreeMap::new());
-            properties.client_config().create_native_config().unwrap();
-            for name in properties.0.keys() {
-                let configured = BTreeMap::from([(name.clone(), "configured".to_owned())]);
-                assert_eq!(Properties::new(ack, &configured).0.get(name).map(String::as_str), Some("configured"));
-            }
-        }
-    }
-
-    #[test]
-    fn another_name_for_a_property_takes_the_place_of_its_default() {
-        for name in [
-            "request.required.acks",
-            "delivery.timeout.ms",
-            "queue.buffering.max.ms",
-            "compression.codec",
-            "max.in.flight",
-        ] {
-            let configured = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
-            let properties = Properties::new(Ack::Memory, &configured);
-            for other in aliases(name) {
-                assert!(!properties.0.contains_key(*other), "{other} beside {name}");
-            }
+            client_config(&properties).create_native_config().unwrap();
         }
     }
 

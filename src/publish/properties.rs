@@ -1,0 +1,122 @@
+//! The properties of the Kafka client: what callbridge sets, why, and what the configuration may put in its place.
+
+use std::collections::BTreeMap;
+
+use crate::journal::Ack;
+
+/// The properties callbridge sets unless the configuration does: librdkafka's names, with the reason of each.
+fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
+    let linger_ms = match ack {
+        // Somebody waits for the report, and nobody else may be there to share a batch with.
+        Ack::Broker => "0.5",
+        // Nobody waits, and a batch for each partition every 5 ms costs brokers and us noticeably more than one every 25 ms.
+        Ack::Memory => "25",
+    };
+    let fixed = [
+        ("client.id", "callbridge"),
+        // Order, and no repeats within a producer's life. Implies acks=all and endless retries.
+        ("enable.idempotence", "true"),
+        // When a batch fails for good, those behind it must not go on without it: the producer ends, and its successor gets all again.
+        ("enable.gapless.guarantee", "true"),
+        ("acks", "all"),
+        // With more, records were lost behind positive reports when a partition's leader was not ready yet.
+        ("max.in.flight.requests.per.connection", "1"),
+        // librdkafka owns the retries: a record that times out in its queue would leave a gap in the sequence.
+        ("message.timeout.ms", "0"),
+        ("linger.ms", linger_ms),
+        ("compression.type", "lz4"),
+        // The queue that counts is the journal's; this one only must not be the smaller.
+        ("queue.buffering.max.messages", "1000000"),
+        ("queue.buffering.max.kbytes", "1048576"),
+        // The default of 60 s sees a frozen leader late.
+        ("socket.timeout.ms", "30000"),
+        ("request.timeout.ms", "20000"),
+        ("socket.keepalive.enable", "true"),
+        ("socket.nagle.disable", "true"),
+        ("reconnect.backoff.max.ms", "2000"),
+        // The time in which "no such topic" may still be a cluster that has not caught up. From 2 147 484 on it inverts.
+        ("topic.metadata.propagation.max.ms", "2100000"),
+        ("topic.metadata.refresh.interval.ms", "60000"),
+        // Java's default for records with a key. Changing it later moves keys to other partitions.
+        ("partitioner", "murmur2_random"),
+        // Readiness and metrics follow it.
+        ("statistics.interval.ms", "500"),
+        ("log.connection.close", "false"),
+    ];
+    fixed.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
+}
+
+/// The properties as librdkafka gets them: the defaults, under what the configuration says.
+#[derive(Debug, Clone)]
+pub(crate) struct Properties(BTreeMap<String, String>);
+
+impl Properties {
+    /// The defaults for `ack`, overridden by `configured`.
+    pub(crate) fn new(ack: Ack, configured: &BTreeMap<String, String>) -> Self {
+        let mut properties: BTreeMap<String, String> =
+            defaults(ack).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        for (name, value) in configured {
+            // Two names of one property must not both be given.
+            for other in aliases(name) {
+                properties.remove(*other);
+            }
+            properties.insert(name.clone(), value.clone());
+        }
+        Self(properties)
+    }
+
+    /// Points the client at these brokers.
+    pub(crate) fn with_bootstrap(mut self, servers: String) -> Self {
+        self.0.insert("bootstrap.servers".into(), servers);
+        self
+    }
+
+    /// Each name with its value.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+/// The other names librdkafka knows a property by.
+fn aliases(name: &str) -> &'static [&'static str] {
+    match name {
+        "request.required.acks" => &["acks"],
+        "delivery.timeout.ms" => &["message.timeout.ms"],
+        "queue.buffering.max.ms" => &["linger.ms"],
+        "compression.codec" => &["compression.type"],
+        "max.in.flight" => &["max.in.flight.requests.per.connection"],
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_can_be_overridden() {
+        for ack in [Ack::Broker, Ack::Memory] {
+            for (name, _value) in Properties::new(ack, &BTreeMap::new()).iter() {
+                let configured = BTreeMap::from([(name.to_owned(), "configured".to_owned())]);
+                assert!(Properties::new(ack, &configured).iter().any(|property| property == (name, "configured")));
+            }
+        }
+    }
+
+    #[test]
+    fn another_name_for_a_property_takes_the_place_of_its_default() {
+        for name in [
+            "request.required.acks",
+            "delivery.timeout.ms",
+            "queue.buffering.max.ms",
+            "compression.codec",
+            "max.in.flight",
+        ] {
+            let configured = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+            let properties = Properties::new(Ack::Memory, &configured);
+            for other in aliases(name) {
+                assert!(!properties.0.contains_key(*other), "{other} beside {name}");
+            }
+        }
+    }
+}
