@@ -1,9 +1,11 @@
 //! A connection's socket with the patience of a server: a head or a body that trickles in, and an answer that nobody reads, end the
 //! connection.
 //!
-//! hyper has one timer for the wait between requests and for the time a head takes; one is long, the other must be short. So hyper gets
-//! the long one, and this wrapper watches the head: from the first byte of a head to the call of the service, it must not take longer
-//! than its limit. Timers are made only when a read or a write has to wait in the middle, which on a healthy connection is never.
+//! hyper has one timer for the wait between requests and for the time a head takes; one is long, the other must be short, and it is
+//! started anew for each request. So hyper gets none, and this wrapper watches: from the first byte of a head to the call of the service,
+//! and from the first wait for a body to its end, it must not take longer than its limit. Those timers are made only when a read or a
+//! write has to wait in the middle, which on a healthy connection is never. One timer runs all the time, in steps of an eighth of the
+//! idle time: a connection that had nothing to read in eight of them is idle.
 //!
 //! A connection that ends while its peer still sends lingers for a moment: closed at once, the kernel would answer what comes with a
 //! reset, and that takes the answer from under the peer's eyes.
@@ -95,7 +97,12 @@ pub(crate) struct Patience {
     pub(crate) body: Duration,
     /// Without a byte of the answer being taken.
     pub(crate) write: Duration,
+    /// Between an answer and the next request.
+    pub(crate) idle: Duration,
 }
+
+/// In how many steps idleness is told.
+const IDLE_STEPS: u32 = 8;
 
 /// See the module.
 #[derive(Debug)]
@@ -106,6 +113,9 @@ pub(crate) struct Connection {
     head_timer: Option<Pin<Box<Sleep>>>,
     body_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
+    idle_timer: Pin<Box<Sleep>>,
+    /// Steps of the idle timer since something was read.
+    quiet_steps: u32,
     is_shut_down: bool,
     linger_timer: Option<Pin<Box<Sleep>>>,
 }
@@ -114,7 +124,20 @@ impl Connection {
     pub(crate) fn new(stream: TcpStream, round: Round, patience: Patience) -> Self {
         let io = TokioIo::new(stream);
         let (head_timer, body_timer, write_timer, linger_timer) = (None, None, None, None);
-        Self { io, round, patience, head_timer, body_timer, write_timer, is_shut_down: false, linger_timer }
+        let idle_timer = Box::pin(time::sleep(patience.idle / IDLE_STEPS));
+        let (quiet_steps, is_shut_down) = (0, false);
+        Self {
+            io,
+            round,
+            patience,
+            head_timer,
+            body_timer,
+            write_timer,
+            idle_timer,
+            quiet_steps,
+            is_shut_down,
+            linger_timer,
+        }
     }
 
     /// Passes a write's result on; one that has waited for too long is an error.
@@ -142,6 +165,19 @@ impl Connection {
         }
     }
 
+    /// Ready when the connection has been idle for too long.
+    fn watch_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        while self.idle_timer.as_mut().poll(cx).is_ready() {
+            self.quiet_steps = if self.round.0.load(Ordering::Relaxed) == IDLE { self.quiet_steps + 1 } else { 0 };
+            if self.quiet_steps >= IDLE_STEPS {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            let next = self.idle_timer.deadline() + self.patience.idle / IDLE_STEPS;
+            self.idle_timer.as_mut().reset(next);
+        }
+        Poll::Pending
+    }
+
     /// Reads and drops what the peer still sends, until it ends or [`LINGER`] has passed.
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 4096];
@@ -167,6 +203,7 @@ impl Read for Connection {
         let this = self.get_mut();
         let poll = Pin::new(&mut this.io).poll_read(cx, buffer);
         if poll.is_ready() {
+            this.quiet_steps = 0;
             if this.round.read() {
                 this.head_timer = None;
             }
@@ -182,7 +219,7 @@ impl Read for Connection {
         }
         this.head_timer = None;
         this.watch_body(cx);
-        Poll::Pending
+        this.watch_idle(cx).map(Err)
     }
 }
 

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
 use hyper_util::server::graceful::GracefulConnection;
 use socket2::Domain;
 use socket2::Protocol;
@@ -185,15 +184,19 @@ fn serve_connection(
     service: Arc<Service>,
     limits: Limits,
 ) -> impl GracefulConnection<Error = hyper::Error> {
-    let patience = Patience { head: limits.head_timeout, body: limits.body_timeout, write: WRITE_PATIENCE };
+    let patience = Patience {
+        head: limits.head_timeout,
+        body: limits.body_timeout,
+        write: WRITE_PATIENCE,
+        idle: limits.idle_timeout,
+    };
     let io = Connection::new(stream, round.clone(), patience);
     // One for the connection: all connections would otherwise count references to the one service, from every thread.
     let visit = Arc::new(Visit { service, peer, round });
     let service = service_fn(move |request| Arc::clone(&visit).serve(request));
     http1::Builder::new()
-        .timer(TokioTimer::new())
-        // hyper's timer runs from one answer to the end of the next head, so this is the idle time; `Connection` watches heads.
-        .header_read_timeout(limits.idle_timeout)
+        // `Connection` watches heads, and the time between requests.
+        .header_read_timeout(None)
         .keep_alive(true)
         .half_close(false)
         .pipeline_flush(false)
