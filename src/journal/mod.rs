@@ -14,6 +14,8 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::thread::Thread;
 
 use tokio::sync::Semaphore;
@@ -62,6 +64,8 @@ pub(crate) struct Journal {
     queue: Arc<Queue>,
     ack: Ack,
     is_open: watch::Sender<bool>,
+    /// `is_open`, for those who need not wait for it.
+    lets_through: AtomicBool,
     waiting_bytes: Semaphore,
 }
 
@@ -104,6 +108,7 @@ pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger) -> (Journal, B
         queue: Arc::clone(&queue),
         ack,
         is_open: watch::Sender::new(false),
+        lets_through: AtomicBool::new(false),
         waiting_bytes: semaphore(bounds.waiting_bytes_max),
     };
     (journal, Backlog { queue })
@@ -118,7 +123,7 @@ impl Journal {
         receipt: &mut Option<Receipt<'_>>,
     ) -> Result<Option<Appended>, Box<Capture>> {
         let cost = self.queue.cost_of(&capture);
-        if !*self.is_open.borrow() || !self.queue.reserve_now(cost) {
+        if !self.lets_through.load(Ordering::Acquire) || !self.queue.reserve_now(cost) {
             return Err(capture);
         }
         self.push(capture, receipt)
@@ -173,6 +178,7 @@ impl Journal {
 
     /// Lets appends through: the topics are known. Until then they wait as for room.
     pub(crate) fn open(&self) {
+        self.lets_through.store(true, Ordering::Release);
         self.is_open.send_replace(true);
     }
 
@@ -314,6 +320,10 @@ impl Queue {
                 receipt.accept();
             }
             entries.waiting.push_back(entry);
+            if entries.waiting.len() > 1 {
+                // Whoever brought the first has woken the taker, who takes all.
+                return Ok(());
+            }
         }
         self.wake();
         Ok(())

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
 use crate::support::kafka::Kafka;
 use crate::support::load;
@@ -25,6 +26,7 @@ const ENOUGH: f64 = 300.0;
 #[test]
 fn nothing_is_lost_on_topics_made_a_moment_ago() {
     let Some(kafka) = Kafka::shared() else { return };
+    let _alone = Alone::take();
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         for _busy in 0..2 {

@@ -26,6 +26,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::runtime;
 
+use crate::support::alone::Alone;
 use crate::support::java;
 use crate::support::ports;
 use crate::support::process;
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
 pub(crate) struct Kafka {
     nodes: Vec<Node>,
     certificate: Option<Certificate>,
+    /// Three nodes and a test that loads the machine on purpose would starve each other.
+    _alone: Option<Alone>,
 }
 
 /// One process of it, which may be frozen, killed and started again.
@@ -101,11 +104,12 @@ impl Kafka {
     /// When it does not get ready, with the end of a node's log.
     pub(crate) fn with(settings: Settings) -> Option<Self> {
         real::found_or_skipped(java::available())?;
+        let mut alone = (settings.nodes > 1).then(Alone::take);
         let mut attempts = 3;
         loop {
             attempts -= 1;
             match Self::launch(settings) {
-                Ok(kafka) => return Some(kafka),
+                Ok(kafka) => return Some(Self { _alone: alone.take(), ..kafka }),
                 // Between the choice of a port and its use somebody may take it.
                 Err(log) if attempts > 0 && log.contains("Address already in use") => {}
                 Err(log) => panic!("Kafka did not start:\n{}", process::tail(&log, 40)),
@@ -118,7 +122,7 @@ impl Kafka {
         let layouts = Layout::of_all(settings.nodes, certificate.as_ref());
         format(&layouts)?;
         let nodes = layouts.into_iter().map(|layout| Node::start(layout, certificate.as_ref())).collect();
-        let mut kafka = Self { nodes, certificate };
+        let mut kafka = Self { nodes, certificate, _alone: None };
         let ids: Vec<i32> = kafka.nodes.iter().map(|node| node.id).collect();
         kafka.nodes.iter_mut().try_for_each(|node| node.wait_until_ready(&ids))?;
         Ok(kafka)
