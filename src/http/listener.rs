@@ -212,12 +212,17 @@ async fn end_in_order(
     mut finish: watch::Receiver<bool>,
 ) -> Result<(), hyper::Error> {
     let mut connection = pin!(connection);
+    let news = finish.clone();
     let mut ordered = pin!(async move { finish.wait_for(|finish| *finish).await.is_ok() });
-    let (mut is_ordered, mut is_told) = (false, false);
+    let (mut is_first, mut is_ordered, mut is_told) = (true, false, false);
     poll_fn(|cx| {
         // What has come is read first.
         let ended = connection.as_mut().poll(cx);
-        is_ordered = is_ordered || ordered.as_mut().poll(cx).is_ready();
+        // Asked once, so that the order wakes this task, and then only when there is one: to ask takes a lock that all connections share.
+        if !is_ordered && (is_first || news.has_changed().unwrap_or(true)) {
+            is_first = false;
+            is_ordered = ordered.as_mut().poll(cx).is_ready();
+        }
         if ended.is_ready() || !is_ordered || is_told || round.is_in_head() {
             return ended;
         }
