@@ -114,6 +114,7 @@ pub(crate) struct Connection {
     body_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Pin<Box<Sleep>>,
+    is_idle_timer_asked: bool,
     /// Steps of the idle timer since something was read.
     quiet_steps: u32,
     is_shut_down: bool,
@@ -125,7 +126,7 @@ impl Connection {
         let io = TokioIo::new(stream);
         let (head_timer, body_timer, write_timer, linger_timer) = (None, None, None, None);
         let idle_timer = Box::pin(time::sleep(patience.idle / IDLE_STEPS));
-        let (quiet_steps, is_shut_down) = (0, false);
+        let (quiet_steps, is_idle_timer_asked, is_shut_down) = (0, false, false);
         Self {
             io,
             round,
@@ -134,6 +135,7 @@ impl Connection {
             body_timer,
             write_timer,
             idle_timer,
+            is_idle_timer_asked,
             quiet_steps,
             is_shut_down,
             linger_timer,
@@ -167,6 +169,11 @@ impl Connection {
 
     /// Ready when the connection has been idle for too long.
     fn watch_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        // Asked once in each step, so that its end wakes this task, and then only when it has come.
+        if self.is_idle_timer_asked && !self.idle_timer.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.is_idle_timer_asked = true;
         while self.idle_timer.as_mut().poll(cx).is_ready() {
             self.quiet_steps = if self.round.0.load(Ordering::Relaxed) == IDLE { self.quiet_steps + 1 } else { 0 };
             if self.quiet_steps >= IDLE_STEPS {
