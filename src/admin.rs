@@ -35,6 +35,8 @@ use crate::shutdown::Phase;
 const CONNECTIONS_MAX: usize = 64;
 /// How long a client may be silent between or within requests.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long accepting rests when it fails: file descriptors come back as connections end.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// A thread that has not turned for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
@@ -77,7 +79,7 @@ impl Admin {
                 Some(_ended) = connections.join_next() => continue,
             };
             let Ok((stream, _peer)) = accepted else {
-                time::sleep(Duration::from_millis(100)).await;
+                time::sleep(ACCEPT_REST).await;
                 continue;
             };
             let admin = Arc::clone(&admin);
