@@ -7,6 +7,7 @@
 //! In this version the journal is in memory: bounded in captures and in bytes, in order, gone with the process.
 
 mod entry;
+pub(crate) mod log;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

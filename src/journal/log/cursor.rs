@@ -1,0 +1,153 @@
+//! Reads the log in order, frame by frame, as far as it is durable.
+
+use std::sync::Arc;
+
+use super::Damage;
+use super::Seq;
+use super::disk;
+use super::disk::Disk;
+use super::format::BLOCK_BYTES;
+use super::format::Frame;
+use super::format::FrameHeader;
+use super::store::Store;
+
+/// Read at a time, so that small frames do not cost a system call each.
+const READ_BYTES: u64 = 256 * 1024;
+
+/// Where a frame begins.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Its segment, by its first number.
+    pub(crate) segment: Seq,
+    /// In bytes.
+    pub(crate) offset: u64,
+}
+
+/// A reader's position.
+#[derive(Debug, Default)]
+pub(crate) struct Cursor {
+    next: Place,
+    /// What was read ahead of a file of this nonce, from there on.
+    buffer: Vec<u8>,
+    buffer_nonce: u64,
+    buffer_offset: u64,
+}
+
+/// Why the next frame cannot be read. The cursor is behind what cannot be read, and can go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The disk does not give it.
+    #[error("read the journal")]
+    Io(#[source] std::io::Error),
+    /// It is not what was written.
+    #[error("{0}")]
+    Damaged(Damage),
+}
+
+impl Cursor {
+    /// A cursor that will read what begins at `place`. The default place is the oldest frame.
+    pub(crate) fn at(place: Place) -> Self {
+        Self { next: place, ..Self::default() }
+    }
+
+    /// Where it will look for the next frame.
+    pub(crate) const fn place(&self) -> Place {
+        self.next
+    }
+
+    /// The next frame and where it is, or nothing if all that is durable has been read.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub(crate) fn next<D: Disk>(&mut self, store: &Store<D>) -> Result<Option<(Place, Frame<'_>)>, ReadError> {
+        let place = loop {
+            let Some((file, nonce, used_bytes, is_damaged)) = self.find(store) else { return Ok(None) };
+            match self.load(&*file, nonce, used_bytes) {
+                Ok(true) => break self.next,
+                Ok(false) => {}
+                Err(error) => return Err(ReadError::Io(error)),
+            }
+            // The file may have become a spare meanwhile; then there was nothing to read in it any more.
+            let Some(expected) = store.lock().segments.get(&self.next.segment).map(|segment| segment.nonce) else {
+                continue;
+            };
+            if expected != nonce {
+                continue;
+            }
+            let at = self.next;
+            self.next.offset += BLOCK_BYTES as u64;
+            if !is_damaged {
+                return Err(ReadError::Damaged(note_damage(store, at)));
+            }
+        };
+        let start = usize::try_from(place.offset - self.buffer_offset).unwrap_or(usize::MAX);
+        // It was checked a moment ago, in a borrow that had to end.
+        let frame = self.buffer.get(start..).and_then(Frame::decode_checked);
+        if let Some(frame) = &frame {
+            self.next.offset += frame.header.padded_bytes();
+        }
+        Ok(frame.map(|frame| (place, frame)))
+    }
+
+    /// The file that the next frame is in, going on to the next segment at the end of one.
+    #[expect(clippy::type_complexity, reason = "used once, just above")]
+    fn find<D: Disk>(&mut self, store: &Store<D>) -> Option<(Arc<D::File>, u64, u64, bool)> {
+        let state = store.lock();
+        loop {
+            self.next.offset = self.next.offset.max(BLOCK_BYTES as u64);
+            if let Some(segment) = state.segments.get(&self.next.segment)
+                && self.next.offset < segment.used_bytes
+            {
+                return Some((Arc::clone(&segment.file), segment.nonce, segment.used_bytes, segment.is_damaged));
+            }
+            let (first, _) = state.segments.range(self.next.segment + 1..).next()?;
+            self.next = Place { segment: *first, offset: BLOCK_BYTES as u64 };
+        }
+    }
+
+    /// Reads until the next frame is in the buffer. Returns whether it is a whole one.
+    fn load<F: disk::DiskFile>(&mut self, file: &F, nonce: u64, used_bytes: u64) -> std::io::Result<bool> {
+        let offset = self.next.offset;
+        let buffered_to = self.buffer_offset + self.buffer.len() as u64;
+        let has_header =
+            self.buffer_nonce == nonce && self.buffer_offset <= offset && offset + BLOCK_BYTES as u64 <= buffered_to;
+        if !has_header {
+            self.fill(file, nonce, READ_BYTES.min(used_bytes - offset))?;
+        }
+        let frame = |cursor: &Self| {
+            let start = usize::try_from(offset - cursor.buffer_offset).unwrap_or(usize::MAX);
+            cursor.buffer.get(start..).and_then(FrameHeader::peek)
+        };
+        let Some(header) = frame(self) else { return Ok(false) };
+        let end = offset.saturating_add(header.padded_bytes());
+        if end > used_bytes {
+            return Ok(false);
+        }
+        if end > self.buffer_offset + self.buffer.len() as u64 {
+            self.fill(file, nonce, (end - offset).max(READ_BYTES.min(used_bytes - offset)))?;
+        }
+        let start = usize::try_from(offset - self.buffer_offset).unwrap_or(usize::MAX);
+        Ok(self.buffer.get(start..).is_some_and(|bytes| Frame::decode(bytes, offset, nonce).is_some()))
+    }
+
+    fn fill<F: disk::DiskFile>(&mut self, file: &F, nonce: u64, bytes: u64) -> std::io::Result<()> {
+        self.buffer.resize(usize::try_from(bytes).unwrap_or(usize::MAX), 0);
+        let read = disk::read_full(file, &mut self.buffer, self.next.offset)?;
+        self.buffer.truncate(read);
+        self.buffer_offset = self.next.offset;
+        self.buffer_nonce = nonce;
+        Ok(())
+    }
+}
+
+/// Remembers that a segment is damaged.
+fn note_damage<D: Disk>(store: &Store<D>, at: Place) -> Damage {
+    let mut state = store.lock();
+    let segment = state.segments.get_mut(&at.segment);
+    let name = segment.map_or_else(String::new, |segment| {
+        segment.is_damaged = true;
+        segment.name.clone()
+    });
+    Damage { name, offset: at.offset, from: at.segment, to: at.segment }
+}

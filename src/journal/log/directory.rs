@@ -1,0 +1,192 @@
+//! A [`Disk`] that is a real directory.
+
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::fs::TryLockError;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use super::disk::Disk;
+use super::disk::DiskFile;
+
+/// A directory, locked for one process while this lives, unless it was opened to read only.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    /// Holds the lock, and syncs the names.
+    handle: File,
+    may_write: bool,
+}
+
+/// Why a directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DirectoryError {
+    /// It is not there and cannot be made, or it cannot be opened or written.
+    #[error("{what} {}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("{} belongs to another callbridge that is running", .0.display())]
+    Taken(PathBuf),
+    /// Locks and syncs of a network filesystem cannot be trusted.
+    #[error("{} is on a network filesystem ({kind}); the journal needs a local disk", path.display())]
+    Network {
+        /// Where.
+        path: PathBuf,
+        /// Which.
+        kind: &'static str,
+    },
+}
+
+/// What a filesystem is, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filesystem {
+    Local,
+    /// In memory: gone with the machine.
+    Memory,
+    Network(&'static str),
+}
+
+impl Filesystem {
+    /// By the magic number of Linux (`statfs(2)`).
+    const fn of(magic: u64) -> Self {
+        match magic & 0xffff_ffff {
+            0x0102_1994 | 0x8584_58f6 => Self::Memory,
+            0x6969 => Self::Network("nfs"),
+            0x517b => Self::Network("smb"),
+            0xff53_4d42 => Self::Network("cifs"),
+            0xfe53_4d42 => Self::Network("smb2"),
+            0x0102_1997 => Self::Network("9p"),
+            0x00c3_6400 => Self::Network("ceph"),
+            0x5346_414f => Self::Network("afs"),
+            0x7375_7245 => Self::Network("coda"),
+            _ => Self::Local,
+        }
+    }
+}
+
+impl Directory {
+    /// Opens the directory for one process alone, making it if need be.
+    ///
+    /// # Errors
+    ///
+    /// See [`DirectoryError`].
+    pub(crate) fn open(path: &Path) -> Result<Self, DirectoryError> {
+        fs::create_dir_all(path).map_err(failed("make", path))?;
+        let this = Self::open_handle(path, true)?;
+        match this.filesystem()? {
+            Filesystem::Local | Filesystem::Memory => {}
+            Filesystem::Network(kind) => return Err(DirectoryError::Network { path: path.to_owned(), kind }),
+        }
+        match this.handle.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(DirectoryError::Taken(path.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
+        }
+        rustix::fs::access(path, rustix::fs::Access::WRITE_OK)
+            .map_err(|error| failed("write to", path)(error.into()))?;
+        Ok(this)
+    }
+
+    /// Opens the directory to read what is there, also while another process writes.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened.
+    pub(crate) fn open_to_read(path: &Path) -> Result<Self, DirectoryError> {
+        Self::open_handle(path, false)
+    }
+
+    /// Whether another process has it open to write.
+    pub(crate) fn is_in_use(&self) -> bool {
+        let is_taken = matches!(self.handle.try_lock_shared(), Err(TryLockError::WouldBlock));
+        if !is_taken {
+            let _unlocked = self.handle.unlock();
+        }
+        is_taken
+    }
+
+    /// Whether it is in memory only.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        matches!(self.filesystem(), Ok(Filesystem::Memory))
+    }
+
+    fn open_handle(path: &Path, may_write: bool) -> Result<Self, DirectoryError> {
+        let handle = File::open(path).map_err(failed("open", path))?;
+        if !handle.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            return Err(failed("open", path)(io::ErrorKind::NotADirectory.into()));
+        }
+        Ok(Self { path: path.to_owned(), handle, may_write })
+    }
+
+    fn filesystem(&self) -> Result<Filesystem, DirectoryError> {
+        let status = rustix::fs::fstatfs(&self.handle).map_err(|error| failed("look at", &self.path)(error.into()))?;
+        #[expect(clippy::cast_sign_loss, reason = "a number without a sign, in a field that has one on some machines")]
+        Ok(Filesystem::of(status.f_type as u64))
+    }
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {
+    move |source| DirectoryError::Io { what, path: path.to_owned(), source }
+}
+
+impl Disk for Directory {
+    type File = File;
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        // A name that is not text is not ours.
+        fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default())).collect()
+    }
+
+    fn create(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))
+    }
+
+    fn open(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new().read(true).write(self.may_write).open(self.path.join(name))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path.join(from), self.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path.join(name))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let status = rustix::fs::fstatvfs(&self.handle)?;
+        Ok(status.f_bavail.saturating_mul(status.f_frsize))
+    }
+}
+
+impl DiskFile for File {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
+        FileExt::read_at(self, into, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        FileExt::write_at(self, bytes, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Self::sync_data(self)
+    }
+}

@@ -1,0 +1,353 @@
+//! What is known of the log's files: shared by the writer, the reader, and whoever keeps the files.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::Options;
+use super::Seq;
+use super::disk;
+use super::disk::Disk;
+use super::disk::DiskFile;
+use super::format::BLOCK_BYTES;
+use super::marks::Marks;
+use super::mutant::Mutant;
+
+/// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
+const SPARES_MAX: usize = 2;
+/// Zeros are written in pieces of this size.
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// A handle to the log's files.
+#[derive(Debug)]
+pub(crate) struct Store<D: Disk> {
+    pub(super) shared: Arc<Shared<D>>,
+}
+
+impl<D: Disk> Clone for Store<D> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Shared<D: Disk> {
+    pub(super) disk: D,
+    pub(super) options: Options,
+    pub(super) state: Mutex<State<D::File>>,
+    /// There may be something to tend.
+    pub(super) untended: Condvar,
+    /// There is a spare.
+    pub(super) spare_made: Condvar,
+}
+
+#[derive(Debug)]
+pub(super) struct State<F> {
+    /// By their first sequence number. The last is the newest.
+    pub(super) segments: BTreeMap<Seq, Segment<F>>,
+    pub(super) spares: Vec<Spare<F>>,
+    /// For the name of the next spare.
+    pub(super) next_name: u64,
+    /// Everything before is durable.
+    pub(super) durable_to: Seq,
+    /// Told apart by number: which records of what was delivered must be durable before a segment may go.
+    pub(super) last_mark: u64,
+    pub(super) saved_mark: u64,
+    /// No spare could be made for want of room.
+    pub(super) is_full: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Spare<F> {
+    pub(super) name: String,
+    pub(super) file: Arc<F>,
+}
+
+#[derive(Debug)]
+pub(super) struct Segment<F> {
+    pub(super) name: String,
+    pub(super) file: Arc<F>,
+    pub(super) file_bytes: u64,
+    pub(super) nonce: u64,
+    /// How many captures, damaged ones included.
+    pub(super) captures: u64,
+    /// Up to the end of its last durable frame.
+    pub(super) used_bytes: u64,
+    pub(super) delivered: Marks,
+    /// Delivered, and not recorded in the log yet.
+    pub(super) unsaved: Marks,
+    pub(super) is_damaged: bool,
+    pub(super) waits_for_mark: Option<u64>,
+}
+
+impl<F> Segment<F> {
+    fn is_delivered(&self) -> bool {
+        self.delivered.count() == self.captures
+    }
+}
+
+/// What the log takes and holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// All files, in bytes.
+    pub(crate) files_bytes: u64,
+    /// What holds captures that are not all delivered, in bytes: segments up to where they are written.
+    pub(crate) held_bytes: u64,
+    /// What all files may take, in bytes.
+    pub(crate) quota_bytes: u64,
+    /// Segments, the one being written included.
+    pub(crate) segments: u64,
+    /// Captures that are not delivered.
+    pub(crate) undelivered: u64,
+    /// Whether there was no room for another file.
+    pub(crate) is_full: bool,
+}
+
+/// Why the files could not be put in order.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TendError {
+    /// It may work the next time; nothing depends on it.
+    #[error("{0}")]
+    Retry(&'static str, #[source] io::Error),
+    /// The directory cannot be trusted any more. The process must end.
+    #[error("sync the journal's directory")]
+    Failed(#[source] io::Error),
+}
+
+impl<D: Disk> Store<D> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State<D::File>> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes captures as delivered. Each counts once.
+    pub(crate) fn delivered(&self, seqs: &[Seq]) {
+        let mut state = self.lock();
+        let mut is_any_whole = false;
+        for seq in seqs {
+            let Some((first, segment)) = state.segments.range_mut(..=seq).next_back() else { continue };
+            let index = seq - first;
+            if index < segment.captures && segment.delivered.set(index) {
+                segment.unsaved.set(index);
+                is_any_whole |= segment.is_delivered();
+            }
+        }
+        drop(state);
+        if is_any_whole {
+            self.shared.untended.notify_one();
+        }
+    }
+
+    /// Whether a capture was delivered, or is not there.
+    pub(crate) fn is_delivered(&self, seq: Seq) -> bool {
+        let state = self.lock();
+        let segment = state.segments.range(..=seq).next_back();
+        segment.is_none_or(|(first, segment)| seq - first >= segment.captures || segment.delivered.has(seq - first))
+    }
+
+    /// Whether something was delivered and is not recorded in the log.
+    pub(crate) fn has_unsaved(&self) -> bool {
+        self.lock().segments.values().any(|segment| segment.unsaved.count() > 0)
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let state = self.lock();
+        let spares = state.spares.len() as u64 * self.shared.options.segment_bytes;
+        let mut usage = Usage {
+            files_bytes: spares,
+            quota_bytes: self.shared.options.quota_bytes,
+            segments: state.segments.len() as u64,
+            is_full: state.is_full && state.spares.is_empty(),
+            ..Usage::default()
+        };
+        for segment in state.segments.values() {
+            usage.files_bytes += segment.file_bytes;
+            usage.undelivered += segment.captures - segment.delivered.count();
+            if !segment.is_delivered() {
+                usage.held_bytes += segment.used_bytes;
+            }
+        }
+        usage
+    }
+
+    /// Waits until there may be something to tend, at most `timeout`.
+    pub(crate) fn wait_untended(&self, timeout: Duration) {
+        let state = self.lock();
+        let _woken = self.shared.untended.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
+    }
+
+    /// Waits until there is a spare, at most `timeout`. Returns whether there is one.
+    pub(crate) fn wait_for_spare(&self, timeout: Duration) -> bool {
+        let state = self.lock();
+        let (state, _) = self
+            .shared
+            .spare_made
+            .wait_timeout_while(state, timeout, |state| state.spares.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        !state.spares.is_empty()
+    }
+
+    /// Wakes everybody who waits here.
+    pub(crate) fn wake(&self) {
+        self.shared.untended.notify_all();
+        self.shared.spare_made.notify_all();
+    }
+
+    /// Puts the files in order: takes back segments that are delivered, and sees to it that there is a spare.
+    ///
+    /// # Errors
+    ///
+    /// See [`TendError`]. That there is no room for a spare is none.
+    pub(crate) fn tend(&self) -> Result<(), TendError> {
+        while let Some(first) = self.next_to_take_back() {
+            self.take_back(first)?;
+        }
+        self.make_spare()
+    }
+
+    /// The oldest segment that is no longer needed.
+    fn next_to_take_back(&self) -> Option<Seq> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let newest = *state.segments.last_key_value()?.0;
+        let firsts: Vec<Seq> = state.segments.range(..newest).map(|(first, _)| *first).collect();
+        for first in firsts {
+            let is_oldest = state.segments.first_key_value().is_some_and(|(oldest, _)| *oldest == first);
+            let Some(segment) = state.segments.get_mut(&first) else { continue };
+            if !segment.is_delivered() && !self.shared.options.has(Mutant::RecycleTooEarly) {
+                continue;
+            }
+            if is_oldest {
+                return Some(first);
+            }
+            match segment.waits_for_mark {
+                Some(mark) if mark <= state.saved_mark => return Some(first),
+                Some(_) => {}
+                None => {
+                    // It may say of older segments what was delivered: that must be said again first.
+                    state.last_mark += 1;
+                    segment.waits_for_mark = Some(state.last_mark);
+                    for older in state.segments.range_mut(..first).map(|(_, older)| older) {
+                        older.unsaved = older.delivered.clone();
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    fn take_back(&self, first: Seq) -> Result<(), TendError> {
+        let Shared { disk, options, .. } = &*self.shared;
+        let (segment, spare_name, is_wanted) = {
+            let mut state = self.lock();
+            let Some(segment) = state.segments.remove(&first) else { return Ok(()) };
+            let is_wanted = state.spares.len() < SPARES_MAX && segment.file_bytes == options.segment_bytes;
+            (segment, state.spare_name(), is_wanted)
+        };
+        let taken = if segment.is_damaged {
+            disk.rename(&segment.name, &format!("{first:020}.damaged"))
+        } else if is_wanted {
+            disk.rename(&segment.name, &spare_name)
+        } else {
+            disk.remove(&segment.name)
+        };
+        taken.map_err(|error| TendError::Retry("take back a segment", error))?;
+        // Before the file is written again: else its new content could be found under its old name.
+        disk.sync_directory().map_err(TendError::Failed)?;
+        let mut state = self.lock();
+        state.is_full = false;
+        if is_wanted && !segment.is_damaged {
+            state.spares.push(Spare { name: spare_name, file: segment.file });
+            self.shared.spare_made.notify_all();
+        }
+        Ok(())
+    }
+
+    fn make_spare(&self) -> Result<(), TendError> {
+        let Shared { disk, options, .. } = &*self.shared;
+        let name = {
+            let mut state = self.lock();
+            if !state.spares.is_empty() {
+                state.is_full = false;
+                return Ok(());
+            }
+            let files = state.segments.values().map(|segment| segment.file_bytes).sum::<u64>();
+            if files + options.segment_bytes > options.quota_bytes {
+                state.is_full = true;
+                return Ok(());
+            }
+            state.spare_name()
+        };
+        let free_bytes = disk.free_bytes().map_err(|error| TendError::Retry("ask for free space", error))?;
+        if free_bytes < options.segment_bytes + options.free_bytes_min {
+            self.lock().is_full = true;
+            return Ok(());
+        }
+        let temporary = format!("{name}.tmp");
+        match self.zeroed(&temporary) {
+            Ok(file) => {
+                disk.rename(&temporary, &name).map_err(|error| TendError::Retry("name a spare segment", error))?;
+                disk.sync_directory().map_err(TendError::Failed)?;
+                let mut state = self.lock();
+                state.is_full = false;
+                state.spares.push(Spare { name, file: Arc::new(file) });
+                self.shared.spare_made.notify_all();
+                Ok(())
+            }
+            Err(error) => {
+                // What is left of it is removed at the next start at the latest.
+                let _left = disk.remove(&temporary);
+                self.lock().is_full = true;
+                if is_no_space(&error) { Ok(()) } else { Err(TendError::Retry("make a spare segment", error)) }
+            }
+        }
+    }
+
+    fn zeroed(&self, name: &str) -> io::Result<D::File> {
+        let file = self.shared.disk.create(name)?;
+        let zeros = vec![0; ZEROS_BYTES.min(usize::try_from(self.shared.options.segment_bytes).unwrap_or(ZEROS_BYTES))];
+        let mut offset = 0;
+        while offset < self.shared.options.segment_bytes {
+            let left = self.shared.options.segment_bytes - offset;
+            let piece = zeros.get(..usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len())).unwrap_or_default();
+            disk::write_all(&file, piece, offset)?;
+            offset += piece.len() as u64;
+        }
+        file.sync_data()?;
+        Ok(file)
+    }
+}
+
+impl<F> State<F> {
+    fn spare_name(&mut self) -> String {
+        self.next_name += 1;
+        format!("{:020}.spare", self.next_name)
+    }
+
+    /// What was delivered and is not recorded, as at most `max` runs; and up to which mark that is all.
+    pub(super) fn take_unsaved(&mut self, max: usize) -> (Vec<(Seq, Seq)>, Option<u64>) {
+        let mut all = Vec::new();
+        for (first, segment) in &mut self.segments {
+            let runs = segment.unsaved.take_runs(max - all.len());
+            all.extend(runs.into_iter().map(|(from, to)| (first + from, first + to)));
+            if segment.unsaved.count() > 0 {
+                return (all, None);
+            }
+        }
+        (all, Some(self.last_mark))
+    }
+}
+
+/// Whether an error says that there is no room.
+pub(super) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What a segment can hold, in bytes: without its header and its seal.
+pub(super) const fn room_bytes(segment_bytes: u64) -> u64 {
+    segment_bytes.saturating_sub(2 * BLOCK_BYTES as u64)
+}

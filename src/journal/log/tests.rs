@@ -1,0 +1,173 @@
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::cursor::Cursor;
+use super::directory::Directory;
+use super::directory::DirectoryError;
+use super::format::Batch;
+use super::format::Record;
+use super::recovery;
+use super::recovery::Opened;
+use super::store::Store;
+use super::*;
+
+const SEGMENT_BYTES: u64 = 64 * 4096;
+
+fn options() -> Options {
+    Options {
+        segment_bytes: SEGMENT_BYTES,
+        quota_bytes: 4 * SEGMENT_BYTES,
+        free_bytes_min: 0,
+        on_corruption: OnCorruption::Refuse,
+        mutant: None,
+    }
+}
+
+fn open(path: &Path) -> Opened<Directory> {
+    let mut last = 0;
+    let entropy = Box::new(move || {
+        last += 1;
+        last
+    });
+    let opened = recovery::open(Directory::open(path).unwrap(), options(), entropy).unwrap();
+    opened.store.tend().unwrap();
+    opened
+}
+
+fn batch<'c>(captures: impl IntoIterator<Item = &'c str>) -> Batch {
+    let mut batch = Batch::new();
+    for capture in captures {
+        batch.push(true, |bytes| bytes.extend_from_slice(capture.as_bytes()));
+    }
+    batch
+}
+
+fn undelivered(store: &Store<Directory>) -> Vec<(Seq, String)> {
+    let mut cursor = Cursor::default();
+    let mut all = Vec::new();
+    while let Some((_, frame)) = cursor.next(store).unwrap() {
+        let mut seq = frame.header.first_seq;
+        for record in frame.records() {
+            if let Record::Capture { bytes, .. } = record {
+                if !store.is_delivered(seq) {
+                    all.push((seq, String::from_utf8(bytes.to_vec()).unwrap()));
+                }
+                seq += 1;
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn what_was_appended_is_there_after_a_restart_and_what_was_delivered_is_not() {
+    let dir = TempDir::new().unwrap();
+    let Opened { store, mut writer, .. } = open(dir.path());
+    assert_eq!(writer.append(&mut batch(["one", "two"]), false).unwrap().first_seq, 1);
+    assert_eq!(writer.append(&mut batch(["three"]), false).unwrap().first_seq, 3);
+    store.delivered(&[2]);
+    drop((store, writer.close()));
+
+    let Opened { store, mut writer, found } = open(dir.path());
+    assert_eq!((found.counted, found.uncounted), (2, 0));
+    assert_eq!(undelivered(&store), [(1, "one".to_owned()), (3, "three".to_owned())]);
+    assert_eq!(writer.append(&mut batch(["four"]), false).unwrap().first_seq, 4);
+    assert_eq!(undelivered(&store).len(), 3);
+}
+
+#[test]
+fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
+    let dir = TempDir::new().unwrap();
+    let Opened { store, mut writer, .. } = open(dir.path());
+    let long = "x".repeat(10_000);
+    let mut taken = Vec::new();
+    loop {
+        store.tend().unwrap();
+        match writer.append(&mut batch([long.as_str()]), true) {
+            Ok(appended) => taken.push(appended.first_seq),
+            Err(AppendError::Full) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // Three blocks each, in four segments of 64 blocks without header and seal.
+    assert_eq!(taken.len(), 4 * (62 / 3));
+    assert!(store.usage().is_full);
+    store.delivered(&taken[..20]);
+    store.tend().unwrap();
+    writer.append(&mut batch([long.as_str()]), true).unwrap();
+    assert_eq!(undelivered(&store).len(), taken.len() - 20 + 1);
+}
+
+#[test]
+fn a_segment_that_is_held_up_does_not_hold_those_behind_it() {
+    let dir = TempDir::new().unwrap();
+    let Opened { store, mut writer, .. } = open(dir.path());
+    let long = "x".repeat(10_000);
+    for _ in 0..1_000 {
+        let seq = writer.append(&mut batch([long.as_str()]), true).unwrap().first_seq;
+        if seq != 1 {
+            store.delivered(&[seq]);
+        }
+        store.tend().unwrap();
+    }
+    assert!(store.usage().segments <= 4);
+    drop((store, writer.close()));
+    let Opened { store, found, .. } = open(dir.path());
+    assert_eq!(found.counted, 1);
+    assert_eq!(undelivered(&store).first().unwrap().0, 1);
+}
+
+#[test]
+fn a_directory_belongs_to_one_process() {
+    let dir = TempDir::new().unwrap();
+    let first = Directory::open(dir.path()).unwrap();
+    assert!(matches!(Directory::open(dir.path()), Err(DirectoryError::Taken(_))));
+    let reader = Directory::open_to_read(dir.path()).unwrap();
+    assert!(reader.is_in_use());
+    drop(first);
+    assert!(!reader.is_in_use());
+    Directory::open(dir.path()).unwrap();
+}
+
+#[test]
+fn damage_is_told_and_everything_else_is_salvaged() {
+    let dir = TempDir::new().unwrap();
+    let Opened { store, mut writer, .. } = open(dir.path());
+    for capture in ["one", "two", "three"] {
+        writer.append(&mut batch([capture]), false).unwrap();
+    }
+    drop((store, writer));
+    let path = dir.path().join("00000000000000000001.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[2 * 4096 + 50] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+
+    let refused = recovery::open(Directory::open(dir.path()).unwrap(), options(), Box::new(|| 9)).unwrap_err();
+    let OpenError::Damaged(damage) = refused else { panic!("{refused}") };
+    let expected = Damage { name: "00000000000000000001.seg".to_owned(), offset: 8192, from: 2, to: 3 };
+    assert_eq!(damage, [expected]);
+
+    let salvage = Options { on_corruption: OnCorruption::Salvage, ..options() };
+    let opened = recovery::open(Directory::open(dir.path()).unwrap(), salvage, Box::new(|| 9)).unwrap();
+    assert_eq!(opened.found.counted, 2);
+    assert_eq!(undelivered(&opened.store), [(1, "one".to_owned()), (3, "three".to_owned())]);
+}
+
+#[test]
+fn a_torn_end_is_cut_off_and_told() {
+    let dir = TempDir::new().unwrap();
+    let Opened { store, mut writer, .. } = open(dir.path());
+    for capture in ["one", "two"] {
+        writer.append(&mut batch([capture]), false).unwrap();
+    }
+    drop((store, writer));
+    let path = dir.path().join("00000000000000000001.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[2 * 4096 + 50] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let Opened { store, mut writer, found } = open(dir.path());
+    assert_eq!(found.torn, [("00000000000000000001.seg".to_owned(), 8192)]);
+    assert_eq!(undelivered(&store), [(1, "one".to_owned())]);
+    assert_eq!(writer.append(&mut batch(["again"]), false).unwrap().first_seq, 2);
+}

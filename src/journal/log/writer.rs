@@ -1,0 +1,243 @@
+//! The end of the log where captures are appended. One thread has it.
+
+use std::io;
+use std::sync::Arc;
+
+use super::AppendError;
+use super::Options;
+use super::Seq;
+use super::cursor::Place;
+use super::disk;
+use super::disk::Disk;
+use super::disk::DiskFile;
+use super::format::BLOCK_BYTES;
+use super::format::Batch;
+use super::format::FramePlace;
+use super::format::SegmentHeader;
+use super::marks::Marks;
+use super::mutant::Mutant;
+use super::store::Segment;
+use super::store::Spare;
+use super::store::Store;
+use super::store::is_no_space;
+use super::store::room_bytes;
+
+/// How much of what was delivered one frame records.
+const RUNS_MAX: usize = 8 * 1024;
+
+/// Where random numbers come from.
+pub(crate) type Entropy = Box<dyn FnMut() -> u64 + Send>;
+
+/// See the module.
+pub(crate) struct Writer<D: Disk> {
+    store: Store<D>,
+    entropy: Entropy,
+    session: u64,
+    next_seq: Seq,
+    active: Option<Active<D::File>>,
+    /// The disk cannot be trusted any more.
+    has_failed: bool,
+    /// What the batch at hand records of what was delivered: all up to this mark.
+    mark: Option<u64>,
+}
+
+impl<D: Disk> std::fmt::Debug for Writer<D> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Writer").field("next_seq", &self.next_seq).finish_non_exhaustive()
+    }
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+struct Active<F> {
+    file: Arc<F>,
+    first_seq: Seq,
+    nonce: u64,
+    /// Where the next frame goes.
+    offset: u64,
+}
+
+/// Where an appended batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Appended {
+    /// The number of its first capture; the others follow.
+    pub(crate) first_seq: Seq,
+    pub(crate) place: Place,
+}
+
+impl<D: Disk> Writer<D> {
+    pub(super) fn new(store: Store<D>, mut entropy: Entropy, next_seq: Seq) -> Self {
+        let session = entropy();
+        Self { store, entropy, session, next_seq, active: None, has_failed: false, mark: None }
+    }
+
+    /// The longest batch there may be, in bytes.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        let runs = RUNS_MAX * 16 + 64;
+        let room = usize::try_from(room_bytes(self.options().segment_bytes)).unwrap_or(usize::MAX);
+        room.saturating_sub(runs + BLOCK_BYTES)
+    }
+
+    /// Appends a batch and makes it durable, and with it, if `with_delivered`, a record of what was delivered. The batch is empty
+    /// afterwards. After an error it is as it was, and can be tried again.
+    ///
+    /// # Errors
+    ///
+    /// Nothing of the batch may be acknowledged. After [`AppendError::Failed`] nothing can be appended any more.
+    pub(crate) fn append(&mut self, batch: &mut Batch, with_delivered: bool) -> Result<Appended, AppendError> {
+        if with_delivered && self.mark.is_none() {
+            let (runs, mark) = self.store.lock().take_unsaved(RUNS_MAX);
+            if !runs.is_empty() {
+                batch.push_delivered(&runs);
+            }
+            self.mark = mark;
+        }
+        let bytes = batch.padded_bytes();
+        let room = self
+            .active
+            .as_ref()
+            .map_or(0, |active| self.options().segment_bytes.saturating_sub(active.offset + BLOCK_BYTES as u64));
+        if room < bytes {
+            self.begin_segment()?;
+        }
+        let appended = self.write(batch, false)?;
+        batch.clear();
+        Ok(appended)
+    }
+
+    /// Ends the log in order: records what was delivered, and seals the segment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Writer::append`].
+    pub(crate) fn close(mut self) -> Result<(), AppendError> {
+        if self.active.is_some() {
+            if self.store.has_unsaved() {
+                self.append(&mut Batch::new(), true)?;
+            }
+            self.seal()?;
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> &Options {
+        &self.store.shared.options
+    }
+
+    /// Begins a segment, and ends the one before.
+    fn begin_segment(&mut self) -> Result<(), AppendError> {
+        self.refuse_if_failed()?;
+        let Some(spare) = self.store.lock().spares.pop() else {
+            self.store.shared.untended.notify_one();
+            return Err(AppendError::Full);
+        };
+        // There will be need of the next one.
+        self.store.shared.untended.notify_one();
+        self.seal()?;
+        let header = SegmentHeader {
+            nonce: (self.entropy)(),
+            session: self.session,
+            first_seq: self.next_seq,
+            durable_to: self.next_seq,
+        };
+        let Spare { name: spare_name, file } = spare;
+        if let Err(error) = disk::write_all(&*file, &header.encode(), 0) {
+            if is_no_space(&error) {
+                self.store.lock().spares.push(Spare { name: spare_name, file });
+                return Err(AppendError::NoSpace(error));
+            }
+            return Err(self.fail("write a segment's header", error));
+        }
+        self.sync(&file, "sync a segment's header")?;
+        let name = format!("{:020}.seg", self.next_seq);
+        let disk = &self.store.shared.disk;
+        disk.rename(&spare_name, &name).map_err(|error| self.fail("name a segment", error))?;
+        if !self.options().has(Mutant::NoDirectorySync) {
+            let disk = &self.store.shared.disk;
+            disk.sync_directory().map_err(|error| self.fail("sync the journal's directory", error))?;
+        }
+        let segment = Segment {
+            name,
+            file: Arc::clone(&file),
+            file_bytes: self.options().segment_bytes,
+            nonce: header.nonce,
+            captures: 0,
+            used_bytes: BLOCK_BYTES as u64,
+            delivered: Marks::default(),
+            unsaved: Marks::default(),
+            is_damaged: false,
+            waits_for_mark: None,
+        };
+        self.store.lock().segments.insert(self.next_seq, segment);
+        let offset = BLOCK_BYTES as u64;
+        self.active = Some(Active { file, first_seq: self.next_seq, nonce: header.nonce, offset });
+        Ok(())
+    }
+
+    /// Ends the segment at hand, so that its last frame is vouched for.
+    fn seal(&mut self) -> Result<(), AppendError> {
+        if self.active.is_some() {
+            self.write(&mut Batch::new(), true)?;
+            self.active = None;
+        }
+        Ok(())
+    }
+
+    /// Writes a frame for which there is room, and makes it durable.
+    fn write(&mut self, batch: &mut Batch, is_seal: bool) -> Result<Appended, AppendError> {
+        self.refuse_if_failed()?;
+        let Some(active) = &self.active else { return Err(AppendError::Full) };
+        let (file, offset, segment) = (Arc::clone(&active.file), active.offset, active.first_seq);
+        let (first_seq, captures, bytes) = (self.next_seq, batch.captures(), batch.padded_bytes());
+        let place = FramePlace { nonce: active.nonce, offset, first_seq, durable_to: first_seq, is_seal };
+        match batch.as_frame(&place, |frame| disk::write_all(&*file, frame, offset)) {
+            Ok(()) => {}
+            Err(error) if is_no_space(&error) => return Err(AppendError::NoSpace(error)),
+            Err(error) => return Err(self.fail("write to the journal", error)),
+        }
+        if !self.options().has(Mutant::AckBeforeSync) {
+            self.sync(&file, "sync the journal")?;
+        }
+        // Durable from here on.
+        self.next_seq += u64::from(captures);
+        if let Some(active) = &mut self.active {
+            active.offset += bytes;
+        }
+        let mark = self.mark.take();
+        let mut state = self.store.lock();
+        state.durable_to = self.next_seq;
+        state.saved_mark = mark.unwrap_or(state.saved_mark);
+        let records_at_once = self.options().has(Mutant::CheckpointBeforeDelivery);
+        if let Some(segment) = state.segments.get_mut(&segment) {
+            if records_at_once {
+                (segment.captures..segment.captures + u64::from(captures)).for_each(|index| {
+                    segment.unsaved.set(index);
+                });
+            }
+            segment.captures += u64::from(captures);
+            segment.used_bytes = offset + bytes;
+        }
+        Ok(Appended { first_seq, place: Place { segment, offset } })
+    }
+
+    fn sync(&mut self, file: &D::File, what: &'static str) -> Result<(), AppendError> {
+        match file.sync_data() {
+            Err(error) if !self.options().has(Mutant::IgnoreFailedSync) => Err(self.fail(what, error)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn fail(&mut self, what: &'static str, source: io::Error) -> AppendError {
+        self.has_failed = true;
+        AppendError::Failed { what, source }
+    }
+
+    fn refuse_if_failed(&self) -> Result<(), AppendError> {
+        let source = || io::Error::other("the journal has failed before");
+        if self.has_failed {
+            Err(AppendError::Failed { what: "write to the journal", source: source() })
+        } else {
+            Ok(())
+        }
+    }
+}
