@@ -8,19 +8,11 @@
 
 mod entry;
 pub(crate) mod log;
+mod queue;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::OnceLock;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::thread::Thread;
-
-use tokio::sync::Semaphore;
-use tokio::sync::watch;
 
 use crate::capture::Capture;
 use crate::ledger::Ledger;
@@ -29,6 +21,7 @@ use crate::refusal::Reason;
 
 pub(crate) use self::entry::Entry;
 use self::entry::Promise;
+use self::queue::Queue;
 
 /// When a callback counts as acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +57,6 @@ pub(crate) enum AppendError {
 pub(crate) struct Journal {
     queue: Arc<Queue>,
     ack: Ack,
-    is_open: watch::Sender<bool>,
-    /// `is_open`, for those who need not wait for it.
-    lets_through: AtomicBool,
-    waiting_bytes: Semaphore,
 }
 
 /// The journal as the publisher sees it.
@@ -76,42 +65,10 @@ pub(crate) struct Backlog {
     queue: Arc<Queue>,
 }
 
-/// What both share.
-#[derive(Debug)]
-struct Queue {
-    entries: Mutex<Entries>,
-    captures: Semaphore,
-    bytes: Semaphore,
-    bytes_max: usize,
-    ledger: Ledger,
-    /// Whom to wake when there is something to take.
-    taker: OnceLock<Thread>,
-}
-
-/// Under one lock, so that nothing comes in behind the end.
-#[derive(Debug, Default)]
-struct Entries {
-    waiting: VecDeque<Entry>,
-    is_closed: bool,
-}
-
 /// Makes a journal in memory. It is not open yet: what is appended waits until [`Journal::open`].
 pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger) -> (Journal, Backlog) {
-    let queue = Arc::new(Queue {
-        entries: Mutex::default(),
-        captures: semaphore(bounds.captures_max),
-        bytes: semaphore(bounds.bytes_max),
-        bytes_max: bounds.bytes_max,
-        ledger,
-        taker: OnceLock::new(),
-    });
-    let journal = Journal {
-        queue: Arc::clone(&queue),
-        ack,
-        is_open: watch::Sender::new(false),
-        lets_through: AtomicBool::new(false),
-        waiting_bytes: semaphore(bounds.waiting_bytes_max),
-    };
+    let queue = Arc::new(Queue::new(bounds, ledger));
+    let journal = Journal { queue: Arc::clone(&queue), ack };
     (journal, Backlog { queue })
 }
 
@@ -123,11 +80,9 @@ impl Journal {
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
     ) -> Result<Option<Appended>, Box<Capture>> {
-        let cost = self.queue.cost_of(&capture);
-        if !self.lets_through.load(Ordering::Acquire) || !self.queue.reserve_now(cost) {
-            return Err(capture);
-        }
-        self.push(capture, receipt)
+        let (entry, appended) = self.entry(capture);
+        self.queue.append(entry, receipt).map_err(|entry| entry.capture)?;
+        Ok(appended)
     }
 
     /// Takes a capture as [`Journal::append_now`] does, and waits for room, in order of arrival. There is no timeout here: the caller
@@ -146,66 +101,44 @@ impl Journal {
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
     ) -> Result<Option<Appended>, AppendError> {
-        self.wait_for_room(self.queue.cost_of(&capture)).await?;
-        self.push(capture, receipt).map_err(|_capture| AppendError::Closed)
+        let place = self.queue.wait(&capture).await?;
+        let (entry, appended) = self.entry(capture);
+        place.push(entry, receipt).map_err(|_closed| AppendError::Closed)?;
+        Ok(appended)
     }
 
-    /// Lines up a capture that has room, with a promise where the mode makes one.
-    fn push(&self, capture: Box<Capture>, receipt: &mut Option<Receipt<'_>>) -> Result<Option<Appended>, Box<Capture>> {
+    /// The entry of a capture, and where the mode makes a promise, what waits for it.
+    fn entry(&self, capture: Box<Capture>) -> (Entry, Option<Appended>) {
         let promise = match self.ack {
             Ack::Broker => Some(Promise::default()),
             Ack::Memory => None,
         };
         let appended = promise.clone().map(|promise| Appended { promise, ledger: self.queue.ledger.clone() });
-        self.queue.push(Entry::new(capture, true, promise), receipt).map_err(|entry| entry.capture)?;
-        Ok(appended)
+        (Entry::new(capture, true, promise), appended)
     }
 
     /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
     pub(crate) fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
         let mut receipt = Some(receipt);
-        let has_room = self.queue.reserve_now(self.queue.cost_of(&capture));
-        let is_taken = has_room && self.queue.push(Entry::new(capture, true, None), &mut receipt).is_ok();
-        if let Some(receipt) = receipt.filter(|_| !is_taken) {
+        let refused = self.queue.offer(Entry::new(capture, true, None), &mut receipt).is_err();
+        if let Some(receipt) = receipt.filter(|_| refused) {
             receipt.end(Reason::QueueFull);
         }
     }
 
     /// Takes a capture whose callback has ended already: it was refused, and only its bytes are kept. Returns whether there was room.
     pub(crate) fn keep(&self, capture: Box<Capture>) -> bool {
-        let has_room = self.queue.reserve_now(self.queue.cost_of(&capture));
-        has_room && self.queue.push(Entry::new(capture, false, None), &mut None).is_ok()
+        self.queue.offer(Entry::new(capture, false, None), &mut None).is_ok()
     }
 
     /// Lets appends through: the topics are known. Until then they wait as for room.
     pub(crate) fn open(&self) {
-        self.lets_through.store(true, Ordering::Release);
-        self.is_open.send_replace(true);
+        self.queue.open();
     }
 
     /// Takes nothing more. Those who wait for room are sent away.
     pub(crate) fn close(&self) {
-        self.queue.lock().is_closed = true;
-        self.queue.captures.close();
-        self.queue.bytes.close();
-        self.is_open.send_replace(true);
-        self.queue.wake();
-    }
-
-    /// Waits until it is open and has room, holding a place among those who may wait.
-    async fn wait_for_room(&self, cost: u32) -> Result<(), AppendError> {
-        let Ok(_place) = self.waiting_bytes.try_acquire_many(cost) else {
-            return Err(AppendError::Full);
-        };
-        let mut is_open = self.is_open.subscribe();
-        // It cannot fail: the sender is `self`.
-        drop(is_open.wait_for(|is_open| *is_open).await);
-        // Always captures before bytes, so that two who wait cannot hold what the other needs.
-        let capture = self.queue.captures.acquire().await.map_err(|_closed| AppendError::Closed)?;
-        let bytes = self.queue.bytes.acquire_many(cost).await.map_err(|_closed| AppendError::Closed)?;
-        capture.forget();
-        bytes.forget();
-        Ok(())
+        self.queue.close();
     }
 }
 
@@ -235,21 +168,17 @@ impl Appended {
 impl Backlog {
     /// Names the thread that takes, so that it is woken (`unpark`) when there is something to take.
     pub(crate) fn wakes(&self, taker: Thread) {
-        // A second taker would be a bug, and would find nothing.
-        let _first = self.queue.taker.set(taker);
+        self.queue.wakes(taker);
     }
 
     /// Moves up to `max` entries to `into`, oldest first.
     pub(crate) fn take(&self, max: usize, into: &mut VecDeque<Entry>) {
-        let mut entries = self.queue.lock();
-        let count = entries.waiting.len().min(max);
-        into.extend(entries.waiting.drain(..count));
+        self.queue.take(max, into);
     }
 
     /// Whether nothing waits to be taken and nothing more will come.
     pub(crate) fn is_at_end(&self) -> bool {
-        let entries = self.queue.lock();
-        entries.is_closed && entries.waiting.is_empty()
+        self.queue.is_at_end()
     }
 
     /// Settles an entry all of whose records are in Kafka, and keeps the promise made for it. Its room is free at the next
@@ -277,8 +206,7 @@ impl Backlog {
     pub(crate) fn free(&self, settled: &mut Settled) {
         let Settled { captures, bytes, delivered } = std::mem::take(settled);
         if captures > 0 {
-            self.queue.captures.add_permits(captures);
-            self.queue.bytes.add_permits(bytes);
+            self.queue.free(captures, bytes);
             self.queue.ledger.deliver(delivered);
         }
     }
@@ -293,62 +221,10 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
-    fn add(&mut self, cost: u32) {
+    fn add(&mut self, cost: usize) {
         self.captures += 1;
-        self.bytes += cost as usize;
+        self.bytes += cost;
     }
-}
-
-impl Queue {
-    /// Takes room without waiting, if there is some.
-    fn reserve_now(&self, cost: u32) -> bool {
-        let Ok(capture) = self.captures.try_acquire() else { return false };
-        let Ok(bytes) = self.bytes.try_acquire_many(cost) else { return false };
-        capture.forget();
-        bytes.forget();
-        true
-    }
-
-    /// Lines up an entry that has room. It comes back when the journal was closed meanwhile; the receipt is then left alone.
-    fn push(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
-        {
-            let mut entries = self.lock();
-            if entries.is_closed {
-                return Err(entry);
-            }
-            // Before the entry can be taken: it must not be delivered before it was accepted.
-            if let Some(receipt) = receipt.take() {
-                receipt.accept();
-            }
-            entries.waiting.push_back(entry);
-            if entries.waiting.len() > 1 {
-                // Whoever brought the first has woken the taker, who takes all.
-                return Ok(());
-            }
-        }
-        self.wake();
-        Ok(())
-    }
-
-    fn wake(&self) {
-        if let Some(taker) = self.taker.get() {
-            taker.unpark();
-        }
-    }
-
-    /// What a capture takes of the room for bytes. The longest body takes all of it, however little that is.
-    fn cost_of(&self, capture: &Capture) -> u32 {
-        u32::try_from(capture.cost_bytes().min(self.bytes_max)).unwrap_or(u32::MAX)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Entries> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A semaphore for as much as there may be; beyond what it can count there is no bound to reach.
-fn semaphore(permits: usize) -> Semaphore {
-    Semaphore::new(permits.min(Semaphore::MAX_PERMITS))
 }
 
 #[cfg(test)]
