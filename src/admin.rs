@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time;
 
+use crate::journal::durable::Gauge;
 use crate::publish::kafka::Health;
 use crate::publish::pump::Control;
 use crate::shutdown::Life;
@@ -47,6 +48,8 @@ pub(crate) struct Admin {
     pub(crate) life: Life,
     pub(crate) kafka: Arc<Health>,
     pub(crate) pump: Arc<Control>,
+    /// The journal on disk, if there is one.
+    pub(crate) journal: Option<Gauge>,
 }
 
 impl Admin {
@@ -124,6 +127,8 @@ impl Admin {
         match self.life.phase() {
             Phase::Starting { waits_for } => Err(waits_for),
             Phase::Stopping => Err("stopping".to_owned()),
+            // Kafka's state is no reason to leave the rotation: what comes is safe here.
+            Phase::Serving if let Some(journal) = &self.journal => journal.can_take(),
             // Without a disk, what comes while Kafka is away fills the queue and is then refused: better sent to another replica.
             Phase::Serving if !self.kafka.is_any_broker_up() => Err("no kafka broker can be reached".to_owned()),
             Phase::Serving => Ok(()),

@@ -6,26 +6,36 @@ pub(crate) mod stop;
 use std::io;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::process;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::thread::JoinHandle;
 use std::thread::Thread;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+use crate::journal::commit;
+use crate::journal::durable::JournalError;
 use crate::publish::kafka::ClientError;
 use crate::publish::pump::Control;
 use crate::publish::topics::Missing;
 use crate::publish::topics::TopicsClient;
 use crate::shutdown::Phase;
+use crate::shutdown::Stop;
 
 use self::build::Built;
 use self::build::Publishing;
 use self::build::Readying;
+
+/// The exit code when the journal's disk has failed. (`EX_IOERR`.)
+const EXIT_JOURNAL_FAILED: i32 = 74;
+/// How long the process then still lives.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
 
 /// Why the process could not run.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +54,9 @@ pub(crate) enum Failure {
     /// The embedded broker cannot start.
     #[error("start the embedded broker")]
     Embedded(#[source] ClientError),
+    /// The journal cannot be opened.
+    #[error("open the journal")]
+    Journal(#[source] JournalError),
     /// A metric is registered twice. A bug.
     #[error("register the metrics")]
     Metrics(#[source] prometheus::Error),
@@ -93,8 +106,17 @@ pub(crate) struct Running {
     serving: oneshot::Receiver<()>,
     pump: Pumping,
     admin_end: Arc<Notify>,
+    /// The journal on disk, behind the pump.
+    journaling: Option<Journaling>,
     /// End at once when told to.
     threads: Vec<JoinHandle<()>>,
+}
+
+/// The journal's threads.
+struct Journaling {
+    /// What was delivered is known: record it and end.
+    finish: Stop,
+    committer_ended: oneshot::Receiver<()>,
 }
 
 /// The pump's thread, and how to speak to it.
@@ -105,7 +127,7 @@ struct Pumping {
 }
 
 fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
-    let Built { served, publishing, readying, admin, following, listeners, embedded: _ } = built;
+    let Built { served, publishing, journaling, readying, admin, following, listeners, embedded: _ } = built;
     tracing::info!(callbacks = %listeners.callbacks_address, admin = %listeners.admin_address, "listening");
     let admin_end = Arc::new(Notify::new());
     let admin = {
@@ -118,6 +140,7 @@ fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
     };
     let stop = served.stop.clone();
     let following = spawn("blocklist", move || following.run(&stop))?;
+    let journaling = journaling.map(start_journal).transpose()?;
     let (pump, topics_client) = start_pump(publishing)?;
     // Ends once all is ready, or a look at the cluster after the stop: not waited for.
     let _readying = {
@@ -137,7 +160,38 @@ fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
         // Nobody listens any more when the stop ran out of time.
         let _ = done.send(());
     });
-    Ok(Running { built: served, serving, pump, admin_end, threads: vec![admin, following] })
+    Ok(Running { built: served, serving, pump, admin_end, journaling, threads: vec![admin, following] })
+}
+
+/// Starts the journal's threads. When the disk fails, they end the process: what was not acknowledged is nobody's loss, and what was is
+/// found by the next one.
+fn start_journal(journaling: build::Journaling) -> Result<Journaling, Failure> {
+    let build::Journaling { committer, tender } = journaling;
+    let finish = Stop::default();
+    let (ended, committer_ended) = oneshot::channel();
+    let until = finish.clone();
+    let _committer = spawn("journal", move || {
+        if let Err(failed) = committer.run(&until) {
+            end_without_disk(&failed);
+        }
+        let _ = ended.send(());
+    })?;
+    let until = finish.clone();
+    let _tender = spawn("journal-files", move || {
+        if let Err(failed) = tender.run(&until) {
+            end_without_disk(&failed);
+        }
+    })?;
+    Ok(Journaling { finish, committer_ended })
+}
+
+/// Ends the process because the journal's disk cannot be trusted any more.
+fn end_without_disk(failed: &commit::Failed) -> ! {
+    let source = std::error::Error::source(failed).map(ToString::to_string);
+    tracing::error!(what = %failed, error = source, "the journal's disk has failed; this process ends without acknowledging more");
+    // Those who waited are answered meanwhile.
+    thread::sleep(LAST_ANSWERS);
+    process::exit(EXIT_JOURNAL_FAILED)
 }
 
 /// Starts the pump, and the Kafka client on its thread.
@@ -169,28 +223,44 @@ fn start_pump(publishing: Publishing) -> Result<(Pumping, Option<TopicsClient>),
 }
 
 /// Waits until every topic is there, then lets callbacks through and says where.
-fn make_ready(readying: &Readying, client: Option<TopicsClient>, served: &build::Served, publish: impl FnOnce()) {
+fn make_ready(readying: &Readying, client: Option<TopicsClient>, served: &build::Served, publish: impl Fn()) {
     let Some(client) = client else { return };
-    let is_complete = client.wait(&readying.names, readying.creation.as_ref(), &served.stop, |missing| {
+    if readying.is_ready_alone {
+        serve_now(readying, served);
+    }
+    let tell = |missing: &Missing| {
         match missing {
             Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "not ready"),
             Missing::Kafka(_) | Missing::Leaders(_) => tracing::warn!(%missing, "not ready"),
             Missing::ProducerId => tracing::info!(%missing, "not ready"),
         }
         served.life.enter(Phase::Starting { waits_for: missing.to_string() });
-    });
+    };
+    // What is in the journal can wait for its own topic only.
+    let others_work = || {
+        if readying.is_ready_alone {
+            publish();
+        }
+    };
+    let is_complete = client.wait(&readying.names, readying.creation.as_ref(), &served.stop, tell, others_work);
     // Its hold on the producer must not outlive this thread's use of it.
     drop(client);
     if is_complete {
         publish();
-        served.service.intake.journal.open();
-        if served.life.enter(Phase::Serving) {
-            say(&format!(
-                "callbacks on http://{}\nadmin on http://{}",
-                readying.callbacks_address, readying.admin_address
-            ));
-            tracing::info!("ready");
+        if readying.is_ready_alone {
+            tracing::info!("publishing");
+        } else {
+            serve_now(readying, served);
         }
+    }
+}
+
+/// Lets callbacks through, and says where.
+fn serve_now(readying: &Readying, served: &build::Served) {
+    served.service.intake.journal.open();
+    if served.life.enter(Phase::Serving) {
+        say(&format!("callbacks on http://{}\nadmin on http://{}", readying.callbacks_address, readying.admin_address));
+        tracing::info!("ready");
     }
 }
 

@@ -14,7 +14,7 @@ pub struct Apps {
 
 /// One of our applications, as its place among those configured.
 ///
-/// Only [`check`] and [`Apps::iter`] make one, so code that takes a `VerifiedApp` cannot be reached by a stranger.
+/// Only [`check`] and [`Apps`] make one, so code that takes a `VerifiedApp` cannot be reached by a stranger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerifiedApp(usize);
 
@@ -38,6 +38,11 @@ impl Apps {
         (0..self.ids.len()).map(VerifiedApp)
     }
 
+    /// The application with this SdkAppid, for a callback of which it was verified before.
+    pub fn find(&self, id: &str) -> Option<VerifiedApp> {
+        self.by_id.get(id).copied().map(VerifiedApp)
+    }
+
     /// The SdkAppid, in decimal digits.
     pub fn id(&self, app: VerifiedApp) -> &str {
         self.ids.get(app.0).map_or("", |id| id)
@@ -51,7 +56,7 @@ impl Apps {
 /// `SdkAppid` is missing, or is none of `apps`.
 pub fn check(query: &Query<'_>, apps: &Apps) -> Result<VerifiedApp, Refusal> {
     let id = query.sdk_app_id.as_deref().ok_or(Refusal::AppMissing)?;
-    apps.by_id.get(id).copied().map(VerifiedApp).ok_or(Refusal::AppUnknown)
+    apps.find(id).ok_or(Refusal::AppUnknown)
 }
 
 #[cfg(test)]

@@ -52,6 +52,17 @@ impl Raw {
         self
     }
 
+    /// A callback that was kept as these bytes: the query, of so many bytes, and the body. `None` if the query is not text.
+    pub fn restore(bytes: Vec<u8>, query_bytes: usize) -> Option<Self> {
+        str::from_utf8(bytes.get(..query_bytes)?).ok()?;
+        Some(Self { bytes, query_bytes })
+    }
+
+    /// The query and the body, as one.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The query, as it stood in the URL.
     pub fn query(&self) -> &str {
         let query = self.bytes.get(..self.query_bytes).unwrap_or_default();

@@ -171,7 +171,7 @@ impl Intake {
     ) -> Result<(), Refusal> {
         match self.journal.append_now(capture, receipt) {
             Ok(None) => Ok(()),
-            Ok(Some(appended)) => Box::pin(acknowledged(appended, deadline)).await,
+            Ok(Some(appended)) => Box::pin(self.acknowledged(appended, deadline)).await,
             Err(capture) => Box::pin(self.append_in_time(capture, receipt, deadline)).await,
         }
     }
@@ -184,11 +184,35 @@ impl Intake {
     ) -> Result<(), Refusal> {
         match time::timeout_at(deadline.into(), self.journal.append(capture, receipt)).await {
             Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(appended))) => acknowledged(appended, deadline).await,
-            Ok(Err(AppendError::Full)) => Err(Refusal::QueueFull),
-            Ok(Err(AppendError::Closed)) => Err(Refusal::Stopping),
-            Err(_elapsed) => Err(Refusal::Deadline),
+            Ok(Ok(Some(appended))) => self.acknowledged(appended, deadline).await,
+            Ok(Err(error)) => Err(self.not_taken(error)),
+            Err(_elapsed) => Err(self.too_late()),
         }
+    }
+
+    /// Waits until it is safe, until `deadline`.
+    async fn acknowledged(&self, appended: Appended, deadline: Instant) -> Result<(), Refusal> {
+        match time::timeout_at(deadline.into(), appended.acknowledged()).await {
+            Ok(acknowledged) => acknowledged.map_err(|error| self.not_taken(error)),
+            Err(_elapsed) => {
+                let refusal = self.too_late();
+                if appended.abandon(refusal.reason()) { Ok(()) } else { Err(refusal) }
+            }
+        }
+    }
+
+    fn not_taken(&self, error: AppendError) -> Refusal {
+        match error {
+            AppendError::Full if self.journal.is_full() => Refusal::JournalFull,
+            AppendError::Full => Refusal::QueueFull,
+            AppendError::Closed => Refusal::Stopping,
+            AppendError::Unpublishable => Refusal::Unpublishable,
+            AppendError::Failed => Refusal::JournalFailed,
+        }
+    }
+
+    fn too_late(&self) -> Refusal {
+        if self.journal.is_full() { Refusal::JournalFull } else { Refusal::Deadline }
     }
 
     /// Hands a capture over for which nobody waits.
@@ -204,16 +228,6 @@ impl Intake {
         if !self.journal.keep(capture(admitted, raw, outcome)) {
             self.metrics.rejected_dropped.inc();
         }
-    }
-}
-
-/// Waits for Kafka's word until `deadline`.
-async fn acknowledged(appended: Appended, deadline: Instant) -> Result<(), Refusal> {
-    match time::timeout_at(deadline.into(), appended.acknowledged()).await {
-        Ok(true) => Ok(()),
-        Ok(false) => Err(Refusal::Unpublishable),
-        Err(_elapsed) if appended.abandon(Refusal::Deadline.reason()) => Ok(()),
-        Err(_elapsed) => Err(Refusal::Deadline),
     }
 }
 

@@ -28,8 +28,10 @@ pub struct Balance {
     pub delivered: u64,
     /// Being read, or waiting for room.
     pub waiting_request: u64,
-    /// Taken, and not yet known to be in Kafka.
+    /// In memory only, and not yet known to be in Kafka or on disk.
     pub waiting_queue: u64,
+    /// On disk, and not yet known to be in Kafka.
+    pub waiting_journal: u64,
     /// Not an account: of the lost, those whose records Kafka took after all.
     pub late: u64,
 }
@@ -48,7 +50,7 @@ impl Balance {
 
     /// All that has not ended.
     pub const fn waiting_total(&self) -> u64 {
-        self.waiting_request + self.waiting_queue
+        self.waiting_request + self.waiting_queue + self.waiting_journal
     }
 }
 
@@ -91,6 +93,27 @@ impl Ledger {
         balance.delivered += count;
     }
 
+    /// Finds `count` callbacks in the journal: an earlier run of the process took them.
+    pub fn recover(&self, count: u64) {
+        let mut balance = self.lock();
+        balance.recovered += count;
+        balance.waiting_journal += count;
+    }
+
+    /// Moves `count` callbacks from the queue to the journal.
+    pub fn store(&self, count: u64) {
+        let mut balance = self.lock();
+        balance.waiting_queue -= count;
+        balance.waiting_journal += count;
+    }
+
+    /// Moves `count` callbacks from the journal to delivered.
+    pub fn deliver_stored(&self, count: u64) {
+        let mut balance = self.lock();
+        balance.waiting_journal -= count;
+        balance.delivered += count;
+    }
+
     /// Moves one callback from the queue to lost: its sender was told 503.
     pub fn lose_queued(&self, reason: Reason) {
         let mut balance = self.lock();
@@ -98,9 +121,9 @@ impl Ledger {
         balance.end(reason);
     }
 
-    /// Counts a lost callback whose record Kafka took after all. It stays lost.
-    pub fn late(&self) {
-        self.lock().late += 1;
+    /// Counts lost callbacks whose records Kafka took after all. They stay lost.
+    pub fn late(&self, count: u64) {
+        self.lock().late += count;
     }
 
     /// Everything, as of one moment.
@@ -170,7 +193,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_balances_whatever_happens(fates in prop::collection::vec(0..5_u8, 0..50)) {
+        fn it_balances_whatever_happens(fates in prop::collection::vec(0..8_u8, 0..50)) {
             let ledger = Ledger::default();
             for fate in fates {
                 let receipt = ledger.receive(None);
@@ -179,7 +202,10 @@ mod tests {
                     1 => drop(receipt),
                     2 => receipt.accept(),
                     3 => { receipt.accept(); ledger.deliver(1) }
-                    _ => { receipt.accept(); ledger.lose_queued(Reason::Deadline); ledger.late() }
+                    4 => { receipt.accept(); ledger.lose_queued(Reason::Deadline); ledger.late(1) }
+                    5 => { receipt.accept(); ledger.store(1) }
+                    6 => { receipt.accept(); ledger.store(1); ledger.deliver_stored(1) }
+                    _ => { drop(receipt); ledger.recover(1) }
                 }
                 prop_assert!(is_balanced(&ledger.read()));
             }

@@ -78,6 +78,12 @@ pub enum Refusal {
     /// No room, or no word from Kafka, before the request's deadline.
     #[error("not acknowledged in time")]
     Deadline,
+    /// The journal's quota is reached, or its disk is full.
+    #[error("the journal is full")]
+    JournalFull,
+    /// The journal's disk cannot be trusted any more. The process is about to end.
+    #[error("the journal has failed")]
+    JournalFailed,
     /// The process is stopping and takes nothing more.
     #[error("stopping")]
     Stopping,
@@ -117,6 +123,10 @@ pub enum Reason {
     QueueFull,
     /// [`Refusal::Deadline`]
     Deadline,
+    /// [`Refusal::JournalFull`]
+    JournalFull,
+    /// [`Refusal::JournalFailed`]
+    JournalFailed,
     /// [`Refusal::Stopping`]
     Stopping,
     /// [`Refusal::Unpublishable`]
@@ -150,6 +160,8 @@ impl Refusal {
             Self::Undecidable { .. } => Reason::Undecidable,
             Self::QueueFull => Reason::QueueFull,
             Self::Deadline => Reason::Deadline,
+            Self::JournalFull => Reason::JournalFull,
+            Self::JournalFailed => Reason::JournalFailed,
             Self::Stopping => Reason::Stopping,
             Self::Unpublishable => Reason::Unpublishable,
         }
@@ -158,7 +170,7 @@ impl Refusal {
 
 impl Reason {
     /// Every reason: `Reason::ALL[reason.index()] == reason`.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Method,
         Self::Path,
         Self::Query,
@@ -173,6 +185,8 @@ impl Reason {
         Self::Undecidable,
         Self::QueueFull,
         Self::Deadline,
+        Self::JournalFull,
+        Self::JournalFailed,
         Self::Stopping,
         Self::Unpublishable,
     ];
@@ -196,14 +210,24 @@ impl Reason {
             Self::Method => 405,
             Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
-            Self::QueueFull | Self::Deadline | Self::Stopping | Self::Unpublishable => 503,
+            Self::QueueFull
+            | Self::Deadline
+            | Self::JournalFull
+            | Self::JournalFailed
+            | Self::Stopping
+            | Self::Unpublishable => 503,
         }
     }
 
     /// Where the ledger counts it.
     pub const fn account(self) -> Account {
         match self {
-            Self::QueueFull | Self::Deadline | Self::Stopping | Self::Unpublishable => Account::Lost,
+            Self::QueueFull
+            | Self::Deadline
+            | Self::JournalFull
+            | Self::JournalFailed
+            | Self::Stopping
+            | Self::Unpublishable => Account::Lost,
             Self::Method
             | Self::Path
             | Self::Query
@@ -226,7 +250,12 @@ impl Reason {
 
     /// Whether the connection ends with the answer: the rest of the body is not worth reading, or nobody is left to read.
     pub const fn closes(self) -> bool {
-        matches!(self, Self::BodyTooLarge | Self::BodyTimeout | Self::BrokenOff | Self::Stopping)
+        matches!(self, Self::BodyTooLarge | Self::BodyTimeout | Self::BrokenOff | Self::JournalFailed | Self::Stopping)
+    }
+
+    /// The reason with this word.
+    pub fn find(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.word() == word)
     }
 
     /// The word for labels and headers.
@@ -246,6 +275,8 @@ impl Reason {
             Self::Undecidable => "undecidable",
             Self::QueueFull => "queue_full",
             Self::Deadline => "deadline",
+            Self::JournalFull => "journal_full",
+            Self::JournalFailed => "journal_failed",
             Self::Stopping => "stopping",
             Self::Unpublishable => "unpublishable",
         }
@@ -262,6 +293,7 @@ mod tests {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), index);
             assert!(words.insert(reason.word()), "{} is used twice", reason.word());
+            assert_eq!(Reason::find(reason.word()), Some(reason));
         }
     }
 

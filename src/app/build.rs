@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::admin::Admin;
 use crate::auth::Apps;
+use crate::clock;
 use crate::config;
 use crate::config::Config;
 use crate::decide;
@@ -26,8 +27,16 @@ use crate::journal;
 use crate::journal::Ack;
 use crate::journal::Backlog;
 use crate::journal::Bounds;
+use crate::journal::commit::Committer;
+use crate::journal::commit::Tender;
+use crate::journal::durable;
+use crate::journal::durable::OnDisk;
+use crate::journal::durable::Settings;
+use crate::journal::log::OnCorruption;
+use crate::journal::log::recovery::Found;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::metrics::journal::JournalMetrics;
 use crate::metrics::publish::PublishMetrics;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
@@ -54,6 +63,8 @@ const GATHER: Duration = Duration::from_millis(5);
 pub(super) struct Built {
     pub(super) served: Served,
     pub(super) publishing: Publishing,
+    /// The threads of the journal on disk.
+    pub(super) journaling: Option<Journaling>,
     pub(super) readying: Readying,
     pub(super) admin: Admin,
     pub(super) following: Files,
@@ -85,10 +96,18 @@ pub(super) struct Publishing {
     gather: Duration,
 }
 
+/// What keeps the journal on disk, each part on its own thread.
+pub(super) struct Journaling {
+    pub(super) committer: Committer,
+    pub(super) tender: Tender,
+}
+
 /// What must be there before callbacks are let through, and what is said then.
 pub(super) struct Readying {
     pub(super) names: Vec<String>,
     pub(super) creation: Option<Creation>,
+    /// Whether callbacks are let through before the topics are there: they are safe without.
+    pub(super) is_ready_alone: bool,
     pub(super) callbacks_address: SocketAddr,
     pub(super) admin_address: SocketAddr,
 }
@@ -112,7 +131,17 @@ impl Built {
         let listeners = Listeners::bind(config)?;
         let (embedded, properties) = kafka(config, ack, &topics)?;
         let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
-        let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone());
+        let (journal, backlog, journaling, gauge) = match ack {
+            Ack::Broker | Ack::Memory => {
+                let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone());
+                (journal, backlog, None, None)
+            }
+            Ack::Journal => {
+                let opened = open_journal(config, &ledger, &apps, &metrics.journal)?;
+                let OnDisk { journal, backlog, committer, tender, gauge, .. } = opened;
+                (journal, backlog, Some(Journaling { committer, tender }), Some(gauge))
+            }
+        };
         let (following, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
         let (life, control, is_stopping) =
             (Life::new(), Arc::new(Control::default()), Arc::new(AtomicBool::new(false)));
@@ -125,7 +154,8 @@ impl Built {
             metrics: metrics.intake,
             deadline: config.callbacks.deadline,
         };
-        let admin = Admin { registry, life: life.clone(), kafka: kafka.health(), pump: Arc::clone(&control) };
+        let admin =
+            Admin { registry, life: life.clone(), kafka: kafka.health(), pump: Arc::clone(&control), journal: gauge };
         let publishing = Publishing {
             control,
             kafka,
@@ -135,12 +165,13 @@ impl Built {
             metrics: metrics.publish,
             gather: match ack {
                 Ack::Broker => Duration::ZERO,
-                Ack::Memory => GATHER,
+                Ack::Journal | Ack::Memory => GATHER,
             },
         };
         let readying = Readying {
             names: topics.names().to_vec(),
             creation: config.topics.create.then(|| creation(&config.topics)),
+            is_ready_alone: ack == Ack::Journal,
             callbacks_address: listeners.callbacks_address,
             admin_address: listeners.admin_address,
         };
@@ -153,7 +184,7 @@ impl Built {
             ledger,
             is_stopping,
         };
-        Ok(Self { served, publishing, readying, admin, following, listeners, embedded })
+        Ok(Self { served, publishing, journaling, readying, admin, following, listeners, embedded })
     }
 }
 
@@ -223,8 +254,44 @@ const fn limits(callbacks: &config::Callbacks) -> Limits {
     }
 }
 
+/// Opens the journal on disk, and says what was found.
+fn open_journal(
+    config: &Config,
+    ledger: &Ledger,
+    apps: &Arc<Apps>,
+    metrics: &JournalMetrics,
+) -> Result<OnDisk, Failure> {
+    let began = clock::monotonic();
+    let settings = Settings {
+        dir: config.journal.dir.clone(),
+        segment_bytes: config.journal.segment_bytes,
+        quota_bytes: config.journal.quota_bytes,
+        free_bytes_min: config.journal.free_bytes_min,
+        on_corruption: match config.journal.on_corruption {
+            config::OnCorruption::Refuse => OnCorruption::Refuse,
+            config::OnCorruption::Salvage => OnCorruption::Salvage,
+        },
+    };
+    let opened = durable::open(&settings, bounds(&config.queue), ledger, apps, metrics).map_err(Failure::Journal)?;
+    let dir = settings.dir.display();
+    if opened.is_in_memory {
+        tracing::warn!(%dir, "the journal is on a filesystem in memory: it survives this process, not this machine");
+    }
+    for (name, offset) in &opened.found.torn {
+        tracing::info!(%dir, name, offset, "the journal ends in a write that was cut off; it was not acknowledged");
+    }
+    for damage in &opened.found.damage {
+        tracing::error!(%dir, %damage, "the journal is damaged; going on with what can be read");
+    }
+    let Found { counted, uncounted, read_bytes, .. } = opened.found;
+    let took_ms = clock::monotonic().duration_since(began).as_millis();
+    tracing::info!(%dir, recovered = counted, refused = uncounted, read_bytes, took_ms, "the journal is open");
+    Ok(opened)
+}
+
 const fn ack(ack: config::Ack) -> Ack {
     match ack {
+        config::Ack::Journal => Ack::Journal,
         config::Ack::Broker => Ack::Broker,
         config::Ack::Memory => Ack::Memory,
     }

@@ -25,6 +25,9 @@ const CLIENT_END: Duration = Duration::from_millis(700);
 /// Kept back from the deadline for the backlog, when requests do not end.
 const BACKLOG_LEAST: Duration = Duration::from_millis(500);
 
+/// How long the journal may take behind the deadline to record what was delivered.
+const RECORD_LAST: Duration = Duration::from_millis(300);
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ended {
@@ -81,13 +84,24 @@ pub(super) fn run_until_stopped(
         let _joined = thread.join();
     }
     let balance = running.built.ledger.read();
-    if balance.waiting_total() > 0 {
-        let waiting = balance.waiting_total();
+    let gone = balance.waiting_request + balance.waiting_queue;
+    if gone > 0 {
         let answered = match config.ack {
             Ack::Memory => "they were answered",
-            Ack::Broker => "they were not answered 200",
+            Ack::Journal | Ack::Broker => "they were not answered 200",
         };
-        tracing::warn!(waiting, answered, "callbacks are not known to be in kafka, and are gone with this process");
+        tracing::warn!(
+            waiting = gone,
+            answered,
+            "callbacks are not known to be in kafka, and are gone with this process"
+        );
+    }
+    if balance.waiting_journal > 0 {
+        let waiting = balance.waiting_journal;
+        tracing::warn!(
+            waiting,
+            "callbacks are in the journal and not known to be in kafka; the next start delivers them"
+        );
     }
     say(&balance.to_string());
     ended
@@ -110,6 +124,14 @@ async fn stop(running: &mut Running, config: &Config) {
     pump.control.give_up_at(deadline - CLIENT_END, &pump.thread);
     if until(deadline, &mut pump.ended).await.is_none() {
         tracing::warn!("the kafka client did not end in time");
+    }
+    if let Some(journaling) = &mut running.journaling {
+        journaling.finish.set();
+        if until(deadline + RECORD_LAST, &mut journaling.committer_ended).await.is_none() {
+            tracing::warn!(
+                "what was delivered could not be recorded in time; some of it is delivered again after the next start"
+            );
+        }
     }
 }
 

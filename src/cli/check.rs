@@ -45,6 +45,7 @@ pub(crate) fn run(
 
 fn summary(config: &Config) -> String {
     let ack = match config.ack {
+        Ack::Journal => "journal",
         Ack::Broker => "broker",
         Ack::Memory => "memory",
     };

@@ -65,9 +65,12 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
             match failure {
                 // librdkafka judged the properties together: restarting will not help.
                 Failure::Kafka(_) => ExitCode::from(EXIT_CONFIG),
-                Failure::Listen { .. } | Failure::Embedded(_) | Failure::Metrics(_) | Failure::System { .. } => {
-                    ExitCode::FAILURE
-                }
+                Failure::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
+                Failure::Listen { .. }
+                | Failure::Embedded(_)
+                | Failure::Journal(_)
+                | Failure::Metrics(_)
+                | Failure::System { .. } => ExitCode::FAILURE,
             }
         }
     }

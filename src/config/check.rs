@@ -24,6 +24,7 @@ use crate::config::JudgeKafka;
 use crate::config::Kafka;
 use crate::config::Log;
 use crate::config::LogFormat;
+use crate::config::OnCorruption;
 use crate::config::Queue;
 use crate::config::Topics;
 use crate::config::kafka;
@@ -31,7 +32,6 @@ use crate::config::problem::Fault;
 use crate::config::problem::Problem;
 use crate::config::reader::Reader;
 use crate::config::source::Layer;
-use crate::config::source::Value;
 
 /// Longer than this, a topic's name could exceed Kafka's 249 characters with the longest command behind it.
 const TOPIC_PREFIX_LENGTH_MAX: usize = 150;
@@ -41,6 +41,12 @@ const SENDER_DEADLINE: Duration = Duration::from_secs(2);
 
 /// More than any memory holds. What counts the room of the queue cannot count to the end of 64 bits.
 const QUEUE_MAX: i64 = 1 << 48;
+
+/// What the journal's files are made of.
+const BLOCK_BYTES: u64 = 4096;
+
+/// So many of the longest bodies fit into a segment of the journal, with what else stands there.
+const SEGMENT_BODIES: u64 = 4;
 
 /// Lays `layers` over each other, the later over the earlier, and judges the outcome.
 pub(crate) fn check(layers: [Layer; 4], folder: PathBuf, judge_kafka: JudgeKafka) -> Result<Config, Vec<Problem>> {
@@ -71,7 +77,7 @@ pub(crate) fn check(layers: [Layer; 4], folder: PathBuf, judge_kafka: JudgeKafka
         blocklist: Blocklist { files: reader.files("blocklist.files") },
         decide: decide(reader),
         queue: queue(reader),
-        journal: Journal { dir: reader.folder("journal.dir") },
+        journal: journal(reader),
         log: log(reader),
         warnings,
     };
@@ -88,13 +94,8 @@ pub(crate) fn check(layers: [Layer; 4], folder: PathBuf, judge_kafka: JudgeKafka
 }
 
 fn ack(reader: &mut Reader) -> Ack {
-    if let Some(Value::Raw(word) | Value::Text(word)) = reader.take("ack")
-        && word == "journal"
-    {
-        reader.fault("ack", Fault::NotYet("the journal is not built; use broker or memory"));
-        return Ack::Broker;
-    }
-    reader.choice("ack", Ack::Broker, &[("broker", Ack::Broker), ("memory", Ack::Memory)])
+    let words = [("journal", Ack::Journal), ("broker", Ack::Broker), ("memory", Ack::Memory)];
+    reader.choice("ack", Ack::Journal, &words)
 }
 
 fn workers(reader: &mut Reader) -> usize {
@@ -237,6 +238,23 @@ fn queue(reader: &mut Reader) -> Queue {
     }
 }
 
+fn journal(reader: &mut Reader) -> Journal {
+    let on_corruption = [("refuse", OnCorruption::Refuse), ("salvage", OnCorruption::Salvage)];
+    let segment = "journal.segment_bytes";
+    let segment_bytes = reader.count(segment, &(1 << 20..=1 << 30)) as u64;
+    if !segment_bytes.is_multiple_of(BLOCK_BYTES) {
+        reader.fault(segment, Fault::Wanted("a multiple of 4096"));
+    }
+    let quota_bytes = reader.integer("journal.quota_bytes", &(1..=i64::MAX)).map(i64::unsigned_abs);
+    Journal {
+        dir: reader.folder("journal.dir"),
+        segment_bytes,
+        quota_bytes,
+        free_bytes_min: reader.count("journal.free_bytes_min", &(0..=i64::MAX)) as u64,
+        on_corruption: reader.choice("journal.on_corruption", OnCorruption::Refuse, &on_corruption),
+    }
+}
+
 fn log(reader: &mut Reader) -> Log {
     let formats = [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
     let format = reader.choice("log.format", LogFormat::Auto, &formats);
@@ -262,11 +280,25 @@ fn compare(reader: &mut Reader, config: &Config) {
         let why = "must not be below callbacks.body_bytes_max: the longest body would never fit";
         reader.contradiction("queue.bytes_max", "callbacks.body_bytes_max", why);
     }
+    if config.ack == Ack::Journal {
+        compare_journal(reader, &config.journal, callbacks.body_bytes_max);
+    }
     let replicas = (config.topics.min_insync_replicas, config.topics.replication_factor);
     if let (Some(in_sync), Some(all)) = replicas
         && in_sync > all
     {
         let why = "must not be above topics.replication_factor: no record could ever be written";
         reader.contradiction("topics.min_insync_replicas", "topics.replication_factor", why);
+    }
+}
+
+fn compare_journal(reader: &mut Reader, journal: &Journal, body_bytes_max: usize) {
+    if journal.segment_bytes / SEGMENT_BODIES < body_bytes_max as u64 {
+        let why = "must be at least four times callbacks.body_bytes_max: a segment must hold the longest bodies";
+        reader.contradiction("journal.segment_bytes", "callbacks.body_bytes_max", why);
+    }
+    if journal.quota_bytes.is_some_and(|quota| quota < 2 * journal.segment_bytes) {
+        let why = "must be at least twice journal.segment_bytes: one is written while another is delivered";
+        reader.contradiction("journal.quota_bytes", "journal.segment_bytes", why);
     }
 }

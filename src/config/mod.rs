@@ -29,7 +29,7 @@ use crate::config::source::Layer;
 /// What callbridge runs on. A `Config` that exists has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// When a callback is acknowledged. Default: `broker`.
+    /// When a callback is acknowledged. Default: `journal`.
     pub ack: Ack,
     /// Threads that serve callbacks, at least 1. Default: one a core.
     pub workers: usize,
@@ -66,6 +66,8 @@ pub struct Config {
 /// When a callback is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ack {
+    /// When it is on disk.
+    Journal,
     /// When Kafka has reported its delivery.
     Broker,
     /// When it is in the queue in memory.
@@ -202,11 +204,28 @@ pub struct Queue {
     pub waiting_bytes_max: usize,
 }
 
-/// Where the journal lives.
+/// Where the journal lives, and what it may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Journal {
     /// Its folder. Default: `/var/lib/callbridge`.
     pub dir: PathBuf,
+    /// The size of each of its files, in bytes. Default: 16 777 216.
+    pub segment_bytes: u64,
+    /// What all its files may take, in bytes. Default: absent, the smaller of 4 GiB and four fifths of what the filesystem has free.
+    pub quota_bytes: Option<u64>,
+    /// What it leaves free on the filesystem, in bytes. Default: 16 777 216.
+    pub free_bytes_min: u64,
+    /// What to do when acknowledged callbacks cannot be read at the start. Default: `refuse`.
+    pub on_corruption: OnCorruption,
+}
+
+/// What to do when acknowledged callbacks cannot be read at the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCorruption {
+    /// Do not start.
+    Refuse,
+    /// Go on with what can be read, and keep the rest aside.
+    Salvage,
 }
 
 /// What is logged, and how.

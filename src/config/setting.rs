@@ -43,7 +43,7 @@ pub(crate) enum Shape {
 
 /// Every setting, in the order of the example file.
 pub(crate) const SETTINGS: &[Setting] = &[
-    flagged("ack", Some("broker"), "ack", Shape::Once("broker|memory"), "When a callback is acknowledged"),
+    flagged("ack", Some("journal"), "ack", Shape::Once("journal|broker|memory"), "When a callback is acknowledged"),
     flagged("workers", Some("0"), "workers", Shape::Once("N"), "Threads that serve callbacks; 0 means one a core"),
     plain("drain_seconds", "8"),
     flagged(
@@ -128,13 +128,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
     plain("queue.bytes_max", "67108864"),
     plain("queue.captures_max", "100000"),
     plain("queue.waiting_bytes_max", "16777216"),
-    flagged(
-        "journal.dir",
-        Some("/var/lib/callbridge"),
-        "data-dir",
-        Shape::Once("DIR"),
-        "Where the journal lives (not used by the modes of this version)",
-    ),
+    flagged("journal.dir", Some("/var/lib/callbridge"), "data-dir", Shape::Once("DIR"), "Where the journal lives"),
+    plain("journal.segment_bytes", "16777216"),
+    absent("journal.quota_bytes"),
+    plain("journal.free_bytes_min", "16777216"),
+    plain("journal.on_corruption", "refuse"),
     plain("log.format", "auto"),
     plain("log.filter", "info"),
 ];

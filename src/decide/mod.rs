@@ -89,6 +89,11 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The outcome with this word.
+    pub fn find(word: &str) -> Option<Self> {
+        [Self::Allow, Self::Partial, Self::Refuse].into_iter().find(|outcome| outcome.as_str() == word)
+    }
+
     /// The word for it in envelopes and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

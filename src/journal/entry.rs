@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 use crate::capture::Capture;
 use crate::clock;
 
+use super::log::Seq;
+use super::log::cursor::Place;
+
 /// A capture on its way to Kafka.
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -17,14 +20,35 @@ pub(crate) struct Entry {
     pub(crate) capture: Box<Capture>,
     /// When it was taken, for measuring.
     pub(crate) taken_at: Instant,
-    /// Whether the ledger counts it. What was refused is counted already.
-    pub(super) is_counted: bool,
+    pub(super) standing: Standing,
     pub(super) promise: Option<Promise>,
+    /// Where it can be read again, if it is on disk.
+    pub(crate) position: Option<Position>,
+}
+
+/// What the ledger makes of an entry's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It waits to be delivered.
+    Counted,
+    /// It was refused, and that is counted already.
+    Uncounted,
+    /// Its sender was told that it is lost.
+    Late,
+}
+
+/// Where a capture is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// Its number.
+    pub(crate) seq: Seq,
+    /// Its frame.
+    pub(crate) place: Place,
 }
 
 impl Entry {
-    pub(super) fn new(capture: Box<Capture>, is_counted: bool, promise: Option<Promise>) -> Self {
-        Self { capture, taken_at: clock::monotonic(), is_counted, promise }
+    pub(super) fn new(capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Self {
+        Self { capture, taken_at: clock::monotonic(), standing, promise, position: None }
     }
 }
 
@@ -32,7 +56,7 @@ const OPEN: u8 = 0;
 const KEPT: u8 = 1;
 const ABANDONED: u8 = 2;
 
-/// The promise that a capture will be in Kafka. Kept by the publisher or abandoned by the request, whichever comes first; never both.
+/// The promise that a capture is safe. Kept by whoever makes it so or abandoned by the request, whichever comes first; never both.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Promise {
     shared: Arc<Shared>,
@@ -45,7 +69,7 @@ struct Shared {
 }
 
 impl Promise {
-    /// Waits until it is kept or abandoned by the publisher. Returns whether it was kept. One waiter at a time.
+    /// Waits until it is kept, or abandoned by whoever was to keep it. Returns whether it was kept. One waiter at a time.
     pub(super) async fn ended(&self) -> bool {
         self.shared.ended.notified().await;
         self.is_kept()
@@ -59,6 +83,11 @@ impl Promise {
     /// Abandons it. Returns false when it was kept before.
     pub(super) fn abandon(&self) -> bool {
         self.end(ABANDONED)
+    }
+
+    /// Whether it was abandoned.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.shared.state.load(Ordering::Acquire) == ABANDONED
     }
 
     /// Whether it was kept.

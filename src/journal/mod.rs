@@ -4,38 +4,52 @@
 //! publisher takes entries in order from the [`Backlog`] and settles each when every record it became is in Kafka. What an append
 //! waits for beside room is the [`Ack`] mode's business, and invisible to both.
 //!
-//! In this version the journal is in memory: bounded in captures and in bytes, in order, gone with the process.
+//! In memory ([`in_memory`]) the journal is one queue, which both sides share; it is gone with the process. On disk
+//! ([`durable::open`]) the same queue leads to the *committer*, a thread that makes what waits durable in the [`log`] and keeps the
+//! promises; behind it the *tail* hands the newest captures to the publisher, who reads older ones from the log.
 
+mod backlog;
+pub(crate) mod codec;
+pub(crate) mod commit;
+pub(crate) mod durable;
 mod entry;
 pub(crate) mod log;
 mod queue;
+mod stored;
+mod tail;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::thread::Thread;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use crate::capture::Capture;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
 use crate::refusal::Reason;
 
+pub(crate) use self::backlog::Backlog;
+pub(crate) use self::backlog::Settled;
 pub(crate) use self::entry::Entry;
+pub(crate) use self::entry::Position;
 use self::entry::Promise;
+use self::entry::Standing;
 use self::queue::Queue;
 
 /// When a callback counts as acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ack {
+    /// When it is on disk.
+    Journal,
     /// When Kafka has confirmed every record it became.
     Broker,
     /// When it is in the queue in memory.
     Memory,
 }
 
-/// The bounds of the journal in memory.
+/// The bounds of what is in memory only.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// How many captures may wait for Kafka.
+    /// How many captures may wait, for Kafka or for the disk.
     pub(crate) captures_max: usize,
     /// How many bytes they may take, [`Capture::cost_bytes`] each.
     pub(crate) bytes_max: usize,
@@ -50,6 +64,10 @@ pub(crate) enum AppendError {
     Full,
     /// No more captures are taken.
     Closed,
+    /// Kafka will never take it.
+    Unpublishable,
+    /// The disk has failed.
+    Failed,
 }
 
 /// The journal as intake sees it.
@@ -57,19 +75,15 @@ pub(crate) enum AppendError {
 pub(crate) struct Journal {
     queue: Arc<Queue>,
     ack: Ack,
-}
-
-/// The journal as the publisher sees it.
-#[derive(Debug)]
-pub(crate) struct Backlog {
-    queue: Arc<Queue>,
+    /// The disk has no room.
+    is_full: Arc<AtomicBool>,
 }
 
 /// Makes a journal in memory. It is not open yet: what is appended waits until [`Journal::open`].
 pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger) -> (Journal, Backlog) {
-    let queue = Arc::new(Queue::new(bounds, ledger));
-    let journal = Journal { queue: Arc::clone(&queue), ack };
-    (journal, Backlog { queue })
+    let queue = Arc::new(Queue::new(bounds, ledger.clone()));
+    let journal = Journal { queue: Arc::clone(&queue), ack, is_full: Arc::default() };
+    (journal, Backlog::in_memory(queue, ledger))
 }
 
 impl Journal {
@@ -109,29 +123,35 @@ impl Journal {
 
     /// The entry of a capture, and where the mode makes a promise, what waits for it.
     fn entry(&self, capture: Box<Capture>) -> (Entry, Option<Appended>) {
-        let promise = match self.ack {
-            Ack::Broker => Some(Promise::default()),
-            Ack::Memory => None,
+        let (promise, broken) = match self.ack {
+            Ack::Journal => (Some(Promise::default()), AppendError::Failed),
+            Ack::Broker => (Some(Promise::default()), AppendError::Unpublishable),
+            Ack::Memory => (None, AppendError::Closed),
         };
-        let appended = promise.clone().map(|promise| Appended { promise, ledger: self.queue.ledger.clone() });
-        (Entry::new(capture, true, promise), appended)
+        let appended = promise.clone().map(|promise| Appended { promise, broken, ledger: self.queue.ledger.clone() });
+        (Entry::new(capture, Standing::Counted, promise), appended)
     }
 
     /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
     pub(crate) fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
         let mut receipt = Some(receipt);
-        let refused = self.queue.offer(Entry::new(capture, true, None), &mut receipt).is_err();
+        let refused = self.queue.offer(Entry::new(capture, Standing::Counted, None), &mut receipt).is_err();
         if let Some(receipt) = receipt.filter(|_| refused) {
-            receipt.end(Reason::QueueFull);
+            receipt.end(if self.is_full() { Reason::JournalFull } else { Reason::QueueFull });
         }
     }
 
     /// Takes a capture whose callback has ended already: it was refused, and only its bytes are kept. Returns whether there was room.
     pub(crate) fn keep(&self, capture: Box<Capture>) -> bool {
-        self.queue.offer(Entry::new(capture, false, None), &mut None).is_ok()
+        self.queue.offer(Entry::new(capture, Standing::Uncounted, None), &mut None).is_ok()
     }
 
-    /// Lets appends through: the topics are known. Until then they wait as for room.
+    /// Whether the disk has no room.
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// Lets appends through: what they wait for will come. Until then they wait as for room.
     pub(crate) fn open(&self) {
         self.queue.open();
     }
@@ -142,17 +162,23 @@ impl Journal {
     }
 }
 
-/// A capture that was taken, and is not acknowledged before Kafka says so. Dropped, it stays and will be delivered.
+/// A capture that was taken, and is not acknowledged yet. Dropped, it stays and will be delivered.
 #[derive(Debug)]
 pub(crate) struct Appended {
     promise: Promise,
+    /// What it means if the promise is not kept.
+    broken: AppendError,
     ledger: Ledger,
 }
 
 impl Appended {
-    /// Waits for Kafka's word. Returns false when it will never take the capture.
-    pub(crate) async fn acknowledged(&self) -> bool {
-        self.promise.ended().await
+    /// Waits until it is as safe as the mode promises.
+    ///
+    /// # Errors
+    ///
+    /// It never will be.
+    pub(crate) async fn acknowledged(&self) -> Result<(), AppendError> {
+        if self.promise.ended().await { Ok(()) } else { Err(self.broken) }
     }
 
     /// Gives up waiting. Returns whether the capture was acknowledged in that very moment, and 200 is true after all; if not, its
@@ -162,68 +188,6 @@ impl Appended {
             self.ledger.lose_queued(reason);
         }
         self.promise.is_kept()
-    }
-}
-
-impl Backlog {
-    /// Names the thread that takes, so that it is woken (`unpark`) when there is something to take.
-    pub(crate) fn wakes(&self, taker: Thread) {
-        self.queue.wakes(taker);
-    }
-
-    /// Moves up to `max` entries to `into`, oldest first.
-    pub(crate) fn take(&self, max: usize, into: &mut VecDeque<Entry>) {
-        self.queue.take(max, into);
-    }
-
-    /// Whether nothing waits to be taken and nothing more will come.
-    pub(crate) fn is_at_end(&self) -> bool {
-        self.queue.is_at_end()
-    }
-
-    /// Settles an entry all of whose records are in Kafka, and keeps the promise made for it. Its room is free at the next
-    /// [`Backlog::free`].
-    pub(crate) fn settle(&self, entry: &Entry, settled: &mut Settled) {
-        settled.add(self.queue.cost_of(&entry.capture));
-        if entry.is_counted {
-            match &entry.promise {
-                Some(promise) if !promise.keep() => self.queue.ledger.late(),
-                Some(_) | None => settled.delivered += 1,
-            }
-        }
-    }
-
-    /// Settles an entry that Kafka will never take. Its callback is lost, and its sender, if still there, is told so.
-    pub(crate) fn give_up(&self, entry: &Entry, reason: Reason, settled: &mut Settled) {
-        settled.add(self.queue.cost_of(&entry.capture));
-        let is_ours_to_count = entry.promise.as_ref().is_none_or(Promise::abandon);
-        if entry.is_counted && is_ours_to_count {
-            self.queue.ledger.lose_queued(reason);
-        }
-    }
-
-    /// Frees the room of what was settled, and counts what was delivered: once for many.
-    pub(crate) fn free(&self, settled: &mut Settled) {
-        let Settled { captures, bytes, delivered } = std::mem::take(settled);
-        if captures > 0 {
-            self.queue.free(captures, bytes);
-            self.queue.ledger.deliver(delivered);
-        }
-    }
-}
-
-/// Entries that were settled, and whose room is not free yet.
-#[derive(Debug, Default)]
-pub(crate) struct Settled {
-    captures: usize,
-    bytes: usize,
-    delivered: u64,
-}
-
-impl Settled {
-    fn add(&mut self, cost: usize) {
-        self.captures += 1;
-        self.bytes += cost;
     }
 }
 

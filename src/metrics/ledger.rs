@@ -68,7 +68,7 @@ impl LedgerCollector {
             waiting: IntGaugeVec::new(
                 Opts::new(
                     "callbridge_callbacks_waiting",
-                    "Callbacks that have not ended, by where they are: in the request, or in the queue for Kafka.",
+                    "Callbacks that have not ended, by where they are: in the request, in memory, or on disk.",
                 ),
                 &["where"],
             )?,
@@ -104,7 +104,12 @@ impl Accounts {
         }
         set(&self.delivered, balance.delivered);
         set(&self.late, balance.late);
-        for (place, waiting) in [("request", balance.waiting_request), ("queue", balance.waiting_queue)] {
+        let waiting = [
+            ("request", balance.waiting_request),
+            ("queue", balance.waiting_queue),
+            ("journal", balance.waiting_journal),
+        ];
+        for (place, waiting) in waiting {
             self.waiting.with_label_values(&[place]).set(i64::try_from(waiting).unwrap_or(i64::MAX));
         }
     }
@@ -148,6 +153,7 @@ mod tests {
                 "callbridge_callbacks_delivered_total 0",
                 "callbridge_callbacks_waiting{where=\"queue\"} 1",
                 "callbridge_callbacks_waiting{where=\"request\"} 0",
+                "callbridge_callbacks_waiting{where=\"journal\"} 0",
             ] {
                 assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
             }

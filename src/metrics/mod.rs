@@ -2,6 +2,7 @@
 
 pub(crate) mod blocklist;
 pub(crate) mod intake;
+pub(crate) mod journal;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod publish;
@@ -16,6 +17,7 @@ pub(crate) struct Metrics {
     pub(crate) intake: intake::IntakeMetrics,
     pub(crate) publish: publish::PublishMetrics,
     pub(crate) kafka: kafka::KafkaMetrics,
+    pub(crate) journal: journal::JournalMetrics,
     pub(crate) blocklist: blocklist::BlocklistMetrics,
 }
 
@@ -27,6 +29,7 @@ impl Metrics {
             intake: intake::IntakeMetrics::register(registry)?,
             publish: publish::PublishMetrics::register(registry)?,
             kafka: kafka::KafkaMetrics::register(registry)?,
+            journal: journal::JournalMetrics::register(registry)?,
             blocklist: blocklist::BlocklistMetrics::register(registry)?,
         })
     }

@@ -6,6 +6,7 @@
 
 pub(crate) mod embedded;
 pub(crate) mod kafka;
+mod lane;
 pub(crate) mod properties;
 pub(crate) mod pump;
 pub(crate) mod topics;

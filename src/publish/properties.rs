@@ -10,7 +10,7 @@ fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
         // Somebody waits for the report, and nobody else may be there to share a batch with.
         Ack::Broker => "0.5",
         // Nobody waits, and a batch for each partition every 5 ms costs brokers and us noticeably more than one every 25 ms.
-        Ack::Memory => "25",
+        Ack::Journal | Ack::Memory => "25",
     };
     let fixed = [
         ("client.id", "callbridge"),

@@ -4,10 +4,12 @@
 //! the lane stops, waits until the fate of everything it sent is known, and sends what failed again, first and in order. So a topic that
 //! cannot be written to holds up only itself, and the order per key survives what librdkafka gives back.
 //!
+//! What can be read again from disk is not piled up in memory: a lane that is full is *parked*, lets go of what follows, and reads it
+//! again when it moves on. So an outage of hours grows the disk and not the process.
+//!
 //! Nothing is ever given up because of an error that may pass. A record that Kafka will never take goes to `<prefix>.rejected`. But Kafka
 //! judges whole batches, so a record is believed to be bad only when it failed alone.
 
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -36,9 +38,11 @@ use super::kafka::Kafka;
 use super::kafka::Report;
 use super::kafka::SendError;
 use super::kafka::Verdict;
+use super::lane::Item;
+use super::lane::Lane;
+use super::lane::Sent;
+use super::lane::Unreported;
 
-/// How many records of one topic may be with the client, unreported. A topic that is slow or stuck cannot take all of its queue.
-const CREDIT: usize = 10_000;
 /// Entries taken from the journal at a time, so that reports are looked at in between.
 const TAKE_MAX: usize = 1024;
 /// Of how many records one is timed while it is made: reading the clock twice costs a tenth of making it.
@@ -90,117 +94,6 @@ impl Control {
     }
 }
 
-/// An entry in the pump, with its place in the order and what Kafka said of it so far.
-#[derive(Debug)]
-struct Item {
-    order: u64,
-    entry: Entry,
-    /// Its batch will never be taken. It is sent alone next, and then it is known whether it was to blame.
-    is_suspect: bool,
-    /// Set when Kafka will never take its own record: what it said.
-    poison: Option<String>,
-}
-
-/// An item whose record is with the client.
-#[derive(Debug)]
-struct Sent {
-    item: Item,
-    topic: Topic,
-    /// The record's.
-    rejection: Option<&'static str>,
-    sent_at: Instant,
-}
-
-/// What was sent and not reported. A record's number is its place, which another takes once it is reported.
-#[derive(Debug, Default)]
-struct Unreported {
-    places: Vec<Option<Sent>>,
-    free: Vec<usize>,
-}
-
-impl Unreported {
-    /// The number for the next record.
-    fn next(&self) -> usize {
-        self.free.last().copied().unwrap_or(self.places.len())
-    }
-
-    /// Keeps a record that was sent under [`Unreported::next`].
-    fn insert(&mut self, sent: Sent) {
-        match self.free.pop().and_then(|place| self.places.get_mut(place)) {
-            Some(place) => *place = Some(sent),
-            None => self.places.push(Some(sent)),
-        }
-    }
-
-    fn remove(&mut self, sequence: usize) -> Option<Sent> {
-        let sent = self.places.get_mut(sequence).and_then(Option::take);
-        if sent.is_some() {
-            self.free.push(sequence);
-        }
-        sent
-    }
-
-    fn len(&self) -> usize {
-        self.places.len() - self.free.len()
-    }
-
-    /// When the one that has waited longest was sent. Looks at every place.
-    fn oldest(&self) -> Option<Instant> {
-        self.places.iter().flatten().map(|sent| sent.sent_at).min()
-    }
-
-    fn into_all(self) -> impl Iterator<Item = Sent> {
-        self.places.into_iter().flatten()
-    }
-}
-
-/// The records of one topic.
-#[derive(Debug, Default)]
-struct Lane {
-    /// In order.
-    waiting: VecDeque<Item>,
-    /// Failed since the lane stopped, by their place in the order.
-    failed: BTreeMap<u64, Item>,
-    in_flight: usize,
-    /// What is in flight is one suspect.
-    is_proving: bool,
-    rests_until: Option<Instant>,
-    backoff: Duration,
-}
-
-impl Lane {
-    /// Whether the item may be sent, if it is the next.
-    fn takes(&self, item: &Item) -> bool {
-        let credit = if item.is_suspect { 1 } else { CREDIT };
-        self.failed.is_empty() && self.rests_until.is_none() && !self.is_proving && self.in_flight < credit
-    }
-
-    fn sent(&mut self, is_suspect: bool) {
-        self.in_flight += 1;
-        self.is_proving = is_suspect;
-    }
-
-    fn reported(&mut self) {
-        self.in_flight -= 1;
-        self.is_proving = false;
-    }
-
-    fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.failed.is_empty() && self.in_flight == 0
-    }
-
-    /// Once everything sent is known, puts what failed first in line and rests.
-    fn regroup(&mut self, now: Instant) {
-        if !self.failed.is_empty() && self.in_flight == 0 {
-            for (_, item) in std::mem::take(&mut self.failed).into_iter().rev() {
-                self.waiting.push_front(item);
-            }
-            self.rests_until = Some(now + self.backoff);
-        }
-        self.rests_until = self.rests_until.filter(|until| *until > now);
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Pump {
@@ -218,6 +111,8 @@ pub(crate) struct Pump {
     replace_at: Option<Instant>,
     observe_at: Instant,
     taken: VecDeque<Entry>,
+    /// Behind the entry of the journal on disk that was taken last.
+    next_seq: u64,
     reports: Vec<Report>,
     settled: Settled,
 }
@@ -253,6 +148,7 @@ impl Pump {
             replace_at: None,
             observe_at: clock::monotonic(),
             taken: VecDeque::new(),
+            next_seq: 0,
             reports: Vec::new(),
             settled: Settled::default(),
         }
@@ -266,7 +162,7 @@ impl Pump {
             self.take_reports(now);
             self.replace_if_dead(now);
             let may_publish = control.may_publish.load(Ordering::Acquire);
-            let has_more = may_publish && self.take_entries(now);
+            let has_more = may_publish && (self.take_entries(now) | self.read_again());
             self.send_waiting(now);
             self.observe(now);
             let give_up_at = *control.give_up_at.lock().unwrap_or_else(PoisonError::into_inner);
@@ -301,16 +197,67 @@ impl Pump {
         let has_more = taken.len() == TAKE_MAX;
         for entry in taken.drain(..) {
             self.metrics.queued(now.saturating_duration_since(entry.taken_at));
-            let order = self.next_order;
-            self.next_order += 1;
-            self.route(Item { order, entry, is_suspect: false, poison: None }, now);
+            self.next_seq = entry.position.map_or(0, |position| position.seq + 1);
+            let item = self.item(entry);
+            self.route(item, true, now);
         }
         self.taken = taken;
         has_more
     }
 
-    /// Sends an item's record, or lines it up behind those of its topic.
-    fn route(&mut self, mut item: Item, now: Instant) {
+    fn item(&mut self, entry: Entry) -> Item {
+        let order = self.next_order;
+        self.next_order += 1;
+        Item { order, entry, is_suspect: false, poison: None }
+    }
+
+    /// Reads again what parked lanes have let go and now have room for: together, so that the journal is read once for all that are
+    /// equally far. Returns whether there may be more.
+    fn read_again(&mut self) -> bool {
+        let mut entries = Vec::new();
+        let mut count = 0;
+        while count < TAKE_MAX {
+            let Some(from) = self.lanes.iter().filter_map(Lane::wants).min_by_key(|from| from.seq) else {
+                return false;
+            };
+            let read = self.backlog.read_again(from, |entry| entries.push(entry));
+            let Some(read) = read else {
+                // Everything from there on has been delivered.
+                for lane in &mut self.lanes {
+                    lane.parked = lane.parked.filter(|parked| parked.seq < from.seq);
+                }
+                return true;
+            };
+            count += entries.len().max(1);
+            let mut is_full = vec![false; self.lanes.len()];
+            for entry in entries.drain(..) {
+                let Some(position) = entry.position.filter(|position| position.seq < self.next_seq) else { break };
+                let index = self.normaliser.record(&entry.capture).topic.index();
+                let item = self.item(entry);
+                let (Some(lane), Some(is_full)) = (self.lanes.get_mut(index), is_full.get_mut(index)) else { continue };
+                if *is_full || lane.parked.is_none_or(|parked| parked.seq > position.seq) {
+                    continue;
+                }
+                if lane.has_room() {
+                    lane.hold(&item);
+                    lane.waiting.push_back(item);
+                } else {
+                    *is_full = true;
+                    lane.parked = Some(position);
+                }
+            }
+            for (lane, is_full) in self.lanes.iter_mut().zip(is_full) {
+                if !is_full && lane.parked.is_some_and(|parked| parked.place == read.place) {
+                    lane.parked = Some(read.next).filter(|next| next.seq < self.next_seq);
+                }
+            }
+        }
+        true
+    }
+
+    /// Sends an item's record, or lines it up behind those of its topic. One that is new to its lane may be let go instead, if it can be
+    /// read again.
+    fn route(&mut self, mut item: Item, is_new: bool, now: Instant) {
         let sample_began = item.order.is_multiple_of(SAMPLE_EVERY).then(clock::monotonic);
         let record = match &item.poison {
             None => self.normaliser.record(&item.entry.capture),
@@ -321,6 +268,16 @@ impl Pump {
         }
         let (topic, rejection) = (record.topic, record.rejection);
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
+        if is_new {
+            let can_be_read_again = item.entry.position.filter(|_| item.poison.is_none());
+            if let Some(position) = can_be_read_again
+                && (lane.parked.is_some() || !lane.has_room())
+            {
+                lane.parked.get_or_insert(position);
+                return;
+            }
+            lane.hold(&item);
+        }
         if !lane.takes(&item) || !lane.waiting.is_empty() {
             lane.waiting.push_back(item);
             return;
@@ -357,7 +314,7 @@ impl Pump {
                 && lane.takes(item)
                 && let Some(item) = waiting.pop_front()
             {
-                self.route(item, now);
+                self.route(item, false, now);
             }
             if let Some(lane) = self.lanes.get_mut(index) {
                 lane.waiting.append(&mut waiting);
@@ -409,6 +366,7 @@ impl Pump {
         {
             lane.backoff = Duration::ZERO;
         }
+        self.release(item, topic);
         self.backlog.settle(&item.entry, &mut self.settled);
     }
 
@@ -447,13 +405,23 @@ impl Pump {
                 tracing::error!(topic = name, %code, "kafka will never take this record; it goes to the rejected topic");
                 item.is_suspect = false;
                 item.poison = Some(code.to_string());
-                self.route(item, clock::monotonic());
+                self.release(&item, topic);
+                self.route(item, true, clock::monotonic());
             }
             Failure::Poison(code) => {
                 self.metrics.ended(RecordOutcome::Poison);
-                tracing::error!(topic = name, %code, "kafka does not even take the raw bytes of this callback; it is lost");
-                self.backlog.give_up(&item.entry, Reason::Unpublishable, &mut self.settled);
+                self.release(&item, topic);
+                let stays = self.backlog.give_up(&item.entry, Reason::Unpublishable, &mut self.settled);
+                let fate = if stays { "it stays in the journal until the next start" } else { "it is lost" };
+                let name = self.topics.name(topic);
+                tracing::error!(topic = name, %code, fate, "kafka does not even take the raw bytes of a callback");
             }
+        }
+    }
+
+    fn release(&mut self, item: &Item, topic: Topic) {
+        if let Some(lane) = self.lanes.get_mut(topic.index()) {
+            lane.release(item);
         }
     }
 

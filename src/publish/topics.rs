@@ -36,6 +36,8 @@ pub(crate) struct Creation {
 const FETCH_LIMIT: Duration = Duration::from_secs(2);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+/// How many times the cluster is looked at before those topics that are there are used without the others.
+const LOOKS_FOR_ALL: u32 = 15;
 
 /// What is still missing, as an operator should read it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -78,19 +80,34 @@ impl TopicsClient {
     }
 
     /// Returns true once every topic of `names` is there, every partition has a leader, and the producer can send; false when it is told to stop before.
-    /// Makes missing topics if `creation` says how. Each time that something else is missing, `tell` is called.
+    /// Makes missing topics if `creation` says how. Each time that something else is missing, `tell` is called. Once it has been about
+    /// some topics only for a while, `others_work` is called.
     pub(crate) fn wait(
         &self,
         names: &[String],
         creation: Option<&Creation>,
         stop: &Stop,
         mut tell: impl FnMut(&Missing),
+        others_work: impl FnOnce(),
     ) -> bool {
         let mut told = None;
+        let mut looks_left = LOOKS_FOR_ALL;
+        let mut others_work = Some(others_work);
         loop {
             match self.look(names, creation) {
                 Ok(()) => return true,
                 Err(missing) => {
+                    match missing {
+                        Missing::Kafka(_) | Missing::ProducerId => {}
+                        Missing::Topics(_) | Missing::Creation(_) | Missing::Leaders(_) if looks_left > 0 => {
+                            looks_left -= 1
+                        }
+                        Missing::Topics(_) | Missing::Creation(_) | Missing::Leaders(_) => {
+                            if let Some(others_work) = others_work.take() {
+                                others_work();
+                            }
+                        }
+                    }
                     if told.as_ref() != Some(&missing) {
                         tell(&missing);
                         told = Some(missing);

@@ -37,8 +37,8 @@ pub(crate) struct Cursor {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReadError {
     /// The disk does not give it.
-    #[error("read the journal")]
-    Io(#[source] std::io::Error),
+    #[error("the disk does not give it: {0}")]
+    Io(std::io::Error),
     /// It is not what was written.
     #[error("{0}")]
     Damaged(Damage),
@@ -53,6 +53,16 @@ impl Cursor {
     /// Where it will look for the next frame.
     pub(crate) const fn place(&self) -> Place {
         self.next
+    }
+
+    /// Goes to what begins at `place`.
+    pub(crate) const fn go_to(&mut self, place: Place) {
+        self.next = place;
+    }
+
+    /// Whether all that is durable has been read.
+    pub(crate) fn is_at_end<D: Disk>(&mut self, store: &Store<D>) -> bool {
+        self.find(store).is_none()
     }
 
     /// The next frame and where it is, or nothing if all that is durable has been read.

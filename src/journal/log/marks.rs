@@ -2,7 +2,7 @@
 
 /// Numbers from 0, each in the set or not.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Marks {
+pub(crate) struct Marks {
     words: Vec<u64>,
     count: u64,
 }
@@ -31,12 +31,6 @@ impl Marks {
     /// How many are in it.
     pub(super) const fn count(&self) -> u64 {
         self.count
-    }
-
-    /// Takes out everything.
-    pub(super) fn clear(&mut self) {
-        self.words.clear();
-        self.count = 0;
     }
 
     /// Its runs, first and last number each, in order; at most `max`. What is told is taken out.

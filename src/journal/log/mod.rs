@@ -71,7 +71,7 @@ pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod format;
 mod marks;
-mod recovery;
+pub(crate) mod recovery;
 mod scan;
 pub(crate) mod store;
 pub(crate) mod writer;

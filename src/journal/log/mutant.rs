@@ -27,6 +27,12 @@ impl Mutant {
         ("checkpoint_before_delivery", Self::CheckpointBeforeDelivery),
         ("ignore_failed_sync", Self::IgnoreFailedSync),
     ];
+
+    /// The one that the environment names, for tests of the whole program.
+    pub(crate) fn of_environment() -> Option<Self> {
+        let name = std::env::var("CALLBRIDGE_TEST_MUTANT").ok()?;
+        Self::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, mutant)| mutant)
+    }
 }
 
 impl Options {

@@ -9,6 +9,8 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use crate::metrics::journal::Fill;
+
 use super::Options;
 use super::Seq;
 use super::disk;
@@ -91,23 +93,6 @@ impl<F> Segment<F> {
     }
 }
 
-/// What the log takes and holds at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    /// All files, in bytes.
-    pub(crate) files_bytes: u64,
-    /// What holds captures that are not all delivered, in bytes: segments up to where they are written.
-    pub(crate) held_bytes: u64,
-    /// What all files may take, in bytes.
-    pub(crate) quota_bytes: u64,
-    /// Segments, the one being written included.
-    pub(crate) segments: u64,
-    /// Captures that are not delivered.
-    pub(crate) undelivered: u64,
-    /// Whether there was no room for another file.
-    pub(crate) is_full: bool,
-}
-
 /// Why the files could not be put in order.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TendError {
@@ -154,24 +139,24 @@ impl<D: Disk> Store<D> {
         self.lock().segments.values().any(|segment| segment.unsaved.count() > 0)
     }
 
-    pub(crate) fn usage(&self) -> Usage {
+    /// How full it is now.
+    pub(crate) fn fill(&self) -> Fill {
         let state = self.lock();
         let spares = state.spares.len() as u64 * self.shared.options.segment_bytes;
-        let mut usage = Usage {
+        let mut fill = Fill {
             files_bytes: spares,
             quota_bytes: self.shared.options.quota_bytes,
-            segments: state.segments.len() as u64,
             is_full: state.is_full && state.spares.is_empty(),
-            ..Usage::default()
+            ..Fill::default()
         };
         for segment in state.segments.values() {
-            usage.files_bytes += segment.file_bytes;
-            usage.undelivered += segment.captures - segment.delivered.count();
+            fill.files_bytes += segment.file_bytes;
+            fill.undelivered += segment.captures - segment.delivered.count();
             if !segment.is_delivered() {
-                usage.held_bytes += segment.used_bytes;
+                fill.held_bytes += segment.used_bytes;
             }
         }
-        usage
+        fill
     }
 
     /// Waits until there may be something to tend, at most `timeout`.
@@ -189,12 +174,6 @@ impl<D: Disk> Store<D> {
             .wait_timeout_while(state, timeout, |state| state.spares.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
         !state.spares.is_empty()
-    }
-
-    /// Wakes everybody who waits here.
-    pub(crate) fn wake(&self) {
-        self.shared.untended.notify_all();
-        self.shared.spare_made.notify_all();
     }
 
     /// Puts the files in order: takes back segments that are delivered, and sees to it that there is a spare.

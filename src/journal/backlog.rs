@@ -1,0 +1,153 @@
+//! The journal as the publisher sees it, whatever it is made of.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::Thread;
+
+use crate::ledger::Ledger;
+use crate::refusal::Reason;
+
+use super::entry::Entry;
+use super::entry::Position;
+use super::entry::Promise;
+use super::entry::Standing;
+use super::log::Seq;
+use super::queue::Queue;
+use super::stored::ReadAgain;
+use super::stored::Stored;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Backlog {
+    form: Form,
+    ledger: Ledger,
+}
+
+#[derive(Debug)]
+enum Form {
+    Memory(Arc<Queue>),
+    Disk(Box<Stored>),
+}
+
+/// Entries that were settled, and whose end is not counted yet.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    captures: usize,
+    bytes: usize,
+    delivered: u64,
+    seqs: Vec<Seq>,
+    late: Vec<Seq>,
+}
+
+impl Backlog {
+    pub(super) const fn in_memory(queue: Arc<Queue>, ledger: Ledger) -> Self {
+        Self { form: Form::Memory(queue), ledger }
+    }
+
+    pub(super) fn on_disk(stored: Stored, ledger: Ledger) -> Self {
+        Self { form: Form::Disk(Box::new(stored)), ledger }
+    }
+
+    /// Names the thread that takes, so that it is woken (`unpark`) when there is something to take.
+    pub(crate) fn wakes(&self, taker: Thread) {
+        match &self.form {
+            Form::Memory(queue) => queue.wakes(taker),
+            Form::Disk(stored) => stored.wakes(taker),
+        }
+    }
+
+    /// Moves up to about `max` entries to `into`, oldest first.
+    pub(crate) fn take(&mut self, max: usize, into: &mut VecDeque<Entry>) {
+        match &mut self.form {
+            Form::Memory(queue) => queue.take(max, into),
+            Form::Disk(stored) => stored.take(max, into),
+        }
+    }
+
+    /// Whether nothing waits to be taken and nothing more will come.
+    pub(crate) fn is_at_end(&self) -> bool {
+        match &self.form {
+            Form::Memory(queue) => queue.is_at_end(),
+            Form::Disk(stored) => stored.is_at_end(),
+        }
+    }
+
+    /// Reads some entries again, from `from` on, in order; some of them may have been delivered. `None` at the end of what there is, and
+    /// where nothing can be read again.
+    pub(crate) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<ReadAgain> {
+        match &mut self.form {
+            Form::Memory(_) => None,
+            Form::Disk(stored) => stored.read_again(from, take),
+        }
+    }
+
+    /// Settles an entry all of whose records are in Kafka, and keeps the promise made for it. It counts at the next
+    /// [`Backlog::free`].
+    pub(crate) fn settle(&self, entry: &Entry, settled: &mut Settled) {
+        if let Some(position) = entry.position {
+            settled.seqs.push(position.seq);
+            match entry.standing {
+                Standing::Counted => settled.delivered += 1,
+                Standing::Late => settled.late.push(position.seq),
+                Standing::Uncounted => {}
+            }
+            return;
+        }
+        settled.add(self.cost_of(entry));
+        if entry.standing == Standing::Counted {
+            match &entry.promise {
+                Some(promise) if !promise.keep() => self.ledger.late(1),
+                Some(_) | None => settled.delivered += 1,
+            }
+        }
+    }
+
+    /// Settles an entry that Kafka will never take. One that is on disk stays there, for a process that can do more with it. Any other
+    /// is lost, and its sender, if still there, is told so. Returns whether it stays.
+    pub(crate) fn give_up(&self, entry: &Entry, reason: Reason, settled: &mut Settled) -> bool {
+        if entry.position.is_some() {
+            return true;
+        }
+        settled.add(self.cost_of(entry));
+        let is_ours_to_count = entry.promise.as_ref().is_none_or(Promise::abandon);
+        if entry.standing == Standing::Counted && is_ours_to_count {
+            self.ledger.lose_queued(reason);
+        }
+        false
+    }
+
+    /// Frees the room of what was settled, and counts what was delivered: once for many.
+    pub(crate) fn free(&self, settled: &mut Settled) {
+        let Settled { captures, bytes, delivered, seqs, late } = settled;
+        match &self.form {
+            Form::Memory(queue) if *captures > 0 => {
+                queue.free(*captures, *bytes);
+                self.ledger.deliver(*delivered);
+            }
+            Form::Disk(stored) if !seqs.is_empty() => {
+                stored.delivered(seqs, late);
+                self.ledger.deliver_stored(*delivered);
+                self.ledger.late(late.len() as u64);
+            }
+            Form::Memory(_) | Form::Disk(_) => {}
+        }
+        (*captures, *bytes, *delivered) = (0, 0, 0);
+        seqs.clear();
+        late.clear();
+    }
+
+    /// The room that an entry takes in the queue.
+    fn cost_of(&self, entry: &Entry) -> usize {
+        match &self.form {
+            Form::Memory(queue) => queue.cost_of(&entry.capture),
+            Form::Disk(_) => 0,
+        }
+    }
+}
+
+impl Settled {
+    fn add(&mut self, cost: usize) {
+        self.captures += 1;
+        self.bytes += cost;
+    }
+}

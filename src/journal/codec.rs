@@ -1,0 +1,295 @@
+//! A capture as bytes of the log, in a form that outlives this version of the program.
+//!
+//! Only what came and what was answered is kept. What follows from that, the place of the application in the configuration and the
+//! command's in the table, is found again by the version that reads it.
+//!
+//! | bytes | |
+//! |---|---|
+//! | 1 | 1, the version of this form |
+//! | 1 | 0: it happened, 1: it was decided, 2: it was refused |
+//! | 8 | when it was received, milliseconds since the Unix epoch |
+//! | 1, 4 or 16, 2 | the peer: 4 or 6, its IP address, its port |
+//! | 1, … | the SdkAppid: its length, its digits |
+//! | 4, … | the outcome: its length, JSON |
+//! | 4 | the length of the query |
+//! | … | the query and the body |
+//!
+//! Numbers are little-endian.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::auth::Apps;
+use crate::capture::Capture;
+use crate::capture::Outcome;
+use crate::capture::Raw;
+use crate::clock::UnixMillis;
+use crate::command::Command;
+use crate::decide;
+use crate::decide::Decision;
+use crate::refusal::Reason;
+use crate::request::Query;
+
+const VERSION: u8 = 1;
+const HAPPENED: u8 = 0;
+const DECIDED: u8 = 1;
+const REFUSED: u8 = 2;
+
+/// Why bytes of the log are no capture to this process.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DecodeError {
+    /// Written by a version that knew more.
+    #[error("it was written by a version of callbridge that this one does not know")]
+    Unknown,
+    /// Its application is not configured here.
+    #[error("it was sent for the SdkAppid {0}, which is not configured")]
+    App(Box<str>),
+}
+
+/// A decision, as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptDecision<'a> {
+    #[serde(borrow)]
+    outcome: Cow<'a, str>,
+    refused: Vec<Cow<'a, str>>,
+    rules: Vec<Cow<'a, str>>,
+    generation: u64,
+}
+
+/// A refusal, as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptRefusal<'a> {
+    #[serde(borrow)]
+    reason: Cow<'a, str>,
+    detail: Cow<'a, str>,
+}
+
+/// Appends a capture to `bytes`.
+pub(crate) fn encode(capture: &Capture, apps: &Apps, bytes: &mut Vec<u8>) {
+    let (outcome, detail) = match &capture.outcome {
+        Outcome::Happened => (HAPPENED, Vec::new()),
+        Outcome::Decided(decision) => (DECIDED, decision_json(decision)),
+        Outcome::Refused { reason, detail } => {
+            let kept = KeptRefusal { reason: reason.word().into(), detail: Cow::Borrowed(detail) };
+            (REFUSED, serde_json::to_vec(&kept).unwrap_or_default())
+        }
+    };
+    bytes.extend_from_slice(&[VERSION, outcome]);
+    bytes.extend_from_slice(&capture.received.0.to_le_bytes());
+    match capture.peer.ip() {
+        IpAddr::V4(ip) => {
+            bytes.push(4);
+            bytes.extend_from_slice(&ip.octets());
+        }
+        IpAddr::V6(ip) => {
+            bytes.push(6);
+            bytes.extend_from_slice(&ip.octets());
+        }
+    }
+    bytes.extend_from_slice(&capture.peer.port().to_le_bytes());
+    // At most 20 digits.
+    let app = apps.id(capture.app).as_bytes();
+    bytes.push(u8::try_from(app.len()).unwrap_or(u8::MAX));
+    bytes.extend_from_slice(app);
+    push_length(bytes, detail.len());
+    bytes.extend_from_slice(&detail);
+    push_length(bytes, capture.raw.query().len());
+    bytes.extend_from_slice(capture.raw.bytes());
+}
+
+/// The capture in `bytes`.
+///
+/// # Errors
+///
+/// See [`DecodeError`]. It stays where it is.
+pub(crate) fn decode(bytes: &[u8], apps: &Apps) -> Result<Capture, DecodeError> {
+    let kept = Kept::read(bytes).ok_or(DecodeError::Unknown)?;
+    let app = apps.find(kept.app).ok_or_else(|| DecodeError::App(kept.app.into()))?;
+    let raw = Raw::restore(kept.raw.to_vec(), kept.query_bytes).ok_or(DecodeError::Unknown)?;
+    let query = Query::parse(raw.query()).unwrap_or_default();
+    let command = query.command.as_deref().and_then(Command::find);
+    let outcome = kept.outcome().ok_or(DecodeError::Unknown)?;
+    Ok(Capture { received: kept.received, peer: kept.peer, app, command, raw, outcome })
+}
+
+/// A capture's parts, as they are kept.
+#[derive(Debug)]
+pub(crate) struct Kept<'b> {
+    kind: u8,
+    pub(crate) received: UnixMillis,
+    pub(crate) peer: SocketAddr,
+    /// The SdkAppid.
+    pub(crate) app: &'b str,
+    detail: &'b [u8],
+    query_bytes: usize,
+    raw: &'b [u8],
+}
+
+impl<'b> Kept<'b> {
+    /// Reads the parts; `None` if this version does not know the form.
+    pub(crate) fn read(bytes: &'b [u8]) -> Option<Self> {
+        let mut rest = Rest(bytes);
+        if rest.byte()? != VERSION {
+            return None;
+        }
+        let kind = rest.byte()?;
+        let received = UnixMillis(i64::from_le_bytes(rest.array()?));
+        let ip = match rest.byte()? {
+            4 => IpAddr::from(rest.array::<4>()?),
+            6 => IpAddr::from(rest.array::<16>()?),
+            _ => return None,
+        };
+        let peer = SocketAddr::new(ip, u16::from_le_bytes(rest.array()?));
+        let app_bytes = rest.byte()?;
+        let app = str::from_utf8(rest.take(usize::from(app_bytes))?).ok()?;
+        let detail_bytes = rest.length()?;
+        let detail = rest.take(detail_bytes)?;
+        let query_bytes = rest.length()?;
+        (query_bytes <= rest.0.len()).then_some(Self { kind, received, peer, app, detail, query_bytes, raw: rest.0 })
+    }
+
+    /// The query, as it stood in the URL.
+    pub(crate) fn query(&self) -> &'b str {
+        str::from_utf8(self.raw.get(..self.query_bytes).unwrap_or_default()).unwrap_or_default()
+    }
+
+    /// The body, byte for byte.
+    pub(crate) fn body(&self) -> &'b [u8] {
+        self.raw.get(self.query_bytes..).unwrap_or_default()
+    }
+
+    fn outcome(&self) -> Option<Outcome> {
+        match self.kind {
+            HAPPENED => Some(Outcome::Happened),
+            DECIDED => {
+                let kept: KeptDecision<'_> = serde_json::from_slice(self.detail).ok()?;
+                let boxed = |texts: Vec<Cow<'_, str>>| texts.into_iter().map(|text| text.into()).collect();
+                Some(Outcome::Decided(Decision {
+                    outcome: decide::Outcome::find(&kept.outcome)?,
+                    refused: boxed(kept.refused),
+                    rules: boxed(kept.rules),
+                    generation: kept.generation,
+                    // Only the answer needed it, and that was given.
+                    rejection: None,
+                }))
+            }
+            REFUSED => {
+                let kept: KeptRefusal<'_> = serde_json::from_slice(self.detail).ok()?;
+                Some(Outcome::Refused { reason: Reason::find(&kept.reason)?, detail: kept.detail.into() })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn decision_json(decision: &Decision) -> Vec<u8> {
+    let borrowed = |texts: &[Box<str>]| texts.iter().map(|text| Cow::Owned(text.to_string())).collect();
+    let kept = KeptDecision {
+        outcome: decision.outcome.as_str().into(),
+        refused: borrowed(&decision.refused),
+        rules: borrowed(&decision.rules),
+        generation: decision.generation,
+    };
+    serde_json::to_vec(&kept).unwrap_or_default()
+}
+
+fn push_length(bytes: &mut Vec<u8>, length: usize) {
+    bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+}
+
+/// What is left to read.
+struct Rest<'b>(&'b [u8]);
+
+impl<'b> Rest<'b> {
+    fn take(&mut self, count: usize) -> Option<&'b [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    fn length(&mut self) -> Option<usize> {
+        usize::try_from(u32::from_le_bytes(self.array()?)).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn apps() -> Apps {
+        Apps::new([14, 1_400_000_000])
+    }
+
+    fn capture(query: &str, body: &[u8], outcome: Outcome, peer: &str) -> Capture {
+        let mut raw = Raw::begin(query, body.len());
+        raw.push(body);
+        let app = apps().find("1400000000").unwrap();
+        Capture {
+            received: UnixMillis(1_800_000_000_123),
+            peer: peer.parse().unwrap(),
+            app,
+            command: Command::find("OfficialAccount.CallbackAfterAddSubscriber"),
+            raw: raw.end(),
+            outcome,
+        }
+    }
+
+    fn restored(capture: &Capture) -> Capture {
+        let mut bytes = Vec::new();
+        encode(capture, &apps(), &mut bytes);
+        decode(&bytes, &apps()).unwrap()
+    }
+
+    #[test]
+    fn a_capture_comes_back_as_it_went() {
+        let query = "SdkAppid=1400000000&CallbackCommand=OfficialAccount.CallbackAfterAddSubscriber&ClientIP=1.2.3.4";
+        let decision = Decision {
+            outcome: decide::Outcome::Partial,
+            refused: vec!["mallory \"x\"".into()],
+            rules: vec!["block mallory".into()],
+            generation: 7,
+            rejection: None,
+        };
+        let outcomes = [
+            Outcome::Happened,
+            Outcome::Decided(decision),
+            Outcome::Refused { reason: Reason::NotJson, detail: "not \u{1} JSON \\u00e9".into() },
+        ];
+        for (outcome, peer) in outcomes.into_iter().zip(["127.0.0.1:80", "[2001:db8::1]:65535", "[::1]:1"]) {
+            let before = capture(query, b"{\"a\": \xff\x00}", outcome, peer);
+            assert_eq!(format!("{:?}", restored(&before)), format!("{before:?}"));
+        }
+    }
+
+    #[test]
+    fn what_this_process_does_not_know_is_told_apart() {
+        let mut bytes = Vec::new();
+        encode(&capture("SdkAppid=1400000000", b"{}", Outcome::Happened, "127.0.0.1:80"), &apps(), &mut bytes);
+        assert_eq!(decode(&bytes, &Apps::new([14])).unwrap_err(), DecodeError::App("1400000000".into()));
+        bytes[0] = 2;
+        assert_eq!(decode(&bytes, &apps()).unwrap_err(), DecodeError::Unknown);
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _either = decode(&bytes, &apps());
+            let mut versioned = bytes;
+            versioned.insert(0, VERSION);
+            let _either = decode(&versioned, &apps());
+        }
+    }
+}

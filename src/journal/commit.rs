@@ -1,0 +1,264 @@
+//! The thread that makes captures durable: takes what waits, writes it as one frame, syncs, and keeps the promises. While it syncs, the
+//! next frame gathers by itself; there is no timer.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::auth::Apps;
+use crate::clock;
+use crate::ledger::Ledger;
+use crate::metrics::journal::JournalMetrics;
+use crate::refusal::Reason;
+use crate::shutdown::Stop;
+
+use super::codec;
+use super::entry::Entry;
+use super::entry::Position;
+use super::entry::Promise;
+use super::entry::Standing;
+use super::log::AppendError;
+use super::log::directory::Directory;
+use super::log::format::Batch;
+use super::log::store::Store;
+use super::log::store::TendError;
+use super::log::writer::Appended;
+use super::log::writer::Writer;
+use super::queue::Queue;
+use super::tail::Tail;
+
+/// Entries taken at a time.
+const TAKE_MAX: usize = 4096;
+/// A frame grows to about this size, in bytes; then it is written, however many wait.
+const FRAME_BYTES: usize = 1 << 20;
+/// How often it is recorded what was delivered.
+const RECORD_EVERY: Duration = Duration::from_secs(1);
+/// How long is waited for room before it is looked whether the process stops.
+const ROOM_WAIT: Duration = Duration::from_millis(100);
+/// How often the files are put in order when nothing asks for it.
+const TEND_EVERY: Duration = Duration::from_millis(500);
+/// How often the same complaint is made.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// The disk cannot be trusted any more, and the process must end.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub(crate) struct Failed {
+    what: &'static str,
+    source: io::Error,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    pub(super) queue: Arc<Queue>,
+    pub(super) writer: Writer<Directory>,
+    pub(super) store: Store<Directory>,
+    pub(super) tail: Arc<Tail>,
+    pub(super) apps: Arc<Apps>,
+    pub(super) ledger: Ledger,
+    pub(super) metrics: JournalMetrics,
+    /// Nothing can be written for want of room.
+    pub(super) is_full: Arc<AtomicBool>,
+}
+
+/// What a committer has at hand.
+struct Hand {
+    entries: VecDeque<Entry>,
+    fresh: Vec<Entry>,
+    batch: Batch,
+    record_at: Instant,
+}
+
+impl Committer {
+    /// Makes durable what comes, until the journal is closed and `finish` is set. What was delivered until then is recorded.
+    ///
+    /// # Errors
+    ///
+    /// The disk has failed. Nobody who waited was acknowledged.
+    pub(crate) fn run(mut self, finish: &Stop) -> Result<(), Failed> {
+        self.queue.wakes(thread::current());
+        let mut hand = Hand {
+            entries: VecDeque::new(),
+            fresh: Vec::new(),
+            batch: Batch::new(),
+            record_at: clock::monotonic() + RECORD_EVERY,
+        };
+        let committed = self.commit_all(&mut hand, finish);
+        if let Err(failed) = committed {
+            self.queue.close();
+            self.queue.take(usize::MAX, &mut hand.entries);
+            self.lose(&mut hand.entries, Reason::JournalFailed);
+            return Err(failed);
+        }
+        self.tail.close();
+        while !finish.wait(RECORD_EVERY) {
+            self.record_delivered(&mut hand)?;
+        }
+        match self.writer.close() {
+            Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
+            // What is not recorded is delivered again.
+            Ok(()) | Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
+        }
+    }
+
+    fn commit_all(&mut self, hand: &mut Hand, finish: &Stop) -> Result<(), Failed> {
+        loop {
+            if hand.entries.is_empty() {
+                self.queue.take(TAKE_MAX, &mut hand.entries);
+            }
+            if !hand.entries.is_empty() {
+                self.commit(hand, finish)?;
+            } else if self.queue.is_at_end() {
+                return Ok(());
+            } else {
+                if clock::monotonic() >= hand.record_at {
+                    self.record_delivered(hand)?;
+                }
+                thread::park_timeout(RECORD_EVERY);
+            }
+        }
+    }
+
+    /// Writes a frame of what is at hand.
+    fn commit(&mut self, hand: &mut Hand, finish: &Stop) -> Result<(), Failed> {
+        let count = self.fill(hand);
+        let began = clock::monotonic();
+        let records = began >= hand.record_at;
+        if records {
+            hand.record_at = began + RECORD_EVERY;
+        }
+        let mut complain_at = began;
+        let appended = loop {
+            let (what, error) = match self.writer.append(&mut hand.batch, records) {
+                Ok(appended) => break appended,
+                Err(AppendError::Failed { what, source }) => return Err(Failed { what, source }),
+                Err(AppendError::Full) => ("the quota is reached or the filesystem is full", None),
+                Err(AppendError::NoSpace(error)) => ("the filesystem is full", Some(error)),
+            };
+            self.is_full.store(true, Ordering::Relaxed);
+            if clock::monotonic() >= complain_at {
+                tracing::error!(what, error = error.map(tracing::field::display), "the journal is full");
+                complain_at = clock::monotonic() + COMPLAIN_EVERY;
+            }
+            self.store.wait_for_spare(ROOM_WAIT);
+            if finish.wait(Duration::ZERO) {
+                hand.batch.clear();
+                self.lose(&mut hand.entries, Reason::JournalFull);
+                return Ok(());
+            }
+        };
+        if self.is_full.swap(false, Ordering::Relaxed) {
+            tracing::info!("the journal has room again");
+        }
+        self.metrics.committed(clock::monotonic().duration_since(began), count);
+        self.keep_promises(hand, appended, count);
+        Ok(())
+    }
+
+    /// Fills the batch from the entries at hand. Returns with how many.
+    fn fill(&self, hand: &mut Hand) -> usize {
+        let bytes_max = FRAME_BYTES.min(self.writer.batch_bytes_max());
+        hand.batch.clear();
+        let mut count = 0;
+        for entry in &hand.entries {
+            // The cost is more than it takes in the frame.
+            if count > 0 && hand.batch.bytes() + entry.capture.cost_bytes() > bytes_max {
+                break;
+            }
+            let is_abandoned = entry.promise.as_ref().is_some_and(Promise::is_abandoned);
+            let is_counted = entry.standing == Standing::Counted && !is_abandoned;
+            hand.batch.push(is_counted, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
+            count += 1;
+        }
+        count
+    }
+
+    fn keep_promises(&self, hand: &mut Hand, appended: Appended, count: usize) {
+        let (mut bytes, mut stored, mut late) = (0, 0, Vec::new());
+        for (seq, mut entry) in (appended.first_seq..).zip(hand.entries.drain(..count)) {
+            bytes += self.queue.cost_of(&entry.capture);
+            entry.position = Some(Position { seq, place: appended.place });
+            if entry.promise.take().is_some_and(|promise| !promise.keep()) {
+                entry.standing = Standing::Late;
+                late.push(seq);
+            }
+            stored += u64::from(entry.standing == Standing::Counted);
+            hand.fresh.push(entry);
+        }
+        self.queue.free(count, bytes);
+        // Before they can be taken: they must not be delivered before they were stored.
+        self.ledger.store(stored);
+        self.tail.push(appended.place, &mut hand.fresh, late.into_iter());
+        hand.fresh.clear();
+    }
+
+    /// Writes a frame that records what was delivered, if something was.
+    fn record_delivered(&mut self, hand: &mut Hand) -> Result<(), Failed> {
+        hand.record_at = clock::monotonic() + RECORD_EVERY;
+        if !self.store.has_unsaved() {
+            return Ok(());
+        }
+        hand.batch.clear();
+        match self.writer.append(&mut hand.batch, true) {
+            Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
+            // Then it is delivered again after a restart.
+            Ok(_) | Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
+        }
+    }
+
+    /// Ends entries that will not become durable.
+    fn lose(&self, entries: &mut VecDeque<Entry>, reason: Reason) {
+        let (count, mut bytes) = (entries.len(), 0);
+        for entry in entries.drain(..) {
+            bytes += self.queue.cost_of(&entry.capture);
+            let is_ours_to_count = entry.promise.as_ref().is_none_or(Promise::abandon);
+            if entry.standing == Standing::Counted && is_ours_to_count {
+                self.ledger.lose_queued(reason);
+            }
+        }
+        self.queue.free(count, bytes);
+    }
+}
+
+/// The thread that keeps the log's files: makes spares ahead of need, takes back what is delivered, and shows how full it is.
+#[derive(Debug)]
+pub(crate) struct Tender {
+    pub(super) store: Store<Directory>,
+    pub(super) metrics: JournalMetrics,
+}
+
+impl Tender {
+    /// Keeps the files until `stop` is set.
+    ///
+    /// # Errors
+    ///
+    /// The disk has failed.
+    pub(crate) fn run(self, stop: &Stop) -> Result<(), Failed> {
+        let mut complain_at = clock::monotonic();
+        loop {
+            match self.store.tend() {
+                Ok(()) => {}
+                Err(TendError::Failed(source)) => {
+                    return Err(Failed { what: "sync the journal's directory", source });
+                }
+                Err(TendError::Retry(what, error)) => {
+                    if clock::monotonic() >= complain_at {
+                        tracing::error!(what, %error, "the journal's files cannot be put in order; it is tried again");
+                        complain_at = clock::monotonic() + COMPLAIN_EVERY;
+                    }
+                }
+            }
+            self.metrics.show(&self.store.fill());
+            if stop.wait(Duration::ZERO) {
+                return Ok(());
+            }
+            self.store.wait_untended(TEND_EVERY);
+        }
+    }
+}

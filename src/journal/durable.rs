@@ -1,0 +1,220 @@
+//! The journal on disk, put together.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::auth::Apps;
+use crate::ledger::Ledger;
+use crate::metrics::journal::JournalMetrics;
+
+use super::Ack;
+use super::Bounds;
+use super::Journal;
+use super::backlog::Backlog;
+use super::commit::Committer;
+use super::commit::Tender;
+use super::log::OnCorruption;
+use super::log::OpenError;
+use super::log::Options;
+use super::log::directory::Directory;
+use super::log::directory::DirectoryError;
+use super::log::disk::Disk;
+use super::log::recovery;
+use super::log::recovery::Found;
+use super::log::recovery::Opened;
+use super::log::store::Store;
+use super::queue::Queue;
+use super::stored::Stored;
+use super::tail::Tail;
+
+/// The captures that the publisher finds in memory; when they take more, it reads from disk.
+const TAIL_BYTES: usize = 16 * 1024 * 1024;
+/// The most that the journal takes when nobody says how much it may.
+const QUOTA_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Above these tenths of its quota the process is not ready: others should take what comes.
+const ALARM_TENTHS: u64 = 9;
+
+/// Where the journal is, and what it may take.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) dir: PathBuf,
+    pub(crate) segment_bytes: u64,
+    /// `None`: the smaller of 4 GiB and four fifths of what the filesystem has free.
+    pub(crate) quota_bytes: Option<u64>,
+    pub(crate) free_bytes_min: u64,
+    pub(crate) on_corruption: OnCorruption,
+}
+
+/// A journal on disk, whose threads are not started.
+#[derive(Debug)]
+pub(crate) struct OnDisk {
+    pub(crate) journal: Journal,
+    pub(crate) backlog: Backlog,
+    pub(crate) committer: Committer,
+    pub(crate) tender: Tender,
+    pub(crate) gauge: Gauge,
+    pub(crate) found: Found,
+    /// It is gone with the machine.
+    pub(crate) is_in_memory: bool,
+}
+
+/// Tells whether the journal can take what comes.
+#[derive(Debug)]
+pub(crate) struct Gauge {
+    store: Store<Directory>,
+    is_full: Arc<AtomicBool>,
+}
+
+/// Why the journal cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JournalError {
+    /// The directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// Acknowledged captures are gone.
+    #[error(
+        "{0}. Look with `callbridge journal verify`; to go on with what can be read, set journal.on_corruption to salvage"
+    )]
+    Damaged(String),
+    /// There is not enough room, even for the least.
+    #[error("the journal needs {needed} bytes, two segments; {given} are {what}")]
+    Small {
+        /// Two segments.
+        needed: u64,
+        /// What there is.
+        given: u64,
+        /// What that is.
+        what: &'static str,
+    },
+    /// The system gives no random numbers.
+    #[error("get random numbers")]
+    Entropy(#[source] io::Error),
+}
+
+impl JournalError {
+    /// Whether starting again will not help before somebody has changed something.
+    pub(crate) const fn is_of_configuration(&self) -> bool {
+        match self {
+            Self::Directory(error) => matches!(error, DirectoryError::Network { .. } | DirectoryError::Io { .. }),
+            Self::Small { .. } => true,
+            Self::Open(_) | Self::Damaged(_) | Self::Entropy(_) => false,
+        }
+    }
+}
+
+/// Opens the journal on disk, and counts what is found there. It takes nothing before its threads run.
+///
+/// # Errors
+///
+/// See [`JournalError`].
+pub(crate) fn open(
+    settings: &Settings,
+    bounds: Bounds,
+    ledger: &Ledger,
+    apps: &Arc<Apps>,
+    metrics: &JournalMetrics,
+) -> Result<OnDisk, JournalError> {
+    let directory = Directory::open(&settings.dir)?;
+    let is_in_memory = directory.is_in_memory();
+    let options = options(settings, &directory)?;
+    let mut seed = [0; 8];
+    rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| JournalError::Entropy(error.into()))?;
+    let opened = recovery::open(directory, options, entropy(u64::from_le_bytes(seed)));
+    let Opened { store, writer, found } = opened.map_err(|error| match error {
+        OpenError::Damaged(_) => JournalError::Damaged(error.to_string()),
+        OpenError::Io { .. } => JournalError::Open(error),
+    })?;
+    ledger.recover(found.counted);
+    metrics.damaged.inc_by(found.damage.iter().map(|damage| damage.to - damage.from).sum());
+    let queue = Arc::new(Queue::new(bounds, ledger.clone()));
+    let tail = Arc::new(Tail::new(TAIL_BYTES));
+    let is_full = Arc::new(AtomicBool::new(false));
+    let stored = Stored::new(Arc::clone(&tail), store.clone(), Arc::clone(apps), metrics.clone());
+    Ok(OnDisk {
+        journal: Journal { queue: Arc::clone(&queue), ack: Ack::Journal, is_full: Arc::clone(&is_full) },
+        backlog: Backlog::on_disk(stored, ledger.clone()),
+        committer: Committer {
+            queue,
+            writer,
+            store: store.clone(),
+            tail,
+            apps: Arc::clone(apps),
+            ledger: ledger.clone(),
+            metrics: metrics.clone(),
+            is_full: Arc::clone(&is_full),
+        },
+        tender: Tender { store: store.clone(), metrics: metrics.clone() },
+        gauge: Gauge { store, is_full },
+        found,
+        is_in_memory,
+    })
+}
+
+fn options(settings: &Settings, directory: &Directory) -> Result<Options, JournalError> {
+    let segment_bytes = settings.segment_bytes;
+    let needed = 2 * segment_bytes;
+    let quota_bytes = match settings.quota_bytes {
+        Some(given) if given < needed => {
+            return Err(JournalError::Small { needed, given, what: "its quota" });
+        }
+        Some(given) => given,
+        None => {
+            let failed = |source| OpenError::Io { what: "ask for free space".to_owned(), source };
+            let used = used_bytes(directory).map_err(failed)?;
+            // What it has already is its own: else its quota would shrink with every start.
+            let own = directory.free_bytes().map_err(failed)? + used;
+            if own < needed {
+                return Err(JournalError::Small { needed, given: own, what: "free" });
+            }
+            (own / 5 * 4).clamp(needed, QUOTA_BYTES_MAX.max(needed))
+        }
+    };
+    Ok(Options {
+        segment_bytes,
+        quota_bytes,
+        free_bytes_min: settings.free_bytes_min,
+        on_corruption: settings.on_corruption,
+        #[cfg(any(test, feature = "mutants"))]
+        mutant: super::log::mutant::Mutant::of_environment(),
+    })
+}
+
+fn used_bytes(directory: &Directory) -> io::Result<u64> {
+    use super::log::disk::DiskFile;
+    let mut bytes = 0;
+    for name in directory.list()?.iter().filter(|name| name.ends_with(".seg") || name.ends_with(".spare")) {
+        bytes += directory.open(name)?.len()?;
+    }
+    Ok(bytes)
+}
+
+/// Numbers that nobody can guess who does not know the seed, well mixed (splitmix64).
+fn entropy(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
+    let mut state = seed;
+    Box::new(move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    })
+}
+
+impl Gauge {
+    /// Whether it can take what comes; if not, why.
+    pub(crate) fn can_take(&self) -> Result<(), String> {
+        let fill = self.store.fill();
+        if fill.is_full || self.is_full.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err("the journal is full".to_owned());
+        }
+        if fill.held_bytes / ALARM_TENTHS >= fill.quota_bytes / 10 {
+            return Err(format!("the journal is nearly full: {} of {} bytes", fill.held_bytes, fill.quota_bytes));
+        }
+        Ok(())
+    }
+}

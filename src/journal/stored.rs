@@ -1,0 +1,196 @@
+//! The backlog of the journal on disk: the publisher's side of the log.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::Thread;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::auth::Apps;
+use crate::clock;
+use crate::metrics::journal::JournalMetrics;
+
+use super::codec;
+use super::codec::DecodeError;
+use super::entry::Entry;
+use super::entry::Position;
+use super::entry::Standing;
+use super::log::Seq;
+use super::log::cursor::Cursor;
+use super::log::cursor::Place;
+use super::log::cursor::ReadError;
+use super::log::directory::Directory;
+use super::log::format::Frame;
+use super::log::format::Record;
+use super::log::store::Store;
+use super::tail::Tail;
+
+/// How often the same complaint is made.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Stored {
+    tail: Arc<Tail>,
+    store: Store<Directory>,
+    /// Reads from disk while the tail has let go.
+    cursor: Option<Cursor>,
+    /// Behind what was taken last.
+    next_seq: Seq,
+    /// Reads again what was let go.
+    again: Cursor,
+    decoder: Decoder,
+}
+
+/// Makes entries of captures on disk.
+#[derive(Debug)]
+struct Decoder {
+    apps: Arc<Apps>,
+    metrics: JournalMetrics,
+    complain_at: Instant,
+}
+
+/// What [`Stored::read_again`] has read.
+#[derive(Debug)]
+pub(crate) struct ReadAgain {
+    /// Where it was.
+    pub(crate) place: Place,
+    /// Where to read on.
+    pub(crate) next: Position,
+}
+
+impl Stored {
+    pub(super) fn new(tail: Arc<Tail>, store: Store<Directory>, apps: Arc<Apps>, metrics: JournalMetrics) -> Self {
+        let decoder = Decoder { apps, metrics, complain_at: clock::monotonic() };
+        Self { tail, store, cursor: None, next_seq: 0, again: Cursor::default(), decoder }
+    }
+
+    pub(super) fn wakes(&self, taker: Thread) {
+        self.tail.wakes(taker);
+    }
+
+    pub(super) fn take(&mut self, max: usize, into: &mut VecDeque<Entry>) {
+        if self.cursor.is_none() {
+            let place = self.tail.take(max, into);
+            if let Some(position) = into.back().and_then(|last| last.position) {
+                self.next_seq = position.seq + 1;
+            }
+            self.cursor = place.map(Cursor::at);
+        }
+        let Some(cursor) = &mut self.cursor else { return };
+        while into.len() < max {
+            match cursor.next(&self.store) {
+                Ok(Some((place, frame))) => {
+                    let end = frame.header.end_seq();
+                    self.decoder
+                        .decode(&self.store, &self.tail, place, &frame, self.next_seq, |entry| into.push_back(entry));
+                    self.next_seq = self.next_seq.max(end);
+                }
+                Ok(None) => {
+                    // What was added behind this look is seen by the next one, or comes through the tail again.
+                    if self.tail.attach(self.next_seq, || cursor.is_at_end(&self.store)) {
+                        self.cursor = None;
+                    }
+                    return;
+                }
+                Err(error) => {
+                    self.decoder.complain(&error);
+                    return;
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_at_end(&self) -> bool {
+        self.cursor.is_none() && self.tail.is_at_end()
+    }
+
+    /// Reads again one frame at `from`, and gives those of its captures that are not delivered and not before `from`. `None` at the end
+    /// of what there is.
+    pub(super) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<ReadAgain> {
+        if self.again.place() != from.place {
+            self.again.go_to(from.place);
+        }
+        match self.again.next(&self.store) {
+            Ok(Some((place, frame))) => {
+                let seq = frame.header.end_seq();
+                self.decoder.decode(&self.store, &self.tail, place, &frame, from.seq, take);
+                Some(ReadAgain { place, next: Position { seq, place: self.again.place() } })
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.decoder.complain(&error);
+                let next = Position { seq: from.seq, place: self.again.place() };
+                (next.place != from.place).then_some(ReadAgain { place: from.place, next })
+            }
+        }
+    }
+
+    /// Notes entries as delivered, of which the senders of `late` were told that they are lost.
+    pub(super) fn delivered(&self, seqs: &[Seq], late: &[Seq]) {
+        self.store.delivered(seqs);
+        self.tail.forget_late(late);
+    }
+}
+
+impl Decoder {
+    /// Gives those captures of a frame that are not delivered and not before `from`.
+    fn decode(
+        &mut self,
+        store: &Store<Directory>,
+        tail: &Tail,
+        place: Place,
+        frame: &Frame<'_>,
+        from: Seq,
+        mut take: impl FnMut(Entry),
+    ) {
+        let mut next = frame.header.first_seq;
+        for record in frame.records() {
+            let Record::Capture { is_counted, bytes } = record else { continue };
+            let seq = next;
+            next += 1;
+            if seq < from || store.is_delivered(seq) {
+                continue;
+            }
+            let capture = match codec::decode(bytes, &self.apps) {
+                Ok(capture) => capture,
+                Err(error) => {
+                    self.hold(seq, &error);
+                    continue;
+                }
+            };
+            let standing = match is_counted {
+                true if tail.is_late(seq) => Standing::Late,
+                true => Standing::Counted,
+                false => Standing::Uncounted,
+            };
+            let mut entry = Entry::new(Box::new(capture), standing, None);
+            entry.position = Some(Position { seq, place });
+            take(entry);
+        }
+    }
+
+    /// It stays in the journal for a process that can do something with it.
+    fn hold(&mut self, seq: Seq, error: &DecodeError) {
+        self.metrics.held.inc();
+        if self.may_complain() {
+            tracing::error!(seq, %error, "a capture in the journal cannot be published; it stays there");
+        }
+    }
+
+    fn complain(&mut self, error: &ReadError) {
+        self.metrics.read_errors.inc();
+        if matches!(error, ReadError::Damaged(_)) || self.may_complain() {
+            tracing::error!(%error, "the journal cannot be read as it was written");
+        }
+    }
+
+    fn may_complain(&mut self) -> bool {
+        let now = clock::monotonic();
+        let may = now >= self.complain_at;
+        if may {
+            self.complain_at = now + COMPLAIN_EVERY;
+        }
+        may
+    }
+}

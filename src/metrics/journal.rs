@@ -1,0 +1,110 @@
+//! The metrics of the journal on disk: how full it is, how long the disk takes, what cannot be read.
+
+use std::time::Duration;
+
+use prometheus::Histogram;
+use prometheus::IntCounter;
+use prometheus::IntGauge;
+use prometheus::Registry;
+
+use super::publish::histogram;
+
+/// How full the journal is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Fill {
+    /// All its files, in bytes.
+    pub(crate) files_bytes: u64,
+    /// What holds captures that are not all delivered, in bytes.
+    pub(crate) held_bytes: u64,
+    /// What its files may take, in bytes.
+    pub(crate) quota_bytes: u64,
+    /// Captures that are not delivered.
+    pub(crate) undelivered: u64,
+    /// Whether nothing more can be taken.
+    pub(crate) is_full: bool,
+}
+
+/// See the module. Clones are the same metrics.
+#[derive(Debug, Clone)]
+pub(crate) struct JournalMetrics {
+    /// Captures that this process cannot publish.
+    pub(crate) held: IntCounter,
+    /// Reads that did not give what was written.
+    pub(crate) read_errors: IntCounter,
+    /// Acknowledged captures that were found damaged at the start.
+    pub(crate) damaged: IntCounter,
+    sync: Histogram,
+    frame: Histogram,
+    files_bytes: IntGauge,
+    held_bytes: IntGauge,
+    quota_bytes: IntGauge,
+    undelivered: IntGauge,
+    is_full: IntGauge,
+}
+
+impl JournalMetrics {
+    /// Registers every metric. Fails if `registry` already holds one of them.
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            held: IntCounter::new(
+                "callbridge_journal_held_total",
+                "Captures that stay in the journal because this process cannot publish them, each time one is met.",
+            )?,
+            read_errors: IntCounter::new(
+                "callbridge_journal_read_errors_total",
+                "Reads of the journal that did not give what was written.",
+            )?,
+            damaged: IntCounter::new(
+                "callbridge_journal_damaged_captures_total",
+                "Acknowledged captures that could not be read at the start, when told to go on without them.",
+            )?,
+            // A tenth of a millisecond on a good disk; above 0.2 s the deadline comes into sight.
+            sync: histogram(
+                "callbridge_journal_commit_duration_seconds",
+                "Making one frame durable: the write and the sync.",
+                &[0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5],
+            )?,
+            frame: histogram(
+                "callbridge_journal_commit_captures",
+                "Captures made durable by one sync.",
+                &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0],
+            )?,
+            files_bytes: IntGauge::new("callbridge_journal_files_bytes", "The journal's files.")?,
+            held_bytes: IntGauge::new(
+                "callbridge_journal_held_bytes",
+                "Of the journal's files, what holds captures that are not all delivered.",
+            )?,
+            quota_bytes: IntGauge::new("callbridge_journal_quota_bytes", "What the journal's files may take.")?,
+            undelivered: IntGauge::new("callbridge_journal_undelivered_captures", "Captures that are not delivered.")?,
+            is_full: IntGauge::new("callbridge_journal_full", "1 while there is no room for another file.")?,
+        };
+        for counter in [&metrics.held, &metrics.read_errors, &metrics.damaged] {
+            registry.register(Box::new(counter.clone()))?;
+        }
+        for histogram in [&metrics.sync, &metrics.frame] {
+            registry.register(Box::new(histogram.clone()))?;
+        }
+        let gauges =
+            [&metrics.files_bytes, &metrics.held_bytes, &metrics.quota_bytes, &metrics.undelivered, &metrics.is_full];
+        for gauge in gauges {
+            registry.register(Box::new(gauge.clone()))?;
+        }
+        Ok(metrics)
+    }
+
+    /// So many captures became durable together, and it took this long.
+    pub(crate) fn committed(&self, took: Duration, captures: usize) {
+        self.sync.observe(took.as_secs_f64());
+        self.frame.observe(f64::from(u32::try_from(captures).unwrap_or(u32::MAX)));
+    }
+
+    /// Shows how full it is.
+    pub(crate) fn show(&self, fill: &Fill) {
+        let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.files_bytes, fill.files_bytes);
+        set(&self.held_bytes, fill.held_bytes);
+        set(&self.quota_bytes, fill.quota_bytes);
+        set(&self.undelivered, fill.undelivered);
+        set(&self.is_full, u64::from(fill.is_full));
+    }
+}

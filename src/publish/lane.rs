@@ -1,0 +1,157 @@
+//! The records of one topic, on their way: in order, and as many at a time as one topic may have.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::journal::Entry;
+use crate::journal::Position;
+use crate::record::Topic;
+
+/// How many records of one topic may be with the client, unreported. A topic that is slow or stuck cannot take all of its queue.
+const CREDIT: usize = 10_000;
+/// How many captures of one topic are held in memory when they can be read again.
+const HELD_MAX: usize = 8_192;
+/// And how many bytes of them.
+const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// An entry in the pump, with its place in the order and what Kafka said of it so far.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) order: u64,
+    pub(super) entry: Entry,
+    /// Its batch will never be taken. It is sent alone next, and then it is known whether it was to blame.
+    pub(super) is_suspect: bool,
+    /// Set when Kafka will never take its own record: what it said.
+    pub(super) poison: Option<String>,
+}
+
+/// An item whose record is with the client.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) item: Item,
+    pub(super) topic: Topic,
+    /// The record's.
+    pub(super) rejection: Option<&'static str>,
+    pub(super) sent_at: Instant,
+}
+
+/// What was sent and not reported. A record's number is its place, which another takes once it is reported.
+#[derive(Debug, Default)]
+pub(super) struct Unreported {
+    places: Vec<Option<Sent>>,
+    free: Vec<usize>,
+}
+
+impl Unreported {
+    /// The number for the next record.
+    pub(super) fn next(&self) -> usize {
+        self.free.last().copied().unwrap_or(self.places.len())
+    }
+
+    /// Keeps a record that was sent under [`Unreported::next`].
+    pub(super) fn insert(&mut self, sent: Sent) {
+        match self.free.pop().and_then(|place| self.places.get_mut(place)) {
+            Some(place) => *place = Some(sent),
+            None => self.places.push(Some(sent)),
+        }
+    }
+
+    pub(super) fn remove(&mut self, sequence: usize) -> Option<Sent> {
+        let sent = self.places.get_mut(sequence).and_then(Option::take);
+        if sent.is_some() {
+            self.free.push(sequence);
+        }
+        sent
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    /// When the one that has waited longest was sent. Looks at every place.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.places.iter().flatten().map(|sent| sent.sent_at).min()
+    }
+
+    pub(super) fn into_all(self) -> impl Iterator<Item = Sent> {
+        self.places.into_iter().flatten()
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Lane {
+    /// In order.
+    pub(super) waiting: VecDeque<Item>,
+    /// Failed since the lane stopped, by their place in the order.
+    pub(super) failed: BTreeMap<u64, Item>,
+    in_flight: usize,
+    /// What is in flight is one suspect.
+    is_proving: bool,
+    pub(super) rests_until: Option<Instant>,
+    pub(super) backoff: Duration,
+    /// All that is here: waiting, in flight, failed.
+    held: usize,
+    held_bytes: usize,
+    /// The first capture of this topic that was let go, to be read again when there is room. Until then all that follow are let go too.
+    pub(super) parked: Option<Position>,
+}
+
+impl Lane {
+    /// Whether there is room for another capture that could be read again instead.
+    pub(super) const fn has_room(&self) -> bool {
+        self.held < HELD_MAX && self.held_bytes < HELD_BYTES_MAX
+    }
+
+    /// From where it wants to read again: it was parked, is not held up, and much of its room is free.
+    pub(super) fn wants(&self) -> Option<Position> {
+        let is_moving = self.failed.is_empty() && self.rests_until.is_none();
+        let has_much_room = self.held <= HELD_MAX / 2 && self.held_bytes <= HELD_BYTES_MAX / 2;
+        self.parked.filter(|_| is_moving && has_much_room)
+    }
+
+    /// An item comes in, with all that follows from it.
+    pub(super) fn hold(&mut self, item: &Item) {
+        self.held += 1;
+        self.held_bytes += item.entry.capture.cost_bytes();
+    }
+
+    /// An item leaves.
+    pub(super) fn release(&mut self, item: &Item) {
+        self.held -= 1;
+        self.held_bytes -= item.entry.capture.cost_bytes();
+    }
+
+    /// Whether the item may be sent, if it is the next.
+    pub(super) fn takes(&self, item: &Item) -> bool {
+        let credit = if item.is_suspect { 1 } else { CREDIT };
+        self.failed.is_empty() && self.rests_until.is_none() && !self.is_proving && self.in_flight < credit
+    }
+
+    pub(super) const fn sent(&mut self, is_suspect: bool) {
+        self.in_flight += 1;
+        self.is_proving = is_suspect;
+    }
+
+    pub(super) const fn reported(&mut self) {
+        self.in_flight -= 1;
+        self.is_proving = false;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.held == 0 && self.parked.is_none()
+    }
+
+    /// Once everything sent is known, puts what failed first in line and rests.
+    pub(super) fn regroup(&mut self, now: Instant) {
+        if !self.failed.is_empty() && self.in_flight == 0 {
+            for (_, item) in std::mem::take(&mut self.failed).into_iter().rev() {
+                self.waiting.push_front(item);
+            }
+            self.rests_until = Some(now + self.backoff);
+        }
+        self.rests_until = self.rests_until.filter(|until| *until > now);
+    }
+}
