@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::config::EnvelopeMode;
 use crate::config::Flags;
 use crate::config::LogFormat;
+use crate::config::OnCorruption;
 use crate::config::problem::Origin;
 use crate::config::problem::Problem;
 use crate::config::problem::Warning;
@@ -92,7 +93,7 @@ fn judge(properties: &BTreeMap<String, String>) -> Vec<(String, String)> {
 #[test]
 fn the_least_configuration_has_the_documented_defaults() {
     let config = Given { file: LEAST, ..Given::default() }.config();
-    assert_eq!(config.ack, Ack::Broker);
+    assert_eq!(config.ack, Ack::Journal);
     assert!(config.workers >= 1);
     assert_eq!(config.drain, Duration::from_secs(8));
     assert_eq!(config.callbacks.listen.to_string(), "0.0.0.0:8080");
@@ -121,6 +122,10 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.queue.captures_max, 100_000);
     assert_eq!(config.queue.waiting_bytes_max, 16_777_216);
     assert_eq!(config.journal.dir, Path::new("/var/lib/callbridge"));
+    assert_eq!(config.journal.segment_bytes, 16_777_216);
+    assert_eq!(config.journal.quota_bytes, None);
+    assert_eq!(config.journal.free_bytes_min, 16_777_216);
+    assert_eq!(config.journal.on_corruption, OnCorruption::Refuse);
     assert_eq!(config.log.format, LogFormat::Auto);
     assert_eq!(config.log.filter, "info");
     assert!(config.warnings.is_empty());
@@ -178,11 +183,20 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ("\"apps[].topic_prefix\" = \"x\"", "callbridge.toml:1: apps[].topic_prefix: no such setting"),
     ("ack = 3", "callbridge.toml:1: ack: must be text that is not empty"),
     ("ack = \"\"", "callbridge.toml:1: ack: must be text that is not empty"),
-    ("ack = \"disk\"", "callbridge.toml:1: ack: must be one of broker, memory"),
+    ("ack = \"disk\"", "callbridge.toml:1: ack: must be one of journal, broker, memory"),
+    ("journal.segment_bytes = 2000000", "callbridge.toml:1: journal.segment_bytes: must be a multiple of 4096"),
+    ("journal.segment_bytes = 4096", "callbridge.toml:1: journal.segment_bytes: must be from 1048576 to 1073741824"),
     (
-        "ack = \"journal\"",
-        "callbridge.toml:1: ack: not in this version: the journal is not built; use broker or memory",
+        "callbacks.body_bytes_max = 8388608",
+        "callbridge.toml:1: journal.segment_bytes: must be at least four times callbacks.body_bytes_max: a segment must \
+         hold the longest bodies",
     ),
+    (
+        "journal.quota_bytes = 16777216",
+        "callbridge.toml:1: journal.quota_bytes: must be at least twice journal.segment_bytes: one is written while \
+         another is delivered",
+    ),
+    ("journal.on_corruption = \"hope\"", "callbridge.toml:1: journal.on_corruption: must be one of refuse, salvage"),
     ("\nworkers = \"2\"", "callbridge.toml:2: workers: must be a whole number"),
     ("workers = 1.5", "callbridge.toml:1: workers: must be a whole number"),
     ("workers = -1", "callbridge.toml:1: workers: must be from 0 to 1024"),
@@ -339,7 +353,7 @@ fn all_mistakes_of_all_sources_are_told_together() {
             "CALLBRIDGE_WORKERS: must be a whole number",
             "CALLBRIDGE_LOG_FORMAT: must be one of auto, text, json",
             "--kafka: must be NAME=VALUE",
-            "--ack: must be one of broker, memory",
+            "--ack: must be one of journal, broker, memory",
             "--kafka acks: must be all: with fewer replicas a record that was acknowledged could be lost with one broker",
             "apps: is missing: give an [[apps]] with its sdk_app_id, or --sdk-app-id",
             "kafka.bootstrap.servers: is missing: give it in [kafka], or --brokers; or try --embedded-broker",

@@ -1,5 +1,6 @@
 //! Room, order, the end, and who wins between an answer and its deadline.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::pin::pin;
@@ -75,7 +76,7 @@ fn give_up(backlog: &Backlog, entry: &Entry) {
     backlog.free(&mut settled);
 }
 
-fn take_all(backlog: &Backlog) -> Vec<Entry> {
+fn take_all(backlog: &mut Backlog) -> Vec<Entry> {
     let mut taken = VecDeque::new();
     backlog.take(usize::MAX, &mut taken);
     taken.into()
@@ -88,7 +89,7 @@ fn numbers(entries: &[Entry]) -> Vec<i64> {
 #[test]
 fn it_is_full_when_either_bound_is_reached_and_each_settled_entry_makes_room_for_one() {
     for bounds in [Bounds { captures_max: 2, ..ROOMY }, Bounds { bytes_max: 3 * COST - 1, ..ROOMY }] {
-        let (journal, backlog, ledger) = open(Ack::Memory, bounds);
+        let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
         for number in 0..2 {
             append(&journal, &ledger, number).unwrap();
         }
@@ -97,18 +98,18 @@ fn it_is_full_when_either_bound_is_reached_and_each_settled_entry_makes_room_for
         assert!(poll(third.as_mut()).is_pending(), "{bounds:?}");
         assert!(!journal.keep(capture(3)), "{bounds:?}");
 
-        let taken = take_all(&backlog);
+        let taken = take_all(&mut backlog);
         assert!(poll(third.as_mut()).is_pending(), "what is taken still needs its room");
         settle(&backlog, &taken[0]);
         assert!(poll(third.as_mut()).is_ready(), "{bounds:?}");
-        assert_eq!(numbers(&take_all(&backlog)), [2]);
+        assert_eq!(numbers(&take_all(&mut backlog)), [2]);
         assert_eq!((ledger.read().delivered, ledger.read().waiting_queue), (1, 2));
     }
 }
 
 #[test]
 fn who_waits_gets_room_in_the_order_of_arrival() {
-    let (journal, backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
+    let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
     append(&journal, &ledger, 0).unwrap();
     let mut receipts: Vec<_> = (0..3).map(|_| Some(ledger.receive(None))).collect();
     let mut waiting: Vec<_> =
@@ -117,7 +118,7 @@ fn who_waits_gets_room_in_the_order_of_arrival() {
         assert!(poll(append.as_mut()).is_pending());
     }
     for expected in 0..3 {
-        let taken = take_all(&backlog);
+        let taken = take_all(&mut backlog);
         assert_eq!(numbers(&taken), [expected]);
         settle(&backlog, &taken[0]);
         assert!(!journal.keep(capture(9)), "nobody who comes later is before those who wait");
@@ -145,7 +146,7 @@ fn those_who_wait_are_bounded_too() {
 #[test]
 fn an_append_that_is_dropped_while_it_waits_leaves_its_place_and_its_room_to_others() {
     let bounds = Bounds { captures_max: 2, bytes_max: COST, waiting_bytes_max: COST };
-    let (journal, backlog, ledger) = open(Ack::Memory, bounds);
+    let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
     append(&journal, &ledger, 0).unwrap();
     for _repeat in 0..3 {
         let mut receipt = Some(ledger.receive(None));
@@ -153,34 +154,37 @@ fn an_append_that_is_dropped_while_it_waits_leaves_its_place_and_its_room_to_oth
         assert!(poll(pin!(journal.append(capture(1), &mut receipt))).is_pending());
     }
     assert_eq!(ledger.read().ended_total(Account::Refused), 3, "broken off");
-    settle(&backlog, &take_all(&backlog)[0]);
+    let first = take_all(&mut backlog).remove(0);
+    settle(&backlog, &first);
     append(&journal, &ledger, 2).unwrap();
-    assert_eq!(numbers(&take_all(&backlog)), [2]);
+    assert_eq!(numbers(&take_all(&mut backlog)), [2]);
 }
 
 #[test]
 fn a_capture_that_is_larger_than_all_room_takes_all_of_it() {
     let bounds = Bounds { bytes_max: COST - 1, ..ROOMY };
-    let (journal, backlog, ledger) = open(Ack::Memory, bounds);
+    let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
     for number in 0..2 {
         append(&journal, &ledger, number).unwrap();
         assert!(!journal.keep(capture(9)));
-        settle(&backlog, &take_all(&backlog)[0]);
+        let first = take_all(&mut backlog).remove(0);
+        settle(&backlog, &first);
     }
 }
 
 #[test]
 fn bounds_beyond_what_can_be_counted_are_no_bounds() {
     let bounds = Bounds { captures_max: usize::MAX, bytes_max: usize::MAX, waiting_bytes_max: usize::MAX };
-    let (journal, backlog, ledger) = open(Ack::Memory, bounds);
+    let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
     append(&journal, &ledger, 0).unwrap();
-    settle(&backlog, &take_all(&backlog)[0]);
+    let first = take_all(&mut backlog).remove(0);
+    settle(&backlog, &first);
 }
 
 #[test]
 fn until_it_is_open_appends_wait_and_what_nobody_waits_for_is_taken() {
     let ledger = Ledger::default();
-    let (journal, backlog) = in_memory(Ack::Memory, ROOMY, ledger.clone());
+    let (journal, mut backlog) = in_memory(Ack::Memory, ROOMY, ledger.clone());
     let mut receipt = Some(ledger.receive(None));
     let mut append = Box::pin(journal.append(capture(0), &mut receipt));
     assert!(poll(append.as_mut()).is_pending());
@@ -188,12 +192,12 @@ fn until_it_is_open_appends_wait_and_what_nobody_waits_for_is_taken() {
     assert!(journal.keep(capture(2)));
     journal.open();
     assert!(poll(append.as_mut()).is_ready());
-    assert_eq!(numbers(&take_all(&backlog)), [1, 2, 0]);
+    assert_eq!(numbers(&take_all(&mut backlog)), [1, 2, 0]);
 }
 
 #[test]
 fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
-    let (journal, backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
+    let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
     append(&journal, &ledger, 0).unwrap();
     let mut receipt = Some(ledger.receive(None));
     let mut waits = Box::pin(journal.append(capture(1), &mut receipt));
@@ -204,27 +208,27 @@ fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
     assert!(receipt.is_some(), "the caller ends it, and says why");
     assert!(!backlog.is_at_end());
 
-    let taken = take_all(&backlog);
+    let taken = take_all(&mut backlog);
     assert_eq!(numbers(&taken), [0]);
     assert!(backlog.is_at_end());
     settle(&backlog, &taken[0]);
     assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::Closed);
     journal.offer(capture(3), ledger.receive(None));
     assert!(!journal.keep(capture(4)));
-    assert!(take_all(&backlog).is_empty());
+    assert!(take_all(&mut backlog).is_empty());
     assert_eq!(ledger.read().ended_total(Account::Lost), 1);
 }
 
 #[test]
 fn what_kafka_will_never_take_is_lost_once_and_an_answer_that_waits_is_no_200() {
-    let (journal, backlog, ledger) = open(Ack::Broker, ROOMY);
+    let (journal, mut backlog, ledger) = open(Ack::Broker, ROOMY);
     let waits = promised(&journal, &ledger, 0);
     let gone = promised(&journal, &ledger, 1);
     assert!(!gone.abandon(Reason::Deadline));
-    for entry in take_all(&backlog) {
+    for entry in take_all(&mut backlog) {
         give_up(&backlog, &entry);
     }
-    assert_eq!(poll(pin!(waits.acknowledged())), Poll::Ready(false), "it is told at once");
+    assert_eq!(poll(pin!(waits.acknowledged())), Poll::Ready(Err(AppendError::Unpublishable)), "it is told at once");
     assert!(!waits.abandon(Reason::Deadline));
     let balance = ledger.read();
     assert_eq!(balance.ended[Reason::Deadline.index()], 1);
@@ -237,9 +241,9 @@ fn a_promise_is_kept_or_abandoned_and_never_both_however_the_threads_meet() {
     const ROUNDS: usize = 200;
     const EACH: i64 = 20;
     for round in 0..ROUNDS {
-        let (journal, backlog, ledger) = open(Ack::Broker, ROOMY);
+        let (journal, mut backlog, ledger) = open(Ack::Broker, ROOMY);
         let promised: Vec<Appended> = (0..EACH).map(|number| promised(&journal, &ledger, number)).collect();
-        let entries = take_all(&backlog);
+        let entries = take_all(&mut backlog);
         let together = Barrier::new(2);
         let is_200: Vec<bool> = thread::scope(|scope| {
             scope.spawn(|| {
@@ -260,7 +264,10 @@ fn a_promise_is_kept_or_abandoned_and_never_both_however_the_threads_meet() {
         assert_eq!(balance.ended[Reason::Deadline.index()], EACH.unsigned_abs() - kept);
         assert_eq!((balance.late, balance.waiting_total()), (EACH.unsigned_abs() - kept, 0));
         for (appended, is_200) in promised.iter().zip(if round % 2 == 0 { reversed(is_200) } else { is_200 }) {
-            assert_eq!(poll(pin!(appended.acknowledged())), Poll::Ready(is_200));
+            assert_eq!(
+                poll(pin!(appended.acknowledged())),
+                Poll::Ready(if is_200 { Ok(()) } else { Err(AppendError::Unpublishable) })
+            );
         }
     }
 }
@@ -273,7 +280,7 @@ fn reversed(mut answers: Vec<bool>) -> Vec<bool> {
 #[test]
 fn nothing_that_was_taken_comes_in_behind_the_end() {
     for _round in 0..200 {
-        let (journal, backlog, ledger) = open(Ack::Memory, ROOMY);
+        let (journal, mut backlog, ledger) = open(Ack::Memory, ROOMY);
         let together = Barrier::new(3);
         let settled = thread::scope(|scope| {
             scope.spawn(|| {
@@ -290,7 +297,7 @@ fn nothing_that_was_taken_comes_in_behind_the_end() {
                 together.wait();
                 let mut settled = 0;
                 while !backlog.is_at_end() {
-                    for entry in take_all(&backlog) {
+                    for entry in take_all(&mut backlog) {
                         settle(&backlog, &entry);
                         settled += 1;
                     }

@@ -26,7 +26,10 @@ const NAMES: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("config", &[]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
-    ("journal", &["capture", "clock", "ledger", "refusal"]),
+    (
+        "journal",
+        &["auth", "capture", "clock", "command", "decide", "ledger", "metrics", "refusal", "request", "shutdown"],
+    ),
     (
         "intake",
         &[
@@ -37,7 +40,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request"]),
     ("publish", &["clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
     ("follow", &["clock", "decide", "metrics", "shutdown"]),
-    ("admin", &["publish", "shutdown"]),
+    ("admin", &["journal", "publish", "shutdown"]),
     // Wiring.
     (
         "app",

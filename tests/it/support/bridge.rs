@@ -185,8 +185,13 @@ impl Drop for Bridge {
 
 fn launch(args: &[&[&str]]) -> (Process, TempDir) {
     let folder = TempDir::with_prefix_in("bridge-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let process =
-        Process::start(folder.path(), env!("CARGO_BIN_EXE_callbridge"), &[&["serve"], &args.concat()[..]].concat());
+    let mut args = [&["serve"], &args.concat()[..]].concat();
+    // The default one belongs to the machine, and to one callbridge at a time.
+    let journal = folder.path().join("journal");
+    if !args.contains(&"--data-dir") {
+        args.extend(["--data-dir", journal.to_str().unwrap()]);
+    }
+    let process = Process::start(folder.path(), env!("CARGO_BIN_EXE_callbridge"), &args);
     (process, folder)
 }
 
