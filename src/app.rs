@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+use crate::follow::tokens::BadTokenFiles;
 use crate::publish::kafka::ClientError;
 use crate::publish::pump::Control;
 use crate::publish::topics::Missing;
@@ -44,6 +45,9 @@ pub(crate) enum Failure {
     /// The embedded broker cannot start.
     #[error("start the embedded broker")]
     Embedded(#[source] ClientError),
+    /// Some token files cannot be used.
+    #[error("use the token files")]
+    Tokens(#[source] BadTokenFiles),
     /// A metric is registered twice. A bug.
     #[error("register the metrics")]
     Metrics(#[source] prometheus::Error),
@@ -117,7 +121,7 @@ fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
         })?
     };
     let stop = served.stop.clone();
-    let following = spawn("blocklist", move || following.run(&stop))?;
+    let following = spawn("files", move || following.run(&stop))?;
     let (pump, topics_client) = start_pump(publishing)?;
     // Ends once all is ready, or a look at the cluster after the stop: not waited for.
     let _readying = {

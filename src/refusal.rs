@@ -22,6 +22,20 @@ pub enum Refusal {
     /// An `SdkAppid` that is not configured here.
     #[error("SdkAppid is not one of ours")]
     AppUnknown,
+    /// No `Sign` or no `RequestTime` in the query, where the application's callbacks are signed.
+    #[error("{0} is missing in the query")]
+    SignMissing(&'static str),
+    /// No token of the application makes this `Sign` of this `RequestTime`.
+    #[error("Sign is wrong")]
+    SignWrong,
+    /// Rightly signed, but too long ago, or too far ahead of this clock.
+    #[error("RequestTime is {seconds_off} seconds away from now; at most {window} are taken")]
+    SignStale {
+        /// How far it is from now, in either direction.
+        seconds_off: u64,
+        /// The configured limit, in seconds.
+        window: u64,
+    },
     /// The body is longer than the limit.
     #[error("the body is longer than {limit} bytes")]
     BodyTooLarge {
@@ -99,6 +113,12 @@ pub enum Reason {
     AppMissing,
     /// [`Refusal::AppUnknown`]
     AppUnknown,
+    /// [`Refusal::SignMissing`]
+    SignMissing,
+    /// [`Refusal::SignWrong`]
+    SignWrong,
+    /// [`Refusal::SignStale`]
+    SignStale,
     /// [`Refusal::BodyTooLarge`]
     BodyTooLarge,
     /// [`Refusal::BodyTimeout`]
@@ -141,6 +161,9 @@ impl Refusal {
             Self::Query(_) => Reason::Query,
             Self::AppMissing => Reason::AppMissing,
             Self::AppUnknown => Reason::AppUnknown,
+            Self::SignMissing(_) => Reason::SignMissing,
+            Self::SignWrong => Reason::SignWrong,
+            Self::SignStale { .. } => Reason::SignStale,
             Self::BodyTooLarge { .. } => Reason::BodyTooLarge,
             Self::BodyTimeout => Reason::BodyTimeout,
             Self::BrokenOff => Reason::BrokenOff,
@@ -158,12 +181,15 @@ impl Refusal {
 
 impl Reason {
     /// Every reason: `Reason::ALL[reason.index()] == reason`.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Method,
         Self::Path,
         Self::Query,
         Self::AppMissing,
         Self::AppUnknown,
+        Self::SignMissing,
+        Self::SignWrong,
+        Self::SignStale,
         Self::BodyTooLarge,
         Self::BodyTimeout,
         Self::BrokenOff,
@@ -191,7 +217,7 @@ impl Reason {
             | Self::NotObject
             | Self::CommandMismatch
             | Self::Undecidable => 400,
-            Self::AppMissing | Self::AppUnknown => 403,
+            Self::AppMissing | Self::AppUnknown | Self::SignMissing | Self::SignWrong | Self::SignStale => 403,
             Self::Path => 404,
             Self::Method => 405,
             Self::BodyTimeout => 408,
@@ -209,6 +235,9 @@ impl Reason {
             | Self::Query
             | Self::AppMissing
             | Self::AppUnknown
+            | Self::SignMissing
+            | Self::SignWrong
+            | Self::SignStale
             | Self::BodyTooLarge
             | Self::BodyTimeout
             | Self::BrokenOff
@@ -237,6 +266,9 @@ impl Reason {
             Self::Query => "query",
             Self::AppMissing => "app_missing",
             Self::AppUnknown => "app_unknown",
+            Self::SignMissing => "sign_missing",
+            Self::SignWrong => "sign_wrong",
+            Self::SignStale => "sign_stale",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTimeout => "body_timeout",
             Self::BrokenOff => "broken_off",

@@ -16,7 +16,9 @@ use crate::auth::Apps;
 use crate::config;
 use crate::config::Config;
 use crate::decide;
+use crate::follow::Following;
 use crate::follow::files::Files;
+use crate::follow::tokens::TokenFiles;
 use crate::http::listener;
 use crate::http::listener::Limits;
 use crate::http::listener::Order;
@@ -56,7 +58,7 @@ pub(super) struct Built {
     pub(super) publishing: Publishing,
     pub(super) readying: Readying,
     pub(super) admin: Admin,
-    pub(super) following: Files,
+    pub(super) following: Following,
     pub(super) listeners: Listeners,
     /// Gone when dropped.
     pub(super) embedded: Option<EmbeddedBroker>,
@@ -106,14 +108,16 @@ impl Built {
         let registry = Registry::new();
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
-        let apps = Arc::new(Apps::new(config.apps.iter().map(|app| app.sdk_app_id)));
+        let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
+            .map_err(Failure::Tokens)?;
+        let apps = Arc::new(apps(config, &tokens));
         let topics = Arc::new(Topics::new(config.apps.iter().map(|app| app.topic_prefix.as_str())));
         let ack = ack(config.ack);
         let listeners = Listeners::bind(config)?;
         let (embedded, properties) = kafka(config, ack, &topics)?;
         let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
         let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone());
-        let (following, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
+        let (files, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
         let (life, control, is_stopping) =
             (Life::new(), Arc::new(Control::default()), Arc::new(AtomicBool::new(false)));
         let intake = Intake {
@@ -153,7 +157,15 @@ impl Built {
             ledger,
             is_stopping,
         };
-        Ok(Self { served, publishing, readying, admin, following, listeners, embedded })
+        Ok(Self {
+            served,
+            publishing,
+            readying,
+            admin,
+            following: Following { blocklist: files, tokens },
+            listeners,
+            embedded,
+        })
     }
 }
 
@@ -207,6 +219,15 @@ fn kafka(config: &Config, ack: Ack, topics: &Topics) -> Result<(Option<EmbeddedB
         "kafka on {bootstrap}\nthe embedded broker keeps nothing: what it has taken is gone when callbridge stops"
     ));
     Ok((Some(broker), properties.with_bootstrap(bootstrap)))
+}
+
+/// The applications, and what signs their callbacks.
+fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
+    for app in config.apps.iter().filter(|app| app.token_files.is_empty()) {
+        tracing::info!(app.sdk_app_id, "callbacks of this application are taken unsigned");
+    }
+    let ids = config.apps.iter().map(|app| app.sdk_app_id);
+    Apps::new(ids).signed(tokens.in_force(), config.callbacks.sign_window)
 }
 
 fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Service {

@@ -116,6 +116,7 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
     Callbacks {
         listen: reader.address("callbacks.listen"),
         path,
+        sign_window: reader.seconds("callbacks.sign_window_seconds", &(1..=86_400)),
         body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=16 * 1024 * 1024)),
         connections_max: reader.count("callbacks.connections_max", &(1..=1_000_000)),
         head_timeout: reader.millis("callbacks.head_timeout_ms", &(1..=60_000)),
@@ -129,8 +130,8 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
 fn apps(reader: &mut Reader) -> Vec<App> {
     let default_prefix = topic_prefix(reader, "apps[].topic_prefix").unwrap_or_default();
     // The file's are judged even when they are replaced: its mistakes are still mistakes.
-    let mut apps = apps_of_file(reader, &default_prefix);
-    refuse_tokens(reader, "apps[].token_files");
+    let default_tokens = token_files(reader, "apps[].token_files").unwrap_or_default();
+    let mut apps = apps_of_file(reader, &default_prefix, &default_tokens);
 
     let path = "apps[].sdk_app_id";
     let ids = reader.texts(path);
@@ -141,7 +142,10 @@ fn apps(reader: &mut Reader) -> Vec<App> {
     for id in ids {
         match id.parse() {
             Ok(0) | Err(_) => reader.fault(path, Fault::Wanted("a whole number above 0")),
-            Ok(sdk_app_id) => apps.push(App { sdk_app_id, topic_prefix: default_prefix.clone() }),
+            Ok(sdk_app_id) => {
+                let (topic_prefix, token_files) = (default_prefix.clone(), default_tokens.clone());
+                apps.push(App { sdk_app_id, topic_prefix, token_files });
+            }
         }
     }
     refuse_repeats(reader, replaces.then_some(path), &apps);
@@ -153,7 +157,7 @@ fn apps(reader: &mut Reader) -> Vec<App> {
     apps
 }
 
-fn apps_of_file(reader: &mut Reader, default_prefix: &str) -> Vec<App> {
+fn apps_of_file(reader: &mut Reader, default_prefix: &str, default_tokens: &[PathBuf]) -> Vec<App> {
     let mut apps = Vec::new();
     while reader.take(&format!("apps[{}]", apps.len())).is_some() {
         let path = |name: &str| format!("apps[{}].{name}", apps.len());
@@ -162,10 +166,11 @@ fn apps_of_file(reader: &mut Reader, default_prefix: &str) -> Vec<App> {
             let app = format!("apps[{}]", apps.len());
             reader.fault_beside(&id, &app, Fault::Missing("every application has one"));
         }
-        refuse_tokens(reader, &path("token_files"));
+        let token_files = token_files(reader, &path("token_files")).unwrap_or_else(|| default_tokens.to_vec());
         let prefix = topic_prefix(reader, &path("topic_prefix"));
         let sdk_app_id = reader.integer(&id, &(1..=i64::MAX)).unwrap_or_default().unsigned_abs();
-        apps.push(App { sdk_app_id, topic_prefix: prefix.unwrap_or_else(|| default_prefix.to_owned()) });
+        let topic_prefix = prefix.unwrap_or_else(|| default_prefix.to_owned());
+        apps.push(App { sdk_app_id, topic_prefix, token_files });
     }
     apps
 }
@@ -183,12 +188,14 @@ fn refuse_repeats(reader: &mut Reader, given: Option<&str>, apps: &[App]) {
     }
 }
 
-fn refuse_tokens(reader: &mut Reader, path: &str) {
-    if reader.take(path).is_some() {
-        let why = "signature checks come with a later one; this one would take unsigned callbacks, so it refuses rather \
-                   than pretend";
-        reader.fault(path, Fault::NotYet(why));
+/// `None` when nobody gave any. An empty list would let everyone in where somebody thought of tokens.
+fn token_files(reader: &mut Reader, path: &str) -> Option<Vec<PathBuf>> {
+    reader.take(path)?;
+    let files = reader.files(path);
+    if files.is_empty() && !reader.is_faulty(path) {
+        reader.fault(path, Fault::Wanted("at least one file; leave it out where callbacks are not signed"));
     }
+    Some(files)
 }
 
 fn topic_prefix(reader: &mut Reader, path: &str) -> Option<String> {

@@ -79,6 +79,8 @@ pub struct Callbacks {
     pub listen: SocketAddr,
     /// The only path that is taken, beginning with `/`. Default: absent, any path is.
     pub path: Option<String>,
+    /// How far the `RequestTime` of a signed callback may be from now. Default: 60 s.
+    pub sign_window: Duration,
     /// The longest body that is taken, in bytes. Default: 262 144.
     pub body_bytes_max: usize,
     /// How many connections may be open. Default: 10 000.
@@ -109,6 +111,8 @@ pub struct App {
     pub sdk_app_id: u64,
     /// What the names of its topics begin with, legal in such a name. Default: `tencent-chat`.
     pub topic_prefix: String,
+    /// The files with the tokens that sign its callbacks. Default: none, they are not signed.
+    pub token_files: Vec<PathBuf>,
 }
 
 /// The Kafka client.

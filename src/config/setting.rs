@@ -61,6 +61,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Where Tencent's callbacks come in",
     ),
     absent("callbacks.path"),
+    plain("callbacks.sign_window_seconds", "60"),
     plain("callbacks.body_bytes_max", "262144"),
     plain("callbacks.connections_max", "10000"),
     plain("callbacks.head_timeout_ms", "5000"),
@@ -94,7 +95,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         None,
         "token-file",
         Shape::Often("FILE"),
-        "A file with the token that signs callbacks (refused: this version does not check signatures)",
+        "A file with tokens that sign callbacks, one a line, for applications that have none of their own; may be repeated",
     ),
     flagged(
         "kafka.bootstrap.servers",

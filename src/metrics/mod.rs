@@ -5,6 +5,7 @@ pub(crate) mod intake;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod publish;
+pub(crate) mod tokens;
 
 use prometheus::Registry;
 
@@ -17,6 +18,7 @@ pub(crate) struct Metrics {
     pub(crate) publish: publish::PublishMetrics,
     pub(crate) kafka: kafka::KafkaMetrics,
     pub(crate) blocklist: blocklist::BlocklistMetrics,
+    pub(crate) tokens: tokens::TokenMetrics,
 }
 
 impl Metrics {
@@ -28,6 +30,7 @@ impl Metrics {
             publish: publish::PublishMetrics::register(registry)?,
             kafka: kafka::KafkaMetrics::register(registry)?,
             blocklist: blocklist::BlocklistMetrics::register(registry)?,
+            tokens: tokens::TokenMetrics::register(registry)?,
         })
     }
 }

@@ -61,22 +61,15 @@ fn a_command_line_that_cannot_be_used_is_2() {
 #[test]
 fn what_this_version_cannot_do_is_refused_and_not_ignored() {
     let folder = folder();
-    let config =
-        write(&folder, "callbridge.toml", "ack = \"journal\"\n[[apps]]\nsdk_app_id = 1\ntoken_files = [\"t\"]\n");
+    let config = write(&folder, "callbridge.toml", "ack = \"journal\"\n[[apps]]\nsdk_app_id = 1\n");
     for command in ["serve", "check"] {
         let journal = run(&[], &[command, "--sdk-app-id", "1", "--embedded-broker", "--ack", "journal"]);
         assert_eq!(journal.code, 2);
         assert_eq!(journal.stderr, "--ack: not in this version: the journal is not built; use broker or memory\n");
 
-        let token = run(&[], &[command, "--sdk-app-id", "1", "--embedded-broker", "--token-file", "t"]);
-        assert_eq!(token.code, 2);
-        assert!(token.stderr.starts_with("--token-file: not in this version: signature checks come "), "{token:?}");
-
-        let both = run(&[], &[command, "--embedded-broker", "--config", &config]);
-        assert_eq!(both.code, 78);
-        let lines: Vec<&str> = both.stderr.lines().collect();
-        assert!(lines[0].starts_with(&format!("{config}:1: ack: not in this version")), "{both:?}");
-        assert!(lines[1].starts_with(&format!("{config}:4: apps[0].token_files: not in this version")), "{both:?}");
+        let of_file = run(&[], &[command, "--embedded-broker", "--config", &config]);
+        assert_eq!(of_file.code, 78);
+        assert!(of_file.stderr.starts_with(&format!("{config}:1: ack: not in this version")), "{of_file:?}");
     }
 }
 

@@ -15,7 +15,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("request", &[]),
     ("refusal", &["request"]),
     ("ledger", &["command", "refusal"]),
-    ("auth", &["refusal", "request"]),
+    ("auth", &["clock", "refusal", "request"]),
     ("body", &[]),
     ("parse", &["body", "refusal"]),
     ("decide", &["clock"]),
@@ -36,7 +36,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ),
     ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request"]),
     ("publish", &["clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
-    ("follow", &["clock", "decide", "metrics", "shutdown"]),
+    ("follow", &["auth", "clock", "decide", "metrics", "shutdown"]),
     ("admin", &["publish", "shutdown"]),
     // Wiring.
     (
@@ -59,7 +59,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "shutdown",
         ],
     ),
-    ("cli", &["app", "config", "follow", "publish"]),
+    ("cli", &["app", "auth", "config", "decide", "follow", "publish"]),
 ];
 
 /// These do no I/O, read no clock, write no log and wait for nothing.
