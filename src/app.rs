@@ -133,7 +133,8 @@ fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
         let _inside = runtime.enter();
         let listener =
             tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
-        crate::http::listener::serve(listener, Arc::clone(&served.service), served.limits, served.order.subscribe())
+        let (service, opening) = (Arc::clone(&served.service), Arc::clone(&served.opening));
+        crate::http::listener::serve(listener, service, opening, served.limits, served.order.subscribe())
     };
     // The one task of the runtime's root; its end is waited for in `stop`.
     let _task = runtime.spawn(async move {

@@ -10,6 +10,9 @@ pub enum Refusal {
     /// Only POST carries callbacks.
     #[error("callbacks are sent with POST")]
     Method,
+    /// It comes from somewhere else than the senders that are configured.
+    #[error("callbacks are not taken from this sender")]
+    Sender,
     /// The path is not the configured one.
     #[error("callbacks are not taken on this path")]
     Path,
@@ -105,6 +108,8 @@ pub enum Refusal {
 pub enum Reason {
     /// [`Refusal::Method`]
     Method,
+    /// [`Refusal::Sender`]
+    Sender,
     /// [`Refusal::Path`]
     Path,
     /// [`Refusal::Query`]
@@ -157,6 +162,7 @@ impl Refusal {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Method => Reason::Method,
+            Self::Sender => Reason::Sender,
             Self::Path => Reason::Path,
             Self::Query(_) => Reason::Query,
             Self::AppMissing => Reason::AppMissing,
@@ -181,8 +187,9 @@ impl Refusal {
 
 impl Reason {
     /// Every reason: `Reason::ALL[reason.index()] == reason`.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Method,
+        Self::Sender,
         Self::Path,
         Self::Query,
         Self::AppMissing,
@@ -217,7 +224,12 @@ impl Reason {
             | Self::NotObject
             | Self::CommandMismatch
             | Self::Undecidable => 400,
-            Self::AppMissing | Self::AppUnknown | Self::SignMissing | Self::SignWrong | Self::SignStale => 403,
+            Self::Sender
+            | Self::AppMissing
+            | Self::AppUnknown
+            | Self::SignMissing
+            | Self::SignWrong
+            | Self::SignStale => 403,
             Self::Path => 404,
             Self::Method => 405,
             Self::BodyTimeout => 408,
@@ -231,6 +243,7 @@ impl Reason {
         match self {
             Self::QueueFull | Self::Deadline | Self::Stopping | Self::Unpublishable => Account::Lost,
             Self::Method
+            | Self::Sender
             | Self::Path
             | Self::Query
             | Self::AppMissing
@@ -255,13 +268,14 @@ impl Reason {
 
     /// Whether the connection ends with the answer: the rest of the body is not worth reading, or nobody is left to read.
     pub const fn closes(self) -> bool {
-        matches!(self, Self::BodyTooLarge | Self::BodyTimeout | Self::BrokenOff | Self::Stopping)
+        matches!(self, Self::Sender | Self::BodyTooLarge | Self::BodyTimeout | Self::BrokenOff | Self::Stopping)
     }
 
     /// The word for labels and headers.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Method => "method",
+            Self::Sender => "sender",
             Self::Path => "path",
             Self::Query => "query",
             Self::AppMissing => "app_missing",

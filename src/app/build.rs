@@ -22,6 +22,7 @@ use crate::follow::tokens::TokenFiles;
 use crate::http::listener;
 use crate::http::listener::Limits;
 use crate::http::listener::Order;
+use crate::http::opening::Opening;
 use crate::http::service::Service;
 use crate::intake::Intake;
 use crate::journal;
@@ -44,6 +45,8 @@ use crate::publish::pump::Pump;
 use crate::publish::topics::Creation;
 use crate::publish::topics::TopicsClient;
 use crate::record::Topics;
+use crate::sender::Networks;
+use crate::sender::Senders;
 use crate::shutdown::Life;
 use crate::shutdown::Stop;
 
@@ -68,6 +71,7 @@ pub(super) struct Built {
 #[derive(Clone)]
 pub(super) struct Served {
     pub(super) service: Arc<Service>,
+    pub(super) opening: Arc<Opening>,
     pub(super) limits: Limits,
     pub(super) order: watch::Sender<Order>,
     pub(super) life: Life,
@@ -150,6 +154,7 @@ impl Built {
         };
         let served = Served {
             service: Arc::new(service(config, intake, Arc::clone(&is_stopping))),
+            opening: Arc::new(opening(&config.callbacks)),
             limits: limits(&config.callbacks),
             order: watch::Sender::new(Order::Serve),
             life,
@@ -232,7 +237,14 @@ fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
 
 fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Service {
     let callbacks = &config.callbacks;
-    Service { intake, path: callbacks.path.clone(), body_bytes_max: callbacks.body_bytes_max, is_stopping }
+    let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
+    let (path, body_bytes_max) = (callbacks.path.clone(), callbacks.body_bytes_max);
+    Service { intake, path, senders, body_bytes_max, is_stopping }
+}
+
+fn opening(callbacks: &config::Callbacks) -> Opening {
+    let header_from = if callbacks.proxy_protocol { callbacks.proxies.clone() } else { Networks::default() };
+    Opening { header_from, patience: callbacks.head_timeout }
 }
 
 const fn limits(callbacks: &config::Callbacks) -> Limits {

@@ -32,6 +32,8 @@ use crate::config::problem::Problem;
 use crate::config::reader::Reader;
 use crate::config::source::Layer;
 use crate::config::source::Value;
+use crate::sender::Network;
+use crate::sender::Networks;
 
 /// Longer than this, a topic's name could exceed Kafka's 249 characters with the longest command behind it.
 const TOPIC_PREFIX_LENGTH_MAX: usize = 150;
@@ -117,6 +119,9 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
         listen: reader.address("callbacks.listen"),
         path,
         sign_window: reader.seconds("callbacks.sign_window_seconds", &(1..=86_400)),
+        senders: networks(reader, "callbacks.senders"),
+        proxies: networks(reader, "callbacks.proxies").unwrap_or_default(),
+        proxy_protocol: reader.boolean("callbacks.proxy_protocol"),
         body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=16 * 1024 * 1024)),
         connections_max: reader.count("callbacks.connections_max", &(1..=1_000_000)),
         head_timeout: reader.millis("callbacks.head_timeout_ms", &(1..=60_000)),
@@ -125,6 +130,23 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
         idle_timeout: reader.seconds("callbacks.idle_timeout_seconds", &(1..=3600)),
         keep_accepting: reader.millis("callbacks.keep_accepting_ms", &(0..=3_600_000)),
     }
+}
+
+/// `None` when nobody gave any. An empty list is a mistake: it would let nobody in, or mean everybody.
+fn networks(reader: &mut Reader, path: &str) -> Option<Networks> {
+    reader.take(path)?;
+    let texts = reader.texts(path);
+    let mut networks = Vec::new();
+    for text in &texts {
+        match text.parse::<Network>() {
+            Ok(network) => networks.push(network),
+            Err(bad) => reader.fault(path, Fault::Network(text.clone(), bad)),
+        }
+    }
+    if texts.is_empty() && !reader.is_faulty(path) {
+        reader.fault(path, Fault::Wanted("at least one network, like 203.0.113.0/24"));
+    }
+    Some(Networks(networks))
 }
 
 fn apps(reader: &mut Reader) -> Vec<App> {
@@ -264,6 +286,10 @@ fn compare(reader: &mut Reader, config: &Config) {
     if callbacks.keep_accepting >= config.drain {
         let why = "must be below drain_seconds: a stop would have no time left to drain";
         reader.contradiction("callbacks.keep_accepting_ms", "drain_seconds", why);
+    }
+    if callbacks.proxy_protocol && callbacks.proxies.0.is_empty() {
+        let why = "needs callbacks.proxies: from others such a header would be believed by mistake";
+        reader.contradiction("callbacks.proxy_protocol", "callbacks.proxies", why);
     }
     if config.queue.bytes_max < callbacks.body_bytes_max {
         let why = "must not be below callbacks.body_bytes_max: the longest body would never fit";

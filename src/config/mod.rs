@@ -25,6 +25,7 @@ use crate::config::problem::Origin;
 use crate::config::problem::Problem;
 use crate::config::problem::Warning;
 use crate::config::source::Layer;
+use crate::sender::Networks;
 
 /// What callbridge runs on. A `Config` that exists has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +82,12 @@ pub struct Callbacks {
     pub path: Option<String>,
     /// How far the `RequestTime` of a signed callback may be from now. Default: 60 s.
     pub sign_window: Duration,
+    /// The networks that callbacks are taken from. Default: absent, anywhere.
+    pub senders: Option<Networks>,
+    /// The networks of proxies, whose word is believed as to whose callbacks they pass on. Default: none.
+    pub proxies: Networks,
+    /// Whether connections of proxies begin with a header of the PROXY protocol. Default: false.
+    pub proxy_protocol: bool,
     /// The longest body that is taken, in bytes. Default: 262 144.
     pub body_bytes_max: usize,
     /// How many connections may be open. Default: 10 000.

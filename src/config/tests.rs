@@ -107,6 +107,8 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.admin.listen.to_string(), "0.0.0.0:9464");
     assert_eq!(config.apps, [app(1_400_000_000, "tencent-chat", &[])]);
     assert_eq!(config.callbacks.sign_window, Duration::from_secs(60));
+    assert_eq!((config.callbacks.senders, config.callbacks.proxies.0), (None, Vec::new()));
+    assert!(!config.callbacks.proxy_protocol);
     assert_eq!(config.kafka.properties, properties(&[("bootstrap.servers", "kafka-1:9092")]));
     assert!(!config.embedded_broker);
     assert!(!config.topics.create);
@@ -165,6 +167,7 @@ fn the_example_file_has_every_setting() {
 fn what_the_example_file_suggests_is_right() {
     let whole = whole_example();
     let config = Given { file: &whole, ..Given::default() }.config();
+    assert_eq!(config.callbacks.senders.unwrap().0.len(), 2);
     assert_eq!(config.apps, [app(1_400_000_000, "tencent-chat", &["/run/secrets/tencent-token"])]);
 }
 
@@ -200,6 +203,24 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     (
         "callbacks.path = \"callbacks\"",
         "callbridge.toml:1: callbacks.path: must be a URL's path: begins with '/', without query and blanks",
+    ),
+    (
+        "callbacks.senders = [\"203.0.113.0/24\", \"localhost\"]",
+        "callbridge.toml:1: callbacks.senders: \"localhost\": not an address or a network, like 203.0.113.7 or \
+         2001:db8::/32",
+    ),
+    (
+        "callbacks.proxies = [\"10.0.0.1/8\"]",
+        "callbridge.toml:1: callbacks.proxies: \"10.0.0.1/8\": the address has bits behind the prefix",
+    ),
+    (
+        "callbacks.senders = []",
+        "callbridge.toml:1: callbacks.senders: must be at least one network, like 203.0.113.0/24",
+    ),
+    (
+        "callbacks.proxy_protocol = true",
+        "callbridge.toml:1: callbacks.proxy_protocol: needs callbacks.proxies: from others such a header would be \
+         believed by mistake",
     ),
     ("callbacks.sign_window_seconds = 0", "callbridge.toml:1: callbacks.sign_window_seconds: must be from 1 to 86400"),
     (

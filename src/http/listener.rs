@@ -27,6 +27,8 @@ use tokio::time;
 use super::connection::Connection;
 use super::connection::Patience;
 use super::connection::Round;
+use super::opening::Opening;
+use super::opening::OpeningError;
 use super::reply;
 use super::service::Service;
 use super::service::Visit;
@@ -85,10 +87,11 @@ pub(crate) enum Order {
 pub(crate) async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
+    opening: Arc<Opening>,
     limits: Limits,
     mut order: watch::Receiver<Order>,
 ) {
-    let mut connections = Connections::new(service, limits);
+    let mut connections = Connections::new(service, opening, limits);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -127,6 +130,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// The connections there are, under their cap.
 struct Connections {
     service: Arc<Service>,
+    opening: Arc<Opening>,
     limits: Limits,
     places: Arc<Semaphore>,
     farewells: Arc<Semaphore>,
@@ -136,9 +140,10 @@ struct Connections {
 }
 
 impl Connections {
-    fn new(service: Arc<Service>, limits: Limits) -> Self {
+    fn new(service: Arc<Service>, opening: Arc<Opening>, limits: Limits) -> Self {
         Self {
             service,
+            opening,
             limits,
             places: Arc::new(Semaphore::new(limits.connections_max)),
             farewells: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
@@ -162,18 +167,57 @@ impl Connections {
         };
         prepare(&stream);
         let gauge = metrics.connections.clone();
-        let round = Round::default();
-        let served = serve_connection(stream, peer, round.clone(), Arc::clone(&self.service), self.limits);
-        let served = end_in_order(served, round, self.finish.subscribe());
+        let finish = self.finish.subscribe();
+        let (service, opening, limits) = (Arc::clone(&self.service), Arc::clone(&self.opening), self.limits);
         self.tasks.spawn(async move {
             gauge.inc();
-            // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
-            if let Err(error) = served.await {
-                tracing::debug!(%error, %peer, "connection ended");
+            if let Some((stream, peer)) = open(stream, peer, &opening, &service, finish.clone()).await {
+                let round = Round::default();
+                let served = serve_connection(stream, peer, round.clone(), service, limits);
+                // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
+                if let Err(error) = end_in_order(served, round, finish).await {
+                    tracing::debug!(%error, %peer, "connection ended");
+                }
             }
             drop(place);
             gauge.dec();
         });
+    }
+}
+
+/// Brings a connection as far as HTTP. Once all shall finish, it has little time left for that.
+async fn open(
+    stream: TcpStream,
+    peer: SocketAddr,
+    opening: &Opening,
+    service: &Service,
+    mut finish: watch::Receiver<bool>,
+) -> Option<(TcpStream, SocketAddr)> {
+    if !opening.is_awaited(peer) {
+        return Some((stream, peer));
+    }
+    // Boxed: every connection's future would otherwise be larger by it, for as long as it lives.
+    let opened = Box::pin(async {
+        tokio::select! {
+            opened = opening.open(stream, peer) => opened,
+            () = async {
+                // Nobody can order any more when the sender is gone: the same as an order.
+                let _ordered = finish.wait_for(|finish| *finish).await.is_ok();
+                time::sleep(LAST_ARRIVALS).await;
+            } => Err(OpeningError::Late),
+        }
+    });
+    match opened.await {
+        Ok(opened) => Some(opened),
+        Err(error) => {
+            let metrics = &service.intake.metrics;
+            match &error {
+                OpeningError::ProxyHeader(_) => metrics.unopened_header.inc(),
+                OpeningError::Late => metrics.unopened_late.inc(),
+            }
+            tracing::debug!(error = &error as &dyn std::error::Error, %peer, "connection did not open");
+            None
+        }
     }
 }
 

@@ -2,5 +2,7 @@
 
 pub(crate) mod connection;
 pub(crate) mod listener;
+pub(crate) mod opening;
+mod proxy;
 pub(crate) mod reply;
 pub(crate) mod service;

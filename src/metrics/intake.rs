@@ -24,6 +24,10 @@ pub(crate) struct IntakeMetrics {
     pub(crate) connections: IntGauge,
     /// Connections beyond the cap, answered with 503 and closed.
     pub(crate) connections_refused: IntCounter,
+    /// Connections of a proxy without a readable header of the PROXY protocol.
+    pub(crate) unopened_header: IntCounter,
+    /// Connections that were too slow in what comes before HTTP.
+    pub(crate) unopened_late: IntCounter,
     answer_before: Histogram,
     answer_after: Histogram,
     allowed: IntCounter,
@@ -42,6 +46,13 @@ impl IntakeMetrics {
             &["outcome"],
         )?;
         let decision = |outcome: decide::Outcome| decisions.with_label_values(&[outcome.as_str()]);
+        let unopened = IntCounterVec::new(
+            Opts::new(
+                "callbridge_connections_unopened_total",
+                "Connections that ended before HTTP, by what they lacked: a header of the PROXY protocol, time.",
+            ),
+            &["reason"],
+        )?;
         // Microseconds when nothing is wrong.
         let answer_before = histogram(
             "callbridge_answer_before_duration_seconds",
@@ -68,6 +79,8 @@ impl IntakeMetrics {
                 "callbridge_connections_refused_total",
                 "Connections beyond the cap, answered with 503 and closed.",
             )?,
+            unopened_header: unopened.with_label_values(&["proxy_header"]),
+            unopened_late: unopened.with_label_values(&["late"]),
             allowed: decision(decide::Outcome::Allow),
             partly: decision(decide::Outcome::Partial),
             refused: decision(decide::Outcome::Refuse),
@@ -75,6 +88,7 @@ impl IntakeMetrics {
             answer_after,
         };
         registry.register(Box::new(decisions))?;
+        registry.register(Box::new(unopened))?;
         registry.register(Box::new(metrics.probes.clone()))?;
         registry.register(Box::new(metrics.rejected_dropped.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::callbacks::assert_rejected;
 use crate::seeds;
 use crate::seeds::APP;
+use crate::senders;
 use crate::signature;
 use crate::support::bridge::Bridge;
 use crate::support::files::Files;
@@ -35,7 +36,8 @@ const AFTER: &str = seeds::AFTER_INFO_CHANGED.command;
 const GOOD: &[u8] = br#"{"Official_Account":"@good"}"#;
 
 /// Reasons that no case of the table can provoke, each with the test that does.
-const ELSEWHERE: [(Reason, fn()); 10] = [
+const ELSEWHERE: [(Reason, fn()); 11] = [
+    (Reason::Sender, senders::callbacks_are_taken_from_the_configured_networks_only),
     (Reason::Path, callbacks_are_taken_on_the_configured_path_only),
     (Reason::SignMissing, signature::who_does_not_sign_rightly_and_in_time_is_told_which_and_counted_apart),
     (Reason::SignWrong, signature::who_does_not_sign_rightly_and_in_time_is_told_which_and_counted_apart),

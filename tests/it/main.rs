@@ -21,6 +21,7 @@ mod listener;
 mod process_face;
 mod promises;
 mod seeds;
+mod senders;
 mod signature;
 mod stop;
 mod structure;

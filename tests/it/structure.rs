@@ -13,6 +13,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("command", &[]),
     ("request", &[]),
+    ("sender", &[]),
     ("refusal", &["request"]),
     ("ledger", &["command", "refusal"]),
     ("auth", &["clock", "refusal", "request"]),
@@ -24,7 +25,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
     // Edges. Intake and publish meet in the journal only.
     ("shutdown", &[]),
-    ("config", &[]),
+    ("config", &["sender"]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
     ("journal", &["capture", "clock", "ledger", "refusal"]),
     (
@@ -34,7 +35,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "request",
         ],
     ),
-    ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request"]),
+    ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request", "sender"]),
     ("publish", &["clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
     ("follow", &["auth", "clock", "decide", "metrics", "shutdown"]),
     ("admin", &["publish", "shutdown"]),
@@ -56,6 +57,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "normalise",
             "publish",
             "record",
+            "sender",
             "shutdown",
         ],
     ),
@@ -63,8 +65,20 @@ const NAMES: &[(&str, &[&str])] = &[
 ];
 
 /// These do no I/O, read no clock, write no log and wait for nothing.
-const PURE: &[&str] =
-    &["command", "request", "refusal", "ledger", "auth", "body", "parse", "decide", "capture", "record", "normalise"];
+const PURE: &[&str] = &[
+    "command",
+    "request",
+    "sender",
+    "refusal",
+    "ledger",
+    "auth",
+    "body",
+    "parse",
+    "decide",
+    "capture",
+    "record",
+    "normalise",
+];
 
 const IMPURE: &[&str] = &[
     "async ",
