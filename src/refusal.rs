@@ -10,6 +10,15 @@ pub enum Refusal {
     /// Only POST carries callbacks.
     #[error("callbacks are sent with POST")]
     Method,
+    /// HTTP wants one `Host`, and it names no host or comes more than once or not at all.
+    #[error("there must be one Host header, and it must name a host")]
+    Host,
+    /// The body is transferred in another way than one `chunked`; where it ends is anybody's guess.
+    #[error("chunked is the only Transfer-Encoding that is taken, and only once")]
+    TransferEncoding,
+    /// The body is compressed. How long it would be is not known, and Tencent does not compress.
+    #[error("the body must not have a Content-Encoding")]
+    ContentEncoding,
     /// It comes from somewhere else than the senders that are configured.
     #[error("callbacks are not taken from this sender")]
     Sender,
@@ -108,6 +117,12 @@ pub enum Refusal {
 pub enum Reason {
     /// [`Refusal::Method`]
     Method,
+    /// [`Refusal::Host`]
+    Host,
+    /// [`Refusal::TransferEncoding`]
+    TransferEncoding,
+    /// [`Refusal::ContentEncoding`]
+    ContentEncoding,
     /// [`Refusal::Sender`]
     Sender,
     /// [`Refusal::Path`]
@@ -162,6 +177,9 @@ impl Refusal {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Method => Reason::Method,
+            Self::Host => Reason::Host,
+            Self::TransferEncoding => Reason::TransferEncoding,
+            Self::ContentEncoding => Reason::ContentEncoding,
             Self::Sender => Reason::Sender,
             Self::Path => Reason::Path,
             Self::Query(_) => Reason::Query,
@@ -187,8 +205,11 @@ impl Refusal {
 
 impl Reason {
     /// Every reason: `Reason::ALL[reason.index()] == reason`.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 23] = [
         Self::Method,
+        Self::Host,
+        Self::TransferEncoding,
+        Self::ContentEncoding,
         Self::Sender,
         Self::Path,
         Self::Query,
@@ -218,7 +239,9 @@ impl Reason {
     /// The HTTP status to answer. What may succeed later is 5xx; what never will is 4xx.
     pub const fn status(self) -> u16 {
         match self {
-            Self::Query
+            Self::Host
+            | Self::TransferEncoding
+            | Self::Query
             | Self::BrokenOff
             | Self::NotJson
             | Self::NotObject
@@ -234,6 +257,7 @@ impl Reason {
             Self::Method => 405,
             Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
+            Self::ContentEncoding => 415,
             Self::QueueFull | Self::Deadline | Self::Stopping | Self::Unpublishable => 503,
         }
     }
@@ -243,6 +267,9 @@ impl Reason {
         match self {
             Self::QueueFull | Self::Deadline | Self::Stopping | Self::Unpublishable => Account::Lost,
             Self::Method
+            | Self::Host
+            | Self::TransferEncoding
+            | Self::ContentEncoding
             | Self::Sender
             | Self::Path
             | Self::Query
@@ -266,15 +293,28 @@ impl Reason {
         matches!(self, Self::NotJson | Self::NotObject | Self::CommandMismatch | Self::Undecidable)
     }
 
-    /// Whether the connection ends with the answer: the rest of the body is not worth reading, or nobody is left to read.
+    /// Whether the connection ends with the answer: where the body ends is not known, it is not worth reading, or
+    /// nobody is left to read.
     pub const fn closes(self) -> bool {
-        matches!(self, Self::Sender | Self::BodyTooLarge | Self::BodyTimeout | Self::BrokenOff | Self::Stopping)
+        matches!(
+            self,
+            Self::Host
+                | Self::TransferEncoding
+                | Self::Sender
+                | Self::BodyTooLarge
+                | Self::BodyTimeout
+                | Self::BrokenOff
+                | Self::Stopping
+        )
     }
 
     /// The word for labels and headers.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Method => "method",
+            Self::Host => "host",
+            Self::TransferEncoding => "transfer_encoding",
+            Self::ContentEncoding => "content_encoding",
             Self::Sender => "sender",
             Self::Path => "path",
             Self::Query => "query",

@@ -244,14 +244,16 @@ fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Ser
 
 fn opening(callbacks: &config::Callbacks) -> Opening {
     let header_from = if callbacks.proxy_protocol { callbacks.proxies.clone() } else { Networks::default() };
-    Opening { header_from, patience: callbacks.head_timeout }
+    Opening { proxies: callbacks.proxies.clone(), header_from, patience: callbacks.head_timeout }
 }
 
 const fn limits(callbacks: &config::Callbacks) -> Limits {
     Limits {
         connections_max: callbacks.connections_max,
+        per_peer_max: callbacks.connections_per_peer_max,
         head_timeout: callbacks.head_timeout,
         body_timeout: callbacks.body_timeout,
+        write_timeout: callbacks.write_timeout,
         idle_timeout: callbacks.idle_timeout,
     }
 }

@@ -124,8 +124,12 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
         proxy_protocol: reader.boolean("callbacks.proxy_protocol"),
         body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=16 * 1024 * 1024)),
         connections_max: reader.count("callbacks.connections_max", &(1..=1_000_000)),
+        connections_per_peer_max: reader
+            .integer("callbacks.connections_per_peer_max", &(1..=1_000_000))
+            .and_then(|count| usize::try_from(count).ok()),
         head_timeout: reader.millis("callbacks.head_timeout_ms", &(1..=60_000)),
         body_timeout: reader.millis("callbacks.body_timeout_ms", &(1..=60_000)),
+        write_timeout: reader.millis("callbacks.write_timeout_ms", &(1..=60_000)),
         deadline: reader.millis("callbacks.deadline_ms", &(1..=3_600_000)),
         idle_timeout: reader.seconds("callbacks.idle_timeout_seconds", &(1..=3600)),
         keep_accepting: reader.millis("callbacks.keep_accepting_ms", &(0..=3_600_000)),

@@ -92,10 +92,14 @@ pub struct Callbacks {
     pub body_bytes_max: usize,
     /// How many connections may be open. Default: 10 000.
     pub connections_max: usize,
-    /// How long the head of a request may take to arrive. Default: 5 s.
+    /// How many of them one peer may have; proxies may have any number. Default: absent, any number.
+    pub connections_per_peer_max: Option<usize>,
+    /// How long the head of a request may take to arrive, and whatever comes before HTTP. Default: 5 s.
     pub head_timeout: Duration,
     /// How long its body may take to arrive. Default: 1 s.
     pub body_timeout: Duration,
+    /// How long an answer may wait for its reader. Default: 10 s.
+    pub write_timeout: Duration,
     /// How long the whole request may take until it is answered, under 2 s. Default: 1.5 s.
     pub deadline: Duration,
     /// How long a connection may be idle. Default: 75 s.

@@ -101,6 +101,8 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.callbacks.connections_max, 10_000);
     assert_eq!(config.callbacks.head_timeout, Duration::from_secs(5));
     assert_eq!(config.callbacks.body_timeout, Duration::from_secs(1));
+    assert_eq!(config.callbacks.write_timeout, Duration::from_secs(10));
+    assert_eq!(config.callbacks.connections_per_peer_max, None);
     assert_eq!(config.callbacks.deadline, Duration::from_millis(1500));
     assert_eq!(config.callbacks.idle_timeout, Duration::from_secs(75));
     assert_eq!(config.callbacks.keep_accepting, Duration::from_secs(1));

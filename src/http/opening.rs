@@ -14,7 +14,9 @@ use super::proxy;
 /// What a connection must begin with.
 #[derive(Debug, Clone)]
 pub(crate) struct Opening {
-    /// Proxies whose connections begin with a header of the PROXY protocol.
+    /// Proxies, which are not held to the cap of one peer.
+    pub(crate) proxies: Networks,
+    /// Those of them whose connections begin with a header of the PROXY protocol.
     pub(crate) header_from: Networks,
     /// How long all of it may take.
     pub(crate) patience: Duration,

@@ -33,6 +33,7 @@ use crate::request::QueryError;
 use crate::sender::Senders;
 
 use super::connection::Round;
+use super::framing;
 use super::reply;
 use super::reply::Reply;
 
@@ -139,6 +140,7 @@ impl Service {
 
     /// Looks at what no request may be, callback or not.
     fn welcome(&self, parts: &Parts, peer: SocketAddr) -> Result<(), Refusal> {
+        framing::check(parts)?;
         if let Some(senders) = &self.senders {
             let forwarded = parts.headers.get_all(X_FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
             if !senders.admit(peer.ip(), forwarded) {
@@ -160,6 +162,7 @@ impl Service {
         if self.path.as_deref().is_some_and(|path| path != parts.uri.path()) {
             return Err(Refusal::Path);
         }
+        framing::check_content(&parts.headers)?;
         self.intake.admit(head, parts.uri.query().unwrap_or_default(), query.map_err(Refusal::Query)?)
     }
 

@@ -22,8 +22,10 @@ pub(crate) struct IntakeMetrics {
     pub(crate) rejected_dropped: IntCounter,
     /// Open connections.
     pub(crate) connections: IntGauge,
-    /// Connections beyond the cap, answered with 503 and closed.
+    /// Connections beyond a cap, answered with 503 and closed.
     pub(crate) connections_refused: IntCounter,
+    /// Times that no connection could be accepted.
+    pub(crate) accept_errors: IntCounter,
     /// Connections of a proxy without a readable header of the PROXY protocol.
     pub(crate) unopened_header: IntCounter,
     /// Connections that were too slow in what comes before HTTP.
@@ -77,7 +79,11 @@ impl IntakeMetrics {
             connections: IntGauge::new("callbridge_connections", "Open connections on the callback listener.")?,
             connections_refused: IntCounter::new(
                 "callbridge_connections_refused_total",
-                "Connections beyond the cap, answered with 503 and closed.",
+                "Connections beyond the cap, or that of their peer, answered with 503 and closed.",
+            )?,
+            accept_errors: IntCounter::new(
+                "callbridge_accept_errors_total",
+                "Times that no connection could be accepted, as for want of file descriptors; tried ten times a second.",
             )?,
             unopened_header: unopened.with_label_values(&["proxy_header"]),
             unopened_late: unopened.with_label_values(&["late"]),
@@ -93,6 +99,7 @@ impl IntakeMetrics {
         registry.register(Box::new(metrics.rejected_dropped.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.connections_refused.clone()))?;
+        registry.register(Box::new(metrics.accept_errors.clone()))?;
         registry.register(Box::new(metrics.answer_before.clone()))?;
         registry.register(Box::new(metrics.answer_after.clone()))?;
         Ok(metrics)

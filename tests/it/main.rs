@@ -17,6 +17,7 @@ mod embedded;
 mod faults;
 mod fresh_topics;
 mod harness;
+mod hostile;
 mod listener;
 mod process_face;
 mod promises;
