@@ -8,9 +8,12 @@ use std::borrow::Cow;
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use callbridge::auth;
 use callbridge::auth::Apps;
+use callbridge::auth::Tokens;
 use callbridge::capture::Capture;
 use callbridge::capture::Outcome;
 use callbridge::capture::Raw;
@@ -35,6 +38,8 @@ use serde::de::IgnoredAny;
 const NAME: &str = "OfficialAccount.CallbackAfterAddSubscriber";
 const BODY: &str = r#"{"CallbackCommand":"OfficialAccount.CallbackAfterAddSubscriber","Official_Account":"@TOA#_test_for_penn","Operator_Account":"107867","SubscribeAccountList":[{"Subscriber_Account":"jared"},{"Subscriber_Account":"leckie"},{"Subscriber_Account":"someone-with-a-longer-id"}],"EventTime":1670574414123}"#;
 const QUERY: &str = "SdkAppid=1400000000&CallbackCommand=OfficialAccount.CallbackAfterAddSubscriber&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI";
+const SIGNED_QUERY: &str = "SdkAppid=1400000000&CallbackCommand=OfficialAccount.CallbackAfterAddSubscriber&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI&Sign=17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061&RequestTime=1669872112";
+const SIGNED_AT: UnixMillis = UnixMillis(1_669_872_112_000);
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
 
 /// A list of a hundred thousand users, every tenth for one account only.
@@ -59,7 +64,13 @@ fn before_the_answer(criterion: &mut Criterion) {
         bencher.iter(|| serde_json::from_slice::<IgnoredAny>(black_box(BODY.as_bytes())).map(|_| ()));
     });
     group.bench_function("query and application", |bencher| {
-        bencher.iter(|| auth::check(&Query::parse(black_box(QUERY)).expect("a good query"), &apps));
+        bencher.iter(|| auth::check(&Query::parse(black_box(QUERY)).expect("a good query"), &apps, NOW));
+    });
+    let tokens = Tokens::parse(b"xxxxyyyy").expect("a good token");
+    let signed =
+        Apps::new([1_400_000_000]).signed(vec![Some(Arc::new(ArcSwap::from_pointee(tokens)))], Duration::from_secs(60));
+    group.bench_function("query, application and signature", |bencher| {
+        bencher.iter(|| auth::check(&Query::parse(black_box(SIGNED_QUERY)).expect("a good query"), &signed, SIGNED_AT));
     });
     group.bench_function("prove", |bencher| {
         bencher.iter(|| parse::prove(black_box(BODY.as_bytes()), NAME).map(|proven| proven.json().len()));

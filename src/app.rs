@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+use crate::follow::tokens::BadTokenFiles;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
 use crate::publish::kafka::ClientError;
@@ -57,6 +58,9 @@ pub(crate) enum Failure {
     /// The journal cannot be opened.
     #[error("open the journal")]
     Journal(#[source] JournalError),
+    /// Some token files cannot be used.
+    #[error("use the token files")]
+    Tokens(#[source] BadTokenFiles),
     /// A metric is registered twice. A bug.
     #[error("register the metrics")]
     Metrics(#[source] prometheus::Error),
@@ -139,7 +143,7 @@ fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
         })?
     };
     let stop = served.stop.clone();
-    let following = spawn("blocklist", move || following.run(&stop))?;
+    let following = spawn("files", move || following.run(&stop))?;
     let journaling = journaling.map(start_journal).transpose()?;
     let (pump, topics_client) = start_pump(publishing)?;
     // Ends once all is ready, or a look at the cluster after the stop: not waited for.
@@ -152,7 +156,8 @@ fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
         let _inside = runtime.enter();
         let listener =
             tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
-        crate::http::listener::serve(listener, Arc::clone(&served.service), served.limits, served.order.subscribe())
+        let (service, opening) = (Arc::clone(&served.service), Arc::clone(&served.opening));
+        crate::http::listener::serve(listener, service, opening, served.limits, served.order.subscribe())
     };
     // The one task of the runtime's root; its end is waited for in `stop`.
     let _task = runtime.spawn(async move {

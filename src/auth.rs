@@ -1,15 +1,40 @@
-//! Whose callback it is: the check that nobody gets past without an `SdkAppid` of ours.
+//! Whose callback it is: the check that nobody gets past without an `SdkAppid` of ours and, where tokens are set, its signature.
+//!
+//! A signature says only that its sender knew the token at that time: neither the body nor the command is signed, and within the
+//! window it can be used again by whoever sees it.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use sha2::Digest;
+use sha2::Sha256;
+use subtle::Choice;
+use subtle::ConstantTimeEq;
+
+use crate::clock::UnixMillis;
 use crate::refusal::Refusal;
 use crate::request::Query;
+
+/// The most tokens of one source. Each costs every callback a hash.
+pub const TOKENS_MAX: usize = 16;
+
+/// The longest token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 1024;
+
+/// The longest `RequestTime`: the digits of 64 bits.
+const TIME_DIGITS_MAX: usize = 20;
 
 /// The applications whose callbacks are taken.
 #[derive(Debug, Default)]
 pub struct Apps {
     by_id: HashMap<Box<str>, usize>,
     ids: Vec<Box<str>>,
+    /// By the place of the application; those beyond its end are not signed.
+    tokens: Vec<Option<Arc<ArcSwap<Tokens>>>>,
+    window: Duration,
 }
 
 /// One of our applications, as its place among those configured.
@@ -26,11 +51,18 @@ impl VerifiedApp {
 }
 
 impl Apps {
-    /// The applications with these SdkAppids, in the order of the configuration.
+    /// The applications with these SdkAppids, in the order of the configuration. Their callbacks are not signed.
     pub fn new(ids: impl IntoIterator<Item = u64>) -> Self {
         let ids: Vec<Box<str>> = ids.into_iter().map(|id| id.to_string().into_boxed_str()).collect();
         let by_id = ids.iter().enumerate().map(|(index, id)| (id.clone(), index)).collect();
-        Self { by_id, ids }
+        Self { by_id, ids, tokens: Vec::new(), window: Duration::ZERO }
+    }
+
+    /// The same, of which those with tokens take nothing unsigned. A signature is good for `window` before and after its
+    /// `RequestTime`. Whoever holds the other end of the swap may replace tokens at any time.
+    #[must_use]
+    pub fn signed(self, tokens: Vec<Option<Arc<ArcSwap<Tokens>>>>, window: Duration) -> Self {
+        Self { tokens, window, ..self }
     }
 
     /// Every application.
@@ -49,22 +81,148 @@ impl Apps {
     }
 }
 
-/// Finds the application that `query` names. The digits must be the configured ones, with no sign and no leading zero.
+/// What signs the callbacks of an application; several while one takes the place of another. Shows nothing of them.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Tokens(Vec<Box<[u8]>>);
+
+/// What is wrong with a text of tokens. Shows nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadTokens {
+    /// Nothing but blanks.
+    #[error("holds no token")]
+    None,
+    /// It is hardly a list of tokens.
+    #[error("holds more than {TOKENS_MAX} tokens, one a line")]
+    TooMany,
+    /// It is hardly a token.
+    #[error("line {0}: the token is longer than {TOKEN_BYTES_MAX} bytes")]
+    TooLong(usize),
+    /// Tokens are text.
+    #[error("is not UTF-8")]
+    NotText,
+}
+
+impl Tokens {
+    /// Reads tokens, one a line; blanks around them, blank lines and a BOM mean nothing.
+    ///
+    /// # Errors
+    ///
+    /// There is no token, or something that cannot be one.
+    pub fn parse(text: &[u8]) -> Result<Self, BadTokens> {
+        let text = str::from_utf8(text).map_err(|_not_text| BadTokens::NotText)?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty());
+        let mut tokens = Vec::new();
+        for (index, line) in lines {
+            if line.len() > TOKEN_BYTES_MAX {
+                return Err(BadTokens::TooLong(index + 1));
+            }
+            if tokens.len() == TOKENS_MAX {
+                return Err(BadTokens::TooMany);
+            }
+            tokens.push(line.as_bytes().into());
+        }
+        if tokens.is_empty() { Err(BadTokens::None) } else { Ok(Self(tokens)) }
+    }
+
+    /// All tokens of several sources.
+    pub fn union<'t>(sources: impl IntoIterator<Item = &'t Self>) -> Self {
+        Self(sources.into_iter().flat_map(|tokens| tokens.0.iter().cloned()).collect())
+    }
+
+    /// How many there are.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none, so that nothing is rightly signed.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether one of them makes `sign` of `time`. Takes the same time whichever it is, and however much of it is wrong.
+    fn sign(&self, time: &str, sign: &[u8; 32]) -> bool {
+        let matches = |token: &[u8]| {
+            let digest: [u8; 32] = Sha256::new().chain_update(token).chain_update(time).finalize().into();
+            digest.ct_eq(sign)
+        };
+        self.0.iter().fold(Choice::from(0), |any, token| any | matches(token)).into()
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} tokens", self.0.len())
+    }
+}
+
+/// Finds the application that `query` names, and checks its signature if it has tokens. The digits of the SdkAppid must be the
+/// configured ones, with no sign and no leading zero.
 ///
 /// # Errors
 ///
-/// `SdkAppid` is missing, or is none of `apps`.
-pub fn check(query: &Query<'_>, apps: &Apps) -> Result<VerifiedApp, Refusal> {
+/// `SdkAppid` is missing, or is none of `apps`; or the signature is missing, wrong, or not of this time. It is checked before the time,
+/// so what is stale was rightly signed.
+pub fn check(query: &Query<'_>, apps: &Apps, now: UnixMillis) -> Result<VerifiedApp, Refusal> {
     let id = query.sdk_app_id.as_deref().ok_or(Refusal::AppMissing)?;
-    apps.find(id).ok_or(Refusal::AppUnknown)
+    let app = apps.find(id).ok_or(Refusal::AppUnknown)?;
+    if let Some(Some(tokens)) = apps.tokens.get(app.0) {
+        check_signature(query, &tokens.load(), apps.window, now)?;
+    }
+    Ok(app)
+}
+
+fn check_signature(query: &Query<'_>, tokens: &Tokens, window: Duration, now: UnixMillis) -> Result<(), Refusal> {
+    let sign = query.sign.as_deref().ok_or(Refusal::SignMissing("Sign"))?;
+    let time = query.request_time.as_deref().ok_or(Refusal::SignMissing("RequestTime"))?;
+    // Digits only: SHA-256 lets whoever has a signature make one of a longer text that begins the same and goes on with padding.
+    let is_time = (1..=TIME_DIGITS_MAX).contains(&time.len()) && time.bytes().all(|byte| byte.is_ascii_digit());
+    let is_signed = is_time && digest(sign).is_some_and(|sign| tokens.sign(time, &sign));
+    if !is_signed {
+        return Err(Refusal::SignWrong);
+    }
+    let now = now.0.div_euclid(1000).unsigned_abs();
+    // More than 64 bits is a time that never comes.
+    let seconds_off = time.parse::<u64>().map_or(u64::MAX, |time| time.abs_diff(now));
+    if seconds_off > window.as_secs() {
+        return Err(Refusal::SignStale { seconds_off, window: window.as_secs() });
+    }
+    Ok(())
+}
+
+/// The digest that 64 hex digits write, of either case.
+fn digest(hex: &str) -> Option<[u8; 32]> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let mut digest = [0; 32];
+    if hex.len() != 2 * digest.len() {
+        return None;
+    }
+    for (byte, pair) in digest.iter_mut().zip(hex.as_bytes().chunks_exact(2)) {
+        let &[high, low] = pair else { return None };
+        *byte = digit(high)? << 4 | digit(low)?;
+    }
+    Some(digest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Of Tencent's documents: `xxxxyyyy` at 1669872112.
+    const OFFICIAL: &str = "17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061";
+    /// `bridge-test-token` at 1751360400.
+    const OWN: &str = "23225aeb7042de620d44fe41c65cc1cd9e52c7608538b7d0a19af240ac2ff297";
+
     fn checked(raw: &str) -> Result<usize, Refusal> {
-        check(&Query::parse(raw).unwrap(), &Apps::new([14, 15])).map(VerifiedApp::index)
+        let apps = Apps::new([14, 15]);
+        check(&Query::parse(raw).unwrap(), &apps, UnixMillis(0)).map(VerifiedApp::index)
+    }
+
+    /// Application 14 is signed with `tokens`, and 15 is not.
+    fn signed(tokens: &str, raw: &str, now: i64) -> Result<usize, Refusal> {
+        let tokens = Arc::new(ArcSwap::from_pointee(Tokens::parse(tokens.as_bytes()).unwrap()));
+        let apps = Apps::new([14, 15]).signed(vec![Some(tokens), None], Duration::from_secs(60));
+        check(&Query::parse(raw).unwrap(), &apps, UnixMillis(now)).map(VerifiedApp::index)
     }
 
     #[test]
@@ -75,5 +233,93 @@ mod tests {
         for wrong in ["16", "", "014", "+14", "14 ", "1", "140", "１４"] {
             assert_eq!(checked(&format!("SdkAppid={wrong}")), Err(Refusal::AppUnknown), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn the_official_vector_and_our_own_pass_in_either_case() {
+        for (token, time, sign) in [("xxxxyyyy", 1_669_872_112, OFFICIAL), ("bridge-test-token", 1_751_360_400, OWN)] {
+            for sign in [sign.to_owned(), sign.to_uppercase()] {
+                let query = format!("SdkAppid=14&Sign={sign}&RequestTime={time}");
+                assert_eq!(signed(token, &query, time * 1000), Ok(0));
+                assert_eq!(signed(&format!("first\n{token}\nthird"), &query, time * 1000), Ok(0), "one of several");
+                assert_eq!(signed("other", &query, time * 1000), Err(Refusal::SignWrong));
+                // As an older page of the documents prints it.
+                assert_eq!(signed("xxxyyy", &query, time * 1000), Err(Refusal::SignWrong));
+            }
+        }
+    }
+
+    #[test]
+    fn a_signature_is_good_for_its_window_and_no_longer() {
+        let query = format!("SdkAppid=14&Sign={OFFICIAL}&RequestTime=1669872112");
+        for off in [-60, -59, 0, 59, 60] {
+            assert_eq!(signed("xxxxyyyy", &query, (1_669_872_112 + off) * 1000), Ok(0), "{off}");
+        }
+        for off in [-1_669_872_112_i64, -61, 61, 1 << 40] {
+            let stale = Refusal::SignStale { seconds_off: off.unsigned_abs(), window: 60 };
+            assert_eq!(signed("xxxxyyyy", &query, (1_669_872_112 + off) * 1000), Err(stale), "{off}");
+        }
+        assert_eq!(signed("xxxxyyyy", &query, 1_669_872_172_999), Ok(0), "whole seconds count");
+    }
+
+    #[test]
+    fn what_is_missing_is_told_apart_from_what_is_wrong_and_wrong_comes_before_stale() {
+        let refused = |raw: &str| signed("xxxxyyyy", raw, 0).unwrap_err();
+        assert_eq!(refused("SdkAppid=14"), Refusal::SignMissing("Sign"));
+        assert_eq!(refused("SdkAppid=14&RequestTime=1"), Refusal::SignMissing("Sign"));
+        assert_eq!(refused(&format!("SdkAppid=14&Sign={OFFICIAL}")), Refusal::SignMissing("RequestTime"));
+        for wrong in [
+            "Sign=&RequestTime=1669872112",
+            "Sign=17773bc39a&RequestTime=1669872112",
+            &format!("Sign={OFFICIAL}&RequestTime=1669872113"),
+            &format!("Sign={OFFICIAL}&RequestTime="),
+            &format!("Sign={OFFICIAL}0&RequestTime=1669872112"),
+            &format!("Sign=g{}&RequestTime=1669872112", &OFFICIAL[1..]),
+            &format!("Sign=é{}&RequestTime=1669872112", &OFFICIAL[2..]),
+        ] {
+            assert_eq!(refused(&format!("SdkAppid=14&{wrong}")), Refusal::SignWrong, "{wrong}");
+        }
+        assert!(matches!(
+            refused(&format!("SdkAppid=14&Sign={OFFICIAL}&RequestTime=1669872112")),
+            Refusal::SignStale { .. }
+        ));
+    }
+
+    #[test]
+    fn a_time_that_is_no_number_is_wrong_however_it_is_signed() {
+        for (time, expected_stale) in
+            [("-5", false), ("+5", false), ("5x", false), ("5\u{0}", false), ("99999999999999999999", true)]
+        {
+            let sign: [u8; 32] = Sha256::digest(format!("t{time}")).into();
+            let sign: String = sign.iter().map(|byte| format!("{byte:02x}")).collect();
+            let refusal = signed("t", &format!("SdkAppid=14&Sign={sign}&RequestTime={time}"), 5000).unwrap_err();
+            assert_eq!(matches!(refusal, Refusal::SignStale { .. }), expected_stale, "{time}");
+            assert_eq!(refusal == Refusal::SignWrong, !expected_stale, "{time}");
+        }
+    }
+
+    #[test]
+    fn an_application_without_tokens_is_not_asked_for_a_signature() {
+        assert_eq!(signed("xxxxyyyy", "SdkAppid=15", 0), Ok(1));
+        assert_eq!(signed("xxxxyyyy", "SdkAppid=15&Sign=1&RequestTime=x", 0), Ok(1));
+    }
+
+    #[test]
+    fn tokens_are_lines_and_never_shown() {
+        let tokens = Tokens::parse(b"\xef\xbb\xbf one \r\n\n# two\r\nthree four\n\n").unwrap();
+        assert_eq!(tokens, Tokens([&b"one"[..], b"# two", b"three four"].map(Box::from).to_vec()));
+        assert_eq!(format!("{tokens:?}"), "3 tokens");
+        assert_eq!(Tokens::union([&tokens, &tokens]).len(), 6);
+        let long = "x".repeat(TOKEN_BYTES_MAX + 1);
+        for (text, expected) in [
+            (Vec::new(), BadTokens::None),
+            (b" \n\r\n\t".to_vec(), BadTokens::None),
+            ("t\n".repeat(17).into_bytes(), BadTokens::TooMany),
+            (format!("a\n\n{long}").into_bytes(), BadTokens::TooLong(3)),
+            (b"a\xff".to_vec(), BadTokens::NotText),
+        ] {
+            assert_eq!(Tokens::parse(&text), Err(expected));
+        }
+        assert_eq!(Tokens::parse("t\n".repeat(16).as_bytes()).unwrap().len(), TOKENS_MAX);
     }
 }

@@ -99,9 +99,9 @@ impl Intake {
     ///
     /// # Errors
     ///
-    /// The application is not ours.
+    /// The application is not ours, or its signature is missing, wrong or stale.
     pub(crate) fn admit<'r>(&self, head: Head, raw: &'r str, query: Query<'r>) -> Result<Admitted<'r>, Refusal> {
-        let app = auth::check(&query, &self.apps)?;
+        let app = auth::check(&query, &self.apps, head.received)?;
         let name = query.command.unwrap_or_default();
         let command = Command::find(&name);
         Ok(Admitted { head, app, query: raw, name, command })

@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod record;
 pub mod refusal;
 pub mod request;
+pub mod sender;
 mod shutdown;
 
 // Stages without I/O, in the order a callback meets them.

@@ -10,6 +10,18 @@ pub enum Refusal {
     /// Only POST carries callbacks.
     #[error("callbacks are sent with POST")]
     Method,
+    /// HTTP wants one `Host`, and it names no host or comes more than once or not at all.
+    #[error("there must be one Host header, and it must name a host")]
+    Host,
+    /// The body is transferred in another way than one `chunked`; where it ends is anybody's guess.
+    #[error("chunked is the only Transfer-Encoding that is taken, and only once")]
+    TransferEncoding,
+    /// The body is compressed. How long it would be is not known, and Tencent does not compress.
+    #[error("the body must not have a Content-Encoding")]
+    ContentEncoding,
+    /// It comes from somewhere else than the senders that are configured.
+    #[error("callbacks are not taken from this sender")]
+    Sender,
     /// The path is not the configured one.
     #[error("callbacks are not taken on this path")]
     Path,
@@ -22,6 +34,20 @@ pub enum Refusal {
     /// An `SdkAppid` that is not configured here.
     #[error("SdkAppid is not one of ours")]
     AppUnknown,
+    /// No `Sign` or no `RequestTime` in the query, where the application's callbacks are signed.
+    #[error("{0} is missing in the query")]
+    SignMissing(&'static str),
+    /// No token of the application makes this `Sign` of this `RequestTime`.
+    #[error("Sign is wrong")]
+    SignWrong,
+    /// Rightly signed, but too long ago, or too far ahead of this clock.
+    #[error("RequestTime is {seconds_off} seconds away from now; at most {window} are taken")]
+    SignStale {
+        /// How far it is from now, in either direction.
+        seconds_off: u64,
+        /// The configured limit, in seconds.
+        window: u64,
+    },
     /// The body is longer than the limit.
     #[error("the body is longer than {limit} bytes")]
     BodyTooLarge {
@@ -97,6 +123,14 @@ pub enum Refusal {
 pub enum Reason {
     /// [`Refusal::Method`]
     Method,
+    /// [`Refusal::Host`]
+    Host,
+    /// [`Refusal::TransferEncoding`]
+    TransferEncoding,
+    /// [`Refusal::ContentEncoding`]
+    ContentEncoding,
+    /// [`Refusal::Sender`]
+    Sender,
     /// [`Refusal::Path`]
     Path,
     /// [`Refusal::Query`]
@@ -105,6 +139,12 @@ pub enum Reason {
     AppMissing,
     /// [`Refusal::AppUnknown`]
     AppUnknown,
+    /// [`Refusal::SignMissing`]
+    SignMissing,
+    /// [`Refusal::SignWrong`]
+    SignWrong,
+    /// [`Refusal::SignStale`]
+    SignStale,
     /// [`Refusal::BodyTooLarge`]
     BodyTooLarge,
     /// [`Refusal::BodyTimeout`]
@@ -147,10 +187,17 @@ impl Refusal {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Method => Reason::Method,
+            Self::Host => Reason::Host,
+            Self::TransferEncoding => Reason::TransferEncoding,
+            Self::ContentEncoding => Reason::ContentEncoding,
+            Self::Sender => Reason::Sender,
             Self::Path => Reason::Path,
             Self::Query(_) => Reason::Query,
             Self::AppMissing => Reason::AppMissing,
             Self::AppUnknown => Reason::AppUnknown,
+            Self::SignMissing(_) => Reason::SignMissing,
+            Self::SignWrong => Reason::SignWrong,
+            Self::SignStale { .. } => Reason::SignStale,
             Self::BodyTooLarge { .. } => Reason::BodyTooLarge,
             Self::BodyTimeout => Reason::BodyTimeout,
             Self::BrokenOff => Reason::BrokenOff,
@@ -170,12 +217,19 @@ impl Refusal {
 
 impl Reason {
     /// Every reason: `Reason::ALL[reason.index()] == reason`.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 25] = [
         Self::Method,
+        Self::Host,
+        Self::TransferEncoding,
+        Self::ContentEncoding,
+        Self::Sender,
         Self::Path,
         Self::Query,
         Self::AppMissing,
         Self::AppUnknown,
+        Self::SignMissing,
+        Self::SignWrong,
+        Self::SignStale,
         Self::BodyTooLarge,
         Self::BodyTimeout,
         Self::BrokenOff,
@@ -199,17 +253,25 @@ impl Reason {
     /// The HTTP status to answer. What may succeed later is 5xx; what never will is 4xx.
     pub const fn status(self) -> u16 {
         match self {
-            Self::Query
+            Self::Host
+            | Self::TransferEncoding
+            | Self::Query
             | Self::BrokenOff
             | Self::NotJson
             | Self::NotObject
             | Self::CommandMismatch
             | Self::Undecidable => 400,
-            Self::AppMissing | Self::AppUnknown => 403,
+            Self::Sender
+            | Self::AppMissing
+            | Self::AppUnknown
+            | Self::SignMissing
+            | Self::SignWrong
+            | Self::SignStale => 403,
             Self::Path => 404,
             Self::Method => 405,
             Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
+            Self::ContentEncoding => 415,
             Self::QueueFull
             | Self::Deadline
             | Self::JournalFull
@@ -229,10 +291,17 @@ impl Reason {
             | Self::Stopping
             | Self::Unpublishable => Account::Lost,
             Self::Method
+            | Self::Host
+            | Self::TransferEncoding
+            | Self::ContentEncoding
+            | Self::Sender
             | Self::Path
             | Self::Query
             | Self::AppMissing
             | Self::AppUnknown
+            | Self::SignMissing
+            | Self::SignWrong
+            | Self::SignStale
             | Self::BodyTooLarge
             | Self::BodyTimeout
             | Self::BrokenOff
@@ -248,9 +317,20 @@ impl Reason {
         matches!(self, Self::NotJson | Self::NotObject | Self::CommandMismatch | Self::Undecidable)
     }
 
-    /// Whether the connection ends with the answer: the rest of the body is not worth reading, or nobody is left to read.
+    /// Whether the connection ends with the answer: where the body ends is not known, it is not worth reading, or
+    /// nobody is left to read.
     pub const fn closes(self) -> bool {
-        matches!(self, Self::BodyTooLarge | Self::BodyTimeout | Self::BrokenOff | Self::JournalFailed | Self::Stopping)
+        matches!(
+            self,
+            Self::Host
+                | Self::TransferEncoding
+                | Self::Sender
+                | Self::BodyTooLarge
+                | Self::BodyTimeout
+                | Self::BrokenOff
+                | Self::JournalFailed
+                | Self::Stopping
+        )
     }
 
     /// The reason with this word.
@@ -262,10 +342,17 @@ impl Reason {
     pub const fn word(self) -> &'static str {
         match self {
             Self::Method => "method",
+            Self::Host => "host",
+            Self::TransferEncoding => "transfer_encoding",
+            Self::ContentEncoding => "content_encoding",
+            Self::Sender => "sender",
             Self::Path => "path",
             Self::Query => "query",
             Self::AppMissing => "app_missing",
             Self::AppUnknown => "app_unknown",
+            Self::SignMissing => "sign_missing",
+            Self::SignWrong => "sign_wrong",
+            Self::SignStale => "sign_stale",
             Self::BodyTooLarge => "body_too_large",
             Self::BodyTimeout => "body_timeout",
             Self::BrokenOff => "broken_off",

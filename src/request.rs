@@ -19,6 +19,10 @@ pub struct Query<'a> {
     pub client_ip: Option<Cow<'a, str>>,
     /// `OptPlatform`: where the action came from, such as `RESTAPI` or `iOS`.
     pub opt_platform: Option<Cow<'a, str>>,
+    /// `Sign`: the signature, in hex digits.
+    pub sign: Option<Cow<'a, str>>,
+    /// `RequestTime`: when it was signed, Unix seconds in decimal digits.
+    pub request_time: Option<Cow<'a, str>>,
 }
 
 /// Why a query could not be read.
@@ -37,6 +41,8 @@ const SDK_APP_ID: &str = "SdkAppid";
 const COMMAND: &str = "CallbackCommand";
 const CLIENT_IP: &str = "ClientIP";
 const OPT_PLATFORM: &str = "OptPlatform";
+const SIGN: &str = "Sign";
+const REQUEST_TIME: &str = "RequestTime";
 
 impl<'a> Query<'a> {
     /// Reads the part of a URL behind `?`. A `+` stands for itself: this is a URL's query, not a form.
@@ -78,6 +84,10 @@ impl<'a> Query<'a> {
             Some((&mut self.client_ip, CLIENT_IP))
         } else if is(OPT_PLATFORM) {
             Some((&mut self.opt_platform, OPT_PLATFORM))
+        } else if is(SIGN) {
+            Some((&mut self.sign, SIGN))
+        } else if is(REQUEST_TIME) {
+            Some((&mut self.request_time, REQUEST_TIME))
         } else {
             None
         }

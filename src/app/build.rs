@@ -17,10 +17,13 @@ use crate::clock;
 use crate::config;
 use crate::config::Config;
 use crate::decide;
+use crate::follow::Following;
 use crate::follow::files::Files;
+use crate::follow::tokens::TokenFiles;
 use crate::http::listener;
 use crate::http::listener::Limits;
 use crate::http::listener::Order;
+use crate::http::opening::Opening;
 use crate::http::service::Service;
 use crate::intake::Intake;
 use crate::journal;
@@ -51,6 +54,8 @@ use crate::publish::pump::Pump;
 use crate::publish::topics::Creation;
 use crate::publish::topics::TopicsClient;
 use crate::record::Topics;
+use crate::sender::Networks;
+use crate::sender::Senders;
 use crate::shutdown::Life;
 use crate::shutdown::Stop;
 
@@ -67,7 +72,7 @@ pub(super) struct Built {
     pub(super) journaling: Option<Journaling>,
     pub(super) readying: Readying,
     pub(super) admin: Admin,
-    pub(super) following: Files,
+    pub(super) following: Following,
     pub(super) listeners: Listeners,
     /// Gone when dropped.
     pub(super) embedded: Option<EmbeddedBroker>,
@@ -77,6 +82,7 @@ pub(super) struct Built {
 #[derive(Clone)]
 pub(super) struct Served {
     pub(super) service: Arc<Service>,
+    pub(super) opening: Arc<Opening>,
     pub(super) limits: Limits,
     pub(super) order: watch::Sender<Order>,
     pub(super) life: Life,
@@ -125,7 +131,9 @@ impl Built {
         let registry = Registry::new();
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
-        let apps = Arc::new(Apps::new(config.apps.iter().map(|app| app.sdk_app_id)));
+        let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
+            .map_err(Failure::Tokens)?;
+        let apps = Arc::new(apps(config, &tokens));
         let topics = Arc::new(Topics::new(config.apps.iter().map(|app| app.topic_prefix.as_str())));
         let ack = ack(config.ack);
         let listeners = Listeners::bind(config)?;
@@ -142,7 +150,7 @@ impl Built {
                 (journal, backlog, Some(Journaling { committer, tender }), Some(gauge))
             }
         };
-        let (following, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
+        let (files, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
         let (life, control, is_stopping) =
             (Life::new(), Arc::new(Control::default()), Arc::new(AtomicBool::new(false)));
         let intake = Intake {
@@ -177,6 +185,7 @@ impl Built {
         };
         let served = Served {
             service: Arc::new(service(config, intake, Arc::clone(&is_stopping))),
+            opening: Arc::new(opening(&config.callbacks)),
             limits: limits(&config.callbacks),
             order: watch::Sender::new(Order::Serve),
             life,
@@ -184,7 +193,16 @@ impl Built {
             ledger,
             is_stopping,
         };
-        Ok(Self { served, publishing, journaling, readying, admin, following, listeners, embedded })
+        Ok(Self {
+            served,
+            publishing,
+            journaling,
+            readying,
+            admin,
+            following: Following { blocklist: files, tokens },
+            listeners,
+            embedded,
+        })
     }
 }
 
@@ -240,16 +258,34 @@ fn kafka(config: &Config, ack: Ack, topics: &Topics) -> Result<(Option<EmbeddedB
     Ok((Some(broker), properties.with_bootstrap(bootstrap)))
 }
 
+/// The applications, and what signs their callbacks.
+fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
+    for app in config.apps.iter().filter(|app| app.token_files.is_empty()) {
+        tracing::info!(app.sdk_app_id, "callbacks of this application are taken unsigned");
+    }
+    let ids = config.apps.iter().map(|app| app.sdk_app_id);
+    Apps::new(ids).signed(tokens.in_force(), config.callbacks.sign_window)
+}
+
 fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Service {
     let callbacks = &config.callbacks;
-    Service { intake, path: callbacks.path.clone(), body_bytes_max: callbacks.body_bytes_max, is_stopping }
+    let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
+    let (path, body_bytes_max) = (callbacks.path.clone(), callbacks.body_bytes_max);
+    Service { intake, path, senders, body_bytes_max, is_stopping }
+}
+
+fn opening(callbacks: &config::Callbacks) -> Opening {
+    let header_from = if callbacks.proxy_protocol { callbacks.proxies.clone() } else { Networks::default() };
+    Opening { proxies: callbacks.proxies.clone(), header_from, patience: callbacks.head_timeout }
 }
 
 const fn limits(callbacks: &config::Callbacks) -> Limits {
     Limits {
         connections_max: callbacks.connections_max,
+        per_peer_max: callbacks.connections_per_peer_max,
         head_timeout: callbacks.head_timeout,
         body_timeout: callbacks.body_timeout,
+        write_timeout: callbacks.write_timeout,
         idle_timeout: callbacks.idle_timeout,
     }
 }

@@ -1,8 +1,10 @@
 //! `callbridge check`: the configuration and the files that it names, judged without running.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::io::Write;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::cli::serve;
@@ -11,24 +13,30 @@ use crate::config::Ack;
 use crate::config::Config;
 use crate::config::JudgeKafka;
 
+/// Reads a file, and returns what it holds, in a few words, or what is wrong, each mistake as one line that names the file.
+pub(crate) type JudgeFile = fn(&Path) -> Result<String, Vec<String>>;
+
+/// Who judges which files.
+pub(crate) struct Judges {
+    pub(crate) blocklist: JudgeFile,
+    pub(crate) tokens: JudgeFile,
+}
+
 /// Judges what `args` name. Says on stdout what is right, and on stderr what is not.
-///
-/// `judge_blocklist` reads a blocklist, and returns what it holds, in a few words, or what is wrong, each mistake as one
-/// line that names the file.
-pub(crate) fn run(
-    args: &Args,
-    judge_kafka: JudgeKafka,
-    judge_blocklist: fn(&Path) -> Result<String, Vec<String>>,
-) -> ExitCode {
+pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka, judges: &Judges) -> ExitCode {
     let config = match args.config(judge_kafka) {
         Ok(config) => config,
         Err(problems) => return serve::refuse(&problems),
     };
     let mut right = vec![format!("config ok: {}", summary(&config))];
     let mut wrong = Vec::new();
-    for file in &config.blocklist.files {
-        match judge_blocklist(file) {
-            Ok(holds) => right.push(format!("blocklist ok: {}: {holds}", file.display())),
+    let blocklists = config.blocklist.files.iter().map(|file| ("blocklist", file, judges.blocklist));
+    // Several applications may share one.
+    let token_files: BTreeSet<&PathBuf> = config.apps.iter().flat_map(|app| &app.token_files).collect();
+    let token_files = token_files.into_iter().map(|file| ("tokens", file, judges.tokens));
+    for (kind, file, judge) in blocklists.chain(token_files) {
+        match judge(file) {
+            Ok(holds) => right.push(format!("{kind} ok: {}: {holds}", file.display())),
             Err(mistakes) => wrong.extend(mistakes),
         }
     }

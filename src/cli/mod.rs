@@ -9,9 +9,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::Subcommand;
 
+use crate::auth::Tokens;
+use crate::decide::blocklist::Rules;
 use crate::follow;
 use crate::follow::file::FileError;
 use crate::publish::kafka;
+
+use self::check::Judges;
 
 /// Takes Tencent Cloud Chat callbacks, answers them within their deadline, and publishes them to Kafka.
 #[derive(Debug, Parser)]
@@ -37,18 +41,29 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             Command::Serve(args) => serve::run(&args, kafka::problems),
-            Command::Check(args) => check::run(&args, kafka::problems, judge_blocklist),
+            Command::Check(args) => {
+                let judges = Judges { blocklist: judge_blocklist, tokens: judge_tokens };
+                check::run(&args, kafka::problems, &judges)
+            }
         }
     }
 }
 
 /// What a blocklist file holds, or every line of it that is wrong.
 fn judge_blocklist(file: &Path) -> Result<String, Vec<String>> {
-    match follow::file::read(file) {
+    match follow::file::read::<Rules>(file) {
         Ok(rules) => Ok(format!("{} rules", rules.len())),
-        Err(FileError::BadLines(lines)) => {
-            Err(lines.iter().map(|line| format!("{}: {line}", file.display())).collect())
+        Err(FileError::Bad(bad_lines)) => {
+            Err(bad_lines.0.iter().map(|line| format!("{}: {line}", file.display())).collect())
         }
+        Err(error) => Err(vec![format!("{}: {error}", file.display())]),
+    }
+}
+
+/// How many tokens a file holds, or what is wrong with it.
+fn judge_tokens(file: &Path) -> Result<String, Vec<String>> {
+    match follow::file::read::<Tokens>(file) {
+        Ok(tokens) => Ok(format!("{} tokens", tokens.len())),
         Err(error) => Err(vec![format!("{}: {error}", file.display())]),
     }
 }

@@ -63,8 +63,8 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
         Err(failure) => {
             tracing::error!(error = chain(&failure), "callbridge cannot run");
             match failure {
-                // librdkafka judged the properties together: restarting will not help.
-                Failure::Kafka(_) => ExitCode::from(EXIT_CONFIG),
+                // librdkafka judged the properties together, and files are as bad the next time: restarting will not help.
+                Failure::Kafka(_) | Failure::Tokens(_) => ExitCode::from(EXIT_CONFIG),
                 Failure::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
                 Failure::Listen { .. }
                 | Failure::Embedded(_)

@@ -32,6 +32,8 @@ use crate::config::problem::Fault;
 use crate::config::problem::Problem;
 use crate::config::reader::Reader;
 use crate::config::source::Layer;
+use crate::sender::Network;
+use crate::sender::Networks;
 
 /// Longer than this, a topic's name could exceed Kafka's 249 characters with the longest command behind it.
 const TOPIC_PREFIX_LENGTH_MAX: usize = 150;
@@ -117,21 +119,46 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
     Callbacks {
         listen: reader.address("callbacks.listen"),
         path,
+        sign_window: reader.seconds("callbacks.sign_window_seconds", &(1..=86_400)),
+        senders: networks(reader, "callbacks.senders"),
+        proxies: networks(reader, "callbacks.proxies").unwrap_or_default(),
+        proxy_protocol: reader.boolean("callbacks.proxy_protocol"),
         body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=16 * 1024 * 1024)),
         connections_max: reader.count("callbacks.connections_max", &(1..=1_000_000)),
+        connections_per_peer_max: reader
+            .integer("callbacks.connections_per_peer_max", &(1..=1_000_000))
+            .and_then(|count| usize::try_from(count).ok()),
         head_timeout: reader.millis("callbacks.head_timeout_ms", &(1..=60_000)),
         body_timeout: reader.millis("callbacks.body_timeout_ms", &(1..=60_000)),
+        write_timeout: reader.millis("callbacks.write_timeout_ms", &(1..=60_000)),
         deadline: reader.millis("callbacks.deadline_ms", &(1..=3_600_000)),
         idle_timeout: reader.seconds("callbacks.idle_timeout_seconds", &(1..=3600)),
         keep_accepting: reader.millis("callbacks.keep_accepting_ms", &(0..=3_600_000)),
     }
 }
 
+/// `None` when nobody gave any. An empty list is a mistake: it would let nobody in, or mean everybody.
+fn networks(reader: &mut Reader, path: &str) -> Option<Networks> {
+    reader.take(path)?;
+    let texts = reader.texts(path);
+    let mut networks = Vec::new();
+    for text in &texts {
+        match text.parse::<Network>() {
+            Ok(network) => networks.push(network),
+            Err(bad) => reader.fault(path, Fault::Network(text.clone(), bad)),
+        }
+    }
+    if texts.is_empty() && !reader.is_faulty(path) {
+        reader.fault(path, Fault::Wanted("at least one network, like 203.0.113.0/24"));
+    }
+    Some(Networks(networks))
+}
+
 fn apps(reader: &mut Reader) -> Vec<App> {
     let default_prefix = topic_prefix(reader, "apps[].topic_prefix").unwrap_or_default();
     // The file's are judged even when they are replaced: its mistakes are still mistakes.
-    let mut apps = apps_of_file(reader, &default_prefix);
-    refuse_tokens(reader, "apps[].token_files");
+    let default_tokens = token_files(reader, "apps[].token_files").unwrap_or_default();
+    let mut apps = apps_of_file(reader, &default_prefix, &default_tokens);
 
     let path = "apps[].sdk_app_id";
     let ids = reader.texts(path);
@@ -142,7 +169,10 @@ fn apps(reader: &mut Reader) -> Vec<App> {
     for id in ids {
         match id.parse() {
             Ok(0) | Err(_) => reader.fault(path, Fault::Wanted("a whole number above 0")),
-            Ok(sdk_app_id) => apps.push(App { sdk_app_id, topic_prefix: default_prefix.clone() }),
+            Ok(sdk_app_id) => {
+                let (topic_prefix, token_files) = (default_prefix.clone(), default_tokens.clone());
+                apps.push(App { sdk_app_id, topic_prefix, token_files });
+            }
         }
     }
     refuse_repeats(reader, replaces.then_some(path), &apps);
@@ -154,7 +184,7 @@ fn apps(reader: &mut Reader) -> Vec<App> {
     apps
 }
 
-fn apps_of_file(reader: &mut Reader, default_prefix: &str) -> Vec<App> {
+fn apps_of_file(reader: &mut Reader, default_prefix: &str, default_tokens: &[PathBuf]) -> Vec<App> {
     let mut apps = Vec::new();
     while reader.take(&format!("apps[{}]", apps.len())).is_some() {
         let path = |name: &str| format!("apps[{}].{name}", apps.len());
@@ -163,10 +193,11 @@ fn apps_of_file(reader: &mut Reader, default_prefix: &str) -> Vec<App> {
             let app = format!("apps[{}]", apps.len());
             reader.fault_beside(&id, &app, Fault::Missing("every application has one"));
         }
-        refuse_tokens(reader, &path("token_files"));
+        let token_files = token_files(reader, &path("token_files")).unwrap_or_else(|| default_tokens.to_vec());
         let prefix = topic_prefix(reader, &path("topic_prefix"));
         let sdk_app_id = reader.integer(&id, &(1..=i64::MAX)).unwrap_or_default().unsigned_abs();
-        apps.push(App { sdk_app_id, topic_prefix: prefix.unwrap_or_else(|| default_prefix.to_owned()) });
+        let topic_prefix = prefix.unwrap_or_else(|| default_prefix.to_owned());
+        apps.push(App { sdk_app_id, topic_prefix, token_files });
     }
     apps
 }
@@ -184,12 +215,14 @@ fn refuse_repeats(reader: &mut Reader, given: Option<&str>, apps: &[App]) {
     }
 }
 
-fn refuse_tokens(reader: &mut Reader, path: &str) {
-    if reader.take(path).is_some() {
-        let why = "signature checks come with a later one; this one would take unsigned callbacks, so it refuses rather \
-                   than pretend";
-        reader.fault(path, Fault::NotYet(why));
+/// `None` when nobody gave any. An empty list would let everyone in where somebody thought of tokens.
+fn token_files(reader: &mut Reader, path: &str) -> Option<Vec<PathBuf>> {
+    reader.take(path)?;
+    let files = reader.files(path);
+    if files.is_empty() && !reader.is_faulty(path) {
+        reader.fault(path, Fault::Wanted("at least one file; leave it out where callbacks are not signed"));
     }
+    Some(files)
 }
 
 fn topic_prefix(reader: &mut Reader, path: &str) -> Option<String> {
@@ -275,6 +308,10 @@ fn compare(reader: &mut Reader, config: &Config) {
     if callbacks.keep_accepting >= config.drain {
         let why = "must be below drain_seconds: a stop would have no time left to drain";
         reader.contradiction("callbacks.keep_accepting_ms", "drain_seconds", why);
+    }
+    if callbacks.proxy_protocol && callbacks.proxies.0.is_empty() {
+        let why = "needs callbacks.proxies: from others such a header would be believed by mistake";
+        reader.contradiction("callbacks.proxy_protocol", "callbacks.proxies", why);
     }
     if config.queue.bytes_max < callbacks.body_bytes_max {
         let why = "must not be below callbacks.body_bytes_max: the longest body would never fit";

@@ -25,6 +25,7 @@ use crate::config::problem::Origin;
 use crate::config::problem::Problem;
 use crate::config::problem::Warning;
 use crate::config::source::Layer;
+use crate::sender::Networks;
 
 /// What callbridge runs on. A `Config` that exists has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,14 +82,26 @@ pub struct Callbacks {
     pub listen: SocketAddr,
     /// The only path that is taken, beginning with `/`. Default: absent, any path is.
     pub path: Option<String>,
+    /// How far the `RequestTime` of a signed callback may be from now. Default: 60 s.
+    pub sign_window: Duration,
+    /// The networks that callbacks are taken from. Default: absent, anywhere.
+    pub senders: Option<Networks>,
+    /// The networks of proxies, whose word is believed as to whose callbacks they pass on. Default: none.
+    pub proxies: Networks,
+    /// Whether connections of proxies begin with a header of the PROXY protocol. Default: false.
+    pub proxy_protocol: bool,
     /// The longest body that is taken, in bytes. Default: 262 144.
     pub body_bytes_max: usize,
     /// How many connections may be open. Default: 10 000.
     pub connections_max: usize,
-    /// How long the head of a request may take to arrive. Default: 5 s.
+    /// How many of them one peer may have; proxies may have any number. Default: absent, any number.
+    pub connections_per_peer_max: Option<usize>,
+    /// How long the head of a request may take to arrive, and whatever comes before HTTP. Default: 5 s.
     pub head_timeout: Duration,
     /// How long its body may take to arrive. Default: 1 s.
     pub body_timeout: Duration,
+    /// How long an answer may wait for its reader. Default: 10 s.
+    pub write_timeout: Duration,
     /// How long the whole request may take until it is answered, under 2 s. Default: 1.5 s.
     pub deadline: Duration,
     /// How long a connection may be idle. Default: 75 s.
@@ -111,6 +124,8 @@ pub struct App {
     pub sdk_app_id: u64,
     /// What the names of its topics begin with, legal in such a name. Default: `tencent-chat`.
     pub topic_prefix: String,
+    /// The files with the tokens that sign its callbacks. Default: none, they are not signed.
+    pub token_files: Vec<PathBuf>,
 }
 
 /// The Kafka client.

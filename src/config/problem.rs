@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::sender::BadNetwork;
+
 /// One mistake, with the place where it was made. Shows as one line.
 #[derive(Debug)]
 pub struct Problem {
@@ -30,7 +32,7 @@ pub enum Origin {
     Flag(String),
 }
 
-/// What is wrong with a value. No variant shows a value: it may be a secret.
+/// What is wrong with a value. No variant shows a value that may be a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The config file could not be read, so what it would have said is not known.
@@ -62,12 +64,12 @@ pub enum Fault {
     /// Nobody gave a value, and there is no default.
     #[error("is missing: {0}")]
     Missing(&'static str),
-    /// The value means something that this version does not do.
-    #[error("not in this version: {0}")]
-    NotYet(&'static str),
     /// Two applications have the same id.
     #[error("application {0} is given twice")]
     AppTwice(u64),
+    /// One of the networks is none. It is no secret.
+    #[error("{0:?}: {1}")]
+    Network(String, BadNetwork),
     /// The value contradicts what callbridge promises, or another setting.
     #[error("{0}")]
     Contradicts(&'static str),

@@ -102,11 +102,16 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.callbacks.connections_max, 10_000);
     assert_eq!(config.callbacks.head_timeout, Duration::from_secs(5));
     assert_eq!(config.callbacks.body_timeout, Duration::from_secs(1));
+    assert_eq!(config.callbacks.write_timeout, Duration::from_secs(10));
+    assert_eq!(config.callbacks.connections_per_peer_max, None);
     assert_eq!(config.callbacks.deadline, Duration::from_millis(1500));
     assert_eq!(config.callbacks.idle_timeout, Duration::from_secs(75));
     assert_eq!(config.callbacks.keep_accepting, Duration::from_secs(1));
     assert_eq!(config.admin.listen.to_string(), "0.0.0.0:9464");
-    assert_eq!(config.apps, [App { sdk_app_id: 1_400_000_000, topic_prefix: "tencent-chat".to_owned() }]);
+    assert_eq!(config.apps, [app(1_400_000_000, "tencent-chat", &[])]);
+    assert_eq!(config.callbacks.sign_window, Duration::from_secs(60));
+    assert_eq!((config.callbacks.senders, config.callbacks.proxies.0), (None, Vec::new()));
+    assert!(!config.callbacks.proxy_protocol);
     assert_eq!(config.kafka.properties, properties(&[("bootstrap.servers", "kafka-1:9092")]));
     assert!(!config.embedded_broker);
     assert!(!config.topics.create);
@@ -166,11 +171,11 @@ fn the_example_file_has_every_setting() {
 }
 
 #[test]
-fn what_the_example_file_suggests_is_right_except_for_tokens() {
+fn what_the_example_file_suggests_is_right() {
     let whole = whole_example();
-    let problems = Given { file: &whole, ..Given::default() }.load().unwrap_err();
-    let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
-    assert_eq!(paths, ["apps[0].token_files"], "{:?}", lines(&problems));
+    let config = Given { file: &whole, ..Given::default() }.config();
+    assert_eq!(config.callbacks.senders.unwrap().0.len(), 2);
+    assert_eq!(config.apps, [app(1_400_000_000, "tencent-chat", &["/run/secrets/tencent-token"])]);
 }
 
 /// For each kind of problem a file that has it, and how it is told.
@@ -215,6 +220,25 @@ const FAULTY_FILES: &[(&str, &str)] = &[
         "callbacks.path = \"callbacks\"",
         "callbridge.toml:1: callbacks.path: must be a URL's path: begins with '/', without query and blanks",
     ),
+    (
+        "callbacks.senders = [\"203.0.113.0/24\", \"localhost\"]",
+        "callbridge.toml:1: callbacks.senders: \"localhost\": not an address or a network, like 203.0.113.7 or \
+         2001:db8::/32",
+    ),
+    (
+        "callbacks.proxies = [\"10.0.0.1/8\"]",
+        "callbridge.toml:1: callbacks.proxies: \"10.0.0.1/8\": the address has bits behind the prefix",
+    ),
+    (
+        "callbacks.senders = []",
+        "callbridge.toml:1: callbacks.senders: must be at least one network, like 203.0.113.0/24",
+    ),
+    (
+        "callbacks.proxy_protocol = true",
+        "callbridge.toml:1: callbacks.proxy_protocol: needs callbacks.proxies: from others such a header would be \
+         believed by mistake",
+    ),
+    ("callbacks.sign_window_seconds = 0", "callbridge.toml:1: callbacks.sign_window_seconds: must be from 1 to 86400"),
     (
         "callbacks.deadline_ms = 2000",
         "callbridge.toml:1: callbacks.deadline_ms: must be below 2000: the sender waits 2 seconds, and what it gave up \
@@ -289,9 +313,9 @@ fn a_mistake_about_applications_is_told_with_its_line() {
             "callbridge.toml:3: apps[0].topic_prefix: must be at most 150 of the characters a-z A-Z 0-9 . _ -",
         ),
         (
-            "[[apps]]\nsdk_app_id = 1\ntoken_files = [\"token\"]",
-            "callbridge.toml:3: apps[0].token_files: not in this version: signature checks come with a later one; this \
-             one would take unsigned callbacks, so it refuses rather than pretend",
+            "[[apps]]\nsdk_app_id = 1\ntoken_files = []",
+            "callbridge.toml:3: apps[0].token_files: must be at least one file; leave it out where callbacks are not \
+             signed",
         ),
     ] {
         let problems = Given { file: &format!("{text}\n{servers}"), ..Given::default() }.problems();
@@ -387,6 +411,7 @@ fn a_configuration_can_be_made_of_variables_alone() {
     let variables = [
         ("CALLBRIDGE_SDK_APP_ID", "1, 2"),
         ("CALLBRIDGE_TOPIC_PREFIX", "im"),
+        ("CALLBRIDGE_TOKEN_FILE", "t"),
         ("CALLBRIDGE_BROKERS", "a:1,b:2"),
         ("CALLBRIDGE_CALLBACKS_LISTEN", "127.0.0.1:0"),
         ("CALLBRIDGE_ADMIN_LISTEN", "127.0.0.1:1"),
@@ -398,8 +423,7 @@ fn a_configuration_can_be_made_of_variables_alone() {
     ];
     let variables = variables.into_iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
     let config = config::load(&Flags::default(), variables, judge).unwrap();
-    let app = |sdk_app_id| App { sdk_app_id, topic_prefix: "im".to_owned() };
-    assert_eq!(config.apps, [app(1), app(2)]);
+    assert_eq!(config.apps, [app(1, "im", &["t"]), app(2, "im", &["t"])]);
     assert_eq!(config.callbacks.listen.to_string(), "127.0.0.1:0");
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:1");
     assert!(config.topics.create);
@@ -521,21 +545,35 @@ fn an_embedded_broker_needs_no_other() {
 fn applications_of_flags_replace_those_of_the_file() {
     let text = "[[apps]]\nsdk_app_id = 1\ntopic_prefix = \"own\"\n[[apps]]\nsdk_app_id = 2\n\
                 [kafka]\n\"bootstrap.servers\" = \"a:1\"";
-    let app = |sdk_app_id, prefix: &str| App { sdk_app_id, topic_prefix: prefix.to_owned() };
+    let apps = |flags: &[(&'static str, &'static str)]| Given { file: text, flags, ..Given::default() }.config().apps;
 
-    let flags = &[("topic-prefix", "default")];
-    assert_eq!(Given { file: text, flags, ..Given::default() }.config().apps, [app(1, "own"), app(2, "default")]);
+    assert_eq!(apps(&[("topic-prefix", "default")]), [app(1, "own", &[]), app(2, "default", &[])]);
 
     let flags = &[("topic-prefix", "default"), ("sdk-app-id", "3"), ("sdk-app-id", "4")];
-    assert_eq!(Given { file: text, flags, ..Given::default() }.config().apps, [app(3, "default"), app(4, "default")]);
+    assert_eq!(apps(flags), [app(3, "default", &[]), app(4, "default", &[])]);
 
-    let flags = &[("sdk-app-id", "3"), ("sdk-app-id", "3"), ("sdk-app-id", "x"), ("token-file", "t")];
+    let flags = &[("sdk-app-id", "3"), ("sdk-app-id", "3"), ("sdk-app-id", "x")];
     let problems = Given { file: text, flags, ..Given::default() }.problems();
     assert_eq!(
-        problems[1..],
+        problems,
         ["--sdk-app-id: must be a whole number above 0", "--sdk-app-id: application 3 is given twice"]
     );
-    assert!(problems[0].starts_with("--token-file: not in this version: "), "{problems:?}");
+}
+
+#[test]
+fn token_files_of_flags_are_for_applications_that_have_none_of_their_own() {
+    let text = "[[apps]]\nsdk_app_id = 1\ntoken_files = [\"/own\", \"/old\"]\n[[apps]]\nsdk_app_id = 2\n\
+                [kafka]\n\"bootstrap.servers\" = \"a:1\"";
+    let apps = |flags: &[(&'static str, &'static str)]| Given { file: text, flags, ..Given::default() }.config().apps;
+    let prefix = "tencent-chat";
+    assert_eq!(apps(&[]), [app(1, prefix, &["/own", "/old"]), app(2, prefix, &[])]);
+    let tokens = ("token-file", "t");
+    assert_eq!(apps(&[tokens, ("token-file", "u")]), [app(1, prefix, &["/own", "/old"]), app(2, prefix, &["t", "u"])]);
+    assert_eq!(apps(&[tokens, ("sdk-app-id", "3"), ("sdk-app-id", "4")]), [3, 4].map(|id| app(id, prefix, &["t"])));
+}
+
+fn app(sdk_app_id: u64, prefix: &str, token_files: &[&str]) -> App {
+    App { sdk_app_id, topic_prefix: prefix.to_owned(), token_files: token_files.iter().map(PathBuf::from).collect() }
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! One blocklist file, followed: when to read it again, and what it said last.
+//! One file that is followed: when to read it again, and what it held last.
 //!
-//! A file that cannot be used keeps its last good rules. Each failure is told once, however often it is seen.
+//! A file that cannot be used keeps its last good content. Each failure is told once, however often it is seen.
 
 use std::fmt;
 use std::fs;
@@ -14,22 +14,25 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::decide::blocklist::Rules;
-use crate::decide::file;
-use crate::decide::file::BadLine;
-
 /// How long a file that is rewritten in place must be still before it is read.
 pub(crate) const STILL: Duration = Duration::from_millis(250);
 
-/// The largest file that is read: some millions of rules. A larger one is bad.
-const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// What a file may hold.
+pub(crate) trait Content: Sized + fmt::Debug {
+    /// What such a file is called in the log.
+    const KIND: &'static str;
+    /// The largest file that is read. A larger one is bad.
+    const BYTES_MAX: u64;
+    /// What is wrong with a bad one.
+    type Bad: std::error::Error + 'static;
 
-/// How many bad lines a log shows.
-const SHOWN_LINES_MAX: usize = 10;
+    /// Understands a whole file.
+    fn parse(bytes: &[u8]) -> Result<Self, Self::Bad>;
+}
 
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
+pub(crate) enum FileError<B: std::error::Error + 'static> {
     /// Its bytes are out of reach, perhaps for a moment only.
     #[error(transparent)]
     Unreadable(#[from] io::Error),
@@ -37,36 +40,36 @@ pub(crate) enum FileError {
     #[error("not a regular file")]
     NotRegular,
     /// More than the largest that is read.
-    #[error("larger than {FILE_BYTES_MAX} bytes")]
-    TooLarge,
-    /// Its lines were read, and some are bad. All are here; the text shows the first.
-    #[error("{}", Shown(.0))]
-    BadLines(Vec<BadLine>),
+    #[error("larger than {0} bytes")]
+    TooLarge(u64),
+    /// It was read, and is bad.
+    #[error("{0}")]
+    Bad(B),
 }
 
 /// Reads the file as it is now.
-pub(crate) fn read(path: &Path) -> Result<Rules, FileError> {
+pub(crate) fn read<C: Content>(path: &Path) -> Result<C, FileError<C::Bad>> {
     // Looked at before it is opened, since opening a pipe waits for its writer.
     if !fs::metadata(path)?.is_file() {
         return Err(FileError::NotRegular);
     }
-    let mut text = Vec::new();
-    let bytes = fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
-    if u64::try_from(bytes).is_ok_and(|bytes| bytes > FILE_BYTES_MAX) {
-        return Err(FileError::TooLarge);
+    let mut bytes = Vec::new();
+    let read = fs::File::open(path)?.take(C::BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(read).is_ok_and(|read| read > C::BYTES_MAX) {
+        return Err(FileError::TooLarge(C::BYTES_MAX));
     }
-    file::parse(&text).map_err(FileError::BadLines)
+    C::parse(&bytes).map_err(FileError::Bad)
 }
 
 /// A file and what is known of it.
 #[derive(Debug)]
-pub(crate) struct FollowedFile {
+pub(crate) struct FollowedFile<C> {
     path: PathBuf,
     /// What the file looked like when it was last read to its end, for good or bad.
     read: Option<Fingerprint>,
     /// What it looks like since it began to change, and since when it does.
     changing: Option<(Fingerprint, Instant)>,
-    last_good: Option<Arc<Rules>>,
+    last_good: Option<Arc<C>>,
     /// What was told of the failure it is in.
     failing: Option<String>,
 }
@@ -74,22 +77,22 @@ pub(crate) struct FollowedFile {
 /// What a look at a file came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// Its rules are what they were.
+    /// It holds what it held.
     Same,
-    /// It has new rules.
+    /// It holds something new.
     Loaded,
     /// It cannot be used, for a reason not told before.
     Failed,
 }
 
-impl FollowedFile {
+impl<C: Content> FollowedFile<C> {
     /// A file that was not looked at yet.
     pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, read: None, changing: None, last_good: None, failing: None }
     }
 
-    /// The rules it held when it was last good.
-    pub(crate) fn last_good(&self) -> Option<&Arc<Rules>> {
+    /// What it held when it was last good.
+    pub(crate) fn last_good(&self) -> Option<&Arc<C>> {
         self.last_good.as_ref()
     }
 
@@ -102,7 +105,7 @@ impl FollowedFile {
     pub(crate) fn load(&mut self, now: Instant) -> Look {
         match Fingerprint::of(&self.path) {
             Ok(fingerprint) => self.read(fingerprint, now),
-            Err(error) => self.fail(&error.into()),
+            Err(error) => self.fail(&FileError::Unreadable(error)),
         }
     }
 
@@ -115,7 +118,7 @@ impl FollowedFile {
                 // Whatever comes back is another file, even if it looks the same.
                 self.read = None;
                 self.changing = None;
-                self.fail(&error.into())
+                self.fail(&FileError::Unreadable(error))
             }
         }
     }
@@ -141,7 +144,7 @@ impl FollowedFile {
 
     /// Reads a file that looked like `before` a moment ago.
     fn read(&mut self, before: Fingerprint, now: Instant) -> Look {
-        let outcome = read(&self.path);
+        let outcome = read::<C>(&self.path);
         match Fingerprint::of(&self.path) {
             Ok(after) if after == before => {}
             Ok(after) => {
@@ -149,16 +152,16 @@ impl FollowedFile {
                 self.changing = Some((after, now));
                 return Look::Same;
             }
-            Err(error) => return self.fail(&error.into()),
+            Err(error) => return self.fail(&FileError::Unreadable(error)),
         }
         match outcome {
-            Ok(rules) => {
+            Ok(content) => {
                 self.read = Some(before);
-                self.succeed(rules)
+                self.succeed(content)
             }
             Err(error) => {
                 match error {
-                    FileError::TooLarge | FileError::BadLines(_) => self.read = Some(before),
+                    FileError::TooLarge(_) | FileError::Bad(_) => self.read = Some(before),
                     // Tried again at the next look: it may pass without a change of the file.
                     FileError::Unreadable(_) | FileError::NotRegular => {}
                 }
@@ -167,25 +170,26 @@ impl FollowedFile {
         }
     }
 
-    fn succeed(&mut self, rules: Rules) -> Look {
+    fn succeed(&mut self, content: C) -> Look {
         if self.failing.take().is_some() {
-            tracing::info!(file = %self.path.display(), "blocklist file is good again");
+            tracing::info!(kind = C::KIND, file = %self.path.display(), "file is good again");
         }
         self.changing = None;
-        self.last_good = Some(Arc::new(rules));
+        self.last_good = Some(Arc::new(content));
         Look::Loaded
     }
 
-    fn fail(&mut self, error: &FileError) -> Look {
+    fn fail(&mut self, error: &FileError<C::Bad>) -> Look {
         let failure = error.to_string();
         if self.failing.as_ref() == Some(&failure) {
             return Look::Same;
         }
         tracing::error!(
+            kind = C::KIND,
             file = %self.path.display(),
             failure,
-            has_rules = self.last_good.is_some(),
-            "blocklist file cannot be used; the last good rules it had stay in force"
+            was_good = self.last_good.is_some(),
+            "file cannot be used; what it last held stays in force"
         );
         self.failing = Some(failure);
         Look::Failed
@@ -217,42 +221,32 @@ impl Fingerprint {
     }
 }
 
-/// The first bad lines of a file, and how many more there are.
-struct Shown<'a>(&'a [BadLine]);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, bad_line) in self.0.iter().take(SHOWN_LINES_MAX).enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            write!(formatter, "{separator}{bad_line}")?;
-        }
-        match self.0.len().saturating_sub(SHOWN_LINES_MAX) {
-            0 => Ok(()),
-            more => write!(formatter, "; and {more} more bad lines"),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_file_of_many_bad_lines_shows_ten_and_keeps_all() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("list");
-        fs::write(&path, "block\n".repeat(1000)).expect("written");
-        let error = read(&path).expect_err("bad");
-        let shown = error.to_string();
-        assert!(shown.starts_with("line 1: the line ends; expected a user; line 2: "), "{shown}");
-        assert!(shown.ends_with("; line 10: the line ends; expected a user; and 990 more bad lines"), "{shown}");
-        assert!(matches!(error, FileError::BadLines(bad_lines) if bad_lines.len() == 1000));
+    #[derive(Debug)]
+    struct Any;
+
+    impl Content for Any {
+        const KIND: &'static str = "any";
+        const BYTES_MAX: u64 = 3;
+        type Bad = fmt::Error;
+
+        fn parse(_bytes: &[u8]) -> Result<Self, Self::Bad> {
+            Ok(Self)
+        }
     }
 
     #[test]
-    fn what_is_no_file_is_not_read() {
+    fn what_is_no_file_or_too_large_is_not_read() {
         let directory = tempfile::tempdir().expect("a directory");
-        assert!(matches!(read(directory.path()), Err(FileError::NotRegular)));
-        assert!(matches!(read(&directory.path().join("none")), Err(FileError::Unreadable(_))));
+        let file = |name: &str| directory.path().join(name);
+        fs::write(file("large"), "1234").expect("written");
+        fs::write(file("small"), "123").expect("written");
+        assert!(matches!(read::<Any>(directory.path()), Err(FileError::NotRegular)));
+        assert!(matches!(read::<Any>(&file("none")), Err(FileError::Unreadable(_))));
+        assert!(matches!(read::<Any>(&file("large")), Err(FileError::TooLarge(3))));
+        assert!(read::<Any>(&file("small")).is_ok());
     }
 }

@@ -1,11 +1,4 @@
-//! The blocklist files: loads them at the start, and follows them from then on.
-//!
-//! Follows by looking at each file ten times a second, and not by the kernel's notifications. A look cannot be missed,
-//! and works the same on network file systems, in bind mounts, through chains of symlinks as Kubernetes makes them, and
-//! for files and directories that are not there yet. It costs one `stat` a file.
-//!
-//! A file that is replaced (another inode: a rename, a swapped symlink) is read at once. One that is rewritten in place
-//! is read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that was missing.
+//! The blocklist files: loads them at the start, and makes a new list whenever one of them holds something new.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,18 +10,15 @@ use arc_swap::ArcSwap;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::decide::blocklist::Blocklist;
+use crate::decide::blocklist::Rules;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
 use crate::metrics::blocklist::BlocklistMetrics;
-use crate::shutdown::Stop;
-
-/// How long between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// All blocklist files, and the list that is made of them. Nobody else changes the list.
 #[derive(Debug)]
 pub(crate) struct Files {
-    files: Vec<FollowedFile>,
+    files: Vec<FollowedFile<Rules>>,
     blocklist: Arc<ArcSwap<Blocklist>>,
     metrics: BlocklistMetrics,
 }
@@ -49,23 +39,18 @@ impl Files {
         (files, blocklist)
     }
 
-    /// Follows the files until it is asked to stop. Without files there is nothing to do, and it returns at once.
-    pub(crate) fn run(mut self, stop: &Stop) {
-        if self.files.is_empty() {
-            return;
-        }
-        while !stop.wait(LOOK_EVERY) {
-            self.step(clock::monotonic());
-        }
+    /// Whether there is nothing to follow.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.files.is_empty()
     }
 
     /// Looks at every file once.
-    fn step(&mut self, now: Instant) {
+    pub(crate) fn step(&mut self, now: Instant) {
         self.visit(|file| file.look(now));
     }
 
     /// Does `visit` to every file, and swaps the list once if any has new rules.
-    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile) -> Look) {
+    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Rules>) -> Look) {
         let mut any_loaded = false;
         for file in &mut self.files {
             match visit(file) {
@@ -102,6 +87,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
+    use crate::follow::LOOK_EVERY;
     use crate::follow::file::STILL;
     use prometheus::Registry;
     use tempfile::TempDir;
@@ -169,7 +155,6 @@ mod tests {
         assert!(following.blocklist.load().is_loaded());
         assert_eq!(following.generation(), 0);
         assert_eq!(following.blocked(), [""; 0]);
-        following.files.run(&Stop::default());
     }
 
     #[test]
@@ -344,13 +329,5 @@ mod tests {
         assert!(following.blocklist.load().is_loaded());
         assert_eq!(following.blocked(), ["alice"]);
         assert_eq!(following.metrics.files_failing.get(), 1);
-    }
-
-    #[test]
-    fn following_ends_when_it_is_asked_to() {
-        let following = Following::of(&["list"], put("alice"));
-        let stop = Stop::default();
-        stop.set();
-        following.files.run(&stop);
     }
 }

@@ -1,7 +1,11 @@
 //! The listener: accepts, caps, serves, and stops in order.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
+use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,14 +23,19 @@ use socket2::Type;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time;
 
+use crate::clock;
+
 use super::connection::Connection;
 use super::connection::Patience;
 use super::connection::Round;
+use super::opening::Opening;
+use super::opening::OpeningError;
 use super::reply;
 use super::service::Service;
 use super::service::Visit;
@@ -45,15 +54,18 @@ const TURNED_AWAY_MAX: usize = 256;
 const TURN_AWAY_PATIENCE: Duration = Duration::from_secs(2);
 /// Between the last accept and the end of idle connections: what was on its way already comes in, and is answered.
 const LAST_ARRIVALS: Duration = Duration::from_millis(100);
-/// How long an answer may wait for its reader.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is logged at most that accepting fails: it is tried ten times a second.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// The listener's limits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) connections_max: usize,
+    /// `None`: any number.
+    pub(crate) per_peer_max: Option<usize>,
     pub(crate) head_timeout: Duration,
     pub(crate) body_timeout: Duration,
+    pub(crate) write_timeout: Duration,
     pub(crate) idle_timeout: Duration,
 }
 
@@ -85,21 +97,31 @@ pub(crate) enum Order {
 pub(crate) async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
+    opening: Arc<Opening>,
     limits: Limits,
     mut order: watch::Receiver<Order>,
 ) {
-    let mut connections = Connections::new(service, limits);
+    let mut connections = Connections::new(service, opening, limits);
+    let mut warned = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            Some(_ended) = connections.tasks.join_next() => continue,
+            Some(ended) = connections.tasks.join_next() => {
+                connections.peers.leave(ended.ok().flatten());
+                continue;
+            }
             _ordered = order.wait_for(|order| *order == Order::Finish) => break,
         };
         match accepted {
             Ok((stream, peer)) => connections.begin(stream, peer),
             Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended before it began"),
             Err(error) => {
-                tracing::warn!(%error, "could not accept a connection");
+                connections.service.intake.metrics.accept_errors.inc();
+                let now = clock::monotonic();
+                if warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
+                    warned = Some(now);
+                    tracing::warn!(%error, "could not accept connections; they wait");
+                }
                 time::sleep(ACCEPT_REST).await;
             }
         }
@@ -127,53 +149,146 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 /// The connections there are, under their cap.
 struct Connections {
     service: Arc<Service>,
+    opening: Arc<Opening>,
     limits: Limits,
     places: Arc<Semaphore>,
     farewells: Arc<Semaphore>,
     /// Whether connections end once they are idle.
     finish: watch::Sender<bool>,
-    tasks: JoinSet<()>,
+    peers: Peers,
+    /// Each returns whose place among the peers comes back with it.
+    tasks: JoinSet<Option<IpAddr>>,
+}
+
+/// How many connections each peer has, where that is bounded.
+#[derive(Debug, Default)]
+struct Peers {
+    open: HashMap<IpAddr, usize>,
+}
+
+impl Peers {
+    /// Counts a connection of `peer`, unless it has `max` already.
+    fn enter(&mut self, peer: IpAddr, max: usize) -> bool {
+        let open = self.open.entry(peer).or_default();
+        let has_place = *open < max;
+        *open += usize::from(has_place);
+        has_place
+    }
+
+    fn leave(&mut self, peer: Option<IpAddr>) {
+        let Some(peer) = peer else { return };
+        if let Entry::Occupied(mut open) = self.open.entry(peer) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
+    }
+}
+
+/// Who counts as one peer: an address, or a network of IPv6 that one host may have for itself.
+fn peer_key(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
+    }
 }
 
 impl Connections {
-    fn new(service: Arc<Service>, limits: Limits) -> Self {
+    fn new(service: Arc<Service>, opening: Arc<Opening>, limits: Limits) -> Self {
         Self {
             service,
+            opening,
             limits,
             places: Arc::new(Semaphore::new(limits.connections_max)),
             farewells: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
             finish: watch::Sender::new(false),
+            peers: Peers::default(),
             tasks: JoinSet::new(),
         }
     }
 
     /// Serves a connection, or turns it away if there is no place.
     fn begin(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let metrics = &self.service.intake.metrics;
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            metrics.connections_refused.inc();
+        let Some((place, counted)) = self.place(peer.ip()) else {
+            self.service.intake.metrics.connections_refused.inc();
             if let Ok(farewell) = Arc::clone(&self.farewells).try_acquire_owned() {
                 self.tasks.spawn(async move {
                     turn_away(stream).await;
                     drop(farewell);
+                    None
                 });
             }
             return;
         };
         prepare(&stream);
-        let gauge = metrics.connections.clone();
-        let round = Round::default();
-        let served = serve_connection(stream, peer, round.clone(), Arc::clone(&self.service), self.limits);
-        let served = end_in_order(served, round, self.finish.subscribe());
+        let gauge = self.service.intake.metrics.connections.clone();
+        let finish = self.finish.subscribe();
+        let (service, opening, limits) = (Arc::clone(&self.service), Arc::clone(&self.opening), self.limits);
         self.tasks.spawn(async move {
             gauge.inc();
-            // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
-            if let Err(error) = served.await {
-                tracing::debug!(%error, %peer, "connection ended");
+            if let Some((stream, peer)) = open(stream, peer, &opening, &service, finish.clone()).await {
+                let round = Round::default();
+                let served = serve_connection(stream, peer, round.clone(), service, limits);
+                // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
+                if let Err(error) = end_in_order(served, round, finish).await {
+                    tracing::debug!(%error, %peer, "connection ended");
+                }
             }
             drop(place);
             gauge.dec();
+            counted
         });
+    }
+
+    /// A place under both caps, and under whom it is counted among the peers.
+    fn place(&mut self, peer: IpAddr) -> Option<(OwnedSemaphorePermit, Option<IpAddr>)> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let Some(max) = self.limits.per_peer_max.filter(|_max| !self.opening.proxies.contain(peer)) else {
+            return Some((place, None));
+        };
+        // Those that have ended do not count, though nobody has looked at them yet.
+        while let Some(ended) = self.tasks.try_join_next() {
+            self.peers.leave(ended.ok().flatten());
+        }
+        let peer = peer_key(peer);
+        self.peers.enter(peer, max).then_some((place, Some(peer)))
+    }
+}
+
+/// Brings a connection as far as HTTP. Once all shall finish, it has little time left for that.
+async fn open(
+    stream: TcpStream,
+    peer: SocketAddr,
+    opening: &Opening,
+    service: &Service,
+    mut finish: watch::Receiver<bool>,
+) -> Option<(TcpStream, SocketAddr)> {
+    if !opening.is_awaited(peer) {
+        return Some((stream, peer));
+    }
+    // Boxed: every connection's future would otherwise be larger by it, for as long as it lives.
+    let opened = Box::pin(async {
+        tokio::select! {
+            opened = opening.open(stream, peer) => opened,
+            () = async {
+                // Nobody can order any more when the sender is gone: the same as an order.
+                let _ordered = finish.wait_for(|finish| *finish).await.is_ok();
+                time::sleep(LAST_ARRIVALS).await;
+            } => Err(OpeningError::Late),
+        }
+    });
+    match opened.await {
+        Ok(opened) => Some(opened),
+        Err(error) => {
+            let metrics = &service.intake.metrics;
+            match &error {
+                OpeningError::ProxyHeader(_) => metrics.unopened_header.inc(),
+                OpeningError::Late => metrics.unopened_late.inc(),
+            }
+            tracing::debug!(error = &error as &dyn std::error::Error, %peer, "connection did not open");
+            None
+        }
     }
 }
 
@@ -187,7 +302,7 @@ fn serve_connection(
     let patience = Patience {
         head: limits.head_timeout,
         body: limits.body_timeout,
-        write: WRITE_PATIENCE,
+        write: limits.write_timeout,
         idle: limits.idle_timeout,
     };
     let io = Connection::new(stream, round.clone(), patience);

@@ -39,6 +39,9 @@ pub(crate) fn refusal(refusal: &Refusal) -> Reply {
     if status == StatusCode::METHOD_NOT_ALLOWED {
         reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     }
+    if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        reply.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
     if reason.closes() {
         close(&mut reply);
     }

@@ -16,6 +16,7 @@ use hyper::body::Bytes;
 use hyper::body::Frame;
 use hyper::body::Incoming;
 use hyper::header;
+use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 
 use crate::capture::Raw;
@@ -29,10 +30,15 @@ use crate::ledger::Receipt;
 use crate::refusal::Refusal;
 use crate::request::Query;
 use crate::request::QueryError;
+use crate::sender::Senders;
 
 use super::connection::Round;
+use super::framing;
 use super::reply;
 use super::reply::Reply;
+
+/// Where proxies write whose request they pass on.
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// What requests on the callback listener meet.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ pub(crate) struct Service {
     pub(crate) intake: Intake,
     /// The only path callbacks are taken on; `None`: any.
     pub(crate) path: Option<String>,
+    /// Whose callbacks are taken; `None`: anybody's.
+    pub(crate) senders: Option<Senders>,
     pub(crate) body_bytes_max: usize,
     /// Set when the process stops: each answer then ends its connection.
     pub(crate) is_stopping: Arc<AtomicBool>,
@@ -114,16 +122,32 @@ impl Service {
             // What cannot be read is a callback all the same, of no command in the table.
             Err(_) => Query::names_command(raw_query).then_some(None),
         };
+        let welcome = self.welcome(parts, peer);
         let is_harmless = matches!(parts.method, Method::GET | Method::HEAD | Method::POST);
         if is_harmless && command.is_none() {
             self.intake.metrics.probes.inc();
-            return Step::Answer(reply::ok());
+            return Step::Answer(welcome.map_or_else(|refusal| reply::refusal(&refusal), |()| reply::ok()));
         }
         let receipt = self.intake.ledger.receive(command.flatten());
+        if let Err(refusal) = welcome {
+            return Step::Refuse(receipt, refusal);
+        }
         match self.admit(head, parts, query) {
             Ok(admitted) => Step::Read(receipt, admitted),
             Err(refusal) => Step::Refuse(receipt, refusal),
         }
+    }
+
+    /// Looks at what no request may be, callback or not.
+    fn welcome(&self, parts: &Parts, peer: SocketAddr) -> Result<(), Refusal> {
+        framing::check(parts)?;
+        if let Some(senders) = &self.senders {
+            let forwarded = parts.headers.get_all(X_FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
+            if !senders.admit(peer.ip(), forwarded) {
+                return Err(Refusal::Sender);
+            }
+        }
+        Ok(())
     }
 
     fn admit<'r>(
@@ -138,6 +162,7 @@ impl Service {
         if self.path.as_deref().is_some_and(|path| path != parts.uri.path()) {
             return Err(Refusal::Path);
         }
+        framing::check_content(&parts.headers)?;
         self.intake.admit(head, parts.uri.query().unwrap_or_default(), query.map_err(Refusal::Query)?)
     }
 

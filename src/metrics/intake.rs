@@ -22,8 +22,14 @@ pub(crate) struct IntakeMetrics {
     pub(crate) rejected_dropped: IntCounter,
     /// Open connections.
     pub(crate) connections: IntGauge,
-    /// Connections beyond the cap, answered with 503 and closed.
+    /// Connections beyond a cap, answered with 503 and closed.
     pub(crate) connections_refused: IntCounter,
+    /// Times that no connection could be accepted.
+    pub(crate) accept_errors: IntCounter,
+    /// Connections of a proxy without a readable header of the PROXY protocol.
+    pub(crate) unopened_header: IntCounter,
+    /// Connections that were too slow in what comes before HTTP.
+    pub(crate) unopened_late: IntCounter,
     answer_before: Histogram,
     answer_after: Histogram,
     allowed: IntCounter,
@@ -42,6 +48,13 @@ impl IntakeMetrics {
             &["outcome"],
         )?;
         let decision = |outcome: decide::Outcome| decisions.with_label_values(&[outcome.as_str()]);
+        let unopened = IntCounterVec::new(
+            Opts::new(
+                "callbridge_connections_unopened_total",
+                "Connections that ended before HTTP, by what they lacked: a header of the PROXY protocol, time.",
+            ),
+            &["reason"],
+        )?;
         // Microseconds when nothing is wrong.
         let answer_before = histogram(
             "callbridge_answer_before_duration_seconds",
@@ -66,8 +79,14 @@ impl IntakeMetrics {
             connections: IntGauge::new("callbridge_connections", "Open connections on the callback listener.")?,
             connections_refused: IntCounter::new(
                 "callbridge_connections_refused_total",
-                "Connections beyond the cap, answered with 503 and closed.",
+                "Connections beyond the cap, or that of their peer, answered with 503 and closed.",
             )?,
+            accept_errors: IntCounter::new(
+                "callbridge_accept_errors_total",
+                "Times that no connection could be accepted, as for want of file descriptors; tried ten times a second.",
+            )?,
+            unopened_header: unopened.with_label_values(&["proxy_header"]),
+            unopened_late: unopened.with_label_values(&["late"]),
             allowed: decision(decide::Outcome::Allow),
             partly: decision(decide::Outcome::Partial),
             refused: decision(decide::Outcome::Refuse),
@@ -75,10 +94,12 @@ impl IntakeMetrics {
             answer_after,
         };
         registry.register(Box::new(decisions))?;
+        registry.register(Box::new(unopened))?;
         registry.register(Box::new(metrics.probes.clone()))?;
         registry.register(Box::new(metrics.rejected_dropped.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.connections_refused.clone()))?;
+        registry.register(Box::new(metrics.accept_errors.clone()))?;
         registry.register(Box::new(metrics.answer_before.clone()))?;
         registry.register(Box::new(metrics.answer_after.clone()))?;
         Ok(metrics)

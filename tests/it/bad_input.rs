@@ -11,8 +11,11 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::callbacks::assert_rejected;
+use crate::hostile;
 use crate::seeds;
 use crate::seeds::APP;
+use crate::senders;
+use crate::signature;
 use crate::support::bridge::Bridge;
 use crate::support::files::Files;
 use crate::support::http;
@@ -34,8 +37,15 @@ const AFTER: &str = seeds::AFTER_INFO_CHANGED.command;
 const GOOD: &[u8] = br#"{"Official_Account":"@good"}"#;
 
 /// Reasons that no case of the table can provoke, each with the test that does.
-const ELSEWHERE: [(Reason, fn()); 7] = [
+const ELSEWHERE: [(Reason, fn()); 14] = [
+    (Reason::Host, hostile::a_request_has_one_host),
+    (Reason::TransferEncoding, hostile::chunked_is_the_only_transfer_encoding),
+    (Reason::ContentEncoding, hostile::a_compressed_body_is_415_and_the_connection_goes_on),
+    (Reason::Sender, senders::callbacks_are_taken_from_the_configured_networks_only),
     (Reason::Path, callbacks_are_taken_on_the_configured_path_only),
+    (Reason::SignMissing, signature::who_does_not_sign_rightly_and_in_time_is_told_which_and_counted_apart),
+    (Reason::SignWrong, signature::who_does_not_sign_rightly_and_in_time_is_told_which_and_counted_apart),
+    (Reason::SignStale, signature::who_does_not_sign_rightly_and_in_time_is_told_which_and_counted_apart),
     (Reason::BodyTimeout, a_body_that_does_not_come_is_not_waited_for),
     (Reason::BrokenOff, a_request_that_is_broken_off_is_counted),
     (Reason::QueueFull, without_room_an_after_callback_is_503_and_a_question_is_answered),

@@ -59,22 +59,6 @@ fn a_command_line_that_cannot_be_used_is_2() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_refused_and_not_ignored() {
-    let folder = folder();
-    let config = write(&folder, "callbridge.toml", "\n[[apps]]\nsdk_app_id = 1\ntoken_files = [\"t\"]\n");
-    for command in ["serve", "check"] {
-        let token = run(&[], &[command, "--sdk-app-id", "1", "--embedded-broker", "--token-file", "t"]);
-        assert_eq!(token.code, 2);
-        assert!(token.stderr.starts_with("--token-file: not in this version: signature checks come "), "{token:?}");
-
-        let both = run(&[], &[command, "--embedded-broker", "--config", &config]);
-        assert_eq!(both.code, 78);
-        let lines: Vec<&str> = both.stderr.lines().collect();
-        assert!(lines[0].starts_with(&format!("{config}:4: apps[0].token_files: not in this version")), "{both:?}");
-    }
-}
-
-#[test]
 fn all_mistakes_of_a_configuration_are_told_at_once_and_the_code_is_78() {
     let folder = folder();
     let text = r#"embeded_broker = true

@@ -13,9 +13,10 @@ const NAMES: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("command", &[]),
     ("request", &[]),
+    ("sender", &[]),
     ("refusal", &["request"]),
     ("ledger", &["command", "refusal"]),
-    ("auth", &["refusal", "request"]),
+    ("auth", &["clock", "refusal", "request"]),
     ("body", &[]),
     ("parse", &["body", "refusal"]),
     ("decide", &["clock"]),
@@ -24,7 +25,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
     // Edges. Intake and publish meet in the journal only.
     ("shutdown", &[]),
-    ("config", &[]),
+    ("config", &["sender"]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
     (
         "journal",
@@ -37,9 +38,9 @@ const NAMES: &[(&str, &[&str])] = &[
             "request",
         ],
     ),
-    ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request"]),
+    ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request", "sender"]),
     ("publish", &["clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
-    ("follow", &["clock", "decide", "metrics", "shutdown"]),
+    ("follow", &["auth", "clock", "decide", "metrics", "shutdown"]),
     ("admin", &["journal", "publish", "shutdown"]),
     // Wiring.
     (
@@ -59,15 +60,28 @@ const NAMES: &[(&str, &[&str])] = &[
             "normalise",
             "publish",
             "record",
+            "sender",
             "shutdown",
         ],
     ),
-    ("cli", &["app", "config", "follow", "publish"]),
+    ("cli", &["app", "auth", "config", "decide", "follow", "publish"]),
 ];
 
 /// These do no I/O, read no clock, write no log and wait for nothing.
-const PURE: &[&str] =
-    &["command", "request", "refusal", "ledger", "auth", "body", "parse", "decide", "capture", "record", "normalise"];
+const PURE: &[&str] = &[
+    "command",
+    "request",
+    "sender",
+    "refusal",
+    "ledger",
+    "auth",
+    "body",
+    "parse",
+    "decide",
+    "capture",
+    "record",
+    "normalise",
+];
 
 const IMPURE: &[&str] = &[
     "async ",

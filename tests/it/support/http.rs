@@ -36,7 +36,11 @@ pub(crate) struct Response {
 impl Client {
     /// Connects.
     pub(crate) fn connect(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address)?;
+        Self::over(TcpStream::connect(address)?)
+    }
+
+    /// Uses a connection that is there.
+    pub(crate) fn over(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(READ))?;
         Ok(Self { stream: BufReader::new(stream) })

@@ -1,7 +1,6 @@
 //! The harnesses that the tests stand on.
 
 pub(crate) mod alone;
-#[expect(dead_code, reason = "its tests come with the binary")]
 pub(crate) mod bridge;
 pub(crate) mod curl;
 pub(crate) mod files;

@@ -1,0 +1,40 @@
+//! The metrics of the token files.
+
+use prometheus::IntCounter;
+use prometheus::IntGauge;
+use prometheus::Registry;
+
+/// How the files that hold tokens fare. Clones count together.
+#[derive(Debug, Clone)]
+pub(crate) struct TokenMetrics {
+    /// Times that an application's tokens were replaced by others.
+    pub(crate) loads: IntCounter,
+    /// Failures of files, each counted once and not at every look.
+    pub(crate) file_errors: IntCounter,
+    /// Files that cannot be used now.
+    pub(crate) files_failing: IntGauge,
+}
+
+impl TokenMetrics {
+    /// Registers every metric. Fails if `registry` already holds one of them.
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            loads: IntCounter::new(
+                "callbridge_token_reloads_total",
+                "Times that an application's tokens were read anew from a changed file.",
+            )?,
+            file_errors: IntCounter::new(
+                "callbridge_token_file_errors_total",
+                "Times that a token file was found missing, unreadable or bad.",
+            )?,
+            files_failing: IntGauge::new(
+                "callbridge_token_files_failing",
+                "Token files that cannot be used now; the tokens they last held stay in force.",
+            )?,
+        };
+        registry.register(Box::new(metrics.loads.clone()))?;
+        registry.register(Box::new(metrics.file_errors.clone()))?;
+        registry.register(Box::new(metrics.files_failing.clone()))?;
+        Ok(metrics)
+    }
+}

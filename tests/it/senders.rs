@@ -1,0 +1,143 @@
+//! Where callbacks come from: networks that may send, and proxies that are believed.
+
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::Domain;
+use socket2::Socket;
+use socket2::Type;
+
+use crate::support::bridge::Bridge;
+use crate::support::http::Client;
+use crate::support::http::callback_target;
+use crate::support::load;
+use crate::support::reader::Reader;
+
+const APP: &str = "1400000000";
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Peers of the loopback network: all of them are this machine.
+const SENDER: Ipv4Addr = Ipv4Addr::new(127, 10, 0, 1);
+const PROXY: Ipv4Addr = Ipv4Addr::new(127, 20, 0, 1);
+const STRANGER: Ipv4Addr = Ipv4Addr::new(127, 30, 0, 1);
+
+const NETWORKS: &str =
+    "callbacks.senders = [\"127.10.0.0/16\", \"203.0.113.7\"]\ncallbacks.proxies = [\"127.20.0.0/16\"]";
+
+#[test]
+pub(crate) fn callbacks_are_taken_from_the_configured_networks_only() {
+    let bridge = start(NETWORKS);
+    assert_eq!(status(&mut connect(&bridge, SENDER), &[]), 200);
+    for peer in [STRANGER, PROXY, Ipv4Addr::LOCALHOST] {
+        let mut client = connect(&bridge, peer);
+        let response = client.post(&callback_target(APP, load::COMMAND), b"{}").unwrap();
+        assert_eq!((response.status, response.header("connection")), (403, Some("close")));
+        assert!(response.text().contains("callbacks are not taken from this sender"), "{}", response.text());
+        assert!(client.is_closed());
+    }
+    // A look without a command is not answered either, and is no callback.
+    assert_eq!(connect(&bridge, STRANGER).request("GET", "/", &[], b"").unwrap().status, 403);
+    assert_eq!(connect(&bridge, SENDER).request("GET", "/", &[], b"").unwrap().status, 200);
+    assert_eq!(bridge.metrics()["callbridge_callbacks_refused_total{reason=\"sender\"}"], 3.0);
+    let stopped = bridge.stop_and_wait();
+    assert!(stopped.is_balanced() && stopped.ledger["received"] == 4, "{stopped:?}");
+}
+
+#[test]
+fn x_forwarded_for_is_believed_from_configured_proxies_only() {
+    let bridge = start(NETWORKS);
+    let of = |peer, forwarded: &[&str]| status(&mut connect(&bridge, peer), forwarded);
+    assert_eq!(of(PROXY, &["127.10.9.9"]), 200);
+    assert_eq!(of(PROXY, &["1.1.1.1, 203.0.113.7, 127.20.0.2"]), 200);
+    assert_eq!(of(PROXY, &["1.1.1.1", "203.0.113.7"]), 200);
+    assert_eq!(of(PROXY, &["203.0.113.7, 1.1.1.1"]), 403);
+    assert_eq!(of(PROXY, &["203.0.113.7", "nonsense"]), 403);
+    assert_eq!(of(STRANGER, &["203.0.113.7"]), 403);
+    assert_eq!(of(SENDER, &["1.1.1.1"]), 200);
+}
+
+#[test]
+fn a_proxy_s_header_says_whose_connection_it_is() {
+    let bridge = start(&format!("{NETWORKS}\ncallbacks.proxy_protocol = true\ncallbacks.head_timeout_ms = 60000"));
+    let binary = |source: [u8; 4]| {
+        let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &source, &[127, 0, 0, 1, 0x12, 0x34, 0, 80]];
+        header.concat()
+    };
+    for (header, expected) in [
+        (b"PROXY TCP4 203.0.113.7 127.0.0.1 4660 80\r\n".to_vec(), 200),
+        (b"PROXY TCP4 203.0.113.8 127.0.0.1 4660 80\r\n".to_vec(), 403),
+        (b"PROXY UNKNOWN\r\n".to_vec(), 403),
+        (binary([203, 0, 113, 7]), 200),
+        (binary([203, 0, 113, 8]), 403),
+    ] {
+        let mut client = connect(&bridge, PROXY);
+        client.write(&header).unwrap();
+        assert_eq!(status(&mut client, &[]), expected, "{header:?}");
+        if expected == 200 {
+            assert_eq!(status(&mut client, &[]), 200, "the header comes once");
+        }
+    }
+    // All in one piece, and byte by byte.
+    let whole = [&binary([203, 0, 113, 7])[..], &request(b"{")].concat();
+    for size in [whole.len(), 1] {
+        let mut client = connect(&bridge, PROXY);
+        whole.chunks(size).for_each(|part| client.write(part).unwrap());
+        assert_eq!(client.read().unwrap().status, 400);
+    }
+    let rejected = Reader::open(&bridge.embedded_kafka(), &["tencent-chat.rejected"]).collect(2, MINUTE);
+    let peer = ("callbridge-peer".to_owned(), b"203.0.113.7:4660".to_vec());
+    assert!(rejected.iter().all(|record| record.headers.contains(&peer)), "{rejected:?}");
+
+    // From anyone else it is no HTTP.
+    let mut stranger = connect(&bridge, SENDER);
+    stranger.write(b"PROXY TCP4 203.0.113.7 127.0.0.1 4660 80\r\n\r\n").unwrap();
+    assert_eq!(stranger.read().unwrap().status, 400);
+    assert_eq!(status(&mut connect(&bridge, SENDER), &[]), 200);
+}
+
+#[test]
+fn a_proxy_without_its_header_gets_nothing_and_a_slow_one_is_not_waited_for() {
+    let proxy = format!("{NETWORKS}\ncallbacks.proxy_protocol = true");
+    let bridge = start(&format!("{proxy}\ncallbacks.head_timeout_ms = 60000"));
+    let mut client = connect(&bridge, PROXY);
+    client.write(&request(b"{}")).unwrap();
+    assert!(client.is_closed());
+    bridge.metrics_until(|metrics| metrics["callbridge_connections_unopened_total{reason=\"proxy_header\"}"] == 1.0);
+
+    let bridge = start(&format!("{proxy}\ncallbacks.head_timeout_ms = 300"));
+    let mut client = connect(&bridge, PROXY);
+    client.write(b"PROXY TCP4 203").unwrap();
+    assert!(client.is_closed() && connect(&bridge, PROXY).is_closed());
+    bridge.metrics_until(|metrics| metrics["callbridge_connections_unopened_total{reason=\"late\"}"] == 2.0);
+    let stopped = bridge.stop_and_wait();
+    assert_eq!((stopped.code, stopped.ledger["received"]), (0, 0), "{stopped:?}");
+}
+
+fn start(settings: &str) -> Bridge {
+    Bridge::start_with(
+        &format!("callbacks.keep_accepting_ms = 0\n{settings}"),
+        &["--sdk-app-id", APP, "--embedded-broker", "--ack", "memory"],
+    )
+}
+
+/// A connection from that address of the loopback network.
+fn connect(bridge: &Bridge, from: Ipv4Addr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect(&bridge.callbacks.into()).unwrap();
+    Client::over(socket.into()).unwrap()
+}
+
+/// What a callback is answered with these `X-Forwarded-For` headers.
+fn status(client: &mut Client, forwarded: &[&str]) -> u16 {
+    let headers: Vec<(&str, &str)> = forwarded.iter().map(|value| ("X-Forwarded-For", *value)).collect();
+    let body = load::body("@TOA#_senders", 0);
+    client.request("POST", &callback_target(APP, load::COMMAND), &headers, body.as_bytes()).unwrap().status
+}
+
+fn request(body: &[u8]) -> Vec<u8> {
+    let target = callback_target(APP, load::COMMAND);
+    let head = format!("POST {target} HTTP/1.1\r\nHost: callbridge.test\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
