@@ -17,6 +17,7 @@ use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::command;
+use crate::command::Asks;
 use crate::command::Command;
 use crate::command::Kind;
 use crate::decide;
@@ -72,7 +73,7 @@ pub(crate) struct Admitted<'r> {
 enum Judged {
     /// News: taken once it is safe.
     Happened,
-    /// A question of a command that this version does not know: allowed.
+    /// A question that nothing decides: allowed.
     Asked,
     /// A question, and what is answered.
     Decided(Decision),
@@ -150,10 +151,10 @@ impl Intake {
     /// Decides a before-callback.
     fn judge(&self, admitted: &Admitted<'_>, proven: &Proven<'_>) -> Result<Judged, Refusal> {
         let kind = admitted.command.map_or_else(|| command::kind_by_name(&admitted.name), Command::kind);
-        match (admitted.command, kind) {
-            (_, Kind::After) => return Ok(Judged::Happened),
-            (None, Kind::Before) => return Ok(Judged::Asked),
-            (Some(_), Kind::Before) => {}
+        match kind {
+            Kind::After => return Ok(Judged::Happened),
+            Kind::Before if admitted.command.map(Command::asks) == Some(Asks::Subscribers) => {}
+            Kind::Before => return Ok(Judged::Asked),
         }
         let asked = parse::subscription(proven)?;
         let account = asked.official_account.0.clone();

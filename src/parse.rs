@@ -11,7 +11,7 @@ use serde::de::DeserializeSeed;
 use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
-use crate::body::AddSubscriber;
+use crate::body::Subscribers;
 use crate::body::is_blank;
 use crate::refusal::Refusal;
 
@@ -61,7 +61,7 @@ pub fn prove<'a>(body: &'a [u8], command: &str) -> Result<Proven<'a>, Refusal> {
 /// # Errors
 ///
 /// [`Refusal::Undecidable`]: the account or the subscribers are missing or have the wrong shape.
-pub fn subscription<'a>(proven: &Proven<'a>) -> Result<AddSubscriber<'a>, Refusal> {
+pub fn subscription<'a>(proven: &Proven<'a>) -> Result<Subscribers<'a>, Refusal> {
     serde_json::from_str(proven.json).map_err(|error| Refusal::Undecidable {
         what: what(&error),
         line: error.line(),
@@ -70,7 +70,7 @@ pub fn subscription<'a>(proven: &Proven<'a>) -> Result<AddSubscriber<'a>, Refusa
 }
 
 /// The subscribers of a question, as plain ids.
-pub fn subscriber_ids<'a>(asked: AddSubscriber<'a>) -> Vec<Cow<'a, str>> {
+pub fn subscriber_ids<'a>(asked: Subscribers<'a>) -> Vec<Cow<'a, str>> {
     asked.subscribers.into_iter().map(|subscriber| subscriber.0.account.0).collect()
 }
 

@@ -107,7 +107,8 @@ impl Built {
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
         let apps = Arc::new(Apps::new(config.apps.iter().map(|app| app.sdk_app_id)));
-        let topics = Arc::new(Topics::new(config.apps.iter().map(|app| app.topic_prefix.as_str())));
+        let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
+        let topics = Arc::new(Topics::of_commands(prefixes, &config.topics.commands));
         let ack = ack(config.ack);
         let listeners = Listeners::bind(config)?;
         let (embedded, properties) = kafka(config, ack, &topics)?;

@@ -3,6 +3,8 @@
 
 pub mod envelope;
 pub mod event;
+mod facts;
+mod field;
 pub mod id;
 mod time;
 
@@ -22,6 +24,7 @@ use crate::request::Query;
 use self::envelope::Envelope;
 use self::envelope::Mode;
 use self::event::Event;
+use self::facts::Facts;
 use self::time::rfc3339;
 
 /// The word in `callbridge-reason` for an after-callback whose fields have the wrong shape. The other words are
@@ -51,7 +54,7 @@ impl Normaliser {
     pub fn new(apps: Arc<Apps>, topics: Arc<Topics>, mode: Mode) -> Self {
         let sources = apps.iter().map(|app| format!("/tencent-chat/{}", apps.id(app))).collect();
         let schema = |what: &str| format!("urn:callbridge:schema:{what}:{SCHEMA_VERSION}");
-        let schemas = Command::ALL.into_iter().map(Command::name).chain(["unknown"]).map(schema).collect();
+        let schemas = Command::all().map(Command::name).chain(["unknown"]).map(schema).collect();
         Self { apps, topics, mode, sources, schemas }
     }
 
@@ -65,18 +68,25 @@ impl Normaliser {
         let Some(callback) = str::from_utf8(capture.raw.body()).ok().map(|text| text.trim_matches(is_blank)) else {
             return self.rejected(capture, WRONG_SHAPE, "not UTF-8");
         };
-        let event = match capture.command.map(|command| Event::parse(command, callback)).transpose() {
+        let form = capture.command.and_then(Command::form);
+        let event = match form.map(|form| Event::parse(form, callback)).transpose() {
             Ok(event) => event,
             Err(error) => return self.rejected(capture, WRONG_SHAPE, &error.to_string()),
+        };
+        let app_id = self.apps.id(capture.app);
+        let facts = match (capture.command, &event) {
+            (None, _) => Facts::unknown(callback),
+            (Some(command), Some(event)) => Facts::of_event(command, event, callback),
+            (Some(command), None) => Facts::read(command, callback, app_id),
         };
         // The query was read once already, at intake; one that cannot be read again is one without parameters.
         let query = Query::parse(capture.raw.query()).unwrap_or_default();
         Envelope {
-            app_id: self.apps.id(capture.app),
+            app_id,
             source: self.sources.get(capture.app.index()).map_or("", |source| source),
             schema: self
                 .schemas
-                .get(capture.command.map_or(Command::ALL.len(), Command::index))
+                .get(capture.command.map_or(Command::COUNT, Command::index))
                 .map_or("", |schema| schema),
             topic: self.topics.of(capture.app, capture.command),
             received: capture.received,
@@ -84,6 +94,7 @@ impl Normaliser {
             client_ip: query.client_ip,
             opt_platform: query.opt_platform,
             decision,
+            facts,
             event,
             callback,
         }

@@ -24,7 +24,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
     // Edges. Intake and publish meet in the journal only.
     ("shutdown", &[]),
-    ("config", &[]),
+    ("config", &["command"]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
     ("journal", &["capture", "clock", "ledger", "refusal"]),
     (

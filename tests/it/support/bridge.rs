@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use tempfile::NamedTempFile;
 use tempfile::TempDir;
 
+use crate::seeds;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::process;
@@ -183,10 +184,12 @@ impl Drop for Bridge {
     }
 }
 
+/// With topics for the four first commands only, so that a Kafka which many tests share need not have hundreds.
 fn launch(args: &[&[&str]]) -> (Process, TempDir) {
     let folder = TempDir::with_prefix_in("bridge-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let process =
-        Process::start(folder.path(), env!("CARGO_BIN_EXE_callbridge"), &[&["serve"], &args.concat()[..]].concat());
+    let topics = format!("CALLBRIDGE_TOPICS_COMMANDS={}", seeds::ALL.map(|seed| seed.command).join(","));
+    let program = [topics.as_str(), env!("CARGO_BIN_EXE_callbridge"), "serve"];
+    let process = Process::start(folder.path(), "env", &[&program[..], &args.concat()].concat());
     (process, folder)
 }
 
