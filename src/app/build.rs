@@ -121,6 +121,7 @@ impl Built {
             apps: Arc::clone(&apps),
             blocklist,
             policy: policy(&config.decide),
+            decides: config.decide.commands,
             journal,
             ledger: ledger.clone(),
             metrics: metrics.intake,

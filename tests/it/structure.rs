@@ -18,7 +18,8 @@ const NAMES: &[(&str, &[&str])] = &[
     ("auth", &["refusal", "request"]),
     ("body", &[]),
     ("parse", &["body", "refusal"]),
-    ("decide", &["clock"]),
+    ("decide", &["clock", "command"]),
+    ("question", &["body", "clock", "command", "decide", "parse", "refusal"]),
     ("capture", &["auth", "clock", "command", "decide", "refusal"]),
     ("record", &["auth", "command"]),
     ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
@@ -30,8 +31,8 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "intake",
         &[
-            "auth", "capture", "clock", "command", "decide", "journal", "ledger", "metrics", "parse", "refusal",
-            "request",
+            "auth", "capture", "clock", "command", "decide", "journal", "ledger", "metrics", "parse", "question",
+            "refusal", "request",
         ],
     ),
     ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request"]),
@@ -63,8 +64,20 @@ const NAMES: &[(&str, &[&str])] = &[
 ];
 
 /// These do no I/O, read no clock, write no log and wait for nothing.
-const PURE: &[&str] =
-    &["command", "request", "refusal", "ledger", "auth", "body", "parse", "decide", "capture", "record", "normalise"];
+const PURE: &[&str] = &[
+    "command",
+    "request",
+    "refusal",
+    "ledger",
+    "auth",
+    "body",
+    "parse",
+    "decide",
+    "question",
+    "capture",
+    "record",
+    "normalise",
+];
 
 const IMPURE: &[&str] = &[
     "async ",
