@@ -19,6 +19,7 @@ use callbridge::capture::Outcome;
 use callbridge::capture::Raw;
 use callbridge::clock::UnixMillis;
 use callbridge::command::Command;
+use callbridge::command::Shape;
 use callbridge::decide;
 use callbridge::decide::Policy;
 use callbridge::decide::Question;
@@ -83,15 +84,20 @@ fn decisions(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decide, 100000 rules");
     for (name, asked) in [("1 user, allowed", 1), ("100 users, allowed", 100)] {
         let subscribers: Vec<Cow<'_, str>> = (0..asked).map(|user| format!("nobody-{user}").into()).collect();
-        let question = Question { official_account: "@TOA#_test_for_penn", subscribers: &subscribers };
+        let question = Question { account: "@TOA#_test_for_penn", users: &subscribers };
         group.bench_function(name, |bencher| {
             bencher.iter(|| decide::decide(black_box(&question), &blocklist, Policy::default(), NOW).outcome);
         });
     }
     let subscribers = ["user-10".into(), "user-11".into(), "nobody".into()];
-    let question = Question { official_account: "@TOA#_test_for_penn", subscribers: &subscribers };
+    let question = Question { account: "@TOA#_test_for_penn", users: &subscribers };
     group.bench_function("3 users, 2 refused, with the answer", |bencher| {
-        bencher.iter(|| answer::body(&decide::decide(black_box(&question), &blocklist, Policy::default(), NOW)));
+        bencher.iter(|| {
+            answer::body(
+                Shape::RefusedSubscribers,
+                &decide::decide(black_box(&question), &blocklist, Policy::default(), NOW),
+            )
+        });
     });
     group.finish();
 }

@@ -1,6 +1,6 @@
 //! The bodies of the OfficialAccount family as types, borrowing from the JSON they were read from.
 //!
-//! Field names and types: Tencent's pages 60797 to 60800. Their tables do not say which fields are mandatory; here a field is
+//! Field names and types: Tencent's pages 60795 to 60805. Their tables do not say which fields are mandatory; here a field is
 //! required only where nothing can be done without it. Unknown fields are skipped: the body itself is published verbatim.
 
 use std::borrow::Cow;
@@ -14,16 +14,17 @@ use serde::de;
 use serde::de::value::MapAccessDeserializer;
 use serde_json::value::RawValue;
 
-/// `OfficialAccount.CallbackBeforeAddSubscriber` and `OfficialAccount.CallbackAfterAddSubscriber`.
+/// `OfficialAccount.CallbackBeforeAddSubscriber`, `OfficialAccount.CallbackAfterAddSubscriber` and
+/// `OfficialAccount.CallbackAfterDeleteSubscriber`.
 #[derive(Debug, Deserialize)]
-pub struct AddSubscriber<'a> {
-    /// The account that is subscribed to.
+pub struct Subscribers<'a> {
+    /// The account that is or was subscribed to.
     #[serde(borrow, rename = "Official_Account")]
     pub official_account: Id<'a>,
     /// Who asked for it: the user, or an administrator by REST.
     #[serde(borrow, default, rename = "Operator_Account")]
     pub operator: Option<Text<'a>>,
-    /// Who subscribes.
+    /// Who subscribes or unsubscribes.
     #[serde(borrow, rename = "SubscribeAccountList")]
     pub subscribers: Vec<Object<Subscriber<'a>>>,
     /// When.
@@ -39,16 +40,37 @@ pub struct Subscriber<'a> {
     pub account: Text<'a>,
 }
 
-/// `OfficialAccount.CallbackAfterOfficialAccountDestroyed`.
+/// `OfficialAccount.CallbackBeforeCreateOfficialAccount`. The account has no id yet.
 #[derive(Debug, Deserialize)]
-pub struct Destroyed<'a> {
-    /// The account that is gone.
+pub struct AskedFor<'a> {
+    /// Whose it shall be.
+    #[serde(borrow, rename = "Owner_Account")]
+    pub owner: Id<'a>,
+    /// Who asks for it.
+    #[serde(borrow, default, rename = "Operator_Account")]
+    pub operator: Option<Text<'a>>,
+    /// What it shall be called.
+    #[serde(borrow, default, rename = "Name")]
+    pub name: Option<Text<'a>>,
+    /// When.
+    #[serde(default, rename = "EventTime")]
+    pub event_time: EventTime,
+}
+
+/// `OfficialAccount.CallbackAfterCreateOfficialAccount`, `OfficialAccount.CallbackAfterOfficialAccountDestroyed` and
+/// `OfficialAccount.CallbackAfterOfficialAccountFull`.
+#[derive(Debug, Deserialize)]
+pub struct Account<'a> {
+    /// The account that is new, gone or full.
     #[serde(borrow, rename = "Official_Account")]
     pub official_account: Id<'a>,
-    /// Whose it was.
+    /// Who made it.
+    #[serde(borrow, default, rename = "Operator_Account")]
+    pub operator: Option<Text<'a>>,
+    /// Whose it is or was.
     #[serde(borrow, default, rename = "Owner_Account")]
     pub owner: Option<Text<'a>>,
-    /// What it was called.
+    /// What it is or was called.
     #[serde(borrow, default, rename = "Name")]
     pub name: Option<Text<'a>>,
     /// When.
@@ -82,6 +104,60 @@ pub struct InfoChanged<'a> {
     pub event_time: EventTime,
 }
 
+/// `OfficialAccount.CallbackBeforeSendMsg` and `OfficialAccount.CallbackAfterSendMsg`.
+#[derive(Debug, Deserialize)]
+pub struct Message<'a> {
+    /// The account that writes to its subscribers.
+    #[serde(borrow, rename = "Official_Account")]
+    pub official_account: Id<'a>,
+    /// Who wrote it.
+    #[serde(borrow, default, rename = "Operator_Account")]
+    pub operator: Option<Text<'a>>,
+    /// What it is taken back by. A message that is yet to be sent has none.
+    #[serde(borrow, default, rename = "MsgKey")]
+    pub key: Option<Text<'a>>,
+    /// When it was sent.
+    #[serde(default, rename = "MsgTime")]
+    pub time: EventTime,
+    /// Whether it is for those only who are online.
+    #[serde(default, rename = "OnlineOnlyFlag")]
+    pub online_only: Option<Flag>,
+    /// Its elements.
+    #[serde(borrow, default, rename = "MsgBody")]
+    pub body: Option<List<'a>>,
+    /// What the application put beside it.
+    #[serde(borrow, default, rename = "CloudCustomData")]
+    pub custom_data: Option<Text<'a>>,
+    /// When.
+    #[serde(default, rename = "EventTime")]
+    pub event_time: EventTime,
+}
+
+/// `OfficialAccount.CallbackAfterMsgWithDraw`.
+#[derive(Debug, Deserialize)]
+pub struct Withdrawn<'a> {
+    /// The account whose messages were taken back.
+    #[serde(borrow, rename = "Official_Account")]
+    pub official_account: Id<'a>,
+    /// Who took them back.
+    #[serde(borrow, default, rename = "Operator_Account")]
+    pub operator: Option<Text<'a>>,
+    /// The messages.
+    #[serde(borrow, rename = "WithdrawMsgList")]
+    pub messages: Vec<Object<WithdrawnMessage<'a>>>,
+    /// When.
+    #[serde(default, rename = "EventTime")]
+    pub event_time: EventTime,
+}
+
+/// One element of `WithdrawMsgList`.
+#[derive(Debug, Deserialize)]
+pub struct WithdrawnMessage<'a> {
+    /// The one it had when it was sent.
+    #[serde(borrow, rename = "MsgKey")]
+    pub key: Text<'a>,
+}
+
 /// A string that borrows from the JSON unless it had escapes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -96,9 +172,18 @@ pub struct Id<'a>(pub Cow<'a, str>);
 #[derive(Debug)]
 pub struct Object<T>(pub T);
 
+/// A number that stands for false when it is 0, and else for true.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flag(pub bool);
+
+/// A JSON array, as it stands there.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(transparent)]
+pub struct List<'a>(pub &'a RawValue);
+
 /// `EventTime`, in milliseconds since the Unix epoch; `None` where it is absent or cannot be read, which is no reason to reject.
 ///
-/// Tencent's samples show it as a number and as a quoted number, in milliseconds and, in other families, in seconds. A number below
+/// Tencent's samples show it as a number and as a quoted number, in milliseconds and, for `Push.*`, in seconds. A number below
 /// 10^11 is taken for seconds: as milliseconds it would lie in 1973 or before.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct EventTime(pub Option<i64>);
@@ -109,7 +194,7 @@ impl EventTime {
     const MILLIS_MAX: i64 = 253_402_207_200_000;
 
     /// Reads it as it stands in the JSON.
-    fn read(json: &str) -> Option<i64> {
+    pub fn read(json: &str) -> Option<i64> {
         let digits = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or(json);
         if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
             return None;
@@ -138,6 +223,19 @@ impl<'de: 'a, 'a> Deserialize<'de> for Id<'a> {
             return Err(de::Error::invalid_value(de::Unexpected::Str(""), &"an id that is not empty"));
         }
         Ok(Self(text))
+    }
+}
+
+impl<'de> Deserialize<'de> for Flag {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        u64::deserialize(deserializer).map(|number| Self(number != 0))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = <&RawValue>::deserialize(deserializer)?;
+        if raw.get().starts_with('[') { Ok(Self(raw)) } else { Err(de::Error::custom("expected an array")) }
     }
 }
 
@@ -229,7 +327,7 @@ mod tests {
 
     #[test]
     fn strings_without_escapes_are_borrowed() {
-        let body: AddSubscriber<'_> =
+        let body: Subscribers<'_> =
             serde_json::from_str(r#"{"Official_Account":"a","SubscribeAccountList":[{"Subscriber_Account":"b\n"}]}"#)
                 .unwrap();
         assert!(matches!(body.official_account.0, Cow::Borrowed("a")));
@@ -250,7 +348,7 @@ mod tests {
             r#"{"Official_Account":"a","SubscribeAccountList":[{"Subscriber_Account":1}]}"#,
             r#"{"Official_Account":"a","Operator_Account":1,"SubscribeAccountList":[]}"#,
         ] {
-            assert!(serde_json::from_str::<AddSubscriber<'_>>(json).is_err(), "{json}");
+            assert!(serde_json::from_str::<Subscribers<'_>>(json).is_err(), "{json}");
         }
     }
 }

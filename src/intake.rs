@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use tokio::time;
 
 use crate::auth;
@@ -18,11 +19,10 @@ use crate::clock;
 use crate::clock::UnixMillis;
 use crate::command;
 use crate::command::Command;
+use crate::command::CommandSet;
 use crate::command::Kind;
-use crate::decide;
 use crate::decide::Decision;
 use crate::decide::Policy;
-use crate::decide::Question;
 use crate::decide::blocklist::Blocklist;
 use crate::journal::AppendError;
 use crate::journal::Appended;
@@ -32,6 +32,8 @@ use crate::ledger::Receipt;
 use crate::metrics::intake::IntakeMetrics;
 use crate::parse;
 use crate::parse::Proven;
+use crate::question;
+use crate::question::Judge;
 use crate::refusal::Refusal;
 use crate::request::Query;
 
@@ -41,6 +43,8 @@ pub(crate) struct Intake {
     pub(crate) apps: Arc<Apps>,
     pub(crate) blocklist: Arc<ArcSwap<Blocklist>>,
     pub(crate) policy: Policy,
+    /// The questions that are judged; all others are allowed.
+    pub(crate) decides: CommandSet,
     pub(crate) journal: Journal,
     pub(crate) ledger: Ledger,
     pub(crate) metrics: IntakeMetrics,
@@ -74,8 +78,8 @@ enum Judged {
     Happened,
     /// A question of a command that this version does not know: allowed.
     Asked,
-    /// A question, and what is answered.
-    Decided(Decision),
+    /// A question, what was decided, and the body that says so.
+    Decided(Decision, Bytes),
 }
 
 /// What a callback is answered.
@@ -83,8 +87,8 @@ enum Judged {
 pub(crate) enum Answer {
     /// It is as safe as promised.
     Taken,
-    /// This may happen, and that may not.
-    Decided(Decision),
+    /// This may happen, and that may not: the body that says so.
+    Decided(Bytes),
 }
 
 impl Admitted<'_> {
@@ -123,16 +127,17 @@ impl Intake {
         receipt: &mut Option<Receipt<'_>>,
     ) -> Result<Answer, Refusal> {
         let began = admitted.head.began;
-        match parse::prove(raw.body(), &admitted.name).and_then(|proven| self.judge(&admitted, &proven)) {
+        match parse::prove(raw.body(), &admitted.name).and_then(|proven| self.judge(&admitted, proven)) {
             Err(refusal) => {
                 self.keep_refused(&admitted, raw, &refusal);
                 Err(refusal)
             }
             // What is asked is never waited for, so that neither a disk nor a broker can move the answer.
-            Ok(Judged::Decided(decision)) => {
-                self.offer(capture(&admitted, raw, Outcome::Decided(decision.clone())), receipt);
-                self.metrics.decided(decision.outcome, clock::monotonic().duration_since(began));
-                Ok(Answer::Decided(decision))
+            Ok(Judged::Decided(decision, body)) => {
+                let outcome = decision.outcome;
+                self.offer(capture(&admitted, raw, Outcome::Decided(decision)), receipt);
+                self.metrics.decided(outcome, clock::monotonic().duration_since(began));
+                Ok(Answer::Decided(body))
             }
             Ok(Judged::Asked) => {
                 self.offer(capture(&admitted, raw, Outcome::Happened), receipt);
@@ -148,18 +153,17 @@ impl Intake {
     }
 
     /// Decides a before-callback.
-    fn judge(&self, admitted: &Admitted<'_>, proven: &Proven<'_>) -> Result<Judged, Refusal> {
+    fn judge(&self, admitted: &Admitted<'_>, proven: Proven<'_>) -> Result<Judged, Refusal> {
         let kind = admitted.command.map_or_else(|| command::kind_by_name(&admitted.name), Command::kind);
-        match (admitted.command, kind) {
-            (_, Kind::After) => return Ok(Judged::Happened),
-            (None, Kind::Before) => return Ok(Judged::Asked),
-            (Some(_), Kind::Before) => {}
-        }
-        let asked = parse::subscription(proven)?;
-        let account = asked.official_account.0.clone();
-        let subscribers = parse::subscriber_ids(asked);
-        let question = Question { official_account: &account, subscribers: &subscribers };
-        Ok(Judged::Decided(decide::decide(&question, &self.blocklist.load(), self.policy, admitted.head.received)))
+        let command = match (kind, admitted.command) {
+            (Kind::After, _) => return Ok(Judged::Happened),
+            (Kind::Before, None) => return Ok(Judged::Asked),
+            (Kind::Before, Some(command)) => command,
+        };
+        let blocklist = self.blocklist.load();
+        let judge = Judge { blocklist: &blocklist, policy: self.policy, now: admitted.head.received };
+        let judge = self.decides.contains(command).then_some(judge);
+        question::answer(command, proven, judge).map(|(decision, body)| Judged::Decided(decision, body))
     }
 
     /// Where there is room and nothing to wait for, no timer is made. Waiting is boxed: every request's future would be larger by it.

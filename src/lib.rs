@@ -18,6 +18,7 @@ pub mod body;
 pub mod decide;
 pub mod normalise;
 pub mod parse;
+pub mod question;
 
 // Edges.
 mod admin;

@@ -1,7 +1,5 @@
-//! What must be known of a body before the answer: that it is a JSON object of the command it came under, and for a
-//! before-callback what is asked.
+//! What must be known of any body before the answer: that it is a JSON object of the command it came under.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -11,7 +9,6 @@ use serde::de::DeserializeSeed;
 use serde::de::IgnoredAny;
 use serde_json::error::Category;
 
-use crate::body::AddSubscriber;
 use crate::body::is_blank;
 use crate::refusal::Refusal;
 
@@ -54,24 +51,6 @@ pub fn prove<'a>(body: &'a [u8], command: &str) -> Result<Proven<'a>, Refusal> {
         }
     })?;
     Ok(Proven { json })
-}
-
-/// Reads what a `CallbackBeforeAddSubscriber` asks.
-///
-/// # Errors
-///
-/// [`Refusal::Undecidable`]: the account or the subscribers are missing or have the wrong shape.
-pub fn subscription<'a>(proven: &Proven<'a>) -> Result<AddSubscriber<'a>, Refusal> {
-    serde_json::from_str(proven.json).map_err(|error| Refusal::Undecidable {
-        what: what(&error),
-        line: error.line(),
-        column: error.column(),
-    })
-}
-
-/// The subscribers of a question, as plain ids.
-pub fn subscriber_ids<'a>(asked: AddSubscriber<'a>) -> Vec<Cow<'a, str>> {
-    asked.subscribers.into_iter().map(|subscriber| subscriber.0.account.0).collect()
 }
 
 fn not_an_object(text: &str) -> Refusal {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use crate::auth::VerifiedApp;
 use crate::command::Command;
+use crate::command::CommandSet;
 
 /// One Kafka record.
 #[derive(Debug)]
@@ -51,29 +52,33 @@ pub struct Topics {
     slots: Vec<Vec<Topic>>,
 }
 
-const UNKNOWN: usize = Command::ALL.len();
+const UNKNOWN: usize = Command::COUNT;
 const REJECTED: usize = UNKNOWN + 1;
 
 impl Topics {
-    /// The topics of applications with these prefixes, in the order of the configuration.
+    /// The topics of applications with these prefixes, in the order of the configuration, with one for each command.
     pub fn new<'p>(prefixes: impl IntoIterator<Item = &'p str>) -> Self {
+        Self::of_commands(prefixes, &CommandSet::ALL)
+    }
+
+    /// The same with topics for `commands` only. Those that are left out share the topic of unknown ones.
+    pub fn of_commands<'p>(prefixes: impl IntoIterator<Item = &'p str>, commands: &CommandSet) -> Self {
         let mut names: Vec<String> = Vec::new();
         let mut known: HashMap<String, Topic> = HashMap::new();
-        let slots = prefixes
-            .into_iter()
-            .map(|prefix| {
-                let suffixes = Command::ALL.into_iter().map(Command::name).chain(["unknown", "rejected"]);
-                suffixes
-                    .map(|suffix| {
-                        let name = format!("{prefix}.{suffix}");
-                        *known.entry(name).or_insert_with_key(|name| {
-                            names.push(name.clone());
-                            Topic(names.len() - 1)
-                        })
-                    })
-                    .collect()
+        let mut topic = |prefix: &str, suffix: &str| {
+            *known.entry(format!("{prefix}.{suffix}")).or_insert_with_key(|name| {
+                names.push(name.clone());
+                Topic(names.len() - 1)
             })
-            .collect();
+        };
+        let mut slots = Vec::new();
+        for prefix in prefixes {
+            let own: Vec<Topic> = commands.iter().map(|command| topic(prefix, command.name())).collect();
+            let (unknown, rejected) = (topic(prefix, "unknown"), topic(prefix, "rejected"));
+            let mut own = own.into_iter();
+            let of_command = |command| if commands.contains(command) { own.next() } else { None }.unwrap_or(unknown);
+            slots.push(Command::all().map(of_command).chain([unknown, rejected]).collect());
+        }
         Self { names, slots }
     }
 
@@ -113,12 +118,24 @@ mod tests {
     fn applications_with_one_prefix_share_their_topics() {
         let topics = Topics::new(["a", "b", "a"]);
         let apps: Vec<VerifiedApp> = Apps::new([1, 2, 3]).iter().collect();
-        assert_eq!(topics.names().len(), 2 * (Command::ALL.len() + 2));
+        assert_eq!(topics.names().len(), 2 * (Command::COUNT + 2));
         assert_eq!(topics.of(apps[0], None), topics.of(apps[2], None));
         assert_ne!(topics.of(apps[0], None), topics.of(apps[1], None));
         assert_eq!(topics.name(topics.rejected(apps[1])), "b.rejected");
         assert_eq!(topics.name(topics.of(apps[1], None)), "b.unknown");
-        let command = Command::AfterAddSubscriber;
+        let command = Command::find("OfficialAccount.CallbackAfterAddSubscriber").unwrap();
         assert_eq!(topics.name(topics.of(apps[2], Some(command))), format!("a.{}", command.name()));
+    }
+
+    #[test]
+    fn commands_without_a_topic_of_their_own_share_that_of_unknown_ones() {
+        let own = CommandSet::select(["Push.*"], |_any| true).unwrap();
+        let topics = Topics::of_commands(["a"], &own);
+        let app = Apps::new([1]).iter().next().unwrap();
+        assert_eq!(topics.names(), ["a.Push.OfflinePush", "a.Push.AllMemberPush", "a.unknown", "a.rejected"]);
+        for command in Command::all() {
+            let is_shared = topics.of(app, Some(command)) == topics.of(app, None);
+            assert_eq!(is_shared, !own.contains(command), "{command:?}");
+        }
     }
 }

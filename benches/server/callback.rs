@@ -29,7 +29,7 @@ impl Command {
     }
 
     /// The `CallbackCommand`.
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::After => "OfficialAccount.CallbackAfterAddSubscriber",
             Self::Before => "OfficialAccount.CallbackBeforeAddSubscriber",

@@ -15,6 +15,7 @@ use std::time::Duration;
 use callbridge::clock;
 
 use crate::broker::Broker;
+use crate::callback::Command as Callback;
 use crate::options::BrokerKind;
 use crate::options::Mode;
 use crate::options::OUTPUT;
@@ -64,6 +65,9 @@ impl Server {
         command.args(["serve", "--sdk-app-id", "1400000000", "--brokers", &broker.address, "--ack", mode]);
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
         command.args(["--topic-prefix", &format!("bench-{mode}"), "--workers", &WORKERS.to_string()]);
+        // Kafka makes topics for what is sent, and for no more.
+        let [after, before] = [Callback::After, Callback::Before].map(Callback::name);
+        command.env("CALLBRIDGE_TOPICS_COMMANDS", format!("{after},{before}"));
         if mode == Mode::Journal.name() {
             command.arg("--data-dir").arg(data);
         }

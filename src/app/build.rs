@@ -134,7 +134,8 @@ impl Built {
         let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
             .map_err(Failure::Tokens)?;
         let apps = Arc::new(apps(config, &tokens));
-        let topics = Arc::new(Topics::new(config.apps.iter().map(|app| app.topic_prefix.as_str())));
+        let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
+        let topics = Arc::new(Topics::of_commands(prefixes, &config.topics.commands));
         let ack = ack(config.ack);
         let listeners = Listeners::bind(config)?;
         let (embedded, properties) = kafka(config, ack, &topics)?;
@@ -157,6 +158,7 @@ impl Built {
             apps: Arc::clone(&apps),
             blocklist,
             policy: policy(&config.decide),
+            decides: config.decide.commands,
             journal,
             ledger: ledger.clone(),
             metrics: metrics.intake,

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
+use crate::command::Asks;
+use crate::command::Command;
+use crate::command::CommandSet;
 use crate::config::Ack;
 use crate::config::Admin;
 use crate::config::AllRefused;
@@ -241,6 +244,7 @@ fn topics(reader: &mut Reader) -> Topics {
         reader.fault(retention, Fault::Contradicts("0 would delete records before anyone reads them"));
     }
     Topics {
+        commands: commands(reader, "topics.commands", |_any| true),
         create: reader.boolean("topics.create"),
         partitions: reader.kafka_count("topics.partitions", i32::MAX).unwrap_or(1),
         replication_factor: reader.kafka_count("topics.replication_factor", i32::from(i16::MAX)),
@@ -260,7 +264,26 @@ fn decide(reader: &mut Reader) -> Decide {
     Decide {
         all_refused: reader.choice("decide.all_refused", AllRefused::List, &all_refused),
         before_loaded: reader.choice("decide.before_loaded", BeforeLoaded::Allow, &before_loaded),
+        commands: commands(reader, "decide.commands", |command| command.asks() != Asks::Nobody),
     }
+}
+
+/// The commands that a setting names, by name, by family or all of `among`.
+fn commands(reader: &mut Reader, path: &str, among: impl Fn(Command) -> bool) -> CommandSet {
+    let words = reader.words(path);
+    // What is empty was told already.
+    let words = words.iter().map(String::as_str).filter(|word| !word.is_empty());
+    CommandSet::select(words, &among).unwrap_or_else(|_unknown| {
+        let names: Vec<&str> = Command::all().filter(|command| among(*command)).map(Command::name).collect();
+        let mut known: Vec<String> = names.iter().map(|name| format!("{}.*", family(name))).collect();
+        known.dedup();
+        reader.fault(path, Fault::NotOneOf(format!("all, {}, {}", known.join(", "), names.join(", "))));
+        CommandSet::ALL
+    })
+}
+
+fn family(name: &str) -> &str {
+    name.split('.').next().unwrap_or_default()
 }
 
 fn queue(reader: &mut Reader) -> Queue {

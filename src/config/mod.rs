@@ -20,6 +20,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::command::CommandSet;
 use crate::config::problem::Fault;
 use crate::config::problem::Origin;
 use crate::config::problem::Problem;
@@ -46,7 +47,7 @@ pub struct Config {
     pub kafka: Kafka,
     /// Whether an in-process Kafka takes the place of a real one. Default: false.
     pub embedded_broker: bool,
-    /// How topics are made.
+    /// Which topics there are, and how they are made.
     pub topics: Topics,
     /// How an event is written to Kafka.
     pub envelope: Envelope,
@@ -143,9 +144,11 @@ impl fmt::Debug for Kafka {
     }
 }
 
-/// How topics are made.
+/// Which topics there are, and how they are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Topics {
+    /// The commands that have a topic of their own; the others share that of unknown ones. Default: all.
+    pub commands: CommandSet,
     /// Whether topics that are missing are created at the start. Default: false.
     pub create: bool,
     /// How many partitions a new topic gets. Default: 6.
@@ -188,6 +191,8 @@ pub struct Decide {
     pub all_refused: AllRefused,
     /// What is answered before the first blocklist is loaded. Default: `allow`.
     pub before_loaded: BeforeLoaded,
+    /// The commands that are decided at all; the others are allowed. Default: `OfficialAccount.CallbackBeforeAddSubscriber`.
+    pub commands: CommandSet,
 }
 
 /// What is answered when everyone who asked is refused.

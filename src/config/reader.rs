@@ -84,6 +84,16 @@ impl Reader {
         })
     }
 
+    /// Like [`Self::texts`]; one alone needs no list.
+    pub(crate) fn words(&mut self, path: &str) -> Vec<String> {
+        if let Some(Value::Text(word)) = self.take(path)
+            && !word.is_empty()
+        {
+            return vec![word.clone()];
+        }
+        self.texts(path)
+    }
+
     /// Several texts; none by default.
     pub(crate) fn texts(&mut self, path: &str) -> Vec<String> {
         let texts = self.read(path, "a list of texts that are not empty", |value| match value {

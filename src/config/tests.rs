@@ -13,6 +13,8 @@ use proptest::prelude::any;
 use proptest::proptest;
 use tempfile::TempDir;
 
+use crate::command::Command;
+use crate::command::CommandSet;
 use crate::config;
 use crate::config::Ack;
 use crate::config::AllRefused;
@@ -115,6 +117,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.kafka.properties, properties(&[("bootstrap.servers", "kafka-1:9092")]));
     assert!(!config.embedded_broker);
     assert!(!config.topics.create);
+    assert_eq!(config.topics.commands, CommandSet::ALL);
     assert_eq!(config.topics.partitions, 6);
     assert_eq!(config.topics.replication_factor, None);
     assert_eq!(config.topics.min_insync_replicas, None);
@@ -123,6 +126,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert!(config.blocklist.files.is_empty());
     assert_eq!(config.decide.all_refused, AllRefused::List);
     assert_eq!(config.decide.before_loaded, BeforeLoaded::Allow);
+    assert_eq!(names(&config.decide.commands), ["OfficialAccount.CallbackBeforeAddSubscriber"]);
     assert_eq!(config.queue.bytes_max, 67_108_864);
     assert_eq!(config.queue.captures_max, 100_000);
     assert_eq!(config.queue.waiting_bytes_max, 16_777_216);
@@ -138,6 +142,32 @@ fn the_least_configuration_has_the_documented_defaults() {
 
 fn properties(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn names(commands: &CommandSet) -> Vec<&'static str> {
+    commands.iter().map(Command::name).collect()
+}
+
+#[test]
+fn commands_are_named_one_by_one_by_family_or_all_at_once() {
+    let topics = |given: Given<'_>| names(&given.config().topics.commands);
+    for (given, expected) in [
+        ("[\"all\"]", Command::COUNT),
+        ("\"all\"", Command::COUNT),
+        ("[]", 0),
+        ("\"Group.*\"", 24),
+        ("[\"Group.*\", \"State.StateChange\"]", 25),
+    ] {
+        let file = &format!("topics.commands = {given}\n{LEAST}");
+        assert_eq!(topics(Given { file, ..Given::default() }).len(), expected, "{given}");
+    }
+    let variables = &[("CALLBRIDGE_TOPICS_COMMANDS", "Push.*, State.StateChange")];
+    let given = Given { file: LEAST, variables, ..Given::default() };
+    assert_eq!(topics(given), ["State.StateChange", "Push.OfflinePush", "Push.AllMemberPush"]);
+    let given = Given { file: &format!("decide.commands = []\n{LEAST}"), ..Given::default() };
+    assert!(names(&given.config().decide.commands).is_empty());
+    let given = Given { file: &format!("decide.commands = \"all\"\n{LEAST}"), ..Given::default() };
+    assert_eq!(names(&given.config().decide.commands).len(), 7);
 }
 
 #[test]
@@ -262,6 +292,15 @@ const FAULTY_FILES: &[(&str, &str)] = &[
         "topics = { replication_factor = 1, min_insync_replicas = 2 }",
         "callbridge.toml:1: topics.min_insync_replicas: must not be above topics.replication_factor: no record could \
          ever be written",
+    ),
+    ("topics.commands = 3", "callbridge.toml:1: topics.commands: must be a list of texts that are not empty"),
+    ("topics.commands = \"\"", "callbridge.toml:1: topics.commands: must be a list of texts that are not empty"),
+    (
+        "decide.commands = [\"Push.*\"]",
+        "callbridge.toml:1: decide.commands: must be one of all, OfficialAccount.*, Sns.*, C2C.*, Group.*, \
+         OfficialAccount.CallbackBeforeAddSubscriber, Sns.CallbackPrevFriendAdd, Sns.CallbackPrevFriendResponse, \
+         C2C.CallbackBeforeSendMsg, Group.CallbackBeforeApplyJoinGroup, Group.CallbackBeforeInviteJoinGroup, \
+         Group.CallbackBeforeSendMsg",
     ),
     ("blocklist.files = \"a.txt\"", "callbridge.toml:1: blocklist.files: must be a list of texts that are not empty"),
     ("blocklist.files = [\"\"]", "callbridge.toml:1: blocklist.files: must be a list of texts that are not empty"),

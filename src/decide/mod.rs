@@ -1,4 +1,4 @@
-//! The decision: who of those who ask may subscribe to an Official Account.
+//! The decision: who of those who ask may subscribe to an Official Account, or join a group, or write to it or to a user.
 //!
 //! Pure: the list, the policy and the time are arguments. In order of precedence: a closed account refuses the whole
 //! request; a block refuses the user; an account with allow rules refuses everyone it does not allow.
@@ -52,13 +52,13 @@ pub enum BeforeLoaded {
     Refuse,
 }
 
-/// May these subscribe to this account?
+/// May these users do what they ask for on this account: subscribe to it, join the group, write to it?
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
-    /// The account, as it came.
-    pub official_account: &'a str,
+    /// The account, as it came: an Official Account, a group or a user.
+    pub account: &'a str,
     /// Who asks, as they came: in order, and perhaps more than once.
-    pub subscribers: &'a [Cow<'a, str>],
+    pub users: &'a [Cow<'a, str>],
 }
 
 /// What the bridge answers to one question, and why.
@@ -66,15 +66,23 @@ pub struct Question<'a> {
 pub struct Decision {
     /// How many of those who asked are refused.
     pub outcome: Outcome,
-    /// Who is refused, in the order asked, each once. Never an id that was not asked about.
+    /// Who is refused, in the order asked, each once. Never an id that was not asked about. Of a request for friends, who shall not
+    /// be asked.
     pub refused: Vec<Box<str>>,
     /// What refused them, each once: the canonical sentences of `block` and `close` rules;
     /// `only those allowed on ACCOUNT` for users whom an account's `allow` rules leave out; `no blocklist loaded`.
     pub rules: Vec<Box<str>>,
-    /// The blocklist's.
+    /// The blocklist's; 0 where none was asked.
     pub generation: u64,
     /// Why the request is refused as a whole, if it is. Otherwise the answer lists `refused`.
     pub rejection: Option<Rejection>,
+}
+
+impl Decision {
+    /// Everyone is allowed, and no list was asked.
+    pub const fn unjudged() -> Self {
+        Self { outcome: Outcome::Allow, refused: Vec::new(), rules: Vec::new(), generation: 0, rejection: None }
+    }
 }
 
 /// How many of those who asked are refused.
@@ -117,7 +125,7 @@ pub enum Rejection {
 
 /// Judges `question` by `blocklist`, as of `now`. Allocates nothing unless somebody is refused.
 pub fn decide(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: UnixMillis) -> Decision {
-    let account = question.official_account;
+    let account = question.account;
     let generation = blocklist.generation();
     if !blocklist.is_loaded() {
         return match policy.before_loaded {
@@ -132,10 +140,43 @@ pub fn decide(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, no
     judge(question, blocklist, policy, now)
 }
 
+/// Judges a question that `users` ask together of each of `accounts`: it is refused where a rule refuses one of them. Then it is the
+/// account that stands among the refused, and the request as such never is.
+pub fn decide_each(
+    accounts: &[Cow<'_, str>],
+    users: &[Cow<'_, str>],
+    blocklist: &Blocklist,
+    policy: Policy,
+    now: UnixMillis,
+) -> Decision {
+    let mut all = Decision { generation: blocklist.generation(), ..Decision::unjudged() };
+    let (mut refused, mut rules) = (HashSet::new(), HashSet::new());
+    let mut anyone_accepted = false;
+    for account in accounts {
+        let one = decide(&Question { account, users }, blocklist, policy, now);
+        if one.outcome == Outcome::Allow {
+            anyone_accepted = true;
+        } else if refused.insert(&**account) {
+            all.refused.push(Box::from(&**account));
+            all.rules.extend(one.rules.into_iter().filter(|rule| rules.insert(rule.clone())));
+        }
+    }
+    all.outcome = outcome(all.refused.is_empty(), anyone_accepted);
+    all
+}
+
+const fn outcome(nobody_is_refused: bool, anyone_accepted: bool) -> Outcome {
+    match (nobody_is_refused, anyone_accepted) {
+        (true, _) => Outcome::Allow,
+        (false, true) => Outcome::Partial,
+        (false, false) => Outcome::Refuse,
+    }
+}
+
 /// Refuses everyone who asks.
 fn reject(question: &Question<'_>, rejection: Rejection, rule: Box<str>, generation: u64) -> Decision {
     let mut seen = HashSet::new();
-    let asked = question.subscribers.iter().filter(|user| seen.insert(&***user));
+    let asked = question.users.iter().filter(|user| seen.insert(&***user));
     Decision {
         outcome: Outcome::Refuse,
         refused: asked.map(|user| Box::from(&**user)).collect(),
@@ -147,14 +188,14 @@ fn reject(question: &Question<'_>, rejection: Rejection, rule: Box<str>, generat
 
 /// Judges each who asks, on an account that is not closed.
 fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: UnixMillis) -> Decision {
-    let account = question.official_account;
+    let account = question.account;
     let is_restricted = blocklist.restricts(account, now);
     let mut seen = HashSet::new();
     let mut refused = Vec::new();
     let mut rules = Vec::new();
     let mut anyone_accepted = false;
     let mut anyone_left_out = false;
-    for user in question.subscribers {
+    for user in question.users {
         let user = &**user;
         let is_blocked = blocklist.blocks(user, now);
         let is_blocked_here = blocklist.blocks_on(user, account, now);
@@ -179,11 +220,7 @@ fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: Un
     if anyone_left_out {
         rules.push(format!("only those allowed on {}", Written(account)).into());
     }
-    let outcome = match (refused.is_empty(), anyone_accepted) {
-        (true, _) => Outcome::Allow,
-        (false, true) => Outcome::Partial,
-        (false, false) => Outcome::Refuse,
-    };
+    let outcome = outcome(refused.is_empty(), anyone_accepted);
     let rejection = match (outcome, policy.all_refused) {
         (Outcome::Refuse, AllRefused::Reject) => Some(Rejection::AllRefused),
         (Outcome::Refuse, AllRefused::List) | (Outcome::Allow | Outcome::Partial, _) => None,
@@ -208,8 +245,8 @@ mod tests {
     }
 
     fn ask(account: &str, users: &[&str], blocklist: &Blocklist, policy: Policy) -> Decision {
-        let subscribers: Vec<Cow<'_, str>> = users.iter().map(|user| Cow::Borrowed(*user)).collect();
-        decide(&Question { official_account: account, subscribers: &subscribers }, blocklist, policy, NOW)
+        let users: Vec<Cow<'_, str>> = users.iter().map(|user| Cow::Borrowed(*user)).collect();
+        decide(&Question { account, users: &users }, blocklist, policy, NOW)
     }
 
     fn texts(boxes: &[Box<str>]) -> Vec<&str> {
@@ -277,6 +314,24 @@ mod tests {
             assert_eq!(decision.rejection.is_some(), rules.starts_with("close @a") && outcome == Outcome::Refuse);
             assert_eq!(decision.generation, 7);
         }
+    }
+
+    #[test]
+    fn of_several_accounts_those_are_refused_on_which_one_of_the_users_is() {
+        let list = list_of(&["block eve on @a\nclose @b\nallow carol on @c"]);
+        let accounts = ["@d".into(), "@a".into(), "@b".into(), "@c".into(), "@a".into()];
+        let each = |users: &[&'static str], policy| {
+            let users: Vec<Cow<'_, str>> = users.iter().map(|user| Cow::Borrowed(*user)).collect();
+            decide_each(&accounts, &users, &list, policy, NOW)
+        };
+        let decision = each(&["dave", "eve"], REJECT);
+        assert_eq!((decision.outcome, decision.rejection, decision.generation), (Outcome::Partial, None, 7));
+        assert_eq!(texts(&decision.refused), ["@a", "@b", "@c"]);
+        assert_eq!(texts(&decision.rules), ["block eve on @a", "close @b", "only those allowed on @c"]);
+        assert_eq!(texts(&each(&["carol"], LIST).refused), ["@b"]);
+        assert_eq!(decide_each(&[], &["eve".into()], &list_of(&["eve"]), REJECT, NOW).outcome, Outcome::Allow);
+        let all = decide_each(&accounts, &["eve".into()], &list_of(&["eve"]), LIST, NOW);
+        assert_eq!((all.outcome, texts(&all.rules).as_slice()), (Outcome::Refuse, &["block eve"][..]));
     }
 
     #[test]

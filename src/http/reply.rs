@@ -21,10 +21,10 @@ pub(crate) fn ok() -> Reply {
 }
 
 /// 200 and what was decided. A refusal by policy is made with `ErrorCode`, never with a status.
-pub(crate) fn answer(answer: &Answer) -> Reply {
+pub(crate) fn answer(answer: Answer) -> Reply {
     match answer {
         Answer::Taken => ok(),
-        Answer::Decided(decision) => json(StatusCode::OK, answer::body(decision)),
+        Answer::Decided(body) => json(StatusCode::OK, body),
     }
 }
 

@@ -215,7 +215,7 @@ impl Service {
 /// Makes the reply, and ends in the ledger what has not been accepted.
 fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Reply {
     match answer {
-        Ok(answer) => reply::answer(&answer),
+        Ok(answer) => reply::answer(answer),
         Err(refusal) => {
             tracing::debug!(reason = refusal.reason().word(), "refused");
             if let Some(receipt) = receipt {

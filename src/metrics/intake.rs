@@ -41,10 +41,7 @@ impl IntakeMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let decisions = IntCounterVec::new(
-            Opts::new(
-                "callbridge_decisions_total",
-                "Questions answered from the blocklist, by outcome: all may, some may not, none may.",
-            ),
+            Opts::new("callbridge_decisions_total", "Questions answered, by outcome: all may, some may not, none may."),
             &["outcome"],
         )?;
         let decision = |outcome: decide::Outcome| decisions.with_label_values(&[outcome.as_str()]);

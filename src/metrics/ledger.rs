@@ -90,7 +90,7 @@ impl Accounts {
             counter.reset();
             counter.inc_by(value);
         };
-        let labels = Command::ALL.into_iter().map(Command::name).chain([OTHER]);
+        let labels = Command::all().map(Command::name).chain([OTHER]);
         for (label, received) in labels.zip(balance.received) {
             set(&self.received.with_label_values(&[label]), received);
         }
@@ -138,7 +138,7 @@ mod tests {
     fn a_scrape_shows_every_account_with_every_label_from_the_start() {
         let (registry, ledger) = (Registry::new(), Ledger::default());
         registry.register(Box::new(LedgerCollector::new(ledger.clone()).unwrap())).unwrap();
-        ledger.receive(Some(Command::AfterAddSubscriber)).accept();
+        ledger.receive(Command::find("OfficialAccount.CallbackAfterAddSubscriber")).accept();
         ledger.receive(None).end(Reason::AppUnknown);
         for _ in 0..2 {
             let mut text = Vec::new();

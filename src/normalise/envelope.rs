@@ -11,6 +11,7 @@ use crate::record::Record;
 use crate::record::Topic;
 
 use super::event::Event;
+use super::facts::Facts;
 use super::id::event_id;
 use super::time::Rfc3339;
 use super::time::rfc3339;
@@ -38,7 +39,8 @@ pub(super) struct Envelope<'a> {
     pub(super) client_ip: Option<Cow<'a, str>>,
     pub(super) opt_platform: Option<Cow<'a, str>>,
     pub(super) decision: Option<&'a Decision>,
-    /// Absent for a command that is not of the table.
+    pub(super) facts: Facts<'a>,
+    /// Absent for a command without a normal form.
     pub(super) event: Option<Event<'a>>,
     /// The callback's JSON, byte for byte.
     pub(super) callback: &'a str,
@@ -62,11 +64,9 @@ struct Computed {
 
 impl<'a> Envelope<'a> {
     pub(super) fn into_record(self, mode: Mode) -> Record<'a> {
-        // Nobody but the body knows what a command outside the table is about, so all of it is the dedupe key there. For the table's
-        // four the key is account, time and a hash of the body; the body alone says the same, as it holds the other two.
         let computed = Computed {
-            id: event_id(self.app_id, &self.command, self.callback.as_bytes()),
-            time: rfc3339(self.event_time().map_or(self.received, UnixMillis)),
+            id: event_id(self.app_id, &self.command, &self.facts.dedupe_key),
+            time: rfc3339(self.facts.event_time_ms.map_or(self.received, UnixMillis)),
             received: rfc3339(self.received),
         };
         let mut value = Vec::with_capacity(self.callback.len() * 2 + 768);
@@ -99,16 +99,12 @@ impl<'a> Envelope<'a> {
         };
         Record {
             topic: self.topic,
-            key: self.event.map(|event| event.official_account),
+            key: self.facts.subject,
             headers,
             value: Cow::Owned(value),
             rejection: None,
             timestamp_ms: self.received.0,
         }
-    }
-
-    fn event_time(&self) -> Option<i64> {
-        self.event.as_ref().and_then(|event| event.event_time_ms)
     }
 
     /// Calls `put` with each attribute beside `specversion` and `datacontenttype`: its name as a header (without `ce_` it is the name in
@@ -121,19 +117,20 @@ impl<'a> Envelope<'a> {
             }
         };
         let ascii = |bytes| str::from_utf8(bytes).ok();
-        let subject = self.event.as_ref().map(|event| &*event.official_account);
+        let facts = &self.facts;
+        let subject = facts.subject.as_deref();
         put_some("ce_id", ascii(&computed.id));
         put_some("ce_source", Some(self.source));
         put_some("ce_type", Some(&self.command));
         put_some("ce_subject", subject);
         put_some("ce_time", ascii(&computed.time));
-        put_some("ce_timesource", Some(if self.event_time().is_some() { "callback" } else { "receipt" }));
+        put_some("ce_timesource", Some(if facts.event_time_ms.is_some() { "callback" } else { "receipt" }));
         put_some("ce_receivedtime", ascii(&computed.received));
         put_some("ce_dataschema", Some(self.schema));
         put_some("ce_sdkappid", Some(self.app_id));
         put_some("ce_optplatform", self.opt_platform.as_deref());
         put_some("ce_clientip", self.client_ip.as_deref());
-        put_some("ce_operator", self.event.as_ref().and_then(|event| event.operator.as_deref()));
+        put_some("ce_operator", facts.operator.as_deref());
         put_some("ce_partitionkey", subject);
         put_some("ce_decision", self.decision.map(|decision| decision.outcome.as_str()));
     }

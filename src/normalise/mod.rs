@@ -1,9 +1,12 @@
-//! Turns a capture into the record that Kafka gets. Runs behind the answer; a callback it cannot understand is not lost, it goes to
+//! Turns a capture into the records that Kafka gets: one, or one for each event of a batch. Runs behind the answer; a callback it cannot understand is not lost, it goes to
 //! `<prefix>.rejected`.
 
 pub mod envelope;
 pub mod event;
+mod facts;
+mod field;
 pub mod id;
+pub mod part;
 mod time;
 
 use std::borrow::Cow;
@@ -22,6 +25,8 @@ use crate::request::Query;
 use self::envelope::Envelope;
 use self::envelope::Mode;
 use self::event::Event;
+use self::facts::Facts;
+use self::part::Part;
 use self::time::rfc3339;
 
 /// The word in `callbridge-reason` for an after-callback whose fields have the wrong shape. The other words are
@@ -51,32 +56,49 @@ impl Normaliser {
     pub fn new(apps: Arc<Apps>, topics: Arc<Topics>, mode: Mode) -> Self {
         let sources = apps.iter().map(|app| format!("/tencent-chat/{}", apps.id(app))).collect();
         let schema = |what: &str| format!("urn:callbridge:schema:{what}:{SCHEMA_VERSION}");
-        let schemas = Command::ALL.into_iter().map(Command::name).chain(["unknown"]).map(schema).collect();
+        let schemas = Command::all().map(Command::name).chain(["unknown"]).map(schema).collect();
         Self { apps, topics, mode, sources, schemas }
     }
 
-    /// The record that `capture` becomes. The same capture always becomes the same record.
+    /// The record that `capture` becomes as a whole. The same capture always becomes the same record.
     pub fn record<'a>(&'a self, capture: &'a Capture) -> Record<'a> {
+        self.record_of(capture, Part::WHOLE)
+    }
+
+    /// The record that one of its [`Parts`](part::Parts) becomes.
+    pub fn record_of<'a>(&'a self, capture: &'a Capture, part: Part) -> Record<'a> {
         let decision = match &capture.outcome {
             Outcome::Happened => None,
             Outcome::Decided(decision) => Some(decision),
-            Outcome::Refused { reason, detail } => return self.rejected(capture, reason.word(), detail),
+            Outcome::Refused { reason, detail } => return self.rejected_of(capture, part, reason.word(), detail),
         };
-        let Some(callback) = str::from_utf8(capture.raw.body()).ok().map(|text| text.trim_matches(is_blank)) else {
-            return self.rejected(capture, WRONG_SHAPE, "not UTF-8");
+        let reject = |detail: &str| self.rejected_of(capture, part, WRONG_SHAPE, detail);
+        let Some(callback) = str::from_utf8(part.of(capture.raw.body())).ok().map(|text| text.trim_matches(is_blank))
+        else {
+            return reject("not UTF-8");
         };
-        let event = match capture.command.map(|command| Event::parse(command, callback)).transpose() {
+        if !callback.starts_with('{') {
+            return reject("an event that is no JSON object");
+        }
+        let form = capture.command.and_then(Command::form);
+        let event = match form.map(|form| Event::parse(form, callback)).transpose() {
             Ok(event) => event,
-            Err(error) => return self.rejected(capture, WRONG_SHAPE, &error.to_string()),
+            Err(error) => return reject(&error.to_string()),
+        };
+        let app_id = self.apps.id(capture.app);
+        let facts = match (capture.command, &event) {
+            (None, _) => Facts::unknown(callback),
+            (Some(command), Some(event)) => Facts::of_event(command, event, callback),
+            (Some(command), None) => Facts::read(command, callback, app_id),
         };
         // The query was read once already, at intake; one that cannot be read again is one without parameters.
         let query = Query::parse(capture.raw.query()).unwrap_or_default();
         Envelope {
-            app_id: self.apps.id(capture.app),
+            app_id,
             source: self.sources.get(capture.app.index()).map_or("", |source| source),
             schema: self
                 .schemas
-                .get(capture.command.map_or(Command::ALL.len(), Command::index))
+                .get(capture.command.map_or(Command::COUNT, Command::index))
                 .map_or("", |schema| schema),
             topic: self.topics.of(capture.app, capture.command),
             received: capture.received,
@@ -84,14 +106,26 @@ impl Normaliser {
             client_ip: query.client_ip,
             opt_platform: query.opt_platform,
             decision,
+            facts,
             event,
             callback,
         }
         .into_record(self.mode)
     }
 
-    /// The record that keeps `capture` as raw bytes beside the reason why it was no use.
+    /// The record that keeps all of `capture` as raw bytes beside the reason why it was no use.
     pub fn rejected<'a>(&'a self, capture: &'a Capture, reason: &'static str, detail: &str) -> Record<'a> {
+        self.rejected_of(capture, Part::WHOLE, reason, detail)
+    }
+
+    /// The same for one of its [`Parts`](part::Parts).
+    pub fn rejected_of<'a>(
+        &'a self,
+        capture: &'a Capture,
+        part: Part,
+        reason: &'static str,
+        detail: &str,
+    ) -> Record<'a> {
         let command = Query::parse(capture.raw.query()).unwrap_or_default().command.unwrap_or_default();
         let text = |name, value: String| Header { name, value: Cow::Owned(value.into_bytes()) };
         Record {
@@ -105,7 +139,7 @@ impl Normaliser {
                 Header { name: "callbridge-received", value: Cow::Owned(rfc3339(capture.received).to_vec()) },
                 text("callbridge-peer", capture.peer.to_string()),
             ],
-            value: Cow::Borrowed(capture.raw.body()),
+            value: Cow::Borrowed(part.of(capture.raw.body())),
             rejection: Some(reason),
             timestamp_ms: capture.received.0,
         }

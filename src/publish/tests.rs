@@ -27,6 +27,7 @@ use crate::capture::Outcome;
 use crate::capture::Raw;
 use crate::clock;
 use crate::command::Command;
+use crate::command::CommandSet;
 use crate::journal;
 use crate::journal::Ack;
 use crate::journal::Bounds;
@@ -44,8 +45,8 @@ use crate::publish::pump::Pump;
 use crate::record::Topics;
 use crate::refusal::Reason;
 
-const CHANGED: Command = Command::AfterOfficialAccountInfoChanged;
-const DESTROYED: Command = Command::AfterOfficialAccountDestroyed;
+const CHANGED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountInfoChanged");
+const DESTROYED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountDestroyed");
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), max: Duration::from_secs(1) };
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -72,7 +73,8 @@ impl Rig {
     fn start(properties: &[(&str, &str)]) -> Self {
         let cluster = MockCluster::new(1).unwrap();
         let apps = Arc::new(Apps::new([1]));
-        let topics = Arc::new(Topics::new(["t"]));
+        let own = CommandSet::select([CHANGED.name(), DESTROYED.name()], |_any| true).unwrap();
+        let topics = Arc::new(Topics::of_commands(["t"], &own));
         for name in topics.names() {
             cluster.create_topic(name, 1, 1).unwrap();
         }

@@ -273,10 +273,10 @@ fn unforeseen_callbacks_are_kept(ack: &str) {
     let bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
     bridge.warm_up(APP);
     let (added, changed) = (seeds::AFTER_ADD_SUBSCRIBER.command, seeds::AFTER_INFO_CHANGED.command);
-    let unknown = "C2C.CallbackAfterSendMsg";
+    let unknown = "Future.CallbackAfterSendMsg";
     let odd = r#"{"Official_Account":"@odd","Name":"","New_Field":{"deep":[1e400,-0.0,18446744073709551616]},"EventTime":"1670574414123","Name2":"\u00e9\/"}"#;
     let bare = r#"{"Official_Account":"@bare"}"#;
-    let message = r#"{"CallbackCommand":"C2C.CallbackAfterSendMsg","From_Account":"jared","MsgSeq":4294967295}"#;
+    let message = r#"{"CallbackCommand":"Future.CallbackAfterSendMsg","From_Account":"jared","MsgSeq":4294967295}"#;
     let wrong = [
         (added, r#"{"Official_Account":"@a","SubscribeAccountList":["jared"]}"#, "expected an object"),
         (added, r#"{"Official_Account":"@a"}"#, "missing field `SubscribeAccountList`"),

@@ -19,13 +19,14 @@ const NAMES: &[(&str, &[&str])] = &[
     ("auth", &["clock", "refusal", "request"]),
     ("body", &[]),
     ("parse", &["body", "refusal"]),
-    ("decide", &["clock"]),
+    ("decide", &["clock", "command"]),
+    ("question", &["body", "clock", "command", "decide", "parse", "refusal"]),
     ("capture", &["auth", "clock", "command", "decide", "refusal"]),
     ("record", &["auth", "command"]),
     ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
     // Edges. Intake and publish meet in the journal only.
     ("shutdown", &[]),
-    ("config", &["sender"]),
+    ("config", &["command", "sender"]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
     (
         "journal",
@@ -34,8 +35,8 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "intake",
         &[
-            "auth", "capture", "clock", "command", "decide", "journal", "ledger", "metrics", "parse", "refusal",
-            "request",
+            "auth", "capture", "clock", "command", "decide", "journal", "ledger", "metrics", "parse", "question",
+            "refusal", "request",
         ],
     ),
     ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request", "sender"]),
@@ -78,6 +79,7 @@ const PURE: &[&str] = &[
     "body",
     "parse",
     "decide",
+    "question",
     "capture",
     "record",
     "normalise",

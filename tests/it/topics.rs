@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use callbridge::clock;
+use callbridge::command::Command;
 use serde_json::Value;
 
 use crate::seeds;
@@ -102,7 +103,7 @@ pub(crate) fn callbacks_wait_for_kafka_at_the_start_until_their_deadline_and_the
     let question = &seeds::BEFORE_ADD_SUBSCRIBER;
     let answer = client.post(&http::callback_target(APP, question.command), question.body.as_bytes()).unwrap();
     assert_eq!(answer.status, 200, "a question does not wait for Kafka: {}", answer.text());
-    let answer = client.post(&http::callback_target(APP, "Group.CallbackBeforeSendMsg"), b"{}").unwrap();
+    let answer = client.post(&http::callback_target(APP, "Future.CallbackBeforeSendMsg"), b"{}").unwrap();
     assert_eq!(answer.status, 200, "nor does one of a command that is not of the table: {}", answer.text());
 
     let mut lost = 0_u32;
@@ -148,9 +149,10 @@ pub(crate) fn assert_made_on_three_brokers(kafka: &Kafka, prefix: &str) {
     }
 }
 
-/// Every topic of an application with that prefix.
+/// Every topic that the tests' bridges have for an application with that prefix, in the order in which they are told.
 fn names(prefix: &str) -> Vec<String> {
-    let suffixes = seeds::ALL.map(|seed| seed.command).into_iter().chain(["unknown", "rejected"]);
+    let is_used = |name: &&str| seeds::ALL.iter().any(|seed| seed.command == *name);
+    let suffixes = Command::all().map(Command::name).filter(is_used).chain(["unknown", "rejected"]);
     suffixes.map(|suffix| format!("{prefix}.{suffix}")).collect()
 }
 

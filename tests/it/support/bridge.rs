@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use tempfile::NamedTempFile;
 use tempfile::TempDir;
 
+use crate::seeds;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::process;
@@ -50,7 +51,17 @@ impl Bridge {
     /// # Panics
     /// When it ends before, or does not get ready.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let (mut process, folder) = launch(&[&["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], args]);
+        Self::start_with_topics(&four(), args)
+    }
+
+    /// The same with a topic for every command. For brokers of one test only.
+    pub(crate) fn start_with_all_topics(args: &[&str]) -> Self {
+        Self::start_with_topics("all", args)
+    }
+
+    fn start_with_topics(commands: &str, args: &[&str]) -> Self {
+        let listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        let (mut process, folder) = launch(commands, &[&listen, args]);
         let deadline = clock::monotonic() + READY;
         loop {
             let stdout = process.stdout();
@@ -74,7 +85,7 @@ impl Bridge {
     /// Runs `serve` on ports that the caller chose, and does not wait for anything.
     pub(crate) fn start_unready(callbacks: SocketAddr, admin: SocketAddr, args: &[&str]) -> Self {
         let (listen, admin_listen) = (callbacks.to_string(), admin.to_string());
-        let (process, folder) = launch(&[&["--listen", &listen, "--admin-listen", &admin_listen], args]);
+        let (process, folder) = launch(&four(), &[&["--listen", &listen, "--admin-listen", &admin_listen], args]);
         Self { callbacks, admin, process, _folder: folder }
     }
 
@@ -183,15 +194,23 @@ impl Drop for Bridge {
     }
 }
 
-fn launch(args: &[&[&str]]) -> (Process, TempDir) {
+/// The commands that most tests use: a Kafka that they share need not have hundreds of topics.
+fn four() -> String {
+    seeds::ALL.map(|seed| seed.command).join(",")
+}
+
+/// With topics for these commands.
+fn launch(commands: &str, args: &[&[&str]]) -> (Process, TempDir) {
     let folder = TempDir::with_prefix_in("bridge-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut args = [&["serve"], &args.concat()[..]].concat();
+    let topics = format!("CALLBRIDGE_TOPICS_COMMANDS={commands}");
+    let program = [topics.as_str(), env!("CARGO_BIN_EXE_callbridge"), "serve"];
+    let mut args = [&program[..], &args.concat()].concat();
     // The default one belongs to the machine, and to one callbridge at a time.
     let journal = folder.path().join("journal");
     if !args.contains(&"--data-dir") {
         args.extend(["--data-dir", journal.to_str().unwrap()]);
     }
-    let process = Process::start(folder.path(), env!("CARGO_BIN_EXE_callbridge"), &args);
+    let process = Process::start(folder.path(), "env", &args);
     (process, folder)
 }
 
