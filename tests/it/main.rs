@@ -13,6 +13,7 @@
 mod bad_input;
 mod blocklist;
 mod callbacks;
+mod disks;
 mod embedded;
 mod faults;
 mod fresh_topics;

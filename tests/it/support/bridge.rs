@@ -21,6 +21,8 @@ use crate::support::process::Process;
 /// From the start to the printed addresses, on a busy machine.
 const READY: Duration = Duration::from_secs(60);
 
+const ANY_PORTS: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+
 const WARM_UP: &[u8] = b"warm-up";
 
 /// From SIGTERM to the end: longer than any `drain_seconds` of the tests.
@@ -50,7 +52,12 @@ impl Bridge {
     /// # Panics
     /// When it ends before, or does not get ready.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let (mut process, folder) = launch(&[&["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"], args]);
+        Self::start_under(&[], args)
+    }
+
+    /// The same under another program, which is written before it and becomes it.
+    pub(crate) fn start_under(prefix: &[String], args: &[&str]) -> Self {
+        let (mut process, folder) = launch(prefix, &[&ANY_PORTS, args]);
         let deadline = clock::monotonic() + READY;
         loop {
             let stdout = process.stdout();
@@ -74,7 +81,7 @@ impl Bridge {
     /// Runs `serve` on ports that the caller chose, and does not wait for anything.
     pub(crate) fn start_unready(callbacks: SocketAddr, admin: SocketAddr, args: &[&str]) -> Self {
         let (listen, admin_listen) = (callbacks.to_string(), admin.to_string());
-        let (process, folder) = launch(&[&["--listen", &listen, "--admin-listen", &admin_listen], args]);
+        let (process, folder) = launch(&[], &[&["--listen", &listen, "--admin-listen", &admin_listen], args]);
         Self { callbacks, admin, process, _folder: folder }
     }
 
@@ -183,10 +190,12 @@ impl Drop for Bridge {
     }
 }
 
-fn launch(args: &[&[&str]]) -> (Process, TempDir) {
+fn launch(prefix: &[String], args: &[&[&str]]) -> (Process, TempDir) {
     let folder = TempDir::with_prefix_in("bridge-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let process =
-        Process::start(folder.path(), env!("CARGO_BIN_EXE_callbridge"), &[&["serve"], &args.concat()[..]].concat());
+    let mut words: Vec<&str> = prefix.iter().map(String::as_str).collect();
+    words.extend([env!("CARGO_BIN_EXE_callbridge"), "serve"]);
+    words.extend(args.concat());
+    let process = Process::start(folder.path(), words[0], &words[1..]);
     (process, folder)
 }
 
