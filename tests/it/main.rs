@@ -13,12 +13,14 @@
 mod bad_input;
 mod blocklist;
 mod callbacks;
+mod crashes;
 mod disks;
 mod embedded;
 mod faults;
 mod fresh_topics;
 mod harness;
 mod listener;
+mod power_cut;
 mod process_face;
 mod promises;
 mod seeds;

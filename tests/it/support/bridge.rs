@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -57,16 +58,34 @@ impl Bridge {
 
     /// The same under another program, which is written before it and becomes it.
     pub(crate) fn start_under(prefix: &[String], args: &[&str]) -> Self {
-        let (mut process, folder) = launch(prefix, &[&ANY_PORTS, args]);
+        let mut bridge = Self::launch(prefix, args);
+        bridge.wait_until_ready();
+        bridge
+    }
+
+    /// The same, and does not wait for anything. Its addresses are not known until it is ready.
+    pub(crate) fn launch(prefix: &[String], args: &[&str]) -> Self {
+        let (process, folder) = launch(prefix, &[&ANY_PORTS, args]);
+        let unknown = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self { callbacks: unknown, admin: unknown, process, _folder: folder }
+    }
+
+    /// Waits for what `launch` did not.
+    ///
+    /// # Panics
+    /// When it ends before, or does not get ready.
+    pub(crate) fn wait_until_ready(&mut self) {
         let deadline = clock::monotonic() + READY;
         loop {
-            let stdout = process.stdout();
+            let stdout = self.process.stdout();
             if let (Some(callbacks), Some(admin)) = (address(&stdout, "callbacks"), address(&stdout, "admin")) {
-                return Self { callbacks, admin, process, _folder: folder };
+                (self.callbacks, self.admin) = (callbacks, admin);
+                return;
             }
-            let code = process.exit_code();
-            assert!(code.is_none(), "callbridge ended with {code:?}:\n{}", process.stderr());
-            assert!(clock::monotonic() < deadline, "callbridge is not ready:\n{}", process.stderr());
+            // The log comes with the panic.
+            let code = self.process.exit_code();
+            assert!(code.is_none(), "callbridge ended with {code:?}");
+            assert!(clock::monotonic() < deadline, "callbridge is not ready");
             thread::sleep(process::POLL);
         }
     }

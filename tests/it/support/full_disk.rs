@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::fs::FallocateFlags;
-use rustix::process;
 
+use crate::support::mounted;
 use crate::support::mounted::MountPoint;
 use crate::support::real;
 
@@ -28,6 +28,7 @@ impl FullDisk {
     /// Mounts an empty one of that size, of which the file system takes some. Nothing when this machine cannot: the test
     /// shall return.
     pub(crate) fn mount(mebibytes: u64) -> Option<Self> {
+        real::found_or_skipped(mounted::allowed())?;
         let point = MountPoint::make();
         real::found_or_skipped(make(&point, mebibytes * MEBIBYTE))?;
         let data = point.path().join("data");
@@ -70,9 +71,6 @@ impl FullDisk {
 }
 
 fn make(point: &MountPoint, bytes: u64) -> Result<(), String> {
-    if !process::geteuid().is_root() {
-        return Err("only root can mount".to_owned());
-    }
     let image = point.beside("image");
     File::create(&image).unwrap().set_len(bytes).unwrap();
     // Nothing is kept for root, who runs the tests. Tables are made now, not by a thread of the kernel later.

@@ -21,4 +21,5 @@ pub(crate) mod reader;
 pub(crate) mod real;
 pub(crate) mod settings;
 pub(crate) mod tls;
+pub(crate) mod torture;
 pub(crate) mod wait;

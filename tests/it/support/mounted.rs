@@ -2,7 +2,6 @@
 //!
 //! As with `process`, a small shell holds a pipe from this process, and cleans up when the pipe closes.
 
-use std::io::Result;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -20,6 +19,11 @@ read -r line
 umount -i -f -l "$1/mount" 2>/dev/null
 rmdir "$1/mount" && rm -rf "$1"
 "#;
+
+/// Says what is missing where nothing can be mounted.
+pub(crate) fn allowed() -> Result<(), String> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err("only root can mount".to_owned()) }
+}
 
 /// An empty folder, with a place beside it.
 pub(crate) struct MountPoint {
@@ -58,7 +62,7 @@ impl MountPoint {
 
     /// Unmounts, also what is in use. Says whether it did.
     pub(crate) fn unmount(&self) -> bool {
-        let umount: Result<_> = Command::new("umount").args(["-i", "-f", "-l"]).arg(&self.path).output();
+        let umount = Command::new("umount").args(["-i", "-f", "-l"]).arg(&self.path).output();
         umount.is_ok_and(|output| output.status.success())
     }
 }
