@@ -2,6 +2,7 @@
 
 KAFKA := target/kafka-$(shell sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' tests/kafka/pom.xml)
 CONFLUENT_KAFKA := confluent-kafka==2.16.1
+DEBIAN := fiu-utils kcat libfiu0
 
 .PHONY: help
 help:
@@ -46,10 +47,11 @@ $(KAFKA)/libs: tests/kafka/pom.xml
 	@touch $@
 
 .PHONY: tools
-tools: target/venv/$(CONFLUENT_KAFKA) ## the foreign readers of the tests: confluent-kafka from PyPI, kcat from Debian
-	@command -v kcat >/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
-		then DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends kcat; \
-		else echo 'install kcat (Debian: apt-get install kcat)'; exit 1; fi
+tools: target/venv/$(CONFLUENT_KAFKA) ## the tools of the tests: confluent-kafka from PyPI, kcat and libfiu from Debian
+	@command -v kcat >/dev/null && command -v fiu-run >/dev/null || \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
+		then DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEBIAN); \
+		else echo 'install what is missing (Debian: apt-get install $(DEBIAN))'; exit 1; fi
 
 target/venv/$(CONFLUENT_KAFKA):
 	@mkdir -p target

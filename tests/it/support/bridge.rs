@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
@@ -21,6 +22,8 @@ use crate::support::process::Process;
 
 /// From the start to the printed addresses, on a busy machine.
 const READY: Duration = Duration::from_secs(60);
+
+const ANY_PORTS: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
 
 const WARM_UP: &[u8] = b"warm-up";
 
@@ -51,26 +54,51 @@ impl Bridge {
     /// # Panics
     /// When it ends before, or does not get ready.
     pub(crate) fn start(args: &[&str]) -> Self {
-        Self::start_with_topics(&four(), args)
+        Self::start_under(&[], args)
     }
 
     /// The same with a topic for every command. For brokers of one test only.
     pub(crate) fn start_with_all_topics(args: &[&str]) -> Self {
-        Self::start_with_topics("all", args)
+        let (process, folder) = launch("all", &[], &[&ANY_PORTS, args]);
+        let mut bridge = Self::of(process, folder);
+        bridge.wait_until_ready();
+        bridge
     }
 
-    fn start_with_topics(commands: &str, args: &[&str]) -> Self {
-        let listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-        let (mut process, folder) = launch(commands, &[&listen, args]);
+    /// The same under another program, which is written before it and becomes it.
+    pub(crate) fn start_under(prefix: &[String], args: &[&str]) -> Self {
+        let mut bridge = Self::launch(prefix, args);
+        bridge.wait_until_ready();
+        bridge
+    }
+
+    /// The same, and does not wait for anything. Its addresses are not known until it is ready.
+    pub(crate) fn launch(prefix: &[String], args: &[&str]) -> Self {
+        let (process, folder) = launch(&four(), prefix, &[&ANY_PORTS, args]);
+        Self::of(process, folder)
+    }
+
+    fn of(process: Process, folder: TempDir) -> Self {
+        let unknown = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self { callbacks: unknown, admin: unknown, process, _folder: folder }
+    }
+
+    /// Waits for what `launch` did not.
+    ///
+    /// # Panics
+    /// When it ends before, or does not get ready.
+    pub(crate) fn wait_until_ready(&mut self) {
         let deadline = clock::monotonic() + READY;
         loop {
-            let stdout = process.stdout();
+            let stdout = self.process.stdout();
             if let (Some(callbacks), Some(admin)) = (address(&stdout, "callbacks"), address(&stdout, "admin")) {
-                return Self { callbacks, admin, process, _folder: folder };
+                (self.callbacks, self.admin) = (callbacks, admin);
+                return;
             }
-            let code = process.exit_code();
-            assert!(code.is_none(), "callbridge ended with {code:?}:\n{}", process.stderr());
-            assert!(clock::monotonic() < deadline, "callbridge is not ready:\n{}", process.stderr());
+            // The log comes with the panic.
+            let code = self.process.exit_code();
+            assert!(code.is_none(), "callbridge ended with {code:?}");
+            assert!(clock::monotonic() < deadline, "callbridge is not ready");
             thread::sleep(process::POLL);
         }
     }
@@ -85,7 +113,8 @@ impl Bridge {
     /// Runs `serve` on ports that the caller chose, and does not wait for anything.
     pub(crate) fn start_unready(callbacks: SocketAddr, admin: SocketAddr, args: &[&str]) -> Self {
         let (listen, admin_listen) = (callbacks.to_string(), admin.to_string());
-        let (process, folder) = launch(&four(), &[&["--listen", &listen, "--admin-listen", &admin_listen], args]);
+        let args = [&["--listen", &listen, "--admin-listen", &admin_listen], args];
+        let (process, folder) = launch(&four(), &[], &args);
         Self { callbacks, admin, process, _folder: folder }
     }
 
@@ -200,17 +229,19 @@ fn four() -> String {
 }
 
 /// With topics for these commands.
-fn launch(commands: &str, args: &[&[&str]]) -> (Process, TempDir) {
+fn launch(commands: &str, prefix: &[String], args: &[&[&str]]) -> (Process, TempDir) {
     let folder = TempDir::with_prefix_in("bridge-", env!("CARGO_TARGET_TMPDIR")).unwrap();
     let topics = format!("CALLBRIDGE_TOPICS_COMMANDS={commands}");
-    let program = [topics.as_str(), env!("CARGO_BIN_EXE_callbridge"), "serve"];
-    let mut args = [&program[..], &args.concat()].concat();
+    let mut words = vec![topics.as_str()];
+    words.extend(prefix.iter().map(String::as_str));
+    words.extend([env!("CARGO_BIN_EXE_callbridge"), "serve"]);
+    words.extend(args.concat());
     // The default one belongs to the machine, and to one callbridge at a time.
     let journal = folder.path().join("journal");
-    if !args.contains(&"--data-dir") {
-        args.extend(["--data-dir", journal.to_str().unwrap()]);
+    if !words.contains(&"--data-dir") {
+        words.extend(["--data-dir", journal.to_str().unwrap()]);
     }
-    let process = Process::start(folder.path(), "env", &args);
+    let process = Process::start(folder.path(), "env", &words);
     (process, folder)
 }
 

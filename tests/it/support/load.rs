@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::thread::JoinHandle;
@@ -30,7 +31,8 @@ pub(crate) struct Sent {
 
 /// Clients that send until they are stopped, each its own key.
 pub(crate) struct Load {
-    target: Arc<Mutex<SocketAddr>>,
+    target: Arc<Mutex<Option<SocketAddr>>>,
+    acknowledged: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Vec<Sent>>>,
 }
@@ -44,12 +46,14 @@ pub(crate) struct Outcome {
 impl Load {
     /// Starts `clients` clients, each with one request at a time and `pause` between two.
     pub(crate) fn start(address: SocketAddr, app_id: &str, clients: u64, pause: Duration) -> Self {
-        let target = Arc::new(Mutex::new(address));
+        let target = Arc::new(Mutex::new(Some(address)));
+        let acknowledged = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let spawn = |number| {
-            let (target, stop, path) = (Arc::clone(&target), Arc::clone(&stop), http::callback_target(app_id, COMMAND));
+            let (target, acknowledged, stop) = (Arc::clone(&target), Arc::clone(&acknowledged), Arc::clone(&stop));
+            let path = http::callback_target(app_id, COMMAND);
             thread::spawn(move || {
-                let mut sender = Sender { target, path, number, sent: Vec::new() };
+                let mut sender = Sender { target, acknowledged, path, number, sent: Vec::new() };
                 let mut connection = None;
                 while !stop.load(Ordering::Relaxed) {
                     connection = sender.send_one(connection);
@@ -59,12 +63,23 @@ impl Load {
             })
         };
         let clients = (0..clients).map(spawn).collect();
-        Self { target, stop, clients }
+        Self { target, acknowledged, stop, clients }
     }
 
     /// Where to connect from now on; open connections are kept.
     pub(crate) fn aim(&self, address: SocketAddr) {
-        *self.target.lock().unwrap() = address;
+        *self.target.lock().unwrap() = Some(address);
+    }
+
+    /// Lets nobody connect until the next `aim`: the port of a process that is gone may become another's. Open connections
+    /// are kept.
+    pub(crate) fn aim_nowhere(&self) {
+        *self.target.lock().unwrap() = None;
+    }
+
+    /// How many were answered 200 so far.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
     }
 
     /// Lets every client end its request, and says what became of all.
@@ -82,7 +97,8 @@ impl Outcome {
 }
 
 struct Sender {
-    target: Arc<Mutex<SocketAddr>>,
+    target: Arc<Mutex<Option<SocketAddr>>>,
+    acknowledged: Arc<AtomicU64>,
     path: String,
     number: u64,
     sent: Vec<Sent>,
@@ -92,12 +108,16 @@ impl Sender {
     /// Sends the next callback. Gives the connection back when it is still good.
     fn send_one(&mut self, connection: Option<Client>) -> Option<Client> {
         let address = *self.target.lock().unwrap();
-        let mut connection = connection.or_else(|| Client::connect(address).ok())?;
+        let mut connection = connection.or_else(|| Client::connect(address?).ok())?;
         let key = format!("@TOA#_load_{}", self.number);
         let sequence = self.number * 1_000_000_000 + u64::try_from(self.sent.len()).unwrap();
         let answer = connection.post(&self.path, body(&key, sequence).as_bytes());
         let keeps = answer.as_ref().is_ok_and(|response| response.header("connection") != Some("close"));
-        self.sent.push(Sent { key, sequence, status: answer.ok().map(|response| response.status) });
+        let status = answer.ok().map(|response| response.status);
+        if status == Some(200) {
+            self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sent.push(Sent { key, sequence, status });
         keeps.then_some(connection)
     }
 }
