@@ -17,6 +17,8 @@ pub(crate) struct Entry {
     pub(crate) capture: Box<Capture>,
     /// When it was taken, for measuring.
     pub(crate) taken_at: Instant,
+    /// What it costs. Here, because whoever settles it has no other reason to look at the capture.
+    pub(super) cost_bytes: usize,
     /// Whether the ledger counts it. What was refused is counted already.
     pub(super) is_counted: bool,
     pub(super) promise: Option<Promise>,
@@ -24,7 +26,8 @@ pub(crate) struct Entry {
 
 impl Entry {
     pub(super) fn new(capture: Box<Capture>, is_counted: bool, promise: Option<Promise>) -> Self {
-        Self { capture, taken_at: clock::monotonic(), is_counted, promise }
+        let cost_bytes = capture.cost_bytes();
+        Self { capture, taken_at: clock::monotonic(), cost_bytes, is_counted, promise }
     }
 }
 

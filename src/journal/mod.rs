@@ -183,7 +183,7 @@ impl Backlog {
     /// Settles an entry all of whose records are in Kafka, and keeps the promise made for it. Its room is free at the next
     /// [`Backlog::free`].
     pub(crate) fn settle(&self, entry: &Entry, settled: &mut Settled) {
-        settled.add(self.queue.cost_of(&entry.capture));
+        settled.add(self.queue.cost_of(entry.cost_bytes));
         if entry.is_counted {
             match &entry.promise {
                 Some(promise) if !promise.keep() => self.queue.ledger.late(),
@@ -194,7 +194,7 @@ impl Backlog {
 
     /// Settles an entry that Kafka will never take. Its callback is lost, and its sender, if still there, is told so.
     pub(crate) fn give_up(&self, entry: &Entry, reason: Reason, settled: &mut Settled) {
-        settled.add(self.queue.cost_of(&entry.capture));
+        settled.add(self.queue.cost_of(entry.cost_bytes));
         let is_ours_to_count = entry.promise.as_ref().is_none_or(Promise::abandon);
         if entry.is_counted && is_ours_to_count {
             self.queue.ledger.lose_queued(reason);
