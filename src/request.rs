@@ -52,8 +52,11 @@ impl<'a> Query<'a> {
     /// A name in use that comes twice, or a value in use that cannot be decoded.
     pub fn parse(raw: &'a str) -> Result<Self, QueryError> {
         let mut query = Self::default();
+        // Most have nothing encoded, and one look at the whole finds that out sooner than one at each part.
+        let decode = if memchr(b'%', raw.as_bytes()).is_none() { plain } else { decode };
         for (name, value) in pairs(raw) {
-            let Some((slot, name)) = query.slot(name) else { continue };
+            // A name that cannot be decoded is no name in use.
+            let Some((slot, name)) = decode(name).and_then(|name| query.slot(&name)) else { continue };
             if slot.is_some() {
                 return Err(QueryError::Repeated(name));
             }
@@ -73,8 +76,6 @@ impl<'a> Query<'a> {
     }
 
     fn slot(&mut self, name: &str) -> Option<(&mut Option<Cow<'a, str>>, &'static str)> {
-        // A name that cannot be decoded is no name in use.
-        let name = decode(name)?;
         let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
         if is(SDK_APP_ID) {
             Some((&mut self.sdk_app_id, SDK_APP_ID))
@@ -107,6 +108,12 @@ fn pairs(raw: &str) -> impl Iterator<Item = (&str, &str)> {
         Some(at) => (pair.get(..at).unwrap_or_default(), pair.get(at + 1..).unwrap_or_default()),
         None => (pair, ""),
     })
+}
+
+/// Undoes percent-encoding where there is none.
+#[expect(clippy::unnecessary_wraps, reason = "it stands in for `decode`")]
+fn plain(raw: &str) -> Option<Cow<'_, str>> {
+    Some(Cow::Borrowed(raw))
 }
 
 /// Undoes percent-encoding; `None` when it is broken or the result is not UTF-8.

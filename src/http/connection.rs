@@ -4,7 +4,8 @@
 //! hyper has one timer for the wait between requests and for the time a head takes; one is long, the other must be short, and it is
 //! started anew for each request. So hyper gets none, and this wrapper watches: from the first byte of a head to the call of the service,
 //! and from the first wait for a body to its end, it must not take longer than its limit. Those timers are made only when a read or a
-//! write has to wait in the middle, which on a healthy connection is never. One timer runs all the time, in steps of an eighth of the
+//! write has to wait in the middle, which on a healthy connection is never; but hyper waits for what comes behind a body before the
+//! service has seen it, so one timer is made for all bodies of a connection. One more runs all the time, in steps of an eighth of the
 //! idle time: a connection that had nothing to read in eight of them is idle.
 //!
 //! A connection that ends while its peer still sends lingers for a moment: closed at once, the kernel would answer what comes with a
@@ -28,7 +29,10 @@ use tokio::io::AsyncRead;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::time;
+use tokio::time::Instant;
 use tokio::time::Sleep;
+
+use crate::clock;
 
 /// How long a connection lingers at most.
 const LINGER: Duration = Duration::from_secs(1);
@@ -111,6 +115,9 @@ pub(crate) struct Connection {
     round: Round,
     patience: Patience,
     head_timer: Option<Pin<Box<Sleep>>>,
+    /// When the body that is being read must have come.
+    body_deadline: Instant,
+    /// Made for the first body, and kept for those after it.
     body_timer: Option<Pin<Box<Sleep>>>,
     write_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Pin<Box<Sleep>>,
@@ -132,6 +139,7 @@ impl Connection {
             round,
             patience,
             head_timer,
+            body_deadline: idle_timer.deadline(),
             body_timer,
             write_timer,
             idle_timer,
@@ -157,13 +165,25 @@ impl Connection {
         match self.round.0.load(Ordering::Relaxed) {
             BODY_BEGINS => {
                 self.round.0.store(BODY, Ordering::Relaxed);
-                self.body_timer = None;
+                self.body_deadline = Instant::from_std(clock::monotonic()) + self.patience.body;
             }
             BODY => {}
             _other => return,
         }
-        if expire(&mut self.body_timer, self.patience.body, cx).is_ready() {
-            self.round.0.store(BODY_LATE, Ordering::Relaxed);
+        // hyper looks for more before the service sees the body that has come, so this is reached for every body, and a timer for each
+        // would be a lock for all connections. This one may still run for an earlier body: when it ends, it is set anew.
+        let timer = match &mut self.body_timer {
+            // It has been asked, so its end wakes this task.
+            Some(timer) if !timer.is_elapsed() => return,
+            Some(timer) => timer,
+            none => none.insert(Box::pin(time::sleep_until(self.body_deadline))),
+        };
+        while timer.as_mut().poll(cx).is_ready() {
+            if timer.deadline() >= self.body_deadline {
+                self.round.0.store(BODY_LATE, Ordering::Relaxed);
+                return;
+            }
+            timer.as_mut().reset(self.body_deadline);
         }
     }
 

@@ -139,7 +139,7 @@ impl Backlog {
     /// The room that an entry takes in the queue.
     fn cost_of(&self, entry: &Entry) -> usize {
         match &self.form {
-            Form::Memory(queue) => queue.cost_of(&entry.capture),
+            Form::Memory(queue) => queue.cost_of(entry.cost_bytes),
             Form::Disk(_) => 0,
         }
     }

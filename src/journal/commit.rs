@@ -168,7 +168,7 @@ impl Committer {
         let mut count = 0;
         for entry in &hand.entries {
             // The cost is more than it takes in the frame.
-            if count > 0 && hand.batch.bytes() + entry.capture.cost_bytes() > bytes_max {
+            if count > 0 && hand.batch.bytes() + entry.cost_bytes > bytes_max {
                 break;
             }
             let is_abandoned = entry.promise.as_ref().is_some_and(Promise::is_abandoned);
@@ -182,7 +182,7 @@ impl Committer {
     fn keep_promises(&self, hand: &mut Hand, appended: Appended, count: usize) {
         let (mut bytes, mut stored, mut late) = (0, 0, Vec::new());
         for (seq, mut entry) in (appended.first_seq..).zip(hand.entries.drain(..count)) {
-            bytes += self.queue.cost_of(&entry.capture);
+            bytes += self.queue.cost_of(entry.cost_bytes);
             entry.position = Some(Position { seq, place: appended.place });
             if entry.promise.take().is_some_and(|promise| !promise.keep()) {
                 entry.standing = Standing::Late;
@@ -216,7 +216,7 @@ impl Committer {
     fn lose(&self, entries: &mut VecDeque<Entry>, reason: Reason) {
         let (count, mut bytes) = (entries.len(), 0);
         for entry in entries.drain(..) {
-            bytes += self.queue.cost_of(&entry.capture);
+            bytes += self.queue.cost_of(entry.cost_bytes);
             let is_ours_to_count = entry.promise.as_ref().is_none_or(Promise::abandon);
             if entry.standing == Standing::Counted && is_ours_to_count {
                 self.ledger.lose_queued(reason);

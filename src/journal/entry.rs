@@ -20,6 +20,8 @@ pub(crate) struct Entry {
     pub(crate) capture: Box<Capture>,
     /// When it was taken, for measuring.
     pub(crate) taken_at: Instant,
+    /// What it costs. Here, because whoever settles it has no other reason to look at the capture.
+    pub(crate) cost_bytes: usize,
     pub(super) standing: Standing,
     pub(super) promise: Option<Promise>,
     /// Where it can be read again, if it is on disk.
@@ -48,7 +50,8 @@ pub(crate) struct Position {
 
 impl Entry {
     pub(super) fn new(capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Self {
-        Self { capture, taken_at: clock::monotonic(), standing, promise, position: None }
+        let cost_bytes = capture.cost_bytes();
+        Self { capture, taken_at: clock::monotonic(), cost_bytes, standing, promise, position: None }
     }
 }
 

@@ -73,7 +73,7 @@ impl Queue {
     /// Lines up an entry if it is open and has room, and nobody waits for that. If not, the entry comes back and the receipt is left
     /// alone.
     pub(super) fn append(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
-        let cost = self.cost_of(&entry.capture);
+        let cost = self.cost_of(entry.cost_bytes);
         let mut entries = self.lock();
         if !entries.is_open || !entries.reserve(cost, self.bounds) {
             return Err(entry);
@@ -84,7 +84,7 @@ impl Queue {
 
     /// Does as [`Queue::append`], and before it is open too.
     pub(super) fn offer(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
-        let cost = self.cost_of(&entry.capture);
+        let cost = self.cost_of(entry.cost_bytes);
         let mut entries = self.lock();
         if !entries.reserve(cost, self.bounds) {
             return Err(entry);
@@ -95,7 +95,7 @@ impl Queue {
 
     /// Waits until it is open and has room, in order of arrival.
     pub(super) async fn wait(&self, capture: &Capture) -> Result<Place<'_>, AppendError> {
-        let (place, has_room) = self.line_up(self.cost_of(capture))?;
+        let (place, has_room) = self.line_up(self.cost_of(capture.cost_bytes()))?;
         // Whoever is not told that there is room has been sent away.
         has_room.await.map_err(|_closed| AppendError::Closed)?;
         Ok(place)
@@ -181,8 +181,8 @@ impl Queue {
     }
 
     /// What a capture takes of the room for bytes. The longest body takes all of it, however little that is.
-    pub(super) fn cost_of(&self, capture: &Capture) -> usize {
-        capture.cost_bytes().min(self.bounds.bytes_max)
+    pub(super) fn cost_of(&self, bytes: usize) -> usize {
+        bytes.min(self.bounds.bytes_max)
     }
 
     /// Lines up an entry that has its room.

@@ -55,7 +55,7 @@ impl Tail {
         let wakes = {
             let mut state = self.lock();
             state.late.extend(late);
-            let bytes: usize = fresh.iter().map(|entry| entry.capture.cost_bytes()).sum();
+            let bytes: usize = fresh.iter().map(|entry| entry.cost_bytes).sum();
             let was_empty = state.entries.is_empty();
             if state.detached.is_none() && state.bytes + bytes > self.bytes_max && !was_empty {
                 state.detached = Some(place);
@@ -80,7 +80,7 @@ impl Tail {
         let count = state.entries.len().min(max);
         let before = into.len();
         into.extend(state.entries.drain(..count));
-        let taken: usize = into.range(before..).map(|entry| entry.capture.cost_bytes()).sum();
+        let taken: usize = into.range(before..).map(|entry| entry.cost_bytes).sum();
         // What was read from disk meanwhile was counted and not added.
         state.bytes = if state.entries.is_empty() { 0 } else { state.bytes.saturating_sub(taken) };
         if count == 0 { state.detached } else { None }

@@ -115,13 +115,13 @@ impl Lane {
     /// An item comes in, with all that follows from it.
     pub(super) fn hold(&mut self, item: &Item) {
         self.held += 1;
-        self.held_bytes += item.entry.capture.cost_bytes();
+        self.held_bytes += item.entry.cost_bytes;
     }
 
     /// An item leaves.
     pub(super) fn release(&mut self, item: &Item) {
         self.held -= 1;
-        self.held_bytes -= item.entry.capture.cost_bytes();
+        self.held_bytes -= item.entry.cost_bytes;
     }
 
     /// Whether the item may be sent, if it is the next.

@@ -113,6 +113,21 @@ fn a_body_that_does_not_come_is_408_and_ends_the_connection() {
 }
 
 #[test]
+fn a_body_has_all_of_its_time_however_many_came_before_it() {
+    let bridge = start("callbacks.body_timeout_ms = 1000");
+    let mut client = connect(&bridge);
+    // They take a few milliseconds of the first one's second.
+    for number in 0..100 {
+        assert_eq!(client.post(&target(AFTER), &after(number)).unwrap().status, 200);
+    }
+    let began = clock::monotonic();
+    client.write(head(&target(AFTER), "Content-Length: 10\r\n\r\n{\"a").as_bytes()).unwrap();
+    assert_eq!(client.read().unwrap().status, 408);
+    assert!(clock::monotonic().duration_since(began) >= Duration::from_secs(1));
+    assert_eq!(stopped(bridge).ledger["delivered"], 100);
+}
+
+#[test]
 fn a_sender_that_goes_away_in_the_middle_of_a_body_is_counted() {
     let bridge = start("callbacks.body_timeout_ms = 60000");
     for rest in
