@@ -169,4 +169,6 @@ pub(crate) enum AppendError {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

@@ -22,7 +22,9 @@ use super::store::Store;
 use super::store::is_no_space;
 use super::store::room_bytes;
 
-/// How much of what was delivered one frame records.
+/// Of a segment's bytes, one frame records one run of what was delivered for so many.
+const BYTES_PER_RUN: u64 = 8 * 1024;
+/// And never more runs than this.
 const RUNS_MAX: usize = 8 * 1024;
 
 /// Where random numbers come from.
@@ -73,7 +75,7 @@ impl<D: Disk> Writer<D> {
 
     /// The longest batch there may be, in bytes.
     pub(crate) fn batch_bytes_max(&self) -> usize {
-        let runs = RUNS_MAX * 16 + 64;
+        let runs = self.runs_max() * 16 + 64;
         let room = usize::try_from(room_bytes(self.options().segment_bytes)).unwrap_or(usize::MAX);
         room.saturating_sub(runs + BLOCK_BYTES)
     }
@@ -86,7 +88,7 @@ impl<D: Disk> Writer<D> {
     /// Nothing of the batch may be acknowledged. After [`AppendError::Failed`] nothing can be appended any more.
     pub(crate) fn append(&mut self, batch: &mut Batch, with_delivered: bool) -> Result<Appended, AppendError> {
         if with_delivered && self.mark.is_none() {
-            let (runs, mark) = self.store.lock().take_unsaved(RUNS_MAX);
+            let (runs, mark) = self.store.lock().take_unsaved(self.runs_max());
             if !runs.is_empty() {
                 batch.push_delivered(&runs);
             }
@@ -118,6 +120,11 @@ impl<D: Disk> Writer<D> {
             self.seal()?;
         }
         Ok(())
+    }
+
+    /// How much of what was delivered one frame records.
+    fn runs_max(&self) -> usize {
+        usize::try_from(self.options().segment_bytes / BYTES_PER_RUN).unwrap_or(RUNS_MAX).min(RUNS_MAX)
     }
 
     fn options(&self) -> &Options {
