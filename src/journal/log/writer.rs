@@ -141,6 +141,10 @@ impl<D: Disk> Writer<D> {
         // There will be need of the next one.
         self.store.shared.untended.notify_one();
         self.seal()?;
+        if self.store.lock().segments.contains_key(&self.next_seq) {
+            // A segment without captures has the name, and may record what was delivered.
+            self.next_seq += 1;
+        }
         let header = SegmentHeader {
             nonce: (self.entropy)(),
             session: self.session,

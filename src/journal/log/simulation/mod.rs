@@ -12,5 +12,6 @@ mod disk;
 mod history;
 mod model;
 mod random;
+mod regressions;
 mod tests;
 mod world;
