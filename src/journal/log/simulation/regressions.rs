@@ -40,3 +40,21 @@ fn a_segment_without_captures_is_not_overwritten_by_the_next() {
         READ,
     ]);
 }
+
+#[test]
+fn a_refused_batch_does_not_take_with_it_what_was_delivered() {
+    let refused = Action::Append {
+        sizes: vec![100],
+        is_counted: true,
+        with_delivered: true,
+        is_patient: false,
+        fault: Some(Fault { after: 0, kind: FaultKind::NoRoom }),
+    };
+    holds(SETUP, [
+        append(&[100, 100], false),
+        deliver(1, Order::OldestFirst),
+        refused,
+        Action::Close { fault: None },
+        READ,
+    ]);
+}
