@@ -210,6 +210,11 @@ impl Batch {
         });
     }
 
+    /// Takes back what was added of what was delivered since it took `bytes`.
+    pub(super) fn truncate(&mut self, bytes: usize) {
+        self.bytes.truncate(bytes);
+    }
+
     pub(crate) fn clear(&mut self) {
         self.bytes.truncate(FRAME_HEADER_BYTES);
         self.captures = 0;

@@ -46,7 +46,8 @@
 //! | 1 | 4 | bytes that follow |
 //! | 5 | … | the capture; or pairs of sequence numbers, first and last |
 //!
-//! Captures are numbered from 1, without gaps within a segment, and no number is used twice.
+//! Captures are numbered from 1, without gaps within a segment, and no number is used twice. A segment that stayed without captures keeps
+//! its number to itself: the next one begins with the number behind it.
 //!
 //! # Why it holds
 //!
@@ -168,5 +169,7 @@ pub(crate) enum AppendError {
     },
 }
 
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;

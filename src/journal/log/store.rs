@@ -319,6 +319,24 @@ impl<F> State<F> {
         }
         (all, Some(self.last_mark))
     }
+
+    /// What was taken did not become durable.
+    pub(super) fn put_back_unsaved(&mut self, runs: &[(Seq, Seq)]) {
+        for (from, to) in runs {
+            let Some((first, segment)) = self.segments.range_mut(..=*from).next_back() else { continue };
+            // Unless the segment has gone meanwhile.
+            if to - first < segment.captures {
+                (*from..=*to).for_each(|seq| {
+                    segment.unsaved.set(seq - first);
+                });
+            }
+        }
+    }
+
+    /// What was taken is durable.
+    pub(super) fn saved(&mut self, mark: Option<u64>) {
+        self.saved_mark = mark.unwrap_or(self.saved_mark);
+    }
 }
 
 /// Whether an error says that there is no room.

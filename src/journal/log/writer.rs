@@ -22,7 +22,9 @@ use super::store::Store;
 use super::store::is_no_space;
 use super::store::room_bytes;
 
-/// How much of what was delivered one frame records.
+/// Of a segment's bytes, one frame records one run of what was delivered for so many.
+const BYTES_PER_RUN: u64 = 8 * 1024;
+/// And never more runs than this.
 const RUNS_MAX: usize = 8 * 1024;
 
 /// Where random numbers come from.
@@ -37,8 +39,6 @@ pub(crate) struct Writer<D: Disk> {
     active: Option<Active<D::File>>,
     /// The disk cannot be trusted any more.
     has_failed: bool,
-    /// What the batch at hand records of what was delivered: all up to this mark.
-    mark: Option<u64>,
 }
 
 impl<D: Disk> std::fmt::Debug for Writer<D> {
@@ -68,12 +68,12 @@ pub(crate) struct Appended {
 impl<D: Disk> Writer<D> {
     pub(super) fn new(store: Store<D>, mut entropy: Entropy, next_seq: Seq) -> Self {
         let session = entropy();
-        Self { store, entropy, session, next_seq, active: None, has_failed: false, mark: None }
+        Self { store, entropy, session, next_seq, active: None, has_failed: false }
     }
 
     /// The longest batch there may be, in bytes.
     pub(crate) fn batch_bytes_max(&self) -> usize {
-        let runs = RUNS_MAX * 16 + 64;
+        let runs = self.runs_max() * 16 + 64;
         let room = usize::try_from(room_bytes(self.options().segment_bytes)).unwrap_or(usize::MAX);
         room.saturating_sub(runs + BLOCK_BYTES)
     }
@@ -85,24 +85,36 @@ impl<D: Disk> Writer<D> {
     ///
     /// Nothing of the batch may be acknowledged. After [`AppendError::Failed`] nothing can be appended any more.
     pub(crate) fn append(&mut self, batch: &mut Batch, with_delivered: bool) -> Result<Appended, AppendError> {
-        if with_delivered && self.mark.is_none() {
-            let (runs, mark) = self.store.lock().take_unsaved(RUNS_MAX);
-            if !runs.is_empty() {
-                batch.push_delivered(&runs);
-            }
-            self.mark = mark;
+        let none = (Vec::new(), None);
+        let (runs, mark) = if with_delivered { self.store.lock().take_unsaved(self.runs_max()) } else { none };
+        let bytes_given = batch.bytes();
+        if !runs.is_empty() {
+            batch.push_delivered(&runs);
         }
-        let bytes = batch.padded_bytes();
+        match self.append_whole(batch) {
+            Ok(appended) => {
+                self.store.lock().saved(mark);
+                batch.clear();
+                Ok(appended)
+            }
+            Err(error) => {
+                // The batch may never come again, but this must be recorded.
+                batch.truncate(bytes_given);
+                self.store.lock().put_back_unsaved(&runs);
+                Err(error)
+            }
+        }
+    }
+
+    fn append_whole(&mut self, batch: &mut Batch) -> Result<Appended, AppendError> {
         let room = self
             .active
             .as_ref()
             .map_or(0, |active| self.options().segment_bytes.saturating_sub(active.offset + BLOCK_BYTES as u64));
-        if room < bytes {
+        if room < batch.padded_bytes() {
             self.begin_segment()?;
         }
-        let appended = self.write(batch, false)?;
-        batch.clear();
-        Ok(appended)
+        self.write(batch, false)
     }
 
     /// Ends the log in order: records what was delivered, and seals the segment.
@@ -120,6 +132,11 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
+    /// How much of what was delivered one frame records.
+    fn runs_max(&self) -> usize {
+        usize::try_from(self.options().segment_bytes / BYTES_PER_RUN).unwrap_or(RUNS_MAX).min(RUNS_MAX)
+    }
+
     fn options(&self) -> &Options {
         &self.store.shared.options
     }
@@ -134,6 +151,10 @@ impl<D: Disk> Writer<D> {
         // There will be need of the next one.
         self.store.shared.untended.notify_one();
         self.seal()?;
+        if self.store.lock().segments.contains_key(&self.next_seq) {
+            // A segment without captures has the name, and may record what was delivered.
+            self.next_seq += 1;
+        }
         let header = SegmentHeader {
             nonce: (self.entropy)(),
             session: self.session,
@@ -203,10 +224,8 @@ impl<D: Disk> Writer<D> {
         if let Some(active) = &mut self.active {
             active.offset += bytes;
         }
-        let mark = self.mark.take();
         let mut state = self.store.lock();
         state.durable_to = self.next_seq;
-        state.saved_mark = mark.unwrap_or(state.saved_mark);
         let records_at_once = self.options().has(Mutant::CheckpointBeforeDelivery);
         if let Some(segment) = state.segments.get_mut(&segment) {
             if records_at_once {

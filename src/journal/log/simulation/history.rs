@@ -1,0 +1,186 @@
+//! What is done to a log, chosen by a seed, in an order that can be told and made shorter.
+
+use std::fmt;
+
+use super::disk::Fault;
+use super::disk::FaultKind;
+use super::random::Random;
+use crate::journal::log::format::BLOCK_BYTES;
+
+/// The sizes of segments, in blocks.
+const SEGMENT_BLOCKS: [u64; 4] = [16, 18, 32, 64];
+
+/// All that happens to one log.
+#[derive(Debug, Clone)]
+pub(super) struct History {
+    pub(super) setup: Setup,
+    pub(super) actions: Vec<Action>,
+}
+
+impl fmt::Display for History {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "{:?}", self.setup)?;
+        self.actions.iter().enumerate().try_for_each(|(index, action)| writeln!(formatter, "{index:3} {action:?}"))
+    }
+}
+
+/// What holds for a whole history.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Setup {
+    pub(super) segment_blocks: u64,
+    pub(super) quota_bytes: u64,
+    /// What the filesystem has for the log, in bytes.
+    pub(super) capacity_bytes: u64,
+    /// For short reads and writes, and interruptions.
+    pub(super) noise: Option<u64>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Action {
+    /// The log is opened first if it is not.
+    Append {
+        /// Of each capture, in bytes.
+        sizes: Vec<usize>,
+        is_counted: bool,
+        with_delivered: bool,
+        /// Whether it is tried once more when there is no room.
+        is_patient: bool,
+        fault: Option<Fault>,
+    },
+    Deliver {
+        captures: u64,
+        order: Order,
+    },
+    Tend {
+        fault: Option<Fault>,
+    },
+    Read {
+        frames: u64,
+    },
+    /// Inverts a bit of what is durable.
+    Flip {
+        pick: u64,
+    },
+    /// A clean stop.
+    Close {
+        fault: Option<Fault>,
+    },
+    /// The process ends; what it wrote is still seen by the next one.
+    Kill,
+    PowerOff {
+        seed: u64,
+    },
+    Open {
+        segment_blocks: u64,
+        fault: Option<Fault>,
+    },
+}
+
+/// In which captures are delivered.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Order {
+    OldestFirst,
+    NewestFirst,
+    /// All but the oldest.
+    OldestHeldUp,
+    Any {
+        seed: u64,
+    },
+}
+
+impl History {
+    /// The history of a seed.
+    pub(super) fn of(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let random = &mut random;
+        let segment_blocks = one_of(random, &SEGMENT_BLOCKS);
+        let segment_blocks_max = if random.percent(30) { 64 } else { segment_blocks };
+        let quota_bytes = segment_blocks_max * BLOCK_BYTES as u64 * (2 + random.below(5));
+        let capacity_bytes = if random.percent(20) {
+            quota_bytes / 2 + random.below(quota_bytes)
+        } else {
+            u64::MAX
+        };
+        let noise = random.percent(50).then(|| random.next());
+        let setup = Setup { segment_blocks, quota_bytes, capacity_bytes, noise };
+        let pace = Pace {
+            flips: if random.percent(25) { 3 } else { 0 },
+            faults: one_of(random, &[0, 5, 20]),
+            is_large: random.percent(25),
+            segment_blocks_max,
+        };
+        let actions = (0..10 + random.below(60)).map(|_| pace.action(random)).collect();
+        Self { setup, actions }
+    }
+}
+
+/// How often things happen in one history.
+struct Pace {
+    flips: u64,
+    faults: u64,
+    is_large: bool,
+    segment_blocks_max: u64,
+}
+
+impl Pace {
+    fn action(&self, random: &mut Random) -> Action {
+        match random.below(100 + self.flips) {
+            0..45 => Action::Append {
+                sizes: (0..self.captures(random)).map(|_| self.size(random)).collect(),
+                is_counted: random.percent(70),
+                with_delivered: random.percent(40),
+                is_patient: random.percent(80),
+                fault: self.fault(random),
+            },
+            45..65 => Action::Deliver { captures: self.delivered(random), order: order(random) },
+            65..78 => Action::Tend { fault: self.fault(random) },
+            78..87 => Action::Read { frames: 1 + random.below(20) },
+            87..89 => Action::Close { fault: self.fault(random) },
+            89..92 => Action::Kill,
+            92..96 => Action::PowerOff { seed: random.next() },
+            96..100 => {
+                let sizes: Vec<u64> =
+                    SEGMENT_BLOCKS.into_iter().filter(|blocks| *blocks <= self.segment_blocks_max).collect();
+                Action::Open { segment_blocks: one_of(random, &sizes), fault: self.fault(random) }
+            }
+            _ => Action::Flip { pick: random.next() },
+        }
+    }
+
+    /// None: only what was delivered is recorded.
+    fn captures(&self, random: &mut Random) -> u64 {
+        if random.percent(10) { 0 } else { 1 + random.below(5) }
+    }
+
+    fn size(&self, random: &mut Random) -> usize {
+        let bytes = match random.below(10) {
+            0 => 0,
+            1..7 if !self.is_large => 8 + random.below(200),
+            7..9 => 8 + random.below(9_000),
+            _ => 8 + random.below(40 * 1024),
+        };
+        bytes as usize
+    }
+
+    fn delivered(&self, random: &mut Random) -> u64 {
+        if random.percent(15) { u64::MAX } else { 1 + random.below(12) }
+    }
+
+    fn fault(&self, random: &mut Random) -> Option<Fault> {
+        let kinds = [FaultKind::Fails, FaultKind::NoRoom, FaultKind::PowerOffBefore, FaultKind::PowerOffBehind];
+        random.percent(self.faults).then(|| Fault { after: random.below(9), kind: one_of(random, &kinds) })
+    }
+}
+
+fn order(random: &mut Random) -> Order {
+    match random.below(10) {
+        0..5 => Order::OldestFirst,
+        5 => Order::NewestFirst,
+        6..8 => Order::OldestHeldUp,
+        _ => Order::Any { seed: random.next() },
+    }
+}
+
+fn one_of<T: Copy>(random: &mut Random, all: &[T]) -> T {
+    all[random.below(all.len() as u64) as usize]
+}
