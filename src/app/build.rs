@@ -49,8 +49,8 @@ use crate::publish::kafka::Unstarted;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Backoff;
 use crate::publish::pump::Control;
-use crate::publish::pump::Parts;
 use crate::publish::pump::Pump;
+use crate::publish::pump::Setup;
 use crate::publish::topics::Creation;
 use crate::publish::topics::TopicsClient;
 use crate::record::Topics;
@@ -218,7 +218,7 @@ impl Publishing {
         let kafka = self.kafka.start(thread.clone())?;
         let topics_client = kafka.topics_client();
         self.backlog.wakes(thread.clone());
-        let parts = Parts {
+        let setup = Setup {
             backlog: self.backlog,
             kafka,
             normaliser: self.normaliser,
@@ -227,7 +227,7 @@ impl Publishing {
             gather: self.gather,
             backoff: Backoff::default(),
         };
-        Ok((Pump::new(parts), topics_client))
+        Ok((Pump::new(setup), topics_client))
     }
 }
 

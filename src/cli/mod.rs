@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod journal;
 mod serve;
 
 use std::path::Path;
@@ -34,6 +35,8 @@ enum Command {
     Serve(serve::Args),
     /// Judge the configuration and the files that it names, without running.
     Check(serve::Args),
+    /// Look at the journal on disk without changing it, also while a bridge writes to it.
+    Journal(journal::Args),
 }
 
 impl Cli {
@@ -45,6 +48,7 @@ impl Cli {
                 let judges = Judges { blocklist: judge_blocklist, tokens: judge_tokens };
                 check::run(&args, kafka::problems, &judges)
             }
+            Command::Journal(args) => journal::run(&args),
         }
     }
 }

@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
 }
 
 /// An error and all its causes, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(super) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -152,6 +152,21 @@ impl<'b> Kept<'b> {
         (query_bytes <= rest.0.len()).then_some(Self { kind, received, peer, app, detail, query_bytes, raw: rest.0 })
     }
 
+    /// What became of it, as a word.
+    pub(crate) const fn outcome_word(&self) -> &'static str {
+        match self.kind {
+            HAPPENED => "happened",
+            DECIDED => "decided",
+            REFUSED => "refused",
+            _ => "unknown",
+        }
+    }
+
+    /// How it was decided or why it was refused: JSON, or nothing.
+    pub(crate) const fn detail(&self) -> &'b [u8] {
+        self.detail
+    }
+
     /// The query, as it stood in the URL.
     pub(crate) fn query(&self) -> &'b str {
         str::from_utf8(self.raw.get(..self.query_bytes).unwrap_or_default()).unwrap_or_default()

@@ -13,6 +13,7 @@ pub(crate) mod codec;
 pub(crate) mod commit;
 pub(crate) mod durable;
 mod entry;
+pub(crate) mod inspect;
 pub(crate) mod log;
 mod queue;
 mod stored;

@@ -1,13 +1,18 @@
 //! The records of one topic, on their way: in order, and as many at a time as one topic may have.
 
+use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 use std::time::Instant;
 
 use crate::journal::Entry;
 use crate::journal::Position;
 use crate::record::Topic;
+
+use super::kafka::Verdict;
 
 /// How many records of one topic may be with the client, unreported. A topic that is slow or stuck cannot take all of its queue.
 const CREDIT: usize = 10_000;
@@ -27,14 +32,83 @@ pub(super) struct Item {
     pub(super) poison: Option<String>,
 }
 
-/// An item whose record is with the client.
+/// A record that is with the client.
 #[derive(Debug)]
 pub(super) struct Sent {
-    pub(super) item: Item,
+    pub(super) load: Load,
+    /// The lane's.
     pub(super) topic: Topic,
     /// The record's.
     pub(super) rejection: Option<&'static str>,
     pub(super) sent_at: Instant,
+}
+
+/// What a record was made of.
+#[derive(Debug)]
+pub(super) enum Load {
+    /// All of an item.
+    Whole(Item),
+    /// One of the parts of an item.
+    Part(Rc<Group>),
+}
+
+/// An item that became several records. It succeeds or fails as one; what fails is sent again as a whole.
+#[derive(Debug)]
+pub(super) struct Group {
+    item: RefCell<Option<Item>>,
+    unreported: Cell<usize>,
+    failed: Cell<Option<Verdict>>,
+}
+
+impl Group {
+    /// A group of which nothing has been sent yet.
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Self { item: RefCell::new(None), unreported: Cell::new(0), failed: Cell::new(None) })
+    }
+
+    /// All of it was sent that can be: here is what it was made of. It comes back at once if nothing is with the client.
+    pub(super) fn hold(&self, item: Item) -> Option<(Item, Verdict)> {
+        *self.item.borrow_mut() = Some(item);
+        self.end()
+    }
+
+    /// One of its records was sent.
+    pub(super) fn sent(&self) {
+        self.unreported.set(self.unreported.get() + 1);
+    }
+
+    /// Not all of it was delivered.
+    pub(super) fn failed(&self, verdict: Verdict) {
+        self.failed.set(Some(verdict));
+    }
+
+    /// One of its records was reported. Returns the item and what became of it when that was the last.
+    pub(super) fn reported(&self, verdict: Verdict) -> Option<(Item, Verdict)> {
+        self.unreported.set(self.unreported.get() - 1);
+        match verdict {
+            Verdict::Delivered => {}
+            Verdict::Unproven | Verdict::Failed(_) => self.failed(verdict),
+        }
+        self.end()
+    }
+
+    /// The item and what became of it, if nothing of it is with the client.
+    fn end(&self) -> Option<(Item, Verdict)> {
+        if self.unreported.get() > 0 {
+            return None;
+        }
+        Some((self.item.take()?, self.failed.take().unwrap_or(Verdict::Delivered)))
+    }
+}
+
+impl Load {
+    /// A record was reported. Returns the item and what became of it, once that is known.
+    pub(super) fn reported(self, verdict: Verdict) -> Option<(Item, Verdict)> {
+        match self {
+            Self::Whole(item) => Some((item, verdict)),
+            Self::Part(group) => group.reported(verdict),
+        }
+    }
 }
 
 /// What was sent and not reported. A record's number is its place, which another takes once it is reported.
@@ -100,6 +174,19 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    /// Lets a new item in, unless it can be read again and there is no room for it now; then the lane is parked.
+    pub(super) fn lets_in(&mut self, item: &Item) -> bool {
+        let can_be_read_again = item.entry.position.filter(|_| item.poison.is_none());
+        if let Some(position) = can_be_read_again
+            && (self.parked.is_some() || !self.has_room())
+        {
+            self.parked.get_or_insert(position);
+            return false;
+        }
+        self.hold(item);
+        true
+    }
+
     /// Whether there is room for another capture that could be read again instead.
     pub(super) const fn has_room(&self) -> bool {
         self.held < HELD_MAX && self.held_bytes < HELD_BYTES_MAX

@@ -11,6 +11,7 @@
 //! judges whole batches, so a record is believed to be bad only when it failed alone.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -21,6 +22,7 @@ use std::thread::Thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::capture::Capture;
 use crate::clock;
 use crate::clock::Heartbeat;
 use crate::journal::Backlog;
@@ -29,6 +31,7 @@ use crate::journal::Settled;
 use crate::metrics::publish::PublishMetrics;
 use crate::metrics::publish::RecordOutcome;
 use crate::normalise::Normaliser;
+use crate::normalise::part::Parts;
 use crate::record::Topic;
 use crate::record::Topics;
 use crate::refusal::Reason;
@@ -38,8 +41,10 @@ use super::kafka::Kafka;
 use super::kafka::Report;
 use super::kafka::SendError;
 use super::kafka::Verdict;
+use super::lane::Group;
 use super::lane::Item;
 use super::lane::Lane;
+use super::lane::Load;
 use super::lane::Sent;
 use super::lane::Unreported;
 
@@ -119,7 +124,7 @@ pub(crate) struct Pump {
 
 /// What a pump works with.
 #[derive(Debug)]
-pub(crate) struct Parts {
+pub(crate) struct Setup {
     pub(crate) backlog: Backlog,
     pub(crate) kafka: Kafka,
     pub(crate) normaliser: Normaliser,
@@ -131,8 +136,8 @@ pub(crate) struct Parts {
 
 impl Pump {
     /// A pump that has not begun.
-    pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { backlog, kafka, normaliser, topics, metrics, gather, backoff } = parts;
+    pub(crate) fn new(setup: Setup) -> Self {
+        let Setup { backlog, kafka, normaliser, topics, metrics, gather, backoff } = setup;
         let lanes = topics.names().iter().map(|_| Lane::default()).collect();
         Self {
             backlog,
@@ -232,7 +237,7 @@ impl Pump {
             let mut is_full = vec![false; self.lanes.len()];
             for entry in entries.drain(..) {
                 let Some(position) = entry.position.filter(|position| position.seq < self.next_seq) else { break };
-                let index = self.normaliser.record(&entry.capture).topic.index();
+                let index = self.lane_of(&entry.capture).index();
                 let item = self.item(entry);
                 let (Some(lane), Some(is_full)) = (self.lanes.get_mut(index), is_full.get_mut(index)) else { continue };
                 if *is_full || lane.parked.is_none_or(|parked| parked.seq > position.seq) {
@@ -255,9 +260,23 @@ impl Pump {
         true
     }
 
+    /// The topic whose lane a capture goes through.
+    fn lane_of(&self, capture: &Capture) -> Topic {
+        if Parts::of(capture).count() > 1 {
+            self.topics.of(capture.app, capture.command)
+        } else {
+            self.normaliser.record(capture).topic
+        }
+    }
+
     /// Sends an item's record, or lines it up behind those of its topic. One that is new to its lane may be let go instead, if it can be
     /// read again.
     fn route(&mut self, mut item: Item, is_new: bool, now: Instant) {
+        let parts = Parts::of(&item.entry.capture);
+        if parts.count() > 1 && item.poison.is_none() {
+            self.route_parts(item, &parts, is_new, now);
+            return;
+        }
         let sample_began = item.order.is_multiple_of(SAMPLE_EVERY).then(clock::monotonic);
         let record = match &item.poison {
             None => self.normaliser.record(&item.entry.capture),
@@ -268,15 +287,8 @@ impl Pump {
         }
         let (topic, rejection) = (record.topic, record.rejection);
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
-        if is_new {
-            let can_be_read_again = item.entry.position.filter(|_| item.poison.is_none());
-            if let Some(position) = can_be_read_again
-                && (lane.parked.is_some() || !lane.has_room())
-            {
-                lane.parked.get_or_insert(position);
-                return;
-            }
-            lane.hold(&item);
+        if is_new && !lane.lets_in(&item) {
+            return;
         }
         if !lane.takes(&item) || !lane.waiting.is_empty() {
             lane.waiting.push_back(item);
@@ -286,7 +298,7 @@ impl Pump {
         match self.kafka.send(self.topics.name(topic), &record, sequence) {
             Ok(()) => {
                 lane.sent(item.is_suspect);
-                self.unreported.insert(Sent { item, topic, rejection, sent_at: now });
+                self.unreported.insert(Sent { load: Load::Whole(item), topic, rejection, sent_at: now });
             }
             Err(SendError::QueueFull) => {
                 lane.waiting.push_back(item);
@@ -297,6 +309,47 @@ impl Pump {
                 item.is_suspect |= matches!(failure, Failure::Poison(_));
                 self.failed(item, topic, failure);
             }
+        }
+    }
+
+    /// Does the same for an item that becomes several records. They share the lane of its command, also those that go to the rejected
+    /// topic.
+    fn route_parts(&mut self, item: Item, parts: &Parts, is_new: bool, now: Instant) {
+        let capture = &item.entry.capture;
+        let topic = self.topics.of(capture.app, capture.command);
+        let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
+        if is_new && !lane.lets_in(&item) {
+            return;
+        }
+        if !lane.takes(&item) || !lane.waiting.is_empty() {
+            lane.waiting.push_back(item);
+            return;
+        }
+        let group = Group::new();
+        for part in parts.iter() {
+            let record = self.normaliser.record_of(&item.entry.capture, part);
+            let rejection = record.rejection;
+            let sequence = self.unreported.next();
+            match self.kafka.send(self.topics.name(record.topic), &record, sequence) {
+                Ok(()) => {
+                    lane.sent(item.is_suspect);
+                    group.sent();
+                    let load = Load::Part(Rc::clone(&group));
+                    self.unreported.insert(Sent { load, topic, rejection, sent_at: now });
+                }
+                // All of it is sent again once the rest is known.
+                Err(SendError::QueueFull) => {
+                    group.failed(Verdict::Unproven);
+                    break;
+                }
+                Err(SendError::Failed(failure)) => {
+                    group.failed(Verdict::Failed(failure));
+                    break;
+                }
+            }
+        }
+        if let Some((item, verdict)) = group.hold(item) {
+            self.ended(item, topic, verdict);
         }
     }
 
@@ -326,20 +379,18 @@ impl Pump {
         let mut reports = std::mem::take(&mut self.reports);
         self.kafka.reports(&mut reports);
         for report in reports.drain(..) {
-            let Some(Sent { item, topic, rejection, sent_at }) = self.unreported.remove(report.sequence) else {
+            let Some(Sent { load, topic, rejection, sent_at }) = self.unreported.remove(report.sequence) else {
                 tracing::error!(sequence = report.sequence, "a delivery report names no record that was sent");
                 continue;
             };
             if let Some(lane) = self.lanes.get_mut(topic.index()) {
                 lane.reported();
             }
-            match report.verdict {
-                Verdict::Delivered => {
-                    self.metrics.delivered(now.saturating_duration_since(sent_at), rejection);
-                    self.delivered(&item, topic);
-                }
-                Verdict::Unproven => self.unproven(item, topic),
-                Verdict::Failed(failure) => self.failed(item, topic, failure),
+            if report.verdict == Verdict::Delivered {
+                self.metrics.delivered(now.saturating_duration_since(sent_at), rejection);
+            }
+            if let Some((item, verdict)) = load.reported(report.verdict) {
+                self.ended(item, topic, verdict);
             }
         }
         self.reports = reports;
@@ -353,10 +404,20 @@ impl Pump {
         for report in reports.into_iter().filter(|report| report.verdict == Verdict::Delivered) {
             if let Some(sent) = self.unreported.remove(report.sequence) {
                 self.metrics.delivered(now.saturating_duration_since(sent.sent_at), sent.rejection);
-                self.delivered(&sent.item, sent.topic);
+                if let Some((item, Verdict::Delivered)) = sent.load.reported(report.verdict) {
+                    self.delivered(&item, sent.topic);
+                }
             }
         }
         self.backlog.free(&mut self.settled);
+    }
+
+    fn ended(&mut self, item: Item, topic: Topic, verdict: Verdict) {
+        match verdict {
+            Verdict::Delivered => self.delivered(&item, topic),
+            Verdict::Unproven => self.unproven(item, topic),
+            Verdict::Failed(failure) => self.failed(item, topic, failure),
+        }
     }
 
     fn delivered(&mut self, item: &Item, topic: Topic) {
@@ -444,12 +505,14 @@ impl Pump {
         self.kafka.stop();
         self.take_reports(now);
         // What was never reported is not in Kafka, or nobody will ever say so.
-        for Sent { item, topic, .. } in std::mem::take(&mut self.unreported).into_all() {
+        for Sent { load, topic, .. } in std::mem::take(&mut self.unreported).into_all() {
             if let Some(lane) = self.lanes.get_mut(topic.index()) {
                 lane.reported();
             }
             self.metrics.ended(RecordOutcome::Failed);
-            self.stop_lane(item, topic, REST);
+            if let Some((item, _)) = load.reported(Verdict::Unproven) {
+                self.stop_lane(item, topic, REST);
+            }
         }
         self.replace_at = match self.kafka.replace() {
             Ok(()) => None,

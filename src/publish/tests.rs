@@ -40,8 +40,8 @@ use crate::publish::kafka::Unstarted;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Backoff;
 use crate::publish::pump::Control;
-use crate::publish::pump::Parts;
 use crate::publish::pump::Pump;
+use crate::publish::pump::Setup;
 use crate::record::Topics;
 use crate::refusal::Reason;
 
@@ -98,7 +98,7 @@ impl Rig {
                 let metrics = metrics.publish;
                 let parts =
                     Parts { backlog, kafka, normaliser, topics, metrics, gather: Duration::ZERO, backoff: BACKOFF };
-                Pump::new(parts).run(&control);
+                Pump::new(setup).run(&control);
             })
         };
         Self { cluster, apps, topics, journal, ledger, registry, control, pump }

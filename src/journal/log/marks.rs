@@ -9,7 +9,7 @@ pub(crate) struct Marks {
 
 impl Marks {
     /// Puts a number in. Returns whether it was not there before.
-    pub(super) fn set(&mut self, index: u64) -> bool {
+    pub(crate) fn set(&mut self, index: u64) -> bool {
         let Ok(word) = usize::try_from(index / 64) else { return false };
         if word >= self.words.len() {
             self.words.resize(word + 1, 0);
@@ -23,18 +23,18 @@ impl Marks {
     }
 
     /// Whether a number is in it.
-    pub(super) fn has(&self, index: u64) -> bool {
+    pub(crate) fn has(&self, index: u64) -> bool {
         let word = usize::try_from(index / 64).ok().and_then(|word| self.words.get(word));
         word.is_some_and(|word| word & (1 << (index % 64)) != 0)
     }
 
     /// How many are in it.
-    pub(super) const fn count(&self) -> u64 {
+    pub(crate) const fn count(&self) -> u64 {
         self.count
     }
 
     /// Its runs, first and last number each, in order; at most `max`. What is told is taken out.
-    pub(super) fn take_runs(&mut self, max: usize) -> Vec<(u64, u64)> {
+    pub(crate) fn take_runs(&mut self, max: usize) -> Vec<(u64, u64)> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         if self.count == 0 {
             return runs;

@@ -73,7 +73,7 @@ pub(crate) mod disk;
 pub(crate) mod format;
 mod marks;
 pub(crate) mod recovery;
-mod scan;
+pub(crate) mod scan;
 pub(crate) mod store;
 pub(crate) mod writer;
 

@@ -86,6 +86,11 @@ impl Scan {
         self.end_seq - self.first_seq
     }
 
+    /// How many of them cannot be read.
+    pub(crate) const fn missing_captures(&self) -> u64 {
+        self.missing.count()
+    }
+
     /// Notes that everything from where it ends up to `to` was acknowledged and cannot be read.
     pub(super) fn damaged(&mut self, offset: u64, to: Seq) {
         let from = self.end_seq;

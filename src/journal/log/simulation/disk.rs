@@ -233,15 +233,8 @@ impl Image {
 
 impl SimDisk {
     pub(super) fn new(image: Image) -> Self {
-        let state = State {
-            image,
-            run: 0,
-            is_off: false,
-            fault: None,
-            capacity_bytes: u64::MAX,
-            noise: None,
-            recording: None,
-        };
+        let state =
+            State { image, run: 0, is_off: false, fault: None, capacity_bytes: u64::MAX, noise: None, recording: None };
         Self { state: Arc::new(Mutex::new(state)), run: 0 }
     }
 

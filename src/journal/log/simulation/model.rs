@@ -147,7 +147,8 @@ impl Model {
         // It may have been in one of the records.
         self.recorded.clear();
         for (seq, known) in self.kept.iter().chain(&self.seen) {
-            let is_hit = known.place.segment == place.segment && (known.place.offset..known.end).contains(&place.offset);
+            let is_hit =
+                known.place.segment == place.segment && (known.place.offset..known.end).contains(&place.offset);
             if is_hit {
                 self.hit.insert(*seq);
             }

@@ -7,8 +7,7 @@ use super::history::History;
 use super::history::Order;
 use super::history::Setup;
 
-const SETUP: Setup =
-    Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
+const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
 
 fn holds(setup: Setup, actions: impl IntoIterator<Item = Action>) {
     let history = History { setup, actions: actions.into_iter().collect() };
@@ -27,18 +26,21 @@ const READ: Action = Action::Read { frames: u64::MAX };
 
 #[test]
 fn a_segment_without_captures_is_not_overwritten_by_the_next() {
-    holds(SETUP, [
-        append(&[100, 100], true),
-        Action::Kill,
-        // Records what was delivered, and nothing else.
-        READ,
-        deliver(1, Order::OldestFirst),
-        append(&[], true),
-        Action::Kill,
-        append(&[100], true),
-        Action::PowerOff { seed: 1 },
-        READ,
-    ]);
+    holds(
+        SETUP,
+        [
+            append(&[100, 100], true),
+            Action::Kill,
+            // Records what was delivered, and nothing else.
+            READ,
+            deliver(1, Order::OldestFirst),
+            append(&[], true),
+            Action::Kill,
+            append(&[100], true),
+            Action::PowerOff { seed: 1 },
+            READ,
+        ],
+    );
 }
 
 #[test]
@@ -50,11 +52,8 @@ fn a_refused_batch_does_not_take_with_it_what_was_delivered() {
         is_patient: false,
         fault: Some(Fault { after: 0, kind: FaultKind::NoRoom }),
     };
-    holds(SETUP, [
-        append(&[100, 100], false),
-        deliver(1, Order::OldestFirst),
-        refused,
-        Action::Close { fault: None },
-        READ,
-    ]);
+    holds(
+        SETUP,
+        [append(&[100, 100], false), deliver(1, Order::OldestFirst), refused, Action::Close { fault: None }, READ],
+    );
 }

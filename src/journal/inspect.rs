@@ -1,0 +1,140 @@
+//! Looks at a journal on disk without changing it, also while a process writes to it.
+
+use std::path::Path;
+
+use super::durable::JournalError;
+use super::log::Damage;
+use super::log::OpenError;
+use super::log::Seq;
+use super::log::directory::Directory;
+use super::log::disk;
+use super::log::disk::Disk;
+use super::log::disk::DiskFile;
+use super::log::format::BLOCK_BYTES;
+use super::log::format::Frame;
+use super::log::format::Record;
+use super::log::recovery;
+use super::log::recovery::Survey;
+use super::log::scan::Scan;
+
+/// How often a journal that is being written is read before what looks wrong is believed.
+const LOOKS: usize = 5;
+
+/// What is in a journal.
+#[derive(Debug)]
+pub(crate) struct Inspection {
+    /// A process has it.
+    pub(crate) is_in_use: bool,
+    /// In order.
+    pub(crate) segments: Vec<Segment>,
+    /// How many files wait to become segments.
+    pub(crate) spares: usize,
+    /// Segments that were damaged and set aside.
+    pub(crate) set_aside: Vec<String>,
+}
+
+/// A segment of it.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) name: String,
+    pub(crate) file_bytes: u64,
+    pub(crate) used_bytes: u64,
+    /// The number of its first capture.
+    pub(crate) first_seq: Seq,
+    pub(crate) captures: u64,
+    pub(crate) undelivered: u64,
+    pub(crate) is_sealed: bool,
+    /// Where something was begun that did not become a frame; of the newest segment of a journal in use, what is being written.
+    pub(crate) torn_at: Option<u64>,
+    pub(crate) damage: Vec<Damage>,
+}
+
+/// A capture on disk.
+#[derive(Debug)]
+pub(crate) struct OnDisk<'b> {
+    pub(crate) seq: Seq,
+    pub(crate) is_delivered: bool,
+    /// As [`super::codec`] writes it.
+    pub(crate) bytes: &'b [u8],
+}
+
+/// Reads the journal in `dir`.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub(crate) fn inspect(dir: &Path) -> Result<Inspection, JournalError> {
+    let (survey, is_in_use) = look(dir)?;
+    let segments = survey.segments.into_iter().map(|(scan, _, delivered)| {
+        let missing = scan.missing_captures();
+        Segment {
+            undelivered: (scan.captures() - delivered.count()).saturating_sub(missing),
+            captures: scan.captures() - missing,
+            name: scan.name,
+            file_bytes: scan.file_bytes,
+            used_bytes: scan.used_bytes,
+            first_seq: scan.first_seq,
+            is_sealed: scan.is_sealed,
+            torn_at: scan.torn_at,
+            damage: scan.damage,
+        }
+    });
+    let segments = segments.collect();
+    Ok(Inspection { is_in_use, segments, spares: survey.spares.len(), set_aside: survey.damaged })
+}
+
+/// Shows `visit` every capture of the journal in `dir`, in order, until it returns an error.
+///
+/// # Errors
+///
+/// The journal cannot be read, or `visit` does not go on.
+pub(crate) fn each_capture<E: From<JournalError>>(
+    dir: &Path,
+    mut visit: impl FnMut(&OnDisk<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let (survey, _) = look(dir)?;
+    let mut buffer = Vec::new();
+    for (scan, file, delivered) in &survey.segments {
+        read(scan, file, &mut buffer).map_err(JournalError::from)?;
+        let mut at = BLOCK_BYTES;
+        while let Some(rest) = buffer.get(at..).filter(|rest| !rest.is_empty()) {
+            let Some(frame) = Frame::decode(rest, at as u64, scan.nonce) else {
+                at += BLOCK_BYTES;
+                continue;
+            };
+            let mut seq = frame.header.first_seq;
+            for record in frame.records() {
+                if let Record::Capture { bytes, .. } = record {
+                    let is_delivered = delivered.has(seq.saturating_sub(scan.first_seq));
+                    visit(&OnDisk { seq, is_delivered, bytes })?;
+                    seq += 1;
+                }
+            }
+            at += usize::try_from(frame.header.padded_bytes()).unwrap_or(usize::MAX);
+        }
+    }
+    Ok(())
+}
+
+fn read(scan: &Scan, file: &impl DiskFile, buffer: &mut Vec<u8>) -> Result<(), OpenError> {
+    buffer.resize(usize::try_from(scan.used_bytes).unwrap_or(usize::MAX), 0);
+    let read = disk::read_full(file, buffer, 0)
+        .map_err(|source| OpenError::Io { what: format!("read {}", scan.name), source })?;
+    buffer.truncate(read);
+    Ok(())
+}
+
+/// Reads all files. What is read while it is written can look damaged, and right the next time.
+fn look(dir: &Path) -> Result<(Survey<<Directory as Disk>::File>, bool), JournalError> {
+    let directory = Directory::open_to_read(dir)?;
+    let mut looks = 0;
+    loop {
+        looks += 1;
+        let is_in_use = directory.is_in_use();
+        let survey = recovery::survey(&directory)?;
+        let is_whole = survey.segments.iter().all(|(scan, ..)| scan.damage.is_empty());
+        if is_whole || !is_in_use || looks == LOOKS {
+            return Ok((survey, is_in_use));
+        }
+    }
+}
