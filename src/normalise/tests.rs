@@ -251,7 +251,7 @@ fn a_batch_is_one_record_for_each_of_its_events() {
             .iter()
             .map(|part| json_of(&normaliser.record_of(&capture, part))["id"].clone())
             .collect();
-        assert_eq!(ids, [id.clone()], "{body}");
+        assert_eq!(ids, std::slice::from_ref(&id), "{body}");
     }
     assert_ne!(json_of(&records[0])["id"], id);
 }
