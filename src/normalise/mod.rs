@@ -1,5 +1,5 @@
-//! Turns a capture into the records that Kafka gets: one, or one for each event of a batch. Runs behind the answer; a callback it cannot understand is not lost, it goes to
-//! `<prefix>.rejected`.
+//! Turns a capture into the records that Kafka gets: one, or one for each event of a batch. Runs behind the answer; a callback it
+//! cannot understand is not lost, it goes to `<prefix>.rejected`.
 
 pub mod envelope;
 pub mod event;
@@ -153,3 +153,6 @@ fn truncated(text: &str, bytes_max: usize) -> &str {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod quirk_tests;
