@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+use crate::follow::tls::TlsFilesError;
 use crate::follow::tokens::BadTokenFiles;
 use crate::publish::kafka::ClientError;
 use crate::publish::pump::Control;
@@ -48,6 +49,9 @@ pub(crate) enum Failure {
     /// Some token files cannot be used.
     #[error("use the token files")]
     Tokens(#[source] BadTokenFiles),
+    /// The files of TLS cannot be used.
+    #[error("use the tls files")]
+    Tls(#[source] TlsFilesError),
     /// A metric is registered twice. A bug.
     #[error("register the metrics")]
     Metrics(#[source] prometheus::Error),
@@ -191,8 +195,8 @@ fn make_ready(readying: &Readying, client: Option<TopicsClient>, served: &build:
         served.service.intake.journal.open();
         if served.life.enter(Phase::Serving) {
             say(&format!(
-                "callbacks on http://{}\nadmin on http://{}",
-                readying.callbacks_address, readying.admin_address
+                "callbacks on {}://{}\nadmin on http://{}",
+                readying.callbacks_scheme, readying.callbacks_address, readying.admin_address
             ));
             tracing::info!("ready");
         }

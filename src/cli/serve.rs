@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
             tracing::error!(error = chain(&failure), "callbridge cannot run");
             match failure {
                 // librdkafka judged the properties together, and files are as bad the next time: restarting will not help.
-                Failure::Kafka(_) | Failure::Tokens(_) => ExitCode::from(EXIT_CONFIG),
+                Failure::Kafka(_) | Failure::Tokens(_) | Failure::Tls(_) => ExitCode::from(EXIT_CONFIG),
                 Failure::Listen { .. } | Failure::Embedded(_) | Failure::Metrics(_) | Failure::System { .. } => {
                     ExitCode::FAILURE
                 }
@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
 }
 
 /// An error and all its causes, on one line.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

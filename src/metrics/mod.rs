@@ -5,6 +5,7 @@ pub(crate) mod intake;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod publish;
+pub(crate) mod tls;
 pub(crate) mod tokens;
 
 use prometheus::Registry;
@@ -19,6 +20,7 @@ pub(crate) struct Metrics {
     pub(crate) kafka: kafka::KafkaMetrics,
     pub(crate) blocklist: blocklist::BlocklistMetrics,
     pub(crate) tokens: tokens::TokenMetrics,
+    pub(crate) tls: tls::TlsMetrics,
 }
 
 impl Metrics {
@@ -31,6 +33,7 @@ impl Metrics {
             kafka: kafka::KafkaMetrics::register(registry)?,
             blocklist: blocklist::BlocklistMetrics::register(registry)?,
             tokens: tokens::TokenMetrics::register(registry)?,
+            tls: tls::TlsMetrics::register(registry)?,
         })
     }
 }

@@ -27,4 +27,5 @@ mod signature;
 mod stop;
 mod structure;
 mod support;
+mod tls;
 mod topics;

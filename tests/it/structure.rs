@@ -37,7 +37,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ),
     ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request", "sender"]),
     ("publish", &["clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
-    ("follow", &["auth", "clock", "decide", "metrics", "shutdown"]),
+    ("follow", &["auth", "clock", "decide", "http", "metrics", "shutdown"]),
     ("admin", &["publish", "shutdown"]),
     // Wiring.
     (

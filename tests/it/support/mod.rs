@@ -10,6 +10,7 @@ pub(crate) mod java;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod load;
+pub(crate) mod openssl;
 pub(crate) mod oracle;
 pub(crate) mod ports;
 pub(crate) mod process;
