@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
 use crate::config::Config;
+use crate::follow::tls::TlsFilesError;
 use crate::follow::tokens::BadTokenFiles;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
@@ -61,6 +62,9 @@ pub(crate) enum Failure {
     /// Some token files cannot be used.
     #[error("use the token files")]
     Tokens(#[source] BadTokenFiles),
+    /// The files of TLS cannot be used.
+    #[error("use the tls files")]
+    Tls(#[source] TlsFilesError),
     /// A metric is registered twice. A bug.
     #[error("register the metrics")]
     Metrics(#[source] prometheus::Error),
@@ -264,7 +268,10 @@ fn make_ready(readying: &Readying, client: Option<TopicsClient>, served: &build:
 fn serve_now(readying: &Readying, served: &build::Served) {
     served.service.intake.journal.open();
     if served.life.enter(Phase::Serving) {
-        say(&format!("callbacks on http://{}\nadmin on http://{}", readying.callbacks_address, readying.admin_address));
+        say(&format!(
+            "callbacks on {}://{}\nadmin on http://{}",
+            readying.callbacks_scheme, readying.callbacks_address, readying.admin_address
+        ));
         tracing::info!("ready");
     }
 }

@@ -19,6 +19,8 @@ use crate::config::Config;
 use crate::decide;
 use crate::follow::Following;
 use crate::follow::files::Files;
+use crate::follow::tls::TlsFiles;
+use crate::follow::tls::TlsPaths;
 use crate::follow::tokens::TokenFiles;
 use crate::http::listener;
 use crate::http::listener::Limits;
@@ -114,6 +116,7 @@ pub(super) struct Readying {
     pub(super) creation: Option<Creation>,
     /// Whether callbacks are let through before the topics are there: they are safe without.
     pub(super) is_ready_alone: bool,
+    pub(super) callbacks_scheme: &'static str,
     pub(super) callbacks_address: SocketAddr,
     pub(super) admin_address: SocketAddr,
 }
@@ -133,6 +136,8 @@ impl Built {
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
         let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
             .map_err(Failure::Tokens)?;
+        let tls_paths = config.callbacks.tls.as_ref().map(tls_paths);
+        let tls = tls_paths.map(|paths| TlsFiles::start(&paths, metrics.tls)).transpose().map_err(Failure::Tls)?;
         let apps = Arc::new(apps(config, &tokens));
         let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
         let topics = Arc::new(Topics::of_commands(prefixes, &config.topics.commands));
@@ -182,12 +187,13 @@ impl Built {
             names: topics.names().to_vec(),
             creation: config.topics.create.then(|| creation(&config.topics)),
             is_ready_alone: ack == Ack::Journal,
+            callbacks_scheme: if tls.is_some() { "https" } else { "http" },
             callbacks_address: listeners.callbacks_address,
             admin_address: listeners.admin_address,
         };
         let served = Served {
             service: Arc::new(service(config, intake, Arc::clone(&is_stopping))),
-            opening: Arc::new(opening(&config.callbacks)),
+            opening: Arc::new(opening(&config.callbacks, tls.as_ref())),
             limits: limits(&config.callbacks),
             order: watch::Sender::new(Order::Serve),
             life,
@@ -201,7 +207,7 @@ impl Built {
             journaling,
             readying,
             admin,
-            following: Following { blocklist: files, tokens },
+            following: Following { blocklist: files, tokens, tls },
             listeners,
             embedded,
         })
@@ -276,9 +282,22 @@ fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Ser
     Service { intake, path, senders, body_bytes_max, is_stopping }
 }
 
-fn opening(callbacks: &config::Callbacks) -> Opening {
+fn tls_paths(tls: &config::Tls) -> TlsPaths {
+    TlsPaths {
+        certificate: tls.certificate_file.clone(),
+        key: tls.key_file.clone(),
+        client_ca: tls.client_ca_file.clone(),
+    }
+}
+
+fn opening(callbacks: &config::Callbacks, tls: Option<&TlsFiles>) -> Opening {
     let header_from = if callbacks.proxy_protocol { callbacks.proxies.clone() } else { Networks::default() };
-    Opening { proxies: callbacks.proxies.clone(), header_from, patience: callbacks.head_timeout }
+    Opening {
+        proxies: callbacks.proxies.clone(),
+        header_from,
+        tls: tls.map(TlsFiles::in_force),
+        patience: callbacks.head_timeout,
+    }
 }
 
 const fn limits(callbacks: &config::Callbacks) -> Limits {

@@ -12,14 +12,19 @@ use crate::cli::serve::Args;
 use crate::config::Ack;
 use crate::config::Config;
 use crate::config::JudgeKafka;
+use crate::config::Tls;
 
 /// Reads a file, and returns what it holds, in a few words, or what is wrong, each mistake as one line that names the file.
 pub(crate) type JudgeFile = fn(&Path) -> Result<String, Vec<String>>;
+
+/// The same for the files of TLS, which are judged together.
+pub(crate) type JudgeTls = fn(&Tls) -> Result<String, Vec<String>>;
 
 /// Who judges which files.
 pub(crate) struct Judges {
     pub(crate) blocklist: JudgeFile,
     pub(crate) tokens: JudgeFile,
+    pub(crate) tls: JudgeTls,
 }
 
 /// Judges what `args` name. Says on stdout what is right, and on stderr what is not.
@@ -37,6 +42,12 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka, judges: &Judges) -> Exit
     for (kind, file, judge) in blocklists.chain(token_files) {
         match judge(file) {
             Ok(holds) => right.push(format!("{kind} ok: {}: {holds}", file.display())),
+            Err(mistakes) => wrong.extend(mistakes),
+        }
+    }
+    if let Some(tls) = &config.callbacks.tls {
+        match (judges.tls)(tls) {
+            Ok(holds) => right.push(format!("tls ok: {}: {holds}", tls.certificate_file.display())),
             Err(mistakes) => wrong.extend(mistakes),
         }
     }

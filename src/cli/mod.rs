@@ -11,12 +11,15 @@ use clap::Parser;
 use clap::Subcommand;
 
 use crate::auth::Tokens;
+use crate::config::Tls;
 use crate::decide::blocklist::Rules;
 use crate::follow;
 use crate::follow::file::FileError;
+use crate::follow::tls::TlsPaths;
 use crate::publish::kafka;
 
 use self::check::Judges;
+use self::serve::chain;
 
 /// Takes Tencent Cloud Chat callbacks, answers them within their deadline, and publishes them to Kafka.
 #[derive(Debug, Parser)]
@@ -45,7 +48,7 @@ impl Cli {
         match self.command {
             Command::Serve(args) => serve::run(&args, kafka::problems),
             Command::Check(args) => {
-                let judges = Judges { blocklist: judge_blocklist, tokens: judge_tokens };
+                let judges = Judges { blocklist: judge_blocklist, tokens: judge_tokens, tls: judge_tls };
                 check::run(&args, kafka::problems, &judges)
             }
             Command::Journal(args) => journal::run(&args),
@@ -69,5 +72,19 @@ fn judge_tokens(file: &Path) -> Result<String, Vec<String>> {
     match follow::file::read::<Tokens>(file) {
         Ok(tokens) => Ok(format!("{} tokens", tokens.len())),
         Err(error) => Err(vec![format!("{}: {error}", file.display())]),
+    }
+}
+
+/// What clients of TLS are asked for, or what is wrong with its files.
+fn judge_tls(files: &Tls) -> Result<String, Vec<String>> {
+    let paths = TlsPaths {
+        certificate: files.certificate_file.clone(),
+        key: files.key_file.clone(),
+        client_ca: files.client_ca_file.clone(),
+    };
+    match follow::tls::load(&paths) {
+        Ok(_config) if paths.client_ca.is_some() => Ok("clients must show a certificate".to_owned()),
+        Ok(_config) => Ok("any client".to_owned()),
+        Err(error) => Err(vec![format!("callbacks.tls: {}", chain(&error))]),
     }
 }

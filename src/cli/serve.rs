@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
             tracing::error!(error = chain(&failure), "callbridge cannot run");
             match failure {
                 // librdkafka judged the properties together, and files are as bad the next time: restarting will not help.
-                Failure::Kafka(_) | Failure::Tokens(_) => ExitCode::from(EXIT_CONFIG),
+                Failure::Kafka(_) | Failure::Tokens(_) | Failure::Tls(_) => ExitCode::from(EXIT_CONFIG),
                 Failure::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
                 Failure::Listen { .. }
                 | Failure::Embedded(_)
@@ -77,7 +77,7 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
 }
 
 /// An error and all its causes, on one line.
-pub(super) fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

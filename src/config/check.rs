@@ -29,6 +29,7 @@ use crate::config::Log;
 use crate::config::LogFormat;
 use crate::config::OnCorruption;
 use crate::config::Queue;
+use crate::config::Tls;
 use crate::config::Topics;
 use crate::config::kafka;
 use crate::config::problem::Fault;
@@ -126,6 +127,7 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
         senders: networks(reader, "callbacks.senders"),
         proxies: networks(reader, "callbacks.proxies").unwrap_or_default(),
         proxy_protocol: reader.boolean("callbacks.proxy_protocol"),
+        tls: tls(reader),
         body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=16 * 1024 * 1024)),
         connections_max: reader.count("callbacks.connections_max", &(1..=1_000_000)),
         connections_per_peer_max: reader
@@ -137,6 +139,35 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
         deadline: reader.millis("callbacks.deadline_ms", &(1..=3_600_000)),
         idle_timeout: reader.seconds("callbacks.idle_timeout_seconds", &(1..=3600)),
         keep_accepting: reader.millis("callbacks.keep_accepting_ms", &(0..=3_600_000)),
+    }
+}
+
+/// Certificate and key go together, and authorities of clients are of no use without them.
+fn tls(reader: &mut Reader) -> Option<Tls> {
+    let mut file = |name: &str| {
+        let path = format!("callbacks.tls.{name}");
+        reader.take(&path).is_some().then(|| reader.folder(&path))
+    };
+    let (certificate, key, client_ca) = (file("certificate_file"), file("key_file"), file("client_ca_file"));
+    let given = ["certificate_file", "key_file", "client_ca_file"].map(|name| format!("callbacks.tls.{name}"));
+    let [certificate_path, key_path, client_ca_path] = &given;
+    match (certificate, key) {
+        (Some(certificate_file), Some(key_file)) => Some(Tls { certificate_file, key_file, client_ca_file: client_ca }),
+        (Some(_), None) => {
+            reader.fault_beside(key_path, certificate_path, Fault::Missing("a certificate has a key"));
+            None
+        }
+        (None, Some(_)) => {
+            reader.fault_beside(certificate_path, key_path, Fault::Missing("a key has a certificate"));
+            None
+        }
+        (None, None) => {
+            if client_ca.is_some() {
+                let why = Fault::Missing("clients show certificates in TLS only");
+                reader.fault_beside(certificate_path, client_ca_path, why);
+            }
+            None
+        }
     }
 }
 

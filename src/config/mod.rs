@@ -91,6 +91,8 @@ pub struct Callbacks {
     pub proxies: Networks,
     /// Whether connections of proxies begin with a header of the PROXY protocol. Default: false.
     pub proxy_protocol: bool,
+    /// The files that TLS runs on. Default: absent, plain HTTP.
+    pub tls: Option<Tls>,
     /// The longest body that is taken, in bytes. Default: 262 144.
     pub body_bytes_max: usize,
     /// How many connections may be open. Default: 10 000.
@@ -109,6 +111,17 @@ pub struct Callbacks {
     pub idle_timeout: Duration,
     /// How long connections are still accepted after SIGTERM, under [`Config::drain`]. Default: 1 s.
     pub keep_accepting: Duration,
+}
+
+/// The files of TLS, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate of this server, and those between it and its root.
+    pub certificate_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
+    /// Certificates of authorities; clients must have a certificate below one of them. Default: absent, anybody may connect.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 /// The listener for probes and Prometheus.

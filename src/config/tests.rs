@@ -114,6 +114,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.callbacks.sign_window, Duration::from_secs(60));
     assert_eq!((config.callbacks.senders, config.callbacks.proxies.0), (None, Vec::new()));
     assert!(!config.callbacks.proxy_protocol);
+    assert_eq!(config.callbacks.tls, None);
     assert_eq!(config.kafka.properties, properties(&[("bootstrap.servers", "kafka-1:9092")]));
     assert!(!config.embedded_broker);
     assert!(!config.topics.create);
@@ -267,6 +268,18 @@ const FAULTY_FILES: &[(&str, &str)] = &[
         "callbacks.proxy_protocol = true",
         "callbridge.toml:1: callbacks.proxy_protocol: needs callbacks.proxies: from others such a header would be \
          believed by mistake",
+    ),
+    (
+        "callbacks.tls.certificate_file = \"c\"",
+        "callbridge.toml:1: callbacks.tls.key_file: is missing: a certificate has a key",
+    ),
+    (
+        "callbacks.tls.key_file = \"c\"",
+        "callbridge.toml:1: callbacks.tls.certificate_file: is missing: a key has a certificate",
+    ),
+    (
+        "callbacks.tls.client_ca_file = \"c\"",
+        "callbridge.toml:1: callbacks.tls.certificate_file: is missing: clients show certificates in TLS only",
     ),
     ("callbacks.sign_window_seconds = 0", "callbridge.toml:1: callbacks.sign_window_seconds: must be from 1 to 86400"),
     (

@@ -1,4 +1,4 @@
-//! The files that are read again when they change: blocklists and tokens.
+//! The files that are read again when they change: blocklists, tokens, and those of TLS.
 //!
 //! Follows by looking at each file ten times a second, and not by the kernel's notifications. A look cannot be missed,
 //! and works the same on network file systems, in bind mounts, through chains of symlinks as Kubernetes makes them, and
@@ -10,6 +10,7 @@
 pub(crate) mod file;
 pub(crate) mod files;
 pub(crate) mod rules;
+pub(crate) mod tls;
 pub(crate) mod tokens;
 
 use std::time::Duration;
@@ -18,28 +19,34 @@ use crate::clock;
 use crate::shutdown::Stop;
 
 use self::files::Files;
+use self::tls::TlsFiles;
 use self::tokens::TokenFiles;
 
 /// How long between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How often a file that changes while it is read is read again at the start.
+const ATTEMPTS: usize = 100;
 
 /// Everything that is followed.
 #[derive(Debug)]
 pub(crate) struct Following {
     pub(crate) blocklist: Files,
     pub(crate) tokens: TokenFiles,
+    pub(crate) tls: Option<TlsFiles>,
 }
 
 impl Following {
     /// Follows the files until it is asked to stop. Without files there is nothing to do, and it returns at once.
     pub(crate) fn run(mut self, stop: &Stop) {
-        if self.blocklist.is_empty() && self.tokens.is_empty() {
+        if self.blocklist.is_empty() && self.tokens.is_empty() && self.tls.is_none() {
             return;
         }
         while !stop.wait(LOOK_EVERY) {
             let now = clock::monotonic();
             self.blocklist.step(now);
             self.tokens.step(now);
+            self.tls.iter_mut().for_each(|tls| tls.step(now));
         }
     }
 }
@@ -60,7 +67,7 @@ mod tests {
         let metrics = BlocklistMetrics::register(&registry).expect("metrics");
         let (blocklist, _) = Files::load(files, metrics);
         let metrics = TokenMetrics::register(&registry).expect("metrics");
-        Following { blocklist, tokens: TokenFiles::load([], metrics).expect("no files") }
+        Following { blocklist, tokens: TokenFiles::load([], metrics).expect("no files"), tls: None }
     }
 
     #[test]

@@ -9,13 +9,11 @@ use arc_swap::ArcSwap;
 use crate::auth::BadTokens;
 use crate::auth::Tokens;
 use crate::clock;
+use crate::follow::ATTEMPTS;
 use crate::follow::file::Content;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
 use crate::metrics::tokens::TokenMetrics;
-
-/// How often a file that changes while it is read is read again at the start.
-const ATTEMPTS: usize = 100;
 
 /// Files that cannot be used at the start. What is wrong with each has been logged.
 #[derive(Debug, thiserror::Error)]

@@ -27,12 +27,12 @@ use hyper::rt::Write;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncRead;
 use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 use tokio::time;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
 use crate::clock;
+use super::stream::Stream;
 
 /// How long a connection lingers at most.
 const LINGER: Duration = Duration::from_secs(1);
@@ -111,7 +111,7 @@ const IDLE_STEPS: u32 = 8;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    io: TokioIo<TcpStream>,
+    io: TokioIo<Stream>,
     round: Round,
     patience: Patience,
     head_timer: Option<Pin<Box<Sleep>>>,
@@ -129,7 +129,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(stream: TcpStream, round: Round, patience: Patience) -> Self {
+    pub(super) fn new(stream: Stream, round: Round, patience: Patience) -> Self {
         let io = TokioIo::new(stream);
         let (head_timer, body_timer, write_timer, linger_timer) = (None, None, None, None);
         let idle_timer = Box::pin(time::sleep(patience.idle / IDLE_STEPS));

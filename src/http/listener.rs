@@ -39,6 +39,7 @@ use super::opening::OpeningError;
 use super::reply;
 use super::service::Service;
 use super::service::Visit;
+use super::stream::Stream;
 
 /// Connections the kernel holds while none is accepted. `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4096;
@@ -212,7 +213,10 @@ impl Connections {
     fn begin(&mut self, stream: TcpStream, peer: SocketAddr) {
         let Some((place, counted)) = self.place(peer.ip()) else {
             self.service.intake.metrics.connections_refused.inc();
-            if let Ok(farewell) = Arc::clone(&self.farewells).try_acquire_owned() {
+            // Whoever expects TLS could not read what it is told.
+            if self.opening.tls.is_none()
+                && let Ok(farewell) = Arc::clone(&self.farewells).try_acquire_owned()
+            {
                 self.tasks.spawn(async move {
                     turn_away(stream).await;
                     drop(farewell);
@@ -263,9 +267,9 @@ async fn open(
     opening: &Opening,
     service: &Service,
     mut finish: watch::Receiver<bool>,
-) -> Option<(TcpStream, SocketAddr)> {
+) -> Option<(Stream, SocketAddr)> {
     if !opening.is_awaited(peer) {
-        return Some((stream, peer));
+        return Some((Stream::Plain(stream), peer));
     }
     // Boxed: every connection's future would otherwise be larger by it, for as long as it lives.
     let opened = Box::pin(async {
@@ -284,6 +288,7 @@ async fn open(
             let metrics = &service.intake.metrics;
             match &error {
                 OpeningError::ProxyHeader(_) => metrics.unopened_header.inc(),
+                OpeningError::Tls(_) => metrics.unopened_tls.inc(),
                 OpeningError::Late => metrics.unopened_late.inc(),
             }
             tracing::debug!(error = &error as &dyn std::error::Error, %peer, "connection did not open");
@@ -293,7 +298,7 @@ async fn open(
 }
 
 fn serve_connection(
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     round: Round,
     service: Arc<Service>,

@@ -28,6 +28,8 @@ pub(crate) struct IntakeMetrics {
     pub(crate) accept_errors: IntCounter,
     /// Connections of a proxy without a readable header of the PROXY protocol.
     pub(crate) unopened_header: IntCounter,
+    /// Connections whose TLS handshake failed.
+    pub(crate) unopened_tls: IntCounter,
     /// Connections that were too slow in what comes before HTTP.
     pub(crate) unopened_late: IntCounter,
     answer_before: Histogram,
@@ -48,7 +50,7 @@ impl IntakeMetrics {
         let unopened = IntCounterVec::new(
             Opts::new(
                 "callbridge_connections_unopened_total",
-                "Connections that ended before HTTP, by what they lacked: a header of the PROXY protocol, time.",
+                "Connections that ended before HTTP, by what they lacked: a header of the PROXY protocol, TLS, time.",
             ),
             &["reason"],
         )?;
@@ -83,6 +85,7 @@ impl IntakeMetrics {
                 "Times that no connection could be accepted, as for want of file descriptors; tried ten times a second.",
             )?,
             unopened_header: unopened.with_label_values(&["proxy_header"]),
+            unopened_tls: unopened.with_label_values(&["tls"]),
             unopened_late: unopened.with_label_values(&["late"]),
             allowed: decision(decide::Outcome::Allow),
             partly: decision(decide::Outcome::Partial),

@@ -6,6 +6,7 @@ pub(crate) mod journal;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod publish;
+pub(crate) mod tls;
 pub(crate) mod tokens;
 
 use prometheus::Registry;
@@ -21,6 +22,7 @@ pub(crate) struct Metrics {
     pub(crate) journal: journal::JournalMetrics,
     pub(crate) blocklist: blocklist::BlocklistMetrics,
     pub(crate) tokens: tokens::TokenMetrics,
+    pub(crate) tls: tls::TlsMetrics,
 }
 
 impl Metrics {
@@ -34,6 +36,7 @@ impl Metrics {
             journal: journal::JournalMetrics::register(registry)?,
             blocklist: blocklist::BlocklistMetrics::register(registry)?,
             tokens: tokens::TokenMetrics::register(registry)?,
+            tls: tls::TlsMetrics::register(registry)?,
         })
     }
 }

@@ -31,4 +31,5 @@ mod signature;
 mod stop;
 mod structure;
 mod support;
+mod tls;
 mod topics;

@@ -41,7 +41,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ),
     ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request", "sender"]),
     ("publish", &["clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
-    ("follow", &["auth", "clock", "decide", "metrics", "shutdown"]),
+    ("follow", &["auth", "clock", "decide", "http", "metrics", "shutdown"]),
     ("admin", &["journal", "publish", "shutdown"]),
     // Wiring.
     (

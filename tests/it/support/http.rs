@@ -20,8 +20,8 @@ pub(crate) fn callback_target(app_id: &str, command: &str) -> String {
 }
 
 /// A connection that is kept open between requests.
-pub(crate) struct Client {
-    stream: BufReader<TcpStream>,
+pub(crate) struct Client<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 /// A whole answer.
@@ -43,7 +43,19 @@ impl Client {
     pub(crate) fn over(stream: TcpStream) -> Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(READ))?;
-        Ok(Self { stream: BufReader::new(stream) })
+        Ok(Self::of(stream))
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Speaks over anything.
+    pub(crate) fn of(stream: S) -> Self {
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// What it speaks over.
+    pub(crate) fn inner(&self) -> &S {
+        self.stream.get_ref()
     }
 
     /// Posts a body and reads the answer.
@@ -69,7 +81,8 @@ impl Client {
 
     /// Writes bytes as they are.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.stream.get_mut().write_all(bytes)
+        self.stream.get_mut().write_all(bytes)?;
+        self.stream.get_mut().flush()
     }
 
     /// Reads one answer.
@@ -87,7 +100,8 @@ impl Client {
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.stream.read_to_end(&mut Vec::new()) {
             Ok(_rest) => true,
-            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+            // The second is TLS cut off, as it is when the other side was sent what it did not read.
+            Err(error) => matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof),
         }
     }
 

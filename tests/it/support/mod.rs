@@ -13,6 +13,7 @@ pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod load;
 pub(crate) mod mounted;
+pub(crate) mod openssl;
 pub(crate) mod oracle;
 pub(crate) mod ports;
 pub(crate) mod powercut;

@@ -1,0 +1,192 @@
+//! The files of TLS: loads them at the start, and makes a new configuration of all whenever one of them holds something new.
+//!
+//! Connections that are there keep the configuration they began with.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::fmt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+
+use crate::clock;
+use crate::follow::ATTEMPTS;
+use crate::follow::file::Content;
+use crate::follow::file::FileError;
+use crate::follow::file::FollowedFile;
+use crate::follow::file::Look;
+use crate::follow::file::read;
+use crate::http::expiry;
+use crate::http::tls;
+use crate::http::tls::BadTls;
+use crate::http::tls::Pems;
+use crate::metrics::tls::TlsMetrics;
+
+/// How long files may not fit together: certificate and key are replaced one after the other.
+const PAIRING: Duration = Duration::from_secs(2);
+
+/// Which files there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TlsPaths {
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) client_ca: Option<PathBuf>,
+}
+
+/// Why TLS cannot start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsFilesError {
+    /// A file is out of reach.
+    #[error("{}", .0.display())]
+    File(PathBuf, #[source] FileError<Infallible>),
+    /// They were read, and are of no use, or not together.
+    #[error(transparent)]
+    Bad(#[from] BadTls),
+}
+
+/// A file of PEM. Shows nothing of it: it may be the key.
+pub(crate) struct Pem(Vec<u8>);
+
+impl fmt::Debug for Pem {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} bytes", self.0.len())
+    }
+}
+
+impl Content for Pem {
+    const KIND: &'static str = "tls";
+    const BYTES_MAX: u64 = 4 * 1024 * 1024;
+    type Bad = Infallible;
+
+    fn parse(bytes: &[u8]) -> Result<Self, Infallible> {
+        Ok(Self(bytes.to_vec()))
+    }
+}
+
+/// Reads the files as they are now, without following them.
+pub(crate) fn load(paths: &TlsPaths) -> Result<ServerConfig, TlsFilesError> {
+    let pem = |path: &Path| read::<Pem>(path).map_err(|error| TlsFilesError::File(path.to_owned(), error));
+    let (certificate, key) = (pem(&paths.certificate)?, pem(&paths.key)?);
+    let client_ca = paths.client_ca.as_deref().map(pem).transpose()?;
+    let client_ca = client_ca.as_ref().map(|pem| pem.0.as_slice());
+    Ok(tls::build(Pems { certificate: &certificate.0, key: &key.0, client_ca })?)
+}
+
+/// The files of TLS, followed. Nobody else changes the configuration.
+#[derive(Debug)]
+pub(crate) struct TlsFiles {
+    held: Held,
+    in_force: Arc<ArcSwap<ServerConfig>>,
+    /// Since when what is in the files is not in force.
+    changed: Option<Instant>,
+    /// Whether what is in the files is of no use together.
+    is_bad: bool,
+    metrics: TlsMetrics,
+}
+
+#[derive(Debug)]
+struct Held {
+    certificate: FollowedFile<Pem>,
+    key: FollowedFile<Pem>,
+    client_ca: Option<FollowedFile<Pem>>,
+}
+
+impl TlsFiles {
+    /// Reads the files for the first time.
+    ///
+    /// # Errors
+    ///
+    /// Any that cannot be used: there is nothing to serve with.
+    pub(crate) fn start(paths: &TlsPaths, metrics: TlsMetrics) -> Result<Self, TlsFilesError> {
+        // Told by file, before any is followed.
+        load(paths)?;
+        let now = clock::monotonic();
+        let follow = |path: &PathBuf| {
+            let mut file = FollowedFile::new(path.clone());
+            (0..ATTEMPTS).find(|_nth| file.load(now) != Look::Same);
+            file
+        };
+        let held = Held {
+            certificate: follow(&paths.certificate),
+            key: follow(&paths.key),
+            client_ca: paths.client_ca.as_ref().map(follow),
+        };
+        let in_force = Arc::new(ArcSwap::from_pointee(held.build()?));
+        metrics.expires.set(held.expires());
+        Ok(Self { held, in_force, changed: None, is_bad: false, metrics })
+    }
+
+    /// What connections begin with, as it is from now on.
+    pub(crate) fn in_force(&self) -> Arc<ArcSwap<ServerConfig>> {
+        Arc::clone(&self.in_force)
+    }
+
+    /// Looks at every file once, and makes a new configuration if one has changed and all fit together.
+    pub(crate) fn step(&mut self, now: Instant) {
+        for file in self.held.files() {
+            match file.look(now) {
+                Look::Same => {}
+                Look::Loaded => self.changed = Some(now),
+                Look::Failed => self.metrics.file_errors.inc(),
+            }
+        }
+        if let Some(changed) = self.changed {
+            self.renew(now.saturating_duration_since(changed) < PAIRING);
+        }
+        let is_failing = self.is_bad || self.held.files().any(|file| file.is_failing());
+        self.metrics.failing.set(i64::from(is_failing));
+    }
+
+    /// Files that do not fit together may yet, as long as `may_pair`.
+    fn renew(&mut self, may_pair: bool) {
+        match self.held.build() {
+            Ok(config) => {
+                self.in_force.store(Arc::new(config));
+                self.changed = None;
+                self.is_bad = false;
+                self.metrics.loads.inc();
+                self.metrics.expires.set(self.held.expires());
+                tracing::info!("tls files loaded");
+            }
+            Err(_not_yet) if may_pair => {}
+            Err(error) => {
+                self.changed = None;
+                self.is_bad = true;
+                self.metrics.file_errors.inc();
+                let error = &error as &dyn Error;
+                tracing::error!(error, "tls files cannot be used; what they last held stays in force");
+            }
+        }
+    }
+}
+
+impl Held {
+    fn files(&mut self) -> impl Iterator<Item = &mut FollowedFile<Pem>> {
+        [Some(&mut self.certificate), Some(&mut self.key), self.client_ca.as_mut()].into_iter().flatten()
+    }
+
+    fn build(&self) -> Result<ServerConfig, BadTls> {
+        tls::build(Pems {
+            certificate: bytes(&self.certificate),
+            key: bytes(&self.key),
+            client_ca: self.client_ca.as_ref().map(bytes),
+        })
+    }
+
+    /// When the certificate ends; 0 when it does not say.
+    fn expires(&self) -> f64 {
+        let seconds = expiry::of_pem(bytes(&self.certificate)).unwrap_or_default();
+        // A time of any use fits.
+        i32::try_from(seconds).map_or_else(|_far| f64::from(u32::try_from(seconds).unwrap_or(u32::MAX)), f64::from)
+    }
+}
+
+/// What a file held when it could last be read.
+fn bytes(file: &FollowedFile<Pem>) -> &[u8] {
+    file.last_good().map_or(&[], |pem| &pem.0)
+}

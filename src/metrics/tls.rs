@@ -1,0 +1,48 @@
+//! The metrics of TLS and its files.
+
+use prometheus::Gauge;
+use prometheus::IntCounter;
+use prometheus::IntGauge;
+use prometheus::Registry;
+
+/// How long the certificate lasts, and how the files fare. Clones count together.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsMetrics {
+    /// When the certificate in force ends; 0 without TLS.
+    pub(crate) expires: Gauge,
+    /// Times that other files came into force.
+    pub(crate) loads: IntCounter,
+    /// Failures, each counted once and not at every look.
+    pub(crate) file_errors: IntCounter,
+    /// Whether the files cannot be used now.
+    pub(crate) failing: IntGauge,
+}
+
+impl TlsMetrics {
+    /// Registers every metric. Fails if `registry` already holds one of them.
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let metrics = Self {
+            expires: Gauge::new(
+                "callbridge_tls_certificate_expires_timestamp_seconds",
+                "When the certificate in force ends, in seconds since the Unix epoch; 0 without TLS.",
+            )?,
+            loads: IntCounter::new(
+                "callbridge_tls_reloads_total",
+                "Times that the TLS files were read anew after a change and came into force.",
+            )?,
+            file_errors: IntCounter::new(
+                "callbridge_tls_file_errors_total",
+                "Times that TLS files were found missing, unreadable, bad or not fitting together.",
+            )?,
+            failing: IntGauge::new(
+                "callbridge_tls_files_failing",
+                "1 when the TLS files cannot be used now; what they last held stays in force.",
+            )?,
+        };
+        registry.register(Box::new(metrics.expires.clone()))?;
+        registry.register(Box::new(metrics.loads.clone()))?;
+        registry.register(Box::new(metrics.file_errors.clone()))?;
+        registry.register(Box::new(metrics.failing.clone()))?;
+        Ok(metrics)
+    }
+}
