@@ -57,11 +57,15 @@ fn a_full_disk_takes_nothing_more_until_there_is_room_again() {
 fn what_is_mounted_goes_when_it_is_dropped_and_when_the_tests_are_killed() {
     const FOLDER: &str = "CALLBRIDGE_TEST_MOUNTS";
     let mount = || Some((PowerCut::mount(4)?, FullDisk::mount(16)?));
-    // In the child of this test: mount both, hold files open on them, and be killed.
+    // In the child of this test: mount both, hold files open on them, wait for one, and be killed.
     if let Some(folder) = env::var_os(FOLDER) {
         let Some((power_cut, full_disk)) = mount() else { return };
         let paths = [power_cut.path(), full_disk.path()];
-        let _open: Vec<File> = paths.iter().map(|path| durable_file(&path.join("a"), 1)).collect();
+        let _open = durable_file(&full_disk.path().join("a"), 1);
+        let file = durable_file(&power_cut.path().join("a"), 1);
+        power_cut.freeze_syncs();
+        thread::spawn(move || file.sync_data());
+        wait::until("a thread cannot end", || power_cut.frozen_syncs() == 1);
         let text = paths.map(|path| path.display().to_string()).join("\n");
         fs::write(Path::new(&folder).join("new"), text).unwrap();
         fs::rename(Path::new(&folder).join("new"), Path::new(&folder).join("paths")).unwrap();
@@ -156,7 +160,8 @@ fn faults_arrive_in_a_running_program_and_end_when_they_are_switched_off() {
 #[test]
 fn callbridge_runs_under_the_injected_faults() {
     let Some(faults) = Faults::available() else { return };
-    let bridge = Bridge::start_under(&faults.prefix(&[]), &["--sdk-app-id", "1400000000", "--embedded-broker"]);
+    let args = ["--sdk-app-id", "1400000000", "--embedded-broker", "--ack", "memory"];
+    let bridge = Bridge::start_under(&faults.prefix(&[]), &args);
     let post = |sequence| {
         let body = load::body("@TOA#_a", sequence);
         let target = http::callback_target("1400000000", load::COMMAND);

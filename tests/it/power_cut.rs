@@ -8,10 +8,13 @@ use std::fs::TryLockError;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::thread;
 
 use rustix::fs::FallocateFlags;
 
 use crate::support::powercut::PowerCut;
+use crate::support::wait;
 
 const EIO: Option<i32> = Some(5);
 const SECTOR: usize = 512;
@@ -209,6 +212,31 @@ fn a_sync_that_fails_says_so_once_and_its_writes_never_arrive() {
     disk.fail_next_sync();
     assert_eq!(File::open(disk.path()).unwrap().sync_all().unwrap_err().raw_os_error(), EIO);
     sync_folder(disk.path());
+}
+
+#[test]
+fn a_frozen_sync_waits_until_it_is_thawed_and_fails_when_the_power_goes() {
+    let Some(disk) = PowerCut::mount(5) else { return };
+    let file = Arc::new(durable_file(&disk.path().join("a"), SECTOR));
+    let sync = || {
+        let file = Arc::clone(&file);
+        let sync = thread::spawn(move || file.sync_data());
+        wait::until("a sync waits", || disk.frozen_syncs() == 1);
+        sync
+    };
+    disk.freeze_syncs();
+    let synced_before = disk.syncs();
+    let first = sync();
+    fs::write(disk.path().join("b"), b"others go on").unwrap();
+    assert_eq!(disk.syncs(), synced_before);
+    disk.thaw_syncs();
+    first.join().unwrap().unwrap();
+    file.sync_data().unwrap();
+
+    disk.freeze_syncs();
+    let second = sync();
+    disk.cut();
+    assert_eq!(second.join().unwrap().unwrap_err().raw_os_error(), EIO);
 }
 
 #[test]

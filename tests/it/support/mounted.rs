@@ -12,10 +12,15 @@ use std::process::Stdio;
 use tempfile::TempDir;
 
 /// Whatever is mounted there is forced off, for nothing must wait for a FUSE server that is gone. The folder is removed only
-/// when nothing is mounted in it any more.
+/// when nothing is mounted in it any more. A process that was killed while one of its threads waited for the mount does not
+/// close the pipe: that thread cannot end. So its state is watched too.
 const GUARD: &str = r#"
-trap '' INT TERM HUP
+trap '' INT HUP
+{ while sleep 1; do grep -q '^State:.Z' "/proc/$2/status" && umount -i -f -l "$1/mount"; done; } 2>/dev/null &
+watch=$!
+trap '' TERM
 read -r line
+kill $watch
 umount -i -f -l "$1/mount" 2>/dev/null
 rmdir "$1/mount" && rm -rf "$1"
 "#;
@@ -41,6 +46,7 @@ impl MountPoint {
         let guard = Command::new("sh")
             .args(["-c", GUARD, "guard"])
             .arg(folder.path())
+            .arg(std::process::id().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

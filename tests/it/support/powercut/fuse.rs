@@ -8,6 +8,7 @@ use std::panic;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -55,11 +56,61 @@ const HANDLE: FileHandle = FileHandle(0);
 const KEEP_SIZE: i32 = 1;
 
 /// A disk, shared with the test that holds its plug.
+#[derive(Clone)]
 pub(crate) struct Face {
     pub(crate) disk: Arc<Mutex<Disk>>,
+    /// The syncs that wait, while they are frozen.
+    frozen: Arc<Mutex<Option<Vec<Sync>>>>,
+}
+
+/// A sync of a file or of a folder, whose caller waits.
+struct Sync {
+    node: INodeNo,
+    is_folder: bool,
+    reply: ReplyEmpty,
 }
 
 impl Face {
+    /// Of that disk.
+    pub(crate) fn new(disk: Disk) -> Self {
+        Self { disk: Arc::new(Mutex::new(disk)), frozen: Arc::default() }
+    }
+
+    /// Lets every sync wait from now on.
+    pub(crate) fn freeze_syncs(&self) {
+        self.frozen().get_or_insert_default();
+    }
+
+    /// How many wait.
+    pub(crate) fn frozen_syncs(&self) -> usize {
+        self.frozen().as_ref().map_or(0, Vec::len)
+    }
+
+    /// Lets them go on.
+    pub(crate) fn thaw_syncs(&self) {
+        let frozen = self.frozen().take();
+        frozen.into_iter().flatten().for_each(|sync| self.sync(sync));
+    }
+
+    fn frozen(&self) -> MutexGuard<'_, Option<Vec<Sync>>> {
+        self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sync_or_wait(&self, sync: Sync) {
+        let mut frozen = self.frozen();
+        if let Some(waiting) = frozen.as_mut() {
+            waiting.push(sync);
+            return;
+        }
+        drop(frozen);
+        self.sync(sync);
+    }
+
+    fn sync(&self, Sync { node, is_folder, reply }: Sync) {
+        let synced = self.ask(|disk| if is_folder { disk.sync_folder(node.0) } else { disk.sync(node.0) });
+        answer_empty(synced, reply);
+    }
+
     /// A panic in the thread that answers the kernel would leave every caller waiting for ever: it is an error instead.
     fn ask<T>(&self, question: impl FnOnce(&mut Disk) -> Result<T, Errno>) -> Result<T, Errno> {
         let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
@@ -243,11 +294,11 @@ impl Filesystem for Face {
     }
 
     fn fsync(&self, _request: &Request, node: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        answer_empty(self.ask(|disk| disk.sync(node.0)), reply);
+        self.sync_or_wait(Sync { node, is_folder: false, reply });
     }
 
     fn fsyncdir(&self, _request: &Request, node: INodeNo, _handle: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        answer_empty(self.ask(|disk| disk.sync_folder(node.0)), reply);
+        self.sync_or_wait(Sync { node, is_folder: true, reply });
     }
 
     fn readdir(&self, _request: &Request, node: INodeNo, _handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {

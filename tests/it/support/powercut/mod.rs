@@ -10,8 +10,6 @@ mod fuse;
 mod names;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
@@ -28,7 +26,7 @@ use crate::support::real;
 
 /// A mounted disk. Unmounted on drop, and with the test process, however that ends.
 pub(crate) struct PowerCut {
-    disk: Arc<Mutex<Disk>>,
+    face: Face,
     session: Option<BackgroundSession>,
     point: MountPoint,
 }
@@ -38,11 +36,11 @@ impl PowerCut {
     /// machine cannot mount: the test shall return.
     pub(crate) fn mount(seed: u64) -> Option<Self> {
         real::found_or_skipped(mounted::allowed())?;
-        let disk = Arc::new(Mutex::new(Disk::new(seed)));
+        let face = Face::new(Disk::new(seed));
         let point = MountPoint::make();
-        let session = real::found_or_skipped(serve(&disk, point.path()))?;
+        let session = real::found_or_skipped(serve(&face, point.path()))?;
         say(&format!("seed of the power cuts: {seed}"));
-        Some(Self { disk, session: Some(session), point })
+        Some(Self { face, session: Some(session), point })
     }
 
     /// Where it is mounted, also after `remount`.
@@ -53,6 +51,7 @@ impl PowerCut {
     /// Takes what was not synced. Everything answers EIO from now on.
     pub(crate) fn cut(&self) -> Cut {
         let cut = self.disk().cut();
+        self.face.thaw_syncs();
         say(&format!("power cut: {cut:?}"));
         cut
     }
@@ -61,7 +60,7 @@ impl PowerCut {
     pub(crate) fn remount(&mut self) {
         assert!(self.unmount(), "cannot unmount {}", self.path().display());
         self.disk().power_on();
-        self.session = Some(serve(&self.disk, self.point.path()).unwrap());
+        self.session = Some(serve(&self.face, self.point.path()).unwrap());
     }
 
     /// Lets the next sync fail, of a file or of a folder. As with Linux, the writes of that file then never reach the disk,
@@ -80,8 +79,24 @@ impl PowerCut {
         self.disk().syncs()
     }
 
+    /// Lets every sync wait from now on, as a disk that is slow does. The kernel lets no one write to a file
+    /// whose sync waits; everything else goes on.
+    pub(crate) fn freeze_syncs(&self) {
+        self.face.freeze_syncs();
+    }
+
+    /// How many wait.
+    pub(crate) fn frozen_syncs(&self) -> usize {
+        self.face.frozen_syncs()
+    }
+
+    /// Lets them go on. A power cut does too, and lets them fail.
+    pub(crate) fn thaw_syncs(&self) {
+        self.face.thaw_syncs();
+    }
+
     fn disk(&self) -> MutexGuard<'_, Disk> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
+        self.face.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it could be unmounted. If not, the thread that serves it must not be waited for.
@@ -101,14 +116,13 @@ impl Drop for PowerCut {
     }
 }
 
-fn serve(disk: &Arc<Mutex<Disk>>, path: &Path) -> Result<BackgroundSession, String> {
+fn serve(face: &Face, path: &Path) -> Result<BackgroundSession, String> {
     if !Path::new("/dev/fuse").exists() {
         return Err("there is no /dev/fuse".to_owned());
     }
     let mut config = Config::default();
     config.mount_options.push(MountOption::FSName("callbridge-power-cut".to_owned()));
-    fuser::spawn_mount(Face { disk: Arc::clone(disk) }, path, &config)
-        .map_err(|error| format!("no FUSE mount: {error}"))
+    fuser::spawn_mount(face.clone(), path, &config).map_err(|error| format!("no FUSE mount: {error}"))
 }
 
 /// By macro, so that it stands with the output of the test that failed.
