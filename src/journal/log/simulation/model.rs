@@ -45,6 +45,8 @@ pub(super) struct Model {
     delivered: BTreeSet<Seq>,
     /// Delivered, and the record of it acknowledged.
     recorded: BTreeSet<Seq>,
+    /// Recorded where a bit was inverted since, perhaps.
+    doubtful: BTreeSet<Seq>,
     /// In a frame of which a bit was inverted.
     hit: BTreeSet<Seq>,
     is_flipped: bool,
@@ -130,9 +132,10 @@ impl Model {
         }
     }
 
-    /// A clean stop records everything that was delivered.
+    /// A clean stop records everything that was delivered and is not recorded.
     pub(super) fn record_all_but(&mut self, undelivered: &BTreeSet<Seq>) {
-        self.recorded.extend(self.delivered.difference(undelivered));
+        let recorded = self.delivered.difference(undelivered).filter(|seq| !self.doubtful.contains(seq));
+        self.recorded.extend(recorded);
     }
 
     /// Where a frame is, by a number of any size.
@@ -144,8 +147,7 @@ impl Model {
     /// A bit was inverted.
     pub(super) fn flip(&mut self, place: Place) {
         self.is_flipped = true;
-        // It may have been in one of the records.
-        self.recorded.clear();
+        self.doubtful.append(&mut self.recorded);
         for (seq, known) in self.kept.iter().chain(&self.seen) {
             let is_hit = known.place.segment == place.segment && (known.place.offset..known.end).contains(&place.offset);
             if is_hit {
@@ -264,6 +266,7 @@ impl Model {
             self.kept.remove(&seq);
             self.delivered.remove(&seq);
             self.recorded.remove(&seq);
+            self.doubtful.remove(&seq);
         }
     }
 }

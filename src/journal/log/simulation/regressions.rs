@@ -78,3 +78,16 @@ fn a_close_records_all_that_was_delivered() {
     let delivered = (0..20).flat_map(|_| [append(&[10], false), deliver(1, Order::NewestFirst), append(&[10], false)]);
     holds(SETUP, appended.chain(delivered).chain([Action::Close { fault: None }, READ]));
 }
+
+#[test]
+fn a_segment_that_cannot_be_taken_back_is_not_forgotten() {
+    let fails = Action::Tend { fault: Some(Fault { after: 0, kind: FaultKind::Fails }) };
+    holds(SETUP, [
+        append(&[38_000], false),
+        append(&[38_000], false),
+        deliver(1, Order::OldestFirst),
+        fails,
+        Action::Close { fault: None },
+        READ,
+    ]);
+}
