@@ -127,8 +127,10 @@ impl<D: Disk> Writer<D> {
         while recorded.is_ok() && self.store.has_unsaved() {
             recorded = self.append(&mut Batch::new(), true).map(|_appended| ());
         }
-        let sealed = self.seal();
-        recorded.and(sealed)
+        match recorded {
+            Err(AppendError::Failed { .. }) => recorded,
+            Ok(()) | Err(AppendError::Full | AppendError::NoSpace(_)) => self.seal().and(recorded),
+        }
     }
 
     /// How much of what was delivered one frame records.
