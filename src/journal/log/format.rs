@@ -131,9 +131,7 @@ impl<'b> Frame<'b> {
 
 /// Whether something at the start of these bytes seems to have been a frame of this use of the file once.
 pub(crate) fn was_frame(bytes: &[u8], nonce: u64, expected: Seq) -> bool {
-    bytes.starts_with(FRAME_MAGIC) && u64_at(bytes, 8) == Some(nonce)
-        || u64_at(bytes, 8) == Some(nonce) && u64_at(bytes, 16) == Some(expected)
-        || bytes.starts_with(FRAME_MAGIC) && u64_at(bytes, 16) == Some(expected)
+    u64_at(bytes, 8) == Some(nonce) || bytes.starts_with(FRAME_MAGIC) && u64_at(bytes, 16) == Some(expected)
 }
 
 /// The nonce of a frame that is whole by its own word. For segments whose header is gone.

@@ -221,25 +221,29 @@ impl<D: Disk> Store<D> {
 
     fn take_back(&self, first: Seq) -> Result<(), TendError> {
         let Shared { disk, options, .. } = &*self.shared;
-        let (segment, spare_name, is_wanted) = {
+        let (name, spare_name, is_wanted, is_damaged) = {
             let mut state = self.lock();
-            let Some(segment) = state.segments.remove(&first) else { return Ok(()) };
-            let is_wanted = state.spares.len() < SPARES_MAX && segment.file_bytes == options.segment_bytes;
-            (segment, state.spare_name(), is_wanted)
+            let spare_name = state.spare_name();
+            let has_room = state.spares.len() < SPARES_MAX;
+            let Some(segment) = state.segments.get(&first) else { return Ok(()) };
+            let is_wanted = has_room && segment.file_bytes == options.segment_bytes;
+            (segment.name.clone(), spare_name, is_wanted, segment.is_damaged)
         };
-        let taken = if segment.is_damaged {
-            disk.rename(&segment.name, &format!("{first:020}.damaged"))
+        let taken = if is_damaged {
+            disk.rename(&name, &format!("{first:020}.damaged"))
         } else if is_wanted {
-            disk.rename(&segment.name, &spare_name)
+            disk.rename(&name, &spare_name)
         } else {
-            disk.remove(&segment.name)
+            disk.remove(&name)
         };
+        // It is still there then, and the next try is for it.
         taken.map_err(|error| TendError::Retry("take back a segment", error))?;
+        let Some(segment) = self.lock().segments.remove(&first) else { return Ok(()) };
         // Before the file is written again: else its new content could be found under its old name.
         disk.sync_directory().map_err(TendError::Failed)?;
         let mut state = self.lock();
         state.is_full = false;
-        if is_wanted && !segment.is_damaged {
+        if is_wanted && !is_damaged {
             state.spares.push(Spare { name: spare_name, file: segment.file });
             self.shared.spare_made.notify_all();
         }

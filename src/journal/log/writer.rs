@@ -123,18 +123,19 @@ impl<D: Disk> Writer<D> {
     ///
     /// As [`Writer::append`].
     pub(crate) fn close(mut self) -> Result<(), AppendError> {
-        if self.active.is_some() {
-            if self.store.has_unsaved() {
-                self.append(&mut Batch::new(), true)?;
-            }
-            self.seal()?;
+        let mut recorded = Ok(());
+        while recorded.is_ok() && self.store.has_unsaved() {
+            recorded = self.append(&mut Batch::new(), true).map(|_appended| ());
         }
-        Ok(())
+        match recorded {
+            Err(AppendError::Failed { .. }) => recorded,
+            Ok(()) | Err(AppendError::Full | AppendError::NoSpace(_)) => self.seal().and(recorded),
+        }
     }
 
     /// How much of what was delivered one frame records.
     fn runs_max(&self) -> usize {
-        usize::try_from(self.options().segment_bytes / BYTES_PER_RUN).unwrap_or(RUNS_MAX).min(RUNS_MAX)
+        usize::try_from(self.options().segment_bytes / BYTES_PER_RUN).unwrap_or(RUNS_MAX).clamp(1, RUNS_MAX)
     }
 
     fn options(&self) -> &Options {

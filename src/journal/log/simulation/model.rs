@@ -45,8 +45,8 @@ pub(super) struct Model {
     delivered: BTreeSet<Seq>,
     /// Delivered, and the record of it acknowledged.
     recorded: BTreeSet<Seq>,
-    /// In a frame of which a bit was inverted.
-    hit: BTreeSet<Seq>,
+    /// In a frame of which a bit was inverted, and how often.
+    hit: BTreeMap<Seq, u32>,
     is_flipped: bool,
 }
 
@@ -130,9 +130,9 @@ impl Model {
         }
     }
 
-    /// A clean stop records everything that was delivered.
-    pub(super) fn record_all_but(&mut self, undelivered: &BTreeSet<Seq>) {
-        self.recorded.extend(self.delivered.difference(undelivered));
+    /// A clean stop records everything that was delivered in this run.
+    pub(super) fn record_all(&mut self, delivered: &BTreeSet<Seq>) {
+        self.recorded.extend(delivered);
     }
 
     /// Where a frame is, by a number of any size.
@@ -144,20 +144,19 @@ impl Model {
     /// A bit was inverted.
     pub(super) fn flip(&mut self, place: Place) {
         self.is_flipped = true;
-        // It may have been in one of the records.
         self.recorded.clear();
         for (seq, known) in self.kept.iter().chain(&self.seen) {
             let is_hit =
                 known.place.segment == place.segment && (known.place.offset..known.end).contains(&place.offset);
             if is_hit {
-                self.hit.insert(*seq);
+                *self.hit.entry(*seq).or_default() += 1;
             }
         }
     }
 
     /// Whether a reader may miss this one.
     pub(super) fn may_be_unreadable(&self, seq: Seq) -> bool {
-        self.hit.contains(&seq)
+        self.hit.contains_key(&seq)
     }
 
     /// Checks what a reader was given of what is durable.
@@ -243,13 +242,17 @@ impl Model {
             if self.delivered.contains(seq) || returned.contains(seq) {
                 continue;
             }
-            let is_damaged = start.damage.iter().any(|damage| (damage.from..damage.to).contains(seq));
             let name = format!("{:020}.seg", known.place.segment);
+            let is_damaged = start.damage.iter().any(|damage| {
+                // Without its header, nobody can say how far a segment went.
+                (damage.from..damage.to).contains(seq) || damage.name == name && damage.offset == 0
+            });
             let is_torn = start.found.torn.iter().any(|(torn, at)| *torn == name && *at <= known.place.offset);
-            if !self.hit.contains(seq) {
+            let Some(hits) = self.hit.get(seq) else {
                 return Err(format!("{seq} was acknowledged and is lost: {known:?}"));
-            }
-            if !is_damaged && !is_torn {
+            };
+            // What is hit twice may not look like a frame any more.
+            if !is_damaged && !is_torn && *hits == 1 {
                 return Err(format!("{seq} was damaged and is lost in silence: {known:?}"));
             }
         }
@@ -259,7 +262,7 @@ impl Model {
     /// The numbers of what was destroyed, or never was on the disk, may come again.
     fn forget_lost(&mut self, present: &BTreeSet<Seq>) {
         self.seen.retain(|seq, _| present.contains(seq));
-        let lost: Vec<Seq> = self.hit.difference(present).copied().collect();
+        let lost: Vec<Seq> = self.hit.keys().filter(|seq| !present.contains(seq)).copied().collect();
         for seq in lost {
             self.hit.remove(&seq);
             self.kept.remove(&seq);

@@ -57,3 +57,36 @@ fn a_refused_batch_does_not_take_with_it_what_was_delivered() {
         [append(&[100, 100], false), deliver(1, Order::OldestFirst), refused, Action::Close { fault: None }, READ],
     );
 }
+
+#[test]
+fn a_run_that_only_delivers_records_it_when_it_closes() {
+    holds(SETUP, [
+        append(&[100, 100], false),
+        Action::Kill,
+        READ,
+        deliver(1, Order::OldestFirst),
+        Action::Close { fault: None },
+        READ,
+    ]);
+}
+
+#[test]
+fn a_close_records_all_that_was_delivered() {
+    // Every second one: more runs than a frame takes.
+    let appended = (0..40).map(|_| append(&[10], false));
+    let delivered = (0..20).flat_map(|_| [append(&[10], false), deliver(1, Order::NewestFirst), append(&[10], false)]);
+    holds(SETUP, appended.chain(delivered).chain([Action::Close { fault: None }, READ]));
+}
+
+#[test]
+fn a_segment_that_cannot_be_taken_back_is_not_forgotten() {
+    let fails = Action::Tend { fault: Some(Fault { after: 0, kind: FaultKind::Fails }) };
+    holds(SETUP, [
+        append(&[38_000], false),
+        append(&[38_000], false),
+        deliver(1, Order::OldestFirst),
+        fails,
+        Action::Close { fault: None },
+        READ,
+    ]);
+}

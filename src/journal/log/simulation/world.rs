@@ -50,6 +50,8 @@ struct Run {
     writer: Writer<SimDisk>,
     /// Readable, and not delivered in this run.
     undelivered: BTreeSet<Seq>,
+    /// In this run.
+    delivered: BTreeSet<Seq>,
     cursor: Cursor,
     read_to: Seq,
     /// What the files took at the start, in bytes.
@@ -196,6 +198,7 @@ impl World {
             store,
             writer,
             undelivered,
+            delivered: BTreeSet::new(),
             cursor: Cursor::default(),
             read_to: 0,
             began_with_bytes: self.disk.used_bytes(),
@@ -281,6 +284,7 @@ impl World {
         for seq in &seqs {
             self.model.deliver(*seq);
             run.undelivered.remove(seq);
+            run.delivered.insert(*seq);
         }
         // A second time, as when a report comes twice.
         seqs.extend_from_within(..seqs.len().min(1));
@@ -355,6 +359,9 @@ impl World {
         };
         self.disk.flip(&format!("{segment:020}.seg"), offset, random.next());
         self.model.flip(Place { segment, offset });
+        if let Some(run) = &mut self.run {
+            run.delivered.clear();
+        }
     }
 
     fn close(&mut self, fault: Option<Fault>) -> Result<(), Violation> {
@@ -363,7 +370,7 @@ impl World {
         let closed = run.writer.close();
         self.disk.arm(None);
         match closed {
-            Ok(()) => self.model.record_all_but(&run.undelivered),
+            Ok(()) => self.model.record_all(&run.delivered),
             Err(AppendError::Full | AppendError::NoSpace(_)) => {}
             Err(error @ AppendError::Failed { .. }) => return self.fails(&format!("close: {error:?}"), fault),
         }
