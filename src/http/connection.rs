@@ -31,8 +31,8 @@ use tokio::time;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
-use crate::clock;
 use super::stream::Stream;
+use crate::clock;
 
 /// How long a connection lingers at most.
 const LINGER: Duration = Duration::from_secs(1);

@@ -96,8 +96,8 @@ impl Rig {
                 backlog.wakes(thread::current());
                 let kafka = kafka.start(thread::current()).unwrap();
                 let metrics = metrics.publish;
-                let parts =
-                    Parts { backlog, kafka, normaliser, topics, metrics, gather: Duration::ZERO, backoff: BACKOFF };
+                let setup =
+                    Setup { backlog, kafka, normaliser, topics, metrics, gather: Duration::ZERO, backoff: BACKOFF };
                 Pump::new(setup).run(&control);
             })
         };

@@ -60,14 +60,17 @@ fn a_refused_batch_does_not_take_with_it_what_was_delivered() {
 
 #[test]
 fn a_run_that_only_delivers_records_it_when_it_closes() {
-    holds(SETUP, [
-        append(&[100, 100], false),
-        Action::Kill,
-        READ,
-        deliver(1, Order::OldestFirst),
-        Action::Close { fault: None },
-        READ,
-    ]);
+    holds(
+        SETUP,
+        [
+            append(&[100, 100], false),
+            Action::Kill,
+            READ,
+            deliver(1, Order::OldestFirst),
+            Action::Close { fault: None },
+            READ,
+        ],
+    );
 }
 
 #[test]
@@ -81,12 +84,15 @@ fn a_close_records_all_that_was_delivered() {
 #[test]
 fn a_segment_that_cannot_be_taken_back_is_not_forgotten() {
     let fails = Action::Tend { fault: Some(Fault { after: 0, kind: FaultKind::Fails }) };
-    holds(SETUP, [
-        append(&[38_000], false),
-        append(&[38_000], false),
-        deliver(1, Order::OldestFirst),
-        fails,
-        Action::Close { fault: None },
-        READ,
-    ]);
+    holds(
+        SETUP,
+        [
+            append(&[38_000], false),
+            append(&[38_000], false),
+            deliver(1, Order::OldestFirst),
+            fails,
+            Action::Close { fault: None },
+            READ,
+        ],
+    );
 }

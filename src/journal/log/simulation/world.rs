@@ -156,7 +156,7 @@ impl World {
             self.tend(None)?;
             let Some(mut batch) = self.batch(&[100], true)? else { return Err("it cannot be opened".to_owned()) };
             if !self.append(&mut batch, true, true, None)? {
-                return Err(format!("it takes nothing although it is empty: {:?}", self.run_now().store.usage()));
+                return Err(format!("it takes nothing although it is empty: {:?}", self.run_now().store.fill()));
             }
             self.tend(None)?;
             self.read(u64::MAX)?;
