@@ -13,8 +13,12 @@ use crate::capture::Raw;
 use crate::clock::UnixMillis;
 use crate::command::Command;
 use crate::command::Dedupe;
+use crate::command::Kind;
 use crate::decide::Decision;
 use crate::refusal::Reason;
+
+#[path = "../../tests/it/support/schema.rs"]
+mod schema;
 
 const RECEIVED: UnixMillis = UnixMillis(1_700_000_000_001);
 
@@ -30,22 +34,33 @@ fn raw(query: &str, body: &[u8]) -> Raw {
     raw.end()
 }
 
+/// A callback as it is taken. A question is allowed.
 pub(super) fn capture(app: VerifiedApp, command: &str, body: &str) -> Capture {
+    let known = Command::find(command);
+    let is_question = known.is_some_and(|command| command.kind() == Kind::Before);
     Capture {
         received: RECEIVED,
         peer: SocketAddr::from(([127, 0, 0, 1], 4711)),
         app,
-        command: Command::find(command),
+        command: known,
         raw: raw(
             &format!("SdkAppid=1400000000&CallbackCommand={command}&ClientIP=10.0.0.7&OptPlatform=RESTAPI"),
             body.as_bytes(),
         ),
-        outcome: Outcome::Happened,
+        outcome: if is_question { Outcome::Decided(Decision::unjudged()) } else { Outcome::Happened },
     }
 }
 
+/// The value of a record that its schema allows.
 pub(super) fn json_of(record: &Record<'_>) -> Value {
+    assert_eq!(judged(record), Ok(()));
     serde_json::from_slice(&record.value).unwrap()
+}
+
+/// Judges a record that is not rejected.
+fn judged(record: &Record<'_>) -> Result<(), String> {
+    let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|header| (header.name, &*header.value)).collect();
+    schema::judge(record.key.as_deref().map(str::as_bytes), &headers, &record.value)
 }
 
 fn headers_of(record: &Record<'_>) -> Vec<(&'static str, String)> {
@@ -63,6 +78,7 @@ fn an_added_subscriber_becomes_a_structured_event() {
     let record = normaliser.record(&capture);
     assert_eq!(normaliser.topics.name(record.topic), "t.OfficialAccount.CallbackAfterAddSubscriber");
     assert_eq!(record.key.as_deref(), Some("@TOA#_a"));
+    assert_eq!(judged(&record), Ok(()));
     let text = str::from_utf8(&record.value).unwrap();
     assert!(text.ends_with(&format!(",\"callback\":{}}}}}", ADDED.trim())), "the callback is not verbatim: {text}");
     let value: Value = serde_json::from_str(&text.replace("1e400", "1")).unwrap();
@@ -430,6 +446,7 @@ proptest! {
         let (a_record, b_record) = (normaliser.record(&a), normaliser.record(&b));
         // The rejected have no id.
         prop_assume!(a_record.rejection.is_none() && b_record.rejection.is_none());
+        prop_assert_eq!((judged(&a_record), judged(&b_record)), (Ok(()), Ok(())));
         let id = |record: &Record<'_>| record.headers.iter().find(|header| header.name == "ce_id").unwrap().value.to_vec();
         let are_the_same = apps.0 == apps.1 && one == other
             && dedupe_key(a.command, &bodies.0) == dedupe_key(b.command, other_body);

@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use callbridge::command::Command;
 use callbridge::command::Kind;
-use serde::Deserialize;
 use serde_json::Value;
 use serde_json::json;
-use serde_json::value::RawValue;
 
 use crate::seeds::APP;
 use crate::support::bridge::Bridge;
@@ -20,33 +18,16 @@ use crate::support::http;
 use crate::support::http::Client;
 use crate::support::reader::Reader;
 use crate::support::reader::Record;
+use crate::support::samples;
+use crate::support::samples::Sample;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 const OK: &str = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
 
-/// A body, and what must come of it.
-#[derive(Deserialize)]
-struct Sample<'a> {
-    command: &'a str,
-    /// Subject and key.
-    key: Option<&'a str>,
-    /// Where it is absent, the time of receipt is told.
-    time: Option<&'a str>,
-    operator: Option<&'a str>,
-    /// What is special about it.
-    says: &'a str,
-    #[serde(borrow)]
-    callback: &'a RawValue,
-}
-
-fn samples() -> Vec<Sample<'static>> {
-    serde_json::from_str(include_str!("samples/commands.json")).unwrap()
-}
-
 #[test]
 fn there_is_a_sample_of_every_command() {
-    let sampled: BTreeSet<&str> = samples().iter().map(|sample| sample.command).collect();
+    let sampled: BTreeSet<&str> = samples::all().iter().map(|sample| sample.command).collect();
     let known: BTreeSet<&str> = Command::all().map(Command::name).collect();
     assert_eq!(sampled, known);
 }
@@ -54,7 +35,7 @@ fn there_is_a_sample_of_every_command() {
 #[test]
 fn every_command_comes_out_on_its_topic_with_its_key_subject_time_and_id() {
     let bridge = Bridge::start_with_all_topics(&["--embedded-broker", "--sdk-app-id", APP, "--ack", "memory"]);
-    let samples = samples();
+    let samples = samples::all();
     let mut client = Client::connect(bridge.callbacks).unwrap();
     for sample in samples.iter().chain(&samples) {
         let answer =
@@ -84,7 +65,7 @@ fn every_command_comes_out_on_its_topic_with_its_key_subject_time_and_id() {
 fn commands_without_a_topic_of_their_own_are_the_same_in_the_topic_of_unknown_ones() {
     let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP, "--ack", "memory"]);
     let samples: Vec<Sample<'_>> =
-        samples().into_iter().filter(|sample| !sample.command.starts_with("OfficialAccount.")).collect();
+        samples::all().into_iter().filter(|sample| !sample.command.starts_with("OfficialAccount.")).collect();
     let mut client = Client::connect(bridge.callbacks).unwrap();
     for sample in &samples {
         let answer =
@@ -120,7 +101,7 @@ fn a_blocked_user_is_refused_in_the_questions_that_the_operator_names_and_in_no_
         ("C2C.CallbackBeforeSendMsg", OK, "allow", json!([])),
         ("OfficialAccount.CallbackBeforeAddSubscriber", OK, "allow", json!([])),
     ];
-    let samples = samples();
+    let samples = samples::all();
     let mut client = Client::connect(bridge.callbacks).unwrap();
     for (command, answer, outcome, refused) in cases {
         let sample = samples.iter().find(|sample| sample.command == command).unwrap();

@@ -61,6 +61,7 @@ fn from_python(line: &Value) -> Record {
         headers: line["headers"].as_array().unwrap().iter().map(header).collect(),
         value: bytes_of_hex(&line["value"]),
     }
+    .judged()
 }
 
 /// kcat gives the headers as one list: name, value, name, value.
@@ -75,6 +76,7 @@ fn from_kcat(line: &Value) -> Record {
         headers: names_and_values.chunks(2).map(header).collect(),
         value: line["payload"].as_str().unwrap_or_default().as_bytes().to_vec(),
     }
+    .judged()
 }
 
 fn text(value: &Value) -> String {

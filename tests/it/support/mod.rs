@@ -1,6 +1,7 @@
 //! The harnesses that the tests stand on.
 
 pub(crate) mod alone;
+pub(crate) mod asyncapi;
 pub(crate) mod bridge;
 pub(crate) mod curl;
 pub(crate) mod errno;
@@ -9,6 +10,7 @@ pub(crate) mod foreign;
 pub(crate) mod full_disk;
 pub(crate) mod http;
 pub(crate) mod java;
+pub(crate) mod json_schema;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
 pub(crate) mod load;
@@ -20,6 +22,8 @@ pub(crate) mod powercut;
 pub(crate) mod process;
 pub(crate) mod reader;
 pub(crate) mod real;
+pub(crate) mod samples;
+pub(crate) mod schema;
 pub(crate) mod settings;
 pub(crate) mod tls;
 pub(crate) mod torture;

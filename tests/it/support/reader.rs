@@ -1,8 +1,9 @@
-//! Reads topics as a consumer would: every partition, from the beginning.
+//! Reads topics as a consumer would: every partition, from the beginning. What is read is judged by the schemas.
 
 use std::time::Duration;
 
 use callbridge::clock;
+use callbridge::command::Command;
 use rdkafka::ClientConfig;
 use rdkafka::Message;
 use rdkafka::Offset;
@@ -11,6 +12,8 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::consumer::Consumer;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::message::Headers;
+
+use crate::support::schema;
 
 /// Between two looks at whether there is more.
 const STEP: Duration = Duration::from_millis(50);
@@ -27,6 +30,32 @@ pub(crate) struct Record {
     pub(crate) key: Option<Vec<u8>>,
     pub(crate) headers: Vec<(String, Vec<u8>)>,
     pub(crate) value: Vec<u8>,
+}
+
+impl Record {
+    /// The record, if it is what its schema says. Those of rejected callbacks, and of topics that are not callbridge's, have none.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub(crate) fn judged(self) -> Self {
+        let (_prefix, name) = self.topic.split_at(self.topic.len() - suffix_bytes(&self.topic));
+        if name == "unknown" || Command::find(name).is_some() {
+            let headers: Vec<(&str, &[u8])> =
+                self.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+            if let Err(error) = schema::judge(self.key.as_deref(), &headers, &self.value) {
+                panic!("a record of {} that its schema does not allow: {error}", self.topic);
+            }
+        }
+        self
+    }
+}
+
+/// How long the part of a topic's name is that is a command's, or a word. A prefix may have dots too.
+fn suffix_bytes(topic: &str) -> usize {
+    let word = topic.rsplit('.').next().unwrap_or_default();
+    let family = topic.strip_suffix(word).and_then(|rest| rest.strip_suffix('.')).unwrap_or_default();
+    let command = topic.len() - family.rfind('.').map_or(0, |dot| dot + 1);
+    if word == "unknown" || word == "rejected" { word.len() } else { command }
 }
 
 /// Reads on where it stopped. Takes part in no group, so readers do not disturb each other.
@@ -143,4 +172,5 @@ fn record(message: &BorrowedMessage<'_>) -> Record {
         headers: headers.map(|it| (it.key.to_owned(), it.value.unwrap_or_default().to_vec())).collect(),
         value: message.payload().unwrap_or_default().to_vec(),
     }
+    .judged()
 }

@@ -1,0 +1,5 @@
+//! See `checks::body`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| callbridge_fuzz::checks::body::check(input));
