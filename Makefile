@@ -1,7 +1,7 @@
 # `make` alone lists the targets. All of them need Rust, a C compiler, make and perl; the tests use more when it is there.
 
 KAFKA := target/kafka-$(shell sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' tests/kafka/pom.xml)
-CONFLUENT_KAFKA := confluent-kafka==2.16.1
+PYTHON := confluent-kafka==2.16.1 cloudevents==2.2.0
 DEBIAN := fiu-utils kcat libfiu0
 
 .PHONY: help
@@ -47,16 +47,16 @@ $(KAFKA)/libs: tests/kafka/pom.xml
 	@touch $@
 
 .PHONY: tools
-tools: target/venv/$(CONFLUENT_KAFKA) ## the tools of the tests: confluent-kafka from PyPI, kcat and libfiu from Debian
+tools: target/venv/$(subst $() ,+,$(PYTHON)) ## the tools of the tests: confluent-kafka and cloudevents from PyPI, kcat and libfiu from Debian
 	@command -v kcat >/dev/null && command -v fiu-run >/dev/null || \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 		then DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEBIAN); \
 		else echo 'install what is missing (Debian: apt-get install $(DEBIAN))'; exit 1; fi
 
-target/venv/$(CONFLUENT_KAFKA):
+target/venv/$(subst $() ,+,$(PYTHON)):
 	@mkdir -p target
 	@python3 -m venv --clear target/venv
-	@target/venv/bin/pip install -q --disable-pip-version-check $(CONFLUENT_KAFKA)
+	@target/venv/bin/pip install -q --disable-pip-version-check $(PYTHON)
 	@touch $@
 
 # What is missing is no reason not to test: each test says what it wants.

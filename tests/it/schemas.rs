@@ -7,17 +7,28 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::env;
 use std::fs;
+use std::time::Duration;
 
 use callbridge::command::Command;
 use callbridge::record::Topics;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::seeds;
+use crate::seeds::APP;
 use crate::support::asyncapi;
+use crate::support::bridge::Bridge;
+use crate::support::files::Files;
+use crate::support::foreign;
+use crate::support::http;
+use crate::support::http::Client;
 use crate::support::json_schema;
 use crate::support::json_schema::What;
+use crate::support::reader::Reader;
 use crate::support::samples;
 use crate::support::schema;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// Written by hand.
 const README: &str = "README.md";
@@ -133,6 +144,33 @@ fn every_reference_of_the_asyncapi_document_leads_to_something() {
             Some(file) => serde_json::from_str(&files[file]).unwrap(),
         };
         assert!(target.pointer(pointer).is_some_and(Value::is_object), "{reference}");
+    }
+}
+
+#[test]
+fn the_official_cloudevents_sdk_reads_structured_and_binary_records() {
+    for mode in ["structured", "binary"] {
+        let files = Files::new();
+        let config = files.write("callbridge.toml", &format!("envelope.mode = \"{mode}\"\n"));
+        let bridge = Bridge::start(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
+        let mut client = Client::connect(bridge.callbacks).unwrap();
+        for seed in seeds::ALL {
+            let answer = client.post(&http::callback_target(APP, seed.command), seed.body.as_bytes()).unwrap();
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        let topics = seeds::ALL.map(|seed| format!("tencent-chat.{}", seed.command));
+        let reader = Reader::open(&bridge.embedded_kafka(), &topics.each_ref().map(String::as_str));
+        let records = reader.collect(seeds::ALL.len(), MINUTE);
+        let Some(events) = foreign::cloud_events(&records) else { return };
+        assert_eq!(events.len(), records.len());
+        for (event, record) in events.iter().zip(&records) {
+            // Read and judged by the schemas here, as one object in both modes.
+            let headers: Vec<(&str, &[u8])> =
+                record.headers.iter().map(|(name, value)| (name.as_str(), value.as_slice())).collect();
+            let mut expected = schema::envelope(&headers, &record.value).unwrap();
+            let data = expected.as_object_mut().unwrap().remove("data");
+            assert_eq!((&event["attributes"], Some(&event["data"])), (&expected, data.as_ref()), "{mode}");
+        }
     }
 }
 

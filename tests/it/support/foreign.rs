@@ -1,9 +1,13 @@
-//! Topics read by clients that share no code with callbridge's own: confluent-kafka for Python, and kcat.
+//! Topics read by clients that share no code with callbridge's own: confluent-kafka for Python, and kcat; and records parsed by the
+//! official CloudEvents SDK for Python. (That for Rust has no Kafka binding for the rdkafka that is used here.)
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::process::Stdio;
 
 use serde_json::Value;
+use serde_json::json;
 
 use crate::support::kafka::Kafka;
 use crate::support::reader::Record;
@@ -11,14 +15,39 @@ use crate::support::real;
 
 /// Reads topics whole with confluent-kafka. Nothing when it is not there: the test shall return.
 pub(crate) fn confluent_kafka(kafka: &Kafka, topics: &[&str]) -> Option<Vec<Record>> {
-    let python = root().join("target/venv/bin/python");
-    let found = python.is_file().then_some(()).ok_or_else(|| "there is no target/venv: run make tools".to_owned());
-    real::found_or_skipped(found)?;
+    let python = python()?;
     let config: serde_json::Map<String, Value> =
         kafka.properties().into_iter().map(|(name, value)| (name, Value::String(value))).collect();
     let mut command = Command::new(python);
     command.arg(root().join("tests/foreign/read.py")).arg(Value::Object(config).to_string()).args(topics);
     Some(json_lines(&mut command).iter().map(from_python).collect())
+}
+
+/// What the CloudEvents SDK understands of records, in their order: `attributes` and `data`. Nothing when it is not there: the test
+/// shall return.
+pub(crate) fn cloud_events(records: &[Record]) -> Option<Vec<Value>> {
+    let mut command = Command::new(python()?);
+    command.arg(root().join("tests/foreign/events.py")).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    for record in records {
+        let headers: Vec<Value> = record.headers.iter().map(|(name, value)| json!([name, hex_of(value)])).collect();
+        let key = record.key.as_deref().map(hex_of);
+        let line = json!({"key": key, "headers": headers, "value": hex_of(&record.value)});
+        input.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    Some(text.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+fn python() -> Option<PathBuf> {
+    let python = root().join("target/venv/bin/python");
+    let found = python.is_file().then_some(()).ok_or_else(|| "there is no target/venv: run make tools".to_owned());
+    real::found_or_skipped(found)?;
+    Some(python)
 }
 
 /// Reads topics whole with kcat; keys and values must be UTF-8. Nothing when it is not there: the test shall return.
@@ -91,4 +120,8 @@ fn bytes_of_hex(value: &Value) -> Vec<u8> {
     let digits = value.as_str().unwrap().as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap();
     digits.chunks(2).map(byte).collect()
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

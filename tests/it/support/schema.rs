@@ -43,12 +43,7 @@ pub(crate) fn folder() -> PathBuf {
 /// It is no JSON, its schema does not allow it, or value, headers and key do not say the same.
 pub(crate) fn judge(key: Option<&[u8]>, headers: &[(&str, &[u8])], value: &[u8]) -> Result<(), String> {
     let header = |name: &str| headers.iter().find(|(header, _)| *header == name).map(|(_, value)| *value);
-    let content_type = header("content-type").and_then(|value| str::from_utf8(value).ok());
-    let envelope = match content_type {
-        Some("application/cloudevents+json") => structured(value)?,
-        Some("application/json") => binary(headers, value)?,
-        other => return Err(format!("content-type {other:?}")),
-    };
+    let envelope = envelope(headers, value)?;
     let attribute = |name: &str| envelope.get(name).and_then(Value::as_str);
     judge_envelope(attribute("dataschema").unwrap_or_default(), &envelope)?;
     judge_envelope("urn:callbridge:schema:envelope:1", &envelope)?;
@@ -66,6 +61,19 @@ pub(crate) fn judge(key: Option<&[u8]>, headers: &[(&str, &[u8])], value: &[u8])
         return Err(format!("decision {:?} of {}", attribute("decision"), envelope["data"]));
     }
     Ok(())
+}
+
+/// A record as one object, whatever its mode.
+///
+/// # Errors
+///
+/// It is no CloudEvent.
+pub(crate) fn envelope(headers: &[(&str, &[u8])], value: &[u8]) -> Result<Value, String> {
+    match headers.iter().find(|(name, _)| *name == "content-type") {
+        Some((_, b"application/cloudevents+json")) => structured(value),
+        Some((_, b"application/json")) => binary(headers, value),
+        other => Err(format!("content-type {other:?}")),
+    }
 }
 
 fn judge_envelope(data_schema: &str, envelope: &Value) -> Result<(), String> {
