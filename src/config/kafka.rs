@@ -16,6 +16,14 @@ const PROPAGATION: &str = "topic.metadata.propagation.max.ms";
 /// fails at once.
 const PROPAGATION_MS_MAX: i64 = 2_147_483;
 
+const MESSAGE_BYTES: &str = "message.max.bytes";
+
+/// Where the longest record is set.
+pub(crate) const MESSAGE_BYTES_PATH: &str = "kafka.message.max.bytes";
+
+/// librdkafka's default.
+const MESSAGE_BYTES_MAX: usize = 1_000_000;
+
 const STATISTICS: &str = "statistics.interval.ms";
 
 /// Readiness and the metrics of the client follow its statistics; 0 would mean none.
@@ -84,6 +92,11 @@ pub(crate) fn properties(reader: &mut Reader, embedded_broker: bool, judge: Judg
         }
     }
     properties
+}
+
+/// The longest record that the client will send.
+pub(crate) fn message_bytes_max(properties: &BTreeMap<String, String>) -> usize {
+    properties.get(MESSAGE_BYTES).and_then(|value| value.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX)
 }
 
 fn property(reader: &mut Reader, path: &str) -> Option<String> {

@@ -223,7 +223,7 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ("journal.segment_bytes = 2000000", "callbridge.toml:1: journal.segment_bytes: must be a multiple of 4096"),
     ("journal.segment_bytes = 4096", "callbridge.toml:1: journal.segment_bytes: must be from 1048576 to 1073741824"),
     (
-        "callbacks.body_bytes_max = 8388608",
+        "callbacks.body_bytes_max = 8388608\nkafka.\"message.max.bytes\" = 8454144",
         "callbridge.toml:1: journal.segment_bytes: must be at least four times callbacks.body_bytes_max: a segment must \
          hold the longest bodies",
     ),
@@ -286,6 +286,16 @@ const FAULTY_FILES: &[(&str, &str)] = &[
         "callbacks.deadline_ms = 2000",
         "callbridge.toml:1: callbacks.deadline_ms: must be below 2000: the sender waits 2 seconds, and what it gave up \
          on it may not send again",
+    ),
+    (
+        "callbacks.body_bytes_max = 934465\njournal.segment_bytes = 16777216",
+        "callbridge.toml:1: kafka.message.max.bytes: must be at least 65536 above callbacks.body_bytes_max: what cannot \
+         be used is kept raw, as one record",
+    ),
+    (
+        "kafka.\"message.max.bytes\" = 327679",
+        "callbridge.toml:1: kafka.message.max.bytes: must be at least 65536 above callbacks.body_bytes_max: what cannot \
+         be used is kept raw, as one record",
     ),
     ("callbacks.body_bytes_max = 16777217", "callbridge.toml:1: callbacks.body_bytes_max: must be from 1 to 16777216"),
     (

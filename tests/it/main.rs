@@ -26,6 +26,7 @@ mod listener;
 mod power_cut;
 mod process_face;
 mod promises;
+mod quarantine;
 mod schemas;
 mod seeds;
 mod senders;

@@ -254,7 +254,7 @@ fn status(client: &mut Client, token: &str) -> u16 {
     post(client, &signed(token)).status
 }
 
-fn signed(token: &str) -> String {
+pub(crate) fn signed(token: &str) -> String {
     let time = now().to_string();
     format!("&Sign={}&RequestTime={time}", sign(token, &time))
 }
