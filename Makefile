@@ -69,3 +69,14 @@ real:
 bench: kafka ## the benchmarks: the hot path without I/O, then the whole server beside a bare hyper one
 	cargo bench --bench hot_path
 	cargo bench --bench server
+
+# Without a sanitizer: there is no unsafe code to watch, and so it runs on the stable toolchain.
+SECONDS := 60
+FUZZ := query signature body envelope
+
+.PHONY: fuzz
+fuzz: ## the fuzz targets, each for SECONDS=60; needs cargo-fuzz (cargo install cargo-fuzz --version 0.13.2 --locked)
+	cargo fuzz build --sanitizer none --target-dir $(CURDIR)/target/fuzz
+	for target in $(FUZZ); do mkdir -p target/fuzz/found/$$target && \
+		cargo fuzz run --sanitizer none --target-dir $(CURDIR)/target/fuzz $$target target/fuzz/found/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; done

@@ -69,7 +69,7 @@ fn every_example_is_valid_as_it_stands_and_not_without_what_must_be_there() {
     for command in Command::all() {
         let example = example_json(What::Command(command));
         let published = json_schema::of(What::Command(command));
-        let validator = schema::compile(published.clone()).unwrap();
+        let validator = schema::compile(&published).unwrap();
         assert!(validator.is_valid(&example), "{command:?}");
         let required =
             |pointer: &str| published.pointer(pointer).and_then(Value::as_array).cloned().unwrap_or_default();
@@ -92,7 +92,7 @@ fn every_example_is_valid_as_it_stands_and_not_without_what_must_be_there() {
 fn a_consumer_who_validates_does_not_break_on_what_a_later_version_adds() {
     for what in What::all() {
         let example = example_json(what);
-        let validator = schema::compile(json_schema::of(what)).unwrap();
+        let validator = schema::compile(&json_schema::of(what)).unwrap();
         for object in ["", "/data", "/data/decision", "/data/event", "/data/callback"] {
             let mut more = example.clone();
             if let Some(object) = more.pointer_mut(object).and_then(Value::as_object_mut) {

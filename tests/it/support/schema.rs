@@ -94,16 +94,16 @@ fn validator(name: &str) -> Result<Rc<Validator>, String> {
         let path = folder().join(format!("{name}.json"));
         let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let schema: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-        let validator = Rc::new(compile(closed(schema))?);
+        let validator = Rc::new(compile(&closed(schema))?);
         validators.insert(name.to_owned(), Rc::clone(&validator));
         Ok(validator)
     })
 }
 
 /// A validator by the rules of 2020-12, with formats.
-pub(crate) fn compile(schema: Value) -> Result<Validator, String> {
+pub(crate) fn compile(schema: &Value) -> Result<Validator, String> {
     let options = jsonschema::options().with_draft(Draft::Draft202012).should_validate_formats(true);
-    options.build(&schema).map_err(|error| error.to_string())
+    options.build(schema).map_err(|error| error.to_string())
 }
 
 fn closed(mut schema: Value) -> Value {
