@@ -21,6 +21,16 @@ run: ## callbridge with a Kafka of its own, to try it; prints what to paste
 test: real ## all tests; what needs a tool that is missing says SKIPPED
 	cargo test
 
+.PHONY: mutants
+mutants: real ## the tests of durability on callbridges with a fault built in: each must be found
+	cargo test --features mutants --test mutants
+
+CRASHES := 100
+
+.PHONY: crashes
+crashes: real ## kill -9 in journal mode, again and again: make crashes CRASHES=1000
+	CALLBRIDGE_TORTURE_CRASHES=$(CRASHES) cargo test --test it kill_9_in_journal_mode -- --nocapture
+
 .PHONY: check
 check: lint test ## everything that CI holds: format, lints, documents, tests
 
