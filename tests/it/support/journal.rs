@@ -34,10 +34,15 @@ pub(crate) struct Settings {
 impl Settings {
     /// With small segments, and with `more` lines of its section in the file.
     pub(crate) fn new(brokers: &str, topic_prefix: &str, more: &str) -> Self {
+        Self::new_without_topics(brokers, topic_prefix, more).with(&["--create-topics"])
+    }
+
+    /// The same for one that makes no topics.
+    pub(crate) fn new_without_topics(brokers: &str, topic_prefix: &str, more: &str) -> Self {
         let text = format!("[journal]\nsegment_bytes = {SEGMENT_BYTES}\nfree_bytes_min = 0\n{more}\n");
         let file = settings::file(&text);
         let args = ["--config", settings::path(&file), "--sdk-app-id", torture::APP, "--brokers", brokers];
-        let args = [&args[..], &["--topic-prefix", topic_prefix, "--create-topics"]].concat();
+        let args = [&args[..], &["--topic-prefix", topic_prefix]].concat();
         Self { args: args.into_iter().map(str::to_owned).collect(), variables: Vec::new(), file }
     }
 
