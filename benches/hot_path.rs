@@ -62,6 +62,7 @@ fn before_the_answer(criterion: &mut Criterion) {
     group.bench_function("query and application", |bencher| {
         bencher.iter(|| auth::check(&Query::parse(black_box(QUERY)).expect("a good query"), &apps));
     });
+    group.bench_function("command by its name", |bencher| bencher.iter(|| Command::find(black_box(NAME))));
     group.bench_function("prove", |bencher| {
         bencher.iter(|| parse::prove(black_box(BODY.as_bytes()), NAME).map(|proven| proven.json().len()));
     });
