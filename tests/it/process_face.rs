@@ -216,8 +216,19 @@ fn stdout_holds_the_addresses_once_it_is_ready_and_the_ledger_at_the_end_and_not
 
     // Its broker is Kafka enough for a second one, which has no more to say than where it is.
     let folder = folder();
-    let args =
-        ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--ack", "broker", "--sdk-app-id", APP, "--brokers", kafka];
+    let args = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--ack",
+        "broker",
+        "--sdk-app-id",
+        APP,
+        "--brokers",
+        kafka,
+    ];
     let mut process = Process::start(folder.path(), BINARY, &args);
     let callbacks = wait_for(|| bridge::address(&process.stdout(), "callbacks"));
     let mut client = Client::connect(callbacks).unwrap();
@@ -360,7 +371,11 @@ fn the_admin_listener_has_three_pages() {
 #[test]
 fn without_kafka_it_is_alive_but_not_ready_and_says_why() {
     let [callbacks, admin, kafka] = ports::free().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let bridge = Bridge::start_unready(callbacks, admin, &["--ack", "broker", "--sdk-app-id", APP, "--brokers", &kafka.to_string()]);
+    let bridge = Bridge::start_unready(
+        callbacks,
+        admin,
+        &["--ack", "broker", "--sdk-app-id", APP, "--brokers", &kafka.to_string()],
+    );
     wait_for(|| Client::connect(admin).ok());
     assert_eq!(get(admin, "/livez").text(), "alive\n");
     let why = wait_for(|| {

@@ -209,7 +209,7 @@ fn code_of_module(module: &str) -> String {
 
 /// The code of one file: without comment lines, and without its tests, which stand at its end or in a file of their own.
 fn code_of(file: &Path) -> String {
-    if file.ends_with("tests.rs") {
+    if file.to_string_lossy().ends_with("tests.rs") {
         return String::new();
     }
     let text = fs::read_to_string(src().join(file)).unwrap();
