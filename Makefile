@@ -11,11 +11,12 @@ help:
 # What make run listens on, and what it runs.
 LISTEN := 127.0.0.1:8080
 ADMIN := 127.0.0.1:9464
+DATA := target/run/journal
 CALLBRIDGE := cargo run --
 
 .PHONY: run
 run: ## callbridge with a Kafka of its own, to try it; prints what to paste
-	@sh deploy/try.sh $(LISTEN) $(ADMIN) $(CALLBRIDGE)
+	@sh deploy/try.sh $(LISTEN) $(ADMIN) $(DATA) $(CALLBRIDGE)
 
 .PHONY: test
 test: real ## all tests; what needs a tool that is missing says SKIPPED

@@ -166,7 +166,7 @@ fn check_says_what_is_right() {
     assert_eq!((run_of_example.code, run_of_example.stdout.as_str()), (0, ok), "{run_of_example:?}");
 
     let with_list = run(&[("CALLBRIDGE_NONSENSE", "1")], &[&["check", "--blocklist", &list], EMBEDDED].concat());
-    let ok = "config ok: ack journal, apps 1400000000 to tencent-chat.*, brokers embedded\n";
+    let ok = "config ok: ack broker, apps 1400000000 to tencent-chat.*, brokers embedded\n";
     assert_eq!((with_list.code, with_list.stdout), (0, format!("{ok}blocklist ok: {list}: 2 rules\n")));
     assert_eq!(with_list.stderr, "warning: CALLBRIDGE_NONSENSE: no such setting\n");
 }
@@ -199,7 +199,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(brokers(&variable, &[]), "variable:1");
     assert_eq!(brokers(&variable, &["--brokers", "flag:1"]), "flag:1");
     let run = run(&[("CALLBRIDGE_ACK", "broker")], &["check", "--config", &config, "--sdk-app-id", "2"]);
-    assert_eq!(run.stdout, "config ok: ack journal, apps 2 to tencent-chat.*, brokers file:1\n");
+    assert_eq!(run.stdout, "config ok: ack broker, apps 2 to tencent-chat.*, brokers file:1\n");
 }
 
 #[test]
