@@ -79,6 +79,9 @@ fn the_lines_that_make_run_prints_do_what_it_says_of_them() {
         pasted(&lines[1]),
         format!("{{\"ActionStatus\":\"OK\",\"ErrorInfo\":\"\",\"ErrorCode\":0,{refused}}}\n")
     );
+    // The answer was given when it was on disk; Kafka has it a moment later.
+    until(&lines[2], |printed| !printed.is_empty());
+    until(&lines[3], |printed| !printed.is_empty());
     let after = envelope(&lines[2]);
     assert_eq!(after["data"]["event"]["subscribers"][0], "alice");
     assert_eq!(after["timesource"], "callback");
