@@ -292,9 +292,9 @@ impl<D: Disk> Store<D> {
             return Ok(());
         }
         let temporary = format!("{name}.tmp");
-        match self.zeroed(&temporary) {
+        let made = self.zeroed(&temporary).and_then(|file| disk.rename(&temporary, &name).map(|()| file));
+        match made {
             Ok(file) => {
-                disk.rename(&temporary, &name).map_err(|error| TendError::Retry("name a spare segment", error))?;
                 disk.sync_directory().map_err(TendError::Failed)?;
                 let mut state = self.lock();
                 state.is_full = false;

@@ -145,13 +145,15 @@ impl<D: Disk> Writer<D> {
     /// Begins a segment, and ends the one before.
     fn begin_segment(&mut self) -> Result<(), AppendError> {
         self.refuse_if_failed()?;
-        let Some(spare) = self.store.lock().spares.pop() else {
+        // Nobody else takes one, so it is still there when the seal is written.
+        if self.store.lock().spares.is_empty() {
             self.store.shared.untended.notify_one();
             return Err(AppendError::Full);
-        };
+        }
+        self.seal()?;
+        let Some(spare) = self.store.lock().spares.pop() else { return Err(AppendError::Full) };
         // There will be need of the next one.
         self.store.shared.untended.notify_one();
-        self.seal()?;
         if self.store.lock().segments.contains_key(&self.next_seq) {
             // A segment without captures has the name, and may record what was delivered.
             self.next_seq += 1;

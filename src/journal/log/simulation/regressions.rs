@@ -91,3 +91,24 @@ fn a_segment_that_cannot_be_taken_back_is_not_forgotten() {
         READ,
     ]);
 }
+
+#[test]
+fn no_spare_is_mislaid_when_there_is_no_room_for_a_seal() {
+    let seal_finds_no_room = || Action::Append {
+        sizes: vec![38_000],
+        is_counted: true,
+        with_delivered: false,
+        is_patient: false,
+        fault: Some(Fault { after: 0, kind: FaultKind::NoRoom }),
+    };
+    let mislaid = (0..5).flat_map(|_| [seal_finds_no_room(), Action::Tend { fault: None }]);
+    holds(SETUP, [append(&[38_000], false)].into_iter().chain(mislaid));
+}
+
+#[test]
+fn a_spare_that_cannot_be_named_leaves_nothing_behind() {
+    // Made, written, synced, and then not named.
+    let not_named = || Action::Tend { fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
+    let open = Action::Open { segment_blocks: 16, fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
+    holds(SETUP, [open].into_iter().chain((0..6).map(|_| not_named())));
+}
