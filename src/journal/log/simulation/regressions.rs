@@ -112,3 +112,26 @@ fn a_spare_that_cannot_be_named_leaves_nothing_behind() {
     let open = Action::Open { segment_blocks: 16, fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
     holds(SETUP, [open].into_iter().chain((0..6).map(|_| not_named())));
 }
+
+#[test]
+fn a_spare_that_a_killed_run_has_left_is_not_written_under_its_old_name() {
+    for seed in 0..20 {
+        holds(SETUP, [
+            append(&[38_000], false),
+            append(&[38_000], false),
+            deliver(1, Order::OldestFirst),
+            // Renamed to a spare, and killed before the directory is synced.
+            Action::Tend { fault: Some(Fault { after: 1, kind: FaultKind::Fails }) },
+            // The next run begins a segment in it, and is killed before that has its name.
+            Action::Append {
+                sizes: vec![100],
+                is_counted: true,
+                with_delivered: false,
+                is_patient: false,
+                fault: Some(Fault { after: 2, kind: FaultKind::Fails }),
+            },
+            Action::PowerOff { seed },
+            READ,
+        ]);
+    }
+}
