@@ -280,7 +280,9 @@ impl<D: Disk> Store<D> {
                 return Ok(());
             }
             let files = state.segments.values().map(|segment| segment.file_bytes).sum::<u64>();
-            if files + options.segment_bytes > options.quota_bytes {
+            // One more for a while, if all that a segment waits for is a record of what was delivered, and room for that.
+            let lent = if state.waits_for_record() { options.segment_bytes } else { 0 };
+            if files + options.segment_bytes > options.quota_bytes + lent {
                 state.is_full = true;
                 return Ok(());
             }
@@ -343,6 +345,11 @@ impl<F> State<F> {
             }
         }
         (all, Some(self.last_mark))
+    }
+
+    /// Whether a segment will be taken back once what was delivered is recorded.
+    pub(super) const fn waits_for_record(&self) -> bool {
+        self.saved_mark < self.last_mark
     }
 
     /// What was taken did not become durable.

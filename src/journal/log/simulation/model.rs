@@ -153,6 +153,12 @@ impl Model {
         }
     }
 
+    /// In how many segments these are.
+    pub(super) fn segments_of(&self, seqs: &BTreeSet<Seq>) -> u64 {
+        let known = seqs.iter().filter_map(|seq| self.kept.get(seq).or_else(|| self.seen.get(seq)));
+        known.map(|known| known.place.segment).collect::<BTreeSet<Seq>>().len() as u64
+    }
+
     /// Whether a reader may miss this one.
     pub(super) fn may_be_unreadable(&self, seq: Seq) -> bool {
         self.hit.contains_key(&seq)

@@ -135,3 +135,24 @@ fn a_spare_that_a_killed_run_has_left_is_not_written_under_its_old_name() {
         ]);
     }
 }
+
+#[test]
+fn a_full_log_whose_oldest_capture_is_held_up_takes_back_what_is_delivered() {
+    let filled = (0..5).map(|_| append(&[38_000], false));
+    let freed = [deliver(u64::MAX, Order::OldestHeldUp), Action::Tend { fault: None }, append(&[38_000], true), READ];
+    holds(SETUP, filled.chain(freed));
+}
+
+#[test]
+fn a_full_log_that_is_opened_again_takes_back_what_is_delivered() {
+    let filled = (0..5).map(|_| append(&[38_000], false));
+    let freed = [
+        Action::Kill,
+        READ,
+        deliver(u64::MAX, Order::OldestHeldUp),
+        Action::Tend { fault: None },
+        append(&[38_000], true),
+        READ,
+    ];
+    holds(SETUP, filled.chain(freed));
+}

@@ -38,7 +38,9 @@ use crate::journal::log::writer::Writer;
 pub(super) struct World {
     pub(super) disk: SimDisk,
     pub(super) model: Model,
+    setup: Setup,
     options: Options,
+    is_resized: bool,
     run: Option<Run>,
     runs: u64,
     after_power_cut: bool,
@@ -104,7 +106,7 @@ impl World {
             on_corruption: OnCorruption::Refuse,
             mutant,
         };
-        Self { disk, model: Model::default(), options, run: None, runs: 0, after_power_cut: true }
+        Self { disk, model: Model::default(), setup: *setup, options, is_resized: false, run: None, runs: 0, after_power_cut: true }
     }
 
     /// A new start on `disk`, of a log that has promised what `model` says.
@@ -139,6 +141,7 @@ impl World {
             }
             Action::Open { segment_blocks, fault } => {
                 self.stop();
+                self.is_resized |= *segment_blocks != self.setup.segment_blocks;
                 self.options.segment_bytes = segment_blocks * BLOCK_BYTES as u64;
                 self.open(*fault)
             }
@@ -240,16 +243,17 @@ impl World {
     ) -> Result<bool, Violation> {
         self.disk.arm(fault);
         let mut appended = self.run_now().writer.append(batch, with_delivered);
-        if is_patient && matches!(appended, Err(AppendError::Full | AppendError::NoSpace(_))) {
-            self.tend(None)?;
-            if self.run.is_none() {
-                return Ok(false);
+        for _ in 0..if is_patient { 3 } else { 0 } {
+            if !matches!(appended, Err(AppendError::Full | AppendError::NoSpace(_))) {
+                break;
             }
+            self.tend(None)?;
             appended = self.run_now().writer.append(batch, with_delivered);
         }
         self.disk.arm(None);
         let appended = match appended {
             Ok(appended) => appended,
+            Err(AppendError::Full) if is_patient => return self.check_full().map(|()| false),
             Err(AppendError::Full | AppendError::NoSpace(_)) => return Ok(false),
             Err(error @ AppendError::Failed { .. }) => {
                 return self.fails(&format!("append: {error:?}"), fault).map(|()| false);
@@ -399,6 +403,23 @@ impl World {
         self.stop();
         self.disk.cut_power(&mut Random::new(seed));
         self.after_power_cut = true;
+    }
+
+    /// When it is full, no segment but the newest is only waiting to be taken back.
+    fn check_full(&mut self) -> Result<(), Violation> {
+        // A smaller segment that is taken back makes no room for a larger one; nor does one that is set aside.
+        // And where the segment beyond the quota is full, there is not another.
+        let run = self.run.as_ref().unwrap();
+        let can_tell = self.setup.capacity_bytes == u64::MAX
+            && !self.is_resized
+            && !self.model.is_flipped()
+            && run.store.usage().files_bytes <= self.options.quota_bytes;
+        let held = self.model.segments_of(&run.undelivered);
+        let usage = run.store.usage();
+        if can_tell && usage.segments > held + 1 {
+            return Err(format!("it is full, and of {usage:?} only {held} segments are needed"));
+        }
+        Ok(())
     }
 
     /// The files take no more than they may, or than they did.
