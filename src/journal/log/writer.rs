@@ -88,7 +88,11 @@ impl<D: Disk> Writer<D> {
         let (runs, mark) = {
             let mut state = self.store.lock();
             // What a segment waits for is not put off: there may be no room for it later.
-            if with_delivered || state.waits_for_record() { state.take_unsaved(self.runs_max()) } else { (Vec::new(), None) }
+            if with_delivered || state.waits_for_record() {
+                state.take_unsaved(self.runs_max())
+            } else {
+                (Vec::new(), None)
+            }
         };
         let bytes_given = batch.bytes();
         if !runs.is_empty() {

@@ -96,11 +96,7 @@ impl History {
         let segment_blocks = one_of(random, &SEGMENT_BLOCKS);
         let segment_blocks_max = if random.percent(30) { 64 } else { segment_blocks };
         let quota_bytes = segment_blocks_max * BLOCK_BYTES as u64 * (2 + random.below(5));
-        let capacity_bytes = if random.percent(20) {
-            quota_bytes / 2 + random.below(quota_bytes)
-        } else {
-            u64::MAX
-        };
+        let capacity_bytes = if random.percent(20) { quota_bytes / 2 + random.below(quota_bytes) } else { u64::MAX };
         let noise = random.percent(50).then(|| random.next());
         let setup = Setup { segment_blocks, quota_bytes, capacity_bytes, noise };
         let pace = Pace {

@@ -146,7 +146,8 @@ impl Model {
         self.is_flipped = true;
         self.recorded.clear();
         for (seq, known) in self.kept.iter().chain(&self.seen) {
-            let is_hit = known.place.segment == place.segment && (known.place.offset..known.end).contains(&place.offset);
+            let is_hit =
+                known.place.segment == place.segment && (known.place.offset..known.end).contains(&place.offset);
             if is_hit {
                 *self.hit.entry(*seq).or_default() += 1;
             }
@@ -228,10 +229,10 @@ impl Model {
     }
 
     fn meet(&mut self, seq: Seq, found: Known, after_power_cut: bool) -> Result<(), Violation> {
-        if let Some(known) = self.kept.get(&seq).or_else(|| self.seen.get(&seq)).copied() {
-            if !known.capture.is_same(&found.capture) {
-                return Err(format!("{seq} was {known:?} and is {found:?}"));
-            }
+        if let Some(known) = self.kept.get(&seq).or_else(|| self.seen.get(&seq))
+            && !known.capture.is_same(&found.capture)
+        {
+            return Err(format!("{seq} was {known:?} and is {found:?}"));
         }
         if after_power_cut || self.kept.contains_key(&seq) {
             self.kept.entry(seq).or_insert(found);

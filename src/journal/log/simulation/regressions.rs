@@ -7,8 +7,7 @@ use super::history::History;
 use super::history::Order;
 use super::history::Setup;
 
-const SETUP: Setup =
-    Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
+const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
 
 fn holds(setup: Setup, actions: impl IntoIterator<Item = Action>) {
     let history = History { setup, actions: actions.into_iter().collect() };
@@ -27,18 +26,21 @@ const READ: Action = Action::Read { frames: u64::MAX };
 
 #[test]
 fn a_segment_without_captures_is_not_overwritten_by_the_next() {
-    holds(SETUP, [
-        append(&[100, 100], true),
-        Action::Kill,
-        // Records what was delivered, and nothing else.
-        READ,
-        deliver(1, Order::OldestFirst),
-        append(&[], true),
-        Action::Kill,
-        append(&[100], true),
-        Action::PowerOff { seed: 1 },
-        READ,
-    ]);
+    holds(
+        SETUP,
+        [
+            append(&[100, 100], true),
+            Action::Kill,
+            // Records what was delivered, and nothing else.
+            READ,
+            deliver(1, Order::OldestFirst),
+            append(&[], true),
+            Action::Kill,
+            append(&[100], true),
+            Action::PowerOff { seed: 1 },
+            READ,
+        ],
+    );
 }
 
 #[test]
@@ -50,25 +52,25 @@ fn a_refused_batch_does_not_take_with_it_what_was_delivered() {
         is_patient: false,
         fault: Some(Fault { after: 0, kind: FaultKind::NoRoom }),
     };
-    holds(SETUP, [
-        append(&[100, 100], false),
-        deliver(1, Order::OldestFirst),
-        refused,
-        Action::Close { fault: None },
-        READ,
-    ]);
+    holds(
+        SETUP,
+        [append(&[100, 100], false), deliver(1, Order::OldestFirst), refused, Action::Close { fault: None }, READ],
+    );
 }
 
 #[test]
 fn a_run_that_only_delivers_records_it_when_it_closes() {
-    holds(SETUP, [
-        append(&[100, 100], false),
-        Action::Kill,
-        READ,
-        deliver(1, Order::OldestFirst),
-        Action::Close { fault: None },
-        READ,
-    ]);
+    holds(
+        SETUP,
+        [
+            append(&[100, 100], false),
+            Action::Kill,
+            READ,
+            deliver(1, Order::OldestFirst),
+            Action::Close { fault: None },
+            READ,
+        ],
+    );
 }
 
 #[test]
@@ -82,14 +84,17 @@ fn a_close_records_all_that_was_delivered() {
 #[test]
 fn a_segment_that_cannot_be_taken_back_is_not_forgotten() {
     let fails = Action::Tend { fault: Some(Fault { after: 0, kind: FaultKind::Fails }) };
-    holds(SETUP, [
-        append(&[38_000], false),
-        append(&[38_000], false),
-        deliver(1, Order::OldestFirst),
-        fails,
-        Action::Close { fault: None },
-        READ,
-    ]);
+    holds(
+        SETUP,
+        [
+            append(&[38_000], false),
+            append(&[38_000], false),
+            deliver(1, Order::OldestFirst),
+            fails,
+            Action::Close { fault: None },
+            READ,
+        ],
+    );
 }
 
 #[test]
@@ -116,23 +121,26 @@ fn a_spare_that_cannot_be_named_leaves_nothing_behind() {
 #[test]
 fn a_spare_that_a_killed_run_has_left_is_not_written_under_its_old_name() {
     for seed in 0..20 {
-        holds(SETUP, [
-            append(&[38_000], false),
-            append(&[38_000], false),
-            deliver(1, Order::OldestFirst),
-            // Renamed to a spare, and killed before the directory is synced.
-            Action::Tend { fault: Some(Fault { after: 1, kind: FaultKind::Fails }) },
-            // The next run begins a segment in it, and is killed before that has its name.
-            Action::Append {
-                sizes: vec![100],
-                is_counted: true,
-                with_delivered: false,
-                is_patient: false,
-                fault: Some(Fault { after: 2, kind: FaultKind::Fails }),
-            },
-            Action::PowerOff { seed },
-            READ,
-        ]);
+        holds(
+            SETUP,
+            [
+                append(&[38_000], false),
+                append(&[38_000], false),
+                deliver(1, Order::OldestFirst),
+                // Renamed to a spare, and killed before the directory is synced.
+                Action::Tend { fault: Some(Fault { after: 1, kind: FaultKind::Fails }) },
+                // The next run begins a segment in it, and is killed before that has its name.
+                Action::Append {
+                    sizes: vec![100],
+                    is_counted: true,
+                    with_delivered: false,
+                    is_patient: false,
+                    fault: Some(Fault { after: 2, kind: FaultKind::Fails }),
+                },
+                Action::PowerOff { seed },
+                READ,
+            ],
+        );
     }
 }
 

@@ -36,8 +36,10 @@ use crate::journal::log::writer::Writer;
 
 /// A log, its disk, and what it has promised.
 pub(super) struct World {
-    pub(super) disk: SimDisk,
-    pub(super) model: Model,
+    disk: SimDisk,
+    model: Model,
+    /// Of a disk that is recorded: each image, with what was promised then.
+    recorded: Vec<(Image, Model)>,
     setup: Setup,
     options: Options,
     is_resized: bool,
@@ -106,12 +108,34 @@ impl World {
             on_corruption: OnCorruption::Refuse,
             mutant,
         };
-        Self { disk, model: Model::default(), setup: *setup, options, is_resized: false, run: None, runs: 0, after_power_cut: true }
+        Self {
+            disk,
+            model: Model::default(),
+            recorded: Vec::new(),
+            setup: *setup,
+            options,
+            is_resized: false,
+            run: None,
+            runs: 0,
+            after_power_cut: true,
+        }
     }
 
-    /// A new start on `disk`, of a log that has promised what `model` says.
-    pub(super) fn resumed(disk: SimDisk, setup: &Setup, model: Model) -> Self {
-        Self { model, ..Self::new(disk, setup, None) }
+    /// A new start on `disk`, of a log that has promised what `model` says, after so many runs.
+    pub(super) fn resumed(disk: SimDisk, setup: &Setup, model: Model, runs: u64) -> Self {
+        Self { model, runs, ..Self::new(disk, setup, None) }
+    }
+
+    /// What was recorded since the last time.
+    pub(super) fn take_recording(&mut self) -> Vec<(Image, Model)> {
+        self.note_recording();
+        std::mem::take(&mut self.recorded)
+    }
+
+    /// Joins what was recorded to what is promised until now.
+    fn note_recording(&mut self) {
+        let images = self.disk.take_recording();
+        self.recorded.extend(images.into_iter().map(|image| (image, self.model.clone())));
     }
 
     pub(super) fn act(&mut self, action: &Action) -> Result<(), Violation> {
@@ -194,6 +218,7 @@ impl World {
             Ok(opened) => opened,
             Err(error) => return self.fails(&format!("open: {error}"), fault),
         };
+        self.note_recording();
         let start = Start { store: &store, found: &found, damage: &damage, after_power_cut: self.after_power_cut };
         let undelivered = self.model.check_start(&start)?;
         self.after_power_cut = false;
@@ -259,6 +284,7 @@ impl World {
                 return self.fails(&format!("append: {error:?}"), fault).map(|()| false);
             }
         };
+        self.note_recording();
         self.model.acknowledge(captures, appended.first_seq, appended.place)?;
         let run = self.run.as_mut().unwrap();
         run.undelivered.extend((appended.first_seq..).take(captures.len()));
@@ -328,7 +354,7 @@ impl World {
                 Err(ReadError::Damaged(_)) if self.model.is_flipped() => continue,
                 Err(error) => return Err(format!("the reader finds: {error}")),
             };
-            let mut seq = frame.header.first_seq;
+            let first_seq = frame.header.first_seq;
             let captures: Vec<(bool, Vec<u8>)> = frame
                 .records()
                 .filter_map(|record| match record {
@@ -336,7 +362,7 @@ impl World {
                     Record::Delivered(_) => None,
                 })
                 .collect();
-            for (is_counted, bytes) in captures {
+            for (seq, (is_counted, bytes)) in (first_seq..).zip(captures) {
                 if seq <= run.read_to {
                     return Err(format!("the reader is given {seq} behind {}", run.read_to));
                 }
@@ -345,7 +371,6 @@ impl World {
                     return Err(format!("the reader is given {seq} before {missed}"));
                 }
                 run.read_to = seq;
-                seq += 1;
             }
         }
         Ok(())
@@ -373,6 +398,7 @@ impl World {
         self.disk.arm(fault);
         let closed = run.writer.close();
         self.disk.arm(None);
+        self.note_recording();
         match closed {
             Ok(()) => self.model.record_all(&run.delivered),
             Err(AppendError::Full | AppendError::NoSpace(_)) => {}
