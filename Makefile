@@ -22,6 +22,15 @@ run: ## callbridge with a Kafka of its own, to try it; prints what to paste
 test: real ## all tests; what needs a tool that is missing says SKIPPED
 	cargo test
 
+# How many histories, and the seed of the first.
+HISTORIES := 1000000
+SEED := 1
+
+.PHONY: torture
+torture: ## the journal on a disk whose power is cut, a million times (HISTORIES=, SEED=)
+	CALLBRIDGE_TORTURE_HISTORIES=$(HISTORIES) CALLBRIDGE_TORTURE_SEED=$(SEED) \
+		cargo test --lib --config 'profile.dev.package.callbridge.opt-level=2' no_history_breaks_a_promise -- --nocapture
+
 .PHONY: check
 check: lint test ## everything that CI holds: format, lints, documents, tests
 
