@@ -30,6 +30,15 @@ SEED := 1
 torture: ## the journal on a disk whose power is cut, a million times (HISTORIES=, SEED=)
 	CALLBRIDGE_TORTURE_HISTORIES=$(HISTORIES) CALLBRIDGE_TORTURE_SEED=$(SEED) \
 		cargo test --lib --config 'profile.dev.package.callbridge.opt-level=2' no_history_breaks_a_promise -- --nocapture
+.PHONY: mutants
+mutants: real ## the tests of durability on callbridges with a fault built in: each must be found
+	cargo test --features mutants --test mutants
+
+CRASHES := 100
+
+.PHONY: crashes
+crashes: real ## kill -9 in journal mode, again and again: make crashes CRASHES=1000
+	CALLBRIDGE_TORTURE_CRASHES=$(CRASHES) cargo test --test it kill_9_in_journal_mode -- --nocapture
 
 .PHONY: check
 check: lint test ## everything that CI holds: format, lints, documents, tests

@@ -123,6 +123,11 @@ impl Bridge {
         self.process.pid()
     }
 
+    /// The exit code, or nothing while it runs.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.process.exit_code()
+    }
+
     /// Sends any signal.
     pub(crate) fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);

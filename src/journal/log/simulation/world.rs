@@ -439,9 +439,9 @@ impl World {
         let can_tell = self.setup.capacity_bytes == u64::MAX
             && !self.is_resized
             && !self.model.is_flipped()
-            && run.store.usage().files_bytes <= self.options.quota_bytes;
+            && run.store.fill().files_bytes <= self.options.quota_bytes;
         let held = self.model.segments_of(&run.undelivered);
-        let usage = run.store.usage();
+        let usage = run.store.fill();
         if can_tell && usage.segments > held + 1 {
             return Err(format!("it is full, and of {usage:?} only {held} segments are needed"));
         }
