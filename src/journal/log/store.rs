@@ -147,6 +147,7 @@ impl<D: Disk> Store<D> {
             files_bytes: spares,
             quota_bytes: self.shared.options.quota_bytes,
             is_full: state.is_full && state.spares.is_empty(),
+            segments: state.segments.len() as u64,
             ..Fill::default()
         };
         for segment in state.segments.values() {
