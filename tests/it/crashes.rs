@@ -3,14 +3,24 @@
 use std::time::Duration;
 
 use crate::support::bridge::Bridge;
+use crate::support::bridge::Stopped;
+use crate::support::inspect;
+use crate::support::journal::Failing;
+use crate::support::journal::Killed as KilledWithJournal;
+use crate::support::journal::Settings;
+use crate::support::journal::Unplugged;
 use crate::support::kafka::Kafka;
+use crate::support::ledger::Ledger;
 use crate::support::load;
+use crate::support::load::Load;
 use crate::support::load::Outcome;
 use crate::support::load::Sent;
+use crate::support::reader::Reader;
 use crate::support::reader::Record;
 use crate::support::torture;
 use crate::support::torture::Plan;
 use crate::support::torture::Site;
+use crate::support::wait;
 
 /// It is killed, and the machine lives on.
 struct Killed {
@@ -30,8 +40,10 @@ impl Site for Killed {
         Bridge::launch(&[], &self.args.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn crash(&mut self, bridge: Bridge) {
-        assert_eq!(bridge.kill9().code, 128 + 9);
+    fn crash(&mut self, bridge: Bridge) -> Stopped {
+        let stopped = bridge.kill9();
+        assert_eq!(stopped.code, 128 + 9);
+        stopped
     }
 }
 
@@ -59,6 +71,62 @@ fn kill_9_in_memory_mode_loses_what_was_queued_and_that_is_seen_here() {
     let plan = Plan { seed: 2, crashes: 2, clients: 4, pause: Duration::ZERO, acknowledged_max: 400 };
     let verdict = torture::run(&mut site, kafka, &topic("crashes-memory"), &plan);
     assert!(!verdict.lost.is_empty(), "the judgement catches nothing");
+}
+
+#[test]
+fn kill_9_in_journal_mode_loses_nothing_acknowledged() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let mut site = KilledWithJournal::new(Settings::new(&kafka.bootstrap(), "crashes-journal", ""));
+    // Long enough a life, most often, to deliver what it has found and more.
+    let pause = Duration::from_millis(5);
+    let plan = Plan { seed: 3, crashes: 20, clients: 8, pause, acknowledged_max: 1200 }.or_as_told();
+    let verdict = torture::run(&mut site, kafka, &topic("crashes-journal"), &plan);
+    verdict.assert_nothing_is_lost();
+    verdict.assert_repeats_are_bounded();
+}
+
+#[test]
+fn power_cuts_in_journal_mode_lose_nothing_acknowledged() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let Some(mut site) = Unplugged::new(Settings::new(&kafka.bootstrap(), "crashes-power", ""), 4) else { return };
+    let pause = Duration::from_millis(2);
+    let plan = Plan { seed: 4, crashes: 8, clients: 8, pause, acknowledged_max: 400 }.or_as_told();
+    let verdict = torture::run(&mut site, kafka, &topic("crashes-power"), &plan);
+    verdict.assert_nothing_is_lost();
+    verdict.assert_repeats_are_bounded();
+}
+
+#[test]
+fn a_sync_that_fails_ends_it_with_74_and_nothing_acknowledged_is_lost() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let settings = Settings::new(&kafka.bootstrap(), "crashes-sync", "");
+    let Some(unplugged) = Unplugged::new(settings, 5) else { return };
+    let pause = Duration::from_millis(2);
+    let plan = Plan { seed: 5, crashes: 4, clients: 8, pause, acknowledged_max: 200 }.or_as_told();
+    let verdict = torture::run(&mut Failing::new(unplugged, true), kafka, &topic("crashes-sync"), &plan);
+    verdict.assert_nothing_is_lost();
+    verdict.assert_repeats_are_bounded();
+}
+
+#[test]
+fn what_is_recorded_as_delivered_is_not_delivered_again_after_kill_9() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let mut site = KilledWithJournal::new(Settings::new(&kafka.bootstrap(), "crashes-recorded", ""));
+    let mut bridge = site.launch();
+    bridge.wait_until_ready();
+    let load = Load::start(bridge.callbacks, torture::APP, 4, Duration::ZERO);
+    wait::until("callbacks are acknowledged", || load.acknowledged() >= 200);
+    let outcome = load.stop();
+    // Once a second, also when nothing comes.
+    wait::until("all of it is recorded", || inspect::undelivered(site.dir()) == 0);
+    site.crash(bridge);
+    let mut bridge = site.launch();
+    bridge.wait_until_ready();
+    assert_eq!(Ledger::of_scrape(&bridge.metrics()).recovered, 0);
+    let records = Reader::open(&kafka.client(), &[&topic("crashes-recorded")]).collect_to_end();
+    let verdict = torture::judge(&outcome, &records);
+    verdict.assert_nothing_is_lost();
+    assert_eq!(verdict.repeats, 0);
 }
 
 /// One callback of key `a` for each number, answered 200.

@@ -81,7 +81,7 @@ impl Directory {
     ///
     /// See [`DirectoryError`].
     pub(crate) fn open(path: &Path) -> Result<Self, DirectoryError> {
-        fs::create_dir_all(path).map_err(failed("make", path))?;
+        make(path).map_err(failed("make", path))?;
         let this = Self::open_handle(path, true)?;
         match this.filesystem()? {
             Filesystem::Local | Filesystem::Memory => {}
@@ -133,6 +133,26 @@ impl Directory {
         #[expect(clippy::cast_sign_loss, reason = "a number without a sign, in a field that has one on some machines")]
         Ok(Filesystem::of(status.f_type as u64))
     }
+}
+
+/// Makes the directory if need be, and its name durable: else a power cut could take it with all that is in it, however well that was
+/// synced.
+fn make(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    fs::create_dir_all(path)?;
+    // Its own also when it was there: who made it may have been killed before it came to this.
+    for made in missing.iter().copied().chain([path]) {
+        let Some(parent) = made.parent() else { continue };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match File::open(parent) {
+            Ok(parent) => parent.sync_all()?,
+            // Somebody else has made it, for us to use and not to look around.
+            Err(error) if missing.is_empty() && error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DirectoryError {

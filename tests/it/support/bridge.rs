@@ -1,6 +1,7 @@
 //! The built binary as a child process: `callbridge serve` on ports of its own.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
@@ -123,6 +124,11 @@ impl Bridge {
         self.process.pid()
     }
 
+    /// The exit code, or nothing while it runs.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        self.process.exit_code()
+    }
+
     /// Sends any signal.
     pub(crate) fn signal(&mut self, signal: Signal) {
         self.process.signal(signal);
@@ -200,6 +206,26 @@ impl Bridge {
         let response = client.request("GET", "/metrics", &[], b"").unwrap();
         assert_eq!(response.status, 200);
         metrics(&response.text())
+    }
+}
+
+impl Bridge {
+    /// Gets one of the pages of the admin listener.
+    pub(crate) fn admin_page(&self, path: &str) -> (u16, String) {
+        let response = Client::connect(self.admin).unwrap().request("GET", path, &[], b"").unwrap();
+        (response.status, response.text())
+    }
+
+    /// How many callbacks are lost for that reason.
+    pub(crate) fn lost(&self, reason: &str) -> f64 {
+        self.metrics()[&format!("callbridge_callbacks_lost_total{{reason=\"{reason}\"}}")]
+    }
+
+    /// What it has in memory.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it runs");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 }
 

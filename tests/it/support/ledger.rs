@@ -1,6 +1,16 @@
 //! The ledger as an operator reads it: in a scrape, and in the last line at the exit.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::thread::JoinHandle;
+
+use crate::support::bridge;
+use crate::support::http::Client;
+use crate::support::process;
 
 /// The accounts, each as its total over all labels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,4 +75,41 @@ impl Ledger {
 fn whole(value: f64) -> u64 {
     assert!(value >= 0.0 && value.fract() == 0.0, "{value} is no count");
     value as u64
+}
+
+/// Scrapes again and again, and looks whether the ledger balances each time.
+pub(crate) struct Watch {
+    stop: Arc<AtomicBool>,
+    scrapes: JoinHandle<u64>,
+}
+
+impl Watch {
+    /// Begins at an admin listener. It may go before the watch ends.
+    pub(crate) fn start(admin: SocketAddr) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let scrapes = {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                let mut scrapes = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let response = Client::connect(admin).and_then(|mut it| it.request("GET", "/metrics", &[], b""));
+                    if let Ok(response) = response {
+                        let ledger = Ledger::of_scrape(&bridge::metrics(&response.text()));
+                        assert!(ledger.is_balanced(), "{ledger:?}");
+                        scrapes += 1;
+                    }
+                    thread::sleep(process::POLL);
+                }
+                scrapes
+            })
+        };
+        Self { stop, scrapes }
+    }
+
+    /// # Panics
+    /// When a scrape did not balance, or there was none.
+    pub(crate) fn assert_balanced(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        assert!(self.scrapes.join().expect("every scrape balances") > 0, "no scrape");
+    }
 }

@@ -71,3 +71,8 @@ fn identity(record: &Record) -> (String, u64) {
     assert_eq!(record.key.as_deref(), Some(key.as_bytes()));
     (key.to_owned(), callback["Name"].as_str().unwrap().parse().unwrap())
 }
+
+/// The sequence of a callback of the load.
+pub(crate) fn sequence(record: &Record) -> u64 {
+    identity(record).1
+}

@@ -5,10 +5,15 @@
 //! repeats aside.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::thread;
 use std::time::Duration;
 
+use callbridge::clock;
+use serde_json::Value;
+
 use crate::support::bridge::Bridge;
+use crate::support::bridge::Stopped;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::kafka::Kafka;
@@ -29,13 +34,24 @@ pub(crate) const APP: &str = "1400000000";
 /// A start takes longer than this, so that some starts are crashed on the way.
 const STARTING_MILLISECONDS_MAX: u64 = 300;
 
+/// How many crashes there shall be instead of those that a test plans.
+const CRASHES_VARIABLE: &str = "CALLBRIDGE_TORTURE_CRASHES";
+
+/// What is not delivered for so long, while nothing is in its way, never will be.
+const QUIET: Duration = Duration::from_secs(5);
+
 /// Where callbridge lives, and how it dies there.
 pub(crate) trait Site {
     /// Starts it (`Bridge::launch`), and waits for nothing. What an earlier one left behind is there.
     fn launch(&mut self) -> Bridge;
 
-    /// Crashes it, ready or not, and returns when the next one may start.
-    fn crash(&mut self, bridge: Bridge);
+    /// Crashes it while it takes callbacks, and returns when the next one may start.
+    fn crash(&mut self, bridge: Bridge) -> Stopped;
+
+    /// The same while it starts.
+    fn crash_starting(&mut self, bridge: Bridge) -> Stopped {
+        self.crash(bridge)
+    }
 }
 
 /// How hard it is.
@@ -64,6 +80,17 @@ pub(crate) struct Verdict {
     pub(crate) lost: BTreeSet<u64>,
     /// How many records were not the first of their callback.
     pub(crate) repeats: usize,
+    /// How many callbacks the starts found in the journal, not known to be in Kafka: what they deliver may be a repeat.
+    pub(crate) recovered: u64,
+}
+
+impl Plan {
+    /// With as many crashes as the environment says, if it says so.
+    pub(crate) fn or_as_told(self) -> Self {
+        let told = env::var(CRASHES_VARIABLE).ok();
+        let crashes = told.map_or(self.crashes, |told| told.parse().expect("a number of crashes"));
+        Self { crashes, ..self }
+    }
 }
 
 /// Crashes it as planned, lets the last one work off what is left, and judges what is in `topic`, which is the load's.
@@ -72,33 +99,72 @@ pub(crate) struct Verdict {
 /// When something came out that nobody sent, or not as it was sent, or a key's order is broken; when nothing gets through
 /// any more; or when the last one does not stop in peace with a ledger that balances.
 pub(crate) fn run(site: &mut impl Site, kafka: &Kafka, topic: &str, plan: &Plan) -> Verdict {
+    let Crashed { bridge, mut outcome, mut recovered } = crash(site, plan);
+    send_until_acknowledged(&bridge, &mut outcome);
+    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+    let records = Reader::open(&kafka.client(), &[topic]).collect_to_end();
+    let stopped = bridge.stop_and_wait();
+    assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
+    recovered += recovered_by(&stopped);
+    let verdict = Verdict { recovered, ..judge(&outcome, &records) };
+    say(&verdict.summary());
+    verdict
+}
+
+/// Crashes one with a fault built in as planned. Returns what it lost.
+pub(crate) fn losses(site: &mut impl Site, kafka: &Kafka, topic: &str, plan: &Plan) -> BTreeSet<u64> {
+    let Crashed { bridge, outcome, .. } = crash(site, plan);
+    // What it has lost it may wait for; then it delivers nothing more.
+    let (mut delivered, mut since) = (0, clock::monotonic());
+    wait::until("nothing more is delivered", || {
+        let ledger = Ledger::of_scrape(&bridge.metrics());
+        if ledger.delivered != delivered {
+            (delivered, since) = (ledger.delivered, clock::monotonic());
+        }
+        ledger.waiting == 0 || clock::monotonic().duration_since(since) > QUIET
+    });
+    let records = Reader::open(&kafka.client(), &[topic]).collect_to_end();
+    let seen: BTreeSet<u64> = records.iter().map(oracle::sequence).collect();
+    let lost: BTreeSet<u64> =
+        outcome.acknowledged().map(|sent| sent.sequence).filter(|sequence| !seen.contains(sequence)).collect();
+    say(&format!("{} of {} lost", lost.len(), outcome.acknowledged().count()));
+    lost
+}
+
+/// After the last crash.
+struct Crashed {
+    bridge: Bridge,
+    outcome: Outcome,
+    recovered: u64,
+}
+
+fn crash(site: &mut impl Site, plan: &Plan) -> Crashed {
     say(&format!("{plan:?}"));
     let mut dice = Dice::new(plan.seed);
+    let mut recovered = 0;
     let mut bridge = ready(site);
     let load = Load::start(bridge.callbacks, APP, plan.clients, plan.pause);
     for _crash in 0..plan.crashes {
         let goal = load.acknowledged() + 1 + dice.below(plan.acknowledged_max);
         wait::until("callbacks are acknowledged", || load.acknowledged() >= goal);
         load.aim_nowhere();
-        site.crash(bridge);
+        recovered += recovered_by(&site.crash(bridge));
         while dice.below(3) == 0 {
             let starting = site.launch();
             // Any moment will do: this waits for nothing.
             thread::sleep(Duration::from_millis(dice.below(STARTING_MILLISECONDS_MAX)));
-            site.crash(starting);
+            recovered += recovered_by(&site.crash_starting(starting));
         }
         bridge = ready(site);
         load.aim(bridge.callbacks);
     }
-    let mut outcome = load.stop();
-    send_until_acknowledged(&bridge, &mut outcome);
-    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
-    let records = Reader::open(&kafka.client(), &[topic]).collect_to_end();
-    let stopped = bridge.stop_and_wait();
-    assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
-    let verdict = judge(&outcome, &records);
-    say(&verdict.summary());
-    verdict
+    Crashed { bridge, outcome: load.stop(), recovered }
+}
+
+/// What that one found in its journal, by its log.
+fn recovered_by(stopped: &Stopped) -> u64 {
+    let lines = stopped.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.filter_map(|line| line["fields"]["recovered"].as_u64()).sum()
 }
 
 fn ready(site: &mut impl Site) -> Bridge {
@@ -135,7 +201,7 @@ pub(crate) fn judge(outcome: &Outcome, records: &[Record]) -> Verdict {
     }
     let lost = owed.difference(&seen).copied().collect();
     let repeats = records.len() - seen.len();
-    Verdict { owed, unanswered, seen, lost, repeats }
+    Verdict { owed, unanswered, seen, lost, repeats, recovered: 0 }
 }
 
 /// Whether the envelope holds the body as it was sent, to the byte.
@@ -147,15 +213,24 @@ fn is_as_sent(record: &Record) -> bool {
 
 impl Verdict {
     fn summary(&self) -> String {
-        let Self { owed, unanswered, seen, lost, repeats } = self;
+        let Self { owed, unanswered, seen, lost, repeats, recovered } = self;
         let late = seen.intersection(unanswered).count();
         format!(
-            "{} owed, {} unanswered (of them {late} came out), {} seen, {} lost, {repeats} repeats",
+            "{} owed, {} unanswered (of them {late} came out), {} seen, {} lost, {repeats} repeats of {recovered} recovered",
             owed.len(),
             unanswered.len(),
             seen.len(),
             lost.len()
         )
+    }
+
+    /// A restart delivers again only what it found in the journal: what came in the last second or so before the crash, and what
+    /// was on its way.
+    ///
+    /// # Panics
+    /// When more came twice.
+    pub(crate) fn assert_repeats_are_bounded(&self) {
+        assert!(self.repeats as u64 <= self.recovered, "{}", self.summary());
     }
 
     /// # Panics

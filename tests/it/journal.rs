@@ -1,0 +1,1 @@
+//! The journal as an operator meets it.

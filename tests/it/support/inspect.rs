@@ -1,0 +1,28 @@
+//! `callbridge journal`: what an operator sees of a journal.
+
+use std::path::Path;
+use std::process::Command;
+
+/// What it printed, and how it ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// Runs `callbridge journal` on the journal in `dir`.
+pub(crate) fn journal(dir: &Path, args: &[&str]) -> Told {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callbridge"));
+    let output = command.arg("journal").args(args).arg("--data-dir").arg(dir).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    Told { code: output.status.code().unwrap(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+}
+
+/// How many captures are not known to be in Kafka.
+pub(crate) fn undelivered(dir: &Path) -> u64 {
+    let told = journal(dir, &["inspect"]);
+    assert_eq!(told.code, 0, "{}", told.stderr);
+    let count = told.stdout.split_once("of which ").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+    count.unwrap_or_else(|| panic!("{}", told.stdout))
+}

@@ -1,0 +1,98 @@
+//! The harnesses of durability, tried on callbridges that have a fault built in (`src/journal/log/mutant.rs`): each must be found. What
+//! never found anything proves nothing.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "the harness is test code too: what it cannot do is a failed test"
+)]
+#![expect(dead_code, reason = "the harnesses are those of the other tests, which use all of them")]
+
+#[path = "../it/seeds/mod.rs"]
+mod seeds;
+#[path = "../it/support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+use crate::support::journal::Failing;
+use crate::support::journal::Killed;
+use crate::support::journal::Settings;
+use crate::support::journal::Unplugged;
+use crate::support::kafka::Kafka;
+use crate::support::load;
+use crate::support::torture;
+use crate::support::torture::Plan;
+use crate::support::torture::Site;
+
+/// As in the tests of what has no fault.
+const PLAN: Plan = Plan { seed: 1, crashes: 6, clients: 8, pause: Duration::from_millis(2), acknowledged_max: 400 };
+
+/// It goes on with what it can read, so that what is missing is counted.
+fn settings(kafka: &Kafka, mutant: &str) -> Settings {
+    let settings = Settings::new(&kafka.bootstrap(), mutant, "on_corruption = \"salvage\"");
+    settings.with_variable("CALLBRIDGE_TEST_MUTANT", mutant)
+}
+
+/// Records stay with the client for so long that crashes come before they are delivered.
+fn settings_with_slow_delivery(kafka: &Kafka, mutant: &str) -> Settings {
+    settings(kafka, mutant).with(&["--kafka", "linger.ms=3000"])
+}
+
+/// Whether the harness finds what the fault loses.
+fn assert_found(kafka: &Kafka, mutant: &str, mut site: impl Site, plan: &Plan) {
+    let lost = torture::losses(&mut site, kafka, &format!("{mutant}.{}", load::COMMAND), plan);
+    assert!(!lost.is_empty(), "{mutant} is not found");
+}
+
+#[test]
+fn power_cuts_find_an_acknowledgement_before_the_sync() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let Some(site) = Unplugged::new(settings(kafka, "ack_before_sync"), 1) else { return };
+    assert_found(kafka, "ack_before_sync", site, &PLAN);
+}
+
+#[test]
+fn power_cuts_find_a_segment_whose_name_is_not_synced() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let Some(site) = Unplugged::new(settings_with_slow_delivery(kafka, "no_directory_sync"), 2) else { return };
+    // Soon after the segment is begun: the next spare that is made makes its name durable as well.
+    let plan = Plan { crashes: 24, acknowledged_max: 10, ..PLAN };
+    assert_found(kafka, "no_directory_sync", site, &plan);
+}
+
+#[test]
+fn failing_syncs_and_power_cuts_find_a_failed_sync_that_is_ignored() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let Some(unplugged) = Unplugged::new(settings(kafka, "ignore_failed_sync"), 3) else { return };
+    assert_found(kafka, "ignore_failed_sync", Failing::new(unplugged, false), &PLAN);
+}
+
+#[test]
+fn kill_9_finds_a_segment_that_is_recycled_too_early() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let site = Killed::new(settings_with_slow_delivery(kafka, "recycle_too_early"));
+    // A frame has 4 KiB at least: some segments, then.
+    let plan = Plan { crashes: 3, acknowledged_max: 8000, pause: Duration::ZERO, ..PLAN };
+    assert_found(kafka, "recycle_too_early", site, &plan);
+}
+
+#[test]
+fn kill_9_finds_what_is_recorded_as_delivered_before_it_is() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let site = Killed::new(settings_with_slow_delivery(kafka, "checkpoint_before_delivery"));
+    // It is recorded once a second.
+    let plan = Plan { crashes: 3, acknowledged_max: 8000, ..PLAN };
+    assert_found(kafka, "checkpoint_before_delivery", site, &plan);
+}
+
+#[test]
+fn without_a_fault_the_same_crashes_lose_nothing() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let Some(mut site) = Unplugged::new(settings_with_slow_delivery(kafka, "none"), 4) else { return };
+    let verdict = torture::run(&mut site, kafka, &format!("none.{}", load::COMMAND), &PLAN);
+    verdict.assert_nothing_is_lost();
+    verdict.assert_repeats_are_bounded();
+}
