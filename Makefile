@@ -46,6 +46,7 @@ check: lint test ## everything that CI holds: format, lints, documents, tests
 .PHONY: lint
 lint: ## format, clippy and documents, without the tests
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
 
