@@ -53,6 +53,8 @@ pub(super) struct State<F> {
     /// By their first sequence number. The last is the newest.
     pub(super) segments: BTreeMap<Seq, Segment<F>>,
     pub(super) spares: Vec<Spare<F>>,
+    /// A spare is being made a segment of, and is in neither list.
+    pub(super) is_beginning: bool,
     /// For the name of the next spare.
     pub(super) next_name: u64,
     /// Everything before is durable.
@@ -258,7 +260,8 @@ impl<D: Disk> Store<D> {
                 state.is_full = false;
                 return Ok(());
             }
-            let files = state.segments.values().map(|segment| segment.file_bytes).sum::<u64>();
+            let beginning = u64::from(state.is_beginning) * options.segment_bytes;
+            let files = state.segments.values().map(|segment| segment.file_bytes).sum::<u64>() + beginning;
             if files + options.segment_bytes > options.quota_bytes {
                 state.is_full = true;
                 return Ok(());
@@ -309,6 +312,19 @@ impl<F> State<F> {
     fn spare_name(&mut self) -> String {
         self.next_name += 1;
         format!("{:020}.spare", self.next_name)
+    }
+
+    /// Takes a spare to begin a segment in. Until that is done it counts as one.
+    pub(super) fn take_spare(&mut self) -> Option<Spare<F>> {
+        let spare = self.spares.pop();
+        self.is_beginning = spare.is_some();
+        spare
+    }
+
+    /// No segment was begun in it.
+    pub(super) fn put_back_spare(&mut self, spare: Spare<F>) {
+        self.spares.push(spare);
+        self.is_beginning = false;
     }
 
     /// What was delivered and is not recorded, as at most `max` runs; and up to which mark that is all.

@@ -145,13 +145,15 @@ impl<D: Disk> Writer<D> {
     /// Begins a segment, and ends the one before.
     fn begin_segment(&mut self) -> Result<(), AppendError> {
         self.refuse_if_failed()?;
-        let Some(spare) = self.store.lock().spares.pop() else {
+        // Before the spare is taken: an error leaves it where it is.
+        if self.store.lock().spares.is_empty() {
             self.store.shared.untended.notify_one();
             return Err(AppendError::Full);
-        };
+        }
+        self.seal()?;
+        let Some(spare) = self.store.lock().take_spare() else { return Err(AppendError::Full) };
         // There will be need of the next one.
         self.store.shared.untended.notify_one();
-        self.seal()?;
         if self.store.lock().segments.contains_key(&self.next_seq) {
             // A segment without captures has the name, and may record what was delivered.
             self.next_seq += 1;
@@ -165,7 +167,7 @@ impl<D: Disk> Writer<D> {
         let Spare { name: spare_name, file } = spare;
         if let Err(error) = disk::write_all(&*file, &header.encode(), 0) {
             if is_no_space(&error) {
-                self.store.lock().spares.push(Spare { name: spare_name, file });
+                self.store.lock().put_back_spare(Spare { name: spare_name, file });
                 return Err(AppendError::NoSpace(error));
             }
             return Err(self.fail("write a segment's header", error));
@@ -190,7 +192,10 @@ impl<D: Disk> Writer<D> {
             is_damaged: false,
             waits_for_mark: None,
         };
-        self.store.lock().segments.insert(self.next_seq, segment);
+        let mut state = self.store.lock();
+        state.segments.insert(self.next_seq, segment);
+        state.is_beginning = false;
+        drop(state);
         let offset = BLOCK_BYTES as u64;
         self.active = Some(Active { file, first_seq: self.next_seq, nonce: header.nonce, offset });
         Ok(())
