@@ -82,6 +82,11 @@ impl Stored {
             match cursor.next(&self.store) {
                 Ok(Some((place, frame))) => {
                     let end = frame.header.end_seq();
+                    if end > self.tail.told_to() {
+                        // Durable, and the ledger does not know yet.
+                        cursor.go_to(place);
+                        return;
+                    }
                     self.decoder
                         .decode(&self.store, &self.tail, place, &frame, self.next_seq, |entry| into.push_back(entry));
                     self.next_seq = self.next_seq.max(end);

@@ -136,6 +136,11 @@ impl<D: Disk> Store<D> {
         segment.is_none_or(|(first, segment)| seq - first >= segment.captures || segment.delivered.has(seq - first))
     }
 
+    /// Behind everything that is durable.
+    pub(crate) fn durable_to(&self) -> Seq {
+        self.lock().durable_to
+    }
+
     /// Whether something was delivered and is not recorded in the log.
     pub(crate) fn has_unsaved(&self) -> bool {
         self.lock().segments.values().any(|segment| segment.unsaved.count() > 0)
