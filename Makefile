@@ -11,16 +11,25 @@ help:
 # What make run listens on, and what it runs.
 LISTEN := 127.0.0.1:8080
 ADMIN := 127.0.0.1:9464
+DATA := target/run/journal
 CALLBRIDGE := cargo run --
 
 .PHONY: run
 run: ## callbridge with a Kafka of its own, to try it; prints what to paste
-	@sh deploy/try.sh $(LISTEN) $(ADMIN) $(CALLBRIDGE)
+	@sh deploy/try.sh $(LISTEN) $(ADMIN) $(DATA) $(CALLBRIDGE)
 
 .PHONY: test
 test: real ## all tests; what needs a tool that is missing says SKIPPED
 	cargo test
 
+# How many histories, and the seed of the first.
+HISTORIES := 1000000
+SEED := 1
+
+.PHONY: torture
+torture: ## the journal on a disk whose power is cut, a million times (HISTORIES=, SEED=)
+	CALLBRIDGE_TORTURE_HISTORIES=$(HISTORIES) CALLBRIDGE_TORTURE_SEED=$(SEED) \
+		cargo test --lib --config 'profile.dev.package.callbridge.opt-level=2' no_history_breaks_a_promise -- --nocapture
 .PHONY: mutants
 mutants: real ## the tests of durability on callbridges with a fault built in: each must be found
 	cargo test --features mutants --test mutants

@@ -73,6 +73,7 @@ fn before_the_answer(criterion: &mut Criterion) {
     group.bench_function("query, application and signature", |bencher| {
         bencher.iter(|| auth::check(&Query::parse(black_box(SIGNED_QUERY)).expect("a good query"), &signed, SIGNED_AT));
     });
+    group.bench_function("command by its name", |bencher| bencher.iter(|| Command::find(black_box(NAME))));
     group.bench_function("prove", |bencher| {
         bencher.iter(|| parse::prove(black_box(BODY.as_bytes()), NAME).map(|proven| proven.json().len()));
     });

@@ -1,10 +1,10 @@
 #!/bin/sh
 # Runs callbridge with a Kafka of its own that keeps nothing, and prints what to paste into another terminal.
-# Usage: try.sh LISTEN ADMIN_LISTEN CALLBRIDGE...
+# Usage: try.sh LISTEN ADMIN_LISTEN DATA_DIR CALLBRIDGE...
 set -eu
 
-listen=$1 admin_listen=$2
-shift 2
+listen=$1 admin_listen=$2 data_dir=$3
+shift 3
 app=1400000000
 prefix=tencent-chat
 blocklist=$(dirname "$0")/blocklist.example.txt
@@ -61,4 +61,4 @@ rm -r "$folder"
 
 # In place of this shell, so that whoever stops this stops callbridge.
 exec "$@" serve --embedded-broker --sdk-app-id $app --topic-prefix $prefix --blocklist "$blocklist" \
-    --listen "$listen" --admin-listen "$admin_listen" >&3 3>&-
+    --listen "$listen" --admin-listen "$admin_listen" --data-dir "$data_dir" >&3 3>&-

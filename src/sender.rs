@@ -50,6 +50,10 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, BadNetwork> {
         let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
         let address: IpAddr = address.parse().map_err(|_no_address| BadNetwork::Form)?;
+        // A v4 address in v6 clothes: peers are compared without them, so it would never be met.
+        if address.to_canonical() != address {
+            return Err(BadNetwork::Form);
+        }
         let bits: u8 = if address.is_ipv4() { 32 } else { 128 };
         let prefix_length = match length {
             None => bits,
@@ -159,7 +163,7 @@ mod tests {
         {
             assert_eq!(text.parse::<Network>(), Err(BadNetwork::Form), "{text}");
         }
-        for text in ["1.2.3.4/31.", "1.2.3.4 "] {
+        for text in ["1.2.3.4/31.", "1.2.3.4 ", "::ffff:1.2.3.4", "::ffff:1.2.3.0/120"] {
             assert_eq!(text.parse::<Network>(), Err(BadNetwork::Form), "{text}");
         }
         for text in ["1.2.3.4/24", "1.2.3.4/0", "2001:db8::1/64", "::1/0"] {

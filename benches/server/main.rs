@@ -9,6 +9,7 @@ mod bare;
 mod broker;
 mod callback;
 mod connection;
+mod journal;
 mod load;
 mod options;
 mod pair;

@@ -27,7 +27,7 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', default_value = "1,64,256")]
     pub(crate) connections: Vec<usize>,
     /// Acknowledgement modes.
-    #[arg(long, value_delimiter = ',', default_value = "memory,broker")]
+    #[arg(long, value_delimiter = ',', default_value = "journal,memory,broker")]
     pub(crate) modes: Vec<Mode>,
     /// The broker; by default Apache Kafka if its jars are there, else the mock.
     #[arg(long)]
@@ -40,6 +40,10 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) const fn seconds(&self) -> f64 {
         if self.quick { 1.0 } else { self.seconds }
+    }
+
+    pub(crate) const fn is_quick(&self) -> bool {
+        self.quick
     }
 
     pub(crate) const fn rounds(&self) -> usize {

@@ -7,6 +7,7 @@ use std::thread;
 
 use serde::Serialize;
 
+use crate::journal::Figures;
 use crate::options::Mode;
 use crate::options::OUTPUT;
 use crate::pair::Pair;
@@ -19,6 +20,16 @@ const MIB: f64 = 1024.0 * 1024.0;
 const CPU_RATIO_MAX: f64 = 1.5;
 /// `broker` mode's median latency at one connection.
 const BROKER_P50_MICROS_MAX: f64 = 2500.0;
+/// `journal` mode at 64 connections may cost this many times bare hyper's CPU time.
+const JOURNAL_CPU_RATIO_MAX: f64 = 1.8;
+/// `journal` mode's median latency at one connection, on a disk that syncs in 150 µs.
+const JOURNAL_P50_MICROS_MAX: f64 = 500.0;
+/// What `journal` mode sustains, in callbacks a second, the load on the same cores.
+const JOURNAL_RATE_MIN: f64 = 40_000.0;
+/// From the start to ready, with an empty journal.
+const JOURNAL_READY_MILLIS_MAX: f64 = 100.0;
+/// How fast a journal is recovered, in megabytes a second.
+const JOURNAL_RECOVERY_MIN: f64 = 300.0;
 /// Memory of an idle server.
 const IDLE_MIB_MAX: f64 = 25.0;
 
@@ -31,6 +42,7 @@ pub(crate) struct Report {
     idle: Vec<Idle>,
     beside_bare: Vec<Pair>,
     frozen_broker: Vec<Pair>,
+    journal: Option<Figures>,
     /// Something that was asked for is missing.
     pub(crate) failed: bool,
 }
@@ -54,6 +66,7 @@ impl Report {
             idle: vec![Idle { server: "bare hyper", bytes: bare_idle_bytes }],
             beside_bare: Vec::new(),
             frozen_broker: Vec::new(),
+            journal: None,
             failed: false,
         }
     }
@@ -93,6 +106,11 @@ impl Report {
         self.frozen_broker.push(pair);
     }
 
+    /// Adds what only the journal has.
+    pub(crate) const fn journal(&mut self, figures: Figures) {
+        self.journal = Some(figures);
+    }
+
     pub(crate) fn print_targets(&self) {
         println!("\nratio: of CPU µs to bare hyper's; of p99 to the healthy broker's where the broker is frozen\n");
         for idle in &self.idle {
@@ -105,6 +123,26 @@ impl Report {
         print_target("CPU ratio, memory mode, 64 connections", Some(ratio), CPU_RATIO_MAX);
         let p50 = self.pair(Mode::Broker, 1).map(|pair| median(&pair.subject, |sample| sample.load.p50));
         print_target("p50 µs, broker mode, 1 connection", p50, BROKER_P50_MICROS_MAX);
+        self.print_journal_targets();
+    }
+
+    fn print_journal_targets(&self) {
+        let at = |connections| self.pair(Mode::Journal, connections);
+        let ratio = at(64).map(|pair| pair.ratio(|sample| sample.cpu_micros)[1]);
+        print_target("CPU ratio, journal mode, 64 connections", ratio, JOURNAL_CPU_RATIO_MAX);
+        let p50 = at(1).map(|pair| median(&pair.subject, |sample| sample.load.p50));
+        print_target("p50 µs, journal mode, 1 connection", p50, JOURNAL_P50_MICROS_MAX);
+        let most = self.beside_bare.iter().filter(|pair| pair.mode == Mode::Journal.name());
+        let rates = most.map(|pair| median(&pair.subject, |sample| sample.load.taken as f64 / sample.load.seconds));
+        print_least("callbacks/s, journal mode", rates.max_by(f64::total_cmp), JOURNAL_RATE_MIN);
+        let figures = self.journal;
+        print_target("ms to ready, empty journal", figures.map(|of| of.ready_millis), JOURNAL_READY_MILLIS_MAX);
+        let recovery = figures.map(|of| of.recovery_megabytes_per_second);
+        print_least("MB/s recovered", recovery, JOURNAL_RECOVERY_MIN);
+        if let Some(figures) = figures {
+            println!("the disk's own fdatasync of one block: {:.0} µs", figures.sync_micros);
+            println!("recovered: {} bytes", figures.recovered_bytes);
+        }
     }
 
     /// Writes `server.json` into the output folder.
@@ -144,6 +182,14 @@ fn print_target(what: &str, figure: Option<f64>, max: f64) {
         Some(figure) if figure <= max => println!("met     {what}: {figure:.2} of at most {max}"),
         Some(figure) if figure > max => println!("MISSED  {what}: {figure:.2} of at most {max}"),
         Some(_) | None => println!("absent  {what}: at most {max}"),
+    }
+}
+
+fn print_least(what: &str, figure: Option<f64>, min: f64) {
+    match figure {
+        Some(figure) if figure >= min => println!("met     {what}: {figure:.0} of at least {min}"),
+        Some(figure) if figure < min => println!("MISSED  {what}: {figure:.0} of at least {min}"),
+        Some(_) | None => println!("absent  {what}: at least {min}"),
     }
 }
 

@@ -49,6 +49,13 @@ impl Sample {
         Self::measure(server, plan, Some(broker))
     }
 
+    /// Sends `server` what `plan` says, and measures nothing.
+    pub(crate) fn fill(server: &Server, plan: &Plan) -> io::Result<()> {
+        let mut load = start_load(server, plan)?;
+        load.tell("go")?;
+        load.line(Duration::from_secs_f64(plan.seconds) + LOAD_GRACE).map(|_seen| ())
+    }
+
     fn measure(server: &Server, plan: &Plan, freeze: Option<&Broker>) -> io::Result<Self> {
         let mut load = start_load(server, plan)?;
         server.drain()?;

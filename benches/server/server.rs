@@ -33,6 +33,12 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 /// How often a drain is looked at.
 const DRAIN_STEP: Duration = Duration::from_millis(20);
 
+/// Nobody listens there.
+const NO_BROKER: &str = "127.0.0.1:1";
+
+/// The journal's folder, in the output folder.
+const JOURNAL: &str = "journal";
+
 /// The gauge that says how much waits.
 const WAITING: &str = "callbridge_callbacks_waiting";
 
@@ -56,22 +62,36 @@ impl Server {
 
     /// Starts callbridge, and waits until it is ready. Its log is in the output folder.
     pub(crate) fn callbridge(program: &Path, mode: Mode, broker: &Broker) -> io::Result<Self> {
-        let mode = mode.name();
-        let data = Path::new(OUTPUT).join("journal");
-        if data.exists() {
-            fs::remove_dir_all(&data)?;
+        Self::forget_journal()?;
+        Self::start(program, mode, &broker.address, broker.kind == BrokerKind::Kafka)
+    }
+
+    /// Starts callbridge in journal mode with what is in the journal, and without a broker.
+    pub(crate) fn with_journal(program: &Path) -> io::Result<Self> {
+        Self::start(program, Mode::Journal, NO_BROKER, false)
+    }
+
+    /// Removes the journal of earlier servers.
+    pub(crate) fn forget_journal() -> io::Result<()> {
+        match fs::remove_dir_all(Path::new(OUTPUT).join(JOURNAL)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    fn start(program: &Path, mode: Mode, brokers: &str, creates_topics: bool) -> io::Result<Self> {
+        let mode = mode.name();
         let mut command = Command::new(program);
-        command.args(["serve", "--sdk-app-id", "1400000000", "--brokers", &broker.address, "--ack", mode]);
+        command.args(["serve", "--sdk-app-id", "1400000000", "--brokers", brokers, "--ack", mode]);
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
         command.args(["--topic-prefix", &format!("bench-{mode}"), "--workers", &WORKERS.to_string()]);
         // Kafka makes topics for what is sent, and for no more.
         let [after, before] = [Callback::After, Callback::Before].map(Callback::name);
         command.env("CALLBRIDGE_TOPICS_COMMANDS", format!("{after},{before}"));
         if mode == Mode::Journal.name() {
-            command.arg("--data-dir").arg(data);
+            command.arg("--data-dir").arg(Path::new(OUTPUT).join(JOURNAL));
         }
-        if broker.kind == BrokerKind::Kafka {
+        if creates_topics {
             command.arg("--create-topics");
         }
         command.stderr(File::create(Path::new(OUTPUT).join(format!("callbridge-{mode}.log")))?);

@@ -5,6 +5,7 @@ use std::io;
 
 use crate::broker::Broker;
 use crate::callback::Command;
+use crate::journal;
 use crate::options::Mode;
 use crate::options::OUTPUT;
 use crate::options::Options;
@@ -31,6 +32,15 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
         if let Err(error) = measure(options, mode, &broker, &bare, &mut report) {
             println!("{} mode: {error} (its log is in {OUTPUT})", mode.name());
             report.failed = true;
+        }
+    }
+    if options.modes.contains(&Mode::Journal) {
+        match journal::measure(options) {
+            Ok(figures) => report.journal(figures),
+            Err(error) => {
+                println!("the journal: {error} (its log is in {OUTPUT})");
+                report.failed = true;
+            }
         }
     }
     report.print_targets();

@@ -341,7 +341,7 @@ fn open_journal(
         tracing::error!(%dir, %damage, "the journal is damaged; going on with what can be read");
     }
     let Found { counted, uncounted, read_bytes, .. } = opened.found;
-    let took_ms = clock::monotonic().duration_since(began).as_millis();
+    let took_ms = u64::try_from(clock::monotonic().duration_since(began).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(%dir, recovered = counted, refused = uncounted, read_bytes, took_ms, "the journal is open");
     Ok(opened)
 }

@@ -55,6 +55,8 @@ const TURNED_AWAY_MAX: usize = 256;
 const TURN_AWAY_PATIENCE: Duration = Duration::from_secs(2);
 /// Between the last accept and the end of idle connections: what was on its way already comes in, and is answered.
 const LAST_ARRIVALS: Duration = Duration::from_millis(100);
+/// How long a connection has at the end for what comes before HTTP: some round trips to the other side of the world.
+const LAST_OPENINGS: Duration = Duration::from_secs(1);
 /// How often it is logged at most that accepting fails: it is tried ten times a second.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -278,7 +280,7 @@ async fn open(
             () = async {
                 // Nobody can order any more when the sender is gone: the same as an order.
                 let _ordered = finish.wait_for(|finish| *finish).await.is_ok();
-                time::sleep(LAST_ARRIVALS).await;
+                time::sleep(LAST_OPENINGS).await;
             } => Err(OpeningError::Late),
         }
     });

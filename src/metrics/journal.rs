@@ -18,6 +18,8 @@ pub(crate) struct Fill {
     pub(crate) held_bytes: u64,
     /// What its files may take, in bytes.
     pub(crate) quota_bytes: u64,
+    /// Segments, the one being written included.
+    pub(crate) segments: u64,
     /// Captures that are not delivered.
     pub(crate) undelivered: u64,
     /// Whether nothing more can be taken.
@@ -38,6 +40,7 @@ pub(crate) struct JournalMetrics {
     files_bytes: IntGauge,
     held_bytes: IntGauge,
     quota_bytes: IntGauge,
+    segments: IntGauge,
     undelivered: IntGauge,
     is_full: IntGauge,
 }
@@ -75,6 +78,7 @@ impl JournalMetrics {
                 "Of the journal's files, what holds captures that are not all delivered.",
             )?,
             quota_bytes: IntGauge::new("callbridge_journal_quota_bytes", "What the journal's files may take.")?,
+            segments: IntGauge::new("callbridge_journal_segments", "The segments that the journal has.")?,
             undelivered: IntGauge::new("callbridge_journal_undelivered_captures", "Captures that are not delivered.")?,
             is_full: IntGauge::new("callbridge_journal_full", "1 while there is no room for another file.")?,
         };
@@ -84,8 +88,14 @@ impl JournalMetrics {
         for histogram in [&metrics.sync, &metrics.frame] {
             registry.register(Box::new(histogram.clone()))?;
         }
-        let gauges =
-            [&metrics.files_bytes, &metrics.held_bytes, &metrics.quota_bytes, &metrics.undelivered, &metrics.is_full];
+        let gauges = [
+            &metrics.files_bytes,
+            &metrics.held_bytes,
+            &metrics.quota_bytes,
+            &metrics.segments,
+            &metrics.undelivered,
+            &metrics.is_full,
+        ];
         for gauge in gauges {
             registry.register(Box::new(gauge.clone()))?;
         }
@@ -104,6 +114,7 @@ impl JournalMetrics {
         set(&self.files_bytes, fill.files_bytes);
         set(&self.held_bytes, fill.held_bytes);
         set(&self.quota_bytes, fill.quota_bytes);
+        set(&self.segments, fill.segments);
         set(&self.undelivered, fill.undelivered);
         set(&self.is_full, u64::from(fill.is_full));
     }

@@ -222,7 +222,7 @@ fn who_still_waits_for_room_at_the_stop_is_told() {
 
 #[test]
 fn what_kafka_will_never_take_is_503_and_counted() {
-    let small = ["--kafka", "message.max.bytes=1000"];
+    let small = ["--ack", "broker", "--kafka", "message.max.bytes=1000"];
     let bridge = Bridge::start(&[&["--embedded-broker", "--sdk-app-id", APP], &small[..]].concat());
     let long = format!(r#"{{"Official_Account":"@long","Name":"{}"}}"#, "n".repeat(3000));
 
@@ -251,7 +251,7 @@ fn start_without_kafka(settings: &str) -> Bridge {
         files.write("callbridge.toml", &format!("drain_seconds = 1\ncallbacks.keep_accepting_ms = 0\n{settings}"));
     let local = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
     let brokers = local(nobody).to_string();
-    let args = ["--config", &config, "--brokers", &brokers, "--sdk-app-id", APP];
+    let args = ["--ack", "broker", "--config", &config, "--brokers", &brokers, "--sdk-app-id", APP];
     let bridge = Bridge::start_unready(local(callbacks), local(admin), &args);
     let deadline = clock::monotonic() + MINUTE;
     while Client::connect(bridge.admin).is_err() || Client::connect(bridge.callbacks).is_err() {

@@ -83,7 +83,17 @@ fn a_question_is_answered_by_the_blocklist_and_its_record_has_the_decision() {
     let files = Files::new();
     let rules = "# Comment\njared\nclose @TOA#_closed because moved\nallow carol on @TOA#_staff\n";
     let blocklist = files.write("blocklist.txt", rules);
-    let flags = ["--sdk-app-id", APP, "--topic-prefix", "asked", "--create-topics", "--blocklist", &blocklist];
+    let flags = [
+        "--ack",
+        "broker",
+        "--sdk-app-id",
+        APP,
+        "--topic-prefix",
+        "asked",
+        "--create-topics",
+        "--blocklist",
+        &blocklist,
+    ];
     let bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
     let decision = |outcome: &str, refused: Value, rules: Value| json!({"outcome": outcome, "refused": refused, "rules": rules, "generation": 1});
     let questions = [

@@ -29,7 +29,7 @@ const CALLBRIDGE: &str = env!("CARGO_BIN_EXE_callbridge");
 
 #[test]
 fn the_embedded_broker_says_where_it_is_and_that_it_keeps_nothing_and_kcat_reads_from_it() {
-    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::start(&["--ack", "broker", "--embedded-broker", "--sdk-app-id", APP]);
     let seed = &seeds::AFTER_ADD_SUBSCRIBER;
 
     let target = http::callback_target(APP, seed.command);
@@ -79,6 +79,9 @@ fn the_lines_that_make_run_prints_do_what_it_says_of_them() {
         pasted(&lines[1]),
         format!("{{\"ActionStatus\":\"OK\",\"ErrorInfo\":\"\",\"ErrorCode\":0,{refused}}}\n")
     );
+    // The answer was given when it was on disk; Kafka has it a moment later.
+    until(&lines[2], |printed| !printed.is_empty());
+    until(&lines[3], |printed| !printed.is_empty());
     let after = envelope(&lines[2]);
     assert_eq!(after["data"]["event"]["subscribers"][0], "alice");
     assert_eq!(after["timesource"], "callback");
@@ -124,7 +127,8 @@ impl Run {
         let mut args: Vec<&str> = variables.iter().map(String::as_str).collect();
         // The flags of a make that runs the tests are not for this one.
         args.extend(["MAKEFLAGS=", "make", "-s", "-C", env!("CARGO_MANIFEST_DIR"), "run", &callbridge]);
-        args.extend(["LISTEN=127.0.0.1:0", "ADMIN=127.0.0.1:0"]);
+        let data = format!("DATA={}", folder.path().join("journal").display());
+        args.extend(["LISTEN=127.0.0.1:0", "ADMIN=127.0.0.1:0", &data]);
         Self { process: Process::start(folder.path(), "env", &args), _folder: folder }
     }
 

@@ -498,7 +498,7 @@ fn start_without_kafka(settings: &str) -> Bridge {
     let folder = TempDir::with_prefix_in("without-kafka-", env!("CARGO_TARGET_TMPDIR")).unwrap();
     let config = folder.path().join("callbridge.toml");
     fs::write(&config, settings).unwrap();
-    let args = ["--config", config.to_str().unwrap(), "--sdk-app-id", APP, "--brokers", &brokers];
+    let args = ["--ack", "broker", "--config", config.to_str().unwrap(), "--sdk-app-id", APP, "--brokers", &brokers];
     let bridge = Bridge::start_unready(address(callbacks), address(admin), &args);
     // It has read its config once it listens.
     wait_until(|| Client::connect(bridge.admin).is_ok());

@@ -32,7 +32,7 @@ use crate::support::process::Process;
 const BINARY: &str = env!("CARGO_BIN_EXE_callbridge");
 const MINUTE: Duration = Duration::from_secs(60);
 const APP: &str = "1400000000";
-const EMBEDDED: &[&str] = &["--sdk-app-id", APP, "--embedded-broker"];
+const EMBEDDED: &[&str] = &["--sdk-app-id", APP, "--embedded-broker", "--ack", "broker"];
 
 #[test]
 fn a_command_line_that_cannot_be_used_is_2() {
@@ -162,7 +162,7 @@ fn check_says_what_is_right() {
     let list = write(&folder, "list.txt", "mallory\nclose @a\n");
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/callbridge.example.toml");
     let run_of_example = run(&[], &["check", "--config", example]);
-    let ok = "config ok: ack broker, apps 1400000000 to tencent-chat.*, brokers kafka-1:9092\n";
+    let ok = "config ok: ack journal, apps 1400000000 to tencent-chat.*, brokers kafka-1:9092\n";
     assert_eq!((run_of_example.code, run_of_example.stdout.as_str()), (0, ok), "{run_of_example:?}");
 
     let with_list = run(&[("CALLBRIDGE_NONSENSE", "1")], &[&["check", "--blocklist", &list], EMBEDDED].concat());
@@ -216,8 +216,19 @@ fn stdout_holds_the_addresses_once_it_is_ready_and_the_ledger_at_the_end_and_not
 
     // Its broker is Kafka enough for a second one, which has no more to say than where it is.
     let folder = folder();
-    let args =
-        ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--sdk-app-id", APP, "--brokers", kafka];
+    let args = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+        "--ack",
+        "broker",
+        "--sdk-app-id",
+        APP,
+        "--brokers",
+        kafka,
+    ];
     let mut process = Process::start(folder.path(), BINARY, &args);
     let callbacks = wait_for(|| bridge::address(&process.stdout(), "callbacks"));
     let mut client = Client::connect(callbacks).unwrap();
@@ -360,7 +371,11 @@ fn the_admin_listener_has_three_pages() {
 #[test]
 fn without_kafka_it_is_alive_but_not_ready_and_says_why() {
     let [callbacks, admin, kafka] = ports::free().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let bridge = Bridge::start_unready(callbacks, admin, &["--sdk-app-id", APP, "--brokers", &kafka.to_string()]);
+    let bridge = Bridge::start_unready(
+        callbacks,
+        admin,
+        &["--ack", "broker", "--sdk-app-id", APP, "--brokers", &kafka.to_string()],
+    );
     wait_for(|| Client::connect(admin).ok());
     assert_eq!(get(admin, "/livez").text(), "alive\n");
     let why = wait_for(|| {
@@ -417,7 +432,7 @@ fn strangers_and_unknown_commands_make_no_new_series() {
 
 #[test]
 fn the_admin_listener_answers_while_the_only_callback_thread_is_busy() {
-    let bridge = Bridge::start(&[EMBEDDED, &["--workers", "1", "--ack", "memory"]].concat());
+    let bridge = Bridge::start(&["--sdk-app-id", APP, "--embedded-broker", "--workers", "1", "--ack", "memory"]);
     // Each costs the thread milliseconds, and there is always a next.
     let body = format!(r#"{{"Official_Account":"a","SubscribeAccountList":[],"x":[{}0]}}"#, "[],".repeat(80_000));
     // Of the answer alone: the record may find no room.

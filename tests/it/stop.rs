@@ -29,7 +29,7 @@ use crate::support::settings;
 use crate::support::wait;
 
 const APP: &str = "1400000000";
-const EMBEDDED: [&str; 3] = ["--sdk-app-id", APP, "--embedded-broker"];
+const EMBEDDED: [&str; 5] = ["--ack", "broker", "--sdk-app-id", APP, "--embedded-broker"];
 const DELIVERED: &str = "callbridge_callbacks_delivered_total";
 const IN_QUEUE: &str = r#"callbridge_callbacks_waiting{where="queue"}"#;
 
@@ -213,7 +213,7 @@ fn a_stop_before_it_was_ever_ready_answers_those_who_wait_and_ends() {
     let [callbacks, admin] = [callbacks, admin].map(|port| ([127, 0, 0, 1], port).into());
     let brokers = format!("127.0.0.1:{nobody}");
     let settings = settings::file("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 100\n");
-    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--config", settings::path(&settings)];
+    let args = ["--ack", "broker", "--sdk-app-id", APP, "--brokers", &brokers, "--config", settings::path(&settings)];
     let mut bridge = Bridge::start_unready(callbacks, admin, &args);
     wait::until("it listens", || Client::connect(callbacks).is_ok() && Client::connect(admin).is_ok());
     let mut client = Client::connect(callbacks).unwrap();

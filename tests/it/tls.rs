@@ -113,8 +113,11 @@ fn a_new_certificate_is_shown_to_new_connections_and_the_old_ones_go_on() {
     assert!((29.5..=30.1).contains(&days), "{days}");
 
     // One after the other: for a moment they do not fit together.
-    files.replace("certificate", &new.certificate);
-    files.replace("key", &new.key);
+    for (name, from) in [("next-certificate", &new.certificate), ("next-key", &new.key)] {
+        fs::copy(from, files.path(name)).unwrap();
+    }
+    fs::rename(files.path("next-certificate"), files.path("certificate")).unwrap();
+    fs::rename(files.path("next-key"), files.path("key")).unwrap();
     bridge.metrics_until(|metrics| metrics["callbridge_tls_reloads_total"] == 1.0);
 
     assert_eq!(status(&mut connect(&bridge, &new, None, BOTH).unwrap()), 200);

@@ -158,7 +158,7 @@ fn names(prefix: &str) -> Vec<String> {
 
 fn start_unready(args: &[&str]) -> Bridge {
     let [callbacks, admin] = ports::free::<2>().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    Bridge::start_unready(callbacks, admin, &[&["--sdk-app-id", APP], args].concat())
+    Bridge::start_unready(callbacks, admin, &[&["--ack", "broker", "--sdk-app-id", APP], args].concat())
 }
 
 /// Waits until `/readyz` names `missing` and no other topic.

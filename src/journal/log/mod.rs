@@ -63,7 +63,7 @@
 //! * *What was delivered* is recorded about once a second, in frames that are written anyway. What is not recorded is delivered again
 //!   after a restart.
 //! * *A segment becomes a spare* when all its captures are delivered. What it recorded of the delivery of older segments is recorded
-//!   again before that. The newest segment is never taken, so that numbers go on.
+//!   again before that, if need be in a segment beyond the quota. The newest segment is never taken, so that numbers go on.
 //! * *No other state.* Everything is found again from the segments; one that is missing was delivered.
 //! * *A failed sync is final*: the process must end, and the next one begins a new segment.
 
@@ -89,7 +89,8 @@ pub(crate) type Seq = u64;
 pub(crate) struct Options {
     /// The size of every file, in bytes. Whole blocks.
     pub(crate) segment_bytes: u64,
-    /// What all files may take together, in bytes. At least two segments.
+    /// What all files may take together, in bytes. At least two segments. It may be one segment more for a while, where the way to take
+    /// segments back leads through it.
     pub(crate) quota_bytes: u64,
     /// What must stay free on the filesystem when a file is made, in bytes.
     pub(crate) free_bytes_min: u64,

@@ -138,6 +138,9 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
     if !damage.is_empty() && options.on_corruption == OnCorruption::Refuse {
         return Err(OpenError::Damaged(damage));
     }
+    // The run before may have been killed between a rename and its sync. A spare must not be written while its old name may come back.
+    disk.sync_directory()
+        .map_err(|source| OpenError::Io { what: "sync the journal's directory".to_owned(), source })?;
     for name in &survey.temporary {
         disk.remove(name).map_err(|source| OpenError::Io { what: format!("remove {name}"), source })?;
     }

@@ -154,6 +154,7 @@ impl<D: Disk> Store<D> {
             files_bytes: spares,
             quota_bytes: self.shared.options.quota_bytes,
             is_full: state.is_full && state.spares.is_empty(),
+            segments: state.segments.len() as u64,
             ..Fill::default()
         };
         for segment in state.segments.values() {
@@ -267,7 +268,9 @@ impl<D: Disk> Store<D> {
             }
             let beginning = u64::from(state.is_beginning) * options.segment_bytes;
             let files = state.segments.values().map(|segment| segment.file_bytes).sum::<u64>() + beginning;
-            if files + options.segment_bytes > options.quota_bytes {
+            // One more for a while, if all that a segment waits for is a record of what was delivered, and room for that.
+            let lent = if state.waits_for_record() { options.segment_bytes } else { 0 };
+            if files + options.segment_bytes > options.quota_bytes + lent {
                 state.is_full = true;
                 return Ok(());
             }
@@ -279,9 +282,9 @@ impl<D: Disk> Store<D> {
             return Ok(());
         }
         let temporary = format!("{name}.tmp");
-        match self.zeroed(&temporary) {
+        let made = self.zeroed(&temporary).and_then(|file| disk.rename(&temporary, &name).map(|()| file));
+        match made {
             Ok(file) => {
-                disk.rename(&temporary, &name).map_err(|error| TendError::Retry("name a spare segment", error))?;
                 disk.sync_directory().map_err(TendError::Failed)?;
                 let mut state = self.lock();
                 state.is_full = false;
@@ -343,6 +346,11 @@ impl<F> State<F> {
             }
         }
         (all, Some(self.last_mark))
+    }
+
+    /// Whether a segment will be taken back once what was delivered is recorded.
+    pub(super) const fn waits_for_record(&self) -> bool {
+        self.saved_mark < self.last_mark
     }
 
     /// What was taken did not become durable.

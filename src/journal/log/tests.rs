@@ -1,3 +1,5 @@
+//! The log on a real directory.
+
 use std::path::Path;
 
 use tempfile::TempDir;

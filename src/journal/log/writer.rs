@@ -78,22 +78,32 @@ impl<D: Disk> Writer<D> {
         room.saturating_sub(runs + BLOCK_BYTES)
     }
 
-    /// Appends a batch and makes it durable, and with it, if `with_delivered`, a record of what was delivered. The batch is empty
-    /// afterwards. After an error it is as it was, and can be tried again.
+    /// Appends a batch and makes it durable, and with it, if `with_delivered` or if a segment waits for it, a record of what was
+    /// delivered. The batch is empty afterwards. After an error it is as it was, and can be tried again.
     ///
     /// # Errors
     ///
     /// Nothing of the batch may be acknowledged. After [`AppendError::Failed`] nothing can be appended any more.
     pub(crate) fn append(&mut self, batch: &mut Batch, with_delivered: bool) -> Result<Appended, AppendError> {
-        let none = (Vec::new(), None);
-        let (runs, mark) = if with_delivered { self.store.lock().take_unsaved(self.runs_max()) } else { none };
+        let (runs, mark) = {
+            let mut state = self.store.lock();
+            // What a segment waits for is not put off: there may be no room for it later.
+            if with_delivered || state.waits_for_record() {
+                state.take_unsaved(self.runs_max())
+            } else {
+                (Vec::new(), None)
+            }
+        };
         let bytes_given = batch.bytes();
         if !runs.is_empty() {
             batch.push_delivered(&runs);
         }
         match self.append_whole(batch) {
             Ok(appended) => {
-                self.store.lock().saved(mark);
+                if mark.is_some() {
+                    self.store.lock().saved(mark);
+                    self.store.shared.untended.notify_one();
+                }
                 batch.clear();
                 Ok(appended)
             }
@@ -145,7 +155,7 @@ impl<D: Disk> Writer<D> {
     /// Begins a segment, and ends the one before.
     fn begin_segment(&mut self) -> Result<(), AppendError> {
         self.refuse_if_failed()?;
-        // Before the spare is taken: an error leaves it where it is.
+        // Nobody else takes one, so it is still there when the seal is written.
         if self.store.lock().spares.is_empty() {
             self.store.shared.untended.notify_one();
             return Err(AppendError::Full);

@@ -104,6 +104,16 @@ enum Change {
     Name,
 }
 
+impl Pending {
+    fn is_write_to(&self, file: Inode) -> bool {
+        matches!(self, Self::Write { inode, .. } if *inode == file)
+    }
+
+    const fn is_write(&self) -> bool {
+        matches!(self, Self::Write { .. })
+    }
+}
+
 impl Image {
     /// What a power cut leaves if of the pending changes exactly those survive whose place `survives` names.
     pub(super) fn cut(mut self, mut survives: impl FnMut(usize) -> bool) -> Self {
@@ -119,7 +129,7 @@ impl Image {
     /// What a power cut leaves by chance.
     pub(super) fn cut_at_random(mut self, random: &mut Random) -> Self {
         let pending = std::mem::take(&mut self.pending);
-        let names = pending.iter().filter(|pending| !matches!(pending, Pending::Write { .. })).count() as u64;
+        let names = pending.iter().filter(|pending| !pending.is_write()).count() as u64;
         let is_in_order = random.percent(50);
         let mut names_left = random.below(names + 1);
         let (kept, torn) = [(0, 0), (100, 0), (50, 0), (30, 40), (0, 100)][random.below(5) as usize];
@@ -209,19 +219,19 @@ impl Image {
     }
 
     fn sync(&mut self, inode: Inode) {
-        for pending in std::mem::take(&mut self.pending) {
-            match &pending {
-                Pending::Write { inode: other, .. } if *other == inode => self.persist(&pending),
-                _ => self.pending.push(pending),
-            }
-        }
+        self.persist_all(|pending| pending.is_write_to(inode));
     }
 
     fn sync_names(&mut self) {
+        self.persist_all(|pending| !pending.is_write());
+    }
+
+    fn persist_all(&mut self, is_meant: impl Fn(&Pending) -> bool) {
         for pending in std::mem::take(&mut self.pending) {
-            match &pending {
-                Pending::Write { .. } => self.pending.push(pending),
-                _ => self.persist(&pending),
+            if is_meant(&pending) {
+                self.persist(&pending);
+            } else {
+                self.pending.push(pending);
             }
         }
     }
@@ -277,9 +287,10 @@ impl SimDisk {
     /// What was recorded since the last time: the image before each change, and as it is now.
     pub(super) fn take_recording(&self) -> Vec<Image> {
         let mut state = self.lock();
-        let mut images = state.recording.replace(Vec::new()).unwrap_or_default();
-        images.push(state.image.clone());
-        images
+        let State { image, recording, .. } = &mut *state;
+        let Some(recording) = recording else { return Vec::new() };
+        recording.push(image.clone());
+        std::mem::take(recording)
     }
 
     /// Inverts one bit of what is durable.
@@ -348,13 +359,10 @@ impl State {
     /// As Linux does when a sync fails: what was pending is taken for written. Some of it may be.
     fn drop_pending(&mut self, inode: Inode) {
         for pending in std::mem::take(&mut self.image.pending) {
-            match &pending {
-                Pending::Write { inode: other, .. } if *other == inode => {
-                    if self.noise.as_mut().is_some_and(|noise| noise.percent(30)) {
-                        self.image.persist(&pending);
-                    }
-                }
-                _ => self.image.pending.push(pending),
+            if !pending.is_write_to(inode) {
+                self.image.pending.push(pending);
+            } else if self.noise.as_mut().is_some_and(|noise| noise.percent(30)) {
+                self.image.persist(&pending);
             }
         }
     }

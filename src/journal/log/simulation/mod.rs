@@ -8,6 +8,9 @@
 //! `CALLBRIDGE_TORTURE_HISTORIES` says how many histories `cargo test` runs, `CALLBRIDGE_TORTURE_SEED` with which seed the first;
 //! `make torture` runs a million.
 
+#![expect(clippy::cast_possible_truncation, reason = "sizes of files in memory")]
+
+mod crash_points;
 mod disk;
 mod history;
 mod model;

@@ -154,6 +154,12 @@ impl Model {
         }
     }
 
+    /// In how many segments these are.
+    pub(super) fn segments_of(&self, seqs: &BTreeSet<Seq>) -> u64 {
+        let known = seqs.iter().filter_map(|seq| self.kept.get(seq).or_else(|| self.seen.get(seq)));
+        known.map(|known| known.place.segment).collect::<BTreeSet<Seq>>().len() as u64
+    }
+
     /// Whether a reader may miss this one.
     pub(super) fn may_be_unreadable(&self, seq: Seq) -> bool {
         self.hit.contains_key(&seq)
@@ -223,10 +229,10 @@ impl Model {
     }
 
     fn meet(&mut self, seq: Seq, found: Known, after_power_cut: bool) -> Result<(), Violation> {
-        if let Some(known) = self.kept.get(&seq).or_else(|| self.seen.get(&seq)).copied() {
-            if !known.capture.is_same(&found.capture) {
-                return Err(format!("{seq} was {known:?} and is {found:?}"));
-            }
+        if let Some(known) = self.kept.get(&seq).or_else(|| self.seen.get(&seq))
+            && !known.capture.is_same(&found.capture)
+        {
+            return Err(format!("{seq} was {known:?} and is {found:?}"));
         }
         if after_power_cut || self.kept.contains_key(&seq) {
             self.kept.entry(seq).or_insert(found);

@@ -76,9 +76,8 @@ fn a_run_that_only_delivers_records_it_when_it_closes() {
 #[test]
 fn a_close_records_all_that_was_delivered() {
     // Every second one: more runs than a frame takes.
-    let appended = (0..40).map(|_| append(&[10], false));
-    let delivered = (0..20).flat_map(|_| [append(&[10], false), deliver(1, Order::NewestFirst), append(&[10], false)]);
-    holds(SETUP, appended.chain(delivered).chain([Action::Close { fault: None }, READ]));
+    let delivered = (0..15).flat_map(|_| [append(&[10], false), deliver(1, Order::NewestFirst), append(&[10], false)]);
+    holds(SETUP, delivered.chain([Action::Close { fault: None }, READ]));
 }
 
 #[test]
@@ -95,4 +94,72 @@ fn a_segment_that_cannot_be_taken_back_is_not_forgotten() {
             READ,
         ],
     );
+}
+
+#[test]
+fn no_spare_is_mislaid_when_there_is_no_room_for_a_seal() {
+    let seal_finds_no_room = || Action::Append {
+        sizes: vec![38_000],
+        is_counted: true,
+        with_delivered: false,
+        is_patient: false,
+        fault: Some(Fault { after: 0, kind: FaultKind::NoRoom }),
+    };
+    let mislaid = (0..8).flat_map(|_| [seal_finds_no_room(), Action::Tend { fault: None }]);
+    holds(SETUP, [append(&[38_000], false)].into_iter().chain(mislaid));
+}
+
+#[test]
+fn a_spare_that_cannot_be_named_leaves_nothing_behind() {
+    // Made, written, synced, and then not named.
+    let not_named = || Action::Tend { fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
+    let open = Action::Open { segment_blocks: 16, fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
+    holds(SETUP, [open].into_iter().chain((0..6).map(|_| not_named())));
+}
+
+#[test]
+fn a_spare_that_a_killed_run_has_left_is_not_written_under_its_old_name() {
+    for seed in 0..20 {
+        holds(
+            SETUP,
+            [
+                append(&[38_000], false),
+                append(&[38_000], false),
+                deliver(1, Order::OldestFirst),
+                // Renamed to a spare, and killed before the directory is synced.
+                Action::Tend { fault: Some(Fault { after: 1, kind: FaultKind::Fails }) },
+                // The next run begins a segment in it, and is killed before that has its name.
+                Action::Append {
+                    sizes: vec![100],
+                    is_counted: true,
+                    with_delivered: false,
+                    is_patient: false,
+                    fault: Some(Fault { after: 2, kind: FaultKind::Fails }),
+                },
+                Action::PowerOff { seed },
+                READ,
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_full_log_whose_oldest_capture_is_held_up_takes_back_what_is_delivered() {
+    let filled = (0..5).map(|_| append(&[38_000], false));
+    let freed = [deliver(u64::MAX, Order::OldestHeldUp), Action::Tend { fault: None }, append(&[38_000], true), READ];
+    holds(SETUP, filled.chain(freed));
+}
+
+#[test]
+fn a_full_log_that_is_opened_again_takes_back_what_is_delivered() {
+    let filled = (0..5).map(|_| append(&[38_000], false));
+    let freed = [
+        Action::Kill,
+        READ,
+        deliver(u64::MAX, Order::OldestHeldUp),
+        Action::Tend { fault: None },
+        append(&[38_000], true),
+        READ,
+    ];
+    holds(SETUP, filled.chain(freed));
 }

@@ -1,8 +1,10 @@
 //! The log keeps its promises in thousands of histories, and the histories find each fault that is built in.
 
 use std::env;
+use std::time::Instant;
 
 use super::history::History;
+use crate::clock;
 use crate::journal::log::mutant::Mutant;
 
 const HISTORIES: u64 = 2_000;
@@ -23,4 +25,68 @@ fn violation(seed: u64, mutant: Option<Mutant>) -> Option<String> {
         "seed {seed}: {violation}\n\nall of it:\n{history}\nmade shorter:\n{shrunk}{}\n",
         shrunk_violation.unwrap_or_default()
     ))
+}
+
+#[test]
+fn no_history_breaks_a_promise() {
+    let asked = setting("CALLBRIDGE_TORTURE_HISTORIES");
+    let histories = asked.unwrap_or(HISTORIES);
+    let first = setting("CALLBRIDGE_TORTURE_SEED").unwrap_or(1);
+    let began = clock::monotonic();
+    for seed in first..first + histories {
+        let done = seed - first;
+        if asked.is_some() && done > 0 && done.is_multiple_of(10_000) {
+            tell(first, done, began);
+        }
+        if let Some(violation) = violation(seed, None) {
+            panic!("{violation}");
+        }
+    }
+    if asked.is_some() {
+        tell(first, histories, began);
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "for whoever waits for a million of them")]
+fn tell(first: u64, done: u64, began: Instant) {
+    let seconds = clock::monotonic().duration_since(began).as_secs_f64();
+    let last = first + done - 1;
+    eprintln!(
+        "{done} histories, seeds {first} to {last}: no violation. {seconds:.0} s, {:.0}/s",
+        done as f64 / seconds
+    );
+}
+
+/// Each fault is found within so many histories.
+fn finds_within(histories: u64, mutant: Mutant) {
+    let found = (1..=histories).find(|seed| History::of(*seed).check(Some(mutant)).is_err());
+    let found = found.unwrap_or_else(|| panic!("{histories} histories do not find {mutant:?}"));
+    for seed in 1..=found {
+        assert_eq!(History::of(seed).check(None), Ok(()), "without a fault, seed {seed}");
+    }
+}
+
+#[test]
+fn an_acknowledgement_before_the_sync_is_found() {
+    finds_within(100, Mutant::AckBeforeSync);
+}
+
+#[test]
+fn a_directory_that_is_not_synced_is_found() {
+    finds_within(100, Mutant::NoDirectorySync);
+}
+
+#[test]
+fn a_segment_that_is_taken_back_too_early_is_found() {
+    finds_within(100, Mutant::RecycleTooEarly);
+}
+
+#[test]
+fn a_record_of_what_is_not_delivered_is_found() {
+    finds_within(100, Mutant::CheckpointBeforeDelivery);
+}
+
+#[test]
+fn a_failed_sync_that_is_ignored_is_found() {
+    finds_within(100, Mutant::IgnoreFailedSync);
 }

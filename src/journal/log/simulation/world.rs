@@ -36,9 +36,13 @@ use crate::journal::log::writer::Writer;
 
 /// A log, its disk, and what it has promised.
 pub(super) struct World {
-    pub(super) disk: SimDisk,
-    pub(super) model: Model,
+    disk: SimDisk,
+    model: Model,
+    /// Of a disk that is recorded: each image, with what was promised then.
+    recorded: Vec<(Image, Model)>,
+    setup: Setup,
     options: Options,
+    is_resized: bool,
     run: Option<Run>,
     runs: u64,
     after_power_cut: bool,
@@ -104,12 +108,34 @@ impl World {
             on_corruption: OnCorruption::Refuse,
             mutant,
         };
-        Self { disk, model: Model::default(), options, run: None, runs: 0, after_power_cut: true }
+        Self {
+            disk,
+            model: Model::default(),
+            recorded: Vec::new(),
+            setup: *setup,
+            options,
+            is_resized: false,
+            run: None,
+            runs: 0,
+            after_power_cut: true,
+        }
     }
 
-    /// A new start on `disk`, of a log that has promised what `model` says.
-    pub(super) fn resumed(disk: SimDisk, setup: &Setup, model: Model) -> Self {
-        Self { model, ..Self::new(disk, setup, None) }
+    /// A new start on `disk`, of a log that has promised what `model` says, after so many runs.
+    pub(super) fn resumed(disk: SimDisk, setup: &Setup, model: Model, runs: u64) -> Self {
+        Self { model, runs, ..Self::new(disk, setup, None) }
+    }
+
+    /// What was recorded since the last time.
+    pub(super) fn take_recording(&mut self) -> Vec<(Image, Model)> {
+        self.note_recording();
+        std::mem::take(&mut self.recorded)
+    }
+
+    /// Joins what was recorded to what is promised until now.
+    fn note_recording(&mut self) {
+        let images = self.disk.take_recording();
+        self.recorded.extend(images.into_iter().map(|image| (image, self.model.clone())));
     }
 
     pub(super) fn act(&mut self, action: &Action) -> Result<(), Violation> {
@@ -139,6 +165,7 @@ impl World {
             }
             Action::Open { segment_blocks, fault } => {
                 self.stop();
+                self.is_resized |= *segment_blocks != self.setup.segment_blocks;
                 self.options.segment_bytes = segment_blocks * BLOCK_BYTES as u64;
                 self.open(*fault)
             }
@@ -191,6 +218,7 @@ impl World {
             Ok(opened) => opened,
             Err(error) => return self.fails(&format!("open: {error}"), fault),
         };
+        self.note_recording();
         let start = Start { store: &store, found: &found, damage: &damage, after_power_cut: self.after_power_cut };
         let undelivered = self.model.check_start(&start)?;
         self.after_power_cut = false;
@@ -240,21 +268,23 @@ impl World {
     ) -> Result<bool, Violation> {
         self.disk.arm(fault);
         let mut appended = self.run_now().writer.append(batch, with_delivered);
-        if is_patient && matches!(appended, Err(AppendError::Full | AppendError::NoSpace(_))) {
-            self.tend(None)?;
-            if self.run.is_none() {
-                return Ok(false);
+        for _ in 0..if is_patient { 3 } else { 0 } {
+            if !matches!(appended, Err(AppendError::Full | AppendError::NoSpace(_))) {
+                break;
             }
+            self.tend(None)?;
             appended = self.run_now().writer.append(batch, with_delivered);
         }
         self.disk.arm(None);
         let appended = match appended {
             Ok(appended) => appended,
+            Err(AppendError::Full) if is_patient => return self.check_full().map(|()| false),
             Err(AppendError::Full | AppendError::NoSpace(_)) => return Ok(false),
             Err(error @ AppendError::Failed { .. }) => {
                 return self.fails(&format!("append: {error:?}"), fault).map(|()| false);
             }
         };
+        self.note_recording();
         self.model.acknowledge(captures, appended.first_seq, appended.place)?;
         let run = self.run.as_mut().unwrap();
         run.undelivered.extend((appended.first_seq..).take(captures.len()));
@@ -324,7 +354,7 @@ impl World {
                 Err(ReadError::Damaged(_)) if self.model.is_flipped() => continue,
                 Err(error) => return Err(format!("the reader finds: {error}")),
             };
-            let mut seq = frame.header.first_seq;
+            let first_seq = frame.header.first_seq;
             let captures: Vec<(bool, Vec<u8>)> = frame
                 .records()
                 .filter_map(|record| match record {
@@ -332,7 +362,7 @@ impl World {
                     Record::Delivered(_) => None,
                 })
                 .collect();
-            for (is_counted, bytes) in captures {
+            for (seq, (is_counted, bytes)) in (first_seq..).zip(captures) {
                 if seq <= run.read_to {
                     return Err(format!("the reader is given {seq} behind {}", run.read_to));
                 }
@@ -341,7 +371,6 @@ impl World {
                     return Err(format!("the reader is given {seq} before {missed}"));
                 }
                 run.read_to = seq;
-                seq += 1;
             }
         }
         Ok(())
@@ -369,6 +398,7 @@ impl World {
         self.disk.arm(fault);
         let closed = run.writer.close();
         self.disk.arm(None);
+        self.note_recording();
         match closed {
             Ok(()) => self.model.record_all(&run.delivered),
             Err(AppendError::Full | AppendError::NoSpace(_)) => {}
@@ -399,6 +429,23 @@ impl World {
         self.stop();
         self.disk.cut_power(&mut Random::new(seed));
         self.after_power_cut = true;
+    }
+
+    /// When it is full, no segment but the newest is only waiting to be taken back.
+    fn check_full(&mut self) -> Result<(), Violation> {
+        // A smaller segment that is taken back makes no room for a larger one; nor does one that is set aside.
+        // And where the segment beyond the quota is full, there is not another.
+        let run = self.run.as_ref().unwrap();
+        let can_tell = self.setup.capacity_bytes == u64::MAX
+            && !self.is_resized
+            && !self.model.is_flipped()
+            && run.store.fill().files_bytes <= self.options.quota_bytes;
+        let held = self.model.segments_of(&run.undelivered);
+        let usage = run.store.fill();
+        if can_tell && usage.segments > held + 1 {
+            return Err(format!("it is full, and of {usage:?} only {held} segments are needed"));
+        }
+        Ok(())
     }
 
     /// The files take no more than they may, or than they did.
