@@ -13,7 +13,6 @@ use super::entry::Promise;
 use super::entry::Standing;
 use super::log::Seq;
 use super::queue::Queue;
-use super::stored::ReadAgain;
 use super::stored::Stored;
 
 /// See the module.
@@ -73,8 +72,8 @@ impl Backlog {
     }
 
     /// Reads some entries again, from `from` on, in order; some of them may have been delivered. `None` at the end of what there is, and
-    /// where nothing can be read again.
-    pub(crate) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<ReadAgain> {
+    /// where nothing can be read again. Returns where to read on.
+    pub(crate) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<Position> {
         match &mut self.form {
             Form::Memory(_) => None,
             Form::Disk(stored) => stored.read_again(from, take),

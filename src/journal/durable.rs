@@ -133,7 +133,7 @@ pub(crate) fn open(
     ledger.recover(found.counted);
     metrics.damaged.inc_by(found.damage.iter().map(|damage| damage.to - damage.from).sum());
     let queue = Arc::new(Queue::new(bounds, ledger.clone()));
-    let tail = Arc::new(Tail::new(TAIL_BYTES));
+    let tail = Arc::new(Tail::new(TAIL_BYTES, store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
     let stored = Stored::new(Arc::clone(&tail), store.clone(), Arc::clone(apps), metrics.clone());
     Ok(OnDisk {

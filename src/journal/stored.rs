@@ -50,15 +50,6 @@ struct Decoder {
     complain_at: Instant,
 }
 
-/// What [`Stored::read_again`] has read.
-#[derive(Debug)]
-pub(crate) struct ReadAgain {
-    /// Where it was.
-    pub(crate) place: Place,
-    /// Where to read on.
-    pub(crate) next: Position,
-}
-
 impl Stored {
     pub(super) fn new(tail: Arc<Tail>, store: Store<Directory>, apps: Arc<Apps>, metrics: JournalMetrics) -> Self {
         let decoder = Decoder { apps, metrics, complain_at: clock::monotonic() };
@@ -82,6 +73,11 @@ impl Stored {
             match cursor.next(&self.store) {
                 Ok(Some((place, frame))) => {
                     let end = frame.header.end_seq();
+                    if end > self.tail.told_to() {
+                        // Durable, and the ledger does not know yet.
+                        cursor.go_to(place);
+                        return;
+                    }
                     self.decoder
                         .decode(&self.store, &self.tail, place, &frame, self.next_seq, |entry| into.push_back(entry));
                     self.next_seq = self.next_seq.max(end);
@@ -106,8 +102,9 @@ impl Stored {
     }
 
     /// Reads again one frame at `from`, and gives those of its captures that are not delivered and not before `from`. `None` at the end
-    /// of what there is.
-    pub(super) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<ReadAgain> {
+    /// of what there is. Returns where to read on: where it
+    /// was, when the disk does not give it.
+    pub(super) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<Position> {
         if self.again.place() != from.place {
             self.again.go_to(from.place);
         }
@@ -115,13 +112,13 @@ impl Stored {
             Ok(Some((place, frame))) => {
                 let seq = frame.header.end_seq();
                 self.decoder.decode(&self.store, &self.tail, place, &frame, from.seq, take);
-                Some(ReadAgain { place, next: Position { seq, place: self.again.place() } })
+                Some(Position { seq, place: self.again.place() })
             }
             Ok(None) => None,
             Err(error) => {
                 self.decoder.complain(&error);
                 let next = Position { seq: from.seq, place: self.again.place() };
-                (next.place != from.place).then_some(ReadAgain { place: from.place, next })
+                Some(next)
             }
         }
     }

@@ -31,19 +31,22 @@ struct State {
     detached: Option<Place>,
     /// What comes before this was read from disk.
     next_seq: Seq,
+    /// What comes from here on is not counted as stored yet, and must not be delivered.
+    told_to: Seq,
     /// On disk, and lost by the word that their senders got.
     late: BTreeSet<Seq>,
     is_closed: bool,
 }
 
 impl Tail {
-    /// A tail whose publisher has everything on disk still before it.
-    pub(super) fn new(bytes_max: usize) -> Self {
+    /// A tail whose publisher has everything on disk, which is before `durable_to`, still before it.
+    pub(super) fn new(bytes_max: usize, durable_to: Seq) -> Self {
         let state = State {
             entries: VecDeque::new(),
             bytes: 0,
             detached: Some(Place::default()),
             next_seq: 0,
+            told_to: durable_to,
             late: BTreeSet::new(),
             is_closed: false,
         };
@@ -55,6 +58,8 @@ impl Tail {
         let wakes = {
             let mut state = self.lock();
             state.late.extend(late);
+            let last = fresh.last().and_then(|entry| entry.position);
+            state.told_to = last.map_or(state.told_to, |position| position.seq + 1);
             let bytes: usize = fresh.iter().map(|entry| entry.cost_bytes).sum();
             let was_empty = state.entries.is_empty();
             if state.detached.is_none() && state.bytes + bytes > self.bytes_max && !was_empty {
@@ -96,6 +101,11 @@ impl Tail {
             state.next_seq = next_seq;
         }
         attaches
+    }
+
+    /// What comes before this may be delivered.
+    pub(super) fn told_to(&self) -> Seq {
+        self.lock().told_to
     }
 
     /// Whether the sender of this one was told that it is lost.

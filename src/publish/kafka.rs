@@ -134,6 +134,8 @@ pub(crate) enum SendError {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     is_any_broker_up: AtomicBool,
+    /// That none is has been said; librdkafka says it at each attempt to connect.
+    is_outage_told: AtomicBool,
     has_producer_id: AtomicBool,
     is_fatal: AtomicBool,
     polled: Heartbeat,
@@ -205,6 +207,9 @@ impl ClientContext for Context {
     fn stats_raw(&self, statistics: &[u8]) {
         if let Some(standing) = self.metrics.observe(statistics) {
             self.health.is_any_broker_up.store(standing.is_any_broker_up, Ordering::Relaxed);
+            if standing.is_any_broker_up {
+                self.health.is_outage_told.store(false, Ordering::Relaxed);
+            }
             self.health.has_producer_id.store(standing.has_producer_id, Ordering::Relaxed);
         }
     }
@@ -220,7 +225,9 @@ impl ClientContext for Context {
             }
         } else if code == RDKafkaErrorCode::AllBrokersDown {
             self.health.is_any_broker_up.store(false, Ordering::Relaxed);
-            tracing::warn!(reason, "no kafka broker can be reached");
+            if !self.health.is_outage_told.swap(true, Ordering::Relaxed) {
+                tracing::warn!(reason, "no kafka broker can be reached");
+            }
         } else {
             tracing::debug!(?code, reason, "kafka");
         }

@@ -27,6 +27,7 @@ use crate::clock;
 use crate::clock::Heartbeat;
 use crate::journal::Backlog;
 use crate::journal::Entry;
+use crate::journal::Position;
 use crate::journal::Settled;
 use crate::metrics::publish::PublishMetrics;
 use crate::metrics::publish::RecordOutcome;
@@ -226,13 +227,17 @@ impl Pump {
                 return false;
             };
             let read = self.backlog.read_again(from, |entry| entries.push(entry));
-            let Some(read) = read else {
+            let Some(next) = read else {
                 // Everything from there on has been delivered.
                 for lane in &mut self.lanes {
                     lane.parked = lane.parked.filter(|parked| parked.seq < from.seq);
                 }
                 return true;
             };
+            if next == from {
+                // The disk does not give it now.
+                return false;
+            }
             count += entries.len().max(1);
             let mut is_full = vec![false; self.lanes.len()];
             for entry in entries.drain(..) {
@@ -240,7 +245,9 @@ impl Pump {
                 let index = self.lane_of(&entry.capture).index();
                 let item = self.item(entry);
                 let (Some(lane), Some(is_full)) = (self.lanes.get_mut(index), is_full.get_mut(index)) else { continue };
-                if *is_full || lane.parked.is_none_or(|parked| parked.seq > position.seq) {
+                // A lane that is still before this has to read what comes first, and does not want to now.
+                let is_at = |parked: Position| (from.seq..=position.seq).contains(&parked.seq);
+                if *is_full || !lane.parked.is_some_and(is_at) {
                     continue;
                 }
                 if lane.has_room() {
@@ -252,8 +259,10 @@ impl Pump {
                 }
             }
             for (lane, is_full) in self.lanes.iter_mut().zip(is_full) {
-                if !is_full && lane.parked.is_some_and(|parked| parked.place == read.place) {
-                    lane.parked = Some(read.next).filter(|next| next.seq < self.next_seq);
+                // By number: the frame behind the last one of a segment is in another segment.
+                let has_read = |parked: Position| parked.seq == from.seq || (from.seq..next.seq).contains(&parked.seq);
+                if !is_full && lane.parked.is_some_and(has_read) {
+                    lane.parked = Some(next).filter(|next| next.seq < self.next_seq);
                 }
             }
         }

@@ -1,1 +1,223 @@
-//! The journal as an operator meets it.
+//! The journal as an operator meets it: where it cannot live, what is said of damage, and what `callbridge journal` shows.
+
+use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::bridge::Bridge;
+use crate::support::http;
+use crate::support::http::Client;
+use crate::support::inspect;
+use crate::support::inspect::Told;
+use crate::support::journal;
+use crate::support::journal::SEGMENT_BYTES;
+use crate::support::journal::Settings;
+use crate::support::kafka::Kafka;
+use crate::support::ledger::Ledger;
+use crate::support::load;
+use crate::support::oracle;
+use crate::support::ports;
+use crate::support::reader::Reader;
+use crate::support::torture::APP;
+use crate::support::wait;
+
+/// What a frame of one small callback takes, and the header of a segment.
+const BLOCK_BYTES: u64 = 4096;
+const KEY: &str = "@TOA#_journal";
+
+fn nobody() -> String {
+    format!("127.0.0.1:{}", ports::free::<1>()[0])
+}
+
+/// Posts one callback after the other, so that each has a frame of its own.
+fn post(bridge: &Bridge, app: &str, sequences: std::ops::Range<u64>) {
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    for sequence in sequences {
+        let answer = client.post(&http::callback_target(app, load::COMMAND), load::body(KEY, sequence).as_bytes());
+        assert_eq!(answer.unwrap().status, 200);
+    }
+}
+
+/// A journal with the callbacks 0, 1 and 2, which is not in use.
+fn with_three() -> (TempDir, PathBuf) {
+    let (folder, dir) = journal::folder();
+    let bridge = Settings::new(&nobody(), "journal", "").start(&dir);
+    post(&bridge, APP, 0..3);
+    assert_eq!(bridge.stop_and_wait().ledger["waiting"], 3);
+    (folder, dir)
+}
+
+/// The files of that kind, sorted.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|it| it.unwrap().path());
+    let mut files: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|it| it == extension)).collect();
+    files.sort();
+    files
+}
+
+/// What has come out of Kafka, in order.
+fn delivered(kafka: &Kafka, prefix: &str) -> Vec<u64> {
+    let topic = format!("{prefix}.{}", load::COMMAND);
+    Reader::open(&kafka.client(), &[&topic]).collect_to_end().iter().map(oracle::sequence).collect()
+}
+
+#[test]
+fn where_the_journal_cannot_live_is_told_with_the_reason_and_an_exit_code() {
+    let (folder, dir) = journal::folder();
+    let file = folder.path().join("file");
+    File::create(&file).unwrap();
+    let _first = Settings::new(&nobody(), "journal", "").start(&dir);
+    let cases = [
+        (&file, String::new(), 78, format!("make {}", file.display())),
+        (&file.join("below"), String::new(), 78, format!("make {}", file.join("below").display())),
+        // Also root cannot write there.
+        (&PathBuf::from("/proc/callbridge"), String::new(), 78, "make /proc/callbridge".to_owned()),
+        (&dir, String::new(), 1, format!("{} belongs to another callbridge that is running", dir.display())),
+        (
+            &folder.path().join("other"),
+            format!("quota_bytes = {SEGMENT_BYTES}"),
+            78,
+            "journal.quota_bytes: must be at least twice journal.segment_bytes".to_owned(),
+        ),
+    ];
+    for (dir, more, code, says) in cases {
+        let stopped = Settings::new(&nobody(), "journal", &more).launch(dir).wait();
+        assert_eq!(stopped.code, code, "{}: {}", dir.display(), stopped.stderr);
+        assert!(stopped.stderr.contains(&says), "{says} is not in\n{}", stopped.stderr);
+    }
+}
+
+#[test]
+fn a_disk_that_is_read_only_is_no_place_for_a_journal() {
+    let Some(disk) = crate::support::full_disk::FullDisk::mount(16) else { return };
+    let mount = disk.path().parent().unwrap();
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(mount).status().unwrap();
+    assert!(remounted.success());
+    let stopped = Settings::new(&nobody(), "journal", "").launch(disk.path()).wait();
+    assert_eq!(stopped.code, 78, "{}", stopped.stderr);
+    assert!(stopped.stderr.contains(&format!("write to {}", disk.path().display())), "{}", stopped.stderr);
+}
+
+#[test]
+fn damage_is_refused_by_file_byte_and_captures_and_can_be_salvaged() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let (_folder, dir) = with_three();
+    let segment = files(&dir, "seg").remove(0);
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    // In the second frame.
+    let offset = 2 * BLOCK_BYTES;
+    let file = File::options().read(true).write(true).open(&segment).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset + 100).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], offset + 100).unwrap();
+    let damage = format!("{name} is damaged at byte {offset}: 1 captures (2 to 3, exclusive) cannot be read");
+
+    let brokers = kafka.bootstrap();
+    let stopped = Settings::new(&brokers, "damaged", "").launch(&dir).wait();
+    assert_eq!(stopped.code, 1);
+    assert!(stopped.stderr.contains(&damage), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("set journal.on_corruption to salvage"), "{}", stopped.stderr);
+    let told = inspect::journal(&dir, &["verify"]);
+    let lines = format!("{damage}\njournal damaged: 2 captures in 1 segments can be read\n");
+    assert_eq!(told, Told { code: 1, stdout: lines, stderr: String::new() });
+
+    let bridge = Settings::new(&brokers, "damaged", "on_corruption = \"salvage\"").start(&dir);
+    wait::until("the rest is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 2);
+    assert!((bridge.metrics()["callbridge_journal_damaged_captures_total"] - 1.0).abs() < 0.1);
+    assert!(bridge.stderr().contains(&damage));
+    // What comes goes to a segment of its own, and then the damaged one is set aside.
+    post(&bridge, APP, 3..4);
+    let aside = dir.join(name.replace(".seg", ".damaged"));
+    wait::until("the segment is set aside", || aside.exists());
+    let stopped = bridge.stop_and_wait();
+    assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
+    assert_eq!(delivered(kafka, "damaged"), [0, 2, 3]);
+    let told = inspect::journal(&dir, &["verify"]);
+    assert!(told.code == 0 && told.stdout.contains("was damaged, salvaged and set aside"), "{told:?}");
+}
+
+#[test]
+fn the_journal_can_be_looked_at_while_it_is_in_use_and_while_it_is_not() {
+    let (_folder, dir) = with_three();
+    let look = |state: &str, captures: u64| {
+        let told = inspect::journal(&dir, &["inspect"]);
+        assert_eq!((told.code, told.stderr.as_str()), (0, ""));
+        let first = format!("{}: {state}\n", dir.display());
+        assert!(told.stdout.starts_with(&first), "{}", told.stdout);
+        let count = format!("captures {captures}, of which {captures} are not known to be in kafka\n");
+        assert!(told.stdout.contains(&count), "{}", told.stdout);
+        assert!(told.stdout.contains("oldest of those: number 1, received 20"), "{}", told.stdout);
+
+        let told = inspect::journal(&dir, &["verify"]);
+        assert_eq!((told.code, told.stderr.as_str()), (0, ""));
+        assert!(told.stdout.contains(&format!("journal ok: {captures} captures in ")), "{}", told.stdout);
+
+        let told = inspect::journal(&dir, &["export"]);
+        assert_eq!((told.code, told.stderr.as_str()), (0, ""));
+        let lines: Vec<Value> = told.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len() as u64, captures);
+        for (nth, line) in (0..).zip(&lines) {
+            assert_eq!(line["body"], load::body(KEY, nth));
+            assert_eq!((&line["seq"], &line["delivered"]), (&(nth + 1).into(), &false.into()));
+            assert_eq!(line["sdkappid"], APP);
+            assert!(line["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+        }
+        let told = inspect::journal(&dir, &["export", "--form", "envelopes"]);
+        let lines: Vec<Value> = told.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((told.code, lines.len() as u64), (0, captures));
+        for (nth, line) in (0..).zip(&lines) {
+            assert_eq!(
+                (&line["topic"], &line["key"]),
+                (&format!("tencent-chat.{}", load::COMMAND).into(), &KEY.into())
+            );
+            let value = line["value"].as_str().unwrap();
+            assert!(value.contains(&load::body(KEY, nth)), "{value}");
+        }
+    };
+    look("not in use", 3);
+    let bridge = Settings::new(&nobody(), "journal", "").start(&dir);
+    post(&bridge, APP, 3..5);
+    look("in use by a running callbridge", 5);
+    drop(bridge);
+
+    let nowhere = dir.join("nowhere");
+    for what in ["inspect", "verify", "export"] {
+        let told = inspect::journal(&nowhere, &[what]);
+        assert_eq!((told.code, told.stdout.as_str()), (1, ""), "{what}");
+        let says = format!("callbridge journal: open {}", nowhere.display());
+        assert!(told.stderr.starts_with(&says), "{}", told.stderr);
+    }
+}
+
+#[test]
+fn callbacks_of_an_application_that_is_not_configured_stay_until_it_is_again() {
+    const OTHER: &str = "1400000001";
+    let Some(kafka) = Kafka::shared() else { return };
+    let (_folder, dir) = journal::folder();
+    let with_both = |brokers: &str| Settings::new(brokers, "unknown-app", "").with(&["--sdk-app-id", OTHER]);
+    let bridge = with_both(&nobody()).start(&dir);
+    post(&bridge, APP, 0..1);
+    post(&bridge, OTHER, 1..3);
+    assert_eq!(bridge.stop_and_wait().ledger["waiting"], 3);
+
+    for _start in 0..2 {
+        let bridge = Settings::new(&kafka.bootstrap(), "unknown-app", "").start(&dir);
+        wait::until("the known one is delivered", || Ledger::of_scrape(&bridge.metrics()).waiting == 2);
+        bridge.metrics_until(|metrics| metrics["callbridge_journal_held_total"] >= 2.0);
+        wait::until("that is recorded", || inspect::undelivered(&dir) == 2);
+        let stopped = bridge.stop_and_wait();
+        assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 2, "{stopped:?}");
+        assert!(stopped.stderr.contains("it stays there"), "{}", stopped.stderr);
+    }
+    let bridge = with_both(&kafka.bootstrap()).start(&dir);
+    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+    let stopped = bridge.stop_and_wait();
+    assert_eq!(Ledger::of_exit(&stopped.ledger), Ledger { recovered: 2, delivered: 2, ..Ledger::default() });
+    assert_eq!(delivered(kafka, "unknown-app"), [0, 1, 2]);
+}

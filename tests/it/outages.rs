@@ -1,5 +1,6 @@
 //! Journal mode while Kafka is away, frozen, or lacks a topic: every callback is taken, waits on disk, and comes out in order.
 
+use std::thread;
 use std::time::Duration;
 
 use callbridge::clock;
@@ -35,15 +36,19 @@ fn nobody() -> String {
     format!("127.0.0.1:{}", ports::free::<1>()[0])
 }
 
-/// Every callback was answered 200, all have come out, in order for each key, and the last line says so.
+/// All that was answered 200 has come out, in order for each key; nothing else was refused than what the disk took too long
+/// for, and the last line says so.
 fn assert_all_delivered(bridge: Bridge, kafka: &Kafka, prefix: &str, outcome: &Outcome) -> Ledger {
     wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
     let topic = format!("{prefix}.{}", load::COMMAND);
     let judged = oracle::judge(outcome, &Reader::open(&kafka.client(), &[&topic]).collect_to_end());
-    assert_eq!(judged.acknowledged.len(), outcome.issued.len(), "{:?}", judged.unavailable);
+    assert!(judged.unanswered.is_empty());
+    let late = bridge.lost("deadline");
     let stopped = bridge.stop_and_wait();
     assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
-    Ledger::of_exit(&stopped.ledger)
+    let ledger = Ledger::of_exit(&stopped.ledger);
+    assert!((late - ledger.lost as f64).abs() < 0.5, "{ledger:?}");
+    ledger
 }
 
 fn wait_until_acknowledged(load: &Load, count: u64) {
@@ -59,20 +64,63 @@ fn started_while_kafka_is_away_it_is_ready_at_once_and_delivers_all_of_it_in_ord
     let bridge = Settings::new(&kafka.bootstrap(), "away", "").start(&dir);
     assert_eq!(bridge.admin_page("/readyz"), (200, "ready\n".to_owned()));
     let watch = Watch::start(bridge.admin);
-    let load = Load::start(bridge.callbacks, APP, 16, Duration::ZERO);
-    wait_until_acknowledged(&load, MANY / 2);
-    let resident_before = bridge.resident_bytes();
-    wait_until_acknowledged(&load, MANY + MANY / 2);
-    let resident = bridge.resident_bytes();
-    assert!(resident < resident_before + GROWTH_BYTES, "{resident_before} became {resident}");
-
+    let load = Load::start(bridge.callbacks, APP, 8, Duration::ZERO);
+    wait_until_acknowledged(&load, MANY / 4);
     // The load goes on meanwhile: what is new must not overtake what is old.
+    load.pause(Duration::from_millis(20));
     kafka.node(1).restart();
-    bridge.metrics_until(|metrics| metrics[DELIVERED] >= MANY as f64);
+    bridge.metrics_until(|metrics| metrics[DELIVERED] >= (MANY / 4) as f64);
     let outcome = load.stop();
     let ledger = assert_all_delivered(bridge, &kafka, "away", &outcome);
-    assert_eq!(ledger.delivered, outcome.issued.len() as u64);
+    assert_eq!(ledger.delivered, outcome.acknowledged().count() as u64);
     watch.assert_balanced();
+}
+
+/// Posts the same callback so often, over a connection of its own.
+fn post_again_and_again(bridge: &Bridge, seed: &seeds::Seed, times: u64) {
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    let target = http::callback_target(APP, seed.command);
+    for _nth in 0..times {
+        assert_eq!(client.post(&target, seed.body.as_bytes()).unwrap().status, 200);
+    }
+}
+
+#[test]
+fn what_the_publisher_does_not_hold_in_memory_is_read_again_from_disk_once_and_in_order() {
+    let _alone = Alone::take();
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let (_folder, dir) = journal::folder();
+    let bridge = Settings::new(&kafka.bootstrap(), "parked", "").start(&dir);
+    let watch = Watch::start(bridge.admin);
+    let load = Load::start(bridge.callbacks, APP, 16, Duration::ZERO);
+    bridge.metrics_until(|metrics| metrics[DELIVERED] >= 100.0);
+    kafka.node(1).freeze();
+    // Two topics, so that one of them is behind the other.
+    let (seed, clients, times) = (&seeds::AFTER_ADD_SUBSCRIBER, 8, 1250);
+    thread::scope(|scope| {
+        for _client in 0..clients {
+            scope.spawn(|| post_again_and_again(&bridge, seed, times));
+        }
+    });
+    let acknowledged = load.acknowledged();
+    wait_until_acknowledged(&load, acknowledged + MANY);
+    let resident_before = bridge.resident_bytes();
+    wait_until_acknowledged(&load, acknowledged + 2 * MANY);
+    let resident = bridge.resident_bytes();
+    assert!(resident < resident_before + GROWTH_BYTES, "{resident_before} became {resident}");
+    // It goes on meanwhile: what is new must not overtake what is old.
+    load.pause(Duration::from_millis(20));
+    kafka.node(1).thaw();
+    bridge.metrics_until(|metrics| metrics[DELIVERED] >= 2.0 * MANY as f64);
+    let outcome = load.stop();
+
+    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+    watch.assert_balanced();
+    let topic = format!("parked.{}", seed.command);
+    let records = Reader::open(&kafka.client(), &[&topic]).collect_to_end();
+    assert_eq!(records.len() as u64, clients * times, "each once");
+    let ledger = assert_all_delivered(bridge, &kafka, "parked", &outcome);
+    assert_eq!(ledger.delivered, outcome.acknowledged().count() as u64 + clients * times);
 }
 
 #[test]
@@ -83,15 +131,18 @@ fn stopped_while_kafka_is_away_it_says_what_waits_and_the_next_start_delivers_it
     let load = Load::start(bridge.callbacks, APP, 8, Duration::ZERO);
     wait_until_acknowledged(&load, 500);
     let outcome = load.stop();
-    let count = outcome.issued.len() as u64;
+    let (count, acknowledged) = (outcome.issued.len() as u64, outcome.acknowledged().count() as u64);
     let stopped = bridge.stop_and_wait();
-    let expected = Ledger { received: count, waiting: count, ..Ledger::default() };
+    let lost = count - acknowledged;
+    let expected = Ledger { received: count, lost, waiting: acknowledged, ..Ledger::default() };
     assert_eq!((stopped.code, Ledger::of_exit(&stopped.ledger)), (0, expected), "{}", stopped.stderr);
     assert!(stopped.stderr.contains("the next start delivers them"), "{}", stopped.stderr);
 
     let bridge = Settings::new(&kafka.bootstrap(), "stopped", "").start(&dir);
     let ledger = assert_all_delivered(bridge, kafka, "stopped", &outcome);
-    assert_eq!(ledger, Ledger { recovered: count, delivered: count, ..Ledger::default() });
+    // What was 503 only because the disk was slow may be there, too.
+    assert!((acknowledged..=count).contains(&ledger.recovered), "{ledger:?} of {count}, {acknowledged} acknowledged");
+    assert_eq!(ledger, Ledger { recovered: ledger.recovered, delivered: ledger.recovered, ..Ledger::default() });
 }
 
 #[test]

@@ -166,8 +166,16 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
         let segment = segment(&scan, file, delivered, &mut found);
         segments.insert(scan.first_seq, segment);
     }
-    let state =
-        State { segments, spares, next_name, durable_to: next_seq, last_mark: 0, saved_mark: 0, is_full: false };
+    let state = State {
+        segments,
+        spares,
+        is_beginning: false,
+        next_name,
+        durable_to: next_seq,
+        last_mark: 0,
+        saved_mark: 0,
+        is_full: false,
+    };
     let shared =
         Shared { disk, options, state: Mutex::new(state), untended: Condvar::new(), spare_made: Condvar::new() };
     let store = Store { shared: Arc::new(shared) };

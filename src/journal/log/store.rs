@@ -53,6 +53,8 @@ pub(super) struct State<F> {
     /// By their first sequence number. The last is the newest.
     pub(super) segments: BTreeMap<Seq, Segment<F>>,
     pub(super) spares: Vec<Spare<F>>,
+    /// A spare is being made a segment of, and is in neither list.
+    pub(super) is_beginning: bool,
     /// For the name of the next spare.
     pub(super) next_name: u64,
     /// Everything before is durable.
@@ -132,6 +134,11 @@ impl<D: Disk> Store<D> {
         let state = self.lock();
         let segment = state.segments.range(..=seq).next_back();
         segment.is_none_or(|(first, segment)| seq - first >= segment.captures || segment.delivered.has(seq - first))
+    }
+
+    /// Behind everything that is durable.
+    pub(crate) fn durable_to(&self) -> Seq {
+        self.lock().durable_to
     }
 
     /// Whether something was delivered and is not recorded in the log.
@@ -259,7 +266,8 @@ impl<D: Disk> Store<D> {
                 state.is_full = false;
                 return Ok(());
             }
-            let files = state.segments.values().map(|segment| segment.file_bytes).sum::<u64>();
+            let beginning = u64::from(state.is_beginning) * options.segment_bytes;
+            let files = state.segments.values().map(|segment| segment.file_bytes).sum::<u64>() + beginning;
             // One more for a while, if all that a segment waits for is a record of what was delivered, and room for that.
             let lent = if state.waits_for_record() { options.segment_bytes } else { 0 };
             if files + options.segment_bytes > options.quota_bytes + lent {
@@ -312,6 +320,19 @@ impl<F> State<F> {
     fn spare_name(&mut self) -> String {
         self.next_name += 1;
         format!("{:020}.spare", self.next_name)
+    }
+
+    /// Takes a spare to begin a segment in. Until that is done it counts as one.
+    pub(super) fn take_spare(&mut self) -> Option<Spare<F>> {
+        let spare = self.spares.pop();
+        self.is_beginning = spare.is_some();
+        spare
+    }
+
+    /// No segment was begun in it.
+    pub(super) fn put_back_spare(&mut self, spare: Spare<F>) {
+        self.spares.push(spare);
+        self.is_beginning = false;
     }
 
     /// What was delivered and is not recorded, as at most `max` runs; and up to which mark that is all.

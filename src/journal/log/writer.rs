@@ -161,7 +161,7 @@ impl<D: Disk> Writer<D> {
             return Err(AppendError::Full);
         }
         self.seal()?;
-        let Some(spare) = self.store.lock().spares.pop() else { return Err(AppendError::Full) };
+        let Some(spare) = self.store.lock().take_spare() else { return Err(AppendError::Full) };
         // There will be need of the next one.
         self.store.shared.untended.notify_one();
         if self.store.lock().segments.contains_key(&self.next_seq) {
@@ -177,7 +177,7 @@ impl<D: Disk> Writer<D> {
         let Spare { name: spare_name, file } = spare;
         if let Err(error) = disk::write_all(&*file, &header.encode(), 0) {
             if is_no_space(&error) {
-                self.store.lock().spares.push(Spare { name: spare_name, file });
+                self.store.lock().put_back_spare(Spare { name: spare_name, file });
                 return Err(AppendError::NoSpace(error));
             }
             return Err(self.fail("write a segment's header", error));
@@ -202,7 +202,10 @@ impl<D: Disk> Writer<D> {
             is_damaged: false,
             waits_for_mark: None,
         };
-        self.store.lock().segments.insert(self.next_seq, segment);
+        let mut state = self.store.lock();
+        state.segments.insert(self.next_seq, segment);
+        state.is_beginning = false;
+        drop(state);
         let offset = BLOCK_BYTES as u64;
         self.active = Some(Active { file, first_seq: self.next_seq, nonce: header.nonce, offset });
         Ok(())

@@ -39,11 +39,12 @@ impl Settings {
 
     /// The same for one that makes no topics.
     pub(crate) fn new_without_topics(brokers: &str, topic_prefix: &str, more: &str) -> Self {
-        let text = format!("[journal]\nsegment_bytes = {SEGMENT_BYTES}\nfree_bytes_min = 0\n{more}\n");
+        let text = format!("[journal]\nsegment_bytes = {SEGMENT_BYTES}\n{more}\n");
         let file = settings::file(&text);
         let args = ["--config", settings::path(&file), "--sdk-app-id", torture::APP, "--brokers", brokers];
         let args = [&args[..], &["--topic-prefix", topic_prefix]].concat();
-        Self { args: args.into_iter().map(str::to_owned).collect(), variables: Vec::new(), file }
+        let settings = Self { args: args.into_iter().map(str::to_owned).collect(), variables: Vec::new(), file };
+        settings.with_variable("CALLBRIDGE_JOURNAL_FREE_BYTES_MIN", "0")
     }
 
     /// With more arguments.

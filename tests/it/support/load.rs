@@ -33,6 +33,7 @@ pub(crate) struct Sent {
 pub(crate) struct Load {
     target: Arc<Mutex<Option<SocketAddr>>>,
     acknowledged: Arc<AtomicU64>,
+    pause_micros: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Vec<Sent>>>,
 }
@@ -48,22 +49,30 @@ impl Load {
     pub(crate) fn start(address: SocketAddr, app_id: &str, clients: u64, pause: Duration) -> Self {
         let target = Arc::new(Mutex::new(Some(address)));
         let acknowledged = Arc::new(AtomicU64::new(0));
+        let pause_micros = Arc::new(AtomicU64::new(micros(pause)));
         let stop = Arc::new(AtomicBool::new(false));
         let spawn = |number| {
             let (target, acknowledged, stop) = (Arc::clone(&target), Arc::clone(&acknowledged), Arc::clone(&stop));
+            let pause_micros = Arc::clone(&pause_micros);
             let path = http::callback_target(app_id, COMMAND);
             thread::spawn(move || {
                 let mut sender = Sender { target, acknowledged, path, number, sent: Vec::new() };
                 let mut connection = None;
                 while !stop.load(Ordering::Relaxed) {
                     connection = sender.send_one(connection);
+                    let pause = Duration::from_micros(pause_micros.load(Ordering::Relaxed));
                     thread::sleep(if connection.is_some() { pause } else { RECONNECT });
                 }
                 sender.sent
             })
         };
         let clients = (0..clients).map(spawn).collect();
-        Self { target, acknowledged, stop, clients }
+        Self { target, acknowledged, pause_micros, stop, clients }
+    }
+
+    /// So long between two callbacks of one client, from now on.
+    pub(crate) fn pause(&self, pause: Duration) {
+        self.pause_micros.store(micros(pause), Ordering::Relaxed);
     }
 
     /// Where to connect from now on; open connections are kept.
@@ -87,6 +96,10 @@ impl Load {
         self.stop.store(true, Ordering::Relaxed);
         Outcome { issued: self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect() }
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap()
 }
 
 impl Outcome {

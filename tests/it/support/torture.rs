@@ -9,7 +9,6 @@ use std::env;
 use std::thread;
 use std::time::Duration;
 
-use callbridge::clock;
 use serde_json::Value;
 
 use crate::support::bridge::Bridge;
@@ -36,9 +35,6 @@ const STARTING_MILLISECONDS_MAX: u64 = 300;
 
 /// How many crashes there shall be instead of those that a test plans.
 const CRASHES_VARIABLE: &str = "CALLBRIDGE_TORTURE_CRASHES";
-
-/// What is not delivered for so long, while nothing is in its way, never will be.
-const QUIET: Duration = Duration::from_secs(5);
 
 /// Where callbridge lives, and how it dies there.
 pub(crate) trait Site {
@@ -111,34 +107,16 @@ pub(crate) fn run(site: &mut impl Site, kafka: &Kafka, topic: &str, plan: &Plan)
     verdict
 }
 
-/// Crashes one with a fault built in as planned. Returns what it lost.
-pub(crate) fn losses(site: &mut impl Site, kafka: &Kafka, topic: &str, plan: &Plan) -> BTreeSet<u64> {
-    let Crashed { bridge, outcome, .. } = crash(site, plan);
-    // What it has lost it may wait for; then it delivers nothing more.
-    let (mut delivered, mut since) = (0, clock::monotonic());
-    wait::until("nothing more is delivered", || {
-        let ledger = Ledger::of_scrape(&bridge.metrics());
-        if ledger.delivered != delivered {
-            (delivered, since) = (ledger.delivered, clock::monotonic());
-        }
-        ledger.waiting == 0 || clock::monotonic().duration_since(since) > QUIET
-    });
-    let records = Reader::open(&kafka.client(), &[topic]).collect_to_end();
-    let seen: BTreeSet<u64> = records.iter().map(oracle::sequence).collect();
-    let lost: BTreeSet<u64> =
-        outcome.acknowledged().map(|sent| sent.sequence).filter(|sequence| !seen.contains(sequence)).collect();
-    say(&format!("{} of {} lost", lost.len(), outcome.acknowledged().count()));
-    lost
-}
-
 /// After the last crash.
-struct Crashed {
-    bridge: Bridge,
-    outcome: Outcome,
+pub(crate) struct Crashed {
+    /// It takes callbacks.
+    pub(crate) bridge: Bridge,
+    pub(crate) outcome: Outcome,
     recovered: u64,
 }
 
-fn crash(site: &mut impl Site, plan: &Plan) -> Crashed {
+/// Crashes it as planned.
+pub(crate) fn crash(site: &mut impl Site, plan: &Plan) -> Crashed {
     say(&format!("{plan:?}"));
     let mut dice = Dice::new(plan.seed);
     let mut recovered = 0;
