@@ -142,7 +142,11 @@ impl Cursor {
     }
 
     fn fill<F: disk::DiskFile>(&mut self, file: &F, nonce: u64, bytes: u64) -> std::io::Result<()> {
-        self.buffer.resize(usize::try_from(bytes).unwrap_or(usize::MAX), 0);
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if self.buffer.len() < bytes {
+            self.buffer = vec![0; bytes];
+        }
+        self.buffer.truncate(bytes);
         let read = disk::read_full(file, &mut self.buffer, self.next.offset)?;
         self.buffer.truncate(read);
         self.buffer_offset = self.next.offset;

@@ -41,10 +41,13 @@ pub(crate) struct Scan {
 /// Reads a segment whole. `buffer` is used for it.
 pub(crate) fn scan(name: &str, named_seq: Seq, file: &impl DiskFile, buffer: &mut Vec<u8>) -> io::Result<Scan> {
     let file_bytes = file.len()?;
-    buffer.resize(usize::try_from(file_bytes).unwrap_or(usize::MAX), 0);
-    let read = disk::read_full(file, buffer, 0)?;
-    buffer.truncate(read);
-    let header = SegmentHeader::decode(buffer).filter(|header| header.first_seq == named_seq);
+    let wanted = usize::try_from(file_bytes).unwrap_or(usize::MAX);
+    if buffer.len() < wanted {
+        *buffer = vec![0; wanted];
+    }
+    let read = disk::read_full(file, buffer.get_mut(..wanted).unwrap_or_default(), 0)?;
+    let bytes = buffer.get(..read).unwrap_or_default();
+    let header = SegmentHeader::decode(bytes).filter(|header| header.first_seq == named_seq);
     let mut scan = Scan {
         name: name.to_owned(),
         first_seq: named_seq,
@@ -64,9 +67,9 @@ pub(crate) fn scan(name: &str, named_seq: Seq, file: &impl DiskFile, buffer: &mu
     if header.is_none() {
         // A file gets its name only once its header is durable.
         scan.damaged(0, named_seq);
-        scan.nonce = adopted_nonce(buffer, named_seq);
+        scan.nonce = adopted_nonce(bytes, named_seq);
     }
-    scan.frames(buffer);
+    scan.frames(bytes);
     Ok(scan)
 }
 

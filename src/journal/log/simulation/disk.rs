@@ -480,7 +480,8 @@ impl DiskFile for SimFile {
 
 fn grow(file: &mut Vec<u8>, to: usize) {
     if file.len() < to {
-        file.resize(to, 0);
+        // Without optimisation, much quicker than to resize it.
+        file.append(&mut vec![0; to - file.len()]);
     }
 }
 

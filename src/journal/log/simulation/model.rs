@@ -102,15 +102,26 @@ impl Model {
         self.is_flipped
     }
 
-    /// An append was acknowledged.
-    pub(super) fn acknowledge(&mut self, captures: &[Capture], first_seq: Seq, place: Place) -> Result<(), Violation> {
-        let bytes: usize = captures.iter().map(|capture| capture.length + 5).sum();
-        let end = place.offset + bytes as u64 + 48;
+    /// An append was acknowledged, in this frame.
+    pub(super) fn acknowledge(
+        &mut self,
+        captures: &[Capture],
+        place: Place,
+        frame: &Frame<'_>,
+    ) -> Result<(), Violation> {
+        let end = place.offset + frame.header.padded_bytes();
+        let first_seq = frame.header.first_seq;
         for (seq, capture) in (first_seq..).zip(captures) {
             let known = Known { capture: *capture, place, end };
             self.seen.remove(&seq);
             if let Some(other) = self.kept.insert(seq, known) {
                 return Err(format!("{seq} is the number of {other:?} and of {known:?}"));
+            }
+        }
+        // And from now on it must be known what it says of what was delivered.
+        for record in frame.records() {
+            if let Record::Delivered(runs) = record {
+                self.recorded.extend(runs.iter().flat_map(|(first, last)| first..=last));
             }
         }
         Ok(())
@@ -119,15 +130,6 @@ impl Model {
     /// A capture was delivered. To be told before the log is.
     pub(super) fn deliver(&mut self, seq: Seq) {
         self.delivered.insert(seq);
-    }
-
-    /// What an acknowledged frame says of what was delivered must be known from now on.
-    pub(super) fn record(&mut self, frame: &Frame<'_>) {
-        for record in frame.records() {
-            if let Record::Delivered(runs) = record {
-                self.recorded.extend(runs.iter().flat_map(|(first, last)| first..=last));
-            }
-        }
     }
 
     /// A clean stop records everything that was delivered in this run.

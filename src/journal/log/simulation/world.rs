@@ -285,14 +285,15 @@ impl World {
             }
         };
         self.note_recording();
-        self.model.acknowledge(captures, appended.first_seq, appended.place)?;
         let run = self.run.as_mut().unwrap();
-        run.undelivered.extend((appended.first_seq..).take(captures.len()));
         let mut cursor = Cursor::at(appended.place);
         match cursor.next(&run.store) {
-            Ok(Some((place, frame))) if place == appended.place => self.model.record(&frame),
+            Ok(Some((place, frame))) if place == appended.place && frame.header.first_seq == appended.first_seq => {
+                self.model.acknowledge(captures, place, &frame)?;
+            }
             other => return Err(format!("what was just appended at {:?} is {other:?}", appended.place)),
         }
+        run.undelivered.extend((appended.first_seq..).take(captures.len()));
         self.check_room().map(|()| true)
     }
 
@@ -383,7 +384,8 @@ impl World {
             0 => random.below(64),
             1 => random.below(self.options.segment_bytes),
             2..5 => offset + random.below(48),
-            5 => end.next_multiple_of(BLOCK_BYTES as u64) + random.below(48),
+            5 => end + random.below(48),
+            6..8 => offset + random.below(512),
             _ => offset + random.below(end - offset),
         };
         self.disk.flip(&format!("{segment:020}.seg"), offset, random.next());
