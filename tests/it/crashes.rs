@@ -89,8 +89,8 @@ fn kill_9_in_journal_mode_loses_nothing_acknowledged() {
 fn power_cuts_in_journal_mode_lose_nothing_acknowledged() {
     let Some(kafka) = Kafka::shared() else { return };
     let Some(mut site) = Unplugged::new(Settings::new(&kafka.bootstrap(), "crashes-power", ""), 4) else { return };
-    let pause = Duration::from_millis(2);
-    let plan = Plan { seed: 4, crashes: 8, clients: 8, pause, acknowledged_max: 400 }.or_as_told();
+    let pause = Duration::from_millis(5);
+    let plan = Plan { seed: 4, crashes: 8, clients: 8, pause, acknowledged_max: 1500 }.or_as_told();
     let verdict = torture::run(&mut site, kafka, &topic("crashes-power"), &plan);
     verdict.assert_nothing_is_lost();
     verdict.assert_repeats_are_bounded();

@@ -87,9 +87,11 @@ fn power_cuts_find_an_acknowledgement_before_the_sync() {
 #[test]
 fn power_cuts_find_a_segment_whose_name_is_not_synced() {
     let Some(kafka) = Kafka::shared() else { return };
-    let Some(site) = Unplugged::new(settings_with_slow_delivery(kafka, "no_directory_sync"), 2) else { return };
-    // Soon after the segment is begun: the next spare that is made makes its name durable as well.
-    let plan = Plan { crashes: 24, acknowledged_max: 10, ..PLAN };
+    // Soon after a segment is begun, as the next spare makes the name durable as well; that takes longer for a large one.
+    let settings = settings_with_slow_delivery(kafka, "no_directory_sync");
+    let settings = settings.with_variable("CALLBRIDGE_JOURNAL_SEGMENT_BYTES", "16777216");
+    let Some(site) = Unplugged::new(settings, 2) else { return };
+    let plan = Plan { crashes: 12, acknowledged_max: 10, ..PLAN };
     assert_found(kafka, "no_directory_sync", site, &plan);
 }
 
