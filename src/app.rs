@@ -26,6 +26,7 @@ use crate::journal::durable::JournalError;
 use crate::publish::kafka::ClientError;
 use crate::publish::pump::Control;
 use crate::publish::topics::Missing;
+use crate::publish::topics::Told;
 use crate::publish::topics::TopicsClient;
 use crate::shutdown::Phase;
 use crate::shutdown::Stop;
@@ -237,21 +238,20 @@ fn make_ready(readying: &Readying, client: Option<TopicsClient>, served: &build:
     if readying.is_ready_alone {
         serve_now(readying, served);
     }
-    let tell = |missing: &Missing| {
-        match missing {
-            Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "not ready"),
-            Missing::Kafka(_) | Missing::Leaders(_) => tracing::warn!(%missing, "not ready"),
-            Missing::ProducerId => tracing::info!(%missing, "not ready"),
+    let tell = |told: Told<'_>| match told {
+        Told::Missing(missing) => {
+            match missing {
+                Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "not ready"),
+                Missing::Kafka(_) | Missing::Leaders(_) => tracing::warn!(%missing, "not ready"),
+                Missing::ProducerId => tracing::info!(%missing, "not ready"),
+            }
+            served.life.enter(Phase::Starting { waits_for: missing.to_string() });
         }
-        served.life.enter(Phase::Starting { waits_for: missing.to_string() });
+        // What is in the journal can wait for its own topic only.
+        Told::OthersWork if readying.is_ready_alone => publish(),
+        Told::OthersWork => {}
     };
-    // What is in the journal can wait for its own topic only.
-    let others_work = || {
-        if readying.is_ready_alone {
-            publish();
-        }
-    };
-    let is_complete = client.wait(&readying.names, readying.creation.as_ref(), &served.stop, tell, others_work);
+    let is_complete = client.wait(&readying.names, readying.creation.as_ref(), &served.stop, tell);
     // Its hold on the producer must not outlive this thread's use of it.
     drop(client);
     if is_complete {

@@ -32,9 +32,11 @@ use crate::journal;
 use crate::journal::Ack;
 use crate::journal::Backlog;
 use crate::journal::Bounds;
+use crate::journal::Journal;
 use crate::journal::commit::Committer;
 use crate::journal::commit::Tender;
 use crate::journal::durable;
+use crate::journal::durable::Gauge;
 use crate::journal::durable::OnDisk;
 use crate::journal::durable::Settings;
 use crate::journal::log::OnCorruption;
@@ -145,17 +147,8 @@ impl Built {
         let listeners = Listeners::bind(config)?;
         let (embedded, properties) = kafka(config, ack, &topics)?;
         let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
-        let (journal, backlog, journaling, gauge) = match ack {
-            Ack::Broker | Ack::Memory => {
-                let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone());
-                (journal, backlog, None, None)
-            }
-            Ack::Journal => {
-                let opened = open_journal(config, &ledger, &apps, &metrics.journal)?;
-                let OnDisk { journal, backlog, committer, tender, gauge, .. } = opened;
-                (journal, backlog, Some(Journaling { committer, tender }), Some(gauge))
-            }
-        };
+        let (journal, backlog, journaling) = journal(config, &ledger, &apps, &metrics.journal)?;
+        let (journaling, gauge) = journaling.unzip();
         let (files, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
         let (life, control, is_stopping) =
             (Life::new(), Arc::new(Control::default()), Arc::new(AtomicBool::new(false)));
@@ -183,14 +176,7 @@ impl Built {
                 Ack::Journal | Ack::Memory => GATHER,
             },
         };
-        let readying = Readying {
-            names: topics.names().to_vec(),
-            creation: config.topics.create.then(|| creation(&config.topics)),
-            is_ready_alone: ack == Ack::Journal,
-            callbacks_scheme: if tls.is_some() { "https" } else { "http" },
-            callbacks_address: listeners.callbacks_address,
-            admin_address: listeners.admin_address,
-        };
+        let readying = readying(config, &topics, &listeners);
         let served = Served {
             service: Arc::new(service(config, intake, Arc::clone(&is_stopping))),
             opening: Arc::new(opening(&config.callbacks, tls.as_ref())),
@@ -308,6 +294,35 @@ const fn limits(callbacks: &config::Callbacks) -> Limits {
         body_timeout: callbacks.body_timeout,
         write_timeout: callbacks.write_timeout,
         idle_timeout: callbacks.idle_timeout,
+    }
+}
+
+fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying {
+    Readying {
+        names: topics.names().to_vec(),
+        creation: config.topics.create.then(|| creation(&config.topics)),
+        is_ready_alone: config.ack == config::Ack::Journal,
+        callbacks_scheme: if config.callbacks.tls.is_some() { "https" } else { "http" },
+        callbacks_address: listeners.callbacks_address,
+        admin_address: listeners.admin_address,
+    }
+}
+
+/// The journal's two sides and, if it is on disk, what keeps it there.
+type Sides = (Journal, Backlog, Option<(Journaling, Gauge)>);
+
+fn journal(config: &Config, ledger: &Ledger, apps: &Arc<Apps>, metrics: &JournalMetrics) -> Result<Sides, Failure> {
+    let ack = ack(config.ack);
+    match ack {
+        Ack::Broker | Ack::Memory => {
+            let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone());
+            Ok((journal, backlog, None))
+        }
+        Ack::Journal => {
+            let opened = open_journal(config, ledger, apps, metrics)?;
+            let OnDisk { journal, backlog, committer, tender, gauge, .. } = opened;
+            Ok((journal, backlog, Some((Journaling { committer, tender }, gauge))))
+        }
     }
 }
 

@@ -45,6 +45,8 @@ pub(super) struct Stored {
 /// Makes entries of captures on disk.
 #[derive(Debug)]
 struct Decoder {
+    store: Store<Directory>,
+    tail: Arc<Tail>,
     apps: Arc<Apps>,
     metrics: JournalMetrics,
     complain_at: Instant,
@@ -52,7 +54,8 @@ struct Decoder {
 
 impl Stored {
     pub(super) fn new(tail: Arc<Tail>, store: Store<Directory>, apps: Arc<Apps>, metrics: JournalMetrics) -> Self {
-        let decoder = Decoder { apps, metrics, complain_at: clock::monotonic() };
+        let (of_store, of_tail) = (store.clone(), Arc::clone(&tail));
+        let decoder = Decoder { store: of_store, tail: of_tail, apps, metrics, complain_at: clock::monotonic() };
         Self { tail, store, cursor: None, next_seq: 0, again: Cursor::default(), decoder }
     }
 
@@ -78,8 +81,7 @@ impl Stored {
                         cursor.go_to(place);
                         return;
                     }
-                    self.decoder
-                        .decode(&self.store, &self.tail, place, &frame, self.next_seq, |entry| into.push_back(entry));
+                    self.decoder.decode(place, &frame, self.next_seq, |entry| into.push_back(entry));
                     self.next_seq = self.next_seq.max(end);
                 }
                 Ok(None) => {
@@ -111,7 +113,7 @@ impl Stored {
         match self.again.next(&self.store) {
             Ok(Some((place, frame))) => {
                 let seq = frame.header.end_seq();
-                self.decoder.decode(&self.store, &self.tail, place, &frame, from.seq, take);
+                self.decoder.decode(place, &frame, from.seq, take);
                 Some(Position { seq, place: self.again.place() })
             }
             Ok(None) => None,
@@ -132,21 +134,13 @@ impl Stored {
 
 impl Decoder {
     /// Gives those captures of a frame that are not delivered and not before `from`.
-    fn decode(
-        &mut self,
-        store: &Store<Directory>,
-        tail: &Tail,
-        place: Place,
-        frame: &Frame<'_>,
-        from: Seq,
-        mut take: impl FnMut(Entry),
-    ) {
+    fn decode(&mut self, place: Place, frame: &Frame<'_>, from: Seq, mut take: impl FnMut(Entry)) {
         let mut next = frame.header.first_seq;
         for record in frame.records() {
             let Record::Capture { is_counted, bytes } = record else { continue };
             let seq = next;
             next += 1;
-            if seq < from || store.is_delivered(seq) {
+            if seq < from || self.store.is_delivered(seq) {
                 continue;
             }
             let capture = match codec::decode(bytes, &self.apps) {
@@ -157,7 +151,7 @@ impl Decoder {
                 }
             };
             let standing = match is_counted {
-                true if tail.is_late(seq) => Standing::Late,
+                true if self.tail.is_late(seq) => Standing::Late,
                 true => Standing::Counted,
                 false => Standing::Uncounted,
             };

@@ -59,6 +59,15 @@ pub(crate) enum Missing {
     ProducerId,
 }
 
+/// What is told of the wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Told<'a> {
+    /// This is missing.
+    Missing(&'a Missing),
+    /// For a while now only some topics have been missing. Told again and again.
+    OthersWork,
+}
+
 type Fetch = Box<dyn Fn(Duration) -> Result<Metadata, KafkaError> + Send>;
 
 /// Asks the cluster for its topics, and makes the missing ones.
@@ -80,36 +89,32 @@ impl TopicsClient {
     }
 
     /// Returns true once every topic of `names` is there, every partition has a leader, and the producer can send; false when it is told to stop before.
-    /// Makes missing topics if `creation` says how. Each time that something else is missing, `tell` is called. Once it has been about
-    /// some topics only for a while, `others_work` is called.
+    /// Makes missing topics if `creation` says how. `tell` is called each time that something else is missing, and when it has been about
+    /// some topics only for a while.
     pub(crate) fn wait(
         &self,
         names: &[String],
         creation: Option<&Creation>,
         stop: &Stop,
-        mut tell: impl FnMut(&Missing),
-        others_work: impl FnOnce(),
+        mut tell: impl FnMut(Told<'_>),
     ) -> bool {
         let mut told = None;
         let mut looks_left = LOOKS_FOR_ALL;
-        let mut others_work = Some(others_work);
         loop {
             match self.look(names, creation) {
                 Ok(()) => return true,
                 Err(missing) => {
                     match missing {
                         Missing::Kafka(_) | Missing::ProducerId => {}
-                        Missing::Topics(_) | Missing::Creation(_) | Missing::Leaders(_) if looks_left > 0 => {
-                            looks_left -= 1
-                        }
                         Missing::Topics(_) | Missing::Creation(_) | Missing::Leaders(_) => {
-                            if let Some(others_work) = others_work.take() {
-                                others_work();
+                            looks_left = looks_left.saturating_sub(1);
+                            if looks_left == 0 {
+                                tell(Told::OthersWork);
                             }
                         }
                     }
                     if told.as_ref() != Some(&missing) {
-                        tell(&missing);
+                        tell(Told::Missing(&missing));
                         told = Some(missing);
                     }
                 }

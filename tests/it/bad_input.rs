@@ -11,6 +11,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::callbacks::assert_rejected;
+use crate::disk_faults;
 use crate::hostile;
 use crate::seeds;
 use crate::seeds::APP;
@@ -37,7 +38,7 @@ const AFTER: &str = seeds::AFTER_INFO_CHANGED.command;
 const GOOD: &[u8] = br#"{"Official_Account":"@good"}"#;
 
 /// Reasons that no case of the table can provoke, each with the test that does.
-const ELSEWHERE: [(Reason, fn()); 14] = [
+const ELSEWHERE: [(Reason, fn()); 16] = [
     (Reason::Host, hostile::a_request_has_one_host),
     (Reason::TransferEncoding, hostile::chunked_is_the_only_transfer_encoding),
     (Reason::ContentEncoding, hostile::a_compressed_body_is_415_and_the_connection_goes_on),
@@ -50,6 +51,11 @@ const ELSEWHERE: [(Reason, fn()); 14] = [
     (Reason::BrokenOff, a_request_that_is_broken_off_is_counted),
     (Reason::QueueFull, without_room_an_after_callback_is_503_and_a_question_is_answered),
     (Reason::Deadline, topics::callbacks_wait_for_kafka_at_the_start_until_their_deadline_and_then_get_through),
+    (Reason::JournalFull, disk_faults::a_quota_that_is_reached_is_503_until_segments_are_delivered),
+    (
+        Reason::JournalFailed,
+        disk_faults::an_error_of_the_disk_ends_it_with_74_without_one_more_200_and_the_next_start_has_the_rest,
+    ),
     (Reason::Stopping, who_still_waits_for_room_at_the_stop_is_told),
     (Reason::Unpublishable, what_kafka_will_never_take_is_503_and_counted),
 ];

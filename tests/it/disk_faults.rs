@@ -108,7 +108,7 @@ fn a_full_disk_is_503_and_it_starts_on_it_and_goes_on_by_itself_when_kafka_is_ba
 }
 
 #[test]
-fn a_quota_that_is_reached_is_503_until_segments_are_delivered() {
+pub(crate) fn a_quota_that_is_reached_is_503_until_segments_are_delivered() {
     let Some(kafka) = Kafka::shared() else { return };
     let (files, (_folder, dir)) = (Files::new(), journal::folder());
     let blocklist = blocklist(&files);
@@ -146,7 +146,7 @@ fn start_with_faults(kafka: &Kafka, prefix: &str, faults: &Faults, dir: &Path) -
 }
 
 #[test]
-fn an_error_of_the_disk_ends_it_with_74_without_one_more_200_and_the_next_start_has_the_rest() {
+pub(crate) fn an_error_of_the_disk_ends_it_with_74_without_one_more_200_and_the_next_start_has_the_rest() {
     let (Some(kafka), Some(faults)) = (Kafka::shared(), Faults::available()) else { return };
     let (_folder, dir) = journal::folder();
     let (settings, bridge, load) = start_with_faults(kafka, "eio", &faults, &dir);

@@ -216,20 +216,11 @@ fn stdout_holds_the_addresses_once_it_is_ready_and_the_ledger_at_the_end_and_not
 
     // Its broker is Kafka enough for a second one, which has no more to say than where it is.
     let folder = folder();
-    let args = [
-        "serve",
-        "--listen",
-        "127.0.0.1:0",
-        "--admin-listen",
-        "127.0.0.1:0",
-        "--ack",
-        "broker",
-        "--sdk-app-id",
-        APP,
-        "--brokers",
-        kafka,
-    ];
-    let mut process = Process::start(folder.path(), BINARY, &args);
+    let topics = bridge::four_topics();
+    let anywhere = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let flags = ["--ack", "broker", "--sdk-app-id", APP, "--brokers", kafka];
+    let args = [&[topics.as_str(), BINARY, "serve"], &anywhere[..], &flags].concat();
+    let mut process = Process::start(folder.path(), "env", &args);
     let callbacks = wait_for(|| bridge::address(&process.stdout(), "callbacks"));
     let mut client = Client::connect(callbacks).unwrap();
     assert_eq!(client.post(&target(load::COMMAND), load::body("@a", 1).as_bytes()).unwrap().status, 200);

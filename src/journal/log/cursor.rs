@@ -101,7 +101,6 @@ impl Cursor {
     }
 
     /// The file that the next frame is in, going on to the next segment at the end of one.
-    #[expect(clippy::type_complexity, reason = "used once, just above")]
     fn find<D: Disk>(&mut self, store: &Store<D>) -> Option<(Arc<D::File>, u64, u64, bool)> {
         let state = store.lock();
         loop {

@@ -254,10 +254,19 @@ fn four() -> String {
     seeds::ALL.map(|seed| seed.command).join(",")
 }
 
+/// What gives the four commands their topics, and no other: an assignment of `env`.
+pub(crate) fn four_topics() -> String {
+    topics_variable(&four())
+}
+
+fn topics_variable(commands: &str) -> String {
+    format!("CALLBRIDGE_TOPICS_COMMANDS={commands}")
+}
+
 /// With topics for these commands.
 fn launch(commands: &str, prefix: &[String], args: &[&[&str]]) -> (Process, TempDir) {
     let folder = TempDir::with_prefix_in("bridge-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let topics = format!("CALLBRIDGE_TOPICS_COMMANDS={commands}");
+    let topics = topics_variable(commands);
     let mut words = vec![topics.as_str()];
     words.extend(prefix.iter().map(String::as_str));
     words.extend([env!("CARGO_BIN_EXE_callbridge"), "serve"]);
