@@ -40,6 +40,8 @@ const FRAME_BYTES: usize = 1 << 20;
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 /// How long is waited for room before it is looked whether the process stops.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
+/// How long it rests when there is no room.
+const ROOM_PAUSE: Duration = Duration::from_millis(10);
 /// How often the files are put in order when nothing asks for it.
 const TEND_EVERY: Duration = Duration::from_millis(500);
 /// How often the same complaint is made.
@@ -135,16 +137,23 @@ impl Committer {
         }
         let mut complain_at = began;
         let appended = loop {
-            let (what, error) = match self.writer.append(&mut hand.batch, records) {
+            let complaint = match self.writer.append(&mut hand.batch, records) {
                 Ok(appended) => break appended,
                 Err(AppendError::Failed { what, source }) => return Err(Failed { what, source }),
-                Err(AppendError::Full) => ("the quota is reached or the filesystem is full", None),
-                Err(AppendError::NoSpace(error)) => ("the filesystem is full", Some(error)),
+                // One is being made.
+                Err(AppendError::Full) if !self.store.fill().is_full => None,
+                Err(AppendError::Full) => Some(("the quota is reached or the filesystem is full", None)),
+                Err(AppendError::NoSpace(error)) => Some(("the filesystem is full", Some(error))),
             };
-            self.is_full.store(true, Ordering::Relaxed);
-            if clock::monotonic() >= complain_at {
-                tracing::error!(what, error = error.map(tracing::field::display), "the journal is full");
-                complain_at = clock::monotonic() + COMPLAIN_EVERY;
+            if let Some((what, error)) = complaint {
+                self.is_full.store(true, Ordering::Relaxed);
+                if clock::monotonic() >= complain_at {
+                    let error = error.as_ref().map(tracing::field::display);
+                    tracing::error!(what, error, "the journal is full");
+                    complain_at = clock::monotonic() + COMPLAIN_EVERY;
+                }
+                // What has no room may have a spare.
+                thread::sleep(ROOM_PAUSE);
             }
             self.store.wait_for_spare(ROOM_WAIT);
             if finish.wait(Duration::ZERO) {
