@@ -200,7 +200,8 @@ impl Pump {
     fn take_entries(&mut self, now: Instant) -> bool {
         let mut taken = std::mem::take(&mut self.taken);
         self.backlog.take(TAKE_MAX, &mut taken);
-        let has_more = taken.len() == TAKE_MAX;
+        // Of what is read from disk, whole frames come.
+        let has_more = taken.len() >= TAKE_MAX;
         for entry in taken.drain(..) {
             self.metrics.queued(now.saturating_duration_since(entry.taken_at));
             self.next_seq = entry.position.map_or(0, |position| position.seq + 1);
