@@ -103,9 +103,8 @@ impl Stored {
         self.cursor.is_none() && self.tail.is_at_end()
     }
 
-    /// Reads again one frame at `from`, and gives those of its captures that are not delivered and not before `from`. `None` at the end
-    /// of what there is. Returns where to read on: where it
-    /// was, when the disk does not give it.
+    /// Reads again one frame at `from`, and gives those of its captures that are not delivered and not before `from`. Returns where to
+    /// read on, which is `from` itself when the disk does not give it; `None` at the end of what there is.
     pub(super) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<Position> {
         if self.again.place() != from.place {
             self.again.go_to(from.place);
