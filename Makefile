@@ -41,7 +41,7 @@ crashes: real ## kill -9 in journal mode, again and again: make crashes CRASHES=
 	CALLBRIDGE_TORTURE_CRASHES=$(CRASHES) cargo test --test it kill_9_in_journal_mode -- --nocapture
 
 .PHONY: check
-check: lint test ## everything that CI holds: format, lints, documents, tests
+check: lint test mutants ## everything that CI holds: format, lints, documents, tests
 
 .PHONY: lint
 lint: ## format, clippy and documents, without the tests
