@@ -132,6 +132,13 @@ fn a_directory_belongs_to_one_process() {
     Directory::open(dir.path()).unwrap();
 }
 
+fn flip_a_bit_of_the_second_frame(dir: &Path) {
+    let path = dir.join("00000000000000000001.seg");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[2 * 4096 + 50] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+}
+
 #[test]
 fn damage_is_told_and_everything_else_is_salvaged() {
     let dir = TempDir::new().unwrap();
@@ -140,10 +147,7 @@ fn damage_is_told_and_everything_else_is_salvaged() {
         writer.append(&mut batch([capture]), false).unwrap();
     }
     drop((store, writer));
-    let path = dir.path().join("00000000000000000001.seg");
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[2 * 4096 + 50] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
+    flip_a_bit_of_the_second_frame(dir.path());
 
     let refused = recovery::open(Directory::open(dir.path()).unwrap(), options(), Box::new(|| 9)).unwrap_err();
     let OpenError::Damaged(damage) = refused else { panic!("{refused}") };
@@ -164,10 +168,7 @@ fn a_torn_end_is_cut_off_and_told() {
         writer.append(&mut batch([capture]), false).unwrap();
     }
     drop((store, writer));
-    let path = dir.path().join("00000000000000000001.seg");
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[2 * 4096 + 50] ^= 1;
-    std::fs::write(&path, bytes).unwrap();
+    flip_a_bit_of_the_second_frame(dir.path());
     let Opened { store, mut writer, found } = open(dir.path());
     assert_eq!(found.torn, [("00000000000000000001.seg".to_owned(), 8192)]);
     assert_eq!(undelivered(&store), [(1, "one".to_owned())]);
