@@ -400,8 +400,7 @@ fn assert_outcome(bridge: &Bridge, request: &[u8], expected: Outcome) {
 }
 
 fn start(settings: &str) -> Bridge {
-    let settings = format!("callbacks.keep_accepting_ms = 0\n{settings}");
-    Bridge::start_with(&settings, &["--sdk-app-id", APP, "--embedded-broker", "--ack", "memory"])
+    Bridge::start_light(APP, settings)
 }
 
 fn stop(bridge: Bridge) -> Stopped {

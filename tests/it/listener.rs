@@ -479,8 +479,7 @@ fn what_was_sent_before_the_stop_is_answered_though_nobody_had_looked_at_it() {
 
 /// With the embedded broker, acknowledging at once, and stopping at once.
 fn start(settings: &str) -> Bridge {
-    let settings = format!("callbacks.keep_accepting_ms = 0\n{settings}");
-    Bridge::start_with(&settings, &["--sdk-app-id", APP, "--embedded-broker", "--ack", "memory"])
+    Bridge::start_light(APP, settings)
 }
 
 /// The same with a blocklist, which must stay there.

@@ -115,10 +115,7 @@ fn a_proxy_without_its_header_gets_nothing_and_a_slow_one_is_not_waited_for() {
 }
 
 fn start(settings: &str) -> Bridge {
-    Bridge::start_with(
-        &format!("callbacks.keep_accepting_ms = 0\n{settings}"),
-        &["--sdk-app-id", APP, "--embedded-broker", "--ack", "memory"],
-    )
+    Bridge::start_light(APP, settings)
 }
 
 /// A connection from that address of the loopback network.

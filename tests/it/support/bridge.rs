@@ -111,6 +111,12 @@ impl Bridge {
         Self::start(&[&["--config", file.path().to_str().unwrap()], args].concat())
     }
 
+    /// The same in `memory` mode, with a broker of its own, and without a wait at its end: for what depends neither on Kafka nor on a disk.
+    pub(crate) fn start_light(app_id: &str, settings: &str) -> Self {
+        let settings = format!("callbacks.keep_accepting_ms = 0\n{settings}");
+        Self::start_with(&settings, &["--sdk-app-id", app_id, "--embedded-broker", "--ack", "memory"])
+    }
+
     /// Runs `serve` on ports that the caller chose, and does not wait for anything.
     pub(crate) fn start_unready(callbacks: SocketAddr, admin: SocketAddr, args: &[&str]) -> Self {
         let (listen, admin_listen) = (callbacks.to_string(), admin.to_string());
