@@ -21,6 +21,10 @@ use tokio::sync::oneshot;
 use crate::config::Config;
 use crate::follow::tls::TlsFilesError;
 use crate::follow::tokens::BadTokenFiles;
+use crate::http::listener;
+use crate::http::workers;
+use crate::http::workers::Workers;
+use crate::journal::bell;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
 use crate::publish::kafka::ClientError;
@@ -91,12 +95,10 @@ impl Failure {
 ///
 /// It could not start. Nothing was taken.
 pub(crate) fn serve(config: &Config) -> Result<stop::Ended, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.workers)
-        .thread_name("callbacks")
-        .enable_all()
-        .build()
-        .map_err(Failure::system("the runtime"))?;
+    // For what is rare: it accepts connections, and waits for signals.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::system("the runtime"))?;
+    let workers = workers::Unstarted::new(config.workers).map_err(Failure::system("the workers"))?;
     let mut built = Built::new(config)?;
     // Ends with this function: behind everything that uses it.
     let _embedded = built.embedded.take();
@@ -105,7 +107,7 @@ pub(crate) fn serve(config: &Config) -> Result<stop::Ended, Failure> {
         stop::Signals::register().map_err(Failure::system("signal handling"))?
     };
     // From here on things run.
-    let running = start(built, &runtime)?;
+    let running = start(built, &runtime, workers)?;
     Ok(stop::run_until_stopped(runtime, running, signals, config))
 }
 
@@ -113,6 +115,7 @@ pub(crate) fn serve(config: &Config) -> Result<stop::Ended, Failure> {
 pub(crate) struct Running {
     built: build::Served,
     serving: oneshot::Receiver<()>,
+    workers: Workers,
     pump: Pumping,
     admin_end: Arc<Notify>,
     /// The journal on disk, behind the pump.
@@ -135,7 +138,7 @@ struct Pumping {
     ended: oneshot::Receiver<()>,
 }
 
-fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
+fn start(built: Built, runtime: &Runtime, workers: workers::Unstarted) -> Result<Running, Failure> {
     let Built { served, publishing, journaling, readying, admin, following, listeners, embedded: _ } = built;
     tracing::info!(callbacks = %listeners.callbacks_address, admin = %listeners.admin_address, "listening");
     let admin_end = Arc::new(Notify::new());
@@ -156,13 +159,15 @@ fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
         spawn("topics", move || make_ready(&readying, topics_client, &served, || control.publish(&thread)))?
     };
+    let workers = workers.start(bell::attend).map_err(Failure::system("the workers"))?;
     let (done, serving) = oneshot::channel();
     let serve = {
         let _inside = runtime.enter();
         let listener =
             tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
         let (service, opening) = (Arc::clone(&served.service), Arc::clone(&served.opening));
-        crate::http::listener::serve(listener, service, opening, served.limits, served.order.subscribe())
+        let (handles, order) = (workers.handles().to_vec(), served.order.subscribe());
+        async move { listener::serve(listener, service, opening, served.limits, &handles, order).await }
     };
     // The one task of the runtime's root; its end is waited for in `stop`.
     let _task = runtime.spawn(async move {
@@ -170,7 +175,7 @@ fn start(built: Built, runtime: &Runtime) -> Result<Running, Failure> {
         // Nobody listens any more when the stop ran out of time.
         let _ = done.send(());
     });
-    Ok(Running { built: served, serving, pump, admin_end, journaling, threads: vec![admin, following] })
+    Ok(Running { built: served, serving, workers, pump, admin_end, journaling, threads: vec![admin, following] })
 }
 
 /// Starts the journal's threads. When the disk fails, they end the process: what was not acknowledged is nobody's loss, and what was is

@@ -2,13 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
-use bytes::Bytes;
-use tokio::time;
-
+use crate::alarm;
+use crate::alarm::Alarm;
 use crate::auth;
 use crate::auth::Apps;
 use crate::auth::VerifiedApp;
@@ -36,6 +35,8 @@ use crate::question;
 use crate::question::Judge;
 use crate::refusal::Refusal;
 use crate::request::Query;
+use arc_swap::ArcSwap;
+use bytes::Bytes;
 
 /// What intake works with.
 #[derive(Debug)]
@@ -113,6 +114,8 @@ impl Intake {
 
     /// Takes an admitted callback as far as its answer.
     ///
+    /// Takes as long as the deadline at most, which `alarm`, the task's, is set for.
+    ///
     /// # Cancel safety
     ///
     /// Dropping this future may still publish the capture; an unanswered sender may send it again.
@@ -125,6 +128,7 @@ impl Intake {
         admitted: Admitted<'_>,
         raw: Raw,
         receipt: &mut Option<Receipt<'_>>,
+        alarm: &Mutex<Alarm>,
     ) -> Result<Answer, Refusal> {
         let began = admitted.head.began;
         match parse::prove(raw.body(), &admitted.name).and_then(|proven| self.judge(&admitted, proven)) {
@@ -144,7 +148,8 @@ impl Intake {
                 Ok(Answer::Taken)
             }
             Ok(Judged::Happened) => {
-                let taken = self.append(capture(&admitted, raw, Outcome::Happened), receipt, began + self.deadline);
+                let taken =
+                    self.append(capture(&admitted, raw, Outcome::Happened), receipt, began + self.deadline, alarm);
                 let taken = taken.await;
                 self.metrics.answered(clock::monotonic().duration_since(began));
                 taken.map(|()| Answer::Taken)
@@ -172,11 +177,12 @@ impl Intake {
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
         deadline: Instant,
+        alarm: &Mutex<Alarm>,
     ) -> Result<(), Refusal> {
         match self.journal.append_now(capture, receipt) {
             Ok(None) => Ok(()),
-            Ok(Some(appended)) => Box::pin(self.acknowledged(appended, deadline)).await,
-            Err(capture) => Box::pin(self.append_in_time(capture, receipt, deadline)).await,
+            Ok(Some(appended)) => Box::pin(self.acknowledged(appended, deadline, alarm)).await,
+            Err(capture) => Box::pin(self.append_in_time(capture, receipt, deadline, alarm)).await,
         }
     }
 
@@ -185,20 +191,21 @@ impl Intake {
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
         deadline: Instant,
+        alarm: &Mutex<Alarm>,
     ) -> Result<(), Refusal> {
-        match time::timeout_at(deadline.into(), self.journal.append(capture, receipt)).await {
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(appended))) => self.acknowledged(appended, deadline).await,
-            Ok(Err(error)) => Err(self.not_taken(error)),
-            Err(_elapsed) => Err(self.too_late()),
+        match alarm::until(alarm, deadline, self.journal.append(capture, receipt)).await {
+            Some(Ok(None)) => Ok(()),
+            Some(Ok(Some(appended))) => self.acknowledged(appended, deadline, alarm).await,
+            Some(Err(error)) => Err(self.not_taken(error)),
+            None => Err(self.too_late()),
         }
     }
 
     /// Waits until it is safe, until `deadline`.
-    async fn acknowledged(&self, appended: Appended, deadline: Instant) -> Result<(), Refusal> {
-        match time::timeout_at(deadline.into(), appended.acknowledged()).await {
-            Ok(acknowledged) => acknowledged.map_err(|error| self.not_taken(error)),
-            Err(_elapsed) => {
+    async fn acknowledged(&self, appended: Appended, deadline: Instant, alarm: &Mutex<Alarm>) -> Result<(), Refusal> {
+        match alarm::until(alarm, deadline, appended.acknowledged()).await {
+            Some(acknowledged) => acknowledged.map_err(|error| self.not_taken(error)),
+            None => {
                 let refusal = self.too_late();
                 if appended.abandon(refusal.reason()) { Ok(()) } else { Err(refusal) }
             }

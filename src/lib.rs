@@ -2,6 +2,7 @@
 #![doc = include_str!("../ARCHITECTURE.md")]
 
 // Words.
+mod alarm;
 pub mod capture;
 pub mod clock;
 pub mod command;

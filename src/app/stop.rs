@@ -78,7 +78,8 @@ pub(super) fn run_until_stopped(
     running.built.stop.set();
     running.admin_end.notify_one();
     // Requests that are still there end here, and are counted as broken off.
-    runtime.shutdown_timeout(Duration::from_millis(100));
+    running.workers.end(Duration::from_millis(100));
+    drop(runtime);
     for thread in running.threads {
         // A panic there has ended the process already.
         let _joined = thread.join();

@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
+use std::time::Instant;
 
 use hyper::rt::Read;
 use hyper::rt::ReadBufCursor;
@@ -28,10 +29,10 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncRead;
 use tokio::io::ReadBuf;
 use tokio::time;
-use tokio::time::Instant;
 use tokio::time::Sleep;
 
 use super::stream::Stream;
+use crate::alarm::Alarm;
 use crate::clock;
 
 /// How long a connection lingers at most.
@@ -117,8 +118,7 @@ pub(crate) struct Connection {
     head_timer: Option<Pin<Box<Sleep>>>,
     /// When the body that is being read must have come.
     body_deadline: Instant,
-    /// Made for the first body, and kept for those after it.
-    body_timer: Option<Pin<Box<Sleep>>>,
+    body_alarm: Alarm,
     write_timer: Option<Pin<Box<Sleep>>>,
     idle_timer: Pin<Box<Sleep>>,
     is_idle_timer_asked: bool,
@@ -131,7 +131,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(super) fn new(stream: Stream, round: Round, patience: Patience) -> Self {
         let io = TokioIo::new(stream);
-        let (head_timer, body_timer, write_timer, linger_timer) = (None, None, None, None);
+        let (head_timer, write_timer, linger_timer) = (None, None, None);
         let idle_timer = Box::pin(time::sleep(patience.idle / IDLE_STEPS));
         let (quiet_steps, is_idle_timer_asked, is_shut_down) = (0, false, false);
         Self {
@@ -139,8 +139,8 @@ impl Connection {
             round,
             patience,
             head_timer,
-            body_deadline: idle_timer.deadline(),
-            body_timer,
+            body_deadline: idle_timer.deadline().into_std(),
+            body_alarm: Alarm::default(),
             write_timer,
             idle_timer,
             is_idle_timer_asked,
@@ -165,25 +165,14 @@ impl Connection {
         match self.round.0.load(Ordering::Relaxed) {
             BODY_BEGINS => {
                 self.round.0.store(BODY, Ordering::Relaxed);
-                self.body_deadline = Instant::from_std(clock::monotonic()) + self.patience.body;
+                self.body_deadline = clock::monotonic() + self.patience.body;
             }
             BODY => {}
             _other => return,
         }
-        // hyper looks for more before the service sees the body that has come, so this is reached for every body, and a timer for each
-        // would be a lock for all connections. This one may still run for an earlier body: when it ends, it is set anew.
-        let timer = match &mut self.body_timer {
-            // It has been asked, so its end wakes this task.
-            Some(timer) if !timer.is_elapsed() => return,
-            Some(timer) => timer,
-            none => none.insert(Box::pin(time::sleep_until(self.body_deadline))),
-        };
-        while timer.as_mut().poll(cx).is_ready() {
-            if timer.deadline() >= self.body_deadline {
-                self.round.0.store(BODY_LATE, Ordering::Relaxed);
-                return;
-            }
-            timer.as_mut().reset(self.body_deadline);
+        // hyper looks for more before the service sees the body that has come, so this is reached for every body.
+        if self.body_alarm.poll_at(self.body_deadline, cx).is_ready() {
+            self.round.0.store(BODY_LATE, Ordering::Relaxed);
         }
     }
 

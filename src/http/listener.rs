@@ -9,6 +9,7 @@ use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -23,6 +24,7 @@ use socket2::Type;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
@@ -96,21 +98,23 @@ pub(crate) enum Order {
     Finish,
 }
 
-/// Serves until ordered to finish, and then until the last connection has ended.
+/// Serves until ordered to finish, and then until the last connection has ended. Accepts here, and has each connection driven by the
+/// worker that has the fewest.
 pub(crate) async fn serve(
     listener: TcpListener,
     service: Arc<Service>,
     opening: Arc<Opening>,
     limits: Limits,
+    workers: &[Handle],
     mut order: watch::Receiver<Order>,
 ) {
-    let mut connections = Connections::new(service, opening, limits);
+    let mut connections = Connections::new(service, opening, limits, workers);
     let mut warned = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(ended) = connections.tasks.join_next() => {
-                connections.peers.leave(ended.ok().flatten());
+                connections.leave(ended.ok().flatten());
                 continue;
             }
             _ordered = order.wait_for(|order| *order == Order::Finish) => break,
@@ -159,8 +163,25 @@ struct Connections {
     /// Whether connections end once they are idle.
     finish: watch::Sender<bool>,
     peers: Peers,
-    /// Each returns whose place among the peers comes back with it.
-    tasks: JoinSet<Option<IpAddr>>,
+    workers: Vec<Worker>,
+    /// Those that had a place return it.
+    tasks: JoinSet<Option<Left>>,
+}
+
+/// A worker, and how many connections it has.
+#[derive(Debug)]
+struct Worker {
+    handle: Handle,
+    open: usize,
+}
+
+/// What a connection leaves behind.
+#[derive(Debug)]
+struct Left {
+    /// Which worker had it.
+    worker: usize,
+    /// Under whom it was counted among the peers.
+    peer: Option<IpAddr>,
 }
 
 /// How many connections each peer has, where that is bounded.
@@ -198,7 +219,8 @@ fn peer_key(peer: IpAddr) -> IpAddr {
 }
 
 impl Connections {
-    fn new(service: Arc<Service>, opening: Arc<Opening>, limits: Limits) -> Self {
+    fn new(service: Arc<Service>, opening: Arc<Opening>, limits: Limits, workers: &[Handle]) -> Self {
+        let workers = workers.iter().map(|handle| Worker { handle: handle.clone(), open: 0 }).collect();
         Self {
             service,
             opening,
@@ -207,6 +229,7 @@ impl Connections {
             farewells: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
             finish: watch::Sender::new(false),
             peers: Peers::default(),
+            workers,
             tasks: JoinSet::new(),
         }
     }
@@ -227,13 +250,23 @@ impl Connections {
             }
             return;
         };
+        let fewest = self.workers.iter_mut().enumerate().min_by_key(|(_, worker)| worker.open);
+        let Some((index, worker)) = fewest else { return };
+        worker.open += 1;
         prepare(&stream);
         let gauge = self.service.intake.metrics.connections.clone();
         let finish = self.finish.subscribe();
         let (service, opening, limits) = (Arc::clone(&self.service), Arc::clone(&self.opening), self.limits);
-        self.tasks.spawn(async move {
+        let drive = async move {
             gauge.inc();
-            if let Some((stream, peer)) = open(stream, peer, &opening, &service, finish.clone()).await {
+            let opened = match here(stream) {
+                Ok(stream) => open(stream, peer, &opening, &service, finish.clone()).await,
+                Err(error) => {
+                    tracing::debug!(%error, %peer, "connection not taken up");
+                    None
+                }
+            };
+            if let Some((stream, peer)) = opened {
                 let round = Round::default();
                 let served = serve_connection(stream, peer, round.clone(), service, limits);
                 // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
@@ -243,8 +276,17 @@ impl Connections {
             }
             drop(place);
             gauge.dec();
-            counted
-        });
+            Some(Left { worker: index, peer: counted })
+        };
+        self.tasks.spawn_on(drive, &worker.handle);
+    }
+
+    fn leave(&mut self, left: Option<Left>) {
+        let Some(Left { worker, peer }) = left else { return };
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.open -= 1;
+        }
+        self.peers.leave(peer);
     }
 
     /// A place under both caps, and under whom it is counted among the peers.
@@ -255,11 +297,16 @@ impl Connections {
         };
         // Those that have ended do not count, though nobody has looked at them yet.
         while let Some(ended) = self.tasks.try_join_next() {
-            self.peers.leave(ended.ok().flatten());
+            self.leave(ended.ok().flatten());
         }
         let peer = peer_key(peer);
         self.peers.enter(peer, max).then_some((place, Some(peer)))
     }
+}
+
+/// Gives a socket to the runtime of this thread.
+fn here(stream: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.into_std()?)
 }
 
 /// Brings a connection as far as HTTP. Once all shall finish, it has little time left for that.
@@ -314,7 +361,7 @@ fn serve_connection(
     };
     let io = Connection::new(stream, round.clone(), patience);
     // One for the connection: all connections would otherwise count references to the one service, from every thread.
-    let visit = Arc::new(Visit { service, peer, round });
+    let visit = Arc::new(Visit { service, peer, round, alarm: Mutex::default() });
     let service = service_fn(move |request| Arc::clone(&visit).serve(request));
     http1::Builder::new()
         // `Connection` watches heads, and the time between requests.

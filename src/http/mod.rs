@@ -10,3 +10,4 @@ pub(crate) mod reply;
 pub(crate) mod service;
 mod stream;
 pub(crate) mod tls;
+pub(crate) mod workers;

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -19,6 +20,7 @@ use hyper::header;
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 
+use crate::alarm::Alarm;
 use crate::capture::Raw;
 use crate::clock;
 use crate::command::Command;
@@ -62,6 +64,8 @@ pub(crate) struct Visit {
     pub(crate) service: Arc<Service>,
     pub(crate) peer: SocketAddr,
     pub(crate) round: Round,
+    /// For the deadlines of its requests.
+    pub(crate) alarm: Mutex<Alarm>,
 }
 
 impl Visit {
@@ -77,7 +81,7 @@ impl Visit {
             Step::Read(receipt, admitted) => {
                 let mut receipt = Some(receipt);
                 let answer = match service.body(&admitted, body.take(), &self.round).await {
-                    Ok(raw) => service.intake.accept(admitted, raw, &mut receipt).await,
+                    Ok(raw) => service.intake.accept(admitted, raw, &mut receipt, &self.alarm).await,
                     Err(refusal) => Err(refusal),
                 };
                 conclude(answer, receipt)

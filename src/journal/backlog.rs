@@ -7,11 +7,12 @@ use std::thread::Thread;
 use crate::ledger::Ledger;
 use crate::refusal::Reason;
 
+use super::bell::Ring;
 use super::entry::Entry;
 use super::entry::Position;
-use super::entry::Promise;
 use super::entry::Standing;
 use super::log::Seq;
+use super::promise::Promise;
 use super::queue::Queue;
 use super::stored::Stored;
 
@@ -36,6 +37,7 @@ pub(crate) struct Settled {
     delivered: u64,
     seqs: Vec<Seq>,
     late: Vec<Seq>,
+    ring: Ring,
 }
 
 impl Backlog {
@@ -80,8 +82,8 @@ impl Backlog {
         }
     }
 
-    /// Settles an entry all of whose records are in Kafka, and keeps the promise made for it. It counts at the next
-    /// [`Backlog::free`].
+    /// Settles an entry all of whose records are in Kafka, and keeps the promise made for it. It counts, and who waits is told, at the
+    /// next [`Backlog::free`].
     pub(crate) fn settle(&self, entry: &Entry, settled: &mut Settled) {
         if let Some(position) = entry.position {
             settled.seqs.push(position.seq);
@@ -95,7 +97,7 @@ impl Backlog {
         settled.add(self.cost_of(entry));
         if entry.standing == Standing::Counted {
             match &entry.promise {
-                Some(promise) if !promise.keep() => self.ledger.late(1),
+                Some(promise) if !promise.keep(&mut settled.ring) => self.ledger.late(1),
                 Some(_) | None => settled.delivered += 1,
             }
         }
@@ -117,7 +119,8 @@ impl Backlog {
 
     /// Frees the room of what was settled, and counts what was delivered: once for many.
     pub(crate) fn free(&self, settled: &mut Settled) {
-        let Settled { captures, bytes, delivered, seqs, late } = settled;
+        let Settled { captures, bytes, delivered, seqs, late, ring } = settled;
+        ring.out();
         match &self.form {
             Form::Memory(queue) if *captures > 0 => {
                 queue.free(*captures, *bytes);

@@ -17,10 +17,10 @@ use crate::metrics::journal::JournalMetrics;
 use crate::refusal::Reason;
 use crate::shutdown::Stop;
 
+use super::bell::Ring;
 use super::codec;
 use super::entry::Entry;
 use super::entry::Position;
-use super::entry::Promise;
 use super::entry::Standing;
 use super::log::AppendError;
 use super::log::directory::Directory;
@@ -29,6 +29,7 @@ use super::log::store::Store;
 use super::log::store::TendError;
 use super::log::writer::Appended;
 use super::log::writer::Writer;
+use super::promise::Promise;
 use super::queue::Queue;
 use super::tail::Tail;
 
@@ -74,6 +75,7 @@ struct Hand {
     entries: VecDeque<Entry>,
     fresh: Vec<Entry>,
     batch: Batch,
+    ring: Ring,
     record_at: Instant,
 }
 
@@ -89,6 +91,7 @@ impl Committer {
             entries: VecDeque::new(),
             fresh: Vec::new(),
             batch: Batch::new(),
+            ring: Ring::default(),
             record_at: clock::monotonic() + RECORD_EVERY,
         };
         let committed = self.commit_all(&mut hand, finish);
@@ -193,13 +196,14 @@ impl Committer {
         for (seq, mut entry) in (appended.first_seq..).zip(hand.entries.drain(..count)) {
             bytes += self.queue.cost_of(entry.cost_bytes);
             entry.position = Some(Position { seq, place: appended.place });
-            if entry.promise.take().is_some_and(|promise| !promise.keep()) {
+            if entry.promise.take().is_some_and(|promise| !promise.keep(&mut hand.ring)) {
                 entry.standing = Standing::Late;
                 late.push(seq);
             }
             stored += u64::from(entry.standing == Standing::Counted);
             hand.fresh.push(entry);
         }
+        hand.ring.out();
         self.queue.free(count, bytes);
         // Before they can be taken: they must not be delivered before they were stored.
         self.ledger.store(stored);

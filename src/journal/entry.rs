@@ -1,17 +1,13 @@
-//! One capture in the journal, and the promise that somebody may wait for.
+//! One capture in the journal.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-use tokio::sync::Notify;
 
 use crate::capture::Capture;
 use crate::clock;
 
 use super::log::Seq;
 use super::log::cursor::Place;
+use super::promise::Promise;
 
 /// A capture on its way to Kafka.
 #[derive(Debug)]
@@ -52,58 +48,5 @@ impl Entry {
     pub(super) fn new(capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Self {
         let cost_bytes = capture.cost_bytes();
         Self { capture, taken_at: clock::monotonic(), cost_bytes, standing, promise, position: None }
-    }
-}
-
-const OPEN: u8 = 0;
-const KEPT: u8 = 1;
-const ABANDONED: u8 = 2;
-
-/// The promise that a capture is safe. Kept by whoever makes it so or abandoned by the request, whichever comes first; never both.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Promise {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug, Default)]
-struct Shared {
-    state: AtomicU8,
-    ended: Notify,
-}
-
-impl Promise {
-    /// Waits until it is kept, or abandoned by whoever was to keep it. Returns whether it was kept. One waiter at a time.
-    pub(super) async fn ended(&self) -> bool {
-        self.shared.ended.notified().await;
-        self.is_kept()
-    }
-
-    /// Keeps it. Returns false when it was abandoned before.
-    pub(super) fn keep(&self) -> bool {
-        self.end(KEPT)
-    }
-
-    /// Abandons it. Returns false when it was kept before.
-    pub(super) fn abandon(&self) -> bool {
-        self.end(ABANDONED)
-    }
-
-    /// Whether it was abandoned.
-    pub(super) fn is_abandoned(&self) -> bool {
-        self.shared.state.load(Ordering::Acquire) == ABANDONED
-    }
-
-    /// Whether it was kept.
-    pub(super) fn is_kept(&self) -> bool {
-        self.shared.state.load(Ordering::Acquire) == KEPT
-    }
-
-    fn end(&self, state: u8) -> bool {
-        let is_first = self.shared.state.compare_exchange(OPEN, state, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if is_first {
-            // Remembered if nobody waits yet.
-            self.shared.ended.notify_one();
-        }
-        is_first
     }
 }

@@ -9,12 +9,14 @@
 //! promises; behind it the *tail* hands the newest captures to the publisher, who reads older ones from the log.
 
 mod backlog;
+pub(crate) mod bell;
 pub(crate) mod codec;
 pub(crate) mod commit;
 pub(crate) mod durable;
 mod entry;
 pub(crate) mod inspect;
 pub(crate) mod log;
+mod promise;
 mod queue;
 mod stored;
 mod tail;
@@ -32,8 +34,8 @@ pub(crate) use self::backlog::Backlog;
 pub(crate) use self::backlog::Settled;
 pub(crate) use self::entry::Entry;
 pub(crate) use self::entry::Position;
-use self::entry::Promise;
 use self::entry::Standing;
+use self::promise::Promise;
 use self::queue::Queue;
 
 /// When a callback counts as acknowledged.
@@ -125,8 +127,8 @@ impl Journal {
     /// The entry of a capture, and where the mode makes a promise, what waits for it.
     fn entry(&self, capture: Box<Capture>) -> (Entry, Option<Appended>) {
         let (promise, broken) = match self.ack {
-            Ack::Journal => (Some(Promise::default()), AppendError::Failed),
-            Ack::Broker => (Some(Promise::default()), AppendError::Unpublishable),
+            Ack::Journal => (Some(Promise::new()), AppendError::Failed),
+            Ack::Broker => (Some(Promise::new()), AppendError::Unpublishable),
             Ack::Memory => (None, AppendError::Closed),
         };
         let appended = promise.clone().map(|promise| Appended { promise, broken, ledger: self.queue.ledger.clone() });

@@ -25,6 +25,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("record", &["auth", "command"]),
     ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
     // Edges. Intake and publish meet in the journal only.
+    ("alarm", &[]),
     ("shutdown", &[]),
     ("config", &["command", "sender"]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
@@ -35,11 +36,11 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "intake",
         &[
-            "auth", "capture", "clock", "command", "decide", "journal", "ledger", "metrics", "parse", "question",
-            "refusal", "request",
+            "alarm", "auth", "capture", "clock", "command", "decide", "journal", "ledger", "metrics", "parse",
+            "question", "refusal", "request",
         ],
     ),
-    ("http", &["capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request", "sender"]),
+    ("http", &["alarm", "capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request", "sender"]),
     ("publish", &["capture", "clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
     ("follow", &["auth", "clock", "decide", "http", "metrics", "shutdown"]),
     ("admin", &["journal", "publish", "shutdown"]),

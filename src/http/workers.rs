@@ -1,0 +1,89 @@
+//! The workers: threads that drive connections, each with a runtime of its own.
+//!
+//! A connection stays with the worker it began with. So what it needs is never looked for by another thread, and no worker wakes
+//! another: with one runtime for all threads that was a system call for every fourth callback.
+
+use std::io;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+
+/// The name of the threads.
+const NAME: &str = "callbacks";
+
+/// Workers that do not run yet.
+#[derive(Debug)]
+pub(crate) struct Unstarted(Vec<Runtime>);
+
+/// Workers that run.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    handles: Vec<Handle>,
+    ends: Vec<oneshot::Sender<()>>,
+    /// Disconnected when all have ended.
+    all: Receiver<()>,
+}
+
+impl Unstarted {
+    /// So many workers.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no more file descriptors.
+    pub(crate) fn new(count: usize) -> io::Result<Self> {
+        let runtimes = (0..count).map(|_| runtime::Builder::new_current_thread().enable_all().build());
+        runtimes.collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Starts their threads. Each does, beside driving connections, what `chore` says.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no more threads.
+    pub(crate) fn start<C, F>(self, chore: C) -> io::Result<Workers>
+    where
+        C: FnOnce() -> F + Clone + Send + 'static,
+        F: Future<Output = ()>,
+    {
+        let (running, all) = mpsc::channel();
+        let mut workers = Workers { handles: Vec::new(), ends: Vec::new(), all };
+        for runtime in self.0 {
+            let (end, ended) = oneshot::channel();
+            workers.handles.push(runtime.handle().clone());
+            workers.ends.push(end);
+            let (running, chore) = (running.clone(), chore.clone());
+            thread::Builder::new().name(NAME.to_owned()).spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ended = ended => {}
+                        () = chore() => {}
+                    }
+                });
+                // Before anybody is told: what it still drove ends here.
+                drop(runtime);
+                drop(running);
+            })?;
+        }
+        Ok(workers)
+    }
+}
+
+impl Workers {
+    /// Where connections are driven.
+    pub(crate) fn handles(&self) -> &[Handle] {
+        &self.handles
+    }
+
+    /// Ends them, with every connection that is still there. Waits for that, but no longer than `limit`.
+    pub(crate) fn end(self, limit: Duration) {
+        drop(self.ends);
+        // Nothing is ever sent: this returns when the last has ended, or when the time is over.
+        let _ended = self.all.recv_timeout(limit);
+    }
+}
