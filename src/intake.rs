@@ -96,6 +96,11 @@ impl Admitted<'_> {
     pub(crate) fn query(&self) -> &str {
         self.query
     }
+
+    /// Whether it asks.
+    pub(crate) fn kind(&self) -> Kind {
+        self.command.map_or_else(|| command::kind_by_name(&self.name), Command::kind)
+    }
 }
 
 impl Intake {
@@ -154,8 +159,7 @@ impl Intake {
 
     /// Decides a before-callback.
     fn judge(&self, admitted: &Admitted<'_>, proven: Proven<'_>) -> Result<Judged, Refusal> {
-        let kind = admitted.command.map_or_else(|| command::kind_by_name(&admitted.name), Command::kind);
-        let command = match (kind, admitted.command) {
+        let command = match (admitted.kind(), admitted.command) {
             (Kind::After, _) => return Ok(Judged::Happened),
             (Kind::Before, None) => return Ok(Judged::Asked),
             (Kind::Before, Some(command)) => command,
@@ -173,7 +177,7 @@ impl Intake {
         receipt: &mut Option<Receipt<'_>>,
         deadline: Instant,
     ) -> Result<(), Refusal> {
-        match self.journal.append_now(capture, receipt) {
+        match self.journal.append_now(capture, receipt, deadline) {
             Ok(None) => Ok(()),
             Ok(Some(appended)) => Box::pin(self.acknowledged(appended, deadline)).await,
             Err(capture) => Box::pin(self.append_in_time(capture, receipt, deadline)).await,
@@ -186,7 +190,7 @@ impl Intake {
         receipt: &mut Option<Receipt<'_>>,
         deadline: Instant,
     ) -> Result<(), Refusal> {
-        match time::timeout_at(deadline.into(), self.journal.append(capture, receipt)).await {
+        match time::timeout_at(deadline.into(), self.journal.append(capture, receipt, deadline)).await {
             Ok(Ok(None)) => Ok(()),
             Ok(Ok(Some(appended))) => self.acknowledged(appended, deadline).await,
             Ok(Err(error)) => Err(self.not_taken(error)),
@@ -207,8 +211,9 @@ impl Intake {
 
     fn not_taken(&self, error: AppendError) -> Refusal {
         match error {
-            AppendError::Full if self.journal.is_full() => Refusal::JournalFull,
+            AppendError::Full | AppendError::Hopeless if self.journal.is_full() => Refusal::JournalFull,
             AppendError::Full => Refusal::QueueFull,
+            AppendError::Hopeless => Refusal::Overloaded,
             AppendError::Closed => Refusal::Stopping,
             AppendError::Unpublishable => Refusal::Unpublishable,
             AppendError::Failed => Refusal::JournalFailed,

@@ -46,12 +46,17 @@ fn assert_all_delivered(bridge: Bridge, kafka: &Kafka, prefix: &str, outcome: &O
     let topic = format!("{prefix}.{}", load::COMMAND);
     let judged = oracle::judge(outcome, &Reader::open(&kafka.client(), &[&topic]).collect_to_end());
     assert!(judged.unanswered.is_empty());
-    let late = bridge.lost("deadline");
+    let late = late(&bridge);
     let stopped = bridge.stop_and_wait();
     assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
     let ledger = Ledger::of_exit(&stopped.ledger);
     assert!((late - ledger.lost as f64).abs() < 0.5, "{ledger:?}");
     ledger
+}
+
+/// What was lost because the disk took too long for it, or would have.
+fn late(bridge: &Bridge) -> f64 {
+    bridge.lost("deadline") + bridge.lost("overloaded")
 }
 
 fn wait_until_acknowledged(load: &Load, count: u64) {
@@ -277,7 +282,7 @@ fn an_outage_at_2000_a_second_over_40_connections_costs_nothing_and_leaves_memor
     wait::until_within(Duration::from_secs(90) + away, "nothing waits", nothing_waits);
     let drain = back.elapsed();
     let scrapes = watch.assert_balanced();
-    let late = bridge.lost("deadline");
+    let late = late(&bridge);
 
     let topic = format!("outage.{}", load::COMMAND);
     let mut tally = Tally::of(&outcome);

@@ -18,7 +18,7 @@ use crate::support::http::Client;
 /// Every callback of the load is this one.
 pub(crate) const COMMAND: &str = "OfficialAccount.CallbackAfterOfficialAccountInfoChanged";
 
-/// Before the next attempt to connect.
+/// Before the next attempt to connect, or after a 503.
 const RECONNECT: Duration = Duration::from_millis(20);
 
 /// One callback that was sent. The official account is the `key`; the `sequence` stands in its name.
@@ -38,6 +38,12 @@ pub(crate) struct Load {
     pause_micros: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Vec<Sent>>>,
+}
+
+impl Sent {
+    fn is_unavailable(&self) -> bool {
+        self.status == Some(503)
+    }
 }
 
 /// How one of them sends.
@@ -88,7 +94,9 @@ impl Load {
                     let pause = Duration::from_micros(pause_micros.load(Ordering::Relaxed));
                     due += pause;
                     let pause = if is_at_rate { due.saturating_duration_since(clock::monotonic()) } else { pause };
-                    thread::sleep(if connection.is_some() { pause } else { RECONNECT });
+                    // Who is told to come later does.
+                    let is_sent_away = connection.is_none() || sender.sent.last().is_some_and(Sent::is_unavailable);
+                    thread::sleep(if is_sent_away { RECONNECT.max(pause) } else { pause });
                 }
                 sender.sent
             })
