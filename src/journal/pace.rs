@@ -45,6 +45,11 @@ impl Pace {
         self.since = is_left.then_some(now);
     }
 
+    /// What there is to do is begun only now.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.since = self.since.map(|_earlier| now);
+    }
+
     /// Nothing is to be done any more, and nothing was.
     pub(super) fn stop(&mut self) {
         self.since = None;
@@ -134,6 +139,13 @@ mod tests {
         assert!(pace.wait(now, 64) > 6000 * MILLI, "{pace:?}");
         let (pace, now) = paced(now, &[&[10][..], &[100; 60], &[10]].concat());
         assert_eq!(pace.wait(now, 64), 640 * MILLI);
+    }
+
+    #[test]
+    fn what_lay_there_before_the_work_began_says_nothing() {
+        let (mut pace, now) = paced(clock::monotonic(), &[]);
+        pace.restart(now + 9000 * MILLI);
+        assert_eq!(pace.wait(now + 9000 * MILLI, 0), Duration::ZERO);
     }
 
     #[test]

@@ -170,9 +170,12 @@ impl Queue {
 
     /// Lets appends through.
     pub(super) fn open(&self) {
+        let now = clock::monotonic();
         let given = {
             let mut entries = self.lock();
             entries.is_open = true;
+            // Nobody was at work so far.
+            entries.pace.restart(now);
             entries.give_room(self.bounds)
         };
         tell(given);

@@ -243,7 +243,8 @@ fn what_kafka_will_never_take_is_503_and_counted() {
 
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert_eq!(answer.header("retry-after"), Some("1"));
-    assert_eq!(bridge.metrics()["callbridge_callbacks_lost_total{reason=\"unpublishable\"}"], 1.0);
+    // The sender is told before it is counted.
+    bridge.metrics_until(|metrics| metrics["callbridge_callbacks_lost_total{reason=\"unpublishable\"}"] == 1.0);
     let expected = Ledger { received: 1, lost: 1, ..Ledger::default() };
     assert_eq!(Ledger::of_exit(&bridge.stop_and_wait().ledger), expected);
 }
