@@ -40,6 +40,11 @@ CRASHES := 100
 crashes: real ## kill -9 in journal mode, again and again: make crashes CRASHES=1000
 	CALLBRIDGE_TORTURE_CRASHES=$(CRASHES) cargo test --test it kill_9_in_journal_mode -- --nocapture
 
+.PHONY: outage
+outage: SECONDS := 600
+outage: kafka ## Kafka away for SECONDS=600 at 2000 callbacks a second; says what became of them, and of the memory
+	CALLBRIDGE_OUTAGE_SECONDS=$(SECONDS) cargo test --release --test it an_outage_at_2000_a_second -- --nocapture
+
 .PHONY: check
 check: lint test mutants ## everything that CI holds: format, lints, documents, tests
 

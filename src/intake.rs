@@ -97,6 +97,11 @@ impl Admitted<'_> {
     pub(crate) fn query(&self) -> &str {
         self.query
     }
+
+    /// Whether it asks.
+    pub(crate) fn kind(&self) -> Kind {
+        self.command.map_or_else(|| command::kind_by_name(&self.name), Command::kind)
+    }
 }
 
 impl Intake {
@@ -159,8 +164,7 @@ impl Intake {
 
     /// Decides a before-callback.
     fn judge(&self, admitted: &Admitted<'_>, proven: Proven<'_>) -> Result<Judged, Refusal> {
-        let kind = admitted.command.map_or_else(|| command::kind_by_name(&admitted.name), Command::kind);
-        let command = match (kind, admitted.command) {
+        let command = match (admitted.kind(), admitted.command) {
             (Kind::After, _) => return Ok(Judged::Happened),
             (Kind::Before, None) => return Ok(Judged::Asked),
             (Kind::Before, Some(command)) => command,
@@ -179,7 +183,7 @@ impl Intake {
         deadline: Instant,
         alarm: &Mutex<Alarm>,
     ) -> Result<(), Refusal> {
-        match self.journal.append_now(capture, receipt) {
+        match self.journal.append_now(capture, receipt, deadline) {
             Ok(None) => Ok(()),
             Ok(Some(appended)) => Box::pin(self.acknowledged(appended, deadline, alarm)).await,
             Err(capture) => Box::pin(self.append_in_time(capture, receipt, deadline, alarm)).await,
@@ -193,7 +197,7 @@ impl Intake {
         deadline: Instant,
         alarm: &Mutex<Alarm>,
     ) -> Result<(), Refusal> {
-        match alarm::until(alarm, deadline, self.journal.append(capture, receipt)).await {
+        match alarm::until(alarm, deadline, self.journal.append(capture, receipt, deadline)).await {
             Some(Ok(None)) => Ok(()),
             Some(Ok(Some(appended))) => self.acknowledged(appended, deadline, alarm).await,
             Some(Err(error)) => Err(self.not_taken(error)),
@@ -214,8 +218,9 @@ impl Intake {
 
     fn not_taken(&self, error: AppendError) -> Refusal {
         match error {
-            AppendError::Full if self.journal.is_full() => Refusal::JournalFull,
+            AppendError::Full | AppendError::Hopeless if self.journal.is_full() => Refusal::JournalFull,
             AppendError::Full => Refusal::QueueFull,
+            AppendError::Hopeless => Refusal::Overloaded,
             AppendError::Closed => Refusal::Stopping,
             AppendError::Unpublishable => Refusal::Unpublishable,
             AppendError::Failed => Refusal::JournalFailed,

@@ -98,9 +98,15 @@ pub enum Refusal {
         /// Counted from 1, in bytes.
         column: usize,
     },
+    /// Too many bodies are on their way, and this one has not come whole with its head.
+    #[error("too many bodies are on their way")]
+    BodiesFull,
     /// The queue is full, and so is the room for those who wait.
     #[error("the queue is full")]
     QueueFull,
+    /// By what is known of the queue and of the disk, it would not be acknowledged in time, so it is not waited for.
+    #[error("it would not be acknowledged in time")]
+    Overloaded,
     /// No room, or no word from Kafka, before the request's deadline.
     #[error("not acknowledged in time")]
     Deadline,
@@ -159,8 +165,12 @@ pub enum Reason {
     CommandMismatch,
     /// [`Refusal::Undecidable`]
     Undecidable,
+    /// [`Refusal::BodiesFull`]
+    BodiesFull,
     /// [`Refusal::QueueFull`]
     QueueFull,
+    /// [`Refusal::Overloaded`]
+    Overloaded,
     /// [`Refusal::Deadline`]
     Deadline,
     /// [`Refusal::JournalFull`]
@@ -205,7 +215,9 @@ impl Refusal {
             Self::NotObject { .. } => Reason::NotObject,
             Self::CommandMismatch { .. } => Reason::CommandMismatch,
             Self::Undecidable { .. } => Reason::Undecidable,
+            Self::BodiesFull => Reason::BodiesFull,
             Self::QueueFull => Reason::QueueFull,
+            Self::Overloaded => Reason::Overloaded,
             Self::Deadline => Reason::Deadline,
             Self::JournalFull => Reason::JournalFull,
             Self::JournalFailed => Reason::JournalFailed,
@@ -217,7 +229,7 @@ impl Refusal {
 
 impl Reason {
     /// Every reason: `Reason::ALL[reason.index()] == reason`.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Method,
         Self::Host,
         Self::TransferEncoding,
@@ -237,7 +249,9 @@ impl Reason {
         Self::NotObject,
         Self::CommandMismatch,
         Self::Undecidable,
+        Self::BodiesFull,
         Self::QueueFull,
+        Self::Overloaded,
         Self::Deadline,
         Self::JournalFull,
         Self::JournalFailed,
@@ -272,7 +286,9 @@ impl Reason {
             Self::BodyTimeout => 408,
             Self::BodyTooLarge => 413,
             Self::ContentEncoding => 415,
-            Self::QueueFull
+            Self::BodiesFull
+            | Self::QueueFull
+            | Self::Overloaded
             | Self::Deadline
             | Self::JournalFull
             | Self::JournalFailed
@@ -284,7 +300,9 @@ impl Reason {
     /// Where the ledger counts it.
     pub const fn account(self) -> Account {
         match self {
-            Self::QueueFull
+            Self::BodiesFull
+            | Self::QueueFull
+            | Self::Overloaded
             | Self::Deadline
             | Self::JournalFull
             | Self::JournalFailed
@@ -360,7 +378,9 @@ impl Reason {
             Self::NotObject => "not_object",
             Self::CommandMismatch => "command_mismatch",
             Self::Undecidable => "undecidable",
+            Self::BodiesFull => "bodies_full",
             Self::QueueFull => "queue_full",
+            Self::Overloaded => "overloaded",
             Self::Deadline => "deadline",
             Self::JournalFull => "journal_full",
             Self::JournalFailed => "journal_failed",

@@ -57,6 +57,7 @@ pub(crate) fn measure(options: &Options) -> io::Result<Figures> {
         warm_up_seconds: 0.0,
         seconds: if options.is_quick() { 1.0 } else { FILL_SECONDS },
         rate: None,
+        is_signed: false,
     };
     Sample::fill(&server, &plan)?;
     server.process.signal(Signal::KILL)?;

@@ -54,6 +54,9 @@ pub(crate) struct LoadOptions {
     /// Callbacks a second over all connections; without it each connection sends as soon as it was answered.
     #[arg(long)]
     pub(crate) rate: Option<f64>,
+    /// Signs the callbacks.
+    #[arg(long)]
+    pub(crate) signed: bool,
 }
 
 /// What the load saw in the measured window. Latencies are in microseconds.
@@ -92,7 +95,7 @@ pub(crate) fn run(options: &LoadOptions) -> io::Result<()> {
 async fn open_all(options: &LoadOptions) -> io::Result<Vec<Connection>> {
     let mut connections = Vec::with_capacity(options.connections);
     for number in 0..options.connections {
-        let request = Request::new(options.command, options.server, number);
+        let request = Request::new(options.command, options.server, number, options.signed);
         connections.push(Connection::open(options.server, request).await?);
     }
     Ok(connections)

@@ -17,6 +17,7 @@ mod process;
 mod report;
 mod sample;
 mod server;
+mod slow;
 mod suite;
 
 use std::io;
@@ -28,6 +29,7 @@ use mimalloc::MiMalloc;
 
 use crate::load::LoadOptions;
 use crate::options::Options;
+use crate::slow::SlowOptions;
 
 /// The allocator that callbridge has, so that bare hyper has it too.
 #[global_allocator]
@@ -54,6 +56,9 @@ enum Role {
     /// The load generator.
     #[command(hide = true)]
     Load(LoadOptions),
+    /// Senders that trickle.
+    #[command(hide = true)]
+    Slow(SlowOptions),
     /// A broker that is not Apache Kafka.
     #[command(hide = true)]
     Mock,
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
     let done = match arguments.role {
         Some(Role::Bare) => bare::serve(),
         Some(Role::Load(options)) => load::run(&options),
+        Some(Role::Slow(options)) => slow::run(&options),
         Some(Role::Mock) => broker::serve_mock(),
         None if arguments.bench => suite::run(&arguments.options),
         None => Ok(()),

@@ -12,9 +12,9 @@ use crate::sample::Sample;
 pub(crate) struct Pair {
     pub(crate) mode: &'static str,
     pub(crate) connections: usize,
-    /// Bare hyper, or callbridge with a healthy broker.
+    /// Bare hyper, or callbridge with a healthy broker, or with a good sender alone.
     pub(crate) base: Vec<Sample>,
-    /// callbridge, or callbridge with a frozen broker.
+    /// callbridge, or callbridge with a frozen broker, or with slow senders too.
     pub(crate) subject: Vec<Sample>,
 }
 

@@ -18,6 +18,8 @@ const MIB: f64 = 1024.0 * 1024.0;
 
 /// `memory` mode at 64 connections may cost this many times bare hyper's CPU time.
 const CPU_RATIO_MAX: f64 = 1.5;
+/// The same with signatures that are checked.
+const SIGNED_CPU_RATIO_MAX: f64 = 1.6;
 /// `broker` mode's median latency at one connection.
 const BROKER_P50_MICROS_MAX: f64 = 2500.0;
 /// `journal` mode at 64 connections may cost this many times bare hyper's CPU time.
@@ -42,6 +44,8 @@ pub(crate) struct Report {
     idle: Vec<Idle>,
     beside_bare: Vec<Pair>,
     frozen_broker: Vec<Pair>,
+    slow_senders: Option<Pair>,
+    signed: Option<Pair>,
     journal: Option<Figures>,
     /// Something that was asked for is missing.
     pub(crate) failed: bool,
@@ -66,6 +70,8 @@ impl Report {
             idle: vec![Idle { server: "bare hyper", bytes: bare_idle_bytes }],
             beside_bare: Vec::new(),
             frozen_broker: Vec::new(),
+            slow_senders: None,
+            signed: None,
             journal: None,
             failed: false,
         }
@@ -74,7 +80,7 @@ impl Report {
     pub(crate) fn print_head(&self) {
         println!("machine  {}\ncommand  {}\nbroker   {}\n", self.machine, self.command, self.broker);
         println!(
-            "{:8} {:>5} {:14} {:>8} {:>8} {:>8} {:>8} {:>7} {:>18} {:>8} {:>8}",
+            "{:8} {:>5} {:15} {:>8} {:>8} {:>8} {:>8} {:>7} {:>18} {:>8} {:>8}",
             "mode",
             "conns",
             "server",
@@ -106,13 +112,28 @@ impl Report {
         self.frozen_broker.push(pair);
     }
 
+    /// Adds and prints a good sender alone and beside slow ones.
+    pub(crate) fn bothered(&mut self, pair: Pair) {
+        print_pair(&pair, ["good", "good, 1000 slow"], &ratio_text(pair.ratio(|sample| sample.load.p99)));
+        self.slow_senders = Some(pair);
+    }
+
+    /// Adds and prints signed callbacks beside bare hyper, which does not look at the signature.
+    pub(crate) fn signed(&mut self, pair: Pair) {
+        print_pair(&pair, ["bare hyper", "signed"], &ratio_text(pair.ratio(|sample| sample.cpu_micros)));
+        self.signed = Some(pair);
+    }
+
     /// Adds what only the journal has.
     pub(crate) const fn journal(&mut self, figures: Figures) {
         self.journal = Some(figures);
     }
 
     pub(crate) fn print_targets(&self) {
-        println!("\nratio: of CPU µs to bare hyper's; of p99 to the healthy broker's where the broker is frozen\n");
+        println!(
+            "\nratio: of CPU µs to bare hyper's; of p99 to the healthy broker's where the broker is frozen, and to the good \
+             sender's alone beside slow ones\n"
+        );
         for idle in &self.idle {
             println!("idle RSS, {}: {:.1} MiB", idle.server, idle.bytes as f64 / MIB);
         }
@@ -121,6 +142,8 @@ impl Report {
         let [_, ratio, _] =
             self.pair(Mode::Memory, 64).map_or([f64::NAN; 3], |pair| pair.ratio(|sample| sample.cpu_micros));
         print_target("CPU ratio, memory mode, 64 connections", Some(ratio), CPU_RATIO_MAX);
+        let signed = self.signed.as_ref().map(|pair| pair.ratio(|sample| sample.cpu_micros)[1]);
+        print_target("CPU ratio, memory mode, signed, 64 connections", signed, SIGNED_CPU_RATIO_MAX);
         let p50 = self.pair(Mode::Broker, 1).map(|pair| median(&pair.subject, |sample| sample.load.p50));
         print_target("p50 µs, broker mode, 1 connection", p50, BROKER_P50_MICROS_MAX);
         self.print_journal_targets();
@@ -159,7 +182,7 @@ fn print_pair(pair: &Pair, names: [&str; 2], ratio: &str) {
     for (name, samples, ratio) in [(names[0], &pair.base, ""), (names[1], &pair.subject, ratio)] {
         let of = |figure: fn(&Sample) -> f64| median(samples, figure);
         println!(
-            "{:8} {:>5} {name:14} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>7.1} {ratio:>18} {:>8.1} {:>8.0}",
+            "{:8} {:>5} {name:15} {:>8.0} {:>8.0} {:>8.0} {:>8.0} {:>7.1} {ratio:>18} {:>8.1} {:>8.0}",
             pair.mode,
             pair.connections,
             of(|sample| sample.load.taken as f64 / sample.load.seconds),

@@ -11,6 +11,7 @@ use crate::load;
 use crate::load::Load;
 use crate::process::Process;
 use crate::server::Server;
+use crate::slow;
 
 /// How much longer than its window the load may take.
 const LOAD_GRACE: Duration = Duration::from_secs(60);
@@ -24,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) seconds: f64,
     /// Callbacks a second, or as many as can be.
     pub(crate) rate: Option<u32>,
+    /// Whether the callbacks are signed.
+    pub(crate) is_signed: bool,
 }
 
 /// What one window gave.
@@ -47,6 +50,12 @@ impl Sample {
     /// Measures `server` while `broker`, which its records go to, is frozen. The warm-up comes before, the drain after.
     pub(crate) fn take_frozen(server: &Server, plan: &Plan, broker: &Broker) -> io::Result<Self> {
         Self::measure(server, plan, Some(broker))
+    }
+
+    /// Measures `server` while so many slow senders bother it. The CPU time is for both.
+    pub(crate) fn take_bothered(server: &Server, plan: &Plan, slow: usize) -> io::Result<Self> {
+        let _slow = slow::start(server, slow)?;
+        Self::measure(server, plan, None)
     }
 
     /// Sends `server` what `plan` says, and measures nothing.
@@ -88,6 +97,9 @@ fn start_load(server: &Server, plan: &Plan) -> io::Result<Process> {
     give("--seconds", plan.seconds.to_string());
     if let Some(rate) = plan.rate {
         give("--rate", rate.to_string());
+    }
+    if plan.is_signed {
+        arguments.push("--signed".to_owned());
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let load = Process::role("load", &arguments)?;

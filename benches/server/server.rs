@@ -15,6 +15,7 @@ use std::time::Duration;
 use callbridge::clock;
 
 use crate::broker::Broker;
+use crate::callback;
 use crate::callback::Command as Callback;
 use crate::options::BrokerKind;
 use crate::options::Mode;
@@ -39,8 +40,14 @@ const NO_BROKER: &str = "127.0.0.1:1";
 /// The journal's folder, in the output folder.
 const JOURNAL: &str = "journal";
 
+/// What signs callbacks, in the output folder.
+const TOKEN_FILE: &str = "token";
+
 /// The gauge that says how much waits.
 const WAITING: &str = "callbridge_callbacks_waiting";
+
+/// Its label for those whose request is still being read.
+const UNTAKEN: &str = "where=\"request\"";
 
 /// A running server.
 pub(crate) struct Server {
@@ -63,12 +70,19 @@ impl Server {
     /// Starts callbridge, and waits until it is ready. Its log is in the output folder.
     pub(crate) fn callbridge(program: &Path, mode: Mode, broker: &Broker) -> io::Result<Self> {
         Self::forget_journal()?;
-        Self::start(program, mode, &broker.address, broker.kind == BrokerKind::Kafka)
+        Self::start(program, mode, &broker.address, broker.kind == BrokerKind::Kafka, None)
+    }
+
+    /// The same for one that takes signed callbacks only.
+    pub(crate) fn signed(program: &Path, mode: Mode, broker: &Broker) -> io::Result<Self> {
+        let token_file = Path::new(OUTPUT).join(TOKEN_FILE);
+        fs::write(&token_file, callback::TOKEN)?;
+        Self::start(program, mode, &broker.address, broker.kind == BrokerKind::Kafka, Some(&token_file))
     }
 
     /// Starts callbridge in journal mode with what is in the journal, and without a broker.
     pub(crate) fn with_journal(program: &Path) -> io::Result<Self> {
-        Self::start(program, Mode::Journal, NO_BROKER, false)
+        Self::start(program, Mode::Journal, NO_BROKER, false, None)
     }
 
     /// Removes the journal of earlier servers.
@@ -79,7 +93,13 @@ impl Server {
         }
     }
 
-    fn start(program: &Path, mode: Mode, brokers: &str, creates_topics: bool) -> io::Result<Self> {
+    fn start(
+        program: &Path,
+        mode: Mode,
+        brokers: &str,
+        creates_topics: bool,
+        token_file: Option<&Path>,
+    ) -> io::Result<Self> {
         let mode = mode.name();
         let mut command = Command::new(program);
         command.args(["serve", "--sdk-app-id", "1400000000", "--brokers", brokers, "--ack", mode]);
@@ -93,6 +113,9 @@ impl Server {
         }
         if creates_topics {
             command.arg("--create-topics");
+        }
+        if let Some(token_file) = token_file {
+            command.arg("--token-file").arg(token_file);
         }
         command.stderr(File::create(Path::new(OUTPUT).join(format!("callbridge-{mode}.log")))?);
         let process = Process::start(&format!("callbridge in {mode} mode"), &mut command)?;
@@ -116,14 +139,15 @@ impl Server {
     }
 }
 
-/// The callbacks that wait, anywhere.
+/// The callbacks that were taken and wait, anywhere. Those of slow senders are never taken.
 fn waiting(admin: SocketAddr) -> io::Result<f64> {
     let mut stream = TcpStream::connect(admin)?;
     // HTTP/1.0: the answer is not chunked, and ends with the connection.
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
-    let values = answer.lines().filter(|line| line.starts_with(WAITING)).map(|line| {
+    let lines = answer.lines().filter(|line| line.starts_with(WAITING) && !line.contains(UNTAKEN));
+    let values = lines.map(|line| {
         let value = line.rsplit(' ').next().unwrap_or_default();
         value.parse::<f64>().map_err(io::Error::other)
     });

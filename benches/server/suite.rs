@@ -1,4 +1,4 @@
-//! The whole benchmark in order: the broker, then every mode beside bare hyper, then the frozen broker.
+//! The whole benchmark in order: the broker, then every mode beside bare hyper, with a frozen broker, with slow senders, and signed.
 
 use std::fs;
 use std::io;
@@ -14,15 +14,23 @@ use crate::report::Report;
 use crate::sample::Plan;
 use crate::sample::Sample;
 use crate::server::Server;
+use crate::slow;
 
 /// The load on the before-decision while the broker is frozen: far below what the server can, so that its latency is
 /// its own and not a queue's.
 const BEFORE_RATE: u32 = 2000;
 const BEFORE_CONNECTIONS: usize = 16;
 
+/// Slow senders beside a good one, which sends as above.
+const SLOW_CONNECTIONS: usize = 1000;
+
+/// Connections that send signed callbacks.
+const SIGNED_CONNECTIONS: usize = 64;
+
 /// Measures everything that `options` ask for. Prints it and writes it down.
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     fs::create_dir_all(OUTPUT)?;
+    slow::allow_connections()?;
     let broker = Broker::start(options.broker)?;
     let bare = Server::bare()?;
     let mut report = Report::new(broker.name(), bare.idle_bytes);
@@ -58,6 +66,7 @@ fn measure(options: &Options, mode: Mode, broker: &Broker, bare: &Server, report
         warm_up_seconds: options.warm_up_seconds,
         seconds: options.seconds(),
         rate: None,
+        is_signed: false,
     };
     for &connections in &options.connections {
         let plan = Plan { connections, ..after };
@@ -69,5 +78,19 @@ fn measure(options: &Options, mode: Mode, broker: &Broker, bare: &Server, report
     let healthy = || Sample::take(&ours, &before);
     let frozen = || Sample::take_frozen(&ours, &before, broker);
     report.frozen(Pair::measure(mode, BEFORE_CONNECTIONS, options.rounds(), healthy, frozen)?);
+    if mode != Mode::Memory {
+        return Ok(());
+    }
+    // Neither has to do with the mode; in this one nothing else is in the way.
+    let good = Plan { command: Command::After, ..before };
+    let undisturbed = || Sample::take(&ours, &good);
+    let bothered = || Sample::take_bothered(&ours, &good, SLOW_CONNECTIONS);
+    report.bothered(Pair::measure(mode, good.connections, options.rounds(), undisturbed, bothered)?);
+    drop(ours);
+    let ours = Server::signed(&options.program, mode, broker)?;
+    let plan = Plan { connections: SIGNED_CONNECTIONS, is_signed: true, ..after };
+    let bare = || Sample::take(bare, &plan);
+    let signed = || Sample::take(&ours, &plan);
+    report.signed(Pair::measure(mode, plan.connections, options.rounds(), bare, signed)?);
     Ok(())
 }

@@ -22,6 +22,7 @@ use crate::follow::files::Files;
 use crate::follow::tls::TlsFiles;
 use crate::follow::tls::TlsPaths;
 use crate::follow::tokens::TokenFiles;
+use crate::http::budget::Budget;
 use crate::http::listener;
 use crate::http::listener::Limits;
 use crate::http::listener::Order;
@@ -265,7 +266,8 @@ fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Ser
     let callbacks = &config.callbacks;
     let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
     let (path, body_bytes_max) = (callbacks.path.clone(), callbacks.body_bytes_max);
-    Service { intake, path, senders, body_bytes_max, is_stopping }
+    let budget = Budget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone());
+    Service { intake, path, senders, body_bytes_max, budget, is_stopping }
 }
 
 fn tls_paths(tls: &config::Tls) -> TlsPaths {

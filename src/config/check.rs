@@ -58,6 +58,9 @@ const BLOCK_BYTES: u64 = 4096;
 /// So many of the longest bodies fit into a segment of the journal, with what else stands there.
 const SEGMENT_BODIES: u64 = 4;
 
+/// So many of the longest bodies may be on their way.
+const BUDGET_BODIES: usize = 4;
+
 /// Lays `layers` over each other, the later over the earlier, and judges the outcome.
 pub(crate) fn check(layers: [Layer; 4], folder: PathBuf, judge_kafka: JudgeKafka) -> Result<Config, Vec<Problem>> {
     let mut entries = BTreeMap::new();
@@ -133,6 +136,7 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
         proxy_protocol: reader.boolean("callbacks.proxy_protocol"),
         tls: tls(reader),
         body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=16 * 1024 * 1024)),
+        bodies_bytes_max: reader.count("callbacks.bodies_bytes_max", &(1..=QUEUE_MAX)),
         connections_max: reader.count("callbacks.connections_max", &(1..=1_000_000)),
         connections_per_peer_max: reader
             .integer("callbacks.connections_per_peer_max", &(1..=1_000_000))
@@ -370,6 +374,10 @@ fn compare(reader: &mut Reader, config: &Config) {
     if callbacks.proxy_protocol && callbacks.proxies.0.is_empty() {
         let why = "needs callbacks.proxies: from others such a header would be believed by mistake";
         reader.contradiction("callbacks.proxy_protocol", "callbacks.proxies", why);
+    }
+    if callbacks.bodies_bytes_max / BUDGET_BODIES < callbacks.body_bytes_max {
+        let why = "must be at least four times callbacks.body_bytes_max: a quarter is for questions alone";
+        reader.contradiction("callbacks.bodies_bytes_max", "callbacks.body_bytes_max", why);
     }
     if config.queue.bytes_max < callbacks.body_bytes_max {
         let why = "must not be below callbacks.body_bytes_max: the longest body would never fit";

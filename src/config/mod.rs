@@ -95,6 +95,8 @@ pub struct Callbacks {
     pub tls: Option<Tls>,
     /// The longest body that is taken, in bytes. Default: 262 144.
     pub body_bytes_max: usize,
+    /// How many bytes of bodies may be on their way; at least four times the longest body. Default: 67 108 864.
+    pub bodies_bytes_max: usize,
     /// How many connections may be open. Default: 10 000.
     pub connections_max: usize,
     /// How many of them one peer may have; proxies may have any number. Default: absent, any number.

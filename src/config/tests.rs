@@ -101,6 +101,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.callbacks.listen.to_string(), "0.0.0.0:8080");
     assert_eq!(config.callbacks.path, None);
     assert_eq!(config.callbacks.body_bytes_max, 262_144);
+    assert_eq!(config.callbacks.bodies_bytes_max, 64 << 20);
     assert_eq!(config.callbacks.connections_max, 10_000);
     assert_eq!(config.callbacks.head_timeout, Duration::from_secs(5));
     assert_eq!(config.callbacks.body_timeout, Duration::from_secs(1));
@@ -301,6 +302,11 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     (
         "queue.captures_max = 281474976710657",
         "callbridge.toml:1: queue.captures_max: must be from 1 to 281474976710656",
+    ),
+    (
+        "callbacks.bodies_bytes_max = 1048575",
+        "callbridge.toml:1: callbacks.bodies_bytes_max: must be at least four times callbacks.body_bytes_max: a quarter is \
+         for questions alone",
     ),
     (
         "queue.bytes_max = 262143",

@@ -1,5 +1,6 @@
 //! The callback listener: connections, limits, and the way from a request to an answer.
 
+pub(crate) mod budget;
 pub(crate) mod connection;
 pub(crate) mod expiry;
 mod framing;

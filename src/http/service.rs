@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::task::Context;
 use std::task::Poll;
 
 use hyper::Method;
@@ -34,6 +35,7 @@ use crate::request::Query;
 use crate::request::QueryError;
 use crate::sender::Senders;
 
+use super::budget::Budget;
 use super::connection::Round;
 use super::framing;
 use super::reply;
@@ -51,6 +53,8 @@ pub(crate) struct Service {
     /// Whose callbacks are taken; `None`: anybody's.
     pub(crate) senders: Option<Senders>,
     pub(crate) body_bytes_max: usize,
+    /// Room for bodies that are on their way.
+    pub(crate) budget: Budget,
     /// Set when the process stops: each answer then ends its connection.
     pub(crate) is_stopping: Arc<AtomicBool>,
 }
@@ -80,8 +84,11 @@ impl Visit {
             Step::Refuse(receipt, refusal) => conclude(Err(refusal), Some(receipt)),
             Step::Read(receipt, admitted) => {
                 let mut receipt = Some(receipt);
-                let answer = match service.body(&admitted, body.take(), &self.round).await {
-                    Ok(raw) => service.intake.accept(admitted, raw, &mut receipt, &self.alarm).await,
+                let answer = match service.body(&admitted, body.as_mut(), &self.round).await {
+                    Ok(raw) => {
+                        body = None;
+                        service.intake.accept(admitted, raw, &mut receipt, &self.alarm).await
+                    }
                     Err(refusal) => Err(refusal),
                 };
                 conclude(answer, receipt)
@@ -170,17 +177,33 @@ impl Service {
         self.intake.admit(head, parts.uri.query().unwrap_or_default(), query.map_err(Refusal::Query)?)
     }
 
-    /// Reads the body, behind a copy of the query.
-    async fn body(&self, admitted: &Admitted<'_>, body: Option<Incoming>, round: &Round) -> Result<Raw, Refusal> {
-        let Some(mut body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
+    /// Reads the body, behind a copy of the query. If it has to be waited for, there must be room in the budget. That is given back with
+    /// the last byte: from there on the journal's bounds hold.
+    async fn body(&self, admitted: &Admitted<'_>, body: Option<&mut Incoming>, round: &Round) -> Result<Raw, Refusal> {
+        let Some(body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
         let limit = self.body_bytes_max;
-        let expected = usize::try_from(body.size_hint().lower()).ok().filter(|expected| *expected <= limit);
+        let hint = body.size_hint();
+        let expected = usize::try_from(hint.lower()).ok().filter(|expected| *expected <= limit);
         let Some(expected) = expected else { return Err(Refusal::BodyTooLarge { limit }) };
+        // What comes in chunks may be as long as any.
+        let awaited = if hint.exact().is_some() { expected } else { limit };
+        let mut room = None;
         // Copied: what comes is a part of the connection's buffer, and would hold all of it for as long as it waits. In small
         // chunks, that would be many times the body.
         let mut raw = Raw::begin(admitted.query(), expected);
         round.read_body();
-        while let Some(frame) = frame(&mut body, round).await? {
+        loop {
+            let frame = poll_fn(|cx| {
+                let frame = poll_frame(body, round, cx);
+                if frame.is_pending() && room.is_none() && !body.is_end_stream() {
+                    room = self.budget.reserve(awaited, admitted.kind());
+                    if room.is_none() {
+                        return Poll::Ready(Err(Refusal::BodiesFull));
+                    }
+                }
+                frame
+            });
+            let Some(frame) = frame.await? else { break };
             let Ok(data) = frame.into_data() else { continue };
             if data.len() > limit - raw.body().len() {
                 return Err(Refusal::BodyTooLarge { limit });
@@ -204,7 +227,7 @@ impl Service {
         let mut bytes = 0;
         round.read_body();
         loop {
-            match frame(&mut body, round).await {
+            match poll_fn(|cx| poll_frame(&mut body, round, cx)).await {
                 Ok(Some(frame)) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
                 Ok(None) => return true,
                 Err(_late_or_broken_off) => return false,
@@ -231,12 +254,10 @@ fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Re
 }
 
 /// The next part of a body; `None` at its end. No timer here: the connection holds the time that a body may take.
-fn frame(body: &mut Incoming, round: &Round) -> impl Future<Output = Result<Option<Frame<Bytes>>, Refusal>> {
-    poll_fn(move |cx| {
-        if round.is_body_late() {
-            return Poll::Ready(Err(Refusal::BodyTimeout));
-        }
-        let frame = Pin::new(&mut *body).poll_frame(cx);
-        frame.map(|frame| frame.transpose().map_err(|_broken_off| Refusal::BrokenOff))
-    })
+fn poll_frame(body: &mut Incoming, round: &Round, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Refusal>> {
+    if round.is_body_late() {
+        return Poll::Ready(Err(Refusal::BodyTimeout));
+    }
+    let frame = Pin::new(body).poll_frame(cx);
+    frame.map(|frame| frame.transpose().map_err(|_broken_off| Refusal::BrokenOff))
 }

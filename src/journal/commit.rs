@@ -36,7 +36,7 @@ use super::tail::Tail;
 /// Entries taken at a time.
 const TAKE_MAX: usize = 4096;
 /// A frame grows to about this size, in bytes; then it is written, however many wait.
-const FRAME_BYTES: usize = 1 << 20;
+pub(super) const FRAME_BYTES: usize = 1 << 20;
 /// How often it is recorded what was delivered.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 /// How long is waited for room before it is looked whether the process stops.

@@ -14,6 +14,7 @@ use super::Bounds;
 use super::Journal;
 use super::backlog::Backlog;
 use super::commit::Committer;
+use super::commit::FRAME_BYTES;
 use super::commit::Tender;
 use super::log::OnCorruption;
 use super::log::OpenError;
@@ -132,7 +133,7 @@ pub(crate) fn open(
     })?;
     ledger.recover(found.counted);
     metrics.damaged.inc_by(found.damage.iter().map(|damage| damage.to - damage.from).sum());
-    let queue = Arc::new(Queue::new(bounds, ledger.clone()));
+    let queue = Arc::new(Queue::new(bounds, Some(FRAME_BYTES), ledger.clone()));
     let tail = Arc::new(Tail::new(TAIL_BYTES, store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
     let stored = Stored::new(Arc::clone(&tail), store.clone(), Arc::clone(apps), metrics.clone());

@@ -16,6 +16,7 @@ pub(crate) mod durable;
 mod entry;
 pub(crate) mod inspect;
 pub(crate) mod log;
+mod pace;
 mod promise;
 mod queue;
 mod stored;
@@ -24,6 +25,7 @@ mod tail;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crate::capture::Capture;
 use crate::ledger::Ledger;
@@ -65,6 +67,8 @@ pub(crate) struct Bounds {
 pub(crate) enum AppendError {
     /// No room, and no room to wait for it.
     Full,
+    /// It would not be acknowledged in time.
+    Hopeless,
     /// No more captures are taken.
     Closed,
     /// Kafka will never take it.
@@ -84,26 +88,27 @@ pub(crate) struct Journal {
 
 /// Makes a journal in memory. It is not open yet: what is appended waits until [`Journal::open`].
 pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger) -> (Journal, Backlog) {
-    let queue = Arc::new(Queue::new(bounds, ledger.clone()));
+    let queue = Arc::new(Queue::new(bounds, None, ledger.clone()));
     let journal = Journal { queue: Arc::clone(&queue), ack, is_full: Arc::default() };
     (journal, Backlog::in_memory(queue, ledger))
 }
 
 impl Journal {
-    /// Takes a capture if that needs no waiting. It is then as safe as the [`Ack`] mode promises, or, where that takes Kafka's word, will
+    /// Takes a capture if that needs no waiting for room, and does not come too late for `deadline`. It is then as safe as the [`Ack`] mode promises, or, where that takes Kafka's word, will
     /// be once [`Appended::acknowledged`] says so. If not, the capture comes back.
     pub(crate) fn append_now(
         &self,
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
+        deadline: Instant,
     ) -> Result<Option<Appended>, Box<Capture>> {
         let (entry, appended) = self.entry(capture);
-        self.queue.append(entry, receipt).map_err(|entry| entry.capture)?;
+        self.queue.append(entry, receipt, deadline).map_err(|entry| entry.capture)?;
         Ok(appended)
     }
 
-    /// Takes a capture as [`Journal::append_now`] does, and waits for room, in order of arrival. There is no timeout here: the caller
-    /// holds the deadline for the whole request.
+    /// Takes a capture as [`Journal::append_now`] does, and waits for room, in order of arrival, unless that would take until after
+    /// `deadline`. There is no timeout here: the caller holds the deadline for the whole request.
     ///
     /// # Cancel safety
     ///
@@ -117,8 +122,9 @@ impl Journal {
         &self,
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
+        deadline: Instant,
     ) -> Result<Option<Appended>, AppendError> {
-        let place = self.queue.wait(&capture).await?;
+        let place = self.queue.wait(&capture, deadline).await?;
         let (entry, appended) = self.entry(capture);
         place.push(entry, receipt).map_err(|_closed| AppendError::Closed)?;
         Ok(appended)

@@ -1,7 +1,8 @@
 //! The queue between intake and the publisher: entries in order, and the room they take, under one lock.
 //!
 //! Room is counted in captures and in bytes. It is taken when an entry is pushed and free again once the entry is settled, so what the
-//! publisher has taken still counts. Who waits for room stands in line, and nobody who comes later is before them.
+//! publisher has taken still counts. Who waits for room stands in line, and nobody who comes later is before them. Who would wait for
+//! longer than the deadline allows, as far as the [`Pace`] tells, is sent away at once.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -9,22 +10,28 @@ use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::thread::Thread;
+use std::time::Duration;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use crate::capture::Capture;
+use crate::clock;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
 
 use super::AppendError;
 use super::Bounds;
 use super::entry::Entry;
+use super::pace::Pace;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Queue {
     entries: Mutex<Entries>,
     bounds: Bounds,
+    /// What a turn takes of it at most, in bytes of bodies and queries, where that is known.
+    turn_bytes: Option<usize>,
     pub(super) ledger: Ledger,
     /// Whom to wake when there is something to take.
     taker: OnceLock<Thread>,
@@ -45,6 +52,7 @@ struct Entries {
     /// What those in line wait with.
     line_bytes: usize,
     next_ticket: u64,
+    pace: Pace,
 }
 
 /// Somebody who waits for room.
@@ -65,17 +73,24 @@ pub(super) struct Place<'q> {
 }
 
 impl Queue {
-    /// An empty queue. It is not open yet.
-    pub(super) fn new(bounds: Bounds, ledger: Ledger) -> Self {
-        Self { entries: Mutex::default(), bounds, ledger, taker: OnceLock::new() }
+    /// An empty queue. It is not open yet. Of `turn_bytes`, see [`Queue`].
+    pub(super) fn new(bounds: Bounds, turn_bytes: Option<usize>, ledger: Ledger) -> Self {
+        Self { entries: Mutex::default(), bounds, turn_bytes, ledger, taker: OnceLock::new() }
     }
 
-    /// Lines up an entry if it is open and has room, and nobody waits for that. If not, the entry comes back and the receipt is left
-    /// alone.
-    pub(super) fn append(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
+    /// Lines up an entry if it is open and has room, nobody waits for that, and it does not come too late for `deadline`. If not, the
+    /// entry comes back and the receipt is left alone.
+    pub(super) fn append(
+        &self,
+        entry: Entry,
+        receipt: &mut Option<Receipt<'_>>,
+        deadline: Instant,
+    ) -> Result<(), Entry> {
         let cost = self.cost_of(entry.cost_bytes);
         let mut entries = self.lock();
-        if !entries.is_open || !entries.reserve(cost, self.bounds) {
+        // Where turns are not known, only who finds no room may be too late.
+        let is_late = || self.turn_bytes.is_some() && entries.is_late(entry.taken_at, deadline, self.turn_bytes);
+        if !entries.is_open || is_late() || !entries.reserve(cost, self.bounds, entry.taken_at) {
             return Err(entry);
         }
         self.push(entries, entry, receipt);
@@ -86,7 +101,7 @@ impl Queue {
     pub(super) fn offer(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
         let cost = self.cost_of(entry.cost_bytes);
         let mut entries = self.lock();
-        if !entries.reserve(cost, self.bounds) {
+        if !entries.reserve(cost, self.bounds, entry.taken_at) {
             return Err(entry);
         }
         self.push(entries, entry, receipt);
@@ -94,16 +109,17 @@ impl Queue {
     }
 
     /// Waits until it is open and has room, in order of arrival.
-    pub(super) async fn wait(&self, capture: &Capture) -> Result<Place<'_>, AppendError> {
-        let (place, has_room) = self.line_up(self.cost_of(capture.cost_bytes()))?;
+    pub(super) async fn wait(&self, capture: &Capture, deadline: Instant) -> Result<Place<'_>, AppendError> {
+        let (place, has_room) = self.line_up(self.cost_of(capture.cost_bytes()), deadline)?;
         // Whoever is not told that there is room has been sent away.
         has_room.await.map_err(|_closed| AppendError::Closed)?;
         Ok(place)
     }
 
-    /// Takes the last place in line, as long as those who wait are within their bound.
-    fn line_up(&self, cost: usize) -> Result<(Place<'_>, oneshot::Receiver<()>), AppendError> {
+    /// Takes the last place in line, as long as those who wait are within their bound and there is hope.
+    fn line_up(&self, cost: usize, deadline: Instant) -> Result<(Place<'_>, oneshot::Receiver<()>), AppendError> {
         let (has_room, receiver) = oneshot::channel();
+        let now = clock::monotonic();
         let (ticket, given) = {
             let mut entries = self.lock();
             if entries.is_closed {
@@ -111,6 +127,10 @@ impl Queue {
             }
             if cost > self.bounds.waiting_bytes_max - entries.line_bytes {
                 return Err(AppendError::Full);
+            }
+            let is_late = entries.is_open && entries.is_late(now, deadline, self.turn_bytes);
+            if is_late && !entries.pace.is_probe(now) {
+                return Err(hopeless(entries, now, self.turn_bytes));
             }
             entries.line_bytes += cost;
             let ticket = entries.next_ticket;
@@ -136,10 +156,13 @@ impl Queue {
 
     /// Frees the room of so many settled captures.
     pub(super) fn free(&self, captures: usize, bytes: usize) {
+        let now = clock::monotonic();
         let given = {
             let mut entries = self.lock();
             entries.captures -= captures;
             entries.bytes -= bytes;
+            let is_left = entries.captures > 0;
+            entries.pace.end_turn(now, is_left);
             entries.give_room(self.bounds)
         };
         tell(given);
@@ -147,9 +170,12 @@ impl Queue {
 
     /// Lets appends through.
     pub(super) fn open(&self) {
+        let now = clock::monotonic();
         let given = {
             let mut entries = self.lock();
             entries.is_open = true;
+            // Nobody was at work so far.
+            entries.pace.restart(now);
             entries.give_room(self.bounds)
         };
         tell(given);
@@ -213,13 +239,26 @@ impl Queue {
 
 impl Entries {
     /// Takes room, if there is some that nobody in line is to have. Before it is open they are to have none.
-    fn reserve(&mut self, cost: usize, bounds: Bounds) -> bool {
+    fn reserve(&mut self, cost: usize, bounds: Bounds, now: Instant) -> bool {
         let is_free = !self.is_closed && (self.line.is_empty() || !self.is_open) && self.fits(cost, bounds);
         if is_free {
             self.captures += 1;
             self.bytes += cost;
+            self.pace.begin(|| now);
         }
         is_free
+    }
+
+    /// Whether what comes now would wait beyond `deadline`.
+    fn is_late(&self, now: Instant, deadline: Instant, turn_bytes: Option<usize>) -> bool {
+        self.expected_wait(now, turn_bytes) > deadline.saturating_duration_since(now)
+    }
+
+    fn expected_wait(&self, now: Instant, turn_bytes: Option<usize>) -> Duration {
+        // What captures cost beside this is not written.
+        let overhead = (self.captures + self.line.len()) * Capture::OVERHEAD_BYTES;
+        let ahead = (self.bytes + self.line_bytes).saturating_sub(overhead);
+        self.pace.wait(now, turn_bytes.map_or(0, |turn_bytes| ahead / turn_bytes))
     }
 
     fn fits(&self, cost: usize, bounds: Bounds) -> bool {
@@ -236,10 +275,23 @@ impl Entries {
             self.line_bytes -= first.cost;
             self.captures += 1;
             self.bytes += first.cost;
+            self.pace.begin(clock::monotonic);
             given.push(first);
         }
         given
     }
+}
+
+/// Says now and then that somebody is sent away. Not under the lock.
+fn hopeless(mut entries: MutexGuard<'_, Entries>, now: Instant, turn_bytes: Option<usize>) -> AppendError {
+    let wait = entries.expected_wait(now, turn_bytes);
+    let complains = entries.pace.complains(now);
+    drop(entries);
+    if complains {
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        tracing::warn!(wait_ms, "what comes now would not be acknowledged in time; it is refused at once");
+    }
+    AppendError::Hopeless
 }
 
 /// Tells those who were given room.
@@ -281,6 +333,9 @@ impl Drop for Place<'_> {
                 Err(_) => {
                     entries.captures -= 1;
                     entries.bytes -= self.cost;
+                    if entries.captures == 0 {
+                        entries.pace.stop();
+                    }
                 }
             }
             // Also when it stood first: what was too little for it may be enough for the next.

@@ -9,16 +9,23 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::Waker;
 use std::thread;
+use std::time::Duration;
 
 use super::*;
 use crate::auth::Apps;
 use crate::capture::Outcome;
 use crate::capture::Raw;
+use crate::clock;
 use crate::clock::UnixMillis;
 use crate::refusal::Account;
 
 const COST: usize = Capture::OVERHEAD_BYTES + 100;
 const ROOMY: Bounds = Bounds { captures_max: 1000, bytes_max: 1000 * COST, waiting_bytes_max: 1000 * COST };
+
+/// A deadline that nothing misses.
+fn far() -> Instant {
+    clock::monotonic() + Duration::from_secs(3600)
+}
 
 /// A capture that costs [`COST`], known again by its number.
 fn capture(number: i64) -> Box<Capture> {
@@ -49,11 +56,11 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 
 fn append(journal: &Journal, ledger: &Ledger, number: i64) -> Result<Option<Appended>, AppendError> {
     let mut receipt = Some(ledger.receive(None));
-    let capture = match journal.append_now(capture(number), &mut receipt) {
+    let capture = match journal.append_now(capture(number), &mut receipt, far()) {
         Ok(appended) => return Ok(appended),
         Err(capture) => capture,
     };
-    match poll(pin!(journal.append(capture, &mut receipt))) {
+    match poll(pin!(journal.append(capture, &mut receipt, far()))) {
         Poll::Ready(appended) => appended,
         Poll::Pending => panic!("{number} had to wait"),
     }
@@ -94,7 +101,7 @@ fn it_is_full_when_either_bound_is_reached_and_each_settled_entry_makes_room_for
             append(&journal, &ledger, number).unwrap();
         }
         let mut receipt = Some(ledger.receive(None));
-        let mut third = pin!(journal.append(capture(2), &mut receipt));
+        let mut third = pin!(journal.append(capture(2), &mut receipt, far()));
         assert!(poll(third.as_mut()).is_pending(), "{bounds:?}");
         assert!(!journal.keep(capture(3)), "{bounds:?}");
 
@@ -112,8 +119,10 @@ fn who_waits_gets_room_in_the_order_of_arrival() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
     append(&journal, &ledger, 0).unwrap();
     let mut receipts: Vec<_> = (0..3).map(|_| Some(ledger.receive(None))).collect();
-    let mut waiting: Vec<_> =
-        (1..).zip(&mut receipts).map(|(number, receipt)| Box::pin(journal.append(capture(number), receipt))).collect();
+    let mut waiting: Vec<_> = (1..)
+        .zip(&mut receipts)
+        .map(|(number, receipt)| Box::pin(journal.append(capture(number), receipt, far())))
+        .collect();
     for append in &mut waiting {
         assert!(poll(append.as_mut()).is_pending());
     }
@@ -130,17 +139,41 @@ fn who_waits_gets_room_in_the_order_of_arrival() {
 }
 
 #[test]
+fn who_finds_no_room_and_has_no_time_is_sent_away_but_for_one_to_see() {
+    let bounds = Bounds { captures_max: 1, ..ROOMY };
+    let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
+    append(&journal, &ledger, 0).unwrap();
+    let soon = clock::monotonic();
+    let mut receipts: Vec<_> = (0..2).map(|_| Some(ledger.receive(None))).collect();
+    let mut appends = receipts.iter_mut().map(|receipt| Box::pin(journal.append(capture(1), receipt, soon)));
+    let mut probe = appends.next().unwrap();
+    assert!(poll(probe.as_mut()).is_pending(), "one is let through");
+    let mut hopeless = appends.next().unwrap();
+    assert!(matches!(poll(hopeless.as_mut()), Poll::Ready(Err(AppendError::Hopeless))));
+
+    for entry in take_all(&mut backlog) {
+        settle(&backlog, &entry);
+    }
+    assert!(poll(probe.as_mut()).is_ready());
+    for entry in take_all(&mut backlog) {
+        settle(&backlog, &entry);
+    }
+    let mut receipt = Some(ledger.receive(None));
+    assert!(journal.append_now(capture(2), &mut receipt, soon).is_ok(), "there is room again, and nothing to wait for");
+}
+
+#[test]
 fn those_who_wait_are_bounded_too() {
     let bounds = Bounds { captures_max: 1, waiting_bytes_max: COST, ..ROOMY };
     let (journal, _backlog, ledger) = open(Ack::Memory, bounds);
     append(&journal, &ledger, 0).unwrap();
     let mut receipt = Some(ledger.receive(None));
-    let mut waits = Box::pin(journal.append(capture(1), &mut receipt));
+    let mut waits = Box::pin(journal.append(capture(1), &mut receipt, far()));
     assert!(poll(waits.as_mut()).is_pending());
     assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::Full);
     drop(waits);
     let mut receipt = Some(ledger.receive(None));
-    assert!(poll(pin!(journal.append(capture(3), &mut receipt))).is_pending(), "a place came back");
+    assert!(poll(pin!(journal.append(capture(3), &mut receipt, far()))).is_pending(), "a place came back");
 }
 
 #[test]
@@ -151,7 +184,7 @@ fn an_append_that_is_dropped_while_it_waits_leaves_its_place_and_its_room_to_oth
     for _repeat in 0..3 {
         let mut receipt = Some(ledger.receive(None));
         // It holds a place among the captures, and waits for bytes.
-        assert!(poll(pin!(journal.append(capture(1), &mut receipt))).is_pending());
+        assert!(poll(pin!(journal.append(capture(1), &mut receipt, far()))).is_pending());
     }
     assert_eq!(ledger.read().ended_total(Account::Refused), 3, "broken off");
     let first = take_all(&mut backlog).remove(0);
@@ -186,7 +219,7 @@ fn until_it_is_open_appends_wait_and_what_nobody_waits_for_is_taken() {
     let ledger = Ledger::default();
     let (journal, mut backlog) = in_memory(Ack::Memory, ROOMY, ledger.clone());
     let mut receipt = Some(ledger.receive(None));
-    let mut append = Box::pin(journal.append(capture(0), &mut receipt));
+    let mut append = Box::pin(journal.append(capture(0), &mut receipt, far()));
     assert!(poll(append.as_mut()).is_pending());
     journal.offer(capture(1), ledger.receive(None));
     assert!(journal.keep(capture(2)));
@@ -200,7 +233,7 @@ fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
     append(&journal, &ledger, 0).unwrap();
     let mut receipt = Some(ledger.receive(None));
-    let mut waits = Box::pin(journal.append(capture(1), &mut receipt));
+    let mut waits = Box::pin(journal.append(capture(1), &mut receipt, far()));
     assert!(poll(waits.as_mut()).is_pending());
     journal.close();
     assert!(matches!(poll(waits.as_mut()), Poll::Ready(Err(AppendError::Closed))));
@@ -287,7 +320,7 @@ fn nothing_that_was_taken_comes_in_behind_the_end() {
                 together.wait();
                 for number in 0.. {
                     let mut receipt = Some(ledger.receive(None));
-                    match poll(pin!(journal.append(capture(number), &mut receipt))) {
+                    match poll(pin!(journal.append(capture(number), &mut receipt, far()))) {
                         Poll::Ready(Ok(_)) | Poll::Pending => {}
                         Poll::Ready(Err(_closed)) => break,
                     }

@@ -20,6 +20,8 @@ pub(crate) struct IntakeMetrics {
     pub(crate) probes: IntCounter,
     /// Refused bodies for which the queue had no room: gone without a trace in Kafka.
     pub(crate) rejected_dropped: IntCounter,
+    /// Bytes set aside for bodies that are on their way.
+    pub(crate) bodies_bytes: IntGauge,
     /// Open connections.
     pub(crate) connections: IntGauge,
     /// Connections beyond a cap, answered with 503 and closed.
@@ -75,6 +77,10 @@ impl IntakeMetrics {
                 "callbridge_rejected_dropped_total",
                 "Refused bodies that should have gone to the rejected topic, and for which the queue had no room.",
             )?,
+            bodies_bytes: IntGauge::new(
+                "callbridge_bodies_awaited_bytes",
+                "Room set aside for bodies that have not come whole with their heads.",
+            )?,
             connections: IntGauge::new("callbridge_connections", "Open connections on the callback listener.")?,
             connections_refused: IntCounter::new(
                 "callbridge_connections_refused_total",
@@ -97,6 +103,7 @@ impl IntakeMetrics {
         registry.register(Box::new(unopened))?;
         registry.register(Box::new(metrics.probes.clone()))?;
         registry.register(Box::new(metrics.rejected_dropped.clone()))?;
+        registry.register(Box::new(metrics.bodies_bytes.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.connections_refused.clone()))?;
         registry.register(Box::new(metrics.accept_errors.clone()))?;

@@ -131,7 +131,7 @@ impl Rig {
             outcome: Outcome::Happened,
         };
         let mut receipt = Some(self.ledger.receive(Some(command)));
-        assert!(self.journal.append_now(Box::new(capture), &mut receipt).is_ok());
+        assert!(self.journal.append_now(Box::new(capture), &mut receipt, clock::monotonic() + MINUTE).is_ok());
     }
 
     /// Closes the journal and waits until the pump has published all of it.

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::callbacks::assert_rejected;
 use crate::disk_faults;
 use crate::hostile;
+use crate::overload;
 use crate::seeds;
 use crate::seeds::APP;
 use crate::senders;
@@ -38,7 +39,7 @@ const AFTER: &str = seeds::AFTER_INFO_CHANGED.command;
 const GOOD: &[u8] = br#"{"Official_Account":"@good"}"#;
 
 /// Reasons that no case of the table can provoke, each with the test that does.
-const ELSEWHERE: [(Reason, fn()); 16] = [
+const ELSEWHERE: [(Reason, fn()); 18] = [
     (Reason::Host, hostile::a_request_has_one_host),
     (Reason::TransferEncoding, hostile::chunked_is_the_only_transfer_encoding),
     (Reason::ContentEncoding, hostile::a_compressed_body_is_415_and_the_connection_goes_on),
@@ -49,6 +50,11 @@ const ELSEWHERE: [(Reason, fn()); 16] = [
     (Reason::SignStale, signature::who_does_not_sign_rightly_and_in_time_is_told_which_and_counted_apart),
     (Reason::BodyTimeout, a_body_that_does_not_come_is_not_waited_for),
     (Reason::BrokenOff, a_request_that_is_broken_off_is_counted),
+    (Reason::BodiesFull, overload::slow_bodies_have_a_budget_and_beyond_it_whole_ones_are_taken_and_questions_decided),
+    (
+        Reason::Overloaded,
+        overload::with_a_frozen_broker_and_a_full_queue_news_is_refused_at_once_and_questions_are_decided,
+    ),
     (Reason::QueueFull, without_room_an_after_callback_is_503_and_a_question_is_answered),
     (Reason::Deadline, topics::callbacks_wait_for_kafka_at_the_start_until_their_deadline_and_then_get_through),
     (Reason::JournalFull, disk_faults::a_quota_that_is_reached_is_503_until_segments_are_delivered),
@@ -237,7 +243,8 @@ fn what_kafka_will_never_take_is_503_and_counted() {
 
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert_eq!(answer.header("retry-after"), Some("1"));
-    assert_eq!(bridge.metrics()["callbridge_callbacks_lost_total{reason=\"unpublishable\"}"], 1.0);
+    // The sender is told before it is counted.
+    bridge.metrics_until(|metrics| metrics["callbridge_callbacks_lost_total{reason=\"unpublishable\"}"] == 1.0);
     let expected = Ledger { received: 1, lost: 1, ..Ledger::default() };
     assert_eq!(Ledger::of_exit(&bridge.stop_and_wait().ledger), expected);
 }

@@ -26,6 +26,7 @@ mod hostile;
 mod journal;
 mod listener;
 mod outages;
+mod overload;
 mod power_cut;
 mod process_face;
 mod promises;

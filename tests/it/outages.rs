@@ -1,5 +1,6 @@
 //! Journal mode while Kafka is away, frozen, or lacks a topic: every callback is taken, waits on disk, and comes out in order.
 
+use std::env;
 use std::thread;
 use std::time::Duration;
 
@@ -19,8 +20,10 @@ use crate::support::load;
 use crate::support::load::Load;
 use crate::support::load::Outcome;
 use crate::support::oracle;
+use crate::support::oracle::Tally;
 use crate::support::ports;
 use crate::support::reader::Reader;
+use crate::support::torture;
 use crate::support::torture::APP;
 use crate::support::wait;
 
@@ -43,12 +46,17 @@ fn assert_all_delivered(bridge: Bridge, kafka: &Kafka, prefix: &str, outcome: &O
     let topic = format!("{prefix}.{}", load::COMMAND);
     let judged = oracle::judge(outcome, &Reader::open(&kafka.client(), &[&topic]).collect_to_end());
     assert!(judged.unanswered.is_empty());
-    let late = bridge.lost("deadline");
+    let late = late(&bridge);
     let stopped = bridge.stop_and_wait();
     assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
     let ledger = Ledger::of_exit(&stopped.ledger);
     assert!((late - ledger.lost as f64).abs() < 0.5, "{ledger:?}");
     ledger
+}
+
+/// What was lost because the disk took too long for it, or would have.
+fn late(bridge: &Bridge) -> f64 {
+    bridge.lost("deadline") + bridge.lost("overloaded")
 }
 
 fn wait_until_acknowledged(load: &Load, count: u64) {
@@ -216,4 +224,93 @@ fn a_topic_that_does_not_exist_holds_up_only_its_own_callbacks_until_it_is_made(
     let stopped = bridge.stop_and_wait();
     let expected = Ledger { received: rounds * count, delivered: rounds * count, ..Ledger::default() };
     assert_eq!((stopped.code, Ledger::of_exit(&stopped.ledger)), (0, expected), "{}", stopped.stderr);
+}
+
+/// How long Kafka shall be away instead of [`AWAY`], in seconds.
+const OUTAGE_VARIABLE: &str = "CALLBRIDGE_OUTAGE_SECONDS";
+const AWAY: Duration = Duration::from_secs(10);
+/// The load of an outage.
+const RATE: u32 = 2000;
+const CONNECTIONS: u64 = 40;
+const KEYS_EACH: u64 = 5;
+/// From this length on, what is in memory must stay within a tenth; before, it is still filling what it may.
+const FLAT_FROM: Duration = Duration::from_secs(60);
+/// Between two looks at its memory.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Looks at its memory from the second quarter of `away` on. Returns the least and the most.
+fn watch_memory(bridge: &Bridge, away: Duration) -> (u64, u64) {
+    let began = clock::monotonic();
+    let (mut least, mut most) = (u64::MAX, 0);
+    while began.elapsed() < away {
+        if began.elapsed() >= away / 4 {
+            let bytes = bridge.resident_bytes();
+            (least, most) = (least.min(bytes), most.max(bytes));
+        }
+        thread::sleep(LOOK);
+    }
+    (least, most)
+}
+
+/// Kafka is killed, and comes back; the load goes on all the while.
+#[test]
+fn an_outage_at_2000_a_second_over_40_connections_costs_nothing_and_leaves_memory_flat() {
+    let _alone = Alone::take();
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let told = env::var(OUTAGE_VARIABLE).ok();
+    let away = told.map_or(AWAY, |told| Duration::from_secs(told.parse().expect("a number of seconds")));
+    let (_folder, dir) = journal::folder();
+    // Files of the size that is shipped.
+    let settings = Settings::new(&kafka.bootstrap(), "outage", "");
+    let bridge = settings.with_variable("CALLBRIDGE_JOURNAL_SEGMENT_BYTES", "16777216").start(&dir);
+    let watch = Watch::start(bridge.admin);
+    let load = Load::start_at_rate(bridge.callbacks, APP, CONNECTIONS, KEYS_EACH, RATE);
+    bridge.metrics_until(|metrics| metrics[DELIVERED] >= 100.0);
+
+    kafka.node(1).kill();
+    let acknowledged = load.acknowledged();
+    let (least, most) = watch_memory(&bridge, away);
+    let taken = load.acknowledged() - acknowledged;
+    assert!(taken > 0, "callbacks are taken meanwhile");
+    let delivered = bridge.metrics()[DELIVERED];
+    kafka.node(1).restart();
+    let back = clock::monotonic();
+    // What is new must not overtake what is old.
+    bridge.metrics_until(|metrics| metrics[DELIVERED] >= delivered + 100.0);
+    let outcome = load.stop();
+    let nothing_waits = || Ledger::of_scrape(&bridge.metrics()).waiting == 0;
+    wait::until_within(Duration::from_secs(90) + away, "nothing waits", nothing_waits);
+    let drain = back.elapsed();
+    let scrapes = watch.assert_balanced();
+    let late = late(&bridge);
+
+    let topic = format!("outage.{}", load::COMMAND);
+    let mut tally = Tally::of(&outcome);
+    Reader::open(&kafka.client(), &[&topic]).pass_to_end(Duration::from_secs(120) + away, |record| tally.see(&record));
+    let missing = outcome.acknowledged().filter(|sent| !tally.seen.contains(&sent.sequence)).count();
+    let stopped = bridge.stop_and_wait();
+    let ledger = Ledger::of_exit(&stopped.ledger);
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    torture::say(&format!(
+        "Kafka away for {} s, {taken} callbacks taken meanwhile; {} issued in all, {} answered 200\n\
+         memory from the second quarter on: {:.1} to {:.1} MiB\n\
+         {scrapes} scrapes, all balanced; all delivered {:.1} s after Kafka answered again\n\
+         {missing} missing, {} repeats, {} out of order; {late} answered 503 for a disk that was slow\n\
+         {ledger:?}",
+        away.as_secs(),
+        outcome.issued.len(),
+        outcome.acknowledged().count(),
+        mebibytes(least),
+        mebibytes(most),
+        drain.as_secs_f64(),
+        tally.repeats,
+        tally.disorder.len(),
+    ));
+    assert_eq!((missing, tally.disorder.as_slice()), (0, [].as_slice()));
+    assert!(stopped.code == 0 && ledger.is_balanced(), "{stopped:?}");
+    assert_eq!(ledger.received, outcome.issued.len() as u64, "every callback had an answer");
+    assert_eq!(ledger.received, ledger.delivered + ledger.lost);
+    assert!((late - ledger.lost as f64).abs() < 0.5, "{ledger:?}");
+    let growth = if away >= FLAT_FROM { least / 10 } else { 4 * GROWTH_BYTES };
+    assert!(most - least <= growth, "{least} became {most}");
 }

@@ -106,10 +106,14 @@ impl Watch {
         Self { stop, scrapes }
     }
 
+    /// Returns how many there were.
+    ///
     /// # Panics
     /// When a scrape did not balance, or there was none.
-    pub(crate) fn assert_balanced(self) {
+    pub(crate) fn assert_balanced(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
-        assert!(self.scrapes.join().expect("every scrape balances") > 0, "no scrape");
+        let scrapes = self.scrapes.join().expect("every scrape balances");
+        assert!(scrapes > 0, "no scrape");
+        scrapes
     }
 }

@@ -10,13 +10,15 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use callbridge::clock;
+
 use crate::support::http;
 use crate::support::http::Client;
 
 /// Every callback of the load is this one.
 pub(crate) const COMMAND: &str = "OfficialAccount.CallbackAfterOfficialAccountInfoChanged";
 
-/// Before the next attempt to connect.
+/// Before the next attempt to connect, or after a 503.
 const RECONNECT: Duration = Duration::from_millis(20);
 
 /// One callback that was sent. The official account is the `key`; the `sequence` stands in its name.
@@ -29,13 +31,29 @@ pub(crate) struct Sent {
     pub(crate) status: Option<u16>,
 }
 
-/// Clients that send until they are stopped, each its own key.
+/// Clients that send until they are stopped, each keys of its own.
 pub(crate) struct Load {
     target: Arc<Mutex<Option<SocketAddr>>>,
     acknowledged: Arc<AtomicU64>,
     pause_micros: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     clients: Vec<JoinHandle<Vec<Sent>>>,
+}
+
+impl Sent {
+    fn is_unavailable(&self) -> bool {
+        self.status == Some(503)
+    }
+}
+
+/// How one of them sends.
+#[derive(Clone, Copy)]
+struct Rhythm {
+    keys: u64,
+    /// Between two callbacks.
+    pause: Duration,
+    /// Whether that is from the one to the other, instead of from an answer on.
+    is_at_rate: bool,
 }
 
 /// What they sent, in order for each key.
@@ -45,8 +63,20 @@ pub(crate) struct Outcome {
 }
 
 impl Load {
-    /// Starts `clients` clients, each with one request at a time and `pause` between two.
+    /// Starts `clients` clients, each with its own key, one request at a time and `pause` between two.
     pub(crate) fn start(address: SocketAddr, app_id: &str, clients: u64, pause: Duration) -> Self {
+        Self::start_in(Rhythm { keys: 1, pause, is_at_rate: false }, address, app_id, clients)
+    }
+
+    /// Starts `clients` clients, each with so many keys in turn, that together send `rate` callbacks a second. One that was
+    /// answered late makes up for it.
+    pub(crate) fn start_at_rate(address: SocketAddr, app_id: &str, clients: u64, keys_each: u64, rate: u32) -> Self {
+        let pause = Duration::from_secs(clients) / rate;
+        Self::start_in(Rhythm { keys: keys_each, pause, is_at_rate: true }, address, app_id, clients)
+    }
+
+    fn start_in(rhythm: Rhythm, address: SocketAddr, app_id: &str, clients: u64) -> Self {
+        let Rhythm { keys, pause, is_at_rate } = rhythm;
         let target = Arc::new(Mutex::new(Some(address)));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let pause_micros = Arc::new(AtomicU64::new(micros(pause)));
@@ -56,12 +86,17 @@ impl Load {
             let pause_micros = Arc::clone(&pause_micros);
             let path = http::callback_target(app_id, COMMAND);
             thread::spawn(move || {
-                let mut sender = Sender { target, acknowledged, path, number, sent: Vec::new() };
+                let mut sender = Sender { target, acknowledged, path, number, keys, sent: Vec::new() };
                 let mut connection = None;
+                let mut due = clock::monotonic();
                 while !stop.load(Ordering::Relaxed) {
                     connection = sender.send_one(connection);
                     let pause = Duration::from_micros(pause_micros.load(Ordering::Relaxed));
-                    thread::sleep(if connection.is_some() { pause } else { RECONNECT });
+                    due += pause;
+                    let pause = if is_at_rate { due.saturating_duration_since(clock::monotonic()) } else { pause };
+                    // Who is told to come later does.
+                    let is_sent_away = connection.is_none() || sender.sent.last().is_some_and(Sent::is_unavailable);
+                    thread::sleep(if is_sent_away { RECONNECT.max(pause) } else { pause });
                 }
                 sender.sent
             })
@@ -114,6 +149,7 @@ struct Sender {
     acknowledged: Arc<AtomicU64>,
     path: String,
     number: u64,
+    keys: u64,
     sent: Vec<Sent>,
 }
 
@@ -122,8 +158,9 @@ impl Sender {
     fn send_one(&mut self, connection: Option<Client>) -> Option<Client> {
         let address = *self.target.lock().unwrap();
         let mut connection = connection.or_else(|| Client::connect(address?).ok())?;
-        let key = format!("@TOA#_load_{}", self.number);
-        let sequence = self.number * 1_000_000_000 + u64::try_from(self.sent.len()).unwrap();
+        let count = u64::try_from(self.sent.len()).unwrap();
+        let key = format!("@TOA#_load_{}", self.number * self.keys + count % self.keys);
+        let sequence = self.number * 1_000_000_000 + count;
         let answer = connection.post(&self.path, body(&key, sequence).as_bytes());
         let keeps = answer.as_ref().is_ok_and(|response| response.header("connection") != Some("close"));
         let status = answer.ok().map(|response| response.status);

@@ -49,18 +49,47 @@ pub(crate) fn judge(outcome: &Outcome, records: &[Record]) -> Judged {
 /// # Panics
 /// When nobody sent one of them, or a key's order is broken beyond repeats.
 pub(crate) fn seen(outcome: &Outcome, records: &[Record]) -> BTreeSet<u64> {
-    let issued: BTreeMap<u64, &str> = outcome.issued.iter().map(|sent| (sent.sequence, sent.key.as_str())).collect();
-    let mut seen = BTreeSet::new();
-    let mut latest: BTreeMap<String, u64> = BTreeMap::new();
+    let mut tally = Tally::of(outcome);
     for record in records {
+        tally.see(record);
+    }
+    assert!(tally.disorder.is_empty(), "{:?}", tally.disorder);
+    tally.seen
+}
+
+/// What came out so far, record by record.
+#[derive(Debug)]
+pub(crate) struct Tally<'o> {
+    issued: BTreeMap<u64, &'o str>,
+    latest: BTreeMap<String, u64>,
+    /// The sequences that came out.
+    pub(crate) seen: BTreeSet<u64>,
+    /// How many records were not the first of their callback.
+    pub(crate) repeats: u64,
+    /// Where the order of a key was broken beyond repeats.
+    pub(crate) disorder: Vec<String>,
+}
+
+impl<'o> Tally<'o> {
+    pub(crate) fn of(outcome: &'o Outcome) -> Self {
+        let issued = outcome.issued.iter().map(|sent| (sent.sequence, sent.key.as_str())).collect();
+        Self { issued, latest: BTreeMap::new(), seen: BTreeSet::new(), repeats: 0, disorder: Vec::new() }
+    }
+
+    /// # Panics
+    /// When nobody sent it.
+    pub(crate) fn see(&mut self, record: &Record) {
         let (key, sequence) = identity(record);
-        assert_eq!(issued.get(&sequence), Some(&key.as_str()), "nobody sent {sequence} for {key}");
-        if seen.insert(sequence) {
-            let before = latest.insert(key.clone(), sequence);
-            assert!(before.is_none_or(|before| before < sequence), "{key}: {sequence} came first behind {before:?}");
+        assert_eq!(self.issued.get(&sequence), Some(&key.as_str()), "nobody sent {sequence} for {key}");
+        if !self.seen.insert(sequence) {
+            self.repeats += 1;
+            return;
+        }
+        let before = self.latest.insert(key.clone(), sequence);
+        if before.is_some_and(|before| before >= sequence) {
+            self.disorder.push(format!("{key}: {sequence} came first behind {before:?}"));
         }
     }
-    seen
 }
 
 /// The key and the sequence of a callback of the load.

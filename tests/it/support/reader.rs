@@ -121,18 +121,28 @@ impl Reader {
     /// # Panics
     /// When that takes longer than a minute.
     pub(crate) fn collect_to_end(&self) -> Vec<Record> {
-        let mut open = self.open_ends();
         let mut records = Vec::new();
-        let deadline = clock::monotonic() + Duration::from_secs(60);
+        self.pass_to_end(Duration::from_secs(60), |record| records.push(record));
+        records
+    }
+
+    /// The same for more than shall be in memory.
+    ///
+    /// # Panics
+    /// When that takes longer than `limit`.
+    pub(crate) fn pass_to_end(&self, limit: Duration, mut pass: impl FnMut(Record)) {
+        let mut open = self.open_ends();
+        let mut count = 0;
+        let deadline = clock::monotonic() + limit;
         while !open.is_empty() {
-            assert!(clock::monotonic() < deadline, "{} records, and these ends not reached: {open:?}", records.len());
+            assert!(clock::monotonic() < deadline, "{count} records, and these ends not reached: {open:?}");
             let Some(record) = self.next(STEP) else { continue };
             open.retain(|(topic, partition, end)| {
                 (topic, *partition) != (&record.topic, record.partition) || record.offset + 1 < *end
             });
-            records.push(record);
+            count += 1;
+            pass(record);
         }
-        records
     }
 
     /// The ends of the partitions that hold something not yet read.

@@ -218,8 +218,8 @@ impl Verdict {
     }
 }
 
-/// By macro, so that it stands with the output of the test that failed.
+/// Says what a test did. By macro, so that it stands with the output of the test that failed.
 #[expect(clippy::print_stderr, reason = "what a failed test did")]
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     eprintln!("{line}");
 }

@@ -14,10 +14,18 @@ const LIMIT: Duration = Duration::from_secs(90);
 ///
 /// # Panics
 /// When it does not within a minute and a half.
-pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = clock::monotonic() + LIMIT;
+pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
+    until_within(LIMIT, what, condition);
+}
+
+/// The same for what takes longer.
+///
+/// # Panics
+/// When it does not within `limit`.
+pub(crate) fn until_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = clock::monotonic() + limit;
     while !condition() {
-        assert!(clock::monotonic() < deadline, "not within {LIMIT:?}: {what}");
+        assert!(clock::monotonic() < deadline, "not within {limit:?}: {what}");
         thread::sleep(process::POLL);
     }
 }

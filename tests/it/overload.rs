@@ -1,0 +1,193 @@
+//! More than there is room or time for: what cannot be taken is refused at once, and questions are decided all the same.
+
+use std::time::Duration;
+
+use crate::support::alone::Alone;
+use crate::support::bridge::Bridge;
+use crate::support::files::Files;
+use crate::support::http;
+use crate::support::http::Client;
+use crate::support::journal::Settings;
+use crate::support::kafka::Kafka;
+use crate::support::ledger::Ledger;
+use crate::support::ledger::Watch;
+use crate::support::load;
+use crate::support::load::Load;
+use crate::support::oracle;
+use crate::support::ports;
+use crate::support::powercut::PowerCut;
+use crate::support::reader::Reader;
+use crate::support::torture::APP;
+use crate::support::wait;
+
+const BEFORE: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
+const QUESTION: &str = r##"{"CallbackCommand":"OfficialAccount.CallbackBeforeAddSubscriber","Official_Account":"@TOA#_a",
+    "Operator_Account":"o","SubscribeAccountList":[{"Subscriber_Account":"jared"},{"Subscriber_Account":"mallory"}]}"##;
+const ANSWER: &str = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0,"RefusedSubscribers_Account":["mallory"]}"#;
+
+/// The bytes of bodies that are on their way.
+const AWAITED: &str = "callbridge_bodies_awaited_bytes";
+/// The longest body of the tests of the budget, which holds four of them.
+const LONGEST: usize = 1000;
+const CLIENTS: u64 = 8;
+
+fn blocklist(files: &Files) -> String {
+    files.write("blocklist.txt", "mallory\n")
+}
+
+/// A head that announces a body of so many bytes.
+fn head(command: &str, length: &str) -> String {
+    let target = http::callback_target(APP, command);
+    format!("POST {target} HTTP/1.1\r\nHost: callbridge.test\r\n{length}\r\n\r\n")
+}
+
+/// Sends a head, and what is given of its body.
+fn begin(bridge: &Bridge, command: &str, length: &str, begin: &str) -> Client {
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    client.write(format!("{}{begin}", head(command, length)).as_bytes()).unwrap();
+    client
+}
+
+fn wait_until_awaited(bridge: &Bridge, bytes: usize) {
+    bridge.metrics_until(|metrics| (metrics[AWAITED] - bytes as f64).abs() < 0.5);
+}
+
+/// Sends a body in two parts, the second once the first has been looked at: `is_seen` says so.
+fn post_in_parts(bridge: &Bridge, command: &str, body: &str, is_seen: impl FnOnce()) -> (Client, http::Response) {
+    let (first, second) = body.split_at(body.len() / 2);
+    let mut client = begin(bridge, command, &format!("Content-Length: {}", body.len()), first);
+    is_seen();
+    client.write(second.as_bytes()).unwrap();
+    let response = client.read().unwrap();
+    (client, response)
+}
+
+fn assert_decides(bridge: &Bridge) {
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    let response = client.post(&http::callback_target(APP, BEFORE), QUESTION.as_bytes()).unwrap();
+    assert_eq!((response.status, response.text().as_str()), (200, ANSWER));
+}
+
+#[test]
+pub(crate) fn slow_bodies_have_a_budget_and_beyond_it_whole_ones_are_taken_and_questions_decided() {
+    let files = Files::new();
+    let settings = format!(
+        "callbacks.body_bytes_max = {LONGEST}\ncallbacks.bodies_bytes_max = {}\ncallbacks.body_timeout_ms = 60000\n\
+         callbacks.deadline_ms = 1900\nblocklist.files = [{:?}]",
+        4 * LONGEST,
+        blocklist(&files)
+    );
+    let bridge = Bridge::start_light(APP, &settings);
+    let news = load::body("@a", 0);
+    let target = http::callback_target(APP, load::COMMAND);
+    let longest = format!("Content-Length: {LONGEST}");
+    // One of them may be as long as any: it does not say.
+    let slow = [&longest, &longest, "Transfer-Encoding: chunked"].map(|it| begin(&bridge, load::COMMAND, it, ""));
+    wait_until_awaited(&bridge, 3 * LONGEST);
+
+    let is_refused =
+        |count: f64| move |bridge: &Bridge| wait::until("it is refused", || bridge.lost("bodies_full") >= count);
+    let (mut client, response) = post_in_parts(&bridge, load::COMMAND, &news, || is_refused(1.0)(&bridge));
+    assert_eq!((response.status, response.header("retry-after")), (503, Some("1")), "{}", response.text());
+    assert!(response.text().contains("too many bodies"), "{}", response.text());
+    let whole = client.post(&target, news.as_bytes()).unwrap();
+    assert_eq!(whole.status, 200, "the connection goes on, and what is whole needs no room");
+    let question = || wait_until_awaited(&bridge, 3 * LONGEST + QUESTION.len());
+    let (_client, response) = post_in_parts(&bridge, BEFORE, QUESTION, question);
+    assert_eq!((response.status, response.text().as_str()), (200, ANSWER), "questions have room of their own");
+
+    let slow_question = begin(&bridge, BEFORE, &longest, "{");
+    wait_until_awaited(&bridge, 4 * LONGEST);
+    let (_client, response) = post_in_parts(&bridge, BEFORE, QUESTION, || is_refused(2.0)(&bridge));
+    assert_eq!(response.status, 503, "which has an end, too");
+    assert_decides(&bridge);
+
+    drop((slow, slow_question));
+    wait_until_awaited(&bridge, 0);
+    let (_client, response) = post_in_parts(&bridge, load::COMMAND, &news, || wait_until_awaited(&bridge, news.len()));
+    assert_eq!(response.status, 200);
+    wait_until_awaited(&bridge, 0);
+    let stderr = bridge.stderr();
+    assert_eq!(stderr.matches("too many bodies are on their way").count(), 1, "{stderr}");
+    let stopped = bridge.stop_and_wait();
+    let expected = Ledger { received: 10, refused: 4, lost: 2, delivered: 4, ..Ledger::default() };
+    assert_eq!(Ledger::of_exit(&stopped.ledger), expected, "{}", stopped.stderr);
+}
+
+/// Waits until some were refused at once, asks meanwhile, and looks at what else must hold.
+fn wait_until_overloaded(bridge: &Bridge, load: &Load) {
+    wait::until("callbacks are refused at once", || {
+        assert_decides(bridge);
+        bridge.lost("overloaded") >= 5.0 * CLIENTS as f64
+    });
+    let acknowledged = load.acknowledged();
+    assert_decides(bridge);
+    assert_eq!(load.acknowledged(), acknowledged, "nothing is acknowledged that is not safe");
+}
+
+fn wait_until_acknowledged(load: &Load, more: u64) {
+    let goal = load.acknowledged() + more;
+    wait::until("callbacks are acknowledged", || load.acknowledged() >= goal);
+}
+
+#[test]
+pub(crate) fn with_a_frozen_broker_and_a_full_queue_news_is_refused_at_once_and_questions_are_decided() {
+    let _alone = Alone::take();
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let files = Files::new();
+    let settings = format!(
+        "ack = \"broker\"\nqueue.captures_max = 4\ncallbacks.deadline_ms = 500\nblocklist.files = [{:?}]",
+        blocklist(&files)
+    );
+    let brokers = kafka.bootstrap();
+    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--topic-prefix", "overload", "--create-topics"];
+    let bridge = Bridge::start_with(&settings, &args);
+    let watch = Watch::start(bridge.admin);
+    let load = Load::start(bridge.callbacks, APP, CLIENTS, Duration::from_millis(5));
+    wait_until_acknowledged(&load, 100);
+    kafka.node(1).freeze();
+    wait_until_overloaded(&bridge, &load);
+    kafka.node(1).thaw();
+    wait_until_acknowledged(&load, 100);
+    let outcome = load.stop();
+    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+    watch.assert_balanced();
+    let topic = format!("overload.{}", load::COMMAND);
+    let judged = oracle::judge(&outcome, &Reader::open(&kafka.client(), &[&topic]).collect_to_end());
+    assert!(!judged.unavailable.is_empty());
+    let stopped = bridge.stop_and_wait();
+    assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
+}
+
+/// A process whose disk is frozen cannot even be killed.
+struct Thaw<'d>(&'d PowerCut);
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        self.0.thaw_syncs();
+    }
+}
+
+#[test]
+fn while_the_disk_stands_still_news_is_refused_at_once_and_questions_are_decided() {
+    let Some(disk) = PowerCut::mount(11) else { return };
+    let files = Files::new();
+    let nobody = format!("127.0.0.1:{}", ports::free::<1>()[0]);
+    let settings = Settings::new(&nobody, "overload", "").with(&["--blocklist", &blocklist(&files)]);
+    let settings = settings.with_variable("CALLBRIDGE_CALLBACKS_DEADLINE_MS", "500");
+    let bridge = settings.start(&disk.path().join("journal"));
+    let load = Load::start(bridge.callbacks, APP, CLIENTS, Duration::from_millis(5));
+    wait_until_acknowledged(&load, 100);
+    disk.freeze_syncs();
+    let thaw = Thaw(&disk);
+    wait_until_overloaded(&bridge, &load);
+    drop(thaw);
+    wait_until_acknowledged(&load, 100);
+    let outcome = load.stop();
+    assert!(outcome.issued.iter().all(|sent| matches!(sent.status, Some(200 | 503))));
+    let stderr = bridge.stderr();
+    assert!(stderr.contains("it is refused at once"), "{stderr}");
+    let stopped = bridge.stop_and_wait();
+    assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
+    assert!(Ledger::of_exit(&stopped.ledger).waiting >= outcome.acknowledged().count() as u64, "{stopped:?}");
+}
