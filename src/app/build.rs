@@ -265,7 +265,7 @@ fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Ser
     let callbacks = &config.callbacks;
     let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
     let (path, body_bytes_max) = (callbacks.path.clone(), callbacks.body_bytes_max);
-    Service { intake, path, senders, body_bytes_max, is_stopping }
+    Service { intake, path, senders, body_bytes_max, gzip_bytes_max: callbacks.gzip_bytes_max, is_stopping }
 }
 
 fn tls_paths(tls: &config::Tls) -> TlsPaths {

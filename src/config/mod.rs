@@ -95,6 +95,8 @@ pub struct Callbacks {
     pub tls: Option<Tls>,
     /// The longest body that is taken, in bytes. Default: 262 144.
     pub body_bytes_max: usize,
+    /// How long a body may become that comes as gzip, in bytes, not above `body_bytes_max`. Default: absent, none is taken.
+    pub gzip_bytes_max: Option<usize>,
     /// How many connections may be open. Default: 10 000.
     pub connections_max: usize,
     /// How many of them one peer may have; proxies may have any number. Default: absent, any number.

@@ -69,6 +69,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     absent("callbacks.tls.key_file"),
     absent("callbacks.tls.client_ca_file"),
     plain("callbacks.body_bytes_max", "262144"),
+    absent("callbacks.gzip_bytes_max"),
     plain("callbacks.connections_max", "10000"),
     absent("callbacks.connections_per_peer_max"),
     plain("callbacks.head_timeout_ms", "5000"),

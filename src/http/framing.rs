@@ -6,7 +6,6 @@
 use hyper::Version;
 use hyper::header;
 use hyper::header::HeaderMap;
-use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 
 use crate::refusal::Refusal;
@@ -22,11 +21,24 @@ pub(super) fn check(head: &Parts) -> Result<(), Refusal> {
     }
 }
 
-/// Whether the body is as it stands.
-pub(super) fn check_content(headers: &HeaderMap) -> Result<(), Refusal> {
-    let is_plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
-    let mut codings = headers.get_all(header::CONTENT_ENCODING).into_iter();
-    if codings.all(is_plain) { Ok(()) } else { Err(Refusal::ContentEncoding) }
+/// How long the body may become when it is decompressed: `gzip_bytes_max` if it is gzip, `None` if it is as it stands. Where there is no
+/// `gzip_bytes_max`, no gzip is taken.
+pub(super) fn decompression(headers: &HeaderMap, gzip_bytes_max: Option<usize>) -> Result<Option<usize>, Refusal> {
+    let is_identity = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"identity");
+    let lines = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let mut codings = codings.filter(|coding| !is_identity(coding));
+    match (codings.next(), codings.next(), gzip_bytes_max) {
+        (None, _, _) => Ok(None),
+        (Some(coding), None, Some(_)) if is_gzip(coding) => Ok(gzip_bytes_max),
+        (Some(_), _, Some(_)) => Err(Refusal::OtherEncoding),
+        (Some(_), _, None) => Err(Refusal::ContentEncoding),
+    }
+}
+
+/// Whether it is called gzip, by the name of today or by that of old.
+fn is_gzip(coding: &[u8]) -> bool {
+    [&b"gzip"[..], b"x-gzip"].iter().any(|name| coding.eq_ignore_ascii_case(name))
 }
 
 /// One host in HTTP/1.1, at most one in 1.0; 2 has a field of its own for it.

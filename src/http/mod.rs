@@ -3,6 +3,7 @@
 pub(crate) mod connection;
 pub(crate) mod expiry;
 mod framing;
+mod gzip;
 pub(crate) mod listener;
 pub(crate) mod opening;
 mod proxy;

@@ -34,6 +34,7 @@ use crate::sender::Senders;
 
 use super::connection::Round;
 use super::framing;
+use super::gzip;
 use super::reply;
 use super::reply::Reply;
 
@@ -49,6 +50,8 @@ pub(crate) struct Service {
     /// Whose callbacks are taken; `None`: anybody's.
     pub(crate) senders: Option<Senders>,
     pub(crate) body_bytes_max: usize,
+    /// How long a body may become that comes as gzip; `None`: none is taken.
+    pub(crate) gzip_bytes_max: Option<usize>,
     /// Set when the process stops: each answer then ends its connection.
     pub(crate) is_stopping: Arc<AtomicBool>,
 }
@@ -74,9 +77,14 @@ impl Visit {
         let mut reply = match service.receive(&parts, self.peer) {
             Step::Answer(reply) => reply,
             Step::Refuse(receipt, refusal) => conclude(Err(refusal), Some(receipt)),
-            Step::Read(receipt, admitted) => {
+            Step::Read(receipt, admitted, decompression) => {
                 let mut receipt = Some(receipt);
-                let answer = match service.body(&admitted, body.take(), &self.round).await {
+                let raw = service.body(&admitted, body.take(), &self.round).await;
+                let raw = match decompression {
+                    None => raw,
+                    Some(bytes_max) => raw.and_then(|raw| gzip::decompress(&raw, bytes_max)),
+                };
+                let answer = match raw {
                     Ok(raw) => service.intake.accept(admitted, raw, &mut receipt).await,
                     Err(refusal) => Err(refusal),
                 };
@@ -107,8 +115,8 @@ enum Step<'r> {
     Answer(Reply),
     /// Its body is not wanted.
     Refuse(Receipt<'r>, Refusal),
-    /// Its body is read.
-    Read(Receipt<'r>, Admitted<'r>),
+    /// Its body is read, and decompressed if it may become so long.
+    Read(Receipt<'r>, Admitted<'r>, Option<usize>),
 }
 
 impl Service {
@@ -133,7 +141,7 @@ impl Service {
             return Step::Refuse(receipt, refusal);
         }
         match self.admit(head, parts, query) {
-            Ok(admitted) => Step::Read(receipt, admitted),
+            Ok((admitted, decompression)) => Step::Read(receipt, admitted, decompression),
             Err(refusal) => Step::Refuse(receipt, refusal),
         }
     }
@@ -155,15 +163,17 @@ impl Service {
         head: Head,
         parts: &'r Parts,
         query: Result<Query<'r>, QueryError>,
-    ) -> Result<Admitted<'r>, Refusal> {
+    ) -> Result<(Admitted<'r>, Option<usize>), Refusal> {
         if parts.method != Method::POST {
             return Err(Refusal::Method);
         }
         if self.path.as_deref().is_some_and(|path| path != parts.uri.path()) {
             return Err(Refusal::Path);
         }
-        framing::check_content(&parts.headers)?;
-        self.intake.admit(head, parts.uri.query().unwrap_or_default(), query.map_err(Refusal::Query)?)
+        let decompression = framing::decompression(&parts.headers, self.gzip_bytes_max)?;
+        let query = query.map_err(Refusal::Query)?;
+        let admitted = self.intake.admit(head, parts.uri.query().unwrap_or_default(), query)?;
+        Ok((admitted, decompression))
     }
 
     /// Reads the body, behind a copy of the query.

@@ -21,6 +21,7 @@ mod embedded;
 mod faults;
 mod fresh_topics;
 mod fuzz;
+mod gzip;
 mod harness;
 mod hostile;
 mod journal;
