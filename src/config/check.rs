@@ -135,6 +135,7 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
         proxies: networks(reader, "callbacks.proxies").unwrap_or_default(),
         proxy_protocol: reader.boolean("callbacks.proxy_protocol"),
         tls: tls(reader),
+        http2: reader.boolean("callbacks.http2"),
         body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=BODY_BYTES_MAX)),
         gzip_bytes_max: reader
             .integer("callbacks.gzip_bytes_max", &(1..=BODY_BYTES_MAX))

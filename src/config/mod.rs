@@ -93,6 +93,8 @@ pub struct Callbacks {
     pub proxy_protocol: bool,
     /// The files that TLS runs on. Default: absent, plain HTTP.
     pub tls: Option<Tls>,
+    /// Whether HTTP/2 is spoken beside HTTP/1.1. Default: false.
+    pub http2: bool,
     /// The longest body that is taken, in bytes. Default: 262 144.
     pub body_bytes_max: usize,
     /// How long a body may become that comes as gzip, in bytes, not above `body_bytes_max`. Default: absent, none is taken.

@@ -68,6 +68,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     absent("callbacks.tls.certificate_file"),
     absent("callbacks.tls.key_file"),
     absent("callbacks.tls.client_ca_file"),
+    plain("callbacks.http2", "false"),
     plain("callbacks.body_bytes_max", "262144"),
     absent("callbacks.gzip_bytes_max"),
     plain("callbacks.connections_max", "10000"),

@@ -116,6 +116,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!((config.callbacks.senders, config.callbacks.proxies.0), (None, Vec::new()));
     assert!(!config.callbacks.proxy_protocol);
     assert_eq!(config.callbacks.tls, None);
+    assert!(!config.callbacks.http2);
     assert_eq!(config.kafka.properties, properties(&[("bootstrap.servers", "kafka-1:9092")]));
     assert!(!config.embedded_broker);
     assert!(!config.topics.create);

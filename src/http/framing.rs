@@ -1,11 +1,13 @@
 //! Heads that hyper takes and we do not: what another server on the way could read differently.
 //!
 //! hyper refuses most of these itself. Of a head with both a length and `chunked` it keeps `chunked`, and ends the connection with
-//! the answer, so that nothing behind it is read as a request.
+//! the answer, so that nothing behind it is read as a request. HTTP/2 has no Transfer-Encoding, and one that comes all the same is refused
+//! before it comes here.
 
 use hyper::Version;
 use hyper::header;
 use hyper::header::HeaderMap;
+use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 
 use crate::refusal::Refusal;
@@ -41,12 +43,17 @@ fn is_gzip(coding: &[u8]) -> bool {
     [&b"gzip"[..], b"x-gzip"].iter().any(|name| coding.eq_ignore_ascii_case(name))
 }
 
-/// One host in HTTP/1.1, at most one in 1.0; 2 has a field of its own for it.
+/// One host in HTTP/1.1, at most one in 1.0. HTTP/2 has a field of its own for it, and a `Host` beside that says the same.
 fn check_host(head: &Parts) -> Result<(), Refusal> {
-    let mut hosts = head.headers.get_all(header::HOST).into_iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) if head.version != Version::HTTP_11 => Ok(()),
-        (Some(host), None) if is_host(host.as_bytes()) => Ok(()),
+    let authority = match head.version {
+        Version::HTTP_2 => head.uri.authority().map(|authority| authority.as_str().as_bytes()),
+        _one => None,
+    };
+    let mut hosts = head.headers.get_all(header::HOST).into_iter().map(HeaderValue::as_bytes);
+    match (hosts.next(), hosts.next(), authority) {
+        (None, _, None) if head.version == Version::HTTP_10 => Ok(()),
+        (None, _, Some(host)) | (Some(host), None, None) if is_host(host) => Ok(()),
+        (Some(host), None, Some(authority)) if host.eq_ignore_ascii_case(authority) && is_host(host) => Ok(()),
         _ => Err(Refusal::Host),
     }
 }

@@ -34,12 +34,15 @@ use crate::clock;
 use super::connection::Connection;
 use super::connection::Patience;
 use super::connection::Round;
+use super::multiplexed;
 use super::opening::Opening;
 use super::opening::OpeningError;
 use super::reply;
 use super::service::Service;
 use super::service::Visit;
 use super::stream::Stream;
+use super::version;
+use super::version::Version;
 
 /// Connections the kernel holds while none is accepted. `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4096;
@@ -70,6 +73,17 @@ pub(crate) struct Limits {
     pub(crate) body_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+}
+
+impl Limits {
+    const fn patience(&self) -> Patience {
+        Patience {
+            head: self.head_timeout,
+            body: self.body_timeout,
+            write: self.write_timeout,
+            idle: self.idle_timeout,
+        }
+    }
 }
 
 /// Binds a socket that can be turned into a listener on any runtime.
@@ -234,10 +248,14 @@ impl Connections {
         self.tasks.spawn(async move {
             gauge.inc();
             if let Some((stream, peer)) = open(stream, peer, &opening, &service, finish.clone()).await {
-                let round = Round::default();
-                let served = serve_connection(stream, peer, round.clone(), service, limits);
+                // Boxed, as `open` is.
+                let ended = if opening.http2 {
+                    Box::pin(serve_version(stream, peer, service, limits, finish)).await
+                } else {
+                    serve_http1(stream, peer, service, limits, finish).await
+                };
                 // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
-                if let Err(error) = end_in_order(served, round, finish).await {
+                if let Err(error) = ended {
                     tracing::debug!(%error, %peer, "connection ended");
                 }
             }
@@ -299,19 +317,41 @@ async fn open(
     }
 }
 
-fn serve_connection(
+/// Serves a connection in the version of HTTP that its peer speaks.
+async fn serve_version(
+    stream: Stream,
+    peer: SocketAddr,
+    service: Arc<Service>,
+    limits: Limits,
+    finish: watch::Receiver<bool>,
+) -> Result<(), hyper::Error> {
+    let patience = limits.patience();
+    match version::spoken(&stream, patience, finish.clone()).await {
+        Some(Version::One) => serve_http1(stream, peer, service, limits, finish).await,
+        Some(Version::Two) => multiplexed::serve(stream, peer, service, patience, finish).await,
+        None => Ok(()),
+    }
+}
+
+fn serve_http1(
+    stream: Stream,
+    peer: SocketAddr,
+    service: Arc<Service>,
+    limits: Limits,
+    finish: watch::Receiver<bool>,
+) -> impl Future<Output = Result<(), hyper::Error>> {
+    let round = Round::default();
+    let connection = connection(stream, peer, round.clone(), service, limits.patience());
+    end_in_order(connection, round, finish)
+}
+
+fn connection(
     stream: Stream,
     peer: SocketAddr,
     round: Round,
     service: Arc<Service>,
-    limits: Limits,
+    patience: Patience,
 ) -> impl GracefulConnection<Error = hyper::Error> {
-    let patience = Patience {
-        head: limits.head_timeout,
-        body: limits.body_timeout,
-        write: limits.write_timeout,
-        idle: limits.idle_timeout,
-    };
     let io = Connection::new(stream, round.clone(), patience);
     // One for the connection: all connections would otherwise count references to the one service, from every thread.
     let visit = Arc::new(Visit { service, peer, round });

@@ -80,11 +80,7 @@ impl Visit {
             Step::Read(receipt, admitted, decompression) => {
                 let mut receipt = Some(receipt);
                 let raw = service.body(&admitted, body.take(), &self.round).await;
-                let raw = match decompression {
-                    None => raw,
-                    Some(bytes_max) => raw.and_then(|raw| gzip::decompress(&raw, bytes_max)),
-                };
-                let answer = match raw {
+                let answer = match decompressed(raw, decompression) {
                     Ok(raw) => service.intake.accept(admitted, raw, &mut receipt).await,
                     Err(refusal) => Err(refusal),
                 };
@@ -110,7 +106,7 @@ impl Visit {
 }
 
 /// What comes after a request's head.
-enum Step<'r> {
+pub(super) enum Step<'r> {
     /// It is no callback.
     Answer(Reply),
     /// Its body is not wanted.
@@ -121,7 +117,7 @@ enum Step<'r> {
 
 impl Service {
     /// Looks at a head. A request that names a command is in the ledger from here on.
-    fn receive<'r>(&'r self, parts: &'r Parts, peer: SocketAddr) -> Step<'r> {
+    pub(super) fn receive<'r>(&'r self, parts: &'r Parts, peer: SocketAddr) -> Step<'r> {
         let head = Head { peer, received: clock::wall(), began: clock::monotonic() };
         let raw_query = parts.uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
@@ -177,7 +173,12 @@ impl Service {
     }
 
     /// Reads the body, behind a copy of the query.
-    async fn body(&self, admitted: &Admitted<'_>, body: Option<Incoming>, round: &Round) -> Result<Raw, Refusal> {
+    pub(super) async fn body(
+        &self,
+        admitted: &Admitted<'_>,
+        body: Option<Incoming>,
+        round: &Round,
+    ) -> Result<Raw, Refusal> {
         let Some(mut body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
         let limit = self.body_bytes_max;
         let expected = usize::try_from(body.size_hint().lower()).ok().filter(|expected| *expected <= limit);
@@ -222,8 +223,16 @@ impl Service {
     }
 }
 
+/// A body as it is judged and kept: decompressed, if it may become so long.
+pub(super) fn decompressed(raw: Result<Raw, Refusal>, bytes_max: Option<usize>) -> Result<Raw, Refusal> {
+    match bytes_max {
+        None => raw,
+        Some(bytes_max) => raw.and_then(|raw| gzip::decompress(&raw, bytes_max)),
+    }
+}
+
 /// Makes the reply, and ends in the ledger what has not been accepted.
-fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Reply {
+pub(super) fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Reply {
     match answer {
         Ok(answer) => reply::answer(answer),
         Err(refusal) => {

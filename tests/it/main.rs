@@ -24,6 +24,7 @@ mod fuzz;
 mod gzip;
 mod harness;
 mod hostile;
+mod http2;
 mod journal;
 mod listener;
 mod outages;
