@@ -26,10 +26,11 @@ pub(super) fn check(head: &Parts) -> Result<(), Refusal> {
 /// How long the body may become when it is decompressed: `gzip_bytes_max` if it is gzip, `None` if it is as it stands. Where there is no
 /// `gzip_bytes_max`, no gzip is taken.
 pub(super) fn decompression(headers: &HeaderMap, gzip_bytes_max: Option<usize>) -> Result<Option<usize>, Refusal> {
-    let is_identity = |coding: &&[u8]| coding.eq_ignore_ascii_case(b"identity");
-    let lines = headers.get_all(header::CONTENT_ENCODING).into_iter();
-    let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
-    let mut codings = codings.filter(|coding| !is_identity(coding));
+    let mut lines = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    // As Tencent sends it.
+    let Some(first) = lines.next() else { return Ok(None) };
+    let codings = [first].into_iter().chain(lines).flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.eq_ignore_ascii_case(b"identity"));
     match (codings.next(), codings.next(), gzip_bytes_max) {
         (None, _, _) => Ok(None),
         (Some(coding), None, Some(_)) if is_gzip(coding) => Ok(gzip_bytes_max),

@@ -248,11 +248,20 @@ impl Connections {
         self.tasks.spawn(async move {
             gauge.inc();
             if let Some((stream, peer)) = open(stream, peer, &opening, &service, finish.clone()).await {
+                let patience = limits.patience();
                 // Boxed, as `open` is.
-                let ended = if opening.http2 {
-                    Box::pin(serve_version(stream, peer, service, limits, finish)).await
-                } else {
-                    serve_http1(stream, peer, service, limits, finish).await
+                let version = match opening.http2 {
+                    false => Some(Version::One),
+                    true => Box::pin(version::spoken(&stream, patience, finish.clone())).await,
+                };
+                let ended = match version {
+                    Some(Version::One) => {
+                        let round = Round::default();
+                        let served = serve_connection(stream, peer, round.clone(), service, patience);
+                        end_in_order(served, round, finish).await
+                    }
+                    Some(Version::Two) => Box::pin(multiplexed::serve(stream, peer, service, patience, finish)).await,
+                    None => Ok(()),
                 };
                 // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
                 if let Err(error) = ended {
@@ -317,35 +326,7 @@ async fn open(
     }
 }
 
-/// Serves a connection in the version of HTTP that its peer speaks.
-async fn serve_version(
-    stream: Stream,
-    peer: SocketAddr,
-    service: Arc<Service>,
-    limits: Limits,
-    finish: watch::Receiver<bool>,
-) -> Result<(), hyper::Error> {
-    let patience = limits.patience();
-    match version::spoken(&stream, patience, finish.clone()).await {
-        Some(Version::One) => serve_http1(stream, peer, service, limits, finish).await,
-        Some(Version::Two) => multiplexed::serve(stream, peer, service, patience, finish).await,
-        None => Ok(()),
-    }
-}
-
-fn serve_http1(
-    stream: Stream,
-    peer: SocketAddr,
-    service: Arc<Service>,
-    limits: Limits,
-    finish: watch::Receiver<bool>,
-) -> impl Future<Output = Result<(), hyper::Error>> {
-    let round = Round::default();
-    let connection = connection(stream, peer, round.clone(), service, limits.patience());
-    end_in_order(connection, round, finish)
-}
-
-fn connection(
+fn serve_connection(
     stream: Stream,
     peer: SocketAddr,
     round: Round,

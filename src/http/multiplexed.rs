@@ -31,8 +31,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time;
 
-use crate::capture::Raw;
-use crate::intake::Admitted;
 use crate::refusal::Refusal;
 
 use super::connection::Connection;
@@ -42,6 +40,7 @@ use super::reply::Reply;
 use super::service;
 use super::service::Service;
 use super::service::Step;
+use super::service::Watch;
 use super::stream::Stream;
 
 /// Requests at a time on one connection. One more is refused by hyper, and its sender may send it again.
@@ -142,8 +141,8 @@ impl Visit {
             Step::Refuse(receipt, refusal) => service::conclude(Err(refusal), Some(receipt)),
             Step::Read(receipt, admitted, decompression) => {
                 let mut receipt = Some(receipt);
-                let raw = self.body(&admitted, body).await;
-                let answer = match service::decompressed(raw, decompression) {
+                let body = service.body(&admitted, Some(body), decompression, &Timed);
+                let answer = match time::timeout(self.body_patience, body).await.unwrap_or(Err(Refusal::BodyTimeout)) {
                     Ok(raw) => service.intake.accept(admitted, raw, &mut receipt).await,
                     Err(refusal) => Err(refusal),
                 };
@@ -161,12 +160,18 @@ impl Visit {
         }
         Ok(reply)
     }
+}
 
-    async fn body(&self, admitted: &Admitted<'_>, body: Incoming) -> Result<Raw, Refusal> {
-        // Nobody watches this one: the timer is here.
-        let round = Round::default();
-        let body = self.service.body(admitted, Some(body), &round);
-        time::timeout(self.body_patience, body).await.unwrap_or(Err(Refusal::BodyTimeout))
+/// Of a body that has a timer of its own around it.
+struct Timed;
+
+impl Watch for Timed {
+    fn read_body(&self) {}
+
+    fn have_body(&self) {}
+
+    fn is_body_late(&self) -> bool {
+        false
     }
 }
 

@@ -79,8 +79,7 @@ impl Visit {
             Step::Refuse(receipt, refusal) => conclude(Err(refusal), Some(receipt)),
             Step::Read(receipt, admitted, decompression) => {
                 let mut receipt = Some(receipt);
-                let raw = service.body(&admitted, body.take(), &self.round).await;
-                let answer = match decompressed(raw, decompression) {
+                let answer = match service.body(&admitted, body.take(), decompression, &self.round).await {
                     Ok(raw) => service.intake.accept(admitted, raw, &mut receipt).await,
                     Err(refusal) => Err(refusal),
                 };
@@ -105,6 +104,30 @@ impl Visit {
     }
 }
 
+/// Who sees to it that a body comes in its time. Each version of HTTP has its own, and its own copy of what reads bodies.
+pub(super) trait Watch {
+    /// A body begins to be read, and nothing else is waited for.
+    fn read_body(&self);
+    /// It has come.
+    fn have_body(&self);
+    /// Whether the body that is being read has had its time. Whoever reads it must look each time before it waits.
+    fn is_body_late(&self) -> bool;
+}
+
+impl Watch for Round {
+    fn read_body(&self) {
+        self.read_body();
+    }
+
+    fn have_body(&self) {
+        self.serve();
+    }
+
+    fn is_body_late(&self) -> bool {
+        self.is_body_late()
+    }
+}
+
 /// What comes after a request's head.
 pub(super) enum Step<'r> {
     /// It is no callback.
@@ -117,6 +140,8 @@ pub(super) enum Step<'r> {
 
 impl Service {
     /// Looks at a head. A request that names a command is in the ledger from here on.
+    // Called by each version of HTTP, it would otherwise be a call with a large result on the way of every callback.
+    #[inline(always)]
     pub(super) fn receive<'r>(&'r self, parts: &'r Parts, peer: SocketAddr) -> Step<'r> {
         let head = Head { peer, received: clock::wall(), began: clock::monotonic() };
         let raw_query = parts.uri.query().unwrap_or_default();
@@ -172,12 +197,13 @@ impl Service {
         Ok((admitted, decompression))
     }
 
-    /// Reads the body, behind a copy of the query.
+    /// Reads the body, behind a copy of the query, and decompresses it if it may become so long.
     pub(super) async fn body(
         &self,
         admitted: &Admitted<'_>,
         body: Option<Incoming>,
-        round: &Round,
+        decompression: Option<usize>,
+        watch: &impl Watch,
     ) -> Result<Raw, Refusal> {
         let Some(mut body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
         let limit = self.body_bytes_max;
@@ -186,16 +212,20 @@ impl Service {
         // Copied: what comes is a part of the connection's buffer, and would hold all of it for as long as it waits. In small
         // chunks, that would be many times the body.
         let mut raw = Raw::begin(admitted.query(), expected);
-        round.read_body();
-        while let Some(frame) = frame(&mut body, round).await? {
+        watch.read_body();
+        while let Some(frame) = frame(&mut body, watch).await? {
             let Ok(data) = frame.into_data() else { continue };
             if data.len() > limit - raw.body().len() {
                 return Err(Refusal::BodyTooLarge { limit });
             }
             raw.push(&data);
         }
-        round.serve();
-        Ok(raw.end())
+        watch.have_body();
+        let raw = raw.end();
+        match decompression {
+            None => Ok(raw),
+            Some(bytes_max) => gzip::decompress(&raw, bytes_max),
+        }
     }
 
     /// Reads a body that nobody wants and drops it, so that the connection can be used on. Returns whether it came to its end: it has
@@ -223,14 +253,6 @@ impl Service {
     }
 }
 
-/// A body as it is judged and kept: decompressed, if it may become so long.
-pub(super) fn decompressed(raw: Result<Raw, Refusal>, bytes_max: Option<usize>) -> Result<Raw, Refusal> {
-    match bytes_max {
-        None => raw,
-        Some(bytes_max) => raw.and_then(|raw| gzip::decompress(&raw, bytes_max)),
-    }
-}
-
 /// Makes the reply, and ends in the ledger what has not been accepted.
 pub(super) fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Reply {
     match answer {
@@ -246,9 +268,9 @@ pub(super) fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<
 }
 
 /// The next part of a body; `None` at its end. No timer here: the connection holds the time that a body may take.
-fn frame(body: &mut Incoming, round: &Round) -> impl Future<Output = Result<Option<Frame<Bytes>>, Refusal>> {
+fn frame(body: &mut Incoming, watch: &impl Watch) -> impl Future<Output = Result<Option<Frame<Bytes>>, Refusal>> {
     poll_fn(move |cx| {
-        if round.is_body_late() {
+        if watch.is_body_late() {
             return Poll::Ready(Err(Refusal::BodyTimeout));
         }
         let frame = Pin::new(&mut *body).poll_frame(cx);
