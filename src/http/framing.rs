@@ -1,8 +1,11 @@
 //! Heads that hyper takes and we do not: what another server on the way could read differently.
 //!
 //! hyper refuses most of these itself. Of a head with both a length and `chunked` it keeps `chunked`, and ends the connection with
-//! the answer, so that nothing behind it is read as a request. HTTP/2 has no Transfer-Encoding, and one that comes all the same is refused
-//! before it comes here.
+//! the answer, so that nothing behind it is read as a request. HTTP/2 has no Transfer-Encoding, and one that comes all the same is
+//! refused before it comes here.
+//!
+//! A line of a head may end in LF alone, as RFC 9112 allows. It ends a line wherever it stands: whoever passes one on inside a value is
+//! against RFC 9110, and what follows it is judged as the header that it then is.
 
 use hyper::Version;
 use hyper::header;
