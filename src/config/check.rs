@@ -42,6 +42,9 @@ use crate::sender::Networks;
 /// Longer than this, a topic's name could exceed Kafka's 249 characters with the longest command behind it.
 const TOPIC_PREFIX_LENGTH_MAX: usize = 150;
 
+/// Far more than any callback has.
+const BODY_BYTES_MAX: i64 = 16 * 1024 * 1024;
+
 /// What the sender allows for an answer.
 const SENDER_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -135,7 +138,11 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
         proxies: networks(reader, "callbacks.proxies").unwrap_or_default(),
         proxy_protocol: reader.boolean("callbacks.proxy_protocol"),
         tls: tls(reader),
-        body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=16 * 1024 * 1024)),
+        http2: reader.boolean("callbacks.http2"),
+        body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=BODY_BYTES_MAX)),
+        gzip_bytes_max: reader
+            .integer("callbacks.gzip_bytes_max", &(1..=BODY_BYTES_MAX))
+            .and_then(|count| usize::try_from(count).ok()),
         bodies_bytes_max: reader.count("callbacks.bodies_bytes_max", &(1..=QUEUE_MAX)),
         connections_max: reader.count("callbacks.connections_max", &(1..=1_000_000)),
         connections_per_peer_max: reader
@@ -378,6 +385,11 @@ fn compare(reader: &mut Reader, config: &Config) {
     if callbacks.bodies_bytes_max / BUDGET_BODIES < callbacks.body_bytes_max {
         let why = "must be at least four times callbacks.body_bytes_max: a quarter is for questions alone";
         reader.contradiction("callbacks.bodies_bytes_max", "callbacks.body_bytes_max", why);
+    }
+    if callbacks.gzip_bytes_max.is_some_and(|limit| limit > callbacks.body_bytes_max) {
+        let why =
+            "must not be above callbacks.body_bytes_max: what is decompressed is kept and published like any body";
+        reader.contradiction("callbacks.gzip_bytes_max", "callbacks.body_bytes_max", why);
     }
     if config.queue.bytes_max < callbacks.body_bytes_max {
         let why = "must not be below callbacks.body_bytes_max: the longest body would never fit";

@@ -36,12 +36,15 @@ use crate::clock;
 use super::connection::Connection;
 use super::connection::Patience;
 use super::connection::Round;
+use super::multiplexed;
 use super::opening::Opening;
 use super::opening::OpeningError;
 use super::reply;
 use super::service::Service;
 use super::service::Visit;
 use super::stream::Stream;
+use super::version;
+use super::version::Version;
 
 /// Connections the kernel holds while none is accepted. `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4096;
@@ -72,6 +75,17 @@ pub(crate) struct Limits {
     pub(crate) body_timeout: Duration,
     pub(crate) write_timeout: Duration,
     pub(crate) idle_timeout: Duration,
+}
+
+impl Limits {
+    const fn patience(&self) -> Patience {
+        Patience {
+            head: self.head_timeout,
+            body: self.body_timeout,
+            write: self.write_timeout,
+            idle: self.idle_timeout,
+        }
+    }
 }
 
 /// Binds a socket that can be turned into a listener on any runtime.
@@ -267,10 +281,23 @@ impl Connections {
                 }
             };
             if let Some((stream, peer)) = opened {
-                let round = Round::default();
-                let served = serve_connection(stream, peer, round.clone(), service, limits);
+                let patience = limits.patience();
+                // Boxed, as `open` is.
+                let version = match opening.http2 {
+                    false => Some(Version::One),
+                    true => Box::pin(version::spoken(&stream, patience, finish.clone())).await,
+                };
+                let ended = match version {
+                    Some(Version::One) => {
+                        let round = Round::default();
+                        let served = serve_connection(stream, peer, round.clone(), service, patience);
+                        end_in_order(served, round, finish).await
+                    }
+                    Some(Version::Two) => Box::pin(multiplexed::serve(stream, peer, service, patience, finish)).await,
+                    None => Ok(()),
+                };
                 // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
-                if let Err(error) = end_in_order(served, round, finish).await {
+                if let Err(error) = ended {
                     tracing::debug!(%error, %peer, "connection ended");
                 }
             }
@@ -351,14 +378,8 @@ fn serve_connection(
     peer: SocketAddr,
     round: Round,
     service: Arc<Service>,
-    limits: Limits,
+    patience: Patience,
 ) -> impl GracefulConnection<Error = hyper::Error> {
-    let patience = Patience {
-        head: limits.head_timeout,
-        body: limits.body_timeout,
-        write: limits.write_timeout,
-        idle: limits.idle_timeout,
-    };
     let io = Connection::new(stream, round.clone(), patience);
     // One for the connection: all connections would otherwise count references to the one service, from every thread.
     let visit = Arc::new(Visit { service, peer, round, alarm: Mutex::default() });

@@ -40,7 +40,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> Reply {
         reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     }
     if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-        reply.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let taken = if *refusal == Refusal::OtherEncoding { "gzip, identity" } else { "identity" };
+        reply.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(taken));
     }
     if reason.closes() {
         close(&mut reply);

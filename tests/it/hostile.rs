@@ -193,6 +193,32 @@ fn what_two_servers_could_read_differently_is_refused_or_ends_the_connection() {
 }
 
 #[test]
+fn a_line_of_a_head_may_end_in_a_bare_lf_and_one_of_a_chunk_may_not() {
+    let bridge = start(PATIENT);
+    let good = load::body("@a", 0);
+    let (length, chunks) = (good.len(), chunked(&good));
+    let with_lf = |head: String| head.replace("\r\n", "\n");
+    let cases = [
+        (with_lf(head(&format!("Content-Length: {length}\r\n"), &good)), Goes(200)),
+        (head(&format!("X-Before: a\nContent-Length: {length}\n"), &good), Goes(200)),
+        // It ends a line wherever it stands, so what follows is a header, and counts as one.
+        (head(&format!("X-Before: a\nContent-Length: 2\r\nContent-Length: {length}\r\n"), &good), Ends(400)),
+        (head(&format!("X-Before: a\nHost: b\r\nContent-Length: {length}\r\n"), &good), Ends(400)),
+        (head("X-Before: a\n b\r\nContent-Length: 2\r\n", "{}"), Ends(400)),
+        (head("Transfer-Encoding: chunked\r\n", &with_lf(chunks.clone())), Ends(400)),
+        (head("Transfer-Encoding: chunked\r\n", &chunks.replacen("\r\n", "\n", 1)), Ends(400)),
+        // Of 1.0 there are no chunks.
+        (head("Transfer-Encoding: chunked\r\n", &chunks).replace("HTTP/1.1", "HTTP/1.0"), Ends(400)),
+    ];
+    for (request, expected) in &cases {
+        assert_outcome(&bridge, request.as_bytes(), *expected);
+    }
+    // Those of 200 and what followed them, and the three that got as far as their query.
+    let stopped = stop(bridge);
+    assert_eq!((stopped.ledger["delivered"], stopped.ledger["refused"]), (4, 3), "{stopped:?}");
+}
+
+#[test]
 fn a_head_that_is_too_large_is_431_and_ends_the_connection() {
     let bridge = start(PATIENT);
     let long = "x".repeat(70_000);
