@@ -66,8 +66,8 @@ use crate::shutdown::Stop;
 
 use super::Failure;
 
-/// How long the pump lets captures gather in memory mode, where nobody waits for them: one wake-up for many, instead of one each.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long the pump lets captures gather where nobody waits for them: one wake-up for many, instead of one each.
+const GATHER: Duration = Duration::from_millis(15);
 
 /// Everything, built.
 pub(super) struct Built {

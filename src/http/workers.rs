@@ -87,3 +87,34 @@ impl Workers {
         let _ended = self.all.recv_timeout(limit);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+    use std::sync::Arc;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn each_drives_what_it_has_begun_and_all_of_it_ends_with_them() {
+        let (tell, told) = mpsc::channel();
+        let workers = Unstarted::new(2).unwrap().start(pending).unwrap();
+        let held = Arc::new(());
+        for handle in workers.handles() {
+            let (tell, held) = (tell.clone(), Arc::clone(&held));
+            // Aborted with its runtime.
+            drop(handle.spawn(async move {
+                tell.send((thread::current().name().map(str::to_owned), thread::current().id())).unwrap();
+                pending::<()>().await;
+                drop(held);
+            }));
+        }
+        let (one, other) = (told.recv_timeout(LIMIT).unwrap(), told.recv_timeout(LIMIT).unwrap());
+        assert_eq!((one.0.as_deref(), other.0.as_deref()), (Some(NAME), Some(NAME)));
+        assert_ne!(one.1, other.1);
+        assert_eq!(Arc::strong_count(&held), 3);
+        workers.end(LIMIT);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+}

@@ -62,6 +62,30 @@ struct Computed {
     received: Rfc3339,
 }
 
+/// The name of an attribute, as each mode writes it.
+#[derive(Clone, Copy)]
+struct Name {
+    header: &'static str,
+    /// What stands before its text in JSON.
+    member: &'static str,
+    /// Its text never needs escapes.
+    is_plain: bool,
+}
+
+/// The names of an attribute whose text may be any.
+macro_rules! name {
+    ($name:literal) => {
+        Name { header: concat!("ce_", $name), member: concat!(",\"", $name, "\":"), is_plain: false }
+    };
+}
+
+/// The names of an attribute whose text needs no escapes.
+macro_rules! plain {
+    ($name:literal) => {
+        Name { is_plain: true, ..name!($name) }
+    };
+}
+
 impl<'a> Envelope<'a> {
     pub(super) fn into_record(self, mode: Mode) -> Record<'a> {
         let computed = Computed {
@@ -74,7 +98,12 @@ impl<'a> Envelope<'a> {
             Mode::Structured => {
                 value.extend_from_slice(b"{\"specversion\":\"1.0\"");
                 self.each_attribute(&computed, |name, text| {
-                    push_member(&mut value, name.strip_prefix("ce_").unwrap_or(name), text);
+                    value.extend_from_slice(name.member.as_bytes());
+                    if name.is_plain {
+                        push_plain(&mut value, text);
+                    } else {
+                        push_text(&mut value, text);
+                    }
                 });
                 value.extend_from_slice(b",\"datacontenttype\":\"application/json\",\"data\":");
                 self.push_data(&mut value);
@@ -92,7 +121,7 @@ impl<'a> Envelope<'a> {
                 headers.push(fixed("content-type", "application/json"));
                 headers.push(fixed("ce_specversion", "1.0"));
                 self.each_attribute(&computed, |name, text| {
-                    headers.push(Header { name, value: Cow::Owned(text.as_bytes().to_vec()) });
+                    headers.push(Header { name: name.header, value: Cow::Owned(text.as_bytes().to_vec()) });
                 });
                 headers
             }
@@ -107,9 +136,8 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// Calls `put` with each attribute beside `specversion` and `datacontenttype`: its name as a header (without `ce_` it is the name in
-    /// JSON), and its text.
-    fn each_attribute(&self, computed: &Computed, mut put: impl FnMut(&'static str, &str)) {
+    /// Calls `put` with each attribute beside `specversion` and `datacontenttype`: its name and its text.
+    fn each_attribute(&self, computed: &Computed, mut put: impl FnMut(Name, &str)) {
         let mut put_some = |name, text: Option<&str>| {
             // CloudEvents knows no empty attribute.
             if let Some(text) = text.filter(|text| !text.is_empty()) {
@@ -119,20 +147,20 @@ impl<'a> Envelope<'a> {
         let ascii = |bytes| str::from_utf8(bytes).ok();
         let facts = &self.facts;
         let subject = facts.subject.as_deref();
-        put_some("ce_id", ascii(&computed.id));
-        put_some("ce_source", Some(self.source));
-        put_some("ce_type", Some(&self.command));
-        put_some("ce_subject", subject);
-        put_some("ce_time", ascii(&computed.time));
-        put_some("ce_timesource", Some(if facts.event_time_ms.is_some() { "callback" } else { "receipt" }));
-        put_some("ce_receivedtime", ascii(&computed.received));
-        put_some("ce_dataschema", Some(self.schema));
-        put_some("ce_sdkappid", Some(self.app_id));
-        put_some("ce_optplatform", self.opt_platform.as_deref());
-        put_some("ce_clientip", self.client_ip.as_deref());
-        put_some("ce_operator", facts.operator.as_deref());
-        put_some("ce_partitionkey", subject);
-        put_some("ce_decision", self.decision.map(|decision| decision.outcome.as_str()));
+        put_some(plain!("id"), ascii(&computed.id));
+        put_some(plain!("source"), Some(self.source));
+        put_some(name!("type"), Some(&self.command));
+        put_some(name!("subject"), subject);
+        put_some(plain!("time"), ascii(&computed.time));
+        put_some(plain!("timesource"), Some(if facts.event_time_ms.is_some() { "callback" } else { "receipt" }));
+        put_some(plain!("receivedtime"), ascii(&computed.received));
+        put_some(plain!("dataschema"), Some(self.schema));
+        put_some(plain!("sdkappid"), Some(self.app_id));
+        put_some(name!("optplatform"), self.opt_platform.as_deref());
+        put_some(name!("clientip"), self.client_ip.as_deref());
+        put_some(name!("operator"), facts.operator.as_deref());
+        put_some(name!("partitionkey"), subject);
+        put_some(plain!("decision"), self.decision.map(|decision| decision.outcome.as_str()));
     }
 
     fn push_data(&self, value: &mut Vec<u8>) {
@@ -171,12 +199,11 @@ fn header<'a>(name: &'static str, text: Cow<'a, str>) -> Header<'a> {
     Header { name, value }
 }
 
-/// Appends `,"name":"text"`. The name needs no escapes.
-fn push_member(json: &mut Vec<u8>, name: &str, text: &str) {
-    json.extend_from_slice(b",\"");
-    json.extend_from_slice(name.as_bytes());
-    json.extend_from_slice(b"\":");
-    push_text(json, text);
+/// Appends `text`, which needs no escapes, as a JSON string.
+fn push_plain(json: &mut Vec<u8>, text: &str) {
+    json.push(b'"');
+    json.extend_from_slice(text.as_bytes());
+    json.push(b'"');
 }
 
 /// Appends `text` as a JSON string. Most need no escapes, and finding that out costs less than writing with them.
@@ -187,9 +214,7 @@ fn push_text(json: &mut Vec<u8>, text: &str) {
     if needs_escapes {
         return push_json(json, text);
     }
-    json.push(b'"');
-    json.extend_from_slice(text.as_bytes());
-    json.push(b'"');
+    push_plain(json, text);
 }
 
 #[expect(

@@ -5,30 +5,31 @@ use crate::clock::UnixMillis;
 /// `2006-01-02T15:04:05.000Z`, in ASCII.
 pub(super) type Rfc3339 = [u8; 24];
 
+/// The first moment that has a year of four digits.
+const YEAR_0: jiff::Timestamp = jiff::Timestamp::constant(-62_167_219_200, 0);
+
 /// RFC 3339 in UTC with milliseconds. Times beyond what it can write become the epoch.
 ///
 /// By hand, because it is done twice for each record and the library's printer takes several times as long.
 pub(super) fn rfc3339(time: UnixMillis) -> Rfc3339 {
-    let timestamp = jiff::Timestamp::from_millisecond(time.0).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    let at = jiff::tz::Offset::UTC.to_datetime(timestamp);
-    let mut text = *b"0000-00-00T00:00:00.000Z";
-    let fields = [
-        (0..4, i32::from(at.year())),
-        (5..7, i32::from(at.month())),
-        (8..10, i32::from(at.day())),
-        (11..13, i32::from(at.hour())),
-        (14..16, i32::from(at.minute())),
-        (17..19, i32::from(at.second())),
-        (20..23, i32::from(at.millisecond())),
-    ];
-    for (place, mut value) in fields {
-        for digit in text.get_mut(place).into_iter().flatten().rev() {
-            // Of a number from 0 to 9.
-            *digit = b'0' + u8::try_from(value % 10).unwrap_or(0);
-            value /= 10;
-        }
-    }
-    text
+    let timestamp = jiff::Timestamp::from_millisecond(time.0).ok().filter(|timestamp| *timestamp >= YEAR_0);
+    let at = jiff::tz::Offset::UTC.to_datetime(timestamp.unwrap_or(jiff::Timestamp::UNIX_EPOCH));
+    let [a, b] = digits((at.year() / 100).unsigned_abs());
+    let [c, d] = digits((at.year() % 100).unsigned_abs());
+    let [e, f] = digits(at.month().unsigned_abs().into());
+    let [g, h] = digits(at.day().unsigned_abs().into());
+    let [i, j] = digits(at.hour().unsigned_abs().into());
+    let [k, l] = digits(at.minute().unsigned_abs().into());
+    let [m, n] = digits(at.second().unsigned_abs().into());
+    let [_, o] = digits((at.millisecond() / 100).unsigned_abs());
+    let [p, q] = digits((at.millisecond() % 100).unsigned_abs());
+    [a, b, c, d, b'-', e, f, b'-', g, h, b'T', i, j, b':', k, l, b':', m, n, b'.', o, p, q, b'Z']
+}
+
+/// The two digits of a number below 100.
+const fn digits(number: u16) -> [u8; 2] {
+    let number = number.to_le_bytes()[0];
+    [b'0' + number / 10, b'0' + number % 10]
 }
 
 #[cfg(test)]
@@ -37,12 +38,23 @@ mod tests {
 
     #[test]
     fn times_are_written_as_the_library_writes_them() {
-        for millis in
-            [0, 1, 999, 86_399_999, 951_782_400_000, 1_670_574_414_123, 4_102_444_800_000, 253_402_207_200_000]
-        {
+        for millis in [
+            -62_167_219_200_000,
+            -1,
+            0,
+            1,
+            999,
+            86_399_999,
+            951_782_400_000,
+            1_670_574_414_123,
+            4_102_444_800_000,
+            253_402_207_200_000,
+        ] {
             let timestamp = jiff::Timestamp::from_millisecond(millis).unwrap();
             assert_eq!(str::from_utf8(&rfc3339(UnixMillis(millis))), Ok(&*format!("{timestamp:.3}")));
         }
-        assert_eq!(&rfc3339(UnixMillis(i64::MAX)), b"1970-01-01T00:00:00.000Z");
+        for beyond in [i64::MAX, i64::MIN, -62_167_219_200_001] {
+            assert_eq!(&rfc3339(UnixMillis(beyond)), b"1970-01-01T00:00:00.000Z");
+        }
     }
 }

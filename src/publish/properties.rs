@@ -9,8 +9,8 @@ fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
     let linger_ms = match ack {
         // Somebody waits for the report, and nobody else may be there to share a batch with.
         Ack::Broker => "0.5",
-        // Nobody waits, and a batch for each partition every 5 ms costs brokers and us noticeably more than one every 25 ms.
-        Ack::Journal | Ack::Memory => "25",
+        // Nobody waits. Most of what is sent together has gathered in the pump; this is for what it hands over in one go.
+        Ack::Journal | Ack::Memory => "5",
     };
     let fixed = [
         ("client.id", "callbridge"),
