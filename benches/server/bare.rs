@@ -1,7 +1,7 @@
 //! The bare hyper server: what a callback costs when nothing is done with it.
 //!
-//! It has callbridge's runtime, allocator and connection options. It reads the whole body and answers what callbridge
-//! answers, and that is all.
+//! It has tokio's usual runtime, of as many threads as callbridge has workers, and callbridge's allocator and connection options. It
+//! reads the whole body and answers what callbridge answers, and that is all.
 
 use std::convert::Infallible;
 use std::io;
