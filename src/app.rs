@@ -165,9 +165,13 @@ fn start(built: Built, runtime: &Runtime, workers: workers::Unstarted) -> Result
         let _inside = runtime.enter();
         let listener =
             tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
-        let (service, opening) = (Arc::clone(&served.service), Arc::clone(&served.opening));
-        let (handles, order) = (workers.handles().to_vec(), served.order.subscribe());
-        async move { listener::serve(listener, service, opening, served.limits, &handles, order).await }
+        let setup = listener::Setup {
+            service: Arc::clone(&served.service),
+            opening: Arc::clone(&served.opening),
+            limits: served.limits,
+            workers: workers.handles().to_vec(),
+        };
+        listener::serve(listener, setup, served.order.subscribe())
     };
     // The one task of the runtime's root; its end is waited for in `stop`.
     let _task = runtime.spawn(async move {

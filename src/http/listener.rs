@@ -1,11 +1,8 @@
 //! The listener: accepts, caps, serves, and stops in order.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
-use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -39,6 +36,8 @@ use super::connection::Round;
 use super::multiplexed;
 use super::opening::Opening;
 use super::opening::OpeningError;
+use super::peers::Peers;
+use super::peers::peer_key;
 use super::reply;
 use super::service::Service;
 use super::service::Visit;
@@ -103,6 +102,16 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// What a listener serves with.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) service: Arc<Service>,
+    pub(crate) opening: Arc<Opening>,
+    pub(crate) limits: Limits,
+    /// Where connections are driven.
+    pub(crate) workers: Vec<Handle>,
+}
+
 /// How a listener is told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -114,15 +123,8 @@ pub(crate) enum Order {
 
 /// Serves until ordered to finish, and then until the last connection has ended. Accepts here, and has each connection driven by the
 /// worker that has the fewest.
-pub(crate) async fn serve(
-    listener: TcpListener,
-    service: Arc<Service>,
-    opening: Arc<Opening>,
-    limits: Limits,
-    workers: &[Handle],
-    mut order: watch::Receiver<Order>,
-) {
-    let mut connections = Connections::new(service, opening, limits, workers);
+pub(crate) async fn serve(listener: TcpListener, setup: Setup, mut order: watch::Receiver<Order>) {
+    let mut connections = Connections::new(setup);
     let mut warned = None;
     loop {
         let accepted = tokio::select! {
@@ -190,7 +192,7 @@ struct Worker {
 }
 
 /// What a connection leaves behind.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Left {
     /// Which worker had it.
     worker: usize,
@@ -198,43 +200,10 @@ struct Left {
     peer: Option<IpAddr>,
 }
 
-/// How many connections each peer has, where that is bounded.
-#[derive(Debug, Default)]
-struct Peers {
-    open: HashMap<IpAddr, usize>,
-}
-
-impl Peers {
-    /// Counts a connection of `peer`, unless it has `max` already.
-    fn enter(&mut self, peer: IpAddr, max: usize) -> bool {
-        let open = self.open.entry(peer).or_default();
-        let has_place = *open < max;
-        *open += usize::from(has_place);
-        has_place
-    }
-
-    fn leave(&mut self, peer: Option<IpAddr>) {
-        let Some(peer) = peer else { return };
-        if let Entry::Occupied(mut open) = self.open.entry(peer) {
-            *open.get_mut() -= 1;
-            if *open.get() == 0 {
-                open.remove();
-            }
-        }
-    }
-}
-
-/// Who counts as one peer: an address, or a network of IPv6 that one host may have for itself.
-fn peer_key(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
-    }
-}
-
 impl Connections {
-    fn new(service: Arc<Service>, opening: Arc<Opening>, limits: Limits, workers: &[Handle]) -> Self {
-        let workers = workers.iter().map(|handle| Worker { handle: handle.clone(), open: 0 }).collect();
+    fn new(setup: Setup) -> Self {
+        let Setup { service, opening, limits, workers } = setup;
+        let workers = workers.into_iter().map(|handle| Worker { handle, open: 0 }).collect();
         Self {
             service,
             opening,

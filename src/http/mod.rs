@@ -8,6 +8,7 @@ mod gzip;
 pub(crate) mod listener;
 mod multiplexed;
 pub(crate) mod opening;
+mod peers;
 mod proxy;
 pub(crate) mod reply;
 pub(crate) mod service;
