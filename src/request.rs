@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use memchr::memchr;
+use memchr::memchr_iter;
 
 /// The query parameters that callbridge uses, decoded. Borrows from the query where nothing was encoded.
 ///
@@ -96,23 +97,17 @@ impl<'a> Query<'a> {
 
 /// The names and values of a query, as they stand there. A name without `=` has an empty value.
 fn pairs(raw: &str) -> impl Iterator<Item = (&str, &str)> {
-    let mut rest = Some(raw);
-    std::iter::from_fn(move || {
-        let (pair, behind) = cut(rest?, b'&');
-        rest = behind;
-        let (name, value) = cut(pair, b'=');
-        Some((name, value.unwrap_or_default()))
+    let ends = memchr_iter(b'&', raw.as_bytes()).chain([raw.len()]);
+    ends.scan(0, |start, end| {
+        let pair = raw.get(*start..end);
+        *start = end + 1;
+        pair
     })
-}
-
-/// What is before the first `byte`, which is an ASCII character, and what is behind it.
-///
-/// The parts are short: to look at one byte after the other takes less time than to begin a search for many at once.
-fn cut(text: &str, byte: u8) -> (&str, Option<&str>) {
-    match text.bytes().position(|other| other == byte) {
-        Some(at) => (text.get(..at).unwrap_or_default(), text.get(at + 1..)),
-        None => (text, None),
-    }
+    .map(|pair| match memchr(b'=', pair.as_bytes()) {
+        // `=` is one byte in UTF-8, so both cuts are between characters.
+        Some(at) => (pair.get(..at).unwrap_or_default(), pair.get(at + 1..).unwrap_or_default()),
+        None => (pair, ""),
+    })
 }
 
 /// Undoes percent-encoding where there is none.
