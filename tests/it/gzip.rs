@@ -8,7 +8,6 @@ use flate2::write::GzEncoder;
 use serde_json::Value;
 
 use crate::support::bridge::Bridge;
-use crate::support::bridge::Stopped;
 use crate::support::http::Client;
 use crate::support::http::Response;
 use crate::support::http::callback_target;
@@ -51,7 +50,7 @@ fn a_gzip_body_is_published_as_what_it_decompresses_to() {
         let times = values.iter().filter(|value| value.contains(body.as_str())).count();
         assert_eq!(times, if number == 0 { 2 } else { 1 }, "{body}: {values:#?}");
     }
-    assert_eq!(stop(bridge).ledger["delivered"], 5);
+    assert_eq!(bridge.stop_in_order().ledger["delivered"], 5);
 }
 
 #[test]
@@ -67,7 +66,7 @@ fn another_coding_than_one_gzip_is_415_and_the_connection_goes_on() {
     }
     assert_eq!(post(&mut client, "gzip", &body).status, 200);
     assert_eq!(refused(&bridge, "content_encoding"), 9.0);
-    assert_eq!(stop(bridge).ledger["received"], 10);
+    assert_eq!(bridge.stop_in_order().ledger["received"], 10);
 }
 
 #[test]
@@ -92,7 +91,7 @@ fn a_bomb_is_413_and_takes_no_more_memory_than_the_limit() {
     let grown = bridge.resident_bytes().saturating_sub(before);
     assert!(grown < 50 << 20, "{grown}");
     assert_eq!(refused(&bridge, "body_too_large"), 4.0);
-    assert_eq!(stop(bridge).ledger["received"], 5);
+    assert_eq!(bridge.stop_in_order().ledger["received"], 5);
 }
 
 #[test]
@@ -103,7 +102,7 @@ fn what_is_sent_is_bounded_too_however_short_it_would_become() {
     assert!(many.len() > 1000);
     let response = post(&mut connect(&bridge), "gzip", &many);
     assert_eq!((response.status, failure(&response).as_str()), (413, "the body is longer than 1000 bytes"));
-    stop(bridge);
+    bridge.stop_in_order();
 }
 
 #[test]
@@ -136,7 +135,7 @@ pub(crate) fn broken_gzip_is_400_and_the_connection_goes_on() {
     let reader = Reader::open(&bridge.embedded_kafka(), &["tencent-chat.rejected"]);
     let kept: Vec<Vec<u8>> = reader.collect(1, MINUTE).into_iter().map(|record| record.value).collect();
     assert_eq!(kept, [b"no json".to_vec()]);
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["delivered"], stopped.ledger["refused"]), (1, 8), "{stopped:?}");
 }
 
@@ -160,12 +159,6 @@ fn gzip(plain: &[u8]) -> Vec<u8> {
 fn start(settings: &str) -> Bridge {
     let taken = if settings.contains("gzip_bytes_max") { "" } else { "callbacks.gzip_bytes_max = 262144" };
     Bridge::start_light(APP, &format!("{PATIENT}\n{taken}\n{settings}"))
-}
-
-fn stop(bridge: Bridge) -> Stopped {
-    let stopped = bridge.stop_and_wait();
-    assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 0, "{stopped:?}");
-    stopped
 }
 
 fn connect(bridge: &Bridge) -> Client {

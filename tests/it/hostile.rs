@@ -19,7 +19,6 @@ use socket2::Socket;
 use socket2::Type;
 
 use crate::support::bridge::Bridge;
-use crate::support::bridge::Stopped;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::load;
@@ -73,7 +72,7 @@ pub(crate) fn a_request_has_one_host() {
     // Without a command it is wrong too, and no callback.
     assert_outcome(&bridge, b"GET / HTTP/1.1\r\n\r\n", Ends(400));
     assert_eq!(refused(&bridge, "host"), 10.0);
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["received"], stopped.ledger["refused"]), (14 + 4, 10), "{stopped:?}");
 }
 
@@ -96,7 +95,7 @@ pub(crate) fn chunked_is_the_only_transfer_encoding() {
         assert_outcome(&bridge, head(coding, &chunks).as_bytes(), expected);
     }
     assert_eq!(refused(&bridge, "transfer_encoding"), 6.0);
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["received"], stopped.ledger["refused"]), (8 + 2, 6), "{stopped:?}");
 }
 
@@ -116,7 +115,7 @@ pub(crate) fn a_compressed_body_is_415_and_the_connection_goes_on() {
         assert_eq!(answer["ActionStatus"], if status == 415 { "FAIL" } else { "OK" });
     }
     assert_eq!(refused(&bridge, "content_encoding"), 4.0);
-    assert_eq!(stop(bridge).ledger["received"], 5);
+    assert_eq!(bridge.stop_in_order().ledger["received"], 5);
 }
 
 #[test]
@@ -185,7 +184,7 @@ fn what_two_servers_could_read_differently_is_refused_or_ends_the_connection() {
     }
     // What follows was read as a request only where the connection went on.
     let going = requests.iter().filter(|(_, outcome)| matches!(outcome, Goes(_))).count();
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     let taken = 3 + 1 + going;
     assert_eq!(stopped.ledger["delivered"], u64::try_from(taken).unwrap(), "{stopped:?}");
     // The bodies that broke off, and the two methods.
@@ -214,7 +213,7 @@ fn a_line_of_a_head_may_end_in_a_bare_lf_and_one_of_a_chunk_may_not() {
         assert_outcome(&bridge, request.as_bytes(), *expected);
     }
     // Those of 200 and what followed them, and the three that got as far as their query.
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["delivered"], stopped.ledger["refused"]), (4, 3), "{stopped:?}");
 }
 
@@ -236,7 +235,7 @@ fn a_head_that_is_too_large_is_431_and_ends_the_connection() {
     let good = load::body("@a", 0);
     let fits = head(&format!("{fewer}Content-Length: {}\r\n", good.len()), &good);
     assert_outcome(&bridge, fits.as_bytes(), Goes(200));
-    assert_eq!(stop(bridge).ledger["received"], 2);
+    assert_eq!(bridge.stop_in_order().ledger["received"], 2);
 }
 
 #[test]
@@ -253,7 +252,7 @@ fn what_speaks_another_protocol_is_ended() {
     let mut client = connect(&bridge);
     client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
     assert!(client.is_closed());
-    assert_eq!(stop(bridge).ledger["received"], 0);
+    assert_eq!(bridge.stop_in_order().ledger["received"], 0);
 }
 
 #[test]
@@ -274,7 +273,7 @@ fn a_body_without_end_is_413_whatever_it_is_made_of() {
         let told = statuses.iter().any(|status| answer.starts_with(format!("HTTP/1.1 {status} ").as_bytes()));
         assert!(told || read.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "{answer:?}");
     }
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["received"], stopped.ledger["refused"]), (2, 2), "{stopped:?}");
 }
 
@@ -286,7 +285,7 @@ fn trailers_without_end_end_the_connection() {
     stream.write_all(begin.as_bytes()).unwrap();
     let many = "X-Trailer: x\r\n".repeat(1000);
     wait::until("the connection ends", || stream.write_all(many.as_bytes()).is_err());
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["received"], stopped.ledger["refused"]), (1, 1), "{stopped:?}");
 }
 
@@ -309,7 +308,7 @@ fn two_hundred_slow_heads_and_bodies_do_not_keep_a_good_sender_waiting() {
     }
     drop(slow);
     bridge.metrics_until(|metrics| metrics["callbridge_connections"] == 1.0);
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["received"], stopped.ledger["refused"]), (200, 100), "{stopped:?}");
 }
 
@@ -370,7 +369,7 @@ fn without_file_descriptors_it_waits_and_says_so_once_and_goes_on_when_there_are
     }
     let errors = bridge.metrics()["callbridge_accept_errors_total"];
     assert!(errors >= 1.0, "{errors}");
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!(stopped.ledger["delivered"], 151);
     let warnings = stopped.stderr.matches("could not accept connections").count();
     let times_ten_seconds = u128::try_from(warnings - 1).unwrap();
@@ -398,7 +397,7 @@ fn one_peer_has_so_many_connections_and_others_have_theirs() {
     bridge.metrics_until(|metrics| metrics["callbridge_connections"] == 8.0);
     // Its place is back a moment after the count.
     wait::until("the place comes back", || status(&mut from(1)) == 200);
-    assert_eq!(stop(bridge).ledger["received"], 4 + 5 + 1);
+    assert_eq!(bridge.stop_in_order().ledger["received"], 4 + 5 + 1);
 }
 
 /// Sends the request with a good one behind it, on a connection of its own, and judges what comes back.
@@ -427,12 +426,6 @@ fn assert_outcome(bridge: &Bridge, request: &[u8], expected: Outcome) {
 
 fn start(settings: &str) -> Bridge {
     Bridge::start_light(APP, settings)
-}
-
-fn stop(bridge: Bridge) -> Stopped {
-    let stopped = bridge.stop_and_wait();
-    assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 0, "{stopped:?}");
-    stopped
 }
 
 fn refused(bridge: &Bridge, reason: &str) -> f64 {

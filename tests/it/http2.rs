@@ -16,7 +16,6 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::bridge::Bridge;
-use crate::support::bridge::Stopped;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::http2::Answer;
@@ -46,7 +45,7 @@ fn curl_speaks_http2_by_prior_knowledge_and_http1_beside_it() {
     }
     let head = curl(&["--http2-prior-knowledge", "-I", "-X", "HEAD"], &format!("http://{}/", bridge.callbacks));
     assert!(head.starts_with("HTTP/2 200") && head.ends_with(" 200 2"), "{head}");
-    assert_eq!(stop(bridge).ledger["delivered"], 3);
+    assert_eq!(bridge.stop_in_order().ledger["delivered"], 3);
 }
 
 #[test]
@@ -66,7 +65,7 @@ fn tls_agrees_on_http2_only_where_both_want_it() {
         for (wants, version) in [("--http2", expected), ("--http1.1", "1.1"), ("--no-alpn", "1.1")] {
             assert_eq!(curl(&[&[wants], &trust[..]].concat(), &url), format!("{OK} 200 {version}"), "{switch} {wants}");
         }
-        assert_eq!(stop(bridge).ledger["delivered"], 3);
+        assert_eq!(bridge.stop_in_order().ledger["delivered"], 3);
     }
 }
 
@@ -87,7 +86,7 @@ fn many_streams_of_one_connection_are_all_answered() {
             assert_eq!((answer.status, text(&answer).as_str()), (200, OK));
         }
     }
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["received"], stopped.ledger["delivered"]), (641, 641), "{stopped:?}");
     peer.ended().unwrap();
 }
@@ -109,7 +108,7 @@ fn a_body_that_does_not_come_is_408_and_the_other_streams_go_on() {
     }
     assert_eq!(peer.post(&target(), load::body("@a", 20).as_bytes()).unwrap().status, 200);
     assert_eq!(refused(&bridge, "body_timeout"), 2.0);
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["delivered"], stopped.ledger["refused"]), (21, 2), "{stopped:?}");
 }
 
@@ -138,7 +137,7 @@ fn bodies_may_be_as_long_as_in_http1_and_what_is_refused_ends_its_stream_only() 
     left.body.send_reset(Reason::CANCEL);
     bridge.metrics_until(|metrics| metrics["callbridge_callbacks_refused_total{reason=\"broken_off\"}"] == 1.0);
     assert_eq!(peer.post(&target(), load::body("@a", 2).as_bytes()).unwrap().status, 200);
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["delivered"], stopped.ledger["refused"]), (3, 3), "{stopped:?}");
 }
 
@@ -175,7 +174,7 @@ fn a_request_has_one_host_in_http2_too() {
     for head in &malformed {
         assert_eq!(outcome(&bridge, head, &body), Outcome::Malformed, "{head:?}");
     }
-    assert_eq!(stop(bridge).ledger["received"], 0);
+    assert_eq!(bridge.stop_in_order().ledger["received"], 0);
 }
 
 #[test]
@@ -199,7 +198,7 @@ fn heads_that_are_too_large_and_streams_that_are_reset_at_once_are_ended() {
         flood.write_all(&many).is_err()
     });
     assert_eq!(peer.post(&target(), load::body("@a", 1).as_bytes()).unwrap().status, 200);
-    stop(bridge);
+    bridge.stop_in_order();
 }
 
 #[test]
@@ -212,7 +211,7 @@ fn an_answer_that_nobody_takes_is_given_up() {
     let stream = peer.send(post(&target()), load::body("@a", 0).as_bytes()).unwrap();
     let error = peer.answer(stream).unwrap_err();
     assert_eq!(error.reason(), Some(Reason::CANCEL), "{error}");
-    assert_eq!(stop(bridge).ledger["delivered"], 1);
+    assert_eq!(bridge.stop_in_order().ledger["delivered"], 1);
 }
 
 #[test]
@@ -226,7 +225,7 @@ fn who_asks_and_never_reads_is_ended_in_http2_too() {
     let kind = stream.write_all(&pings).unwrap_err().kind();
     assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{kind}");
     bridge.metrics_until(|metrics| metrics["callbridge_connections"] == 0.0);
-    stop(bridge);
+    bridge.stop_in_order();
 }
 
 #[test]
@@ -261,7 +260,7 @@ fn a_preface_that_does_not_come_to_its_end_ends_the_connection() {
     }
     assert_eq!(idle.post(&target(), load::body("@a", 0).as_bytes()).unwrap().status, 200);
     bridge.metrics_until(|metrics| metrics["callbridge_connections"] == 1.0);
-    assert_eq!(stop(bridge).ledger["received"], 1);
+    assert_eq!(bridge.stop_in_order().ledger["received"], 1);
 }
 
 #[test]
@@ -286,7 +285,7 @@ fn http1_beside_it_is_read_from_its_first_byte() {
     let begin = [PREFACE, &frame(4, 0, 0, b""), &frame(1, 5, 1, &head("/"))].concat();
     begin.iter().for_each(|byte| stream.write_all(&[*byte]).unwrap());
     assert_eq!(read_outcome(&mut stream), Outcome::Status("200".to_owned()));
-    assert_eq!(stop(bridge).ledger["delivered"], 2);
+    assert_eq!(bridge.stop_in_order().ledger["delivered"], 2);
 }
 
 #[test]
@@ -397,12 +396,6 @@ fn curl(flags: &[&str], url: &str) -> String {
 /// With HTTP/2 switched on.
 fn start(settings: &str) -> Bridge {
     Bridge::start_light(APP, &format!("{ON}\n{settings}"))
-}
-
-fn stop(bridge: Bridge) -> Stopped {
-    let stopped = bridge.stop_and_wait();
-    assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 0, "{stopped:?}");
-    stopped
 }
 
 fn target() -> String {

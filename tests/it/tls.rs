@@ -25,7 +25,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::bridge::Bridge;
-use crate::support::bridge::Stopped;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::load;
@@ -55,7 +54,7 @@ fn callbacks_come_in_over_tls_and_nothing_comes_in_without() {
     let another = Pair::make("another").unwrap();
     assert!(connect(&bridge, &another, None, BOTH).is_err(), "a client that trusts somebody else");
     bridge.metrics_until(|metrics| metrics["callbridge_connections_unopened_total{reason=\"tls\"}"] == 2.0);
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["received"], stopped.ledger["delivered"]), (40, 40), "{stopped:?}");
 }
 
@@ -97,7 +96,7 @@ fn over_tls_too_bodies_may_be_long_and_refusals_can_be_read() {
     let refused = client.post(&target(), padded(262_145).as_bytes()).unwrap();
     assert_eq!((refused.status, refused.header("connection")), (413, Some("close")));
     assert!(client.is_closed());
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!((stopped.ledger["delivered"], stopped.ledger["refused"]), (52, 1), "{stopped:?}");
 }
 
@@ -124,7 +123,7 @@ fn a_new_certificate_is_shown_to_new_connections_and_the_old_ones_go_on() {
     assert!(connect(&bridge, &old, None, BOTH).is_err());
     assert_eq!(status(&mut before), 200, "the connection from before");
     assert_eq!(bridge.metrics()["callbridge_tls_files_failing"], 0.0);
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!(stopped.ledger["delivered"], 3);
     assert!(!stopped.stderr.contains("\"level\":\"ERROR\""), "{}", stopped.stderr);
 }
@@ -152,7 +151,7 @@ fn files_that_turn_bad_leave_the_old_certificate_in_force_and_are_told_once() {
     failing(0.0, 3.0);
     assert_eq!(status(&mut connect(&bridge, &new, None, BOTH).unwrap()), 200);
 
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     let errors = stopped.stderr.lines().filter(|line| line.contains("\"level\":\"ERROR\""));
     let errors: Vec<Value> = errors.map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(errors.len(), 3, "{errors:#?}");
@@ -189,7 +188,7 @@ fn where_clients_must_show_a_certificate_only_the_right_one_is_served() {
     bridge.metrics_until(|metrics| metrics["callbridge_tls_reloads_total"] == 1.0);
     assert!(served(Some(&next), BOTH) && !served(Some(&client), BOTH));
     assert_eq!(status(&mut before), 200, "it was checked when it began");
-    let stopped = stop(bridge);
+    let stopped = bridge.stop_in_order();
     assert_eq!(stopped.ledger["received"], 2 + 1 + 1 + 1, "{stopped:?}");
 }
 
@@ -207,7 +206,7 @@ fn a_handshake_that_does_not_come_to_its_end_ends_the_connection() {
     }
     bridge.metrics_until(|metrics| metrics["callbridge_connections_unopened_total{reason=\"late\"}"] == 3.0);
     assert_eq!(status(&mut used), 200, "an idle connection is not slow");
-    stop(bridge);
+    bridge.stop_in_order();
 }
 
 #[test]
@@ -314,12 +313,6 @@ impl Files {
 
 fn start(settings: &str) -> Bridge {
     Bridge::start_light(APP, settings)
-}
-
-fn stop(bridge: Bridge) -> Stopped {
-    let stopped = bridge.stop_and_wait();
-    assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 0, "{stopped:?}");
-    stopped
 }
 
 fn target() -> String {

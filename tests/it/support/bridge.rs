@@ -152,6 +152,17 @@ impl Bridge {
         self.wait()
     }
 
+    /// Asks it to stop, and waits for that.
+    ///
+    /// # Panics
+    ///
+    /// It did not end with 0, its ledger does not balance, or something still waits.
+    pub(crate) fn stop_in_order(self) -> Stopped {
+        let stopped = self.stop_and_wait();
+        assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 0, "{stopped:?}");
+        stopped
+    }
+
     /// Waits for it to end by itself.
     pub(crate) fn wait(mut self) -> Stopped {
         let code = self.process.wait(STOP);
