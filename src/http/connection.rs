@@ -4,9 +4,9 @@
 //! hyper has one timer for the wait between requests and for the time a head takes; one is long, the other must be short, and it is
 //! started anew for each request. So hyper gets none, and this wrapper watches: from the first byte of a head to the call of the service,
 //! and from the first wait for a body to its end, it must not take longer than its limit. Those timers are made only when a read or a
-//! write has to wait in the middle, which on a healthy connection is never; but hyper waits for what comes behind a body before the
-//! service has seen it, so one timer is made for all bodies of a connection. One more runs all the time, in steps of an eighth of the
-//! idle time: a connection that had nothing to read in eight of them is idle.
+//! write has to wait in the middle. That is never where a head and its body come in one piece; where they do not, each body waits, and
+//! one timer is made for all bodies of a connection. One more runs all the time, in steps of an eighth of the idle time: a connection
+//! that had nothing to read in eight of them is idle.
 //!
 //! A connection that ends while its peer still sends lingers for a moment: closed at once, the kernel would answer what comes with a
 //! reset, and that takes the answer from under the peer's eyes.
@@ -170,7 +170,7 @@ impl Connection {
             BODY => {}
             _other => return,
         }
-        // hyper looks for more before the service sees the body that has come, so this is reached for every body.
+        // The one timer of all its bodies: where they come behind their heads, this is reached for each.
         if self.body_alarm.poll_at(self.body_deadline, cx).is_ready() {
             self.round.0.store(BODY_LATE, Ordering::Relaxed);
         }

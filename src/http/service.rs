@@ -77,9 +77,17 @@ pub(crate) struct Visit {
 
 impl Visit {
     /// Answers one request, the next of the round.
-    pub(crate) async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Reply, Infallible> {
-        let service = &*self.service;
+    pub(crate) fn serve(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Reply, Infallible>> {
+        // Not when the future is polled: hyper looks for what comes behind the body before, and would be taken to wait for a head.
         self.round.serve();
+        self.reply_to(request)
+    }
+
+    async fn reply_to(self: Arc<Self>, request: Request<Incoming>) -> Result<Reply, Infallible> {
+        let service = &*self.service;
         let (parts, body) = request.into_parts();
         let mut body = Some(body);
         let mut reply = match service.receive(&parts, self.peer) {
