@@ -64,5 +64,8 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
 
 /// Whether it has only what a host and a port are written with.
 fn is_host(host: &[u8]) -> bool {
-    !host.is_empty() && host.iter().all(|byte| byte.is_ascii_graphic() && !b"\"#,/<>?@\\^`{|}".contains(byte))
+    let is_other = |byte| {
+        matches!(byte, b'"' | b'#' | b',' | b'/' | b'<' | b'>' | b'?' | b'@' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
+    };
+    !host.is_empty() && host.iter().all(|byte| byte.is_ascii_graphic() && !is_other(*byte))
 }
