@@ -35,8 +35,9 @@ use crate::record::Record;
 use super::properties::Properties;
 use super::topics::TopicsClient;
 
-/// How long one turn of the poll thread lasts; it wakes at once for an event.
-const POLL_TURN: Duration = Duration::from_millis(100);
+/// How long one turn of the poll thread lasts; it wakes at once for an event. The library waits for whole milliseconds of what is left,
+/// and spins for the rest: so what is left must be a little more than whole ones.
+const POLL_TURN: Duration = Duration::from_micros(100_050);
 
 fn client_config(properties: &Properties) -> ClientConfig {
     let mut config = ClientConfig::new();
