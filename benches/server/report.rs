@@ -44,6 +44,7 @@ pub(crate) struct Report {
     idle: Vec<Idle>,
     beside_bare: Vec<Pair>,
     frozen_broker: Vec<Pair>,
+    slow_elsewhere: Option<Pair>,
     slow_senders: Option<Pair>,
     signed: Option<Pair>,
     journal: Option<Figures>,
@@ -70,6 +71,7 @@ impl Report {
             idle: vec![Idle { server: "bare hyper", bytes: bare_idle_bytes }],
             beside_bare: Vec::new(),
             frozen_broker: Vec::new(),
+            slow_elsewhere: None,
             slow_senders: None,
             signed: None,
             journal: None,
@@ -112,9 +114,15 @@ impl Report {
         self.frozen_broker.push(pair);
     }
 
-    /// Adds and prints a good sender alone and beside slow ones.
+    /// Adds and prints a good sender alone, and while slow ones bother another server on the same machine.
+    pub(crate) fn slow_elsewhere(&mut self, pair: Pair) {
+        print_pair(&pair, ["good", "slow elsewhere"], &ratio_text(pair.ratio(|sample| sample.load.p99)));
+        self.slow_elsewhere = Some(pair);
+    }
+
+    /// Adds and prints a good sender while slow ones bother another server, and while they bother its own.
     pub(crate) fn bothered(&mut self, pair: Pair) {
-        print_pair(&pair, ["good", "good, 1000 slow"], &ratio_text(pair.ratio(|sample| sample.load.p99)));
+        print_pair(&pair, ["slow elsewhere", "1000 slow"], &ratio_text(pair.ratio(|sample| sample.load.p99)));
         self.slow_senders = Some(pair);
     }
 
@@ -131,8 +139,8 @@ impl Report {
 
     pub(crate) fn print_targets(&self) {
         println!(
-            "\nratio: of CPU µs to bare hyper's; of p99 to the healthy broker's where the broker is frozen, and to the good \
-             sender's alone beside slow ones\n"
+            "\nratio: of CPU µs to bare hyper's; of p99 to the healthy broker's where the broker is frozen, and to the row \
+             above where there are slow senders\n"
         );
         for idle in &self.idle {
             println!("idle RSS, {}: {:.1} MiB", idle.server, idle.bytes as f64 / MIB);

@@ -52,9 +52,9 @@ impl Sample {
         Self::measure(server, plan, Some(broker))
     }
 
-    /// Measures `server` while so many slow senders bother it. The CPU time is for both.
-    pub(crate) fn take_bothered(server: &Server, plan: &Plan, slow: usize) -> io::Result<Self> {
-        let _slow = slow::start(server, slow)?;
+    /// Measures `server` while so many slow senders bother `bothered`, which may be another one. The CPU time is `server`'s.
+    pub(crate) fn take_beside_slow(server: &Server, plan: &Plan, bothered: &Server, slow: usize) -> io::Result<Self> {
+        let _slow = slow::start(bothered, slow)?;
         Self::measure(server, plan, None)
     }
 

@@ -83,10 +83,14 @@ fn measure(options: &Options, mode: Mode, broker: &Broker, bare: &Server, report
     }
     // Neither has to do with the mode; in this one nothing else is in the way.
     let good = Plan { command: Command::After, ..before };
+    let other = Server::callbridge(&options.program, mode, broker)?;
     let undisturbed = || Sample::take(&ours, &good);
-    let bothered = || Sample::take_bothered(&ours, &good, SLOW_CONNECTIONS);
-    report.bothered(Pair::measure(mode, good.connections, options.rounds(), undisturbed, bothered)?);
-    drop(ours);
+    // What slow senders cost the machine, and whoever they talk to, without what they cost a good one on the same server.
+    let elsewhere = || Sample::take_beside_slow(&ours, &good, &other, SLOW_CONNECTIONS);
+    let bothered = || Sample::take_beside_slow(&ours, &good, &ours, SLOW_CONNECTIONS);
+    report.slow_elsewhere(Pair::measure(mode, good.connections, options.rounds(), undisturbed, elsewhere)?);
+    report.bothered(Pair::measure(mode, good.connections, options.rounds(), elsewhere, bothered)?);
+    drop((ours, other));
     let ours = Server::signed(&options.program, mode, broker)?;
     let plan = Plan { connections: SIGNED_CONNECTIONS, is_signed: true, ..after };
     let bare = || Sample::take(bare, &plan);
