@@ -10,6 +10,9 @@
 //! Nothing is ever given up because of an error that may pass. A record that Kafka will never take goes to `<prefix>.rejected`. But Kafka
 //! judges whole batches, so a record is believed to be bad only when it failed alone.
 
+mod again;
+mod fate;
+
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,18 +25,15 @@ use std::thread::Thread;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::capture::Capture;
 use crate::clock;
 use crate::clock::Heartbeat;
 use crate::journal::Backlog;
 use crate::journal::Entry;
-use crate::journal::Position;
 use crate::journal::Settled;
 use crate::metrics::publish::PublishMetrics;
 use crate::metrics::publish::RecordOutcome;
 use crate::normalise::Normaliser;
 use crate::normalise::part::Parts;
-use crate::record::Topic;
 use crate::record::Topics;
 use crate::refusal::Reason;
 
@@ -218,67 +218,6 @@ impl Pump {
         Item { order, entry, is_suspect: false, poison: None }
     }
 
-    /// Reads again what parked lanes have let go and now have room for: together, so that the journal is read once for all that are
-    /// equally far. Returns whether there may be more.
-    fn read_again(&mut self) -> bool {
-        let mut entries = Vec::new();
-        let mut count = 0;
-        while count < TAKE_MAX {
-            let Some(from) = self.lanes.iter().filter_map(Lane::wants).min_by_key(|from| from.seq) else {
-                return false;
-            };
-            let read = self.backlog.read_again(from, |entry| entries.push(entry));
-            let Some(next) = read else {
-                // Everything from there on has been delivered.
-                for lane in &mut self.lanes {
-                    lane.parked = lane.parked.filter(|parked| parked.seq < from.seq);
-                }
-                return true;
-            };
-            if next == from {
-                // The disk does not give it now.
-                return false;
-            }
-            count += entries.len().max(1);
-            let mut is_full = vec![false; self.lanes.len()];
-            for entry in entries.drain(..) {
-                let Some(position) = entry.position.filter(|position| position.seq < self.next_seq) else { break };
-                let index = self.lane_of(&entry.capture).index();
-                let item = self.item(entry);
-                let (Some(lane), Some(is_full)) = (self.lanes.get_mut(index), is_full.get_mut(index)) else { continue };
-                // A lane that is still before this has to read what comes first, and does not want to now.
-                let is_at = |parked: Position| (from.seq..=position.seq).contains(&parked.seq);
-                if *is_full || !lane.parked.is_some_and(is_at) {
-                    continue;
-                }
-                if lane.has_room() {
-                    lane.hold(&item);
-                    lane.waiting.push_back(item);
-                } else {
-                    *is_full = true;
-                    lane.parked = Some(position);
-                }
-            }
-            for (lane, is_full) in self.lanes.iter_mut().zip(is_full) {
-                // By number: the frame behind the last one of a segment is in another segment.
-                let has_read = |parked: Position| parked.seq == from.seq || (from.seq..next.seq).contains(&parked.seq);
-                if !is_full && lane.parked.is_some_and(has_read) {
-                    lane.parked = Some(next).filter(|next| next.seq < self.next_seq);
-                }
-            }
-        }
-        true
-    }
-
-    /// The topic whose lane a capture goes through.
-    fn lane_of(&self, capture: &Capture) -> Topic {
-        if Parts::of(capture).count() > 1 {
-            self.topics.of(capture.app, capture.command)
-        } else {
-            self.normaliser.record(capture).topic
-        }
-    }
-
     /// Sends an item's record, or lines it up behind those of its topic. One that is new to its lane may be let go instead, if it can be
     /// read again.
     fn route(&mut self, mut item: Item, is_new: bool, now: Instant) {
@@ -420,89 +359,6 @@ impl Pump {
             }
         }
         self.backlog.free(&mut self.settled);
-    }
-
-    fn ended(&mut self, item: Item, topic: Topic, verdict: Verdict) {
-        match verdict {
-            Verdict::Delivered => self.delivered(&item, topic),
-            Verdict::Unproven => self.unproven(item, topic),
-            Verdict::Failed(failure) => self.failed(item, topic, failure),
-        }
-    }
-
-    fn delivered(&mut self, item: &Item, topic: Topic) {
-        if let Some(lane) = self.lanes.get_mut(topic.index())
-            // While a lane is stopped, what was sent before may still arrive; that is no sign that the failure has passed.
-            && lane.failed.is_empty()
-        {
-            lane.backoff = Duration::ZERO;
-        }
-        self.release(item, topic);
-        self.backlog.settle(&item.entry, &mut self.settled);
-    }
-
-    fn unproven(&mut self, item: Item, topic: Topic) {
-        self.metrics.ended(RecordOutcome::Unproven);
-        tracing::warn!(
-            topic = self.topics.name(topic),
-            "kafka's client reports a delivery without an offset; the record is sent again"
-        );
-        self.stop_lane(item, topic, REST);
-    }
-
-    fn failed(&mut self, mut item: Item, topic: Topic, failure: Failure) {
-        let name = self.topics.name(topic);
-        match failure {
-            Failure::Passing(code) => {
-                self.metrics.ended(RecordOutcome::Failed);
-                let is_first = self.lanes.get(topic.index()).is_some_and(|lane| lane.failed.is_empty());
-                if is_first {
-                    tracing::warn!(topic = name, %code, "kafka did not take a record; it is sent again");
-                }
-                self.stop_lane(item, topic, self.backoff.first);
-            }
-            Failure::Fatal(_) => {
-                self.metrics.ended(RecordOutcome::Failed);
-                self.replace_at.get_or_insert(clock::monotonic());
-                self.stop_lane(item, topic, REST);
-            }
-            Failure::Poison(_) if !item.is_suspect => {
-                self.metrics.ended(RecordOutcome::Failed);
-                item.is_suspect = true;
-                self.stop_lane(item, topic, REST);
-            }
-            Failure::Poison(code) if item.poison.is_none() => {
-                self.metrics.ended(RecordOutcome::Poison);
-                tracing::error!(topic = name, %code, "kafka will never take this record; it goes to the rejected topic");
-                item.is_suspect = false;
-                item.poison = Some(code.to_string());
-                self.release(&item, topic);
-                self.route(item, true, clock::monotonic());
-            }
-            Failure::Poison(code) => {
-                self.metrics.ended(RecordOutcome::Poison);
-                self.release(&item, topic);
-                let stays = self.backlog.give_up(&item.entry, Reason::Unpublishable, &mut self.settled);
-                let fate = if stays { "it stays in the journal until the next start" } else { "it is lost" };
-                let name = self.topics.name(topic);
-                tracing::error!(topic = name, %code, fate, "kafka does not even take the raw bytes of a callback");
-            }
-        }
-    }
-
-    fn release(&mut self, item: &Item, topic: Topic) {
-        if let Some(lane) = self.lanes.get_mut(topic.index()) {
-            lane.release(item);
-        }
-    }
-
-    /// Stops the lane until everything it sent is known; then it rests, at first for `rest`.
-    fn stop_lane(&mut self, item: Item, topic: Topic, rest: Duration) {
-        let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
-        if lane.failed.is_empty() {
-            lane.backoff = (lane.backoff * 2).max(rest).min(self.backoff.max);
-        }
-        lane.failed.insert(item.order, item);
     }
 
     fn replace_if_dead(&mut self, now: Instant) {

@@ -1,0 +1,99 @@
+//! What becomes of an item once the fate of its records is known.
+
+use std::time::Duration;
+
+use crate::clock;
+use crate::metrics::publish::RecordOutcome;
+use crate::publish::kafka::Failure;
+use crate::publish::kafka::Verdict;
+use crate::publish::lane::Item;
+use crate::record::Topic;
+use crate::refusal::Reason;
+
+use super::Pump;
+use super::REST;
+
+impl Pump {
+    pub(super) fn ended(&mut self, item: Item, topic: Topic, verdict: Verdict) {
+        match verdict {
+            Verdict::Delivered => self.delivered(&item, topic),
+            Verdict::Unproven => self.unproven(item, topic),
+            Verdict::Failed(failure) => self.failed(item, topic, failure),
+        }
+    }
+
+    pub(super) fn delivered(&mut self, item: &Item, topic: Topic) {
+        if let Some(lane) = self.lanes.get_mut(topic.index())
+            // While a lane is stopped, what was sent before may still arrive; that is no sign that the failure has passed.
+            && lane.failed.is_empty()
+        {
+            lane.backoff = Duration::ZERO;
+        }
+        self.release(item, topic);
+        self.backlog.settle(&item.entry, &mut self.settled);
+    }
+
+    fn unproven(&mut self, item: Item, topic: Topic) {
+        self.metrics.ended(RecordOutcome::Unproven);
+        tracing::warn!(
+            topic = self.topics.name(topic),
+            "kafka's client reports a delivery without an offset; the record is sent again"
+        );
+        self.stop_lane(item, topic, REST);
+    }
+
+    pub(super) fn failed(&mut self, mut item: Item, topic: Topic, failure: Failure) {
+        let name = self.topics.name(topic);
+        match failure {
+            Failure::Passing(code) => {
+                self.metrics.ended(RecordOutcome::Failed);
+                let is_first = self.lanes.get(topic.index()).is_some_and(|lane| lane.failed.is_empty());
+                if is_first {
+                    tracing::warn!(topic = name, %code, "kafka did not take a record; it is sent again");
+                }
+                self.stop_lane(item, topic, self.backoff.first);
+            }
+            Failure::Fatal(_) => {
+                self.metrics.ended(RecordOutcome::Failed);
+                self.replace_at.get_or_insert(clock::monotonic());
+                self.stop_lane(item, topic, REST);
+            }
+            Failure::Poison(_) if !item.is_suspect => {
+                self.metrics.ended(RecordOutcome::Failed);
+                item.is_suspect = true;
+                self.stop_lane(item, topic, REST);
+            }
+            Failure::Poison(code) if item.poison.is_none() => {
+                self.metrics.ended(RecordOutcome::Poison);
+                tracing::error!(topic = name, %code, "kafka will never take this record; it goes to the rejected topic");
+                item.is_suspect = false;
+                item.poison = Some(code.to_string());
+                self.release(&item, topic);
+                self.route(item, true, clock::monotonic());
+            }
+            Failure::Poison(code) => {
+                self.metrics.ended(RecordOutcome::Poison);
+                self.release(&item, topic);
+                let stays = self.backlog.give_up(&item.entry, Reason::Unpublishable, &mut self.settled);
+                let fate = if stays { "it stays in the journal until the next start" } else { "it is lost" };
+                let name = self.topics.name(topic);
+                tracing::error!(topic = name, %code, fate, "kafka does not even take the raw bytes of a callback");
+            }
+        }
+    }
+
+    fn release(&mut self, item: &Item, topic: Topic) {
+        if let Some(lane) = self.lanes.get_mut(topic.index()) {
+            lane.release(item);
+        }
+    }
+
+    /// Stops the lane until everything it sent is known; then it rests, at first for `rest`.
+    pub(super) fn stop_lane(&mut self, item: Item, topic: Topic, rest: Duration) {
+        let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
+        if lane.failed.is_empty() {
+            lane.backoff = (lane.backoff * 2).max(rest).min(self.backoff.max);
+        }
+        lane.failed.insert(item.order, item);
+    }
+}
