@@ -191,3 +191,33 @@ fn while_the_disk_stands_still_news_is_refused_at_once_and_questions_are_decided
     assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
     assert!(Ledger::of_exit(&stopped.ledger).waiting >= outcome.acknowledged().count() as u64, "{stopped:?}");
 }
+
+#[test]
+fn news_whose_sender_goes_before_it_is_on_disk_is_delivered_all_the_same() {
+    let Some(disk) = PowerCut::mount(12) else { return };
+    let Some(kafka) = Kafka::shared() else { return };
+    let settings = Settings::new(&kafka.bootstrap(), "gone", "");
+    let settings = settings.with_variable("CALLBRIDGE_CALLBACKS_DEADLINE_MS", "1900");
+    let bridge = settings.start(&disk.path().join("journal"));
+    let body = |sequence| load::body("@a", sequence);
+    let length = format!("Content-Length: {}", body(1).len());
+    let post = |sequence| begin(&bridge, load::COMMAND, &length, &body(sequence));
+    assert_eq!(post(1).read().unwrap().status, 200);
+    disk.freeze_syncs();
+    let thaw = Thaw(&disk);
+    // The first is written and cannot be synced; the second lines up behind it.
+    let leaving = [post(2), post(3)];
+    bridge.metrics_until(|metrics| (metrics["callbridge_callbacks_waiting{where=\"queue\"}"] - 2.0).abs() < 0.5);
+    drop(leaving);
+    bridge.metrics_until(|metrics| metrics["callbridge_connections"] < 0.5);
+    drop(thaw);
+    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+    let topic = format!("gone.{}", load::COMMAND);
+    let records = Reader::open(&kafka.client(), &[&topic]).collect_to_end();
+    let values: Vec<_> = records.iter().map(|record| String::from_utf8_lossy(&record.value)).collect();
+    let times = [1, 2, 3].map(|sequence| values.iter().filter(|value| value.contains(&body(sequence))).count());
+    assert_eq!(times, [1, 1, 1]);
+    let stopped = bridge.stop_and_wait();
+    let expected = Ledger { received: 3, delivered: 3, ..Ledger::default() };
+    assert_eq!(Ledger::of_exit(&stopped.ledger), expected, "{}", stopped.stderr);
+}
