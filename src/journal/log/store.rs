@@ -309,9 +309,10 @@ impl<D: Disk> Store<D> {
             let left = self.shared.options.segment_bytes - offset;
             let piece = zeros.get(..usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len())).unwrap_or_default();
             disk::write_all(&file, piece, offset)?;
+            // Each by itself: a frame that is synced meanwhile waits for what the disk has been given before, and so for no more.
+            file.sync_data()?;
             offset += piece.len() as u64;
         }
-        file.sync_data()?;
         Ok(file)
     }
 }
