@@ -62,6 +62,14 @@ impl Round {
         self.0.store(BODY_BEGINS, Ordering::Relaxed);
     }
 
+    /// A body has to be waited for. It gets its time when the connection reads, and hyper looks for the body before it polls the service
+    /// for the first time: so it must look once more, or nothing would end a body of which no byte ever comes.
+    pub(crate) fn wait_for_body(&self, cx: &Context<'_>) {
+        if self.0.load(Ordering::Relaxed) == BODY_BEGINS {
+            cx.waker().wake_by_ref();
+        }
+    }
+
     /// Whether the body that is being read has had its time. Whoever reads it must look each time before it waits.
     pub(crate) fn is_body_late(&self) -> bool {
         self.0.load(Ordering::Relaxed) == BODY_LATE

@@ -15,6 +15,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::task::Context;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -173,6 +174,8 @@ impl Watch for Timed {
     fn is_body_late(&self) -> bool {
         false
     }
+
+    fn wait_for_body(&self, _cx: &Context<'_>) {}
 }
 
 /// The streams of a connection, each a task. Clones are handles to the same.

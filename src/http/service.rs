@@ -131,6 +131,8 @@ pub(super) trait Watch {
     fn have_body(&self);
     /// Whether the body that is being read has had its time. Whoever reads it must look each time before it waits.
     fn is_body_late(&self) -> bool;
+    /// Whoever reads it has to wait.
+    fn wait_for_body(&self, cx: &Context<'_>);
 }
 
 impl Watch for Round {
@@ -144,6 +146,10 @@ impl Watch for Round {
 
     fn is_body_late(&self) -> bool {
         self.is_body_late()
+    }
+
+    fn wait_for_body(&self, cx: &Context<'_>) {
+        self.wait_for_body(cx);
     }
 }
 
@@ -312,5 +318,8 @@ fn poll_frame(
         return Poll::Ready(Err(Refusal::BodyTimeout));
     }
     let frame = Pin::new(body).poll_frame(cx);
+    if frame.is_pending() {
+        watch.wait_for_body(cx);
+    }
     frame.map(|frame| frame.transpose().map_err(|_broken_off| Refusal::BrokenOff))
 }
