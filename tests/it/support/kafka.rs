@@ -34,6 +34,7 @@ use crate::support::process::Process;
 use crate::support::real;
 use crate::support::tls;
 use crate::support::tls::Certificate;
+use crate::support::wait;
 
 /// From the start of a node to its place in the metadata; a busy machine with three nodes needs a while.
 const READY: Duration = Duration::from_secs(90);
@@ -169,7 +170,13 @@ impl Kafka {
         let resource = ResourceSpecifier::Topic(name);
         let described = block_on(admin.describe_configs([&resource], &options())).unwrap().remove(0).unwrap();
         let configs = described.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
-        Description { partitions: partitions_of(&admin, name), configs: configs.collect() }
+        let mut partitions = Vec::new();
+        // A broker may know a topic's settings a moment before its partitions.
+        wait::until("the partitions are known", || {
+            partitions = partitions_of(&admin, name);
+            !partitions.is_empty()
+        });
+        Description { partitions, configs: configs.collect() }
     }
 }
 
