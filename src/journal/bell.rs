@@ -81,7 +81,7 @@ impl Ring {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
@@ -89,8 +89,9 @@ mod tests {
     use std::task::Wake;
     use std::thread;
 
+    /// Counts how often it is woken.
     #[derive(Default)]
-    struct Counted(AtomicUsize);
+    pub(in crate::journal) struct Counted(pub(in crate::journal) AtomicUsize);
 
     impl Wake for Counted {
         fn wake(self: Arc<Self>) {

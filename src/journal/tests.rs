@@ -6,15 +6,14 @@ use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::Barrier;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
-use std::task::Wake;
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
 
+use super::bell::tests::Counted;
 use super::*;
 use crate::auth::Apps;
 use crate::capture::Outcome;
@@ -256,20 +255,11 @@ fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
     assert_eq!(ledger.read().ended_total(Account::Lost), 1);
 }
 
-#[derive(Default)]
-struct Woken(AtomicUsize);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
 #[test]
 fn who_waits_is_woken_once_it_is_safe_and_what_somebody_left_is_delivered_all_the_same() {
     let (journal, mut backlog, ledger) = open(Ack::Broker, ROOMY);
     let (waits, leaves) = (promised(&journal, &ledger, 0), promised(&journal, &ledger, 1));
-    let woken = Arc::new(Woken::default());
+    let woken = Arc::new(Counted::default());
     let waker = Waker::from(Arc::clone(&woken));
     let mut cx = Context::from_waker(&waker);
     let mut waiting = pin!(waits.acknowledged());
