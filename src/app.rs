@@ -24,7 +24,7 @@ use crate::follow::tokens::BadTokenFiles;
 use crate::http::listener;
 use crate::http::workers;
 use crate::http::workers::Workers;
-use crate::journal::bell;
+use crate::journal;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
 use crate::publish::kafka::ClientError;
@@ -159,7 +159,7 @@ fn start(built: Built, runtime: &Runtime, workers: workers::Unstarted) -> Result
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
         spawn("topics", move || make_ready(&readying, topics_client, &served, || control.publish(&thread)))?
     };
-    let workers = workers.start(bell::attend).map_err(Failure::system("the workers"))?;
+    let workers = workers.start(journal::attend).map_err(Failure::system("the workers"))?;
     let (done, serving) = oneshot::channel();
     let serve = {
         let _inside = runtime.enter();

@@ -120,7 +120,6 @@ impl Backlog {
     /// Frees the room of what was settled, and counts what was delivered: once for many.
     pub(crate) fn free(&self, settled: &mut Settled) {
         let Settled { captures, bytes, delivered, seqs, late, ring } = settled;
-        ring.out();
         match &self.form {
             Form::Memory(queue) if *captures > 0 => {
                 queue.free(*captures, *bytes);
@@ -133,6 +132,8 @@ impl Backlog {
             }
             Form::Memory(_) | Form::Disk(_) => {}
         }
+        // Now that it counts.
+        ring.out();
         (*captures, *bytes, *delivered) = (0, 0, 0);
         seqs.clear();
         late.clear();

@@ -25,7 +25,7 @@ pub(super) struct Bell {
 }
 
 /// Hangs a bell on this thread, and answers it for ever.
-pub(crate) async fn attend() {
+pub(super) async fn attend() {
     let bell: &'static Bell = Box::leak(Box::default());
     HERE.set(Some(bell));
     let mut to_wake = Vec::new();

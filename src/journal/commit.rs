@@ -203,10 +203,10 @@ impl Committer {
             stored += u64::from(entry.standing == Standing::Counted);
             hand.fresh.push(entry);
         }
+        // Before anybody is told, and before they can be taken: they must not be delivered before they were stored.
+        self.ledger.store(stored);
         hand.ring.out();
         self.queue.free(count, bytes);
-        // Before they can be taken: they must not be delivered before they were stored.
-        self.ledger.store(stored);
         self.tail.push(appended.place, &mut hand.fresh, late.into_iter());
         hand.fresh.clear();
     }

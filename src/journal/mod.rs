@@ -9,7 +9,7 @@
 //! promises; behind it the *tail* hands the newest captures to the publisher, who reads older ones from the log.
 
 mod backlog;
-pub(crate) mod bell;
+mod bell;
 pub(crate) mod codec;
 pub(crate) mod commit;
 pub(crate) mod durable;
@@ -21,6 +21,7 @@ mod promise;
 mod queue;
 mod stored;
 mod tail;
+mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -75,6 +76,13 @@ pub(crate) enum AppendError {
     Unpublishable,
     /// The disk has failed.
     Failed,
+}
+
+/// What a thread that serves callbacks does for the journal, for ever.
+pub(crate) async fn attend() {
+    #[expect(clippy::disallowed_methods, reason = "no stop has to wait for it: it ends with the thread's runtime")]
+    drop(tokio::spawn(turn::end_turns()));
+    bell::attend().await;
 }
 
 /// The journal as intake sees it.

@@ -24,6 +24,7 @@ use super::AppendError;
 use super::Bounds;
 use super::entry::Entry;
 use super::pace::Pace;
+use super::turn;
 
 /// See the module.
 #[derive(Debug)]
@@ -220,9 +221,9 @@ impl Queue {
         entries.waiting.push_back(entry);
         let is_first = entries.waiting.len() == 1;
         drop(entries);
-        // Whoever brought the first has woken the taker, who takes all.
-        if is_first {
-            self.wake();
+        // Whoever brought the first wakes the taker, who takes all.
+        if is_first && let Some(taker) = self.taker.get() {
+            turn::wake_at_end(taker);
         }
     }
 
