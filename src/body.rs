@@ -159,13 +159,11 @@ pub struct WithdrawnMessage<'a> {
 }
 
 /// A string that borrows from the JSON unless it had escapes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text<'a>(pub Cow<'a, str>);
 
 /// A [`Text`] that names something, so it is not empty.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Id<'a>(pub Cow<'a, str>);
 
 /// A `T` that was written as a JSON object. (Serde's derived types also take arrays, by position.)

@@ -13,6 +13,9 @@ use crate::record::Topic;
 use super::event::Event;
 use super::facts::Facts;
 use super::id::event_id;
+use super::json::push_json;
+use super::json::push_plain;
+use super::json::push_text;
 use super::time::Rfc3339;
 use super::time::rfc3339;
 
@@ -178,7 +181,7 @@ impl<'a> Envelope<'a> {
         }
         if let Some(event) = &self.event {
             value.extend_from_slice(b"\"event\":");
-            push_json(value, event);
+            event.push(value);
             value.push(b',');
         }
         value.extend_from_slice(b"\"callback\":");
@@ -197,30 +200,4 @@ fn header<'a>(name: &'static str, text: Cow<'a, str>) -> Header<'a> {
         Cow::Owned(text) => Cow::Owned(text.into_bytes()),
     };
     Header { name, value }
-}
-
-/// Appends `text`, which needs no escapes, as a JSON string.
-fn push_plain(json: &mut Vec<u8>, text: &str) {
-    json.push(b'"');
-    json.extend_from_slice(text.as_bytes());
-    json.push(b'"');
-}
-
-/// Appends `text` as a JSON string. Most need no escapes, and finding that out costs less than writing with them.
-fn push_text(json: &mut Vec<u8>, text: &str) {
-    // No early end: without one the compiler looks at many bytes at a time.
-    let needs_escapes =
-        text.bytes().fold(false, |needs, byte| needs | (byte < 0x20) | (byte == b'"') | (byte == b'\\'));
-    if needs_escapes {
-        return push_json(json, text);
-    }
-    push_plain(json, text);
-}
-
-#[expect(
-    clippy::expect_used,
-    reason = "strings, numbers and structs of them always have a JSON form, and a Vec takes all of it"
-)]
-fn push_json<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
-    serde_json::to_writer(json, value).expect("plain values are always JSON");
 }

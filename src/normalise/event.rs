@@ -2,8 +2,6 @@
 
 use std::borrow::Cow;
 
-use serde::Serialize;
-
 use crate::body::Account;
 use crate::body::AskedFor;
 use crate::body::Id;
@@ -15,47 +13,34 @@ use crate::body::Text;
 use crate::body::Withdrawn;
 use crate::command::Form;
 
+use super::json::Object;
+
 /// The normal form of one callback, `data.event` in the envelope.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default)]
 pub struct Event<'a> {
     /// The Official Account it is about; absent where that is only asked for.
-    #[serde(skip_serializing_if = "Option::is_none")]
     official_account: Option<Cow<'a, str>>,
     /// Who did it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub operator: Option<Cow<'a, str>>,
     /// Who owns it, or did.
-    #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<Cow<'a, str>>,
     /// Who subscribes, or does no longer.
-    #[serde(skip_serializing_if = "Option::is_none")]
     subscribers: Option<Vec<Cow<'a, str>>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     introduction: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     face_url: Option<Cow<'a, str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     organization: Option<Cow<'a, str>>,
     /// What a message is taken back by.
-    #[serde(skip_serializing_if = "Option::is_none")]
     message_key: Option<Cow<'a, str>>,
     /// The messages that were taken back.
-    #[serde(skip_serializing_if = "Option::is_none")]
     message_keys: Option<Vec<Cow<'a, str>>>,
     /// When a message was sent, in milliseconds since the Unix epoch; Tencent tells it in seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     message_time_ms: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     online_only: Option<bool>,
     /// A message's elements, as they came.
-    #[serde(skip_serializing_if = "Option::is_none")]
     message_body: Option<List<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     custom_data: Option<Cow<'a, str>>,
     /// When, in milliseconds since the Unix epoch; absent where the callback does not say it readably.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub event_time_ms: Option<i64>,
 }
 
@@ -74,6 +59,27 @@ impl<'a> Event<'a> {
             Form::Message => Self::from(serde_json::from_str::<Message<'a>>(json)?),
             Form::Withdrawn => Self::from(serde_json::from_str::<Withdrawn<'a>>(json)?),
         })
+    }
+
+    /// Appends it to `json`, without what is absent.
+    pub fn push(&self, json: &mut Vec<u8>) {
+        let mut object = Object::begin(json);
+        object.text("official_account", self.official_account.as_deref());
+        object.text("operator", self.operator.as_deref());
+        object.text("owner", self.owner.as_deref());
+        object.texts("subscribers", self.subscribers.as_deref());
+        object.text("name", self.name.as_deref());
+        object.text("introduction", self.introduction.as_deref());
+        object.text("face_url", self.face_url.as_deref());
+        object.text("organization", self.organization.as_deref());
+        object.text("message_key", self.message_key.as_deref());
+        object.texts("message_keys", self.message_keys.as_deref());
+        object.value("message_time_ms", self.message_time_ms);
+        object.value("online_only", self.online_only);
+        object.value("message_body", self.message_body);
+        object.text("custom_data", self.custom_data.as_deref());
+        object.value("event_time_ms", self.event_time_ms);
+        object.end();
     }
 
     /// The account it is about; the owner of one that has no id yet.

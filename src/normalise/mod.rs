@@ -6,6 +6,7 @@ pub mod event;
 mod facts;
 mod field;
 pub mod id;
+mod json;
 pub mod part;
 mod time;
 
