@@ -15,6 +15,7 @@ use crate::options::OUTPUT;
 use crate::options::Options;
 use crate::sample::Plan;
 use crate::sample::Sample;
+use crate::server;
 use crate::server::Server;
 
 /// What one commit writes at least, in bytes.
@@ -80,7 +81,7 @@ pub(crate) fn measure(options: &Options) -> io::Result<Figures> {
 
 /// What the log of the newest start says of its recovery.
 fn recovery() -> io::Result<(u64, Duration)> {
-    let log = fs::read_to_string(Path::new(OUTPUT).join("callbridge-journal.log"))?;
+    let log = fs::read_to_string(server::log(server::RECOVERED))?;
     let said = log
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())

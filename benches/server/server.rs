@@ -8,6 +8,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -43,6 +44,9 @@ const JOURNAL: &str = "journal";
 /// What signs callbacks, in the output folder.
 const TOKEN_FILE: &str = "token";
 
+/// The server whose log tells what it found in the journal.
+pub(crate) const RECOVERED: &str = "recovered";
+
 /// The gauge that says how much waits.
 const WAITING: &str = "callbridge_callbacks_waiting";
 
@@ -67,22 +71,22 @@ impl Server {
         Ok(Self { process, callbacks, idle_bytes, admin: None })
     }
 
-    /// Starts callbridge, and waits until it is ready. Its log is in the output folder.
-    pub(crate) fn callbridge(program: &Path, mode: Mode, broker: &Broker) -> io::Result<Self> {
+    /// Starts callbridge, and waits until it is ready. Its log, in the output folder, has its name.
+    pub(crate) fn callbridge(name: &str, program: &Path, mode: Mode, broker: &Broker) -> io::Result<Self> {
         Self::forget_journal()?;
-        Self::start(program, mode, &broker.address, broker.kind == BrokerKind::Kafka, None)
+        Self::start(name, program, mode, Some(broker), None)
     }
 
     /// The same for one that takes signed callbacks only.
     pub(crate) fn signed(program: &Path, mode: Mode, broker: &Broker) -> io::Result<Self> {
         let token_file = Path::new(OUTPUT).join(TOKEN_FILE);
         fs::write(&token_file, callback::TOKEN)?;
-        Self::start(program, mode, &broker.address, broker.kind == BrokerKind::Kafka, Some(&token_file))
+        Self::start("signed", program, mode, Some(broker), Some(&token_file))
     }
 
     /// Starts callbridge in journal mode with what is in the journal, and without a broker.
     pub(crate) fn with_journal(program: &Path) -> io::Result<Self> {
-        Self::start(program, Mode::Journal, NO_BROKER, false, None)
+        Self::start(RECOVERED, program, Mode::Journal, None, None)
     }
 
     /// Removes the journal of earlier servers.
@@ -94,13 +98,14 @@ impl Server {
     }
 
     fn start(
+        name: &str,
         program: &Path,
         mode: Mode,
-        brokers: &str,
-        creates_topics: bool,
+        broker: Option<&Broker>,
         token_file: Option<&Path>,
     ) -> io::Result<Self> {
         let mode = mode.name();
+        let brokers = broker.map_or(NO_BROKER, |broker| &broker.address);
         let mut command = Command::new(program);
         command.args(["serve", "--sdk-app-id", "1400000000", "--brokers", brokers, "--ack", mode]);
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
@@ -111,13 +116,13 @@ impl Server {
         if mode == Mode::Journal.name() {
             command.arg("--data-dir").arg(Path::new(OUTPUT).join(JOURNAL));
         }
-        if creates_topics {
+        if broker.is_some_and(|broker| broker.kind == BrokerKind::Kafka) {
             command.arg("--create-topics");
         }
         if let Some(token_file) = token_file {
             command.arg("--token-file").arg(token_file);
         }
-        command.stderr(File::create(Path::new(OUTPUT).join(format!("callbridge-{mode}.log")))?);
+        command.stderr(File::create(log(name))?);
         let process = Process::start(&format!("callbridge in {mode} mode"), &mut command)?;
         let callbacks = address_in(&process.line(START_LIMIT)?)?;
         let admin = address_in(&process.line(START_LIMIT)?)?;
@@ -137,6 +142,11 @@ impl Server {
         }
         Ok(start.elapsed())
     }
+}
+
+/// Where the log of the callbridge of this name is.
+pub(crate) fn log(name: &str) -> PathBuf {
+    Path::new(OUTPUT).join(format!("callbridge-{name}.log"))
 }
 
 /// The callbacks that were taken and wait, anywhere. Those of slow senders are never taken.

@@ -27,12 +27,17 @@ const SLOW_CONNECTIONS: usize = 1000;
 /// Connections that send signed callbacks.
 const SIGNED_CONNECTIONS: usize = 64;
 
+/// What every server does before it is measured: the first seconds of a process are its dearest, and it will run for months.
+const SETTLING_SECONDS: f64 = 5.0;
+const SETTLING_CONNECTIONS: usize = 64;
+
 /// Measures everything that `options` ask for. Prints it and writes it down.
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     fs::create_dir_all(OUTPUT)?;
     slow::allow_connections()?;
     let broker = Broker::start(options.broker)?;
     let bare = Server::bare()?;
+    settle(options, &bare, false)?;
     let mut report = Report::new(broker.name(), bare.idle_bytes);
     report.print_head();
     for &mode in &options.modes {
@@ -56,10 +61,25 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     if report.failed { Err(io::Error::other("not everything was measured")) } else { Ok(()) }
 }
 
+/// Lets a server that has just been started do the same as the others have done.
+fn settle(options: &Options, server: &Server, is_signed: bool) -> io::Result<()> {
+    let plan = Plan {
+        command: Command::After,
+        connections: SETTLING_CONNECTIONS,
+        warm_up_seconds: 0.0,
+        seconds: if options.is_quick() { 1.0 } else { SETTLING_SECONDS },
+        rate: None,
+        is_signed,
+    };
+    Sample::fill(server, &plan)?;
+    server.drain().map(|_took| ())
+}
+
 /// Measures callbridge in `mode`.
 fn measure(options: &Options, mode: Mode, broker: &Broker, bare: &Server, report: &mut Report) -> io::Result<()> {
-    let ours = Server::callbridge(&options.program, mode, broker)?;
+    let ours = Server::callbridge(mode.name(), &options.program, mode, broker)?;
     report.idle(mode, ours.idle_bytes);
+    settle(options, &ours, false)?;
     let after = Plan {
         command: Command::After,
         connections: 1,
@@ -83,7 +103,7 @@ fn measure(options: &Options, mode: Mode, broker: &Broker, bare: &Server, report
     }
     // Neither has to do with the mode; in this one nothing else is in the way.
     let good = Plan { command: Command::After, ..before };
-    let other = Server::callbridge(&options.program, mode, broker)?;
+    let other = Server::callbridge("other", &options.program, mode, broker)?;
     let undisturbed = || Sample::take(&ours, &good);
     // What slow senders cost the machine, and whoever they talk to, without what they cost a good one on the same server.
     let elsewhere = || Sample::take_beside_slow(&ours, &good, &other, SLOW_CONNECTIONS);
@@ -92,6 +112,7 @@ fn measure(options: &Options, mode: Mode, broker: &Broker, bare: &Server, report
     report.bothered(Pair::measure(mode, good.connections, options.rounds(), elsewhere, bothered)?);
     drop((ours, other));
     let ours = Server::signed(&options.program, mode, broker)?;
+    settle(options, &ours, true)?;
     let plan = Plan { connections: SIGNED_CONNECTIONS, is_signed: true, ..after };
     let bare = || Sample::take(bare, &plan);
     let signed = || Sample::take(&ours, &plan);
