@@ -1,5 +1,5 @@
 //! The thread that makes captures durable: takes what waits, writes it as one frame, syncs, and keeps the promises. While it syncs, the
-//! next frame gathers by itself; there is no timer.
+//! next frame gathers by itself; only where very many come at a time it gathers for a little longer.
 
 use std::collections::VecDeque;
 use std::io;
@@ -37,6 +37,10 @@ use super::tail::Tail;
 const TAKE_MAX: usize = 4096;
 /// A frame grows to about this size, in bytes; then it is written, however many wait.
 pub(super) const FRAME_BYTES: usize = 1 << 20;
+/// After a frame of so many captures the next one gathers for [`GATHER`]. Nobody is answered later for it: with so many senders at work
+/// the cores are what they wait for, and larger frames leave more of them.
+const BUSY_CAPTURES: usize = 24;
+const GATHER: Duration = Duration::from_micros(500);
 /// How often it is recorded what was delivered.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
 /// How long is waited for room before it is looked whether the process stops.
@@ -118,7 +122,10 @@ impl Committer {
                 self.queue.take(TAKE_MAX, &mut hand.entries);
             }
             if !hand.entries.is_empty() {
-                self.commit(hand, finish)?;
+                let captures = self.commit(hand, finish)?;
+                if captures >= BUSY_CAPTURES && hand.entries.is_empty() {
+                    thread::sleep(GATHER);
+                }
             } else if self.queue.is_at_end() {
                 return Ok(());
             } else {
@@ -130,8 +137,8 @@ impl Committer {
         }
     }
 
-    /// Writes a frame of what is at hand.
-    fn commit(&mut self, hand: &mut Hand, finish: &Stop) -> Result<(), Failed> {
+    /// Writes a frame of what is at hand. Returns of how many captures.
+    fn commit(&mut self, hand: &mut Hand, finish: &Stop) -> Result<usize, Failed> {
         let count = self.fill(hand);
         let began = clock::monotonic();
         let records = began >= hand.record_at;
@@ -162,7 +169,7 @@ impl Committer {
             if finish.wait(Duration::ZERO) {
                 hand.batch.clear();
                 self.lose(&mut hand.entries, Reason::JournalFull);
-                return Ok(());
+                return Ok(0);
             }
         };
         if self.is_full.swap(false, Ordering::Relaxed) {
@@ -170,7 +177,7 @@ impl Committer {
         }
         self.metrics.committed(clock::monotonic().duration_since(began), count);
         self.keep_promises(hand, appended, count);
-        Ok(())
+        Ok(count)
     }
 
     /// Fills the batch from the entries at hand. Returns with how many.
