@@ -37,8 +37,8 @@ use super::tail::Tail;
 const TAKE_MAX: usize = 4096;
 /// A frame grows to about this size, in bytes; then it is written, however many wait.
 pub(super) const FRAME_BYTES: usize = 1 << 20;
-/// After a frame of so many captures the next one gathers for [`GATHER`]. Nobody is answered later for it: with so many senders at work
-/// the cores are what they wait for, and larger frames leave more of them.
+/// After a frame of so many captures the next one gathers for [`GATHER`]: with so many senders at work the cores are what they wait for,
+/// and larger frames leave more of them. With fewer at work all of them would only wait.
 const BUSY_CAPTURES: usize = 24;
 const GATHER: Duration = Duration::from_micros(500);
 /// How often it is recorded what was delivered.
