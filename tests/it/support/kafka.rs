@@ -157,26 +157,23 @@ impl Kafka {
             .set("min.insync.replicas", &min_in_sync);
         let admin = admin(&self.client());
         block_on(admin.create_topics(&[topic], &options())).unwrap()[0].as_ref().unwrap();
-        let deadline = clock::monotonic() + REQUEST;
-        while !partitions_of(&admin, name).iter().all(|partition| partition.leader > 0) {
-            assert!(clock::monotonic() < deadline, "{name} has no leaders");
-            thread::sleep(process::POLL);
-        }
+        wait::until("the topic has its leaders", || {
+            let partitions = partitions_of(&admin, name);
+            !partitions.is_empty() && partitions.iter().all(|it| it.leader > 0)
+        });
     }
 
-    /// Asks for a topic that exists.
+    /// Waits until Kafka knows the topic, and gives what it says of it.
     pub(crate) fn describe(&self, name: &str) -> Description {
         let admin = admin(&self.client());
-        let resource = ResourceSpecifier::Topic(name);
-        let described = block_on(admin.describe_configs([&resource], &options())).unwrap().remove(0).unwrap();
-        let configs = described.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
-        let mut partitions = Vec::new();
-        // A broker may know a topic's settings a moment before its partitions.
-        wait::until("the partitions are known", || {
-            partitions = partitions_of(&admin, name);
-            !partitions.is_empty()
+        let mut description = Description { partitions: Vec::new(), configs: BTreeMap::new() };
+        // Of a topic that is being made a broker may know either before the other. What it does not know is empty, not an
+        // error.
+        wait::until("the topic is known", || {
+            description = Description { partitions: partitions_of(&admin, name), configs: configs_of(&admin, name) };
+            !description.partitions.is_empty() && !description.configs.is_empty()
         });
-        Description { partitions, configs: configs.collect() }
+        description
     }
 }
 
@@ -396,4 +393,11 @@ fn partitions_of(admin: &AdminClient<DefaultClientContext>, topic: &str) -> Vec<
     partitions
         .map(|it| Partition { leader: it.leader(), replicas: it.replicas().to_vec(), in_sync: it.isr().to_vec() })
         .collect()
+}
+
+/// Every setting of a topic that has a value, defaults too.
+fn configs_of(admin: &AdminClient<DefaultClientContext>, topic: &str) -> BTreeMap<String, String> {
+    let resource = ResourceSpecifier::Topic(topic);
+    let described = block_on(admin.describe_configs([&resource], &options())).unwrap().remove(0).unwrap();
+    described.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect()
 }
