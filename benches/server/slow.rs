@@ -2,18 +2,19 @@
 
 use std::io;
 use std::io::Read;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
+use callbridge::clock;
 use clap::Args;
 use rustix::process::Resource;
 use rustix::process::Rlimit;
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tokio::runtime;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time;
 
 use crate::callback::Command;
 use crate::callback::Request;
@@ -22,7 +23,7 @@ use crate::server::Server;
 
 /// The line that says that all of them are connected.
 const SLOW: &str = "slow";
-/// Between two bytes.
+/// Between two bytes of one sender.
 const STEP: Duration = Duration::from_millis(200);
 /// How long it may take until all are connected.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -54,38 +55,29 @@ pub(crate) fn allow_connections() -> io::Result<()> {
 
 /// Trickles until its standard input ends.
 pub(crate) fn run(options: &SlowOptions) -> io::Result<()> {
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (connected, mut all) = mpsc::channel(options.connections.max(1));
-        let mut tasks = JoinSet::new();
-        for number in 0..options.connections {
-            let request = Request::new(Command::After, options.server, number, false);
-            tasks.spawn(bother(options.server, request.trickle(number % 2 == 0), number, connected.clone()));
-        }
-        for _ in 0..options.connections {
-            all.recv().await;
-        }
-        println!("{SLOW}");
-        tokio::task::spawn_blocking(|| io::stdin().read_to_end(&mut Vec::new())).await?.map(|_end| ())
-    })
-}
-
-/// One of them.
-async fn bother(server: SocketAddr, trickle: Trickle, number: usize, connected: mpsc::Sender<()>) {
-    // So that they do not write all at once.
-    time::sleep(STEP.mul_f64((number % 100) as f64 / 100.0)).await;
-    let mut connected = Some(connected);
-    loop {
-        if let Ok(mut stream) = TcpStream::connect(server).await {
-            if let Some(connected) = connected.take() {
-                let _ = connected.send(()).await;
-            }
-            // It was ended, as it should be.
-            drop(trickle_into(&mut stream, &trickle).await);
-        } else {
-            time::sleep(STEP).await;
+    let mut senders = Vec::with_capacity(options.connections);
+    for number in 0..options.connections {
+        let request = Request::new(Command::After, options.server, number, false);
+        senders.push(Slow::open(options.server, request.trickle(number % 2 == 0))?);
+    }
+    println!("{SLOW}");
+    let is_over = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&is_over);
+    thread::spawn(move || {
+        let _end = io::stdin().read_to_end(&mut Vec::new());
+        tell.store(true, Ordering::Relaxed);
+    });
+    // One after the other, at even distances: a thousand peers somewhere in the network do not send in the same moment.
+    let distance = STEP.div_f64(options.connections.max(1) as f64);
+    let mut due = clock::monotonic();
+    while !is_over.load(Ordering::Relaxed) {
+        for sender in &mut senders {
+            thread::sleep(due.saturating_duration_since(clock::monotonic()));
+            sender.send(options.server)?;
+            due += distance;
         }
     }
+    Ok(())
 }
 
 /// What is sent at once, and what a byte at a time.
@@ -94,23 +86,38 @@ pub(crate) struct Trickle {
     pub(crate) slowly: Vec<u8>,
 }
 
-/// Writes until the server ends it, or answers.
-async fn trickle_into(stream: &mut TcpStream, trickle: &Trickle) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    stream.write_all(&trickle.at_once).await?;
-    let mut answer = [0; 512];
-    for byte in trickle.slowly.iter().cycle() {
-        stream.write_all(&[*byte]).await?;
-        tokio::select! {
-            () = time::sleep(STEP) => {}
-            readable = stream.readable() => {
-                readable?;
-                match stream.try_read(&mut answer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    _ended_or_answered => return Ok(()),
-                }
-            }
-        }
+/// A sender that trickles.
+struct Slow {
+    stream: TcpStream,
+    trickle: Trickle,
+    sent: usize,
+}
+
+impl Slow {
+    fn open(server: SocketAddr, trickle: Trickle) -> io::Result<Self> {
+        Ok(Self { stream: connect(server, &trickle)?, trickle, sent: 0 })
     }
-    Ok(())
+
+    /// Sends a byte; if the server has ended the connection or answered, on a new one.
+    fn send(&mut self, server: SocketAddr) -> io::Result<()> {
+        let heard = self.stream.read(&mut [0; 512]);
+        if !heard.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            self.stream = connect(server, &self.trickle)?;
+            self.sent = 0;
+        }
+        let next = self.sent % self.trickle.slowly.len();
+        self.sent += 1;
+        // It may be ended just now. That is found at its next turn.
+        drop(self.stream.write_all(self.trickle.slowly.get(next..=next).unwrap_or_default()));
+        Ok(())
+    }
+}
+
+/// A connection on which the first part has been sent.
+fn connect(server: SocketAddr, trickle: &Trickle) -> io::Result<TcpStream> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_nodelay(true)?;
+    stream.write_all(&trickle.at_once)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
 }
