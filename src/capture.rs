@@ -63,6 +63,11 @@ impl Raw {
         &self.bytes
     }
 
+    /// How many of them are the query's.
+    pub const fn query_bytes(&self) -> usize {
+        self.query_bytes
+    }
+
     /// The query, as it stood in the URL.
     pub fn query(&self) -> &str {
         let query = self.bytes.get(..self.query_bytes).unwrap_or_default();

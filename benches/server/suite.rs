@@ -30,12 +30,15 @@ const SIGNED_CONNECTIONS: usize = 64;
 /// What every server does before it is measured: the first seconds of a process are its dearest, and it will run for months.
 const SETTLING_SECONDS: f64 = 5.0;
 const SETTLING_CONNECTIONS: usize = 64;
+/// What the broker does before that. Java compiles in its first minutes, on the cores that the servers are measured on.
+const BROKER_SETTLING_SECONDS: f64 = 60.0;
 
 /// Measures everything that `options` ask for. Prints it and writes it down.
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     fs::create_dir_all(OUTPUT)?;
     slow::allow_connections()?;
     let broker = Broker::start(options.broker)?;
+    settle_broker(options, &broker)?;
     let bare = Server::bare()?;
     settle(options, &bare, false)?;
     let mut report = Report::new(broker.name(), bare.idle_bytes);
@@ -61,13 +64,24 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     if report.failed { Err(io::Error::other("not everything was measured")) } else { Ok(()) }
 }
 
+/// Lets a broker that has just been started do some of what it will do.
+fn settle_broker(options: &Options, broker: &Broker) -> io::Result<()> {
+    let ours = Server::callbridge("settling", &options.program, Mode::Memory, broker)?;
+    work(&ours, if options.is_quick() { 1.0 } else { BROKER_SETTLING_SECONDS }, false)
+}
+
 /// Lets a server that has just been started do the same as the others have done.
 fn settle(options: &Options, server: &Server, is_signed: bool) -> io::Result<()> {
+    work(server, if options.is_quick() { 1.0 } else { SETTLING_SECONDS }, is_signed)
+}
+
+/// Has a server answer as many callbacks as it can.
+fn work(server: &Server, seconds: f64, is_signed: bool) -> io::Result<()> {
     let plan = Plan {
         command: Command::After,
         connections: SETTLING_CONNECTIONS,
         warm_up_seconds: 0.0,
-        seconds: if options.is_quick() { 1.0 } else { SETTLING_SECONDS },
+        seconds,
         rate: None,
         is_signed,
     };

@@ -97,7 +97,7 @@ pub(crate) fn encode(capture: &Capture, apps: &Apps, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(app);
     push_length(bytes, detail.len());
     bytes.extend_from_slice(&detail);
-    push_length(bytes, capture.raw.query().len());
+    push_length(bytes, capture.raw.query_bytes());
     bytes.extend_from_slice(capture.raw.bytes());
 }
 
