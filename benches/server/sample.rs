@@ -54,8 +54,10 @@ impl Sample {
 
     /// Measures `server` while so many slow senders bother `bothered`, which may be another one. The CPU time is `server`'s.
     pub(crate) fn take_beside_slow(server: &Server, plan: &Plan, bothered: &Server, slow: usize) -> io::Result<Self> {
-        let _slow = slow::start(bothered, slow)?;
-        Self::measure(server, plan, None)
+        let slow = slow::start(bothered, slow)?;
+        let sample = Self::measure(server, plan, None)?;
+        slow::end(slow)?;
+        Ok(sample)
     }
 
     /// Sends `server` what `plan` says, and measures nothing.

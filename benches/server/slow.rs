@@ -25,8 +25,10 @@ use crate::server::Server;
 const SLOW: &str = "slow";
 /// Between two bytes of one sender.
 const STEP: Duration = Duration::from_millis(200);
-/// How long it may take until all are connected.
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// The line that says that they bothered it to the end.
+const ENDED: &str = "ended";
+/// How long it may take until all are connected, and until they have ended.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Whom to bother, and how much.
 #[derive(Debug, Clone, Args)]
@@ -43,8 +45,19 @@ pub(crate) struct SlowOptions {
 pub(crate) fn start(server: &Server, connections: usize) -> io::Result<Process> {
     let (address, connections) = (server.callbacks.to_string(), connections.to_string());
     let process = Process::role("slow senders", &["slow", "--server", &address, "--connections", &connections])?;
-    let line = process.line(START_LIMIT)?;
-    if line == SLOW { Ok(process) } else { Err(io::Error::other(format!("the slow senders said {line:?}"))) }
+    hear(&process, SLOW)?;
+    Ok(process)
+}
+
+/// Ends them. An error when they had ended before: then nobody was slow.
+pub(crate) fn end(mut process: Process) -> io::Result<()> {
+    process.tell("end")?;
+    hear(&process, ENDED)
+}
+
+fn hear(process: &Process, wanted: &str) -> io::Result<()> {
+    let line = process.line(LIMIT)?;
+    if line == wanted { Ok(()) } else { Err(io::Error::other(format!("the slow senders said {line:?}"))) }
 }
 
 /// Lets this process, and those it starts, have as many files as the system allows: each end of a connection is one.
@@ -53,7 +66,7 @@ pub(crate) fn allow_connections() -> io::Result<()> {
     Ok(rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?)
 }
 
-/// Trickles until its standard input ends.
+/// Trickles until it is told a line, or its standard input ends.
 pub(crate) fn run(options: &SlowOptions) -> io::Result<()> {
     let mut senders = Vec::with_capacity(options.connections);
     for number in 0..options.connections {
@@ -64,7 +77,7 @@ pub(crate) fn run(options: &SlowOptions) -> io::Result<()> {
     let is_over = Arc::new(AtomicBool::new(false));
     let tell = Arc::clone(&is_over);
     thread::spawn(move || {
-        let _end = io::stdin().read_to_end(&mut Vec::new());
+        let _end = io::stdin().read_line(&mut String::new());
         tell.store(true, Ordering::Relaxed);
     });
     // One after the other, at even distances: a thousand peers somewhere in the network do not send in the same moment.
@@ -77,6 +90,7 @@ pub(crate) fn run(options: &SlowOptions) -> io::Result<()> {
             due += distance;
         }
     }
+    println!("{ENDED}");
     Ok(())
 }
 
