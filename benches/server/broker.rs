@@ -6,22 +6,29 @@ use std::io;
 use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
+use std::process;
 use std::time::Duration;
 
 use callbridge::clock;
+use clap::ValueEnum;
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::BaseProducer;
 use rdkafka::producer::Producer;
 use rustix::process::Signal;
 
+use crate::callback::Command;
 use crate::options::BrokerKind;
+use crate::options::Mode;
 use crate::options::OUTPUT;
 use crate::process::Process;
+use crate::process::command;
 
 /// Apache Kafka's jars, as `make kafka` leaves them.
 const JARS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/kafka-4.3.0/libs");
+
+/// Of each topic of the mock cluster.
+const MOCK_PARTITIONS: i32 = 4;
 
 /// How long a broker may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -62,9 +69,15 @@ impl Broker {
     }
 }
 
-/// Is the mock cluster, until its standard input ends.
+/// Is the mock cluster, until its standard input ends. It cannot be asked to make topics, so they are there.
 pub(crate) fn serve_mock() -> io::Result<()> {
     let cluster = MockCluster::new(1).map_err(io::Error::other)?;
+    for &mode in Mode::value_variants() {
+        let names = [Command::After.name(), Command::Before.name(), "unknown", "rejected"];
+        for name in names.map(|name| format!("{}.{name}", mode.topic_prefix())) {
+            cluster.create_topic(&name, MOCK_PARTITIONS, 1).map_err(io::Error::other)?;
+        }
+    }
     println!("{}", cluster.bootstrap_servers());
     io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
@@ -77,7 +90,7 @@ fn start_mock() -> io::Result<Broker> {
 }
 
 fn kafka_is_here() -> bool {
-    Path::new(JARS).is_dir() && Command::new("java").arg("-version").output().is_ok()
+    Path::new(JARS).is_dir() && process::Command::new("java").arg("-version").output().is_ok()
 }
 
 fn start_kafka() -> io::Result<Broker> {
@@ -102,8 +115,8 @@ fn start_kafka() -> io::Result<Broker> {
     Ok(Broker { kind: BrokerKind::Kafka, address, process })
 }
 
-fn java(log: &File) -> io::Result<Command> {
-    let mut command = Command::new("java");
+fn java(log: &File) -> io::Result<process::Command> {
+    let mut command = command("java")?;
     command.args(["-Xms1g", "-Xmx1g", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp"]);
     command.arg(format!("{JARS}/*")).stderr(log.try_clone()?);
     Ok(command)

@@ -45,12 +45,12 @@ pub(crate) struct Figures {
 pub(crate) fn measure(options: &Options) -> io::Result<Figures> {
     let mut ready: Vec<f64> = Vec::new();
     for _ in 0..STARTS {
-        Server::forget_journal()?;
+        Server::forget_journal(server::RECOVERED)?;
         let began = clock::monotonic();
         let _server = Server::with_journal(&options.program)?;
         ready.push(began.elapsed().as_secs_f64() * 1e3);
     }
-    Server::forget_journal()?;
+    Server::forget_journal(server::RECOVERED)?;
     let server = Server::with_journal(&options.program)?;
     let plan = Plan {
         command: crate::callback::Command::After,

@@ -20,6 +20,7 @@ mod server;
 mod slow;
 mod suite;
 
+use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
@@ -62,6 +63,13 @@ enum Role {
     /// A broker that is not Apache Kafka.
     #[command(hide = true)]
     Mock,
+    /// Another program, for as long as the process lives that started it.
+    #[command(hide = true)]
+    Bound {
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        words: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -71,6 +79,7 @@ fn main() -> ExitCode {
         Some(Role::Load(options)) => load::run(&options),
         Some(Role::Slow(options)) => slow::run(&options),
         Some(Role::Mock) => broker::serve_mock(),
+        Some(Role::Bound { words }) => Err(process::bind(&words)),
         None if arguments.bench => suite::run(&arguments.options),
         None => Ok(()),
     };

@@ -32,6 +32,9 @@ pub(crate) struct Options {
     /// The broker; by default Apache Kafka if its jars are there, else the mock.
     #[arg(long)]
     pub(crate) broker: Option<BrokerKind>,
+    /// Measure in turns with this build of callbridge, instead of with bare hyper, and nothing else.
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) against: Option<PathBuf>,
     /// Another build of callbridge to measure.
     #[arg(long, default_value = env!("CARGO_BIN_EXE_callbridge"))]
     pub(crate) program: PathBuf,
@@ -67,6 +70,11 @@ impl Mode {
             Self::Broker => "broker",
             Self::Memory => "memory",
         }
+    }
+
+    /// What its topics' names begin with.
+    pub(crate) fn topic_prefix(self) -> String {
+        format!("bench-{}", self.name())
     }
 }
 

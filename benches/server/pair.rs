@@ -12,7 +12,7 @@ use crate::sample::Sample;
 pub(crate) struct Pair {
     pub(crate) mode: &'static str,
     pub(crate) connections: usize,
-    /// Bare hyper, or callbridge with a healthy broker, or with a good sender alone or with slow ones elsewhere.
+    /// Bare hyper, or another build of callbridge, or callbridge with a healthy broker, or with a good sender alone or with slow ones elsewhere.
     pub(crate) base: Vec<Sample>,
     /// callbridge, or callbridge with a frozen broker, or with slow senders elsewhere or on the same server.
     pub(crate) subject: Vec<Sample>,

@@ -1,13 +1,16 @@
 //! A process that the benchmark started, and what it has used so far.
 //!
-//! It is killed when it is dropped, so that nothing outlives the benchmark.
+//! It is killed when it is dropped, and by the system when the benchmark itself is killed, so that nothing outlives it.
 
 use std::env;
+use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::process::Child;
 use std::process::ChildStdin;
 use std::process::Command;
@@ -21,6 +24,7 @@ use std::time::Duration;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::kill_process;
+use rustix::process::set_parent_process_death_signal;
 
 /// Linux counts a process's time in hundredths of a second, whatever the kernel's own tick.
 const TICK: Duration = Duration::from_millis(10);
@@ -38,7 +42,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`. What it says on standard error goes where the command says.
+    /// Starts `command`, which [`command`] has made. What it says on standard error goes where the command says.
     pub(crate) fn start(name: &str, command: &mut Command) -> io::Result<Self> {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let pid = Pid::from_child(&child);
@@ -54,7 +58,7 @@ impl Process {
 
     /// Starts this program again, with `arguments` that give it a role.
     pub(crate) fn role(name: &str, arguments: &[&str]) -> io::Result<Self> {
-        Self::start(name, Command::new(env::current_exe()?).args(arguments))
+        Self::start(name, command(env::current_exe()?)?.args(arguments))
     }
 
     /// The next line of its output.
@@ -127,5 +131,21 @@ impl Drop for Process {
         // It may have ended by itself; either way there is nothing left to do about it.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+/// A command that runs `program`, and dies with this process.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> io::Result<Command> {
+    let mut command = Command::new(env::current_exe()?);
+    command.arg("bound").arg(program);
+    Ok(command)
+}
+
+/// Binds this process to the one that started it, and becomes the program that `words` begin with. Returns only if it cannot.
+pub(crate) fn bind(words: &[OsString]) -> io::Error {
+    let Some((program, arguments)) = words.split_first() else { return io::ErrorKind::InvalidInput.into() };
+    match set_parent_process_death_signal(Some(Signal::KILL)) {
+        Ok(()) => Command::new(program).args(arguments).exec(),
+        Err(error) => error.into(),
     }
 }

@@ -43,6 +43,7 @@ pub(crate) struct Report {
     broker: &'static str,
     idle: Vec<Idle>,
     beside_bare: Vec<Pair>,
+    beside_other: Vec<Pair>,
     frozen_broker: Vec<Pair>,
     slow_elsewhere: Option<Pair>,
     slow_senders: Option<Pair>,
@@ -61,15 +62,16 @@ struct Idle {
 
 impl Report {
     /// An empty report of this machine.
-    pub(crate) fn new(broker: &'static str, bare_idle_bytes: u64) -> Self {
+    pub(crate) fn new(broker: &'static str) -> Self {
         let mut command = "cargo bench --bench server --".to_owned();
         command.extend(env::args().skip(1).filter(|argument| argument != "--bench").map(|word| format!(" {word}")));
         Self {
             machine: machine(),
             command,
             broker,
-            idle: vec![Idle { server: "bare hyper", bytes: bare_idle_bytes }],
+            idle: Vec::new(),
             beside_bare: Vec::new(),
+            beside_other: Vec::new(),
             frozen_broker: Vec::new(),
             slow_elsewhere: None,
             slow_senders: None,
@@ -97,15 +99,21 @@ impl Report {
         );
     }
 
-    /// Adds the idle memory of callbridge in `mode`.
-    pub(crate) fn idle(&mut self, mode: Mode, bytes: u64) {
-        self.idle.push(Idle { server: mode.name(), bytes });
+    /// Adds a server's idle memory: bare hyper's first, then callbridge's under its mode.
+    pub(crate) fn idle(&mut self, server: &'static str, bytes: u64) {
+        self.idle.push(Idle { server, bytes });
     }
 
     /// Adds and prints callbridge beside bare hyper.
     pub(crate) fn beside_bare(&mut self, pair: Pair) {
         print_pair(&pair, ["bare hyper", "callbridge"], &ratio_text(pair.ratio(|sample| sample.cpu_micros)));
         self.beside_bare.push(pair);
+    }
+
+    /// Adds and prints callbridge beside another build of it.
+    pub(crate) fn beside_other(&mut self, pair: Pair) {
+        print_pair(&pair, ["other build", "callbridge"], &ratio_text(pair.ratio(|sample| sample.cpu_micros)));
+        self.beside_other.push(pair);
     }
 
     /// Adds and prints the before-decision with a healthy and with a frozen broker.

@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::path::Path;
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use crate::callback::Command as Callback;
 use crate::options::BrokerKind;
 use crate::options::Mode;
 use crate::options::OUTPUT;
+use crate::process;
 use crate::process::Process;
 
 /// Threads that serve callbacks, in both servers.
@@ -37,9 +37,6 @@ const DRAIN_STEP: Duration = Duration::from_millis(20);
 
 /// Nobody listens there.
 const NO_BROKER: &str = "127.0.0.1:1";
-
-/// The journal's folder, in the output folder.
-const JOURNAL: &str = "journal";
 
 /// What signs callbacks, in the output folder.
 const TOKEN_FILE: &str = "token";
@@ -73,7 +70,7 @@ impl Server {
 
     /// Starts callbridge, and waits until it is ready. Its log, in the output folder, has its name.
     pub(crate) fn callbridge(name: &str, program: &Path, mode: Mode, broker: &Broker) -> io::Result<Self> {
-        Self::forget_journal()?;
+        Self::forget_journal(name)?;
         Self::start(name, program, mode, Some(broker), None)
     }
 
@@ -89,9 +86,9 @@ impl Server {
         Self::start(RECOVERED, program, Mode::Journal, None, None)
     }
 
-    /// Removes the journal of earlier servers.
-    pub(crate) fn forget_journal() -> io::Result<()> {
-        match fs::remove_dir_all(Path::new(OUTPUT).join(JOURNAL)) {
+    /// Removes the journal of earlier servers of this name.
+    pub(crate) fn forget_journal(name: &str) -> io::Result<()> {
+        match fs::remove_dir_all(journal(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             Ok(()) | Err(_) => Ok(()),
         }
@@ -104,17 +101,17 @@ impl Server {
         broker: Option<&Broker>,
         token_file: Option<&Path>,
     ) -> io::Result<Self> {
-        let mode = mode.name();
+        let (prefix, mode) = (mode.topic_prefix(), mode.name());
         let brokers = broker.map_or(NO_BROKER, |broker| &broker.address);
-        let mut command = Command::new(program);
+        let mut command = process::command(program)?;
         command.args(["serve", "--sdk-app-id", "1400000000", "--brokers", brokers, "--ack", mode]);
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
-        command.args(["--topic-prefix", &format!("bench-{mode}"), "--workers", &WORKERS.to_string()]);
+        command.args(["--topic-prefix", &prefix, "--workers", &WORKERS.to_string()]);
         // Kafka makes topics for what is sent, and for no more.
         let [after, before] = [Callback::After, Callback::Before].map(Callback::name);
         command.env("CALLBRIDGE_TOPICS_COMMANDS", format!("{after},{before}"));
         if mode == Mode::Journal.name() {
-            command.arg("--data-dir").arg(Path::new(OUTPUT).join(JOURNAL));
+            command.arg("--data-dir").arg(journal(name));
         }
         if broker.is_some_and(|broker| broker.kind == BrokerKind::Kafka) {
             command.arg("--create-topics");
@@ -142,6 +139,11 @@ impl Server {
         }
         Ok(start.elapsed())
     }
+}
+
+/// Where the callbridge of this name has its journal.
+fn journal(name: &str) -> PathBuf {
+    Path::new(OUTPUT).join(format!("journal-{name}"))
 }
 
 /// Where the log of the callbridge of this name is.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use crate::broker::Broker;
 use crate::callback::Command;
@@ -39,9 +40,13 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     slow::allow_connections()?;
     let broker = Broker::start(options.broker)?;
     settle_broker(options, &broker)?;
+    if let Some(other) = &options.against {
+        return compare(options, other, &broker);
+    }
     let bare = Server::bare()?;
     settle(options, &bare, false)?;
-    let mut report = Report::new(broker.name(), bare.idle_bytes);
+    let mut report = Report::new(broker.name());
+    report.idle("bare hyper", bare.idle_bytes);
     report.print_head();
     for &mode in &options.modes {
         // A mode that fails does not cost the figures of the others.
@@ -62,6 +67,37 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     report.print_targets();
     report.write()?;
     if report.failed { Err(io::Error::other("not everything was measured")) } else { Ok(()) }
+}
+
+/// Measures the build that `options` name beside another one.
+fn compare(options: &Options, other: &Path, broker: &Broker) -> io::Result<()> {
+    let mut report = Report::new(broker.name());
+    report.print_head();
+    for &mode in &options.modes {
+        let other = Server::callbridge("other", other, mode, broker)?;
+        settle(options, &other, false)?;
+        let ours = Server::callbridge(mode.name(), &options.program, mode, broker)?;
+        settle(options, &ours, false)?;
+        for &connections in &options.connections {
+            let plan = after(options, connections);
+            let other = || Sample::take(&other, &plan);
+            let ours = || Sample::take(&ours, &plan);
+            report.beside_other(Pair::measure(mode, connections, options.rounds(), other, ours)?);
+        }
+    }
+    report.write()
+}
+
+/// The load on the after-callback: as much as comes.
+fn after(options: &Options, connections: usize) -> Plan {
+    Plan {
+        command: Command::After,
+        connections,
+        warm_up_seconds: options.warm_up_seconds,
+        seconds: options.seconds(),
+        rate: None,
+        is_signed: false,
+    }
 }
 
 /// Lets a broker that has just been started do some of what it will do.
@@ -92,23 +128,16 @@ fn work(server: &Server, seconds: f64, is_signed: bool) -> io::Result<()> {
 /// Measures callbridge in `mode`.
 fn measure(options: &Options, mode: Mode, broker: &Broker, bare: &Server, report: &mut Report) -> io::Result<()> {
     let ours = Server::callbridge(mode.name(), &options.program, mode, broker)?;
-    report.idle(mode, ours.idle_bytes);
+    report.idle(mode.name(), ours.idle_bytes);
     settle(options, &ours, false)?;
-    let after = Plan {
-        command: Command::After,
-        connections: 1,
-        warm_up_seconds: options.warm_up_seconds,
-        seconds: options.seconds(),
-        rate: None,
-        is_signed: false,
-    };
     for &connections in &options.connections {
-        let plan = Plan { connections, ..after };
+        let plan = after(options, connections);
         let bare = || Sample::take(bare, &plan);
         let ours = || Sample::take(&ours, &plan);
         report.beside_bare(Pair::measure(mode, connections, options.rounds(), bare, ours)?);
     }
-    let before = Plan { command: Command::Before, connections: BEFORE_CONNECTIONS, rate: Some(BEFORE_RATE), ..after };
+    let many = after(options, BEFORE_CONNECTIONS);
+    let before = Plan { command: Command::Before, rate: Some(BEFORE_RATE), ..many };
     let healthy = || Sample::take(&ours, &before);
     let frozen = || Sample::take_frozen(&ours, &before, broker);
     report.frozen(Pair::measure(mode, BEFORE_CONNECTIONS, options.rounds(), healthy, frozen)?);
@@ -127,7 +156,7 @@ fn measure(options: &Options, mode: Mode, broker: &Broker, bare: &Server, report
     drop((ours, other));
     let ours = Server::signed(&options.program, mode, broker)?;
     settle(options, &ours, true)?;
-    let plan = Plan { connections: SIGNED_CONNECTIONS, is_signed: true, ..after };
+    let plan = Plan { is_signed: true, ..after(options, SIGNED_CONNECTIONS) };
     let bare = || Sample::take(bare, &plan);
     let signed = || Sample::take(&ours, &plan);
     report.signed(Pair::measure(mode, plan.connections, options.rounds(), bare, signed)?);
