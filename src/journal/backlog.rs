@@ -12,7 +12,6 @@ use super::entry::Entry;
 use super::entry::Position;
 use super::entry::Standing;
 use super::log::Seq;
-use super::promise::Promise;
 use super::queue::Queue;
 use super::stored::Stored;
 
@@ -110,10 +109,12 @@ impl Backlog {
             return true;
         }
         settled.add(self.cost_of(entry));
-        let is_ours_to_count = entry.promise.as_ref().is_none_or(Promise::abandon);
+        let mut ring = Ring::default();
+        let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
         if entry.standing == Standing::Counted && is_ours_to_count {
             self.ledger.lose_queued(reason);
         }
+        ring.out();
         false
     }
 

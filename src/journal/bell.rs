@@ -1,7 +1,7 @@
 //! Wakes all who wait on one thread with one call to it.
 //!
 //! To wake a task of another thread's runtime costs a system call, and a frame of the journal keeps many promises at once. So each
-//! thread that serves callbacks hangs a [`Bell`]: whoever keeps promises gathers whom to wake in a [`Ring`], and rings each bell once.
+//! thread that serves callbacks hangs a [`Bell`]: whoever ends promises gathers whom to wake in a [`Ring`], and rings each bell once.
 
 use std::cell::Cell;
 use std::fmt;
@@ -52,7 +52,7 @@ impl Bell {
 /// Those who are to be woken, by their bells.
 #[derive(Default)]
 pub(super) struct Ring {
-    bells: Vec<(&'static Bell, Vec<Waker>)>,
+    bells: Vec<(Option<&'static Bell>, Vec<Waker>)>,
 }
 
 impl fmt::Debug for Ring {
@@ -62,10 +62,10 @@ impl fmt::Debug for Ring {
 }
 
 impl Ring {
-    /// Wakes this one when the ring goes [`out`](Self::out), or at once if it waits on a thread without a bell.
+    /// Wakes this one when the ring goes [`out`](Self::out): by the bell of the thread it waits on, if that has one.
     pub(super) fn add(&mut self, bell: Option<&'static Bell>, waker: Waker) {
-        let Some(bell) = bell else { return waker.wake() };
-        match self.bells.iter_mut().find(|(other, _)| std::ptr::eq(*other, bell)) {
+        let address = |bell: Option<&'static Bell>| bell.map(std::ptr::from_ref);
+        match self.bells.iter_mut().find(|(other, _)| address(*other) == address(bell)) {
             Some((_, to_wake)) => to_wake.push(waker),
             None => self.bells.push((bell, vec![waker])),
         }
@@ -74,8 +74,13 @@ impl Ring {
     /// Wakes all that were added.
     pub(super) fn out(&mut self) {
         for (bell, to_wake) in self.bells.iter_mut().filter(|(_, to_wake)| !to_wake.is_empty()) {
-            bell.lock().append(to_wake);
-            bell.rung.notify_one();
+            match bell {
+                Some(bell) => {
+                    bell.lock().append(to_wake);
+                    bell.rung.notify_one();
+                }
+                None => to_wake.drain(..).for_each(Waker::wake),
+            }
         }
     }
 }
@@ -100,7 +105,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn those_of_a_thread_with_a_bell_are_woken_there_and_others_at_once() {
+    fn all_are_woken_when_the_ring_goes_out_and_those_of_a_thread_with_a_bell_there() {
         let (here, there) = (Arc::new(Counted::default()), Arc::new(Counted::default()));
         let (tell, bell) = std::sync::mpsc::channel();
         let (woken, seen) = (Arc::clone(&there), Arc::clone(&there));
@@ -122,14 +127,15 @@ pub(super) mod tests {
         let bell: &'static Bell = bell.recv().unwrap();
         let mut ring = Ring::default();
         ring.add(None, Waker::from(Arc::clone(&here)));
-        assert_eq!(here.0.load(Ordering::SeqCst), 1);
         for _ in 0..3 {
             ring.add(Some(bell), Waker::from(Arc::clone(&there)));
         }
-        assert_eq!(seen.0.load(Ordering::SeqCst), 0, "before the ring goes out");
+        let so_far = [&here, &seen].map(|counted| counted.0.load(Ordering::SeqCst));
+        assert_eq!(so_far, [0, 0], "before the ring goes out");
         ring.out();
+        assert_eq!(here.0.load(Ordering::SeqCst), 1);
         worker.join().unwrap();
         ring.out();
-        assert_eq!(seen.0.load(Ordering::SeqCst), 3);
+        assert_eq!([here, seen].map(|counted| counted.0.load(Ordering::SeqCst)), [1, 3]);
     }
 }

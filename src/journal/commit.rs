@@ -234,14 +234,15 @@ impl Committer {
 
     /// Ends entries that will not become durable.
     fn lose(&self, entries: &mut VecDeque<Entry>, reason: Reason) {
-        let (count, mut bytes) = (entries.len(), 0);
+        let (count, mut bytes, mut ring) = (entries.len(), 0, Ring::default());
         for entry in entries.drain(..) {
             bytes += self.queue.cost_of(entry.cost_bytes);
-            let is_ours_to_count = entry.promise.as_ref().is_none_or(Promise::abandon);
+            let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
             if entry.standing == Standing::Counted && is_ours_to_count {
                 self.ledger.lose_queued(reason);
             }
         }
+        ring.out();
         self.queue.free(count, bytes);
     }
 }

@@ -35,6 +35,7 @@ use crate::refusal::Reason;
 
 pub(crate) use self::backlog::Backlog;
 pub(crate) use self::backlog::Settled;
+use self::bell::Ring;
 pub(crate) use self::entry::Entry;
 pub(crate) use self::entry::Position;
 use self::entry::Standing;
@@ -201,7 +202,8 @@ impl Appended {
     /// Gives up waiting. Returns whether the capture was acknowledged in that very moment, and 200 is true after all; if not, its
     /// callback is lost and its sender must be told so.
     pub(crate) fn abandon(&self, reason: Reason) -> bool {
-        if self.promise.abandon() {
+        // Nobody is to be woken: it is this one who waited.
+        if self.promise.abandon(&mut Ring::default()) {
             self.ledger.lose_queued(reason);
         }
         self.promise.is_kept()

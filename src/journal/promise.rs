@@ -55,22 +55,12 @@ impl Promise {
 
     /// Keeps it; who waits is woken with the ring. Returns false when it was abandoned before.
     pub(super) fn keep(&self, ring: &mut Ring) -> bool {
-        let waker = self.end(State::Kept);
-        let is_first = waker.is_some();
-        if let Some(Some(waker)) = waker {
-            ring.add(self.shared.bell, waker);
-        }
-        is_first
+        self.end(State::Kept, ring)
     }
 
-    /// Abandons it. Returns false when it was kept before.
-    pub(super) fn abandon(&self) -> bool {
-        let waker = self.end(State::Abandoned);
-        let is_first = waker.is_some();
-        if let Some(Some(waker)) = waker {
-            waker.wake();
-        }
-        is_first
+    /// Abandons it; who waits is woken with the ring. Returns false when it was kept before.
+    pub(super) fn abandon(&self, ring: &mut Ring) -> bool {
+        self.end(State::Abandoned, ring)
     }
 
     /// Whether it was abandoned.
@@ -83,17 +73,19 @@ impl Promise {
         matches!(*self.lock(), State::Kept)
     }
 
-    /// Ends it, if it is open. Returns who waits then.
-    fn end(&self, end: State) -> Option<Option<Waker>> {
-        let mut state = self.lock();
-        match &mut *state {
-            State::Open(waker) => {
-                let waker = mem::take(waker);
-                *state = end;
-                Some(waker)
-            }
-            State::Kept | State::Abandoned => None,
+    /// Ends it, if it is open. Returns whether it was.
+    fn end(&self, end: State, ring: &mut Ring) -> bool {
+        let waker = {
+            let mut state = self.lock();
+            let State::Open(waker) = &mut *state else { return false };
+            let waker = mem::take(waker);
+            *state = end;
+            waker
+        };
+        if let Some(waker) = waker {
+            ring.add(self.shared.bell, waker);
         }
+        true
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -6,9 +6,11 @@ use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::Barrier;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
+use std::task::Wake;
 use std::task::Waker;
 use std::thread;
 use std::time::Duration;
@@ -273,6 +275,34 @@ fn who_waits_is_woken_once_it_is_safe_and_what_somebody_left_is_delivered_all_th
     assert_eq!(waiting.as_mut().poll(&mut cx), Poll::Ready(Ok(())));
     let balance = ledger.read();
     assert_eq!((balance.delivered, balance.waiting_total(), balance.late), (2, 0, 0));
+}
+
+/// Looks at the ledger when it is woken.
+struct Looks {
+    ledger: Ledger,
+    seen: Mutex<Vec<(u64, u64)>>,
+}
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        let balance = self.ledger.read();
+        self.seen.lock().unwrap().push((balance.delivered, balance.ended_total(Account::Lost)));
+    }
+}
+
+#[test]
+fn who_is_told_what_became_of_it_finds_it_counted() {
+    let (journal, mut backlog, ledger) = open(Ack::Broker, ROOMY);
+    let [delivered, lost] = [0, 1].map(|number| promised(&journal, &ledger, number));
+    let looks = Arc::new(Looks { ledger: ledger.clone(), seen: Mutex::default() });
+    let waker = Waker::from(Arc::clone(&looks));
+    for appended in [&delivered, &lost] {
+        assert!(pin!(appended.acknowledged()).poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    let entries = take_all(&mut backlog);
+    settle(&backlog, &entries[0]);
+    give_up(&backlog, &entries[1]);
+    assert_eq!(*looks.seen.lock().unwrap(), [(1, 0), (1, 1)]);
 }
 
 #[test]
