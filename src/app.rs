@@ -157,7 +157,7 @@ fn start(built: Built, runtime: &Runtime, workers: workers::Unstarted) -> Result
     // Ends once all is ready, or a look at the cluster after the stop: not waited for.
     let _readying = {
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
-        spawn("topics", move || make_ready(&readying, topics_client, &served, || control.publish(&thread)))?
+        spawn("topics", move || make_ready(&readying, &topics_client, &served, || control.publish(&thread)))?
     };
     let workers = workers.start(journal::attend).map_err(Failure::system("the workers"))?;
     let (done, serving) = oneshot::channel();
@@ -214,7 +214,7 @@ fn end_without_disk(failed: &commit::Failed) -> ! {
 }
 
 /// Starts the pump, and the Kafka client on its thread.
-fn start_pump(publishing: Publishing) -> Result<(Pumping, Option<TopicsClient>), Failure> {
+fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), Failure> {
     let control = publishing.control();
     let (ended, has_ended) = oneshot::channel();
     let (started, has_started) = mpsc::sync_channel(1);
@@ -242,8 +242,7 @@ fn start_pump(publishing: Publishing) -> Result<(Pumping, Option<TopicsClient>),
 }
 
 /// Waits until every topic is there, then lets callbacks through and says where.
-fn make_ready(readying: &Readying, client: Option<TopicsClient>, served: &build::Served, publish: impl Fn()) {
-    let Some(client) = client else { return };
+fn make_ready(readying: &Readying, client: &TopicsClient, served: &build::Served, publish: impl Fn()) {
     if readying.is_ready_alone {
         serve_now(readying, served);
     }
@@ -261,8 +260,6 @@ fn make_ready(readying: &Readying, client: Option<TopicsClient>, served: &build:
         Told::OthersWork => {}
     };
     let is_complete = client.wait(&readying.names, readying.creation.as_ref(), &served.stop, tell);
-    // Its hold on the producer must not outlive this thread's use of it.
-    drop(client);
     if is_complete {
         publish();
         if readying.is_ready_alone {

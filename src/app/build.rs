@@ -207,7 +207,7 @@ impl Publishing {
     }
 
     /// Starts the Kafka client and makes the pump that `thread` will run.
-    pub(super) fn into_pump(self, thread: &Thread) -> Result<(Pump, Option<TopicsClient>), ClientError> {
+    pub(super) fn into_pump(self, thread: &Thread) -> Result<(Pump, TopicsClient), ClientError> {
         let kafka = self.kafka.start(thread.clone())?;
         let topics_client = kafka.topics_client();
         self.backlog.wakes(thread.clone());

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -138,7 +139,6 @@ pub(crate) struct Health {
     /// That none is has been said; librdkafka says it at each attempt to connect.
     is_outage_told: AtomicBool,
     has_producer_id: AtomicBool,
-    is_fatal: AtomicBool,
     polled: Heartbeat,
 }
 
@@ -160,14 +160,21 @@ impl Health {
     }
 }
 
-/// Reports that came and have not been looked at. Bounded by the records that were sent: each has one.
+/// What one producer has said and nobody has looked at yet. Its reports are bounded by the records that were sent: each has one.
+///
+/// Each producer has its own, so that what a replaced one still says, whoever holds on to it, is not taken for its successor's word.
 #[derive(Debug)]
 struct Mailbox {
     reports: Mutex<Vec<Report>>,
+    is_fatal: AtomicBool,
     reader: Thread,
 }
 
 impl Mailbox {
+    fn new(reader: Thread) -> Self {
+        Self { reports: Mutex::default(), is_fatal: AtomicBool::new(false), reader }
+    }
+
     fn put(&self, report: Report) {
         let was_empty = {
             let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,7 +226,7 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         let code = code_of(&error);
         if code == RDKafkaErrorCode::Fatal {
-            let is_first = !self.health.is_fatal.swap(true, Ordering::Relaxed);
+            let is_first = !self.mailbox.is_fatal.swap(true, Ordering::Relaxed);
             self.mailbox.reader.unpark();
             if is_first {
                 tracing::warn!(reason, "the kafka producer is dead, and will be replaced");
@@ -263,9 +270,12 @@ pub(crate) struct Kafka {
     config: ClientConfig,
     health: Arc<Health>,
     metrics: KafkaMetrics,
+    /// Of the newest producer.
     mailbox: Arc<Mailbox>,
     /// `None` only while it is being replaced.
     running: Option<Running>,
+    /// The same producer, for those who must not keep it.
+    newest: Arc<Mutex<Weak<BaseProducer<Context>>>>,
 }
 
 struct Running {
@@ -318,8 +328,8 @@ impl Unstarted {
     /// librdkafka could not start it, or no thread could be made.
     pub(crate) fn start(self, reader: Thread) -> Result<Kafka, ClientError> {
         let Self { config, health, metrics } = self;
-        let mailbox = Arc::new(Mailbox { reports: Mutex::default(), reader });
-        let mut kafka = Kafka { config, health, metrics, mailbox, running: None };
+        let mailbox = Arc::new(Mailbox::new(reader));
+        let mut kafka = Kafka { config, health, metrics, mailbox, running: None, newest: Arc::default() };
         kafka.running = Some(kafka.run()?);
         Ok(kafka)
     }
@@ -357,17 +367,16 @@ impl Kafka {
 
     /// Whether the producer is dead and must be replaced.
     pub(crate) fn is_fatal(&self) -> bool {
-        self.health.is_fatal.load(Ordering::Relaxed)
+        self.mailbox.is_fatal.load(Ordering::Relaxed)
     }
 
-    /// Puts a new producer in the place of the old one. When it returns, every record sent before has been reported or never will be.
+    /// Puts a new producer in the place of the old one. Reports that have not been looked at by then never come.
     ///
     /// # Errors
     ///
     /// librdkafka could not start the new one; the old one is gone all the same.
     pub(crate) fn replace(&mut self) -> Result<(), ClientError> {
         self.stop();
-        self.health.is_fatal.store(false, Ordering::Relaxed);
         self.metrics.rebuilds.inc();
         self.running = Some(self.run()?);
         Ok(())
@@ -379,26 +388,32 @@ impl Kafka {
             running.stop.store(true, Ordering::Relaxed);
             // A panic there has ended the process already.
             let _joined = running.poller.join();
-            // Purges, and serves the reports of what it purged.
+            // Purges, and serves the reports of what it purged; but not here if somebody just asks it about topics.
             drop(running.producer);
         }
     }
 
     /// What the topics are asked about with.
-    pub(crate) fn topics_client(&self) -> Option<TopicsClient> {
-        let producer = Arc::clone(&self.running.as_ref()?.producer);
-        let health = Arc::clone(&self.health);
-        let fetch = move |timeout: Duration| producer.client().fetch_metadata(None, timeout);
-        Some(TopicsClient::new(self.config.clone(), Box::new(fetch), health))
+    pub(crate) fn topics_client(&self) -> TopicsClient {
+        let newest = Arc::clone(&self.newest);
+        let fetch = move |timeout: Duration| {
+            // Held for as long as it is asked, and no longer: a producer that was replaced must end.
+            let producer = newest.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+            let producer = producer.ok_or_else(|| KafkaError::ClientCreation("it is being replaced".into()))?;
+            producer.client().fetch_metadata(None, timeout)
+        };
+        TopicsClient::new(self.config.clone(), Box::new(fetch), Arc::clone(&self.health))
     }
 
-    fn run(&self) -> Result<Running, ClientError> {
+    fn run(&mut self) -> Result<Running, ClientError> {
+        self.mailbox = Arc::new(Mailbox::new(self.mailbox.reader.clone()));
         let context = Context {
             mailbox: Arc::clone(&self.mailbox),
             health: Arc::clone(&self.health),
             metrics: self.metrics.clone(),
         };
         let producer: Arc<BaseProducer<Context>> = Arc::new(self.config.create_with_context(context)?);
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&producer);
         let stop = Arc::new(AtomicBool::new(false));
         let poller = {
             let (producer, stop, health) = (Arc::clone(&producer), Arc::clone(&stop), Arc::clone(&self.health));
@@ -418,7 +433,9 @@ impl Kafka {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Apps;
     use crate::journal::Ack;
+    use crate::record::Topics;
 
     #[test]
     fn every_default_is_taken_by_librdkafka() {
@@ -426,6 +443,36 @@ mod tests {
             let properties = Properties::new(ack, &BTreeMap::new());
             client_config(&properties).create_native_config().unwrap();
         }
+    }
+
+    #[test]
+    fn what_a_replaced_producer_still_says_is_not_its_successors_word() {
+        // Nobody listens there, so what is sent stays with the client.
+        let configured = [("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())].into();
+        let properties = Properties::new(Ack::Memory, &configured);
+        let metrics = KafkaMetrics::register(&prometheus::Registry::new()).unwrap();
+        let mut kafka = Unstarted::new(&properties, metrics).unwrap().start(thread::current()).unwrap();
+        let topics_client = kafka.topics_client();
+        let app = Apps::new([1]).iter().next().unwrap();
+        let record = Record {
+            topic: Topics::new(["t"]).rejected(app),
+            key: None,
+            headers: Vec::new(),
+            value: b"{}".as_slice().into(),
+            rejection: None,
+            timestamp_ms: 0,
+        };
+        kafka.send("t", &record, 7).unwrap();
+        let held = Arc::clone(&kafka.running.as_ref().unwrap().producer);
+        kafka.replace().unwrap();
+        // Ends it: what it held is reported as purged.
+        drop(held);
+        let mut reports = Vec::new();
+        kafka.reports(&mut reports);
+        assert_eq!((reports, kafka.is_fatal()), (Vec::new(), false));
+        let producer = &kafka.running.as_ref().unwrap().producer;
+        assert_eq!(Arc::strong_count(producer), 2, "who asks about topics holds it, beside its poll thread");
+        drop(topics_client);
     }
 
     #[test]
