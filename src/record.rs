@@ -20,8 +20,6 @@ pub struct Record<'a> {
     pub value: Cow<'a, [u8]>,
     /// Why it is in `<prefix>.rejected`, as a word of a closed list, if that is where it goes.
     pub rejection: Option<&'static str>,
-    /// The record's timestamp: when the callback was received, in milliseconds since the Unix epoch.
-    pub timestamp_ms: i64,
 }
 
 /// One header of a record.

@@ -129,14 +129,7 @@ impl<'a> Envelope<'a> {
                 headers
             }
         };
-        Record {
-            topic: self.topic,
-            key: self.facts.subject,
-            headers,
-            value: Cow::Owned(value),
-            rejection: None,
-            timestamp_ms: self.received.0,
-        }
+        Record { topic: self.topic, key: self.facts.subject, headers, value: Cow::Owned(value), rejection: None }
     }
 
     /// Calls `put` with each attribute beside `specversion` and `datacontenttype`: its name and its text.

@@ -142,7 +142,6 @@ impl Normaliser {
             ],
             value: Cow::Borrowed(part.of(capture.raw.body())),
             rejection: Some(reason),
-            timestamp_ms: capture.received.0,
         }
     }
 }

@@ -95,6 +95,8 @@ pub(crate) enum Failure {
     Passing(RDKafkaErrorCode),
     /// The producer is dead: make a new one, and send everything again that is not acknowledged.
     Fatal(RDKafkaErrorCode),
+    /// The record's time is too far from the broker's: send it again with the time of sending.
+    Timestamp(RDKafkaErrorCode),
     /// Kafka will never take this record.
     Poison(RDKafkaErrorCode),
 }
@@ -113,6 +115,7 @@ pub(crate) const fn failure(code: RDKafkaErrorCode) -> Failure {
         // It went down with its producer.
         | Code::PurgeQueue
         | Code::PurgeInflight => Failure::Fatal(code),
+        Code::InvalidTimestamp => Failure::Timestamp(code),
         Code::MessageSizeTooLarge
         | Code::InvalidMessageSize
         | Code::InvalidMessage
@@ -336,21 +339,27 @@ impl Unstarted {
 }
 
 impl Kafka {
-    /// Hands a record over. It will be reported under `sequence`.
+    /// Hands a record over, with a time in milliseconds since the Unix epoch, or the time of sending. It will be reported under `sequence`.
     ///
     /// # Errors
     ///
     /// It was not handed over.
-    pub(crate) fn send(&self, topic: &str, record: &Record<'_>, sequence: usize) -> Result<(), SendError> {
+    pub(crate) fn send(
+        &self,
+        topic: &str,
+        record: &Record<'_>,
+        timestamp_ms: Option<i64>,
+        sequence: usize,
+    ) -> Result<(), SendError> {
         let Some(running) = &self.running else { return Err(SendError::QueueFull) };
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for header in &record.headers {
             headers = headers.insert(KafkaHeader { key: header.name, value: Some(&*header.value) });
         }
-        let mut kafka_record = BaseRecord::with_opaque_to(topic, sequence)
-            .payload(&*record.value)
-            .headers(headers)
-            .timestamp(record.timestamp_ms);
+        let mut kafka_record = BaseRecord::with_opaque_to(topic, sequence).payload(&*record.value).headers(headers);
+        if let Some(timestamp_ms) = timestamp_ms {
+            kafka_record = kafka_record.timestamp(timestamp_ms);
+        }
         if let Some(key) = &record.key {
             kafka_record = kafka_record.key(&**key);
         }
@@ -460,9 +469,8 @@ mod tests {
             headers: Vec::new(),
             value: b"{}".as_slice().into(),
             rejection: None,
-            timestamp_ms: 0,
         };
-        kafka.send("t", &record, 7).unwrap();
+        kafka.send("t", &record, None, 7).unwrap();
         let held = Arc::clone(&kafka.running.as_ref().unwrap().producer);
         kafka.replace().unwrap();
         // Ends it: what it held is reported as purged.

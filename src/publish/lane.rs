@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::clock;
+use crate::clock::UnixMillis;
 use crate::journal::Entry;
 use crate::journal::Position;
 use crate::record::Topic;
@@ -21,6 +23,9 @@ const HELD_MAX: usize = 8_192;
 /// And how many bytes of them.
 const HELD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
+/// A record whose time is no farther from now names it, whatever Kafka said of others: it may have judged a whole batch.
+const NEVER_DOUBTED_MS: u64 = 1000;
+
 /// An entry in the pump, with its place in the order and what Kafka said of it so far.
 #[derive(Debug)]
 pub(super) struct Item {
@@ -28,6 +33,8 @@ pub(super) struct Item {
     pub(super) entry: Entry,
     /// Its batch will never be taken. It is sent alone next, and then it is known whether it was to blame.
     pub(super) is_suspect: bool,
+    /// Kafka refused the time of its record. It is sent without.
+    pub(super) is_timeless: bool,
     /// Set when Kafka will never take its own record: what it said.
     pub(super) poison: Option<String>,
 }
@@ -171,9 +178,25 @@ pub(super) struct Lane {
     held_bytes: usize,
     /// The first capture of this topic that was let go, to be read again when there is room. Until then all that follow are let go too.
     pub(super) parked: Option<Position>,
+    /// How far a record's time may be from now, in milliseconds, if Kafka has refused one. Beyond it no time is named: Kafka refuses one
+    /// record at a time, and each of them costs a producer.
+    distance_ms_max: Option<u64>,
 }
 
 impl Lane {
+    /// Kafka refused the time of a record that was received at `received`. What is half as far from now is doubted from here on.
+    pub(super) fn doubt(&mut self, received: UnixMillis, now: UnixMillis) {
+        let doubted = (now.0.abs_diff(received.0) / 2).max(NEVER_DOUBTED_MS);
+        self.distance_ms_max = Some(self.distance_ms_max.map_or(doubted, |max| max.min(doubted)));
+    }
+
+    /// When an item's record is to have happened in Kafka's eyes; `None`: when it is sent.
+    pub(super) fn timestamp_ms(&self, item: &Item) -> Option<i64> {
+        let received = item.entry.capture.received;
+        let is_believed = |max| clock::wall().0.abs_diff(received.0) <= max;
+        (!item.is_timeless && self.distance_ms_max.is_none_or(is_believed)).then_some(received.0)
+    }
+
     /// Lets a new item in, unless it can be read again and there is no room for it now; then the lane is parked.
     pub(super) fn lets_in(&mut self, item: &Item) -> bool {
         let can_be_read_again = item.entry.position.filter(|_| item.poison.is_none());

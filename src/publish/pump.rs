@@ -115,6 +115,8 @@ pub(crate) struct Pump {
     unreported: Unreported,
     next_order: u64,
     replace_at: Option<Instant>,
+    /// How long a producer that dies is left dead: doubled each time, until a record is delivered.
+    replace_rest: Duration,
     observe_at: Instant,
     taken: VecDeque<Entry>,
     /// Behind the entry of the journal on disk that was taken last.
@@ -152,6 +154,7 @@ impl Pump {
             unreported: Unreported::default(),
             next_order: 0,
             replace_at: None,
+            replace_rest: Duration::ZERO,
             observe_at: clock::monotonic(),
             taken: VecDeque::new(),
             next_seq: 0,
@@ -215,7 +218,7 @@ impl Pump {
     fn item(&mut self, entry: Entry) -> Item {
         let order = self.next_order;
         self.next_order += 1;
-        Item { order, entry, is_suspect: false, poison: None }
+        Item { order, entry, is_suspect: false, is_timeless: false, poison: None }
     }
 
     /// Sends an item's record, or lines it up behind those of its topic. One that is new to its lane may be let go instead, if it can be
@@ -244,7 +247,7 @@ impl Pump {
             return;
         }
         let sequence = self.unreported.next();
-        match self.kafka.send(self.topics.name(topic), &record, sequence) {
+        match self.kafka.send(self.topics.name(topic), &record, lane.timestamp_ms(&item), sequence) {
             Ok(()) => {
                 lane.sent(item.is_suspect);
                 self.unreported.insert(Sent { load: Load::Whole(item), topic, rejection, sent_at: now });
@@ -279,7 +282,7 @@ impl Pump {
             let record = self.normaliser.record_of(&item.entry.capture, part);
             let rejection = record.rejection;
             let sequence = self.unreported.next();
-            match self.kafka.send(self.topics.name(record.topic), &record, sequence) {
+            match self.kafka.send(self.topics.name(record.topic), &record, lane.timestamp_ms(&item), sequence) {
                 Ok(()) => {
                     lane.sent(item.is_suspect);
                     group.sent();
@@ -363,7 +366,7 @@ impl Pump {
 
     fn replace_if_dead(&mut self, now: Instant) {
         if self.kafka.is_fatal() {
-            self.replace_at.get_or_insert(now);
+            self.plan_replacement(now);
         }
         if self.replace_at.is_none_or(|at| at > now) {
             return;
@@ -380,6 +383,7 @@ impl Pump {
                 self.stop_lane(item, topic, REST);
             }
         }
+        self.replace_rest = (self.replace_rest * 2).max(REST).min(self.backoff.max);
         self.replace_at = match self.kafka.replace() {
             Ok(()) => None,
             Err(error) => {
@@ -387,6 +391,12 @@ impl Pump {
                 Some(now + self.backoff.first)
             }
         };
+    }
+
+    /// The producer is dead. At once, if something was delivered since the last one died: else whatever kills them would be fed new
+    /// ones without end.
+    fn plan_replacement(&mut self, now: Instant) {
+        self.replace_at.get_or_insert(now + self.replace_rest);
     }
 
     fn until_next_lane(&self, now: Instant) -> Duration {

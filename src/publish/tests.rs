@@ -16,6 +16,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::consumer::Consumer;
 use rdkafka::message::Headers;
+use rdkafka::message::OwnedMessage;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::RDKafkaApiKey;
@@ -26,6 +27,7 @@ use crate::capture::Capture;
 use crate::capture::Outcome;
 use crate::capture::Raw;
 use crate::clock;
+use crate::clock::UnixMillis;
 use crate::command::Command;
 use crate::command::CommandSet;
 use crate::journal;
@@ -118,8 +120,12 @@ impl Rig {
     }
 
     fn append_body(&self, command: Command, body: &str) {
+        self.append_received(command, body, clock::wall());
+    }
+
+    fn append_received(&self, command: Command, body: &str, received: UnixMillis) {
         let capture = Capture {
-            received: clock::wall(),
+            received,
             peer: SocketAddr::from(([127, 0, 0, 1], 1)),
             app: self.apps.iter().next().unwrap(),
             command: Some(command),
@@ -161,6 +167,11 @@ impl Finished {
         read(&self.cluster, self.topics.name(self.topics.of(app, Some(command))))
     }
 
+    fn read_whole(&self, command: Command) -> Vec<OwnedMessage> {
+        let app = Apps::new([1]).iter().next().unwrap();
+        read_whole(&self.cluster, self.topics.name(self.topics.of(app, Some(command))))
+    }
+
     fn read_rejected(&self) -> Vec<Read> {
         let app = Apps::new([1]).iter().next().unwrap();
         read(&self.cluster, self.topics.name(self.topics.rejected(app)))
@@ -177,8 +188,20 @@ fn body(command: Command, number: u64) -> String {
     format!(r#"{{"CallbackCommand":"{command}","Official_Account":"a","Name":"{number}","EventTime":{number}}}"#)
 }
 
-/// All of a topic of one partition, in order.
+/// All of a topic of one partition, in order, as far as most tests look at it.
 fn read(cluster: &MockCluster<'_, DefaultProducerContext>, topic: &str) -> Vec<Read> {
+    let of = |message: OwnedMessage| {
+        let text = String::from_utf8(message.payload().unwrap().to_vec()).unwrap();
+        let number = text.split(r#""EventTime":"#).nth(1).unwrap().split('}').next().unwrap().parse().unwrap();
+        let headers = message.headers().unwrap();
+        let reason = headers.iter().find(|header| header.key == "callbridge-reason").and_then(|header| header.value);
+        Read { number, reason: reason.map(|reason| String::from_utf8(reason.to_vec()).unwrap()) }
+    };
+    read_whole(cluster, topic).into_iter().map(of).collect()
+}
+
+/// All of a topic of one partition, in order.
+fn read_whole(cluster: &MockCluster<'_, DefaultProducerContext>, topic: &str) -> Vec<OwnedMessage> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", cluster.bootstrap_servers())
         .set("group.id", "reader")
@@ -194,13 +217,7 @@ fn read(cluster: &MockCluster<'_, DefaultProducerContext>, topic: &str) -> Vec<R
     while records.len() < usize::try_from(end).unwrap() {
         assert!(clock::monotonic() < deadline, "{} of {end} in {topic}", records.len());
         if let Some(message) = consumer.poll(Duration::from_millis(100)) {
-            let message = message.unwrap();
-            let text = String::from_utf8(message.payload().unwrap().to_vec()).unwrap();
-            let number = text.split(r#""EventTime":"#).nth(1).unwrap().split('}').next().unwrap().parse().unwrap();
-            let headers = message.headers().unwrap();
-            let reason =
-                headers.iter().find(|header| header.key == "callbridge-reason").and_then(|header| header.value);
-            records.push(Read { number, reason: reason.map(|reason| String::from_utf8(reason.to_vec()).unwrap()) });
+            records.push(message.unwrap().detach());
         }
     }
     records
@@ -333,6 +350,35 @@ fn a_callback_that_kafka_does_not_take_even_raw_is_lost_and_counted() {
     let balance = finished.ledger.read();
     assert_eq!(balance.ended[Reason::Unpublishable.index()], 1);
     assert_eq!((balance.delivered, balance.waiting_total()), (1, 0));
+}
+
+#[test]
+fn a_record_whose_time_kafka_refuses_is_sent_with_the_time_of_sending() {
+    let rig = Rig::start(&[]);
+    let began = clock::wall().0;
+    let year_2100 = UnixMillis(4_102_444_800_000);
+    (0..3).for_each(|number| rig.append_received(CHANGED, &body(CHANGED, number), year_2100));
+    rig.append(CHANGED, 3);
+    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP]);
+    rig.publish();
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(CHANGED)), [0, 1, 2, 3]);
+    let times = finished.read_whole(CHANGED).into_iter().map(|message| message.timestamp().to_millis().unwrap());
+    let now = clock::wall().0;
+    assert!(times.clone().all(|time| (began..=now).contains(&time)), "{:?}", times.collect::<Vec<_>>());
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (4, 0));
+}
+
+#[test]
+fn producers_that_get_no_id_are_replaced_until_one_does() {
+    let rig = Rig::start(&[]);
+    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    rig.cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refused; 5]);
+    rig.append(CHANGED, 0);
+    rig.publish();
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(CHANGED)), [0]);
+    assert!(finished.metric("callbridge_kafka_producer_rebuilds_total") >= 4.0, "the first may have got one before");
 }
 
 #[test]

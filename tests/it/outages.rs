@@ -32,6 +32,8 @@ const DELIVERED: &str = "callbridge_callbacks_delivered_total";
 const MANY: u64 = 20_000;
 /// What may be in memory of so many more on disk: much less than they are.
 const GROWTH_BYTES: u64 = 12 << 20;
+/// Older than that topic takes.
+const AGE: Duration = Duration::from_secs(6);
 /// What the client is told to wait for an answer, and for a connection.
 const TIMEOUT: Duration = Duration::from_millis(1000);
 
@@ -82,6 +84,26 @@ fn started_while_kafka_is_away_it_is_ready_at_once_and_delivers_all_of_it_in_ord
     let ledger = assert_all_delivered(bridge, &kafka, "away", &outcome);
     assert_eq!(ledger.delivered, outcome.acknowledged().count() as u64);
     watch.assert_balanced();
+}
+
+#[test]
+fn callbacks_that_are_too_old_for_their_topic_when_kafka_comes_back_are_delivered_with_the_time_of_sending() {
+    let _alone = Alone::take();
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let topic = format!("aged.{}", load::COMMAND);
+    kafka.create_topic_with(&topic, 2, 1, &[("message.timestamp.before.max.ms", "5000")]);
+    let (_folder, dir) = journal::folder();
+    let bridge = Settings::new(&kafka.bootstrap(), "aged", "").start(&dir);
+    kafka.node(1).kill();
+    let load = Load::start(bridge.callbacks, APP, 2, Duration::from_millis(20));
+    wait_until_acknowledged(&load, 100);
+    let (outcome, ended) = (load.stop(), clock::monotonic());
+    wait::until("the last of them is too old", || clock::monotonic().duration_since(ended) > AGE);
+    kafka.node(1).restart();
+    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+    assert!(bridge.metrics()["callbridge_records_total{outcome=\"failed\"}"] > 0.0, "none was too old");
+    let ledger = assert_all_delivered(bridge, &kafka, "aged", &outcome);
+    assert_eq!(ledger.delivered, outcome.acknowledged().count() as u64);
 }
 
 /// Posts the same callback so often, over a connection of its own.

@@ -23,6 +23,7 @@ impl Pump {
     }
 
     pub(super) fn delivered(&mut self, item: &Item, topic: Topic) {
+        self.replace_rest = Duration::ZERO;
         if let Some(lane) = self.lanes.get_mut(topic.index())
             // While a lane is stopped, what was sent before may still arrive; that is no sign that the failure has passed.
             && lane.failed.is_empty()
@@ -45,7 +46,21 @@ impl Pump {
     pub(super) fn failed(&mut self, mut item: Item, topic: Topic, failure: Failure) {
         let name = self.topics.name(topic);
         match failure {
-            Failure::Passing(code) => {
+            Failure::Timestamp(code) if !item.is_timeless => {
+                self.metrics.ended(RecordOutcome::Failed);
+                tracing::warn!(
+                    topic = name,
+                    %code,
+                    received_ms = item.entry.capture.received.0,
+                    "kafka refuses the time of a record; it, and others that are half as far from now, get the time of sending"
+                );
+                if let Some(lane) = self.lanes.get_mut(topic.index()) {
+                    lane.doubt(item.entry.capture.received, clock::wall());
+                }
+                item.is_timeless = true;
+                self.stop_lane(item, topic, REST);
+            }
+            Failure::Passing(code) | Failure::Timestamp(code) => {
                 self.metrics.ended(RecordOutcome::Failed);
                 let is_first = self.lanes.get(topic.index()).is_some_and(|lane| lane.failed.is_empty());
                 if is_first {
@@ -55,7 +70,7 @@ impl Pump {
             }
             Failure::Fatal(_) => {
                 self.metrics.ended(RecordOutcome::Failed);
-                self.replace_at.get_or_insert(clock::monotonic());
+                self.plan_replacement(clock::monotonic());
                 self.stop_lane(item, topic, REST);
             }
             Failure::Poison(_) if !item.is_suspect => {

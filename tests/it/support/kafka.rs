@@ -152,9 +152,15 @@ impl Kafka {
 
     /// Makes a topic that takes records while all but one of its copies are there, and waits for its leaders.
     pub(crate) fn create_topic(&self, name: &str, partitions: i32, replication: i32) {
+        self.create_topic_with(name, partitions, replication, &[]);
+    }
+
+    /// The same, with settings of its own.
+    pub(crate) fn create_topic_with(&self, name: &str, partitions: i32, replication: i32, settings: &[(&str, &str)]) {
         let min_in_sync = (replication - 1).max(1).to_string();
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replication))
             .set("min.insync.replicas", &min_in_sync);
+        let topic = settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value));
         let admin = admin(&self.client());
         block_on(admin.create_topics(&[topic], &options())).unwrap()[0].as_ref().unwrap();
         wait::until("the topic has its leaders", || {
