@@ -107,7 +107,7 @@ impl Committer {
         }
         self.tail.close();
         while !finish.wait(RECORD_EVERY) {
-            self.record_delivered(&mut hand)?;
+            self.record_delivered(&mut hand.record_at)?;
         }
         match self.writer.close() {
             Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
@@ -130,7 +130,7 @@ impl Committer {
                 return Ok(());
             } else {
                 if clock::monotonic() >= hand.record_at {
-                    self.record_delivered(hand)?;
+                    self.record_delivered(&mut hand.record_at)?;
                 }
                 thread::park_timeout(RECORD_EVERY);
             }
@@ -164,6 +164,10 @@ impl Committer {
                 }
                 // What has no room may have a spare.
                 thread::sleep(ROOM_PAUSE);
+            }
+            if clock::monotonic() >= hand.record_at {
+                // There may be room for that, and then more for the rest.
+                self.record_delivered(&mut hand.record_at)?;
             }
             self.store.wait_for_spare(ROOM_WAIT);
             if finish.wait(Duration::ZERO) {
@@ -219,13 +223,12 @@ impl Committer {
     }
 
     /// Writes a frame that records what was delivered, if something was.
-    fn record_delivered(&mut self, hand: &mut Hand) -> Result<(), Failed> {
-        hand.record_at = clock::monotonic() + RECORD_EVERY;
+    fn record_delivered(&mut self, record_at: &mut Instant) -> Result<(), Failed> {
+        *record_at = clock::monotonic() + RECORD_EVERY;
         if !self.store.has_unsaved() {
             return Ok(());
         }
-        hand.batch.clear();
-        match self.writer.append(&mut hand.batch, true) {
+        match self.writer.append(&mut Batch::new(), true) {
             Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
             // Then it is delivered again after a restart.
             Ok(_) | Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),

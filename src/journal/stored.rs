@@ -76,7 +76,7 @@ impl Stored {
             match cursor.next(&self.store) {
                 Ok(Some((place, frame))) => {
                     let end = frame.header.end_seq();
-                    if end > self.tail.told_to() {
+                    if frame.header.captures > 0 && end > self.tail.told_to() {
                         // Durable, and the ledger does not know yet.
                         cursor.go_to(place);
                         return;

@@ -146,11 +146,12 @@ impl Cursor {
             self.buffer = vec![0; bytes];
         }
         self.buffer.truncate(bytes);
-        let read = disk::read_full(file, &mut self.buffer, self.next.offset)?;
-        self.buffer.truncate(read);
+        let read = disk::read_full(file, &mut self.buffer, self.next.offset);
+        // After an error there is no telling what is in it.
+        self.buffer.truncate(*read.as_ref().unwrap_or(&0));
         self.buffer_offset = self.next.offset;
         self.buffer_nonce = nonce;
-        Ok(())
+        read.map(|_bytes| ())
     }
 }
 
