@@ -6,7 +6,7 @@
 //! and from the first wait for a body to its end, it must not take longer than its limit. Those timers are made only when a read or a
 //! write has to wait in the middle. That is never where a head and its body come in one piece; where they do not, each body waits, and
 //! one timer is made for all bodies of a connection. One more runs all the time, in steps of an eighth of the idle time: a connection
-//! that had nothing to read in eight of them is idle.
+//! that had nothing to read in eight whole ones is idle.
 //!
 //! A connection that ends while its peer still sends lingers for a moment: closed at once, the kernel would answer what comes with a
 //! reset, and that takes the answer from under the peer's eyes.
@@ -193,7 +193,8 @@ impl Connection {
         self.is_idle_timer_asked = true;
         while self.idle_timer.as_mut().poll(cx).is_ready() {
             self.quiet_steps = if self.round.0.load(Ordering::Relaxed) == IDLE { self.quiet_steps + 1 } else { 0 };
-            if self.quiet_steps >= IDLE_STEPS {
+            // The first of them may have begun long before the last byte came.
+            if self.quiet_steps > IDLE_STEPS {
                 return Poll::Ready(io::ErrorKind::TimedOut.into());
             }
             let next = self.idle_timer.deadline() + self.patience.idle / IDLE_STEPS;

@@ -153,9 +153,11 @@ fn idle_connections_end() {
     let bridge = start("callbacks.idle_timeout_seconds = 1");
     let mut silent = connect(&bridge);
     let mut used = connect(&bridge);
+    let used_last = clock::monotonic();
     assert_eq!(used.post(&target(AFTER), &after(0)).unwrap().status, 200);
     assert!(silent.is_closed());
     assert!(used.is_closed());
+    assert!(used_last.elapsed() >= Duration::from_secs(1), "no sooner: a balancer in front counts on it");
     bridge.metrics_until(|metrics| metrics["callbridge_connections"] == 0.0);
 }
 
