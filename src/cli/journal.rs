@@ -1,5 +1,6 @@
 //! `callbridge journal`: what is on disk, for people. Nothing is changed, and no configuration is needed.
 
+use std::env;
 use std::io;
 use std::io::Write;
 use std::path::PathBuf;
@@ -63,8 +64,14 @@ enum What {
 #[derive(Debug, clap::Args)]
 struct Place {
     /// Where the journal lives.
-    #[arg(long, value_name = "DIR", env = "CALLBRIDGE_JOURNAL_DIR", default_value = "/var/lib/callbridge")]
+    #[arg(long, value_name = "DIR", env = "CALLBRIDGE_DATA_DIR", default_value_os_t = usual_dir())]
     data_dir: PathBuf,
+}
+
+/// Where `serve` has it when no flag and no `CALLBRIDGE_DATA_DIR` says otherwise: it obeys the setting's own variable too.
+fn usual_dir() -> PathBuf {
+    let given = env::var_os("CALLBRIDGE_JOURNAL_DIR").filter(|dir| !dir.is_empty());
+    given.map_or_else(|| PathBuf::from("/var/lib/callbridge"), PathBuf::from)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -192,6 +192,9 @@ fn the_journal_can_be_looked_at_while_it_is_in_use_and_while_it_is_not() {
         assert_eq!((told.code, told.stdout.as_str()), (1, ""), "{what}");
         let says = format!("callbridge journal: open {}", nowhere.display());
         assert!(told.stderr.starts_with(&says), "{}", told.stderr);
+        for variable in ["CALLBRIDGE_DATA_DIR", "CALLBRIDGE_JOURNAL_DIR"] {
+            assert_eq!(inspect::journal_of(variable, &nowhere, what), told, "{variable}");
+        }
     }
 }
 

@@ -13,8 +13,22 @@ pub(crate) struct Told {
 
 /// Runs `callbridge journal` on the journal in `dir`.
 pub(crate) fn journal(dir: &Path, args: &[&str]) -> Told {
+    run(callbridge().args(args).arg("--data-dir").arg(dir))
+}
+
+/// The same where a variable says which.
+pub(crate) fn journal_of(variable: &str, dir: &Path, what: &str) -> Told {
+    run(callbridge().arg(what).env(variable, dir))
+}
+
+fn callbridge() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_callbridge"));
-    let output = command.arg("journal").args(args).arg("--data-dir").arg(dir).output().unwrap();
+    command.arg("journal");
+    command
+}
+
+fn run(command: &mut Command) -> Told {
+    let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     Told { code: output.status.code().unwrap(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }
