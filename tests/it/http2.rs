@@ -370,6 +370,19 @@ fn read_outcome(stream: &mut TcpStream) -> Outcome {
     }
 }
 
+#[test]
+fn a_path_that_is_none_is_not_logged() {
+    let bridge = start("log.filter = \"trace,h2::server=trace\"");
+    let mark = "xyzzy-never-to-be-logged";
+    let path = format!("/?Sign={mark}&\u{1}");
+    assert_ne!(outcome(&bridge, &head(&path), "{}"), Outcome::Status("200".to_owned()));
+    assert_eq!(outcome(&bridge, &head(&format!("/?{mark}")), "{}"), Outcome::Status("200".to_owned()));
+    let stopped = bridge.stop_in_order();
+    assert!(stopped.stderr.contains("DEBUG"), "{}", stopped.stderr);
+    let leaks: Vec<&str> = stopped.stderr.lines().filter(|line| line.contains(mark)).collect();
+    assert!(leaks.is_empty(), "{leaks:#?}");
+}
+
 /// The block of a POST.
 fn head(target: &str) -> Vec<u8> {
     fields(&[(":method", "POST"), (":scheme", "http"), (":path", target), (":authority", "a")])
