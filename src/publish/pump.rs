@@ -115,8 +115,8 @@ pub(crate) struct Pump {
     unreported: Unreported,
     next_order: u64,
     replace_at: Option<Instant>,
-    /// How long a producer that dies is left dead: doubled each time, until a record is delivered.
-    replace_rest: Duration,
+    /// When the last one was replaced, and how long must pass until the next is: doubled each time, until a record is delivered.
+    replaced: Option<(Instant, Duration)>,
     observe_at: Instant,
     taken: VecDeque<Entry>,
     /// Behind the entry of the journal on disk that was taken last.
@@ -154,7 +154,7 @@ impl Pump {
             unreported: Unreported::default(),
             next_order: 0,
             replace_at: None,
-            replace_rest: Duration::ZERO,
+            replaced: None,
             observe_at: clock::monotonic(),
             taken: VecDeque::new(),
             next_seq: 0,
@@ -383,7 +383,8 @@ impl Pump {
                 self.stop_lane(item, topic, REST);
             }
         }
-        self.replace_rest = (self.replace_rest * 2).max(REST).min(self.backoff.max);
+        let rest = self.replaced.map_or(REST, |(_, rest)| (rest * 2).min(self.backoff.max));
+        self.replaced = Some((now, rest));
         self.replace_at = match self.kafka.replace() {
             Ok(()) => None,
             Err(error) => {
@@ -393,10 +394,11 @@ impl Pump {
         };
     }
 
-    /// The producer is dead. At once, if something was delivered since the last one died: else whatever kills them would be fed new
+    /// The producer is dead. It is replaced at once, unless it died young and nothing was delivered: whatever kills them would be fed new
     /// ones without end.
     fn plan_replacement(&mut self, now: Instant) {
-        self.replace_at.get_or_insert(now + self.replace_rest);
+        let earliest = self.replaced.map_or(now, |(at, rest)| at + rest);
+        self.replace_at.get_or_insert(now.max(earliest));
     }
 
     fn until_next_lane(&self, now: Instant) -> Duration {

@@ -23,7 +23,7 @@ impl Pump {
     }
 
     pub(super) fn delivered(&mut self, item: &Item, topic: Topic) {
-        self.replace_rest = Duration::ZERO;
+        self.replaced = None;
         if let Some(lane) = self.lanes.get_mut(topic.index())
             // While a lane is stopped, what was sent before may still arrive; that is no sign that the failure has passed.
             && lane.failed.is_empty()
