@@ -56,10 +56,13 @@ impl Backlog {
         }
     }
 
-    /// Moves up to about `max` entries to `into`, oldest first.
-    pub(crate) fn take(&mut self, max: usize, into: &mut VecDeque<Entry>) {
+    /// Moves up to about `max` entries to `into`, oldest first. Returns whether there may be more at once.
+    pub(crate) fn take(&mut self, max: usize, into: &mut VecDeque<Entry>) -> bool {
         match &mut self.form {
-            Form::Memory(queue) => queue.take(max, into),
+            Form::Memory(queue) => {
+                queue.take(max, into);
+                into.len() >= max
+            }
             Form::Disk(stored) => stored.take(max, into),
         }
     }

@@ -179,6 +179,10 @@ impl Committer {
         if self.is_full.swap(false, Ordering::Relaxed) {
             tracing::info!("the journal has room again");
         }
+        if appended.is_behind {
+            // The next frame goes on.
+            hand.record_at = began;
+        }
         self.metrics.committed(clock::monotonic().duration_since(began), count);
         self.keep_promises(hand, appended, count);
         Ok(count)
@@ -230,8 +234,14 @@ impl Committer {
         }
         match self.writer.append(&mut Batch::new(), true) {
             Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
+            Ok(appended) => {
+                if appended.is_behind {
+                    *record_at = clock::monotonic();
+                }
+                Ok(())
+            }
             // Then it is delivered again after a restart.
-            Ok(_) | Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
+            Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
         }
     }
 

@@ -25,6 +25,8 @@ use super::log::format::Record;
 use super::log::store::Store;
 use super::tail::Tail;
 
+/// How much is read from disk at a time, in bytes, however little of it is still to be delivered: the publisher has other things to do.
+const TAKE_BYTES: u64 = 16 << 20;
 /// How often the same complaint is made.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -63,7 +65,9 @@ impl Stored {
         self.tail.wakes(taker);
     }
 
-    pub(super) fn take(&mut self, max: usize, into: &mut VecDeque<Entry>) {
+    /// Moves up to about `max` entries to `into`. Returns whether there may be more at once: also when much was read, of which little was
+    /// still to be delivered.
+    pub(super) fn take(&mut self, max: usize, into: &mut VecDeque<Entry>) -> bool {
         if self.cursor.is_none() {
             let place = self.tail.take(max, into);
             if let Some(position) = into.back().and_then(|last| last.position) {
@@ -71,16 +75,18 @@ impl Stored {
             }
             self.cursor = place.map(Cursor::at);
         }
-        let Some(cursor) = &mut self.cursor else { return };
-        while into.len() < max {
+        let Some(cursor) = &mut self.cursor else { return into.len() >= max };
+        let mut read_bytes = 0;
+        while into.len() < max && read_bytes < TAKE_BYTES {
             match cursor.next(&self.store) {
                 Ok(Some((place, frame))) => {
                     let end = frame.header.end_seq();
                     if frame.header.captures > 0 && end > self.tail.told_to() {
                         // Durable, and the ledger does not know yet.
                         cursor.go_to(place);
-                        return;
+                        return false;
                     }
+                    read_bytes += frame.header.padded_bytes();
                     self.decoder.decode(place, &frame, self.next_seq, |entry| into.push_back(entry));
                     self.next_seq = self.next_seq.max(end);
                 }
@@ -89,14 +95,15 @@ impl Stored {
                     if self.tail.attach(self.next_seq, || cursor.is_at_end(&self.store)) {
                         self.cursor = None;
                     }
-                    return;
+                    return false;
                 }
                 Err(error) => {
                     self.decoder.complain(&error);
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 
     pub(super) fn is_at_end(&self) -> bool {

@@ -202,9 +202,7 @@ impl Pump {
     /// Takes up some of what waits in the journal. Returns whether there may be more.
     fn take_entries(&mut self, now: Instant) -> bool {
         let mut taken = std::mem::take(&mut self.taken);
-        self.backlog.take(TAKE_MAX, &mut taken);
-        // Of what is read from disk, whole frames come.
-        let has_more = taken.len() >= TAKE_MAX;
+        let has_more = self.backlog.take(TAKE_MAX, &mut taken);
         for entry in taken.drain(..) {
             self.metrics.queued(now.saturating_duration_since(entry.taken_at));
             self.next_seq = entry.position.map_or(0, |position| position.seq + 1);

@@ -268,8 +268,11 @@ impl<D: Disk> Store<D> {
             }
             let beginning = u64::from(state.is_beginning) * options.segment_bytes;
             let files = state.segments.values().map(|segment| segment.file_bytes).sum::<u64>() + beginning;
-            // One more for a while, if all that a segment waits for is a record of what was delivered, and room for that.
-            let lent = if state.waits_for_record() { options.segment_bytes } else { 0 };
+            // One more for a while, if all that a segment waits for is a record of what was delivered, and room for that; or its end,
+            // which needs a successor.
+            let newest = state.segments.values().next_back();
+            let waits_for_end = newest.is_some_and(|newest| newest.captures > 0 && newest.is_delivered());
+            let lent = if state.waits_for_record() || waits_for_end { options.segment_bytes } else { 0 };
             if files + options.segment_bytes > options.quota_bytes + lent {
                 state.is_full = true;
                 return Ok(());

@@ -27,12 +27,16 @@ fn options() -> Options {
 }
 
 fn open(path: &Path) -> Opened<Directory> {
+    open_with(path, options())
+}
+
+fn open_with(path: &Path, options: Options) -> Opened<Directory> {
     let mut last = 0;
     let entropy = Box::new(move || {
         last += 1;
         last
     });
-    let opened = recovery::open(Directory::open(path).unwrap(), options(), entropy).unwrap();
+    let opened = recovery::open(Directory::open(path).unwrap(), options, entropy).unwrap();
     opened.store.tend().unwrap();
     opened
 }
@@ -103,21 +107,25 @@ fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
 
 #[test]
 fn a_segment_that_is_held_up_does_not_hold_those_behind_it() {
-    let dir = TempDir::new().unwrap();
-    let Opened { store, mut writer, .. } = open(dir.path());
-    let long = "x".repeat(10_000);
-    for _ in 0..1_000 {
-        let seq = writer.append(&mut batch([long.as_str()]), true).unwrap().first_seq;
-        if seq != 1 {
-            store.delivered(&[seq]);
+    // With two, the one that is written is the only one that can end, and it ends with its successor's beginning: that one is lent.
+    for (quota, files_max) in [(4, 4), (2, 3)] {
+        let dir = TempDir::new().unwrap();
+        let options = Options { quota_bytes: quota * SEGMENT_BYTES, ..options() };
+        let Opened { store, mut writer, .. } = open_with(dir.path(), options);
+        let long = "x".repeat(10_000);
+        for _ in 0..1_000 {
+            let seq = writer.append(&mut batch([long.as_str()]), true).unwrap().first_seq;
+            if seq != 1 {
+                store.delivered(&[seq]);
+            }
+            store.tend().unwrap();
+            assert!(store.fill().files_bytes <= files_max * SEGMENT_BYTES);
         }
-        store.tend().unwrap();
+        drop((store, writer.close()));
+        let Opened { store, found, .. } = open(dir.path());
+        assert_eq!(found.counted, 1);
+        assert_eq!(undelivered(&store).first().unwrap().0, 1);
     }
-    assert!(store.fill().files_bytes <= 4 * SEGMENT_BYTES);
-    drop((store, writer.close()));
-    let Opened { store, found, .. } = open(dir.path());
-    assert_eq!(found.counted, 1);
-    assert_eq!(undelivered(&store).first().unwrap().0, 1);
 }
 
 #[test]

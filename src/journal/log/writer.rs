@@ -63,6 +63,8 @@ pub(crate) struct Appended {
     /// The number of its first capture; the others follow.
     pub(crate) first_seq: Seq,
     pub(crate) place: Place,
+    /// More was delivered than the batch could record.
+    pub(crate) is_behind: bool,
 }
 
 impl<D: Disk> Writer<D> {
@@ -105,7 +107,7 @@ impl<D: Disk> Writer<D> {
                     self.store.shared.untended.notify_one();
                 }
                 batch.clear();
-                Ok(appended)
+                Ok(Appended { is_behind: mark.is_none() && !runs.is_empty(), ..appended })
             }
             Err(error) => {
                 // The batch may never come again, but this must be recorded.
@@ -252,7 +254,7 @@ impl<D: Disk> Writer<D> {
             segment.captures += u64::from(captures);
             segment.used_bytes = offset + bytes;
         }
-        Ok(Appended { first_seq, place: Place { segment, offset } })
+        Ok(Appended { first_seq, place: Place { segment, offset }, is_behind: false })
     }
 
     fn sync(&mut self, file: &D::File, what: &'static str) -> Result<(), AppendError> {
