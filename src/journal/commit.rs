@@ -226,23 +226,19 @@ impl Committer {
         hand.fresh.clear();
     }
 
-    /// Writes a frame that records what was delivered, if something was.
+    /// Writes frames that record what was delivered, if something was.
     fn record_delivered(&mut self, record_at: &mut Instant) -> Result<(), Failed> {
         *record_at = clock::monotonic() + RECORD_EVERY;
-        if !self.store.has_unsaved() {
-            return Ok(());
-        }
-        match self.writer.append(&mut Batch::new(), true) {
-            Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
-            Ok(appended) => {
-                if appended.is_behind {
-                    *record_at = clock::monotonic();
-                }
-                Ok(())
+        while self.store.has_unsaved() {
+            match self.writer.append(&mut Batch::new(), true) {
+                Err(AppendError::Failed { what, source }) => return Err(Failed { what, source }),
+                // As much as one frame holds.
+                Ok(appended) if appended.is_behind => {}
+                // What is not recorded is delivered again after a restart.
+                Ok(_) | Err(AppendError::Full | AppendError::NoSpace(_)) => break,
             }
-            // Then it is delivered again after a restart.
-            Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
         }
+        Ok(())
     }
 
     /// Ends entries that will not become durable.
