@@ -16,6 +16,7 @@ use super::backlog::Backlog;
 use super::commit::Committer;
 use super::commit::FRAME_BYTES;
 use super::commit::Tender;
+use super::log::Damage;
 use super::log::OnCorruption;
 use super::log::OpenError;
 use super::log::Options;
@@ -132,7 +133,7 @@ pub(crate) fn open(
         OpenError::Io { .. } => JournalError::Open(error),
     })?;
     ledger.recover(found.counted);
-    metrics.damaged.inc_by(found.damage.iter().map(|damage| damage.to - damage.from).sum());
+    metrics.damaged.inc_by(found.damage.iter().map(Damage::captures).sum());
     let queue = Arc::new(Queue::new(bounds, Some(FRAME_BYTES), ledger.clone()));
     let tail = Arc::new(Tail::new(TAIL_BYTES, store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));

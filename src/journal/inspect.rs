@@ -4,18 +4,15 @@ use std::path::Path;
 
 use super::durable::JournalError;
 use super::log::Damage;
-use super::log::OpenError;
 use super::log::Seq;
 use super::log::directory::Directory;
 use super::log::disk;
 use super::log::disk::Disk;
-use super::log::disk::DiskFile;
 use super::log::format::BLOCK_BYTES;
 use super::log::format::Frame;
 use super::log::format::Record;
 use super::log::recovery;
 use super::log::recovery::Survey;
-use super::log::scan::Scan;
 
 /// How often a journal that is being written is read before what looks wrong is believed.
 const LOOKS: usize = 5;
@@ -95,7 +92,9 @@ pub(crate) fn each_capture<E: From<JournalError>>(
     let (survey, _) = look(dir)?;
     let mut buffer = Vec::new();
     for (scan, file, delivered) in &survey.segments {
-        read(scan, file, &mut buffer).map_err(JournalError::from)?;
+        buffer.resize(usize::try_from(scan.used_bytes).unwrap_or(usize::MAX), 0);
+        let reading = disk::read_blocks(file, &mut buffer, 0);
+        buffer.truncate(reading.bytes);
         let mut at = BLOCK_BYTES;
         while let Some(rest) = buffer.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(frame) = Frame::decode(rest, at as u64, scan.nonce) else {
@@ -113,14 +112,6 @@ pub(crate) fn each_capture<E: From<JournalError>>(
             at += usize::try_from(frame.header.padded_bytes()).unwrap_or(usize::MAX);
         }
     }
-    Ok(())
-}
-
-fn read(scan: &Scan, file: &impl DiskFile, buffer: &mut Vec<u8>) -> Result<(), OpenError> {
-    buffer.resize(usize::try_from(scan.used_bytes).unwrap_or(usize::MAX), 0);
-    let read = disk::read_full(file, buffer, 0)
-        .map_err(|source| OpenError::Io { what: format!("read {}", scan.name), source })?;
-    buffer.truncate(read);
     Ok(())
 }
 

@@ -15,10 +15,10 @@ use super::codec::DecodeError;
 use super::entry::Entry;
 use super::entry::Position;
 use super::entry::Standing;
+use super::log::Damage;
 use super::log::Seq;
 use super::log::cursor::Cursor;
 use super::log::cursor::Place;
-use super::log::cursor::ReadError;
 use super::log::directory::Directory;
 use super::log::format::Frame;
 use super::log::format::Record;
@@ -97,10 +97,8 @@ impl Stored {
                     }
                     return false;
                 }
-                Err(error) => {
-                    self.decoder.complain(&error);
-                    return false;
-                }
+                // It stays in the journal.
+                Err(damage) => self.decoder.complain(&damage),
             }
         }
         true
@@ -111,7 +109,7 @@ impl Stored {
     }
 
     /// Reads again one frame at `from`, and gives those of its captures that are not delivered and not before `from`. Returns where to
-    /// read on, which is `from` itself when the disk does not give it; `None` at the end of what there is.
+    /// read on; `None` at the end of what there is.
     pub(super) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<Position> {
         if self.again.place() != from.place {
             self.again.go_to(from.place);
@@ -123,8 +121,8 @@ impl Stored {
                 Some(Position { seq, place: self.again.place() })
             }
             Ok(None) => None,
-            Err(error) => {
-                self.decoder.complain(&error);
+            Err(damage) => {
+                self.decoder.complain(&damage);
                 let next = Position { seq: from.seq, place: self.again.place() };
                 Some(next)
             }
@@ -175,11 +173,10 @@ impl Decoder {
         }
     }
 
-    fn complain(&mut self, error: &ReadError) {
+    /// Once for each segment in which something is found that was not known.
+    fn complain(&self, damage: &Damage) {
         self.metrics.read_errors.inc();
-        if matches!(error, ReadError::Damaged(_)) || self.may_complain() {
-            tracing::error!(%error, "the journal cannot be read as it was written");
-        }
+        tracing::error!(%damage, "the journal cannot be read as it was written; the next start looks again");
     }
 
     fn may_complain(&mut self) -> bool {

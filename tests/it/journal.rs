@@ -23,12 +23,14 @@ use crate::support::ledger::Ledger;
 use crate::support::load;
 use crate::support::oracle;
 use crate::support::ports;
+use crate::support::powercut::PowerCut;
 use crate::support::reader::Reader;
 use crate::support::torture::APP;
 use crate::support::wait;
 
 /// What a frame of one small callback takes, and the header of a segment.
 const BLOCK_BYTES: u64 = 4096;
+const SECTOR_BYTES: u64 = 512;
 const KEY: &str = "@TOA#_journal";
 
 fn nobody() -> String {
@@ -140,6 +142,78 @@ fn damage_is_refused_by_file_byte_and_captures_and_can_be_salvaged() {
     assert_eq!(delivered(kafka, "damaged"), [0, 2, 3]);
     let told = inspect::journal(&dir, &["verify"]);
     assert!(told.code == 0 && told.stdout.contains("was damaged, salvaged and set aside"), "{told:?}");
+}
+
+#[test]
+fn a_sector_that_cannot_be_read_holds_up_its_own_callbacks_only() {
+    let Some(disk) = PowerCut::mount(6) else { return };
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let dir = disk.path().join("journal");
+    let settings = |brokers: &str| Settings::new(brokers, "bad-sector", "");
+    let bridge = settings(&nobody()).start(&dir);
+    post(&bridge, APP, 0..3);
+    assert_eq!(bridge.stop_and_wait().ledger["waiting"], 3);
+    let segment = files(&dir, "seg").remove(0);
+    let second = 2 * BLOCK_BYTES;
+    let damage = format!("{} is damaged at byte {second}: ", segment.file_name().unwrap().to_str().unwrap());
+
+    // While it runs.
+    kafka.node(1).freeze();
+    let bridge = settings(&kafka.bootstrap()).start(&dir);
+    disk.spoil(&segment, second..second + SECTOR_BYTES);
+    kafka.node(1).thaw();
+    post(&bridge, APP, 3..4);
+    wait::until("the others are delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 3);
+    assert!((bridge.metrics()["callbridge_journal_read_errors_total"] - 1.0).abs() < 0.1);
+    assert!(bridge.stderr().contains(&damage), "{}", bridge.stderr());
+    let stopped = bridge.stop_and_wait();
+    assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 1, "{stopped:?}");
+
+    // At the start.
+    let damage = format!("{damage}1 captures (2 to 3, exclusive) cannot be read (Input/output error (os error 5))");
+    let stopped = settings(&kafka.bootstrap()).launch(&dir).wait();
+    assert!(stopped.code == 1 && stopped.stderr.contains(&damage), "{stopped:?}");
+    let told = inspect::journal(&dir, &["verify"]);
+    assert!(told.code == 1 && told.stdout.contains(&damage), "{told:?}");
+
+    disk.heal();
+    let bridge = settings(&kafka.bootstrap()).start(&dir);
+    wait::until("the last is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 1);
+    assert_eq!(bridge.stop_and_wait().code, 0);
+    assert_eq!(delivered(&kafka, "bad-sector"), [0, 2, 3, 1]);
+}
+
+#[test]
+fn an_end_that_cannot_be_read_is_damage_and_its_numbers_do_not_come_again() {
+    let (Some(disk), Some(kafka)) = (PowerCut::mount(7), Kafka::shared()) else { return };
+    let dir = disk.path().join("journal");
+    let bridge = Settings::new(&nobody(), "bad-end", "").start(&dir);
+    post(&bridge, APP, 0..3);
+    assert_eq!(bridge.kill9().code, 128 + 9);
+    let segment = files(&dir, "seg").remove(0);
+    let third = 3 * BLOCK_BYTES;
+    disk.spoil(&segment, third..third + SECTOR_BYTES);
+    let name = segment.file_name().unwrap().to_str().unwrap();
+    let damage = format!("{name} is damaged at byte {third}: how many captures from 3 on cannot be read is not known");
+    let stopped = Settings::new(&kafka.bootstrap(), "bad-end", "").launch(&dir).wait();
+    assert!(stopped.code == 1 && stopped.stderr.contains(&damage), "{stopped:?}");
+
+    let salvage = "on_corruption = \"salvage\"";
+    let bridge = Settings::new(&kafka.bootstrap(), "bad-end", salvage).start(&dir);
+    assert!(bridge.stderr().contains(&damage), "{}", bridge.stderr());
+    post(&bridge, APP, 3..4);
+    wait::until("the rest is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 3);
+    let aside = segment.with_extension("damaged");
+    wait::until("the segment is set aside", || aside.exists());
+    assert_eq!(bridge.stop_and_wait().code, 0);
+    assert_eq!(delivered(kafka, "bad-end"), [0, 1, 3]);
+    // What the disk gives again does not meet what has come since.
+    disk.heal();
+    fs::rename(aside, &segment).unwrap();
+    let bridge = Settings::new(&kafka.bootstrap(), "bad-end", "").start(&dir);
+    wait::until("the third is delivered", || delivered(kafka, "bad-end").contains(&2));
+    let stopped = bridge.stop_and_wait();
+    assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
 }
 
 #[test]

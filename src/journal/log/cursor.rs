@@ -1,11 +1,14 @@
 //! Reads the log in order, frame by frame, as far as it is durable.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Damage;
 use super::Seq;
 use super::disk;
 use super::disk::Disk;
+use super::disk::DiskFile;
+use super::disk::Reading;
 use super::format::BLOCK_BYTES;
 use super::format::Frame;
 use super::format::FrameHeader;
@@ -31,17 +34,8 @@ pub(crate) struct Cursor {
     buffer: Vec<u8>,
     buffer_nonce: u64,
     buffer_offset: u64,
-}
-
-/// Why the next frame cannot be read. The cursor is behind what cannot be read, and can go on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
-    /// The disk does not give it.
-    #[error("the disk does not give it: {0}")]
-    Io(std::io::Error),
-    /// It is not what was written.
-    #[error("{0}")]
-    Damaged(Damage),
+    /// How that was read.
+    reading: Reading,
 }
 
 impl Cursor {
@@ -69,15 +63,11 @@ impl Cursor {
     ///
     /// # Errors
     ///
-    /// See [`ReadError`].
-    pub(crate) fn next<D: Disk>(&mut self, store: &Store<D>) -> Result<Option<(Place, Frame<'_>)>, ReadError> {
+    /// The next frame cannot be read, and nothing was known of that. The cursor can go on, to the frame behind.
+    pub(crate) fn next<D: Disk>(&mut self, store: &Store<D>) -> Result<Option<(Place, Frame<'_>)>, Damage> {
         let place = loop {
             let Some((file, nonce, used_bytes, is_damaged)) = self.find(store) else { return Ok(None) };
-            match self.load(&*file, nonce, used_bytes) {
-                Ok(true) => break self.next,
-                Ok(false) => {}
-                Err(error) => return Err(ReadError::Io(error)),
-            }
+            let Err(looked_at) = self.load(&*file, nonce, used_bytes) else { break self.next };
             // The file may have become a spare meanwhile; then there was nothing to read in it any more.
             let Some(expected) = store.lock().segments.get(&self.next.segment).map(|segment| segment.nonce) else {
                 continue;
@@ -88,7 +78,7 @@ impl Cursor {
             let at = self.next;
             self.next.offset += BLOCK_BYTES as u64;
             if !is_damaged {
-                return Err(ReadError::Damaged(note_damage(store, at)));
+                return Err(note_damage(store, at, self.reading.reason_within(&looked_at)));
             }
         };
         let start = usize::try_from(place.offset - self.buffer_offset).unwrap_or(usize::MAX);
@@ -115,53 +105,52 @@ impl Cursor {
         }
     }
 
-    /// Reads until the next frame is in the buffer. Returns whether it is a whole one.
-    fn load<F: disk::DiskFile>(&mut self, file: &F, nonce: u64, used_bytes: u64) -> std::io::Result<bool> {
+    /// Reads until the next frame is in the buffer, if it is a whole one; if not, returns which bytes were to be one.
+    fn load<F: DiskFile>(&mut self, file: &F, nonce: u64, used_bytes: u64) -> Result<(), Range<u64>> {
         let offset = self.next.offset;
         let buffered_to = self.buffer_offset + self.buffer.len() as u64;
         let has_header =
             self.buffer_nonce == nonce && self.buffer_offset <= offset && offset + BLOCK_BYTES as u64 <= buffered_to;
         if !has_header {
-            self.fill(file, nonce, READ_BYTES.min(used_bytes - offset))?;
+            self.fill(file, nonce, READ_BYTES.min(used_bytes - offset));
         }
         let frame = |cursor: &Self| {
             let start = usize::try_from(offset - cursor.buffer_offset).unwrap_or(usize::MAX);
             cursor.buffer.get(start..).and_then(FrameHeader::peek)
         };
-        let Some(header) = frame(self) else { return Ok(false) };
+        let Some(header) = frame(self) else { return Err(offset..offset + BLOCK_BYTES as u64) };
         let end = offset.saturating_add(header.padded_bytes());
         if end > used_bytes {
-            return Ok(false);
+            return Err(offset..used_bytes);
         }
         if end > self.buffer_offset + self.buffer.len() as u64 {
-            self.fill(file, nonce, (end - offset).max(READ_BYTES.min(used_bytes - offset)))?;
+            self.fill(file, nonce, (end - offset).max(READ_BYTES.min(used_bytes - offset)));
         }
         let start = usize::try_from(offset - self.buffer_offset).unwrap_or(usize::MAX);
-        Ok(self.buffer.get(start..).is_some_and(|bytes| Frame::decode(bytes, offset, nonce).is_some()))
+        let frame = self.buffer.get(start..).and_then(|bytes| Frame::decode(bytes, offset, nonce));
+        frame.map(|_whole| ()).ok_or(offset..end)
     }
 
-    fn fill<F: disk::DiskFile>(&mut self, file: &F, nonce: u64, bytes: u64) -> std::io::Result<()> {
+    fn fill<F: DiskFile>(&mut self, file: &F, nonce: u64, bytes: u64) {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         if self.buffer.len() < bytes {
             self.buffer = vec![0; bytes];
         }
         self.buffer.truncate(bytes);
-        let read = disk::read_full(file, &mut self.buffer, self.next.offset);
-        // After an error there is no telling what is in it.
-        self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+        self.reading = disk::read_blocks(file, &mut self.buffer, self.next.offset);
+        self.buffer.truncate(self.reading.bytes);
         self.buffer_offset = self.next.offset;
         self.buffer_nonce = nonce;
-        read.map(|_bytes| ())
     }
 }
 
 /// Remembers that a segment is damaged.
-fn note_damage<D: Disk>(store: &Store<D>, at: Place) -> Damage {
+fn note_damage<D: Disk>(store: &Store<D>, at: Place, reason: Option<String>) -> Damage {
     let mut state = store.lock();
     let segment = state.segments.get_mut(&at.segment);
     let name = segment.map_or_else(String::new, |segment| {
         segment.is_damaged = true;
         segment.name.clone()
     });
-    Damage { name, offset: at.offset, from: at.segment, to: at.segment }
+    Damage { name, offset: at.offset, from: at.segment, to: None, reason }
 }

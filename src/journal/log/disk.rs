@@ -2,6 +2,9 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
+
+use super::format::BLOCK_BYTES;
 
 /// A directory that holds the log's files, and nothing else.
 pub(crate) trait Disk: Debug + Send + Sync + 'static {
@@ -63,16 +66,48 @@ pub(crate) fn write_all(file: &impl DiskFile, mut bytes: &[u8], mut offset: u64)
     Ok(())
 }
 
-/// Reads until `into` is full or the file ends. Returns how much was read.
-pub(crate) fn read_full(file: &impl DiskFile, into: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while let Some(rest) = into.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, offset + filled as u64) {
+/// What was read of a file.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    /// How much, in bytes, together with what the disk does not give.
+    pub(crate) bytes: usize,
+    /// Where the blocks begin that the disk does not give, in the file.
+    unreadable: Vec<u64>,
+    /// Why it does not, the last time.
+    error: Option<io::Error>,
+}
+
+impl Reading {
+    /// Why the disk does not give all of these bytes of the file, if so.
+    pub(crate) fn reason_within(&self, bytes: &Range<u64>) -> Option<String> {
+        let overlaps = |block: &u64| *block < bytes.end && bytes.start < block + BLOCK_BYTES as u64;
+        self.error.as_ref().filter(|_| self.unreadable.iter().any(overlaps)).map(ToString::to_string)
+    }
+}
+
+/// Reads until `into` is full or the file ends. A block that the disk does not give is zeros in `into`, and is noted: one bad sector
+/// shall not cost what is around it.
+pub(crate) fn read_blocks(file: &impl DiskFile, into: &mut [u8], offset: u64) -> Reading {
+    let mut reading = Reading::default();
+    while let Some(rest) = into.get_mut(reading.bytes..).filter(|rest| !rest.is_empty()) {
+        let at = offset + reading.bytes as u64;
+        let to_next_block = BLOCK_BYTES - usize::try_from(at % BLOCK_BYTES as u64).unwrap_or(0);
+        // Once the disk has refused something, block by block: what can be read shall be, and only once.
+        let piece = if reading.error.is_some() { to_next_block.min(rest.len()) } else { rest.len() };
+        let Some(rest) = rest.get_mut(..piece) else { break };
+        match file.read_at(rest, at) {
             Ok(0) => break,
-            Ok(read) => filled += read,
+            Ok(read) => reading.bytes += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            // Perhaps only of some of it.
+            Err(error) if reading.error.is_none() => reading.error = Some(error),
+            Err(error) => {
+                rest.fill(0);
+                reading.bytes += rest.len();
+                reading.unreadable.push(at - at % BLOCK_BYTES as u64);
+                reading.error = Some(error);
+            }
         }
     }
-    Ok(filled)
+    reading
 }

@@ -54,6 +54,7 @@
 //! * *One frame at a time.* A frame is written and synced before the next is begun, and every frame says so. So of what cannot be read,
 //!   only the very last frame of a session can be torn. Whatever has a valid frame of the same session behind it was acknowledged, and is
 //!   *damaged*: that is never passed over in silence.
+//! * *What the disk does not give* may have been a whole frame: it is damage, also at the end of a session.
 //! * *Blocks are not shared*, so a torn write reaches nothing that was acknowledged.
 //! * *The nonce* is in every frame under its checksum: what a file held in an earlier use is not mistaken for what it holds now, and
 //!   nobody who sends callbacks can forge a frame.
@@ -118,20 +119,30 @@ pub(crate) struct Damage {
     pub(crate) name: String,
     /// Where in it, in bytes.
     pub(crate) offset: u64,
-    /// The first capture that is missing.
+    /// The first capture that is missing, or may be.
     pub(crate) from: Seq,
-    /// The one behind the last. Equal to `from` when only bookkeeping was damaged.
-    pub(crate) to: Seq,
+    /// The one behind the last, if that can be told. Equal to `from` when only bookkeeping was damaged.
+    pub(crate) to: Option<Seq>,
+    /// What the disk says, if it does not give what is there. Else it gives something else.
+    pub(crate) reason: Option<String>,
+}
+
+impl Damage {
+    /// How many captures are missing, as far as that can be told.
+    pub(crate) fn captures(&self) -> u64 {
+        self.to.unwrap_or(self.from).saturating_sub(self.from)
+    }
 }
 
 impl std::fmt::Display for Damage {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { name, offset, from, to } = self;
-        let captures = to.saturating_sub(*from);
-        write!(
-            formatter,
-            "{name} is damaged at byte {offset}: {captures} captures ({from} to {to}, exclusive) cannot be read"
-        )
+        let Self { name, offset, from, to, reason } = self;
+        write!(formatter, "{name} is damaged at byte {offset}: ")?;
+        match to {
+            Some(to) => write!(formatter, "{} captures ({from} to {to}, exclusive) cannot be read", self.captures())?,
+            None => write!(formatter, "how many captures from {from} on cannot be read is not known")?,
+        }
+        reason.as_ref().map_or(Ok(()), |reason| write!(formatter, " ({reason})"))
     }
 }
 

@@ -97,15 +97,12 @@ pub(crate) fn survey<D: Disk>(disk: &D) -> Result<Survey<D::File>, OpenError> {
 }
 
 impl<F> Survey<F> {
-    /// A segment that is followed by one of its session was sealed. If there is no seal, what it vouched for may be gone as well.
     fn find_lost_ends(&mut self) {
         let next: Vec<(u64, Seq)> =
             self.segments.iter().skip(1).map(|(scan, ..)| (scan.session, scan.first_seq)).collect();
-        for ((scan, ..), (session, first_seq)) in self.segments.iter_mut().zip(next) {
-            if scan.session == session && !scan.is_sealed {
-                scan.damaged(scan.used_bytes, first_seq);
-                scan.torn_at = None;
-            }
+        let next = next.into_iter().map(Some).chain([None]);
+        for ((scan, ..), next) in self.segments.iter_mut().zip(next) {
+            scan.followed_by(next.filter(|(session, _)| scan.session == *session).map(|(_, first_seq)| first_seq));
         }
     }
 
@@ -162,7 +159,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
     for (scan, file, delivered) in survey.segments {
         found.read_bytes += scan.file_bytes;
         found.torn.extend(scan.torn_at.map(|at| (scan.name.clone(), at)));
-        next_seq = next_seq.max(scan.end_seq);
+        next_seq = next_seq.max(scan.unused_seq());
         let segment = segment(&scan, file, delivered, &mut found);
         segments.insert(scan.first_seq, segment);
     }

@@ -6,6 +6,7 @@ use super::Damage;
 use super::Seq;
 use super::disk;
 use super::disk::DiskFile;
+use super::disk::Reading;
 use super::format;
 use super::format::BLOCK_BYTES;
 use super::format::Frame;
@@ -36,6 +37,8 @@ pub(crate) struct Scan {
     pub(crate) damage: Vec<Damage>,
     /// Where something was begun that did not become a frame.
     pub(crate) torn_at: Option<u64>,
+    /// What the disk says where there may have been one more frame, which it does not give.
+    lost_end: Option<String>,
 }
 
 /// Reads a segment whole. `buffer` is used for it.
@@ -45,8 +48,8 @@ pub(crate) fn scan(name: &str, named_seq: Seq, file: &impl DiskFile, buffer: &mu
     if buffer.len() < wanted {
         *buffer = vec![0; wanted];
     }
-    let read = disk::read_full(file, buffer.get_mut(..wanted).unwrap_or_default(), 0)?;
-    let bytes = buffer.get(..read).unwrap_or_default();
+    let reading = disk::read_blocks(file, buffer.get_mut(..wanted).unwrap_or_default(), 0);
+    let bytes = buffer.get(..reading.bytes).unwrap_or_default();
     let header = SegmentHeader::decode(bytes).filter(|header| header.first_seq == named_seq);
     let mut scan = Scan {
         name: name.to_owned(),
@@ -63,13 +66,14 @@ pub(crate) fn scan(name: &str, named_seq: Seq, file: &impl DiskFile, buffer: &mu
         delivered: Vec::new(),
         damage: Vec::new(),
         torn_at: None,
+        lost_end: None,
     };
     if header.is_none() {
         // A file gets its name only once its header is durable.
-        scan.damaged(0, named_seq);
+        scan.damaged(0, Some(named_seq), reading.reason_within(&(0..BLOCK_BYTES as u64)));
         scan.nonce = adopted_nonce(bytes, named_seq);
     }
-    scan.frames(bytes);
+    scan.frames(bytes, &reading);
     Ok(scan)
 }
 
@@ -94,17 +98,38 @@ impl Scan {
         self.missing.count()
     }
 
-    /// Notes that everything from where it ends up to `to` was acknowledged and cannot be read.
-    pub(super) fn damaged(&mut self, offset: u64, to: Seq) {
+    /// Notes that everything from where it ends up to `to`, if that can be told, was acknowledged and cannot be read.
+    fn damaged(&mut self, offset: u64, to: Option<Seq>, reason: Option<String>) {
         let from = self.end_seq;
-        for seq in from..to {
+        self.end_seq = from.max(to.unwrap_or(from));
+        for seq in from..self.end_seq {
             self.missing.set(seq - self.first_seq);
         }
-        self.end_seq = to.max(from);
-        self.damage.push(Damage { name: self.name.clone(), offset, from, to: self.end_seq });
+        self.damage.push(Damage { name: self.name.clone(), offset, from, to: to.map(|_to| self.end_seq), reason });
     }
 
-    fn frames(&mut self, bytes: &[u8]) {
+    /// Notes what follows it: where the next segment begins, if that is one of its session.
+    pub(super) fn followed_by(&mut self, next: Option<Seq>) {
+        let to = match (next, &self.lost_end) {
+            _ if self.is_sealed => return,
+            (None, None) => return,
+            // Then it was sealed, and what the seal vouched for may be gone as well.
+            (Some(next), _) => Some(next),
+            (None, Some(_)) => None,
+        };
+        let reason = self.lost_end.take();
+        self.damaged(self.used_bytes, to, reason);
+        self.torn_at = None;
+    }
+
+    /// Behind every number that it can have had, readable or not.
+    pub(super) fn unused_seq(&self) -> Seq {
+        let is_end_known = self.damage.iter().all(|damage| damage.to.is_some());
+        // No capture takes less than a byte.
+        self.end_seq + if is_end_known { 0 } else { self.file_bytes }
+    }
+
+    fn frames(&mut self, bytes: &[u8], reading: &Reading) {
         let mut bad_at = None;
         let mut at = BLOCK_BYTES;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -120,7 +145,7 @@ impl Scan {
             };
             // Written only once all before it was durable: what is missing before it was acknowledged.
             if let Some(bad_at) = bad_at.take() {
-                self.damaged(bad_at, frame.header.first_seq);
+                self.damaged(bad_at, Some(frame.header.first_seq), reading.reason_within(&(bad_at..offset)));
                 self.torn_at = None;
             }
             self.add(&frame);
@@ -129,7 +154,11 @@ impl Scan {
         }
         if self.is_sealed {
             self.torn_at = None;
+            return;
         }
+        // What was begun here may have been whole, but for what the disk does not give; and nothing was begun behind a block without.
+        let end = if self.torn_at.is_some() { self.file_bytes } else { self.used_bytes + BLOCK_BYTES as u64 };
+        self.lost_end = reading.reason_within(&(self.used_bytes..end));
     }
 
     fn add(&mut self, frame: &Frame<'_>) {

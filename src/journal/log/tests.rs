@@ -159,7 +159,8 @@ fn damage_is_told_and_everything_else_is_salvaged() {
 
     let refused = recovery::open(Directory::open(dir.path()).unwrap(), options(), Box::new(|| 9)).unwrap_err();
     let OpenError::Damaged(damage) = refused else { panic!("{refused}") };
-    let expected = Damage { name: "00000000000000000001.seg".to_owned(), offset: 8192, from: 2, to: 3 };
+    let expected =
+        Damage { name: "00000000000000000001.seg".to_owned(), offset: 8192, from: 2, to: Some(3), reason: None };
     assert_eq!(damage, [expected]);
 
     let salvage = Options { on_corruption: OnCorruption::Salvage, ..options() };

@@ -3,7 +3,7 @@
 //! What a program sees is the *cache*; what outlives a power cut is the *durable* image. A write is pending until its file is synced; a
 //! name that was made, changed or removed is pending until the directory is synced. At a power cut each pending write is kept, lost, or
 //! torn, by itself; of the pending names a beginning is kept, or any of them. A sync that fails drops what was pending, as Linux does:
-//! the program goes on seeing it, and no later sync makes it durable.
+//! the program goes on seeing it, and no later sync makes it durable. A sector that has gone bad cannot be read until it is written.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use crate::journal::log::disk::Disk;
 use crate::journal::log::disk::DiskFile;
 
 /// What a disk writes whole, in bytes.
-const SECTOR_BYTES: usize = 512;
+pub(super) const SECTOR_BYTES: usize = 512;
 
 type Inode = u64;
 
@@ -37,6 +37,8 @@ pub(super) struct Image {
 struct Content {
     cached: Vec<u8>,
     durable: Vec<u8>,
+    /// The sectors that cannot be read until they are written again.
+    bad: BTreeSet<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -304,6 +306,19 @@ impl SimDisk {
         }
     }
 
+    /// Makes sectors bad, from the one at `offset` on.
+    pub(super) fn make_bad(&self, name: &str, offset: u64, sectors: u64) {
+        let image = &mut self.lock().image;
+        let Some(file) = image.names.get(name).and_then(|inode| image.files.get_mut(inode)) else { return };
+        let first = offset as usize / SECTOR_BYTES;
+        file.bad.extend(first..first + sectors as usize);
+    }
+
+    /// Every sector can be read again.
+    pub(super) fn heal(&self) {
+        self.lock().image.files.values_mut().for_each(|file| file.bad.clear());
+    }
+
     /// What all files take, in bytes, but for those that are kept for people.
     pub(super) fn used_bytes(&self) -> u64 {
         let image = &self.lock().image;
@@ -446,9 +461,17 @@ impl DiskFile for SimFile {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.alive()?;
         let wanted = state.shortened(into.len())?;
-        let cached = &state.image.files[&self.inode].cached;
-        let rest = cached.get(offset as usize..).unwrap_or_default();
-        let read = wanted.min(rest.len());
+        let Content { cached, bad, .. } = &state.image.files[&self.inode];
+        let offset = offset as usize;
+        let rest = cached.get(offset..).unwrap_or_default();
+        let mut read = wanted.min(rest.len());
+        if let Some(sector) = bad.range(offset / SECTOR_BYTES..(offset + read).div_ceil(SECTOR_BYTES)).next() {
+            // As Linux does: what comes before, if anything does.
+            read = (sector * SECTOR_BYTES).saturating_sub(offset);
+            if read == 0 {
+                return Err(io::Error::from_raw_os_error(5));
+            }
+        }
         into[..read].copy_from_slice(&rest[..read]);
         Ok(read)
     }
@@ -464,7 +487,10 @@ impl DiskFile for SimFile {
             }
             let bytes = &bytes[..state.shortened(bytes.len() - missing)?];
             let image = &mut state.image;
-            put(&mut image.files.get_mut(&self.inode).unwrap().cached, offset, bytes);
+            let file = image.files.get_mut(&self.inode).unwrap();
+            put(&mut file.cached, offset, bytes);
+            let written = offset / SECTOR_BYTES..(offset + bytes.len()).div_ceil(SECTOR_BYTES);
+            file.bad.retain(|sector| !written.contains(sector));
             image.pending.push(Pending::Write { inode: self.inode, offset, bytes: bytes.to_vec() });
             Ok(bytes.len())
         })

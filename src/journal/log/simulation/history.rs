@@ -61,6 +61,12 @@ pub(super) enum Action {
     Flip {
         pick: u64,
     },
+    /// Makes sectors of what is durable unreadable.
+    Spoil {
+        pick: u64,
+    },
+    /// Everything can be read again.
+    Heal,
     /// A clean stop.
     Close {
         fault: Option<Fault>,
@@ -101,6 +107,7 @@ impl History {
         let setup = Setup { segment_blocks, quota_bytes, capacity_bytes, noise };
         let pace = Pace {
             flips: if random.percent(25) { 3 } else { 0 },
+            spoils: if random.percent(25) { 4 } else { 0 },
             faults: one_of(random, &[0, 5, 20]),
             is_large: random.percent(25),
             segment_blocks_max,
@@ -113,6 +120,7 @@ impl History {
 /// How often things happen in one history.
 struct Pace {
     flips: u64,
+    spoils: u64,
     faults: u64,
     is_large: bool,
     segment_blocks_max: u64,
@@ -120,7 +128,7 @@ struct Pace {
 
 impl Pace {
     fn action(&self, random: &mut Random) -> Action {
-        match random.below(100 + self.flips) {
+        match random.below(100 + self.flips + self.spoils) {
             0..45 => Action::Append {
                 sizes: (0..self.captures(random)).map(|_| self.size(random)).collect(),
                 is_counted: random.percent(70),
@@ -139,7 +147,9 @@ impl Pace {
                     SEGMENT_BLOCKS.into_iter().filter(|blocks| *blocks <= self.segment_blocks_max).collect();
                 Action::Open { segment_blocks: one_of(random, &sizes), fault: self.fault(random) }
             }
-            _ => Action::Flip { pick: random.next() },
+            at if at < 100 + self.flips => Action::Flip { pick: random.next() },
+            _ if random.percent(75) => Action::Spoil { pick: random.next() },
+            _ => Action::Heal,
         }
     }
 

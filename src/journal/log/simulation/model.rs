@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::disk::SimDisk;
 use crate::journal::log::Damage;
@@ -45,9 +46,20 @@ pub(super) struct Model {
     delivered: BTreeSet<Seq>,
     /// Delivered, and the record of it acknowledged.
     recorded: BTreeSet<Seq>,
-    /// In a frame of which a bit was inverted, and how often.
-    hit: BTreeMap<Seq, u32>,
-    is_flipped: bool,
+    /// In a frame that was hurt, and how.
+    hit: BTreeMap<Seq, Vec<Hurt>>,
+    /// Lost once, and told so: it need not come back when the disk gives it after all.
+    given_up: BTreeSet<Seq>,
+    is_hurt: bool,
+}
+
+/// What can happen to what is on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hurt {
+    /// A bit was inverted.
+    Flipped,
+    /// The disk did not give it, at least for a while.
+    Unreadable,
 }
 
 /// What a run of the program begins with.
@@ -98,8 +110,8 @@ impl Model {
         capture
     }
 
-    pub(super) const fn is_flipped(&self) -> bool {
-        self.is_flipped
+    pub(super) const fn is_hurt(&self) -> bool {
+        self.is_hurt
     }
 
     /// An append was acknowledged, in this frame.
@@ -114,6 +126,7 @@ impl Model {
         for (seq, capture) in (first_seq..).zip(captures) {
             let known = Known { capture: *capture, place, end };
             self.seen.remove(&seq);
+            self.given_up.remove(&seq);
             if let Some(other) = self.kept.insert(seq, known) {
                 return Err(format!("{seq} is the number of {other:?} and of {known:?}"));
             }
@@ -143,15 +156,15 @@ impl Model {
         self.kept.values().nth(index as usize).map(|known| (known.place, known.end))
     }
 
-    /// A bit was inverted.
-    pub(super) fn flip(&mut self, place: Place) {
-        self.is_flipped = true;
+    /// Something happened to these bytes of a segment.
+    pub(super) fn hurt(&mut self, segment: Seq, bytes: Range<u64>, hurt: Hurt) {
+        self.is_hurt = true;
         self.recorded.clear();
         for (seq, known) in self.kept.iter().chain(&self.seen) {
-            let is_hit =
-                known.place.segment == place.segment && (known.place.offset..known.end).contains(&place.offset);
-            if is_hit {
-                *self.hit.entry(*seq).or_default() += 1;
+            let is_there = known.place.segment == segment;
+
+            if is_there && known.place.offset < bytes.end && bytes.start < known.end {
+                self.hit.entry(*seq).or_default().push(hurt);
             }
         }
     }
@@ -170,6 +183,9 @@ impl Model {
     /// Checks what a reader was given of what is durable.
     pub(super) fn check_read(&self, seq: Seq, is_counted: bool, bytes: &[u8]) -> Result<(), Violation> {
         let Some(known) = self.kept.get(&seq).or_else(|| self.seen.get(&seq)) else {
+            if self.given_up.contains(&seq) {
+                return Ok(());
+            }
             return Err(format!("the reader is given {seq}, which is not there"));
         };
         if known.capture.is(is_counted, bytes) {
@@ -181,7 +197,7 @@ impl Model {
 
     /// Checks what a new run of the program finds. Returns what it is to deliver.
     pub(super) fn check_start(&mut self, start: &Start<'_>) -> Result<BTreeSet<Seq>, Violation> {
-        if !self.is_flipped && !start.damage.is_empty() {
+        if !self.is_hurt && !start.damage.is_empty() {
             return Err(format!("damage is reported where there is none: {:?}", start.damage));
         }
         let mut present = BTreeSet::new();
@@ -247,20 +263,28 @@ impl Model {
     /// Nothing that was promised is missing, but what was damaged; and that is reported.
     fn check_missing(&self, start: &Start<'_>, returned: &BTreeSet<Seq>) -> Result<(), Violation> {
         for (seq, known) in &self.kept {
-            if self.delivered.contains(seq) || returned.contains(seq) {
+            if self.delivered.contains(seq) || returned.contains(seq) || self.given_up.contains(seq) {
                 continue;
             }
             let name = format!("{:020}.seg", known.place.segment);
             let is_damaged = start.damage.iter().any(|damage| {
                 // Without its header, nobody can say how far a segment went.
-                (damage.from..damage.to).contains(seq) || damage.name == name && damage.offset == 0
+                let is_past = |to| *seq >= to;
+                let is_within = *seq >= damage.from && !damage.to.is_some_and(is_past);
+                is_within && (damage.to.is_some() || damage.name == name) || damage.name == name && damage.offset == 0
             });
             let is_torn = start.found.torn.iter().any(|(torn, at)| *torn == name && *at <= known.place.offset);
             let Some(hits) = self.hit.get(seq) else {
                 return Err(format!("{seq} was acknowledged and is lost: {known:?}"));
             };
-            // What is hit twice may not look like a frame any more.
-            if !is_damaged && !is_torn && *hits == 1 {
+            let is_told = match hits[..] {
+                // What the disk does not give is never taken for the end of a write.
+                [Hurt::Unreadable] => is_damaged,
+                [Hurt::Flipped] => is_damaged || is_torn,
+                // It may not look like a frame any more.
+                _ => true,
+            };
+            if !is_told {
                 return Err(format!("{seq} was damaged and is lost in silence: {known:?}"));
             }
         }
@@ -273,6 +297,7 @@ impl Model {
         let lost: Vec<Seq> = self.hit.keys().filter(|seq| !present.contains(seq)).copied().collect();
         for seq in lost {
             self.hit.remove(&seq);
+            self.given_up.insert(seq);
             self.kept.remove(&seq);
             self.delivered.remove(&seq);
             self.recorded.remove(&seq);

@@ -6,12 +6,14 @@ use std::panic::AssertUnwindSafe;
 
 use super::disk::Fault;
 use super::disk::Image;
+use super::disk::SECTOR_BYTES;
 use super::disk::SimDisk;
 use super::history::Action;
 use super::history::History;
 use super::history::Order;
 use super::history::Setup;
 use super::model::Capture;
+use super::model::Hurt;
 use super::model::Model;
 use super::model::Start;
 use super::model::Violation;
@@ -23,7 +25,6 @@ use crate::journal::log::Options;
 use crate::journal::log::Seq;
 use crate::journal::log::cursor::Cursor;
 use crate::journal::log::cursor::Place;
-use crate::journal::log::cursor::ReadError;
 use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
 use crate::journal::log::format::Record;
@@ -152,6 +153,14 @@ impl World {
             Action::Read { frames } => self.read(*frames),
             Action::Flip { pick } => {
                 self.flip(*pick);
+                Ok(())
+            }
+            Action::Spoil { pick } => {
+                self.spoil(*pick);
+                Ok(())
+            }
+            Action::Heal => {
+                self.disk.heal();
                 Ok(())
             }
             Action::Close { fault } => self.close(*fault),
@@ -352,8 +361,8 @@ impl World {
                     return missed.map_or(Ok(()), |seq| Err(format!("the reader is not given {seq}")));
                 }
                 Ok(Some((_, frame))) => frame,
-                Err(ReadError::Damaged(_)) if self.model.is_flipped() => continue,
-                Err(error) => return Err(format!("the reader finds: {error}")),
+                Err(_) if self.model.is_hurt() => continue,
+                Err(damage) => return Err(format!("the reader finds: {damage}")),
             };
             let first_seq = frame.header.first_seq;
             let captures: Vec<(bool, Vec<u8>)> = frame
@@ -389,7 +398,27 @@ impl World {
             _ => offset + random.below(end - offset),
         };
         self.disk.flip(&format!("{segment:020}.seg"), offset, random.next());
-        self.model.flip(Place { segment, offset });
+        self.model.hurt(segment, offset..offset + 1, Hurt::Flipped);
+        if let Some(run) = &mut self.run {
+            run.delivered.clear();
+        }
+    }
+
+    fn spoil(&mut self, pick: u64) {
+        let mut random = Random::new(pick);
+        let Some((Place { segment, offset }, end)) = self.model.any_frame(random.next()) else { return };
+        let offset = match random.below(10) {
+            0 => 0,
+            1 => random.below(self.options.segment_bytes),
+            2..5 => offset,
+            5 => end,
+            _ => offset + random.below(end - offset),
+        };
+        let sector_bytes = SECTOR_BYTES as u64;
+        let offset = offset - offset % sector_bytes;
+        let sectors = 1 + if random.percent(50) { 0 } else { random.below(20) };
+        self.disk.make_bad(&format!("{segment:020}.seg"), offset, sectors);
+        self.model.hurt(segment, offset..offset + sectors * sector_bytes, Hurt::Unreadable);
         if let Some(run) = &mut self.run {
             run.delivered.clear();
         }
@@ -440,7 +469,7 @@ impl World {
         let run = self.run.as_ref().unwrap();
         let can_tell = self.setup.capacity_bytes == u64::MAX
             && !self.is_resized
-            && !self.model.is_flipped()
+            && !self.model.is_hurt()
             && run.store.fill().files_bytes <= self.options.quota_bytes;
         let held = self.model.segments_of(&run.undelivered);
         let usage = run.store.fill();

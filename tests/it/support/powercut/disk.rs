@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::ffi::OsString;
+use std::ops::Range;
 
 use fuser::Errno;
 
@@ -29,6 +30,8 @@ pub(crate) struct Disk {
     /// So many syncs succeed before one fails.
     good_syncs: Option<u64>,
     syncs: u64,
+    /// What cannot be read: bytes of nodes.
+    bad: Vec<(u64, Range<u64>)>,
 }
 
 #[derive(Debug)]
@@ -55,7 +58,15 @@ impl Disk {
     /// An empty one.
     pub(crate) fn new(seed: u64) -> Self {
         let nodes = [(ROOT, Node::Folder(Names::default()))].into();
-        Self { nodes, next: ROOT + 1, dice: Dice::new(seed), is_off: false, good_syncs: None, syncs: 0 }
+        Self {
+            nodes,
+            next: ROOT + 1,
+            dice: Dice::new(seed),
+            is_off: false,
+            good_syncs: None,
+            syncs: 0,
+            bad: Vec::new(),
+        }
     }
 
     /// Takes what was not synced, and answers nothing but errors from now on.
@@ -91,6 +102,16 @@ impl Disk {
     /// Lets one sync fail, after `count` more that do not.
     pub(crate) fn fail_sync_after(&mut self, count: u64) {
         self.good_syncs = Some(count);
+    }
+
+    /// Lets every read of these bytes fail.
+    pub(crate) fn spoil(&mut self, node: u64, bytes: Range<u64>) {
+        self.bad.push((node, bytes));
+    }
+
+    /// Everything can be read again.
+    pub(crate) fn heal(&mut self) {
+        self.bad.clear();
     }
 
     /// How many have succeeded, of files and of folders.
@@ -161,7 +182,11 @@ impl Disk {
     }
 
     pub(crate) fn read(&self, node: u64, offset: u64, count: u64) -> Result<Vec<u8>, Errno> {
+        let is_bad = |(bad, bytes): &(u64, Range<u64>)| {
+            *bad == node && bytes.start < offset.saturating_add(count) && offset < bytes.end
+        };
         match self.node(node)? {
+            Node::File { .. } if self.bad.iter().any(is_bad) => Err(Errno::EIO),
             Node::File { content, .. } => Ok(content.read(offset, count)),
             Node::Folder(_) => Err(Errno::EISDIR),
         }

@@ -9,6 +9,8 @@ mod disk;
 mod fuse;
 mod names;
 
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -77,6 +79,17 @@ impl PowerCut {
     /// How many syncs have succeeded, of files and of folders.
     pub(crate) fn syncs(&self) -> u64 {
         self.disk().syncs()
+    }
+
+    /// Lets every read of these bytes of a file fail from now on, as a bad sector does.
+    pub(crate) fn spoil(&self, file: &Path, bytes: Range<u64>) {
+        let node = std::fs::metadata(file).unwrap().ino();
+        self.disk().spoil(node, bytes);
+    }
+
+    /// Everything can be read again.
+    pub(crate) fn heal(&self) {
+        self.disk().heal();
     }
 
     /// Lets every sync wait from now on, as a disk that is slow does. The kernel lets no one write to a file
