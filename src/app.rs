@@ -98,17 +98,31 @@ pub(crate) fn serve(config: &Config) -> Result<stop::Ended, Failure> {
     // For what is rare: it accepts connections, and waits for signals.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::system("the runtime"))?;
-    let workers = workers::Unstarted::new(config.workers).map_err(Failure::system("the workers"))?;
-    let mut built = Built::new(config)?;
-    // Ends with this function: behind everything that uses it.
-    let _embedded = built.embedded.take();
-    let signals = {
+    let mut signals = {
         let _inside = runtime.enter();
         stop::Signals::register().map_err(Failure::system("signal handling"))?
     };
+    let workers = workers::Unstarted::new(config.workers).map_err(Failure::system("the workers"))?;
+    let building = build(config.clone())?;
+    let Some(built) = runtime.block_on(signals.unless_stopped(building)) else {
+        return Ok(stop::Ended::Stopped);
+    };
+    let mut built = built.map_err(|_ended| Failure::system("the start")(io::ErrorKind::Other.into()))??;
+    // Ends with this function: behind everything that uses it.
+    let _embedded = built.embedded.take();
     // From here on things run.
     let running = start(built, &runtime, workers)?;
     Ok(stop::run_until_stopped(runtime, running, signals, config))
+}
+
+/// Builds everything, on a thread of its own: reading a large journal takes a while, and a signal is to be heard all the while.
+fn build(config: Config) -> Result<oneshot::Receiver<Result<Built, Failure>>, Failure> {
+    let (done, built) = oneshot::channel();
+    let _building = spawn("start", move || {
+        // Nobody waits any more when it was told to stop.
+        let _told = done.send(Built::new(&config));
+    })?;
+    Ok(built)
 }
 
 /// What runs, as the stop needs it.

@@ -250,7 +250,8 @@ fn kafka(config: &Config, ack: Ack, topics: &Topics) -> Result<(Option<EmbeddedB
     super::say(&format!(
         "kafka on {bootstrap}\nthe embedded broker keeps nothing: what it has taken is gone when callbridge stops"
     ));
-    Ok((Some(broker), properties.with_bootstrap(bootstrap)))
+    let properties = properties.with_bootstrap(bootstrap.to_owned());
+    Ok((Some(broker), properties))
 }
 
 /// The applications, and what signs their callbacks.

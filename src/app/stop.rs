@@ -49,6 +49,17 @@ impl Signals {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
+    /// What `start` gives, or nothing if a signal comes first: then nothing was taken, and the process may end at any moment.
+    pub(super) async fn unless_stopped<F: Future>(&mut self, start: F) -> Option<F::Output> {
+        tokio::select! {
+            started = start => Some(started),
+            name = self.next() => {
+                tracing::info!(signal = name, "ending before it has started");
+                None
+            }
+        }
+    }
+
     async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

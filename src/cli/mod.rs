@@ -56,12 +56,14 @@ impl Cli {
     }
 }
 
-/// What a blocklist file holds, or every line of it that is wrong.
+/// What a blocklist file holds, or which lines of it are wrong.
 fn judge_blocklist(file: &Path) -> Result<String, Vec<String>> {
     match follow::file::read::<Rules>(file) {
         Ok(rules) => Ok(format!("{} rules", rules.len())),
         Err(FileError::Bad(bad_lines)) => {
-            Err(bad_lines.0.iter().map(|line| format!("{}: {line}", file.display())).collect())
+            let more = bad_lines.count - bad_lines.first.len();
+            let more = (more > 0).then(|| format!("{}: and {more} more bad lines", file.display()));
+            Err(bad_lines.first.iter().map(|line| format!("{}: {line}", file.display())).chain(more).collect())
         }
         Err(error) => Err(vec![format!("{}: {error}", file.display())]),
     }

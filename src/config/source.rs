@@ -160,9 +160,18 @@ fn path_of(variable: &str) -> Option<String> {
         return Some(setting.path.to_owned());
     }
     let property = variable.strip_prefix(VARIABLE_PREFIX)?.strip_prefix("KAFKA_")?;
-    // Kubernetes makes these for a service named callbridge-kafka; librdkafka has no property that begins so.
-    let is_of_kubernetes = property.starts_with("SERVICE_") || property == "PORT" || property.starts_with("PORT_");
-    (!is_of_kubernetes && !property.is_empty()).then(|| format!("kafka.{}", property.to_lowercase().replace('_', ".")))
+    let is_property = !property.is_empty() && !is_of_kubernetes(property);
+    is_property.then(|| format!("kafka.{}", property.to_lowercase().replace('_', ".")))
+}
+
+/// Whether Kubernetes makes such a variable, for a service named `callbridge-kafka` or `callbridge-kafka-…`: `SERVICE_HOST`,
+/// `SERVICE_PORT` and `SERVICE_PORT_<NAME>`, `PORT`, `PORT_<NUMBER>_TCP` and what follows that. librdkafka has no property like it.
+fn is_of_kubernetes(property: &str) -> bool {
+    let words: Vec<&str> = property.split('_').collect();
+    let is_number = |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+    words.last() == Some(&"PORT")
+        || words.windows(2).any(|pair| matches!(pair, ["SERVICE", "HOST" | "PORT"]))
+        || words.windows(3).any(|three| matches!(three, ["PORT", number, "TCP" | "UDP" | "SCTP"] if is_number(number)))
 }
 
 /// Lays the tables of a file flat.

@@ -546,6 +546,8 @@ fn unknown_variables_are_warnings_as_kubernetes_makes_such() {
         ("CALLBRIDGE_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
         ("CALLBRIDGE_KAFKA_SERVICE_HOST", "10.0.0.2"),
         ("CALLBRIDGE_KAFKA_PORT", "tcp://10.0.0.2:9092"),
+        ("CALLBRIDGE_KAFKA_BROKERS_PORT_9092_TCP_ADDR", "10.0.0.3"),
+        ("CALLBRIDGE_KAFKA_BROKERS_SERVICE_PORT_PLAIN", "9092"),
         ("CALLBRIDGE_ADMIN_LISTN", "0.0.0.0:1"),
     ];
     let warnings = Given { file: LEAST, variables, ..Given::default() }.config().warnings;
@@ -554,6 +556,8 @@ fn unknown_variables_are_warnings_as_kubernetes_makes_such() {
         lines,
         [
             "CALLBRIDGE_ADMIN_LISTN: no such setting; did you mean CALLBRIDGE_ADMIN_LISTEN?",
+            "CALLBRIDGE_KAFKA_BROKERS_PORT_9092_TCP_ADDR: no such setting",
+            "CALLBRIDGE_KAFKA_BROKERS_SERVICE_PORT_PLAIN: no such setting",
             "CALLBRIDGE_KAFKA_PORT: no such setting",
             "CALLBRIDGE_KAFKA_SERVICE_HOST: no such setting",
             "CALLBRIDGE_PORT_8080_TCP: no such setting",

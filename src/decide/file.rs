@@ -20,21 +20,36 @@ pub struct BadLine {
     pub mistake: Mistake,
 }
 
+/// How many bad lines are kept: of a file that is no blocklist at all, every line is one.
+const BAD_LINES_MAX: usize = 1000;
+
+/// The bad lines of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BadLines {
+    /// The first thousand, in order.
+    pub first: Vec<BadLine>,
+    /// How many there are.
+    pub count: usize,
+}
+
 /// Reads a whole file.
 ///
 /// # Errors
 ///
-/// Every bad line, in order. There is at least one.
-pub fn parse(text: &[u8]) -> Result<Rules, Vec<BadLine>> {
+/// Its bad lines. There is at least one.
+pub fn parse(text: &[u8]) -> Result<Rules, BadLines> {
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
     let mut rules = Rules::default();
-    let mut bad_lines = Vec::new();
+    let mut bad_lines = BadLines::default();
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         if let Err(mistake) = take_line(line, &mut rules) {
-            bad_lines.push(BadLine { line: index + 1, mistake });
+            bad_lines.count += 1;
+            if bad_lines.first.len() < BAD_LINES_MAX {
+                bad_lines.first.push(BadLine { line: index + 1, mistake });
+            }
         }
     }
-    if bad_lines.is_empty() { Ok(rules) } else { Err(bad_lines) }
+    if bad_lines.count == 0 { Ok(rules) } else { Err(bad_lines) }
 }
 
 /// Adds to `rules` what one line says.
@@ -97,7 +112,7 @@ mod tests {
     fn every_bad_line_is_told_by_number() {
         let text = b"good\nblock\n# fine\n\xff\xfe\nclose @a @b\r\nmal\0lory\n#a\rmallory\n\xef\xbb\xbfbob";
         let bad_lines = parse(text).expect_err("bad");
-        let told: Vec<String> = bad_lines.iter().map(ToString::to_string).collect();
+        let told: Vec<String> = bad_lines.first.iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
             [
@@ -109,6 +124,12 @@ mod tests {
                 "line 8: unusual blank U+FEFF; expected a space, or an id written as a JSON string",
             ]
         );
+    }
+
+    #[test]
+    fn of_a_file_that_is_no_blocklist_only_the_first_lines_are_kept() {
+        let bad_lines = parse("block\n".repeat(5000).as_bytes()).expect_err("bad");
+        assert_eq!((bad_lines.first.len(), bad_lines.count), (BAD_LINES_MAX, 5000));
     }
 
     proptest! {

@@ -129,7 +129,8 @@ impl<C: Content> FollowedFile<C> {
             self.changing = None;
             return false;
         }
-        let is_replaced = self.read.is_some_and(|read| !read.is_of_inode(seen));
+        // One that has just been made, and is not written yet, would let everybody through.
+        let is_replaced = seen.size > 0 && self.read.is_some_and(|read| !read.is_of_inode(seen));
         if is_replaced {
             return true;
         }

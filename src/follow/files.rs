@@ -236,6 +236,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_is_made_anew_and_then_written_is_not_read_in_between() {
+        let mut following = Following::of(&["list"], put("alice"));
+        following.replace("list", "");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["alice"]);
+        following.rewrite("list", "bob");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["bob"]);
+        // One that stays empty is meant so.
+        following.replace("list", "");
+        following.settle();
+        assert_eq!(following.blocked(), [""; 0]);
+    }
+
+    #[test]
     fn a_bad_file_keeps_its_last_good_rules_until_it_is_mended() {
         let mut following = Following::of(&["list"], put("alice"));
         following.replace("list", "bob\nclose");

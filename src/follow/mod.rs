@@ -5,7 +5,7 @@
 //! for files and directories that are not there yet. It costs one `stat` a file.
 //!
 //! A file that is replaced (another inode: a rename, a swapped symlink) is read at once. One that is rewritten in place
-//! is read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that was missing.
+//! is read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that was missing or is empty.
 
 pub(crate) mod file;
 pub(crate) mod files;

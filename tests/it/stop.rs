@@ -17,11 +17,13 @@ use crate::support::bridge::Stopped;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::http::Response;
+use crate::support::journal;
 use crate::support::kafka::Kafka;
 use crate::support::load;
 use crate::support::load::Load;
 use crate::support::oracle;
 use crate::support::ports;
+use crate::support::powercut::PowerCut;
 use crate::support::process::Process;
 use crate::support::reader::Reader;
 use crate::support::real;
@@ -143,6 +145,22 @@ fn with_a_frozen_kafka_it_ends_in_time_and_says_what_remained() {
     }
     assert_eq!((broker.ledger["lost"], broker.ledger["waiting"]), (TAKEN, 0));
     assert_eq!(left_behind(&broker), [0; 0]);
+}
+
+#[test]
+fn a_signal_while_the_journal_is_read_ends_it() {
+    let Some(disk) = PowerCut::mount(8) else { return };
+    let settings = journal::Settings::new(&format!("127.0.0.1:{}", ports::free::<1>()[0]), "starting", "");
+    // It syncs the directory when it has read what is there.
+    disk.freeze_syncs();
+    let mut bridge = settings.launch(disk.path());
+    wait::until("it reads the journal", || disk.frozen_syncs() > 0);
+    bridge.signal(Signal::TERM);
+    wait::until("it is heard", || bridge.stderr().contains("ending before it has started"));
+    // The kernel lets no process go whose sync waits.
+    disk.thaw_syncs();
+    let stopped = bridge.wait();
+    assert!(stopped.code == 0 && !stopped.stderr.contains("listening"), "{stopped:?}");
 }
 
 #[test]
