@@ -220,3 +220,6 @@ impl Gauge {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use super::log::store::Store;
 use super::tail::Tail;
 
 /// How much is read from disk at a time, in bytes, however little of it is still to be delivered: the publisher has other things to do.
-const TAKE_BYTES: u64 = 16 << 20;
+pub(super) const TAKE_BYTES: u64 = 16 << 20;
 /// How often the same complaint is made.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 

@@ -1,0 +1,172 @@
+//! The journal on a real disk, with its threads or without them.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use prometheus::Registry;
+use tempfile::TempDir;
+
+use super::*;
+use crate::capture::Capture;
+use crate::capture::Outcome;
+use crate::capture::Raw;
+use crate::clock;
+use crate::clock::UnixMillis;
+use crate::journal::Settled;
+use crate::journal::codec;
+use crate::journal::entry::Entry;
+use crate::journal::log::Seq;
+use crate::journal::log::format::BLOCK_BYTES;
+use crate::journal::log::format::Batch;
+use crate::journal::stored::TAKE_BYTES;
+use crate::shutdown::Stop;
+
+const SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
+
+fn apps() -> Arc<Apps> {
+    Arc::new(Apps::new([1]))
+}
+
+fn capture(number: i64, body_bytes: usize) -> Capture {
+    let mut raw = Raw::begin("", body_bytes);
+    raw.push(&vec![b' '; body_bytes]);
+    let (received, peer) = (UnixMillis(number), SocketAddr::from(([127, 0, 0, 1], 1)));
+    let app = apps().iter().next().unwrap();
+    Capture { received, peer, app, command: None, raw: raw.end(), outcome: Outcome::Happened }
+}
+
+fn open_with(dir: &TempDir, segment_bytes: u64, segments: u64) -> (OnDisk, Ledger) {
+    let settings = Settings {
+        dir: dir.path().to_owned(),
+        segment_bytes,
+        quota_bytes: Some(segments * segment_bytes),
+        free_bytes_min: 0,
+        on_corruption: OnCorruption::Refuse,
+    };
+    let bounds = Bounds { captures_max: 1000, bytes_max: 1 << 30, waiting_bytes_max: 1 << 30 };
+    let ledger = Ledger::default();
+    let metrics = JournalMetrics::register(&Registry::new()).unwrap();
+    (open(&settings, bounds, &ledger, &apps(), &metrics).unwrap(), ledger)
+}
+
+/// Its threads.
+struct Running {
+    stop: Stop,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    fn start(committer: Committer, tender: Tender) -> Self {
+        let stop = Stop::default();
+        let (of_committer, of_tender) = (stop.clone(), stop.clone());
+        let threads = vec![
+            thread::spawn(move || committer.run(&of_committer).unwrap()),
+            thread::spawn(move || tender.run(&of_tender).unwrap()),
+        ];
+        Self { stop, threads }
+    }
+
+    fn end(self) {
+        self.stop.set();
+        self.threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = clock::monotonic() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(clock::monotonic() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn take(backlog: &mut Backlog, max: usize) -> (Vec<Entry>, bool) {
+    let mut taken = VecDeque::new();
+    let has_more = backlog.take(max, &mut taken);
+    (taken.into(), has_more)
+}
+
+fn settle(backlog: &Backlog, entry: &Entry) {
+    let mut settled = Settled::default();
+    backlog.settle(entry, &mut settled);
+    backlog.free(&mut settled);
+}
+
+#[test]
+fn what_is_delivered_is_recorded_while_a_frame_waits_for_room() {
+    let dir = TempDir::new().unwrap();
+    let (OnDisk { journal, mut backlog, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 2);
+    let store = tender.store.clone();
+    journal.open();
+    // Three in each segment, which leaves it room for a record; the seventh waits.
+    for number in 0..9 {
+        journal.offer(Box::new(capture(number, 4 * BLOCK_BYTES)), ledger.receive(None));
+    }
+    let running = Running::start(committer, tender);
+    wait_until("it is full", || journal.is_full());
+    // One of the three: nothing is free by that.
+    let (entries, _) = take(&mut backlog, 1);
+    settle(&backlog, &entries[0]);
+    wait_until("it is recorded", || !store.has_unsaved());
+    assert_eq!((store.fill().undelivered, journal.is_full()), (5, true));
+    journal.close();
+    running.end();
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_segment_that_only_records() {
+    let dir = TempDir::new().unwrap();
+    let (OnDisk { journal, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
+    for number in 0..3 {
+        journal.offer(Box::new(capture(number, 100)), ledger.receive(None));
+    }
+    let running = Running::start(committer, tender);
+    wait_until("all are on disk", || ledger.read().waiting_journal == 3);
+    journal.close();
+    running.end();
+    // Twice, so that the second segment without captures has a number behind all that is known.
+    for _ in 0..2 {
+        let (OnDisk { journal, mut backlog, committer, tender, .. }, _ledger) = open_with(&dir, SEGMENT_BYTES, 8);
+        let store = tender.store.clone();
+        let (entries, _) = take(&mut backlog, 1);
+        settle(&backlog, &entries[0]);
+        let running = Running::start(committer, tender);
+        wait_until("it is recorded", || !store.has_unsaved());
+        journal.close();
+        wait_until("the publisher is at the end", || {
+            take(&mut backlog, 10);
+            backlog.is_at_end()
+        });
+        running.end();
+    }
+}
+
+#[test]
+fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
+    let dir = TempDir::new().unwrap();
+    let segment_bytes = 1 << 20;
+    let (OnDisk { committer: Committer { mut writer, .. }, tender, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
+    let mut batch = Batch::new();
+    let body_bytes = 900_000;
+    let frames = i64::try_from(TAKE_BYTES / body_bytes as u64 + 4).unwrap();
+    for number in 0..frames {
+        tender.store.tend().unwrap();
+        batch.push(true, |bytes| codec::encode(&capture(number, body_bytes), &apps(), bytes));
+        writer.append(&mut batch, false).unwrap();
+    }
+    // All but the first and the last, whose numbers are one more.
+    let delivered: Vec<Seq> = (2..frames.unsigned_abs()).collect();
+    tender.store.delivered(&delivered);
+    writer.close().unwrap();
+    drop(tender);
+
+    let (OnDisk { mut backlog, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
+    let numbers = |entries: &[Entry]| entries.iter().map(|entry| entry.capture.received.0).collect::<Vec<i64>>();
+    let (first, has_more) = take(&mut backlog, 10);
+    assert_eq!((numbers(&first), has_more), (vec![0], true));
+    let (rest, has_more) = take(&mut backlog, 10);
+    assert_eq!((numbers(&rest), has_more), (vec![frames - 1], false));
+}
