@@ -237,7 +237,8 @@ impl Connections {
         let Some((index, worker)) = fewest else { return };
         worker.open += 1;
         prepare(&stream);
-        let gauge = self.service.intake.metrics.connections.clone();
+        let metrics = &self.service.intake.metrics;
+        let (gauge, not_http) = (metrics.connections.clone(), metrics.not_http.clone());
         let finish = self.finish.subscribe();
         let (service, opening, limits) = (Arc::clone(&self.service), Arc::clone(&self.opening), self.limits);
         let drive = async move {
@@ -267,6 +268,9 @@ impl Connections {
                 };
                 // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
                 if let Err(error) = ended {
+                    if error.is_parse() {
+                        not_http.inc();
+                    }
                     tracing::debug!(%error, %peer, "connection ended");
                 }
             }

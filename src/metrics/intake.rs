@@ -28,6 +28,8 @@ pub(crate) struct IntakeMetrics {
     pub(crate) connections_refused: IntCounter,
     /// Times that no connection could be accepted.
     pub(crate) accept_errors: IntCounter,
+    /// Connections that ended because what came over them was not HTTP, or too much of it.
+    pub(crate) not_http: IntCounter,
     /// Connections of a proxy without a readable header of the PROXY protocol.
     pub(crate) unopened_header: IntCounter,
     /// Connections whose TLS handshake failed.
@@ -90,6 +92,10 @@ impl IntakeMetrics {
                 "callbridge_accept_errors_total",
                 "Times that no connection could be accepted, as for want of file descriptors; tried ten times a second.",
             )?,
+            not_http: IntCounter::new(
+                "callbridge_not_http_total",
+                "Connections of HTTP/1.1 that ended at a request that cannot be read: answered with 400, 414 or 431, if at all.",
+            )?,
             unopened_header: unopened.with_label_values(&["proxy_header"]),
             unopened_tls: unopened.with_label_values(&["tls"]),
             unopened_late: unopened.with_label_values(&["late"]),
@@ -107,6 +113,7 @@ impl IntakeMetrics {
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.connections_refused.clone()))?;
         registry.register(Box::new(metrics.accept_errors.clone()))?;
+        registry.register(Box::new(metrics.not_http.clone()))?;
         registry.register(Box::new(metrics.answer_before.clone()))?;
         registry.register(Box::new(metrics.answer_after.clone()))?;
         Ok(metrics)

@@ -231,6 +231,7 @@ fn a_head_that_is_too_large_is_431_and_ends_the_connection() {
         assert_eq!(client.read().unwrap().status, 431, "{}", &request[..40]);
         assert!(client.is_closed());
     }
+    bridge.metrics_until(|metrics| metrics["callbridge_not_http_total"] == 3.0);
     let fewer: String = (0..90).map(|number| format!("X-{number}: x\r\n")).collect();
     let good = load::body("@a", 0);
     let fits = head(&format!("{fewer}Content-Length: {}\r\n", good.len()), &good);
