@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,8 +49,8 @@ pub(crate) struct Admin {
     pub(crate) life: Life,
     pub(crate) kafka: Arc<Health>,
     pub(crate) pump: Arc<Control>,
-    /// The journal on disk, if there is one.
-    pub(crate) journal: Option<Gauge>,
+    /// The journal on disk, if there is one and it has been read.
+    pub(crate) journal: Arc<OnceLock<Gauge>>,
 }
 
 impl Admin {
@@ -128,7 +129,7 @@ impl Admin {
             Phase::Starting { waits_for } => Err(waits_for),
             Phase::Stopping => Err("stopping".to_owned()),
             // Kafka's state is no reason to leave the rotation: what comes is safe here.
-            Phase::Serving if let Some(journal) = &self.journal => journal.can_take(),
+            Phase::Serving if let Some(journal) = self.journal.get() => journal.can_take(),
             // Without a disk, what comes while Kafka is away fills the queue and is then refused: better sent to another replica.
             Phase::Serving if !self.kafka.is_any_broker_up() => Err("no kafka broker can be reached".to_owned()),
             Phase::Serving => Ok(()),

@@ -6,6 +6,7 @@ pub(crate) mod stop;
 use std::io;
 use std::io::Write;
 use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::process;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -18,6 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
+use crate::admin::Admin;
 use crate::config::Config;
 use crate::follow::tls::TlsFilesError;
 use crate::follow::tokens::BadTokenFiles;
@@ -103,7 +105,8 @@ pub(crate) fn serve(config: &Config) -> Result<stop::Ended, Failure> {
         stop::Signals::register().map_err(Failure::system("signal handling"))?
     };
     let workers = workers::Unstarted::new(config.workers).map_err(Failure::system("the workers"))?;
-    let building = build(config.clone())?;
+    let admin_end = Arc::new(Notify::new());
+    let building = build(config.clone(), Arc::clone(&admin_end))?;
     let Some(built) = runtime.block_on(signals.unless_stopped(building)) else {
         return Ok(stop::Ended::Stopped);
     };
@@ -111,18 +114,26 @@ pub(crate) fn serve(config: &Config) -> Result<stop::Ended, Failure> {
     // Ends with this function: behind everything that uses it.
     let _embedded = built.embedded.take();
     // From here on things run.
-    let running = start(built, &runtime, workers)?;
+    let running = start(built, &runtime, workers, admin_end)?;
     Ok(stop::run_until_stopped(runtime, running, signals, config))
 }
 
 /// Builds everything, on a thread of its own: reading a large journal takes a while, and a signal is to be heard all the while.
-fn build(config: Config) -> Result<oneshot::Receiver<Result<Built, Failure>>, Failure> {
+fn build(config: Config, admin_end: Arc<Notify>) -> Result<oneshot::Receiver<Result<Built, Failure>>, Failure> {
     let (done, built) = oneshot::channel();
     let _building = spawn("start", move || {
         // Nobody waits any more when it was told to stop.
-        let _told = done.send(Built::new(&config));
+        let _told = done.send(Built::new(&config, |admin, listener| serve_admin(admin, listener, admin_end)));
     })?;
     Ok(built)
+}
+
+fn serve_admin(admin: Admin, listener: TcpListener, end: Arc<Notify>) -> Result<JoinHandle<()>, Failure> {
+    spawn("admin", move || {
+        if let Err(error) = admin.serve(listener, &end) {
+            tracing::error!(%error, "the admin listener ended");
+        }
+    })
 }
 
 /// What runs, as the stop needs it.
@@ -152,18 +163,13 @@ struct Pumping {
     ended: oneshot::Receiver<()>,
 }
 
-fn start(built: Built, runtime: &Runtime, workers: workers::Unstarted) -> Result<Running, Failure> {
+fn start(
+    built: Built,
+    runtime: &Runtime,
+    workers: workers::Unstarted,
+    admin_end: Arc<Notify>,
+) -> Result<Running, Failure> {
     let Built { served, publishing, journaling, readying, admin, following, listeners, embedded: _ } = built;
-    tracing::info!(callbacks = %listeners.callbacks_address, admin = %listeners.admin_address, "listening");
-    let admin_end = Arc::new(Notify::new());
-    let admin = {
-        let end = Arc::clone(&admin_end);
-        spawn("admin", move || {
-            if let Err(error) = admin.serve(listeners.admin, &end) {
-                tracing::error!(%error, "the admin listener ended");
-            }
-        })?
-    };
     let stop = served.stop.clone();
     let following = spawn("files", move || following.run(&stop))?;
     let journaling = journaling.map(start_journal).transpose()?;
@@ -267,7 +273,7 @@ fn make_ready(readying: &Readying, client: &TopicsClient, served: &build::Served
                 Missing::Kafka(_) | Missing::Leaders(_) => tracing::warn!(%missing, "not ready"),
                 Missing::ProducerId => tracing::info!(%missing, "not ready"),
             }
-            served.life.enter(Phase::Starting { waits_for: missing.to_string() });
+            served.life.wait_for(&missing.to_string());
         }
         // What is in the journal can wait for its own topic only.
         Told::OthersWork if readying.is_ready_alone => publish(),

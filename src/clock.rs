@@ -35,13 +35,15 @@ pub fn monotonic() -> Instant {
 #[derive(Debug)]
 pub struct Heartbeat {
     began: Instant,
-    /// Milliseconds after `began`.
+    /// Milliseconds after `began`; [`NEVER`] before it began to run.
     last: AtomicU64,
 }
 
+const NEVER: u64 = u64::MAX;
+
 impl Default for Heartbeat {
     fn default() -> Self {
-        Self { began: monotonic(), last: AtomicU64::new(0) }
+        Self { began: monotonic(), last: AtomicU64::new(NEVER) }
     }
 }
 
@@ -51,7 +53,7 @@ impl Heartbeat {
         self.last.store(self.elapsed(), Ordering::Relaxed);
     }
 
-    /// How long ago it last said so, to the millisecond. Before it ever did: how long ago it was made.
+    /// How long ago it last said so, to the millisecond. Before it ever did: nothing, since what has not begun is not stuck.
     pub fn age(&self) -> Duration {
         Duration::from_millis(self.elapsed().saturating_sub(self.last.load(Ordering::Relaxed)))
     }

@@ -45,6 +45,9 @@ pub(crate) enum Phase {
     Stopping,
 }
 
+/// What it waits for when that is nothing in particular.
+pub(crate) const STARTING: &str = "starting";
+
 /// The phase, for all who ask. Clones are the same life.
 #[derive(Debug, Clone)]
 pub(crate) struct Life {
@@ -54,13 +57,18 @@ pub(crate) struct Life {
 impl Life {
     /// A life that begins.
     pub(crate) fn new() -> Self {
-        let begins = Phase::Starting { waits_for: "starting".to_owned() };
+        let begins = Phase::Starting { waits_for: STARTING.to_owned() };
         Self { phase: Arc::new(Mutex::new(begins)) }
     }
 
     /// Where it is now.
     pub(crate) fn phase(&self) -> Phase {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Not ready, for this reason, unless it has been.
+    pub(crate) fn wait_for(&self, what: &str) {
+        self.enter(Phase::Starting { waits_for: what.to_owned() });
     }
 
     /// Moves on. A phase that lies behind is passed over: what stops does not start again. Returns whether it moved.

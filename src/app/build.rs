@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -61,6 +63,7 @@ use crate::publish::topics::TopicsClient;
 use crate::record::Topics;
 use crate::sender::Networks;
 use crate::sender::Senders;
+use crate::shutdown;
 use crate::shutdown::Life;
 use crate::shutdown::Stop;
 
@@ -76,7 +79,8 @@ pub(super) struct Built {
     /// The threads of the journal on disk.
     pub(super) journaling: Option<Journaling>,
     pub(super) readying: Readying,
-    pub(super) admin: Admin,
+    /// The thread of the admin listener, which is served already.
+    pub(super) admin: JoinHandle<()>,
     pub(super) following: Following,
     pub(super) listeners: Listeners,
     /// Gone when dropped.
@@ -128,12 +132,16 @@ pub(super) struct Readying {
 pub(super) struct Listeners {
     pub(super) callbacks: TcpListener,
     pub(super) callbacks_address: SocketAddr,
-    pub(super) admin: TcpListener,
     pub(super) admin_address: SocketAddr,
 }
 
 impl Built {
-    pub(super) fn new(config: &Config) -> Result<Self, Failure> {
+    /// Builds it. The admin listener is served by `serve_admin` as soon as there is something to tell, since to read a large journal takes
+    /// a while.
+    pub(super) fn new(
+        config: &Config,
+        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, Failure>,
+    ) -> Result<Self, Failure> {
         let registry = Registry::new();
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
@@ -145,14 +153,22 @@ impl Built {
         let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
         let topics = Arc::new(Topics::of_commands(prefixes, &config.topics.commands));
         let ack = ack(config.ack);
-        let listeners = Listeners::bind(config)?;
+        let (listeners, admin_listener) = Listeners::bind(config)?;
         let (embedded, properties) = kafka(config, ack, &topics)?;
         let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
-        let (journal, backlog, journaling) = journal(config, &ledger, &apps, &metrics.journal)?;
-        let (journaling, gauge) = journaling.unzip();
+        let (life, control, gauge) = (Life::new(), Arc::new(Control::default()), Arc::default());
+        let admin = Admin {
+            registry,
+            life: life.clone(),
+            kafka: kafka.health(),
+            pump: Arc::clone(&control),
+            journal: Arc::clone(&gauge),
+        };
+        let admin = serve_admin(admin, admin_listener)?;
+        let shown = Shown { metrics: &metrics.journal, gauge: &gauge, life: &life };
+        let (journal, backlog, journaling) = journal(config, &ledger, &apps, &shown)?;
         let (files, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
-        let (life, control, is_stopping) =
-            (Life::new(), Arc::new(Control::default()), Arc::new(AtomicBool::new(false)));
+        let is_stopping = Arc::new(AtomicBool::new(false));
         let intake = Intake {
             apps: Arc::clone(&apps),
             blocklist,
@@ -163,8 +179,6 @@ impl Built {
             metrics: metrics.intake,
             deadline: config.callbacks.deadline,
         };
-        let admin =
-            Admin { registry, life: life.clone(), kafka: kafka.health(), pump: Arc::clone(&control), journal: gauge };
         let publishing = Publishing {
             control,
             kafka,
@@ -225,7 +239,8 @@ impl Publishing {
 }
 
 impl Listeners {
-    fn bind(config: &Config) -> Result<Self, Failure> {
+    /// Binds both. That of the admin listener is not part of what is kept.
+    fn bind(config: &Config) -> Result<(Self, TcpListener), Failure> {
         let bind = |address: SocketAddr| {
             let failed = |source| Failure::Listen { address, source };
             let listener = listener::bind(address).map_err(failed)?;
@@ -234,7 +249,8 @@ impl Listeners {
         };
         let (callbacks, callbacks_address) = bind(config.callbacks.listen)?;
         let (admin, admin_address) = bind(config.admin.listen)?;
-        Ok(Self { callbacks, callbacks_address, admin, admin_address })
+        tracing::info!(callbacks = %callbacks_address, admin = %admin_address, "listening");
+        Ok((Self { callbacks, callbacks_address, admin_address }, admin))
     }
 }
 
@@ -315,9 +331,17 @@ fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying
 }
 
 /// The journal's two sides and, if it is on disk, what keeps it there.
-type Sides = (Journal, Backlog, Option<(Journaling, Gauge)>);
+type Sides = (Journal, Backlog, Option<Journaling>);
 
-fn journal(config: &Config, ledger: &Ledger, apps: &Arc<Apps>, metrics: &JournalMetrics) -> Result<Sides, Failure> {
+/// Where the admin listener finds what there is to tell of the journal.
+struct Shown<'s> {
+    metrics: &'s JournalMetrics,
+    /// Set once it is open.
+    gauge: &'s OnceLock<Gauge>,
+    life: &'s Life,
+}
+
+fn journal(config: &Config, ledger: &Ledger, apps: &Arc<Apps>, shown: &Shown<'_>) -> Result<Sides, Failure> {
     let ack = ack(config.ack);
     match ack {
         Ack::Broker | Ack::Memory => {
@@ -325,9 +349,13 @@ fn journal(config: &Config, ledger: &Ledger, apps: &Arc<Apps>, metrics: &Journal
             Ok((journal, backlog, None))
         }
         Ack::Journal => {
-            let opened = open_journal(config, ledger, apps, metrics)?;
+            shown.life.wait_for("the journal is being read");
+            let opened = open_journal(config, ledger, apps, shown.metrics)?;
+            shown.life.wait_for(shutdown::STARTING);
             let OnDisk { journal, backlog, committer, tender, gauge, .. } = opened;
-            Ok((journal, backlog, Some((Journaling { committer, tender }, gauge))))
+            // Nobody else sets it.
+            let _first = shown.gauge.set(gauge);
+            Ok((journal, backlog, Some(Journaling { committer, tender })))
         }
     }
 }

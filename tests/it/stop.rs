@@ -148,19 +148,28 @@ fn with_a_frozen_kafka_it_ends_in_time_and_says_what_remained() {
 }
 
 #[test]
-fn a_signal_while_the_journal_is_read_ends_it() {
+fn while_the_journal_is_read_probes_are_answered_and_a_signal_ends_it() {
     let Some(disk) = PowerCut::mount(8) else { return };
     let settings = journal::Settings::new(&format!("127.0.0.1:{}", ports::free::<1>()[0]), "starting", "");
     // It syncs the directory when it has read what is there.
     disk.freeze_syncs();
     let mut bridge = settings.launch(disk.path());
     wait::until("it reads the journal", || disk.frozen_syncs() > 0);
+    let line = bridge.stderr().lines().find(|line| line.contains("listening")).unwrap().to_owned();
+    let admin = serde_json::from_str::<Value>(&line).unwrap()["fields"]["admin"].as_str().unwrap().to_owned();
+    let page = |path: &str| {
+        let mut client = Client::connect(admin.parse().unwrap()).unwrap();
+        let response = client.request("GET", path, &[], b"").unwrap();
+        (response.status, response.text())
+    };
+    assert_eq!(page("/livez"), (200, "alive\n".to_owned()));
+    assert_eq!(page("/readyz"), (503, "the journal is being read\n".to_owned()));
     bridge.signal(Signal::TERM);
     wait::until("it is heard", || bridge.stderr().contains("ending before it has started"));
     // The kernel lets no process go whose sync waits.
     disk.thaw_syncs();
     let stopped = bridge.wait();
-    assert!(stopped.code == 0 && !stopped.stderr.contains("listening"), "{stopped:?}");
+    assert!(stopped.code == 0 && !stopped.stderr.contains("the journal is open"), "{stopped:?}");
 }
 
 #[test]
