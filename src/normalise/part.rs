@@ -49,6 +49,11 @@ impl Parts {
         Self(events.into_iter().map(place).collect())
     }
 
+    /// Whether they are the events of a batch, if only one; else the one part is all of the body.
+    pub const fn is_batch(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len().max(1)

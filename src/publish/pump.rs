@@ -223,7 +223,7 @@ impl Pump {
     /// read again.
     fn route(&mut self, mut item: Item, is_new: bool, now: Instant) {
         let parts = Parts::of(&item.entry.capture);
-        if parts.count() > 1 && item.poison.is_none() {
+        if parts.is_batch() && item.poison.is_none() {
             self.route_parts(item, &parts, is_new, now);
             return;
         }

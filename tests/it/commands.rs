@@ -82,6 +82,43 @@ fn commands_without_a_topic_of_their_own_are_the_same_in_the_topic_of_unknown_on
 }
 
 #[test]
+fn each_event_of_a_batch_is_a_record_of_its_own_however_many_there_are() {
+    let bridge = Bridge::start_with_all_topics(&["--embedded-broker", "--sdk-app-id", APP, "--ack", "memory"]);
+    let topic = "tencent-chat.Push.OfflinePush";
+    let event = |user: &str| format!(r#"{{"To_Account":"{user}","PushID":"p","PushStage":1,"EventTime":1670574414}}"#);
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    let mut post = |body: &str| {
+        let answer = client.post(&http::callback_target(APP, "Push.OfflinePush"), body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    post(&format!(r#"{{"Events":[{}]}}"#, event("a")));
+    post(&format!(r#"{{"Events":[{},{}]}}"#, event("a"), event("b")));
+    post(&event("a"));
+    post(r#"{"Events":[5]}"#);
+    let records = Reader::open(&bridge.embedded_kafka(), &[topic]).collect(4, MINUTE);
+    let said = |user: &str| {
+        let of_user = records.iter().filter(|record| callback_of(record) == event(user));
+        let said = of_user.map(|record| {
+            let envelope = json_of(record);
+            assert_eq!((record.key.as_deref(), &envelope["subject"]), (Some(user.as_bytes()), &json!(user)));
+            assert_eq!(
+                (&envelope["time"], &envelope["timesource"]),
+                (&json!("2022-12-09T08:26:54.000Z"), &json!("callback"))
+            );
+            envelope["id"].clone()
+        });
+        said.collect::<Vec<Value>>()
+    };
+    // However it comes, it is the same event.
+    let ids = said("a");
+    assert!(ids.len() == 3 && ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(said("b").len(), 1);
+    let rejected = Reader::open(&bridge.embedded_kafka(), &["tencent-chat.rejected"]).collect(1, MINUTE);
+    assert_eq!(rejected[0].value, b"5");
+    assert_eq!(bridge.stop_in_order().ledger["delivered"], 4);
+}
+
+#[test]
 fn a_blocked_user_is_refused_in_the_questions_that_the_operator_names_and_in_no_others() {
     let files = Files::new();
     files.write("blocklist.txt", "jared\n");

@@ -64,7 +64,7 @@ impl Pump {
 
     /// The topic whose lane a capture goes through.
     fn lane_of(&self, capture: &Capture) -> Topic {
-        if Parts::of(capture).count() > 1 {
+        if Parts::of(capture).is_batch() {
             self.topics.of(capture.app, capture.command)
         } else {
             self.normaliser.record(capture).topic
