@@ -106,7 +106,7 @@ impl Committer {
             return Err(failed);
         }
         self.tail.close();
-        while !finish.wait(RECORD_EVERY) {
+        while !finish.wait(hand.record_at.saturating_duration_since(clock::monotonic())) {
             self.record_delivered(&mut hand.record_at)?;
         }
         match self.writer.close() {
@@ -128,10 +128,9 @@ impl Committer {
                 }
             } else if self.queue.is_at_end() {
                 return Ok(());
+            } else if clock::monotonic() >= hand.record_at {
+                self.record_delivered(&mut hand.record_at)?;
             } else {
-                if clock::monotonic() >= hand.record_at {
-                    self.record_delivered(&mut hand.record_at)?;
-                }
                 thread::park_timeout(RECORD_EVERY);
             }
         }
@@ -226,19 +225,24 @@ impl Committer {
         hand.fresh.clear();
     }
 
-    /// Writes frames that record what was delivered, if something was.
+    /// Writes a frame that records what was delivered, if something was. What it has no room for is due at once, but behind what waits in
+    /// the queue.
     fn record_delivered(&mut self, record_at: &mut Instant) -> Result<(), Failed> {
         *record_at = clock::monotonic() + RECORD_EVERY;
-        while self.store.has_unsaved() {
-            match self.writer.append(&mut Batch::new(), true) {
-                Err(AppendError::Failed { what, source }) => return Err(Failed { what, source }),
-                // As much as one frame holds.
-                Ok(appended) if appended.is_behind => {}
-                // What is not recorded is delivered again after a restart.
-                Ok(_) | Err(AppendError::Full | AppendError::NoSpace(_)) => break,
-            }
+        if !self.store.has_unsaved() {
+            return Ok(());
         }
-        Ok(())
+        match self.writer.append(&mut Batch::new(), true) {
+            Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
+            Ok(appended) => {
+                if appended.is_behind {
+                    *record_at = clock::monotonic();
+                }
+                Ok(())
+            }
+            // Then it is delivered again after a restart.
+            Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
+        }
     }
 
     /// Ends entries that will not become durable.

@@ -170,3 +170,46 @@ fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
     let (rest, has_more) = take(&mut backlog, 10);
     assert_eq!((numbers(&rest), has_more), (vec![frames - 1], false));
 }
+
+#[test]
+fn records_of_what_was_delivered_do_not_feed_on_themselves() {
+    let dir = TempDir::new().unwrap();
+    let segment_bytes = 1 << 20;
+    let (OnDisk { journal, mut committer, tender, .. }, ledger) = open_with(&dir, segment_bytes, 256);
+    let append = |committer: &mut Committer, tender: &Tender, frames: u64| {
+        let mut batch = Batch::new();
+        for _ in 0..frames {
+            (0..1000).for_each(|_| batch.push(true, |bytes| codec::encode(&capture(0, 100), &apps(), bytes)));
+            tender.store.tend().unwrap();
+            committer.writer.append(&mut batch, true).unwrap();
+        }
+        tender.store.durable_to()
+    };
+    // Two topics in turns, of which one is stuck; then the other alone. To say it all again takes more than some segments.
+    let middle = append(&mut committer, &tender, 200);
+    let seqs: Vec<Seq> = (1..middle).step_by(2).collect();
+    tender.store.delivered(&seqs);
+    let end = append(&mut committer, &tender, 50);
+    let seqs: Vec<Seq> = (middle..end).collect();
+    tender.store.delivered(&seqs);
+    let files_bytes = tender.store.fill().files_bytes;
+
+    journal.open();
+    let store = tender.store.clone();
+    let running = Running::start(committer, tender);
+    let stuck = store.fill().undelivered;
+    for _ in 0..20 {
+        journal.offer(Box::new(capture(0, 100)), ledger.receive(None));
+        let stored = ledger.read().waiting_journal;
+        wait_until("it is stored", || store.fill().undelivered > stuck || ledger.read().waiting_journal > stored);
+        let seqs: Vec<Seq> = (end..store.durable_to()).collect();
+        store.delivered(&seqs);
+    }
+    wait_until("what was delivered alone is taken back", || store.fill().files_bytes < files_bytes);
+    wait_until("all is recorded", || !store.has_unsaved());
+    journal.close();
+    running.end();
+    drop(store);
+    let (OnDisk { found, .. }, _ledger) = open_with(&dir, segment_bytes, 256);
+    assert_eq!(found.counted, stuck);
+}

@@ -154,16 +154,48 @@ pub(crate) enum Record<'b> {
     Delivered(Runs<'b>),
 }
 
-/// Runs of sequence numbers, first and last each.
+/// Runs of sequence numbers, in order.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Runs<'b> {
     bytes: &'b [u8],
 }
 
 impl<'b> Runs<'b> {
+    /// The first and the last number of each. They stop at one that makes no sense, which a checked frame does not have.
     pub(crate) fn iter(self) -> impl Iterator<Item = (Seq, Seq)> + use<'b> {
-        self.bytes.chunks_exact(16).filter_map(|run| Some((u64_at(run, 0)?, u64_at(run, 8)?)))
+        let (mut rest, mut next) = (self.bytes, 0_u64);
+        std::iter::from_fn(move || {
+            let first = next.checked_add(take_varint(&mut rest)?)?;
+            let last = first.checked_add(take_varint(&mut rest)?)?;
+            next = last.checked_add(1)?;
+            Some((first, last))
+        })
     }
+}
+
+/// A run takes no more than this, in bytes.
+pub(super) const RUN_BYTES_MAX: usize = 20;
+
+/// Seven bits a byte, the lowest first; the highest bit of a byte says that more follow (LEB128).
+fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
+    while let Some(low) = u8::try_from(number & 0x7f).ok().filter(|_| number > 0x7f) {
+        bytes.push(low | 0x80);
+        number >>= 7;
+    }
+    bytes.extend(u8::try_from(number));
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f).checked_shl(shift)?;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 /// Captures that become one frame.
@@ -198,12 +230,14 @@ impl Batch {
         self.captures += 1;
     }
 
-    /// Adds what was delivered.
+    /// Adds what was delivered, in order.
     pub(super) fn push_delivered(&mut self, runs: &[(Seq, Seq)]) {
         self.record(3, |bytes| {
+            let mut next = 0;
             for (first, last) in runs {
-                bytes.extend_from_slice(&first.to_le_bytes());
-                bytes.extend_from_slice(&last.to_le_bytes());
+                push_varint(bytes, first - next);
+                push_varint(bytes, last - first);
+                next = last + 1;
             }
         });
     }
@@ -271,4 +305,34 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn runs_come_back_as_they_went(steps in prop::collection::vec((0..u64::MAX >> 6, 0..1_u64 << 40), 0..20)) {
+            let mut runs = Vec::new();
+            let mut next = 0_u64;
+            for (gap, length) in steps {
+                let Some(last) = next.checked_add(gap).and_then(|first| first.checked_add(length)) else { break };
+                runs.push((next + gap, last));
+                next = last + 1;
+            }
+            let mut batch = Batch::new();
+            batch.push_delivered(&runs);
+            let record = batch.bytes.get(FRAME_HEADER_BYTES + RECORD_HEADER_BYTES..).unwrap();
+            prop_assert!(record.len() <= runs.len() * RUN_BYTES_MAX);
+            prop_assert_eq!(Runs { bytes: record }.iter().collect::<Vec<_>>(), runs);
+        }
+
+        #[test]
+        fn no_bytes_of_runs_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let runs: Vec<(Seq, Seq)> = Runs { bytes: &bytes }.iter().collect();
+            prop_assert!(runs.iter().all(|(first, last)| first <= last));
+        }
+    }
 }

@@ -33,6 +33,26 @@ impl Marks {
         self.count
     }
 
+    /// Takes out all that are in `other`.
+    pub(crate) fn remove_all(&mut self, other: &Self) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            self.count -= u64::from((*word & other).count_ones());
+            *word &= !other;
+        }
+    }
+
+    /// How many runs it has.
+    pub(crate) fn runs(&self) -> u64 {
+        let mut before = 0;
+        let runs = self.words.iter().map(|word| {
+            // A run begins where the number before is not in it.
+            let begins = word & !(word << 1 | before);
+            before = word >> 63;
+            u64::from(begins.count_ones())
+        });
+        runs.sum()
+    }
+
     /// Its runs, first and last number each, in order; at most `max`. What is told is taken out.
     pub(crate) fn take_runs(&mut self, max: usize) -> Vec<(u64, u64)> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
@@ -74,6 +94,16 @@ mod tests {
                 prop_assert_eq!(marks.has(number), model.contains(&number));
             }
             prop_assert_eq!(marks.count(), model.len() as u64);
+            let begins = model.iter().filter(|number| **number == 0 || !model.contains(&(**number - 1)));
+            prop_assert_eq!(marks.runs(), begins.count() as u64);
+            let mut fewer = marks.clone();
+            let mut removed = Marks::default();
+            for number in model.iter().filter(|number| **number % 3 == 0) {
+                removed.set(*number);
+            }
+            fewer.remove_all(&removed);
+            prop_assert_eq!(fewer.count(), marks.count() - removed.count());
+            prop_assert!((0..310).all(|number| fewer.has(number) == (marks.has(number) && !removed.has(number))));
             let mut told = BTreeSet::new();
             while marks.count() > 0 {
                 let runs = marks.take_runs(max);

@@ -44,7 +44,7 @@
 //! |---|---|---|
 //! | 0 | 1 | 1: a capture that the ledger counts, 2: a capture that it does not, 3: what was delivered |
 //! | 1 | 4 | bytes that follow |
-//! | 5 | … | the capture; or pairs of sequence numbers, first and last |
+//! | 5 | … | the capture; or runs of sequence numbers: for each, how many lie between it and the run before, and how many it has beyond one (LEB128) |
 //!
 //! Captures are numbered from 1, without gaps within a segment, and no number is used twice. A segment that stayed without captures keeps
 //! its number to itself: the next one begins with the number behind it.
@@ -63,8 +63,10 @@
 //!   ended* by a seal, so that its last captures are vouched for as well.
 //! * *What was delivered* is recorded about once a second, in frames that are written anyway. What is not recorded is delivered again
 //!   after a restart.
-//! * *A segment becomes a spare* when all its captures are delivered. What it recorded of the delivery of older segments is recorded
-//!   again before that, if need be in a segment beyond the quota. The newest segment is never taken, so that numbers go on.
+//! * *A segment becomes a spare* when all its captures are delivered. Where an older one is held up, what it recorded of that one's
+//!   delivery is recorded again before that, in *rounds*: one round is for all segments that can go by then, begins once they take much
+//!   more than what has to be said again, and may write beyond the quota, since it gives back more. So records cannot feed on themselves.
+//!   The newest segment is never taken, so that numbers go on.
 //! * *No other state.* Everything is found again from the segments; one that is missing was delivered.
 //! * *A failed sync is final*: the process must end, and the next one begins a new segment.
 

@@ -171,6 +171,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
         durable_to: next_seq,
         last_mark: 0,
         saved_mark: 0,
+        round_bytes: 0,
         is_full: false,
     };
     let shared =
@@ -201,6 +202,7 @@ fn segment<F>(scan: &Scan, file: F, mut delivered: Marks, found: &mut Found) -> 
         captures: scan.captures(),
         used_bytes: scan.used_bytes,
         delivered,
+        missing: scan.missing.clone(),
         unsaved: Marks::default(),
         is_damaged: !scan.damage.is_empty(),
         waits_for_mark: None,

@@ -22,6 +22,10 @@ use super::mutant::Mutant;
 
 /// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
 const SPARES_MAX: usize = 2;
+/// What saying a run again takes in the log at most, in bytes, but for one far from the run before, and with its part of a frame's padding.
+const ROUND_BYTES_PER_RUN: u64 = 8;
+/// A round of such records gives back at least so many times what it takes.
+const ROUND_GAIN: u64 = 2;
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 1 << 20;
 
@@ -59,9 +63,11 @@ pub(super) struct State<F> {
     pub(super) next_name: u64,
     /// Everything before is durable.
     pub(super) durable_to: Seq,
-    /// Told apart by number: which records of what was delivered must be durable before a segment may go.
+    /// Told apart by number: the rounds of records after which segments may go.
     pub(super) last_mark: u64,
     pub(super) saved_mark: u64,
+    /// What the last of them takes in the log at most, in bytes.
+    pub(super) round_bytes: u64,
     /// No spare could be made for want of room.
     pub(super) is_full: bool,
 }
@@ -83,6 +89,8 @@ pub(super) struct Segment<F> {
     /// Up to the end of its last durable frame.
     pub(super) used_bytes: u64,
     pub(super) delivered: Marks,
+    /// In `delivered` because they cannot be read. Of these nothing is recorded: the disk may give them again.
+    pub(super) missing: Marks,
     /// Delivered, and not recorded in the log yet.
     pub(super) unsaved: Marks,
     pub(super) is_damaged: bool,
@@ -196,35 +204,25 @@ impl<D: Disk> Store<D> {
         self.make_spare()
     }
 
-    /// The oldest segment that is no longer needed.
+    /// The oldest segment that is no longer needed. They go in order: an older one is not held any more when what says of its delivery
+    /// goes.
     fn next_to_take_back(&self) -> Option<Seq> {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        let newest = *state.segments.last_key_value()?.0;
-        let firsts: Vec<Seq> = state.segments.range(..newest).map(|(first, _)| *first).collect();
-        for first in firsts {
-            let is_oldest = state.segments.first_key_value().is_some_and(|(oldest, _)| *oldest == first);
-            let Some(segment) = state.segments.get_mut(&first) else { continue };
-            if !segment.is_delivered() && !self.shared.options.has(Mutant::RecycleTooEarly) {
-                continue;
-            }
-            if is_oldest {
-                return Some(first);
-            }
-            match segment.waits_for_mark {
-                Some(mark) if mark <= state.saved_mark => return Some(first),
-                Some(_) => {}
-                None => {
-                    // It may say of older segments what was delivered: that must be said again first.
-                    state.last_mark += 1;
-                    segment.waits_for_mark = Some(state.last_mark);
-                    for older in state.segments.range_mut(..first).map(|(_, older)| older) {
-                        older.unsaved = older.delivered.clone();
-                    }
-                }
-            }
+        let mut state = self.lock();
+        let (newest, _) = state.segments.last_key_value()?;
+        let takes_any = self.shared.options.has(Mutant::RecycleTooEarly);
+        let is_done = |segment: &Segment<D::File>| segment.is_delivered() || takes_any;
+        let (oldest, segment) = state.segments.first_key_value()?;
+        if oldest < newest && is_done(segment) {
+            return Some(*oldest);
         }
-        None
+        let is_said_again =
+            |segment: &Segment<D::File>| segment.waits_for_mark.is_some_and(|mark| mark <= state.saved_mark);
+        let goes = state.segments.range(..newest).find(|(_, segment)| is_done(segment) && is_said_again(segment));
+        let first = goes.map(|(first, _)| *first);
+        if first.is_some() || state.waits_for_record() {
+            return first;
+        }
+        state.begin_round(is_done)
     }
 
     fn take_back(&self, first: Seq) -> Result<(), TendError> {
@@ -272,7 +270,8 @@ impl<D: Disk> Store<D> {
             // which needs a successor.
             let newest = state.segments.values().next_back();
             let waits_for_end = newest.is_some_and(|newest| newest.captures > 0 && newest.is_delivered());
-            let lent = if state.waits_for_record() || waits_for_end { options.segment_bytes } else { 0 };
+            let for_records = if state.waits_for_record() { state.round_bytes + options.segment_bytes } else { 0 };
+            let lent = for_records.max(if waits_for_end { options.segment_bytes } else { 0 });
             if files + options.segment_bytes > options.quota_bytes + lent {
                 state.is_full = true;
                 return Ok(());
@@ -352,6 +351,42 @@ impl<F> State<F> {
         (all, Some(self.last_mark))
     }
 
+    /// Begins to say again what was delivered of segments that stay, for all behind them that can go then, if those take much more than
+    /// the records will. Returns the oldest that can go at once, because there is nothing to say.
+    fn begin_round(&mut self, is_done: impl Fn(&Segment<F>) -> bool) -> Option<Seq> {
+        let newest = *self.segments.last_key_value()?.0;
+        let going: Vec<Seq> =
+            self.segments.range(..newest).filter(|(_, segment)| is_done(segment)).map(|(first, _)| *first).collect();
+        let (oldest_going, newest_going) = (*going.first()?, *going.last()?);
+        let given_back: u64 = going.iter().filter_map(|first| self.segments.get(first)).map(|it| it.file_bytes).sum();
+        let staying = || self.segments.range(..newest_going).filter(|(_, segment)| !is_done(segment));
+        let runs: u64 = staying().map(|(_, segment)| segment.delivered.runs() + 1).sum();
+        let round_bytes = runs * ROUND_BYTES_PER_RUN;
+        if given_back < ROUND_GAIN * round_bytes {
+            return None;
+        }
+        let mut is_anything_said = false;
+        for (_, segment) in self.segments.range_mut(..newest_going) {
+            if !is_done(segment) {
+                segment.unsaved = segment.delivered.clone();
+                segment.unsaved.remove_all(&segment.missing);
+                is_anything_said |= segment.unsaved.count() > 0;
+            }
+        }
+        self.last_mark += 1;
+        self.round_bytes = round_bytes;
+        for first in going {
+            if let Some(segment) = self.segments.get_mut(&first) {
+                segment.waits_for_mark = Some(self.last_mark);
+            }
+        }
+        if is_anything_said {
+            return None;
+        }
+        self.saved_mark = self.last_mark;
+        Some(oldest_going)
+    }
+
     /// Whether a segment will be taken back once what was delivered is recorded.
     pub(super) const fn waits_for_record(&self) -> bool {
         self.saved_mark < self.last_mark
@@ -372,7 +407,7 @@ impl<F> State<F> {
 
     /// What was taken is durable.
     pub(super) fn saved(&mut self, mark: Option<u64>) {
-        self.saved_mark = mark.unwrap_or(self.saved_mark);
+        self.saved_mark = self.saved_mark.max(mark.unwrap_or(0));
     }
 }
 

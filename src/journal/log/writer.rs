@@ -13,6 +13,7 @@ use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
 use super::format::Batch;
 use super::format::FramePlace;
+use super::format::RUN_BYTES_MAX;
 use super::format::SegmentHeader;
 use super::marks::Marks;
 use super::mutant::Mutant;
@@ -23,7 +24,7 @@ use super::store::is_no_space;
 use super::store::room_bytes;
 
 /// Of a segment's bytes, one frame records one run of what was delivered for so many.
-const BYTES_PER_RUN: u64 = 8 * 1024;
+const BYTES_PER_RUN: u64 = 4 * 1024;
 /// And never more runs than this.
 const RUNS_MAX: usize = 8 * 1024;
 
@@ -75,7 +76,7 @@ impl<D: Disk> Writer<D> {
 
     /// The longest batch there may be, in bytes.
     pub(crate) fn batch_bytes_max(&self) -> usize {
-        let runs = self.runs_max() * 16 + 64;
+        let runs = self.runs_max() * RUN_BYTES_MAX + 64;
         let room = usize::try_from(room_bytes(self.options().segment_bytes)).unwrap_or(usize::MAX);
         room.saturating_sub(runs + BLOCK_BYTES)
     }
@@ -200,6 +201,7 @@ impl<D: Disk> Writer<D> {
             captures: 0,
             used_bytes: BLOCK_BYTES as u64,
             delivered: Marks::default(),
+            missing: Marks::default(),
             unsaved: Marks::default(),
             is_damaged: false,
             waits_for_mark: None,

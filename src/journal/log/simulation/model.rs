@@ -48,7 +48,7 @@ pub(super) struct Model {
     recorded: BTreeSet<Seq>,
     /// In a frame that was hurt, and how.
     hit: BTreeMap<Seq, Vec<Hurt>>,
-    /// Lost once, and told so: it need not come back when the disk gives it after all.
+    /// Lost once, and told so. It comes back if it can be read again.
     given_up: BTreeSet<Seq>,
     is_hurt: bool,
 }
@@ -126,7 +126,9 @@ impl Model {
         for (seq, capture) in (first_seq..).zip(captures) {
             let known = Known { capture: *capture, place, end };
             self.seen.remove(&seq);
+            // The number may have been that of another.
             self.given_up.remove(&seq);
+            self.delivered.remove(&seq);
             if let Some(other) = self.kept.insert(seq, known) {
                 return Err(format!("{seq} is the number of {other:?} and of {known:?}"));
             }
@@ -227,7 +229,7 @@ impl Model {
         if (start.found.counted, start.found.uncounted) != (counted, uncounted) {
             return Err(format!("{:?}, but there are {counted} counted and {uncounted} uncounted", start.found));
         }
-        self.check_missing(start, &returned)?;
+        self.check_missing(start, &present, &returned)?;
         if let Some(seq) = self.recorded.intersection(&self.delivered).find(|seq| returned.contains(seq)) {
             return Err(format!("{seq} was delivered, and that was recorded, and it is to be delivered again"));
         }
@@ -261,9 +263,20 @@ impl Model {
     }
 
     /// Nothing that was promised is missing, but what was damaged; and that is reported.
-    fn check_missing(&self, start: &Start<'_>, returned: &BTreeSet<Seq>) -> Result<(), Violation> {
+    fn check_missing(
+        &self,
+        start: &Start<'_>,
+        present: &BTreeSet<Seq>,
+        returned: &BTreeSet<Seq>,
+    ) -> Result<(), Violation> {
         for (seq, known) in &self.kept {
-            if self.delivered.contains(seq) || returned.contains(seq) || self.given_up.contains(seq) {
+            if self.delivered.contains(seq) || returned.contains(seq) {
+                continue;
+            }
+            if self.given_up.contains(seq) {
+                if present.contains(seq) {
+                    return Err(format!("{seq} can be read again, and is taken for delivered: {known:?}"));
+                }
                 continue;
             }
             let name = format!("{:020}.seg", known.place.segment);
@@ -299,7 +312,6 @@ impl Model {
             self.hit.remove(&seq);
             self.given_up.insert(seq);
             self.kept.remove(&seq);
-            self.delivered.remove(&seq);
             self.recorded.remove(&seq);
         }
     }
