@@ -76,8 +76,8 @@ impl Backlog {
     }
 
     /// Reads some entries again, from `from` on, in order; some of them may have been delivered. `None` at the end of what there is, and
-    /// where nothing can be read again. Returns where to read on.
-    pub(crate) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<Position> {
+    /// where nothing can be read again. Returns where to read on, and how many bytes were read.
+    pub(crate) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<(Position, u64)> {
         match &mut self.form {
             Form::Memory(_) => None,
             Form::Disk(stored) => stored.read_again(from, take),

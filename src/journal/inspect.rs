@@ -4,10 +4,12 @@ use std::path::Path;
 
 use super::durable::JournalError;
 use super::log::Damage;
+use super::log::OpenError;
 use super::log::Seq;
 use super::log::directory::Directory;
 use super::log::disk;
 use super::log::disk::Disk;
+use super::log::disk::Reach;
 use super::log::format::BLOCK_BYTES;
 use super::log::format::Frame;
 use super::log::format::Record;
@@ -93,8 +95,9 @@ pub(crate) fn each_capture<E: From<JournalError>>(
     let mut buffer = Vec::new();
     for (scan, file, delivered) in &survey.segments {
         buffer.resize(usize::try_from(scan.used_bytes).unwrap_or(usize::MAX), 0);
-        let reading = disk::read_blocks(file, &mut buffer, 0);
-        buffer.truncate(reading.bytes);
+        let reading = disk::read_blocks(file, &mut buffer, 0, Reach::All);
+        let failed = |source| JournalError::Open(OpenError::Io { what: format!("read {}", scan.name), source });
+        buffer.truncate(reading.map_err(failed)?.bytes);
         let mut at = BLOCK_BYTES;
         while let Some(rest) = buffer.get(at..).filter(|rest| !rest.is_empty()) {
             let Some(frame) = Frame::decode(rest, at as u64, scan.nonce) else {

@@ -41,6 +41,7 @@ pub(crate) use self::entry::Position;
 use self::entry::Standing;
 use self::promise::Promise;
 use self::queue::Queue;
+pub(crate) use self::stored::TAKE_BYTES;
 
 /// When a callback counts as acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,10 +15,10 @@ use super::codec::DecodeError;
 use super::entry::Entry;
 use super::entry::Position;
 use super::entry::Standing;
-use super::log::Damage;
 use super::log::Seq;
 use super::log::cursor::Cursor;
 use super::log::cursor::Place;
+use super::log::cursor::ReadError;
 use super::log::directory::Directory;
 use super::log::format::Frame;
 use super::log::format::Record;
@@ -26,7 +26,7 @@ use super::log::store::Store;
 use super::tail::Tail;
 
 /// How much is read from disk at a time, in bytes, however little of it is still to be delivered: the publisher has other things to do.
-pub(super) const TAKE_BYTES: u64 = 16 << 20;
+pub(crate) const TAKE_BYTES: u64 = 16 << 20;
 /// How often the same complaint is made.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -97,8 +97,11 @@ impl Stored {
                     }
                     return false;
                 }
-                // It stays in the journal.
-                Err(damage) => self.decoder.complain(&damage),
+                Err(error) => {
+                    self.decoder.complain(&error);
+                    // What is lost stays in the journal; it may have taken the disk long to say so.
+                    return matches!(error, ReadError::Damaged(_));
+                }
             }
         }
         true
@@ -109,22 +112,22 @@ impl Stored {
     }
 
     /// Reads again one frame at `from`, and gives those of its captures that are not delivered and not before `from`. Returns where to
-    /// read on; `None` at the end of what there is.
-    pub(super) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<Position> {
+    /// read on, which is `from` itself when the disk does not read now, and how much was read, in bytes; `None` at the end of what there is.
+    pub(super) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<(Position, u64)> {
         if self.again.place() != from.place {
             self.again.go_to(from.place);
         }
         match self.again.next(&self.store) {
             Ok(Some((place, frame))) => {
-                let seq = frame.header.end_seq();
+                let (seq, bytes) = (frame.header.end_seq(), frame.header.padded_bytes());
                 self.decoder.decode(place, &frame, from.seq, take);
-                Some(Position { seq, place: self.again.place() })
+                Some((Position { seq, place: self.again.place() }, bytes))
             }
             Ok(None) => None,
-            Err(damage) => {
-                self.decoder.complain(&damage);
-                let next = Position { seq: from.seq, place: self.again.place() };
-                Some(next)
+            Err(error) => {
+                self.decoder.complain(&error);
+                // It may have taken the disk long to say so.
+                Some((Position { seq: from.seq, place: self.again.place() }, TAKE_BYTES))
             }
         }
     }
@@ -173,10 +176,11 @@ impl Decoder {
         }
     }
 
-    /// Once for each segment in which something is found that was not known.
-    fn complain(&self, damage: &Damage) {
+    fn complain(&mut self, error: &ReadError) {
         self.metrics.read_errors.inc();
-        tracing::error!(%damage, "the journal cannot be read as it was written; the next start looks again");
+        if matches!(error, ReadError::Damaged(_)) || self.may_complain() {
+            tracing::error!(%error, "the journal cannot be read as it was written; what is lost stays there for the next start");
+        }
     }
 
     fn may_complain(&mut self) -> bool {

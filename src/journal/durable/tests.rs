@@ -16,12 +16,12 @@ use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::journal::Settled;
+use crate::journal::TAKE_BYTES;
 use crate::journal::codec;
 use crate::journal::entry::Entry;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
-use crate::journal::stored::TAKE_BYTES;
 use crate::shutdown::Stop;
 
 const SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;

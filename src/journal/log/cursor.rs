@@ -1,5 +1,6 @@
 //! Reads the log in order, frame by frame, as far as it is durable.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use super::Seq;
 use super::disk;
 use super::disk::Disk;
 use super::disk::DiskFile;
+use super::disk::Reach;
 use super::disk::Reading;
 use super::format::BLOCK_BYTES;
 use super::format::Frame;
@@ -24,6 +26,17 @@ pub(crate) struct Place {
     pub(crate) segment: Seq,
     /// In bytes.
     pub(crate) offset: u64,
+}
+
+/// Why the next frame cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// The disk does not read now. The cursor is where it was.
+    #[error("the disk does not read: {0}")]
+    Io(#[from] io::Error),
+    /// It is not what was written, or the disk has lost it. The cursor is behind what cannot be read, and can go on.
+    #[error("{0}")]
+    Damaged(Damage),
 }
 
 /// A reader's position.
@@ -63,11 +76,11 @@ impl Cursor {
     ///
     /// # Errors
     ///
-    /// The next frame cannot be read, and nothing was known of that. The cursor can go on, to the frame behind.
-    pub(crate) fn next<D: Disk>(&mut self, store: &Store<D>) -> Result<Option<(Place, Frame<'_>)>, Damage> {
+    /// The next frame cannot be read, and nothing was known of that, or it took the disk its time.
+    pub(crate) fn next<D: Disk>(&mut self, store: &Store<D>) -> Result<Option<(Place, Frame<'_>)>, ReadError> {
         let place = loop {
             let Some((file, nonce, used_bytes, is_damaged)) = self.find(store) else { return Ok(None) };
-            let Err(looked_at) = self.load(&*file, nonce, used_bytes) else { break self.next };
+            let Err(looked_at) = self.load(&*file, nonce, used_bytes)? else { break self.next };
             // The file may have become a spare meanwhile; then there was nothing to read in it any more.
             let Some(expected) = store.lock().segments.get(&self.next.segment).map(|segment| segment.nonce) else {
                 continue;
@@ -77,8 +90,9 @@ impl Cursor {
             }
             let at = self.next;
             self.next.offset += BLOCK_BYTES as u64;
-            if !is_damaged {
-                return Err(note_damage(store, at, self.reading.reason_within(&looked_at)));
+            let reason = self.reading.reason_within(&looked_at);
+            if !is_damaged || reason.is_some() {
+                return Err(ReadError::Damaged(note_damage(store, at, reason)));
             }
         };
         let start = usize::try_from(place.offset - self.buffer_offset).unwrap_or(usize::MAX);
@@ -106,41 +120,44 @@ impl Cursor {
     }
 
     /// Reads until the next frame is in the buffer, if it is a whole one; if not, returns which bytes were to be one.
-    fn load<F: DiskFile>(&mut self, file: &F, nonce: u64, used_bytes: u64) -> Result<(), Range<u64>> {
+    fn load<F: DiskFile>(&mut self, file: &F, nonce: u64, used_bytes: u64) -> io::Result<Result<(), Range<u64>>> {
         let offset = self.next.offset;
         let buffered_to = self.buffer_offset + self.buffer.len() as u64;
         let has_header =
             self.buffer_nonce == nonce && self.buffer_offset <= offset && offset + BLOCK_BYTES as u64 <= buffered_to;
         if !has_header {
-            self.fill(file, nonce, READ_BYTES.min(used_bytes - offset));
+            self.fill(file, nonce, READ_BYTES.min(used_bytes - offset))?;
         }
         let frame = |cursor: &Self| {
             let start = usize::try_from(offset - cursor.buffer_offset).unwrap_or(usize::MAX);
             cursor.buffer.get(start..).and_then(FrameHeader::peek)
         };
-        let Some(header) = frame(self) else { return Err(offset..offset + BLOCK_BYTES as u64) };
+        let Some(header) = frame(self) else { return Ok(Err(offset..offset + BLOCK_BYTES as u64)) };
         let end = offset.saturating_add(header.padded_bytes());
         if end > used_bytes {
-            return Err(offset..used_bytes);
+            return Ok(Err(offset..used_bytes));
         }
         if end > self.buffer_offset + self.buffer.len() as u64 {
-            self.fill(file, nonce, (end - offset).max(READ_BYTES.min(used_bytes - offset)));
+            self.fill(file, nonce, (end - offset).max(READ_BYTES.min(used_bytes - offset)))?;
         }
         let start = usize::try_from(offset - self.buffer_offset).unwrap_or(usize::MAX);
         let frame = self.buffer.get(start..).and_then(|bytes| Frame::decode(bytes, offset, nonce));
-        frame.map(|_whole| ()).ok_or(offset..end)
+        Ok(frame.map(|_whole| ()).ok_or(offset..end))
     }
 
-    fn fill<F: DiskFile>(&mut self, file: &F, nonce: u64, bytes: u64) {
+    fn fill<F: DiskFile>(&mut self, file: &F, nonce: u64, bytes: u64) -> io::Result<()> {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         if self.buffer.len() < bytes {
             self.buffer = vec![0; bytes];
         }
         self.buffer.truncate(bytes);
-        self.reading = disk::read_blocks(file, &mut self.buffer, self.next.offset);
-        self.buffer.truncate(self.reading.bytes);
+        let reading = disk::read_blocks(file, &mut self.buffer, self.next.offset, Reach::FirstBad);
+        // After an error there is no telling what is in it.
+        self.buffer.truncate(reading.as_ref().map_or(0, |reading| reading.bytes));
         self.buffer_offset = self.next.offset;
         self.buffer_nonce = nonce;
+        self.reading = reading?;
+        Ok(())
     }
 }
 

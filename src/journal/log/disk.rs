@@ -4,6 +4,8 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
 
+use rustix::io::Errno;
+
 use super::format::BLOCK_BYTES;
 
 /// A directory that holds the log's files, and nothing else.
@@ -78,6 +80,11 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
+    /// Why the disk does not give something, if so.
+    pub(crate) fn into_error(self) -> Option<io::Error> {
+        self.error.filter(|_| !self.unreadable.is_empty())
+    }
+
     /// Why the disk does not give all of these bytes of the file, if so.
     pub(crate) fn reason_within(&self, bytes: &Range<u64>) -> Option<String> {
         let overlaps = |block: &u64| *block < bytes.end && bytes.start < block + BLOCK_BYTES as u64;
@@ -85,9 +92,30 @@ impl Reading {
     }
 }
 
+/// What a disk says of what it holds and cannot read, and a filesystem of what it reads and cannot be right. Any other error may pass.
+const OF_MEDIUM: [Errno; 5] = [Errno::IO, Errno::ILSEQ, Errno::BADMSG, Errno::UCLEAN, Errno::NODATA];
+
+/// Whether an error says that bytes are lost.
+fn is_of_medium(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| OF_MEDIUM.iter().any(|errno| errno.raw_os_error() == code))
+}
+
+/// How far to read where a disk does not give all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Everything that can be read.
+    All,
+    /// Up to the first block that cannot, and no further: a disk may take seconds for each.
+    FirstBad,
+}
+
 /// Reads until `into` is full or the file ends. A block that the disk does not give is zeros in `into`, and is noted: one bad sector
 /// shall not cost what is around it.
-pub(crate) fn read_blocks(file: &impl DiskFile, into: &mut [u8], offset: u64) -> Reading {
+///
+/// # Errors
+///
+/// The disk does not read now. It may later.
+pub(crate) fn read_blocks(file: &impl DiskFile, into: &mut [u8], offset: u64, reach: Reach) -> io::Result<Reading> {
     let mut reading = Reading::default();
     while let Some(rest) = into.get_mut(reading.bytes..).filter(|rest| !rest.is_empty()) {
         let at = offset + reading.bytes as u64;
@@ -99,6 +127,7 @@ pub(crate) fn read_blocks(file: &impl DiskFile, into: &mut [u8], offset: u64) ->
             Ok(0) => break,
             Ok(read) => reading.bytes += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if !is_of_medium(&error) => return Err(error),
             // Perhaps only of some of it.
             Err(error) if reading.error.is_none() => reading.error = Some(error),
             Err(error) => {
@@ -106,8 +135,11 @@ pub(crate) fn read_blocks(file: &impl DiskFile, into: &mut [u8], offset: u64) ->
                 reading.bytes += rest.len();
                 reading.unreadable.push(at - at % BLOCK_BYTES as u64);
                 reading.error = Some(error);
+                if reach == Reach::FirstBad {
+                    break;
+                }
             }
         }
     }
-    reading
+    Ok(reading)
 }

@@ -9,7 +9,7 @@ const SEGMENT_MAGIC: &[u8; 8] = b"CBJRNL01";
 const SEGMENT_HEADER_BYTES: usize = 48;
 const FRAME_MAGIC: &[u8; 4] = b"CBFR";
 const FRAME_HEADER_BYTES: usize = 48;
-const RECORD_HEADER_BYTES: usize = 5;
+pub(super) const RECORD_HEADER_BYTES: usize = 5;
 
 /// What stands at the start of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,10 +6,12 @@ use super::Damage;
 use super::Seq;
 use super::disk;
 use super::disk::DiskFile;
+use super::disk::Reach;
 use super::disk::Reading;
 use super::format;
 use super::format::BLOCK_BYTES;
 use super::format::Frame;
+use super::format::RECORD_HEADER_BYTES;
 use super::format::Record;
 use super::format::SegmentHeader;
 use super::marks::Marks;
@@ -42,13 +44,17 @@ pub(crate) struct Scan {
 }
 
 /// Reads a segment whole. `buffer` is used for it.
+///
+/// # Errors
+///
+/// The disk does not read now, or gives nothing of the file.
 pub(crate) fn scan(name: &str, named_seq: Seq, file: &impl DiskFile, buffer: &mut Vec<u8>) -> io::Result<Scan> {
     let file_bytes = file.len()?;
     let wanted = usize::try_from(file_bytes).unwrap_or(usize::MAX);
     if buffer.len() < wanted {
         *buffer = vec![0; wanted];
     }
-    let reading = disk::read_blocks(file, buffer.get_mut(..wanted).unwrap_or_default(), 0);
+    let reading = disk::read_blocks(file, buffer.get_mut(..wanted).unwrap_or_default(), 0, Reach::All)?;
     let bytes = buffer.get(..reading.bytes).unwrap_or_default();
     let header = SegmentHeader::decode(bytes).filter(|header| header.first_seq == named_seq);
     let mut scan = Scan {
@@ -74,6 +80,10 @@ pub(crate) fn scan(name: &str, named_seq: Seq, file: &impl DiskFile, buffer: &mu
         scan.nonce = adopted_nonce(bytes, named_seq);
     }
     scan.frames(bytes, &reading);
+    if header.is_none() && scan.frames == 0 {
+        // More likely the disk is away for a moment than that it has lost all of a file.
+        reading.into_error().map_or(Ok(()), Err)?;
+    }
     Ok(scan)
 }
 
@@ -110,11 +120,13 @@ impl Scan {
 
     /// Notes what follows it: where the next segment begins, if that is one of its session.
     pub(super) fn followed_by(&mut self, next: Option<Seq>) {
+        // Nothing takes less than its head in a frame. What is beyond was in segments that are gone, because it was delivered.
+        let room = (self.file_bytes.saturating_sub(self.used_bytes)) / RECORD_HEADER_BYTES as u64;
         let to = match (next, &self.lost_end) {
             _ if self.is_sealed => return,
             (None, None) => return,
             // Then it was sealed, and what the seal vouched for may be gone as well.
-            (Some(next), _) => Some(next),
+            (Some(next), _) => Some(next).filter(|next| *next - self.end_seq <= room),
             (None, Some(_)) => None,
         };
         let reason = self.lost_end.take();
@@ -125,7 +137,7 @@ impl Scan {
     /// Behind every number that it can have had, readable or not.
     pub(super) fn unused_seq(&self) -> Seq {
         let is_end_known = self.damage.iter().all(|damage| damage.to.is_some());
-        // No capture takes less than a byte.
+        // No capture takes less than its head in a frame.
         self.end_seq + if is_end_known { 0 } else { self.file_bytes }
     }
 

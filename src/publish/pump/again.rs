@@ -2,6 +2,7 @@
 
 use crate::capture::Capture;
 use crate::journal::Position;
+use crate::journal::TAKE_BYTES;
 use crate::normalise::part::Parts;
 use crate::publish::lane::Lane;
 use crate::record::Topic;
@@ -14,13 +15,13 @@ impl Pump {
     /// equally far. Returns whether there may be more.
     pub(super) fn read_again(&mut self) -> bool {
         let mut entries = Vec::new();
-        let mut count = 0;
-        while count < TAKE_MAX {
+        let (mut count, mut read_bytes) = (0, 0);
+        while count < TAKE_MAX && read_bytes < TAKE_BYTES {
             let Some(from) = self.lanes.iter().filter_map(Lane::wants).min_by_key(|from| from.seq) else {
                 return false;
             };
             let read = self.backlog.read_again(from, |entry| entries.push(entry));
-            let Some(next) = read else {
+            let Some((next, bytes)) = read else {
                 // Everything from there on has been delivered.
                 for lane in &mut self.lanes {
                     lane.parked = lane.parked.filter(|parked| parked.seq < from.seq);
@@ -28,9 +29,10 @@ impl Pump {
                 return true;
             };
             if next == from {
-                // The disk does not give it now.
+                // The disk does not read now.
                 return false;
             }
+            read_bytes += bytes;
             count += entries.len().max(1);
             let mut is_full = vec![false; self.lanes.len()];
             for entry in entries.drain(..) {

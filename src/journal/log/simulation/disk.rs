@@ -275,6 +275,11 @@ impl SimDisk {
         Self { state: Arc::clone(&self.state), run: state.run }
     }
 
+    /// How many runs of the program there have been.
+    pub(super) const fn runs(&self) -> u64 {
+        self.run
+    }
+
     /// Cuts the power, and switches it on again.
     pub(super) fn cut_power(&self, random: &mut Random) {
         let mut state = self.lock();

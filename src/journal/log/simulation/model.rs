@@ -9,6 +9,7 @@ use crate::journal::log::Damage;
 use crate::journal::log::Seq;
 use crate::journal::log::cursor::Cursor;
 use crate::journal::log::cursor::Place;
+use crate::journal::log::cursor::ReadError;
 use crate::journal::log::format::Frame;
 use crate::journal::log::format::Record;
 use crate::journal::log::recovery::Found;
@@ -77,7 +78,8 @@ impl Capture {
     pub(super) fn write(&self, into: &mut Vec<u8>) {
         let start = into.len();
         let end = start + self.length;
-        into.extend_from_slice(&self.id.to_le_bytes());
+        // Not zeros, which is what is read of a bad sector.
+        into.extend_from_slice(&(!self.id).to_le_bytes());
         while into.len() < end {
             let written = into.len() - start;
             into.extend_from_within(start..start + written.min(end - into.len()));
@@ -207,7 +209,14 @@ impl Model {
         let (mut counted, mut uncounted) = (0, 0);
         let mut cursor = Cursor::default();
         let mut last = 0;
-        while let Some((place, frame)) = cursor.next(start.store).map_err(|error| format!("cannot read: {error}"))? {
+        loop {
+            let (place, frame) = match cursor.next(start.store) {
+                Ok(Some(read)) => read,
+                Ok(None) => break,
+                // Told at the start; told again because it took the disk its time.
+                Err(ReadError::Damaged(damage)) if self.is_hurt && damage.reason.is_some() => continue,
+                Err(error) => return Err(format!("cannot read: {error}")),
+            };
             let mut seq = frame.header.first_seq;
             let end = place.offset + frame.header.padded_bytes();
             for record in frame.records() {
@@ -239,7 +248,7 @@ impl Model {
 
     /// The capture that was found.
     fn find(&self, seq: Seq, is_counted: bool, bytes: &[u8]) -> Result<Capture, Violation> {
-        let id = bytes.first_chunk().map(|id| u64::from_le_bytes(*id));
+        let id = bytes.first_chunk().map(|id| !u64::from_le_bytes(*id));
         let named = id.and_then(|id| self.given.get(usize::try_from(id).ok()?)).copied();
         let empty = bytes.is_empty().then_some(Capture { id: 0, length: 0, is_counted });
         named

@@ -2,10 +2,23 @@
 
 use super::disk::Fault;
 use super::disk::FaultKind;
+use super::disk::Image;
+use super::disk::SECTOR_BYTES;
+use super::disk::SimDisk;
 use super::history::Action;
 use super::history::History;
 use super::history::Order;
 use super::history::Setup;
+use super::random::Random;
+use crate::journal::log::Damage;
+use crate::journal::log::OnCorruption;
+use crate::journal::log::OpenError;
+use crate::journal::log::Options;
+use crate::journal::log::Seq;
+use crate::journal::log::format::BLOCK_BYTES;
+use crate::journal::log::format::Batch;
+use crate::journal::log::recovery;
+use crate::journal::log::recovery::Opened;
 
 const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
 
@@ -162,4 +175,75 @@ fn a_full_log_that_is_opened_again_takes_back_what_is_delivered() {
         READ,
     ];
     holds(SETUP, filled.chain(freed));
+}
+
+const SEGMENT: &str = "00000000000000000001.seg";
+
+fn open(disk: &SimDisk, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, OpenError> {
+    let segment_bytes = SETUP.segment_blocks * BLOCK_BYTES as u64;
+    let options =
+        Options { segment_bytes, quota_bytes: SETUP.quota_bytes, free_bytes_min: 0, on_corruption, mutant: None };
+    let disk = disk.restarted();
+    // Each run has its own numbers.
+    let mut random = Random::new(disk.runs());
+    recovery::open(disk, options, Box::new(move || random.next()))
+}
+
+/// Appends a frame of so many captures. Returns the number of the first.
+fn append_to(opened: &mut Opened<SimDisk>, captures: usize) -> Seq {
+    let mut batch = Batch::new();
+    (0..captures).for_each(|_| batch.push(true, |bytes| bytes.extend_from_slice(&[7; 20])));
+    opened.store.tend().unwrap();
+    opened.writer.append(&mut batch, true).unwrap().first_seq
+}
+
+#[test]
+fn a_disk_that_is_away_for_a_moment_costs_no_segment() {
+    let disk = SimDisk::new(Image::default());
+    let mut opened = open(&disk, OnCorruption::Salvage).unwrap();
+    (0..3).for_each(|_| assert!(append_to(&mut opened, 1) > 0));
+    opened.writer.close().unwrap();
+    disk.make_bad(SEGMENT, 0, SETUP.segment_blocks * BLOCK_BYTES as u64 / SECTOR_BYTES as u64);
+    assert!(matches!(open(&disk, OnCorruption::Salvage), Err(OpenError::Io { .. })));
+    disk.heal();
+    assert_eq!(open(&disk, OnCorruption::Refuse).unwrap().found.counted, 3);
+}
+
+#[test]
+fn a_seal_that_cannot_be_read_is_not_told_as_the_loss_of_what_was_delivered_since() {
+    let disk = SimDisk::new(Image::default());
+    let mut opened = open(&disk, OnCorruption::Refuse).unwrap();
+    // All is delivered but the very first.
+    for _ in 0..100 {
+        let first = append_to(&mut opened, 1000);
+        let delivered: Vec<Seq> = (first.max(2)..first + 1000).collect();
+        opened.store.delivered(&delivered);
+    }
+    opened.writer.close().unwrap();
+    let (oldest, ..) = &recovery::survey(&disk.restarted()).unwrap().segments[0];
+    assert!(oldest.is_sealed && oldest.name == SEGMENT);
+    disk.make_bad(SEGMENT, oldest.used_bytes - BLOCK_BYTES as u64, 1);
+    let Err(OpenError::Damaged(damage)) = open(&disk, OnCorruption::Refuse) else { panic!("it is damaged") };
+    assert!(matches!(damage[..], [Damage { to: None, reason: Some(_), .. }]), "{damage:?}");
+    assert_eq!(open(&disk, OnCorruption::Salvage).unwrap().found.counted, 1);
+}
+
+#[test]
+fn what_could_not_be_read_once_is_not_recorded_as_delivered() {
+    let disk = SimDisk::new(Image::default());
+    let mut opened = open(&disk, OnCorruption::Refuse).unwrap();
+    (0..3).for_each(|_| assert!(append_to(&mut opened, 1) > 0));
+    opened.writer.close().unwrap();
+    disk.make_bad(SEGMENT, 2 * BLOCK_BYTES as u64, 1);
+    let mut opened = open(&disk, OnCorruption::Salvage).unwrap();
+    assert_eq!((opened.found.counted, opened.found.damage.len()), (2, 1));
+    // The segments behind it go, and say again what was delivered of it.
+    for _ in 0..60 {
+        let seq = append_to(&mut opened, 1);
+        opened.store.delivered(&[seq]);
+    }
+    opened.writer.close().unwrap();
+    disk.heal();
+    let opened = open(&disk, OnCorruption::Refuse).unwrap();
+    assert!((1..=3).all(|seq| !opened.store.is_delivered(seq)));
 }

@@ -25,6 +25,7 @@ use crate::journal::log::Options;
 use crate::journal::log::Seq;
 use crate::journal::log::cursor::Cursor;
 use crate::journal::log::cursor::Place;
+use crate::journal::log::cursor::ReadError;
 use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
 use crate::journal::log::format::Record;
@@ -219,6 +220,11 @@ impl World {
         self.disk.arm(fault);
         let mut damage = Vec::new();
         let mut opened = self.try_open(OnCorruption::Refuse);
+        if self.model.is_hurt() && matches!(opened, Err(OpenError::Io { .. })) && fault.is_none() {
+            // Of a file nothing could be read. Nobody goes on without it: it is waited for.
+            self.disk.heal();
+            opened = self.try_open(OnCorruption::Refuse);
+        }
         if let Err(OpenError::Damaged(found)) = opened {
             damage = found;
             opened = self.try_open(OnCorruption::Salvage);
@@ -361,8 +367,8 @@ impl World {
                     return missed.map_or(Ok(()), |seq| Err(format!("the reader is not given {seq}")));
                 }
                 Ok(Some((_, frame))) => frame,
-                Err(_) if self.model.is_hurt() => continue,
-                Err(damage) => return Err(format!("the reader finds: {damage}")),
+                Err(ReadError::Damaged(_)) if self.model.is_hurt() => continue,
+                Err(error) => return Err(format!("the reader finds: {error}")),
             };
             let first_seq = frame.header.first_seq;
             let captures: Vec<(bool, Vec<u8>)> = frame
