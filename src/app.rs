@@ -266,12 +266,13 @@ fn make_ready(readying: &Readying, client: &TopicsClient, served: &build::Served
     if readying.is_ready_alone {
         serve_now(readying, served);
     }
+    let what = if readying.is_ready_alone { "not publishing" } else { "not ready" };
     let tell = |told: Told<'_>| match told {
         Told::Missing(missing) => {
             match missing {
-                Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "not ready"),
-                Missing::Kafka(_) | Missing::Leaders(_) => tracing::warn!(%missing, "not ready"),
-                Missing::ProducerId => tracing::info!(%missing, "not ready"),
+                Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "{what}"),
+                Missing::Kafka(_) | Missing::Leaders(_) => tracing::warn!(%missing, "{what}"),
+                Missing::ProducerId => tracing::info!(%missing, "{what}"),
             }
             served.life.wait_for(&missing.to_string());
         }

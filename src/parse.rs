@@ -75,8 +75,13 @@ fn place(before: &[u8]) -> (usize, usize) {
 pub fn what(error: &serde_json::Error) -> Box<str> {
     let text = error.to_string();
     let suffix = format!(" at line {} column {}", error.line(), error.column());
-    text.strip_suffix(&suffix).unwrap_or(&text).into()
+    let text = text.strip_suffix(&suffix).unwrap_or(&text);
+    // It may repeat what stands in the body, however long that is.
+    text.get(..text.floor_char_boundary(WHAT_BYTES_MAX)).unwrap_or(text).into()
 }
+
+/// The most that is told of a mistake, in bytes.
+const WHAT_BYTES_MAX: usize = 512;
 
 /// Reads an object to its end, and compares the command in it.
 struct HeadOf<'n>(&'n str);
@@ -163,6 +168,12 @@ mod tests {
             let padded = format!(" \r\n\t{body}\n ");
             assert_eq!(prove(padded.as_bytes(), COMMAND).unwrap().json(), body);
         }
+    }
+
+    #[test]
+    fn a_mistake_is_told_in_few_words_however_long_what_was_found() {
+        let (_, detail) = refused(format!(r#"{{"CallbackCommand":"{}"}}"#, "y".repeat(100_000)).as_bytes());
+        assert!(detail.len() < 1000 && detail.contains("yyy") && detail.ends_with("line 1 column 100021"), "{detail}");
     }
 
     #[test]

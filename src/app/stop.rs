@@ -15,6 +15,7 @@ use crate::clock;
 use crate::config::Ack;
 use crate::config::Config;
 use crate::http::listener::Order;
+use crate::ledger::Ledger;
 use crate::shutdown::Phase;
 
 use super::Running;
@@ -55,6 +56,7 @@ impl Signals {
             started = start => Some(started),
             name = self.next() => {
                 tracing::info!(signal = name, "ending before it has started");
+                say(&Ledger::default().read().to_string());
                 None
             }
         }
@@ -100,7 +102,7 @@ pub(super) fn run_until_stopped(
     if gone > 0 {
         let answered = match config.ack {
             Ack::Memory => "they were answered",
-            Ack::Journal | Ack::Broker => "they were not answered 200",
+            Ack::Journal | Ack::Broker => "of these, only questions were answered 200",
         };
         tracing::warn!(
             waiting = gone,

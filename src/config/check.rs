@@ -374,6 +374,12 @@ fn compare(reader: &mut Reader, config: &Config) {
         let why = "must be below 2000: the sender waits 2 seconds, and what it gave up on it may not send again";
         reader.fault("callbacks.deadline_ms", Fault::Contradicts(why));
     }
+    let (here, there) = (callbacks.listen, config.admin.listen);
+    let meets = here.ip() == there.ip() || here.ip().is_unspecified() || there.ip().is_unspecified();
+    if meets && here.port() == there.port() && here.port() != 0 {
+        let why = "must not be where callbacks.listen is: an address has one listener";
+        reader.contradiction("admin.listen", "callbacks.listen", why);
+    }
     if callbacks.keep_accepting >= config.drain {
         let why = "must be below drain_seconds: a stop would have no time left to drain";
         reader.contradiction("callbacks.keep_accepting_ms", "drain_seconds", why);

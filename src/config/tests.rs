@@ -245,6 +245,10 @@ const FAULTY_FILES: &[(&str, &str)] = &[
         "callbridge.toml:1: callbacks.keep_accepting_ms: must be below drain_seconds: a stop would have no time left to \
          drain",
     ),
+    (
+        "admin.listen = \"127.0.0.1:8080\"",
+        "callbridge.toml:1: admin.listen: must not be where callbacks.listen is: an address has one listener",
+    ),
     ("embedded_broker = \"no\"", "callbridge.toml:1: embedded_broker: must be true or false"),
     (
         "callbacks.listen = \"localhost\"",

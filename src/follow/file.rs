@@ -129,8 +129,9 @@ impl<C: Content> FollowedFile<C> {
             self.changing = None;
             return false;
         }
-        // One that has just been made, and is not written yet, would let everybody through.
-        let is_replaced = seen.size > 0 && self.read.is_some_and(|read| !read.is_of_inode(seen));
+        // One that was made anew, and was seen before it was written, is being rewritten: read now, it would let many through.
+        let is_begun = seen.size == 0 || self.changing.is_some_and(|(changing, _)| changing.is_of_inode(seen));
+        let is_replaced = !is_begun && self.read.is_some_and(|read| !read.is_of_inode(seen));
         if is_replaced {
             return true;
         }
@@ -173,7 +174,7 @@ impl<C: Content> FollowedFile<C> {
 
     fn succeed(&mut self, content: C) -> Look {
         if self.failing.take().is_some() {
-            tracing::info!(kind = C::KIND, file = %self.path.display(), "file is good again");
+            tracing::info!(kind = C::KIND, file = %self.path.display(), "file is good now");
         }
         self.changing = None;
         self.last_good = Some(Arc::new(content));
@@ -185,13 +186,12 @@ impl<C: Content> FollowedFile<C> {
         if self.failing.as_ref() == Some(&failure) {
             return Look::Same;
         }
-        tracing::error!(
-            kind = C::KIND,
-            file = %self.path.display(),
-            failure,
-            was_good = self.last_good.is_some(),
-            "file cannot be used; what it last held stays in force"
-        );
+        let file = self.path.display();
+        if self.last_good.is_some() {
+            tracing::error!(kind = C::KIND, %file, failure, "file cannot be used; what it last held stays in force");
+        } else {
+            tracing::error!(kind = C::KIND, %file, failure, "file cannot be used, and never could since the start");
+        }
         self.failing = Some(failure);
         Look::Failed
     }

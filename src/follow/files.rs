@@ -241,9 +241,12 @@ mod tests {
         following.replace("list", "");
         following.step(LOOK_EVERY);
         assert_eq!(following.blocked(), ["alice"]);
-        following.rewrite("list", "bob");
+        following.rewrite("list", "bob\ncar");
         following.step(LOOK_EVERY);
-        assert_eq!(following.blocked(), ["bob"]);
+        assert_eq!(following.blocked(), ["alice"]);
+        following.rewrite("list", "bob\ncarol");
+        following.settle();
+        assert_eq!(following.blocked(), ["bob", "carol"]);
         // One that stays empty is meant so.
         following.replace("list", "");
         following.settle();

@@ -35,6 +35,8 @@ pub(super) struct Item {
     pub(super) is_suspect: bool,
     /// Kafka refused the time of its record. It is sent without.
     pub(super) is_timeless: bool,
+    /// Of a batch: those of its records that come before this one are in Kafka, and the client had no room for more.
+    pub(super) goes_on_at: Option<usize>,
     /// Set when Kafka will never take its own record: what it said.
     pub(super) poison: Option<String>,
 }
@@ -65,12 +67,19 @@ pub(super) struct Group {
     item: RefCell<Option<Item>>,
     unreported: Cell<usize>,
     failed: Cell<Option<Verdict>>,
+    /// The client had no room for this record and those behind it.
+    stopped_at: Cell<Option<usize>>,
 }
 
 impl Group {
     /// A group of which nothing has been sent yet.
     pub(super) fn new() -> Rc<Self> {
-        Rc::new(Self { item: RefCell::new(None), unreported: Cell::new(0), failed: Cell::new(None) })
+        Rc::new(Self {
+            item: RefCell::new(None),
+            unreported: Cell::new(0),
+            failed: Cell::new(None),
+            stopped_at: Cell::new(None),
+        })
     }
 
     /// All of it was sent that can be: here is what it was made of. It comes back at once if nothing is with the client.
@@ -82,6 +91,11 @@ impl Group {
     /// One of its records was sent.
     pub(super) fn sent(&self) {
         self.unreported.set(self.unreported.get() + 1);
+    }
+
+    /// The client has no room for its records from this one on.
+    pub(super) fn stopped_at(&self, index: usize) {
+        self.stopped_at.set(Some(index));
     }
 
     /// Not all of it was delivered.
@@ -104,7 +118,11 @@ impl Group {
         if self.unreported.get() > 0 {
             return None;
         }
-        Some((self.item.take()?, self.failed.take().unwrap_or(Verdict::Delivered)))
+        let mut item = self.item.take()?;
+        let verdict = self.failed.take().unwrap_or(Verdict::Delivered);
+        // What fails is sent again as a whole.
+        item.goes_on_at = self.stopped_at.get().filter(|_| verdict == Verdict::Delivered);
+        Some((item, verdict))
     }
 }
 
@@ -169,7 +187,7 @@ pub(super) struct Lane {
     /// Failed since the lane stopped, by their place in the order.
     pub(super) failed: BTreeMap<u64, Item>,
     in_flight: usize,
-    /// What is in flight is one suspect.
+    /// What is in flight is one suspect, or something else that nothing may follow before it is known.
     is_proving: bool,
     pub(super) rests_until: Option<Instant>,
     pub(super) backoff: Duration,
@@ -247,7 +265,13 @@ impl Lane {
 
     pub(super) const fn reported(&mut self) {
         self.in_flight -= 1;
-        self.is_proving = false;
+        // A suspect may be several records.
+        self.is_proving &= self.in_flight > 0;
+    }
+
+    /// Lets nothing follow before all that is in flight is known.
+    pub(super) const fn wait_for_reports(&mut self) {
+        self.is_proving = self.in_flight > 0;
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -216,7 +216,7 @@ impl Pump {
     fn item(&mut self, entry: Entry) -> Item {
         let order = self.next_order;
         self.next_order += 1;
-        Item { order, entry, is_suspect: false, is_timeless: false, poison: None }
+        Item { order, entry, is_suspect: false, is_timeless: false, goes_on_at: None, poison: None }
     }
 
     /// Sends an item's record, or lines it up behind those of its topic. One that is new to its lane may be let go instead, if it can be
@@ -276,7 +276,7 @@ impl Pump {
             return;
         }
         let group = Group::new();
-        for part in parts.iter() {
+        for (index, part) in parts.iter().enumerate().skip(item.goes_on_at.unwrap_or(0)) {
             let record = self.normaliser.record_of(&item.entry.capture, part);
             let rejection = record.rejection;
             let sequence = self.unreported.next();
@@ -287,9 +287,10 @@ impl Pump {
                     let load = Load::Part(Rc::clone(&group));
                     self.unreported.insert(Sent { load, topic, rejection, sent_at: now });
                 }
-                // All of it is sent again once the rest is known.
+                // The rest follows once these are known.
                 Err(SendError::QueueFull) => {
-                    group.failed(Verdict::Unproven);
+                    group.stopped_at(index);
+                    lane.wait_for_reports();
                     break;
                 }
                 Err(SendError::Failed(failure)) => {
@@ -354,7 +355,9 @@ impl Pump {
         for report in reports.into_iter().filter(|report| report.verdict == Verdict::Delivered) {
             if let Some(sent) = self.unreported.remove(report.sequence) {
                 self.metrics.delivered(now.saturating_duration_since(sent.sent_at), sent.rejection);
-                if let Some((item, Verdict::Delivered)) = sent.load.reported(report.verdict) {
+                if let Some((item, Verdict::Delivered)) = sent.load.reported(report.verdict)
+                    && item.goes_on_at.is_none()
+                {
                     self.delivered(&item, sent.topic);
                 }
             }

@@ -310,6 +310,22 @@ fn a_dead_producer_is_replaced_and_all_that_is_not_acknowledged_is_sent_again_in
 }
 
 #[test]
+fn of_more_events_than_the_client_has_room_for_each_is_sent_once_and_in_order() {
+    let push = Command::find("Push.OfflinePush").unwrap();
+    let rig = Rig::start(&[("queue.buffering.max.messages", "10")]);
+    let event = |number: u64| format!(r#"{{"To_Account":"a","PushID":"{number}","EventTime":{number}}}"#);
+    let events = |numbers: std::ops::Range<u64>| numbers.map(event).collect::<Vec<_>>().join(",");
+    rig.append_body(push, &format!(r#"{{"Events":[{}]}}"#, events(1..36)));
+    rig.append_body(push, &event(36));
+    rig.publish();
+    let finished = rig.finish();
+    let numbers: Vec<u64> = finished.read(push).iter().map(|record| record.number).collect();
+    assert_eq!(numbers, (1..37).collect::<Vec<u64>>());
+    assert_eq!(finished.ledger.read().delivered, 2);
+    assert_eq!(finished.metric("callbridge_records_total{unproven}"), 0.0);
+}
+
+#[test]
 fn a_batch_that_is_not_taken_does_not_cost_its_good_records() {
     let rig = Rig::start(&[]);
     (0..10).for_each(|number| rig.append(CHANGED, number));

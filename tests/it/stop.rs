@@ -170,6 +170,7 @@ fn while_the_journal_is_read_probes_are_answered_and_a_signal_ends_it() {
     disk.thaw_syncs();
     let stopped = bridge.wait();
     assert!(stopped.code == 0 && !stopped.stderr.contains("the journal is open"), "{stopped:?}");
+    assert_eq!((stopped.is_balanced(), stopped.ledger["received"]), (true, 0));
 }
 
 #[test]

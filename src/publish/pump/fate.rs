@@ -16,6 +16,7 @@ use super::REST;
 impl Pump {
     pub(super) fn ended(&mut self, item: Item, topic: Topic, verdict: Verdict) {
         match verdict {
+            Verdict::Delivered if item.goes_on_at.is_some() => self.go_on(item, topic),
             Verdict::Delivered => self.delivered(&item, topic),
             Verdict::Unproven => self.unproven(item, topic),
             Verdict::Failed(failure) => self.failed(item, topic, failure),
@@ -32,6 +33,14 @@ impl Pump {
         }
         self.release(item, topic);
         self.backlog.settle(&item.entry, &mut self.settled);
+    }
+
+    /// Part of it is in Kafka, and the client had no room for the rest, which is the next of its lane.
+    fn go_on(&mut self, item: Item, topic: Topic) {
+        if let Some(lane) = self.lanes.get_mut(topic.index()) {
+            lane.waiting.push_front(item);
+            lane.rests_until = Some(clock::monotonic() + REST);
+        }
     }
 
     fn unproven(&mut self, item: Item, topic: Topic) {

@@ -36,6 +36,8 @@ wait $guard && rm -rf "$folder"
 exit $code
 "#;
 
+/// How long a process that was killed is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How often a state is looked at that nobody reports.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
 
@@ -116,7 +118,11 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
-        let _status = self.guard.wait();
+        // The kernel lets no process go whose disk does not answer; and that disk may be one of ours, which goes after this.
+        let deadline = clock::monotonic() + PATIENCE;
+        while matches!(self.guard.try_wait(), Ok(None)) && clock::monotonic() < deadline {
+            thread::sleep(POLL);
+        }
     }
 }
 
