@@ -104,6 +104,18 @@ pub(crate) struct Options {
     pub(crate) mutant: Option<mutant::Mutant>,
 }
 
+/// Of a segment's bytes, one frame records one run of what was delivered for so many.
+const BYTES_PER_RUN: u64 = 4 * 1024;
+/// And never more runs than this.
+const RUNS_MAX: u64 = 8 * 1024;
+
+impl Options {
+    /// How many runs of what was delivered one frame records at most.
+    fn runs_per_frame_max(&self) -> u64 {
+        (self.segment_bytes / BYTES_PER_RUN).clamp(1, RUNS_MAX)
+    }
+}
+
 /// What to do when acknowledged captures cannot be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum OnCorruption {

@@ -22,8 +22,8 @@ use super::mutant::Mutant;
 
 /// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
 const SPARES_MAX: usize = 2;
-/// What saying a run again takes in the log at most, in bytes, but for one far from the run before, and with its part of a frame's padding.
-const ROUND_BYTES_PER_RUN: u64 = 8;
+/// What a run takes in a frame, in bytes, but for one far from the run before.
+const RUN_BYTES: u64 = 8;
 /// A round of such records gives back at least so many times what it takes.
 const ROUND_GAIN: u64 = 2;
 /// Zeros are written in pieces of this size.
@@ -222,7 +222,9 @@ impl<D: Disk> Store<D> {
         if first.is_some() || state.waits_for_record() {
             return first;
         }
-        state.begin_round(is_done)
+        // With its part of what pads a frame that has nothing else.
+        let bytes_per_run = RUN_BYTES + BLOCK_BYTES as u64 / self.shared.options.runs_per_frame_max();
+        state.begin_round(bytes_per_run, is_done)
     }
 
     fn take_back(&self, first: Seq) -> Result<(), TendError> {
@@ -353,7 +355,7 @@ impl<F> State<F> {
 
     /// Begins to say again what was delivered of segments that stay, for all behind them that can go then, if those take much more than
     /// the records will. Returns the oldest that can go at once, because there is nothing to say.
-    fn begin_round(&mut self, is_done: impl Fn(&Segment<F>) -> bool) -> Option<Seq> {
+    fn begin_round(&mut self, bytes_per_run: u64, is_done: impl Fn(&Segment<F>) -> bool) -> Option<Seq> {
         let newest = *self.segments.last_key_value()?.0;
         let going: Vec<Seq> =
             self.segments.range(..newest).filter(|(_, segment)| is_done(segment)).map(|(first, _)| *first).collect();
@@ -361,7 +363,7 @@ impl<F> State<F> {
         let given_back: u64 = going.iter().filter_map(|first| self.segments.get(first)).map(|it| it.file_bytes).sum();
         let staying = || self.segments.range(..newest_going).filter(|(_, segment)| !is_done(segment));
         let runs: u64 = staying().map(|(_, segment)| segment.delivered.runs() + 1).sum();
-        let round_bytes = runs * ROUND_BYTES_PER_RUN;
+        let round_bytes = runs * bytes_per_run;
         if given_back < ROUND_GAIN * round_bytes {
             return None;
         }

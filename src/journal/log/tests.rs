@@ -12,6 +12,7 @@ use super::format::Record;
 use super::recovery;
 use super::recovery::Opened;
 use super::store::Store;
+use super::writer::Writer;
 use super::*;
 
 const SEGMENT_BYTES: u64 = 64 * 4096;
@@ -126,6 +127,33 @@ fn a_segment_that_is_held_up_does_not_hold_those_behind_it() {
         assert_eq!(found.counted, 1);
         assert_eq!(undelivered(&store).first().unwrap().0, 1);
     }
+}
+
+#[test]
+fn what_would_take_more_to_say_again_than_it_gives_back_is_not_said_again() {
+    let dir = TempDir::new().unwrap();
+    let options = Options { quota_bytes: 1000 * SEGMENT_BYTES, ..options() };
+    let Opened { store, mut writer, .. } = open_with(dir.path(), options);
+    let append = |writer: &mut Writer<Directory>, frames: u64| {
+        for _ in 0..frames {
+            store.tend().unwrap();
+            writer.append(&mut batch(["a small capture"; 1000]), true).unwrap();
+        }
+        store.durable_to()
+    };
+    // Every second one is held up, and then some segments are delivered whole.
+    let middle = append(&mut writer, 100);
+    store.delivered(&(1..middle).step_by(2).collect::<Vec<Seq>>());
+    let end = append(&mut writer, 60);
+    store.delivered(&(middle..end).collect::<Vec<Seq>>());
+    for _ in 0..5_000 {
+        store.tend().unwrap();
+        if !store.has_unsaved() {
+            return;
+        }
+        writer.append(&mut Batch::new(), true).unwrap();
+    }
+    panic!("it says again what it has said: {:?}", store.fill());
 }
 
 #[test]

@@ -23,11 +23,6 @@ use super::store::Store;
 use super::store::is_no_space;
 use super::store::room_bytes;
 
-/// Of a segment's bytes, one frame records one run of what was delivered for so many.
-const BYTES_PER_RUN: u64 = 4 * 1024;
-/// And never more runs than this.
-const RUNS_MAX: usize = 8 * 1024;
-
 /// Where random numbers come from.
 pub(crate) type Entropy = Box<dyn FnMut() -> u64 + Send>;
 
@@ -148,7 +143,7 @@ impl<D: Disk> Writer<D> {
 
     /// How much of what was delivered one frame records.
     fn runs_max(&self) -> usize {
-        usize::try_from(self.options().segment_bytes / BYTES_PER_RUN).unwrap_or(RUNS_MAX).clamp(1, RUNS_MAX)
+        usize::try_from(self.options().runs_per_frame_max()).unwrap_or(usize::MAX)
     }
 
     fn options(&self) -> &Options {
