@@ -289,3 +289,26 @@ impl Lane {
         self.rests_until = self.rests_until.filter(|until| *until > now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suspect_of_several_records_is_alone_until_all_are_reported() {
+        let mut lane = Lane::default();
+        lane.sent(true);
+        lane.sent(true);
+        lane.reported();
+        assert!(lane.is_proving);
+        lane.reported();
+        assert!(!lane.is_proving);
+    }
+
+    #[test]
+    fn who_waits_for_reports_that_are_all_there_waits_for_nothing() {
+        let mut lane = Lane::default();
+        lane.wait_for_reports();
+        assert!(!lane.is_proving);
+    }
+}

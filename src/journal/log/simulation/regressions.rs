@@ -197,12 +197,18 @@ fn append_to(opened: &mut Opened<SimDisk>, captures: usize) -> Seq {
     opened.writer.append(&mut batch, true).unwrap().first_seq
 }
 
+/// A disk with a log of three captures, each in a frame of its own, that was ended in order.
+fn with_three() -> SimDisk {
+    let disk = SimDisk::new(Image::default());
+    let mut opened = open(&disk, OnCorruption::Refuse).unwrap();
+    (1..=3).for_each(|seq| assert_eq!(append_to(&mut opened, 1), seq));
+    opened.writer.close().unwrap();
+    disk
+}
+
 #[test]
 fn a_disk_that_is_away_for_a_moment_costs_no_segment() {
-    let disk = SimDisk::new(Image::default());
-    let mut opened = open(&disk, OnCorruption::Salvage).unwrap();
-    (0..3).for_each(|_| assert!(append_to(&mut opened, 1) > 0));
-    opened.writer.close().unwrap();
+    let disk = with_three();
     disk.make_bad(SEGMENT, 0, SETUP.segment_blocks * BLOCK_BYTES as u64 / SECTOR_BYTES as u64);
     assert!(matches!(open(&disk, OnCorruption::Salvage), Err(OpenError::Io { .. })));
     disk.heal();
@@ -230,10 +236,7 @@ fn a_seal_that_cannot_be_read_is_not_told_as_the_loss_of_what_was_delivered_sinc
 
 #[test]
 fn what_could_not_be_read_once_is_not_recorded_as_delivered() {
-    let disk = SimDisk::new(Image::default());
-    let mut opened = open(&disk, OnCorruption::Refuse).unwrap();
-    (0..3).for_each(|_| assert!(append_to(&mut opened, 1) > 0));
-    opened.writer.close().unwrap();
+    let disk = with_three();
     disk.make_bad(SEGMENT, 2 * BLOCK_BYTES as u64, 1);
     let mut opened = open(&disk, OnCorruption::Salvage).unwrap();
     assert_eq!((opened.found.counted, opened.found.damage.len()), (2, 1));
