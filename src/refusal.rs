@@ -16,12 +16,9 @@ pub enum Refusal {
     /// The body is transferred in another way than one `chunked`; where it ends is anybody's guess.
     #[error("chunked is the only Transfer-Encoding that is taken, and only once")]
     TransferEncoding,
-    /// The body is compressed, and none such is taken: Tencent does not compress.
+    /// The body is compressed, and no coding is taken: Tencent does not compress.
     #[error("the body must not have a Content-Encoding")]
     ContentEncoding,
-    /// The body is compressed in another way than the one that is taken.
-    #[error("gzip is the only Content-Encoding that is taken, and only once")]
-    OtherEncoding,
     /// It comes from somewhere else than the senders that are configured.
     #[error("callbacks are not taken from this sender")]
     Sender,
@@ -57,15 +54,6 @@ pub enum Refusal {
         /// The configured limit, in bytes.
         limit: usize,
     },
-    /// The body is longer than the limit once it is decompressed. It was not decompressed any further.
-    #[error("the decompressed body is longer than {limit} bytes")]
-    DecompressedTooLarge {
-        /// The configured limit, in bytes.
-        limit: usize,
-    },
-    /// The body is said to be gzip, and cannot be decompressed.
-    #[error("the body is not gzip: {0}")]
-    NotGzip(&'static str),
     /// The body did not come in time. What came of it is dropped.
     #[error("the body did not come in time")]
     BodyTimeout,
@@ -145,7 +133,7 @@ pub enum Reason {
     Host,
     /// [`Refusal::TransferEncoding`]
     TransferEncoding,
-    /// [`Refusal::ContentEncoding`] and [`Refusal::OtherEncoding`]
+    /// [`Refusal::ContentEncoding`]
     ContentEncoding,
     /// [`Refusal::Sender`]
     Sender,
@@ -163,10 +151,8 @@ pub enum Reason {
     SignWrong,
     /// [`Refusal::SignStale`]
     SignStale,
-    /// [`Refusal::BodyTooLarge`] and [`Refusal::DecompressedTooLarge`]
+    /// [`Refusal::BodyTooLarge`]
     BodyTooLarge,
-    /// [`Refusal::NotGzip`]
-    NotGzip,
     /// [`Refusal::BodyTimeout`]
     BodyTimeout,
     /// [`Refusal::BrokenOff`]
@@ -213,7 +199,7 @@ impl Refusal {
             Self::Method => Reason::Method,
             Self::Host => Reason::Host,
             Self::TransferEncoding => Reason::TransferEncoding,
-            Self::ContentEncoding | Self::OtherEncoding => Reason::ContentEncoding,
+            Self::ContentEncoding => Reason::ContentEncoding,
             Self::Sender => Reason::Sender,
             Self::Path => Reason::Path,
             Self::Query(_) => Reason::Query,
@@ -222,8 +208,7 @@ impl Refusal {
             Self::SignMissing(_) => Reason::SignMissing,
             Self::SignWrong => Reason::SignWrong,
             Self::SignStale { .. } => Reason::SignStale,
-            Self::BodyTooLarge { .. } | Self::DecompressedTooLarge { .. } => Reason::BodyTooLarge,
-            Self::NotGzip(_) => Reason::NotGzip,
+            Self::BodyTooLarge { .. } => Reason::BodyTooLarge,
             Self::BodyTimeout => Reason::BodyTimeout,
             Self::BrokenOff => Reason::BrokenOff,
             Self::NotJson { .. } => Reason::NotJson,
@@ -244,7 +229,7 @@ impl Refusal {
 
 impl Reason {
     /// Every reason: `Reason::ALL[reason.index()] == reason`.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 27] = [
         Self::Method,
         Self::Host,
         Self::TransferEncoding,
@@ -258,7 +243,6 @@ impl Reason {
         Self::SignWrong,
         Self::SignStale,
         Self::BodyTooLarge,
-        Self::NotGzip,
         Self::BodyTimeout,
         Self::BrokenOff,
         Self::NotJson,
@@ -286,7 +270,6 @@ impl Reason {
             Self::Host
             | Self::TransferEncoding
             | Self::Query
-            | Self::NotGzip
             | Self::BrokenOff
             | Self::NotJson
             | Self::NotObject
@@ -338,7 +321,6 @@ impl Reason {
             | Self::SignWrong
             | Self::SignStale
             | Self::BodyTooLarge
-            | Self::NotGzip
             | Self::BodyTimeout
             | Self::BrokenOff
             | Self::NotJson
@@ -390,7 +372,6 @@ impl Reason {
             Self::SignWrong => "sign_wrong",
             Self::SignStale => "sign_stale",
             Self::BodyTooLarge => "body_too_large",
-            Self::NotGzip => "not_gzip",
             Self::BodyTimeout => "body_timeout",
             Self::BrokenOff => "broken_off",
             Self::NotJson => "not_json",

@@ -147,7 +147,7 @@ impl Built {
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
         let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
             .map_err(Failure::Tokens)?;
-        let tls_paths = config.callbacks.tls.as_ref().map(|tls| tls_paths(tls, config.callbacks.http2));
+        let tls_paths = config.callbacks.tls.as_ref().map(tls_paths);
         let tls = tls_paths.map(|paths| TlsFiles::start(&paths, metrics.tls)).transpose().map_err(Failure::Tls)?;
         let apps = Arc::new(apps(config, &tokens));
         let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
@@ -283,17 +283,15 @@ fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Ser
     let callbacks = &config.callbacks;
     let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
     let (path, body_bytes_max) = (callbacks.path.clone(), callbacks.body_bytes_max);
-    let (gzip_bytes_max, bodies_bytes) = (callbacks.gzip_bytes_max, intake.metrics.bodies_bytes.clone());
-    let budget = Budget::new(callbacks.bodies_bytes_max, bodies_bytes);
-    Service { intake, path, senders, body_bytes_max, gzip_bytes_max, budget, is_stopping }
+    let budget = Budget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone());
+    Service { intake, path, senders, body_bytes_max, budget, is_stopping }
 }
 
-fn tls_paths(tls: &config::Tls, http2: bool) -> TlsPaths {
+fn tls_paths(tls: &config::Tls) -> TlsPaths {
     TlsPaths {
         certificate: tls.certificate_file.clone(),
         key: tls.key_file.clone(),
         client_ca: tls.client_ca_file.clone(),
-        http2,
     }
 }
 
@@ -304,7 +302,6 @@ fn opening(callbacks: &config::Callbacks, tls: Option<&TlsFiles>) -> Opening {
         header_from,
         tls: tls.map(TlsFiles::in_force),
         patience: callbacks.head_timeout,
-        http2: callbacks.http2,
     }
 }
 

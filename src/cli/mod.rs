@@ -83,8 +83,6 @@ fn judge_tls(files: &Tls) -> Result<String, Vec<String>> {
         certificate: files.certificate_file.clone(),
         key: files.key_file.clone(),
         client_ca: files.client_ca_file.clone(),
-        // Of no matter to whether they can be used.
-        http2: false,
     };
     match follow::tls::load(&paths) {
         Ok(_config) if paths.client_ca.is_some() => Ok("clients must show a certificate".to_owned()),

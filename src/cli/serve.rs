@@ -15,12 +15,7 @@ use clap::Command;
 use clap::FromArgMatches;
 use clap::error::Error as UsageError;
 use clap::value_parser;
-use tracing::Level;
-use tracing::Metadata;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::filter_fn;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::app;
 use crate::app::Failure;
@@ -167,12 +162,6 @@ fn values(matches: &ArgMatches, flag: Flag) -> Option<Vec<String>> {
     }
 }
 
-/// Whether something may be logged, whatever the filter says. At `debug` h2 quotes paths that it cannot read, and signatures are in their
-/// queries.
-fn is_fit_to_log(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() <= Level::INFO || metadata.target().split(':').next() != Some("h2")
-}
-
 /// Logs go to stderr: stdout is for the addresses and the ledger.
 fn start_log(log: &Log) {
     let on_terminal = io::stderr().is_terminal();
@@ -185,8 +174,7 @@ fn start_log(log: &Log) {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let fit = filter_fn(is_fit_to_log);
-    if as_text { builder.finish().with(fit).init() } else { builder.json().finish().with(fit).init() }
+    if as_text { builder.init() } else { builder.json().init() }
 }
 
 #[cfg(test)]

@@ -138,11 +138,7 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
         proxies: networks(reader, "callbacks.proxies").unwrap_or_default(),
         proxy_protocol: reader.boolean("callbacks.proxy_protocol"),
         tls: tls(reader),
-        http2: reader.boolean("callbacks.http2"),
         body_bytes_max: reader.count("callbacks.body_bytes_max", &(1..=BODY_BYTES_MAX)),
-        gzip_bytes_max: reader
-            .integer("callbacks.gzip_bytes_max", &(1..=BODY_BYTES_MAX))
-            .and_then(|count| usize::try_from(count).ok()),
         bodies_bytes_max: reader.count("callbacks.bodies_bytes_max", &(1..=QUEUE_MAX)),
         connections_max: reader.count("callbacks.connections_max", &(1..=1_000_000)),
         connections_per_peer_max: reader
@@ -391,11 +387,6 @@ fn compare(reader: &mut Reader, config: &Config) {
     if callbacks.bodies_bytes_max / BUDGET_BODIES < callbacks.body_bytes_max {
         let why = "must be at least four times callbacks.body_bytes_max: a quarter is for questions alone";
         reader.contradiction("callbacks.bodies_bytes_max", "callbacks.body_bytes_max", why);
-    }
-    if callbacks.gzip_bytes_max.is_some_and(|limit| limit > callbacks.body_bytes_max) {
-        let why =
-            "must not be above callbacks.body_bytes_max: what is decompressed is kept and published like any body";
-        reader.contradiction("callbacks.gzip_bytes_max", "callbacks.body_bytes_max", why);
     }
     if config.queue.bytes_max < callbacks.body_bytes_max {
         let why = "must not be below callbacks.body_bytes_max: the longest body would never fit";

@@ -93,12 +93,8 @@ pub struct Callbacks {
     pub proxy_protocol: bool,
     /// The files that TLS runs on. Default: absent, plain HTTP.
     pub tls: Option<Tls>,
-    /// Whether HTTP/2 is spoken beside HTTP/1.1. Default: false.
-    pub http2: bool,
     /// The longest body that is taken, in bytes. Default: 262 144.
     pub body_bytes_max: usize,
-    /// How long a body may become that comes as gzip, in bytes, not above `body_bytes_max`. Default: absent, none is taken.
-    pub gzip_bytes_max: Option<usize>,
     /// How many bytes of bodies may be on their way; at least four times the longest body. Default: 67 108 864.
     pub bodies_bytes_max: usize,
     /// How many connections may be open. Default: 10 000.

@@ -101,7 +101,6 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.callbacks.listen.to_string(), "0.0.0.0:8080");
     assert_eq!(config.callbacks.path, None);
     assert_eq!(config.callbacks.body_bytes_max, 262_144);
-    assert_eq!(config.callbacks.gzip_bytes_max, None);
     assert_eq!(config.callbacks.bodies_bytes_max, 64 << 20);
     assert_eq!(config.callbacks.connections_max, 10_000);
     assert_eq!(config.callbacks.head_timeout, Duration::from_secs(5));
@@ -117,7 +116,6 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!((config.callbacks.senders, config.callbacks.proxies.0), (None, Vec::new()));
     assert!(!config.callbacks.proxy_protocol);
     assert_eq!(config.callbacks.tls, None);
-    assert!(!config.callbacks.http2);
     assert_eq!(config.kafka.properties, properties(&[("bootstrap.servers", "kafka-1:9092")]));
     assert!(!config.embedded_broker);
     assert!(!config.topics.create);
@@ -304,12 +302,6 @@ const FAULTY_FILES: &[(&str, &str)] = &[
         "callbridge.toml:1: kafka.message.max.bytes: must be at least 65536 above callbacks.body_bytes_max: what cannot \
          be used is kept raw, as one record",
     ),
-    (
-        "callbacks.body_bytes_max = 1000\ncallbacks.gzip_bytes_max = 1001",
-        "callbridge.toml:2: callbacks.gzip_bytes_max: must not be above callbacks.body_bytes_max: what is decompressed is \
-         kept and published like any body",
-    ),
-    ("callbacks.gzip_bytes_max = 0", "callbridge.toml:1: callbacks.gzip_bytes_max: must be from 1 to 16777216"),
     ("callbacks.body_bytes_max = 16777217", "callbridge.toml:1: callbacks.body_bytes_max: must be from 1 to 16777216"),
     (
         "queue.captures_max = 281474976710657",

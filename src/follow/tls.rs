@@ -36,8 +36,6 @@ pub(crate) struct TlsPaths {
     pub(crate) certificate: PathBuf,
     pub(crate) key: PathBuf,
     pub(crate) client_ca: Option<PathBuf>,
-    /// Whether HTTP/2 is spoken with who wants it.
-    pub(crate) http2: bool,
 }
 
 /// Why TLS cannot start.
@@ -76,7 +74,7 @@ pub(crate) fn load(paths: &TlsPaths) -> Result<ServerConfig, TlsFilesError> {
     let (certificate, key) = (pem(&paths.certificate)?, pem(&paths.key)?);
     let client_ca = paths.client_ca.as_deref().map(pem).transpose()?;
     let client_ca = client_ca.as_ref().map(|pem| pem.0.as_slice());
-    Ok(tls::build(Pems { certificate: &certificate.0, key: &key.0, client_ca, http2: paths.http2 })?)
+    Ok(tls::build(Pems { certificate: &certificate.0, key: &key.0, client_ca })?)
 }
 
 /// The files of TLS, followed. Nobody else changes the configuration.
@@ -96,7 +94,6 @@ struct Held {
     certificate: FollowedFile<Pem>,
     key: FollowedFile<Pem>,
     client_ca: Option<FollowedFile<Pem>>,
-    http2: bool,
 }
 
 impl TlsFiles {
@@ -118,7 +115,6 @@ impl TlsFiles {
             certificate: follow(&paths.certificate),
             key: follow(&paths.key),
             client_ca: paths.client_ca.as_ref().map(follow),
-            http2: paths.http2,
         };
         let in_force = Arc::new(ArcSwap::from_pointee(held.build()?));
         metrics.expires.set(held.expires());
@@ -179,7 +175,6 @@ impl Held {
             certificate: bytes(&self.certificate),
             key: bytes(&self.key),
             client_ca: self.client_ca.as_ref().map(bytes),
-            http2: self.http2,
         })
     }
 

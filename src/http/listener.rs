@@ -33,7 +33,6 @@ use crate::clock;
 use super::connection::Connection;
 use super::connection::Patience;
 use super::connection::Round;
-use super::multiplexed;
 use super::opening::Opening;
 use super::opening::OpeningError;
 use super::peers::Peers;
@@ -42,8 +41,6 @@ use super::reply;
 use super::service::Service;
 use super::service::Visit;
 use super::stream::Stream;
-use super::version;
-use super::version::Version;
 
 /// Connections the kernel holds while none is accepted. `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4096;
@@ -252,20 +249,9 @@ impl Connections {
             };
             if let Some((stream, peer)) = opened {
                 let patience = limits.patience();
-                // Boxed, as `open` is.
-                let version = match opening.http2 {
-                    false => Some(Version::One),
-                    true => Box::pin(version::spoken(&stream, patience, finish.clone())).await,
-                };
-                let ended = match version {
-                    Some(Version::One) => {
-                        let round = Round::default();
-                        let served = serve_connection(stream, peer, round.clone(), service, patience);
-                        end_in_order(served, round, finish).await
-                    }
-                    Some(Version::Two) => Box::pin(multiplexed::serve(stream, peer, service, patience, finish)).await,
-                    None => Ok(()),
-                };
+                let round = Round::default();
+                let served = serve_connection(stream, peer, round.clone(), service, patience);
+                let ended = end_in_order(served, round, finish).await;
                 // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
                 if let Err(error) = ended {
                     if error.is_parse() {

@@ -27,8 +27,6 @@ pub(crate) struct Opening {
     pub(crate) tls: Option<Arc<ArcSwap<ServerConfig>>>,
     /// How long all of it may take.
     pub(crate) patience: Duration,
-    /// Whether HTTP/2 is spoken with who begins with it.
-    pub(crate) http2: bool,
 }
 
 /// Why a connection got no further.

@@ -40,8 +40,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Reply {
         reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
     }
     if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-        let taken = if *refusal == Refusal::OtherEncoding { "gzip, identity" } else { "identity" };
-        reply.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static(taken));
+        reply.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     if reason.closes() {
         close(&mut reply);

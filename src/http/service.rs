@@ -38,7 +38,6 @@ use crate::sender::Senders;
 use super::budget::Budget;
 use super::connection::Round;
 use super::framing;
-use super::gzip;
 use super::reply;
 use super::reply::Reply;
 
@@ -54,8 +53,6 @@ pub(crate) struct Service {
     /// Whose callbacks are taken; `None`: anybody's.
     pub(crate) senders: Option<Senders>,
     pub(crate) body_bytes_max: usize,
-    /// How long a body may become that comes as gzip; `None`: none is taken.
-    pub(crate) gzip_bytes_max: Option<usize>,
     /// Room for bodies that are on their way.
     pub(crate) budget: Budget,
     /// Set when the process stops: each answer then ends its connection.
@@ -93,9 +90,9 @@ impl Visit {
         let mut reply = match service.receive(&parts, self.peer) {
             Step::Answer(reply) => reply,
             Step::Refuse(receipt, refusal) => conclude(Err(refusal), Some(receipt)),
-            Step::Read(receipt, admitted, decompression) => {
+            Step::Read(receipt, admitted) => {
                 let mut receipt = Some(receipt);
-                let answer = match service.body(&admitted, body.as_mut(), decompression, &self.round).await {
+                let answer = match service.body(&admitted, body.as_mut(), &self.round).await {
                     Ok(raw) => {
                         body = None;
                         service.intake.accept(admitted, raw, &mut receipt, &self.alarm).await
@@ -123,51 +120,19 @@ impl Visit {
     }
 }
 
-/// Who sees to it that a body comes in its time. Each version of HTTP has its own, and its own copy of what reads bodies.
-pub(super) trait Watch {
-    /// A body begins to be read, and nothing else is waited for.
-    fn read_body(&self);
-    /// It has come.
-    fn have_body(&self);
-    /// Whether the body that is being read has had its time. Whoever reads it must look each time before it waits.
-    fn is_body_late(&self) -> bool;
-    /// Whoever reads it has to wait.
-    fn wait_for_body(&self, cx: &Context<'_>);
-}
-
-impl Watch for Round {
-    fn read_body(&self) {
-        self.read_body();
-    }
-
-    fn have_body(&self) {
-        self.serve();
-    }
-
-    fn is_body_late(&self) -> bool {
-        self.is_body_late()
-    }
-
-    fn wait_for_body(&self, cx: &Context<'_>) {
-        self.wait_for_body(cx);
-    }
-}
-
 /// What comes after a request's head.
-pub(super) enum Step<'r> {
+enum Step<'r> {
     /// It is no callback.
     Answer(Reply),
     /// Its body is not wanted.
     Refuse(Receipt<'r>, Refusal),
-    /// Its body is read, and decompressed if it may become so long.
-    Read(Receipt<'r>, Admitted<'r>, Option<usize>),
+    /// Its body is read.
+    Read(Receipt<'r>, Admitted<'r>),
 }
 
 impl Service {
     /// Looks at a head. A request that names a command is in the ledger from here on.
-    // Called by each version of HTTP, it would otherwise be a call with a large result on the way of every callback.
-    #[inline(always)]
-    pub(super) fn receive<'r>(&'r self, parts: &'r Parts, peer: SocketAddr) -> Step<'r> {
+    fn receive<'r>(&'r self, parts: &'r Parts, peer: SocketAddr) -> Step<'r> {
         let head = Head { peer, received: clock::wall(), began: clock::monotonic() };
         let raw_query = parts.uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
@@ -187,7 +152,7 @@ impl Service {
             return Step::Refuse(receipt, refusal);
         }
         match self.admit(head, parts, query) {
-            Ok((admitted, decompression)) => Step::Read(receipt, admitted, decompression),
+            Ok(admitted) => Step::Read(receipt, admitted),
             Err(refusal) => Step::Refuse(receipt, refusal),
         }
     }
@@ -209,28 +174,21 @@ impl Service {
         head: Head,
         parts: &'r Parts,
         query: Result<Query<'r>, QueryError>,
-    ) -> Result<(Admitted<'r>, Option<usize>), Refusal> {
+    ) -> Result<Admitted<'r>, Refusal> {
         if parts.method != Method::POST {
             return Err(Refusal::Method);
         }
         if self.path.as_deref().is_some_and(|path| path != parts.uri.path()) {
             return Err(Refusal::Path);
         }
-        let decompression = framing::decompression(&parts.headers, self.gzip_bytes_max)?;
+        framing::check_coding(&parts.headers)?;
         let query = query.map_err(Refusal::Query)?;
-        let admitted = self.intake.admit(head, parts.uri.query().unwrap_or_default(), query)?;
-        Ok((admitted, decompression))
+        self.intake.admit(head, parts.uri.query().unwrap_or_default(), query)
     }
 
-    /// Reads the body, behind a copy of the query, and decompresses it if it may become so long. If it has to be waited for, there must
+    /// Reads the body, behind a copy of the query. If it has to be waited for, there must
     /// be room in the budget. That is given back with the last byte: from there on the journal's bounds hold.
-    pub(super) async fn body(
-        &self,
-        admitted: &Admitted<'_>,
-        body: Option<&mut Incoming>,
-        decompression: Option<usize>,
-        watch: &impl Watch,
-    ) -> Result<Raw, Refusal> {
+    async fn body(&self, admitted: &Admitted<'_>, body: Option<&mut Incoming>, round: &Round) -> Result<Raw, Refusal> {
         let Some(body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
         let limit = self.body_bytes_max;
         let hint = body.size_hint();
@@ -242,10 +200,10 @@ impl Service {
         // Copied: what comes is a part of the connection's buffer, and would hold all of it for as long as it waits. In small
         // chunks, that would be many times the body.
         let mut raw = Raw::begin(admitted.query(), expected);
-        watch.read_body();
+        round.read_body();
         loop {
             let frame = poll_fn(|cx| {
-                let frame = poll_frame(body, watch, cx);
+                let frame = poll_frame(body, round, cx);
                 if frame.is_pending() && room.is_none() && !body.is_end_stream() {
                     room = self.budget.reserve(awaited, admitted.kind());
                     if room.is_none() {
@@ -261,12 +219,8 @@ impl Service {
             }
             raw.push(&data);
         }
-        watch.have_body();
-        let raw = raw.end();
-        match decompression {
-            None => Ok(raw),
-            Some(bytes_max) => gzip::decompress(&raw, bytes_max),
-        }
+        round.serve();
+        Ok(raw.end())
     }
 
     /// Reads a body that nobody wants and drops it, so that the connection can be used on. Returns whether it came to its end: it has
@@ -295,7 +249,7 @@ impl Service {
 }
 
 /// Makes the reply, and ends in the ledger what has not been accepted.
-pub(super) fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Reply {
+fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Reply {
     match answer {
         Ok(answer) => reply::answer(answer),
         Err(refusal) => {
@@ -309,17 +263,13 @@ pub(super) fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<
 }
 
 /// The next part of a body; `None` at its end. No timer here: the connection holds the time that a body may take.
-fn poll_frame(
-    body: &mut Incoming,
-    watch: &impl Watch,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Option<Frame<Bytes>>, Refusal>> {
-    if watch.is_body_late() {
+fn poll_frame(body: &mut Incoming, round: &Round, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Refusal>> {
+    if round.is_body_late() {
         return Poll::Ready(Err(Refusal::BodyTimeout));
     }
     let frame = Pin::new(body).poll_frame(cx);
     if frame.is_pending() {
-        watch.wait_for_body(cx);
+        round.wait_for_body(cx);
     }
     frame.map(|frame| frame.transpose().map_err(|_broken_off| Refusal::BrokenOff))
 }

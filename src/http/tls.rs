@@ -16,8 +16,6 @@ use rustls::server::NoServerSessionStorage;
 use rustls::server::VerifierBuilderError;
 use rustls::server::WebPkiClientVerifier;
 
-use super::version::ALPN_HTTP2;
-
 /// Files of PEM, as they were read.
 #[derive(Clone, Copy)]
 pub(crate) struct Pems<'p> {
@@ -26,8 +24,6 @@ pub(crate) struct Pems<'p> {
     pub(crate) key: &'p [u8],
     /// Where there is one, only clients with a certificate below one of these are served.
     pub(crate) client_ca: Option<&'p [u8]>,
-    /// Whether HTTP/2 is spoken with who wants it.
-    pub(crate) http2: bool,
 }
 
 /// Why files cannot be used for TLS. Shows nothing of them.
@@ -75,8 +71,7 @@ pub(crate) fn build(pems: Pems<'_>) -> Result<ServerConfig, BadTls> {
     let mut config = builder.with_single_cert(chain, key).map_err(BadTls::Pair)?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    let http2 = pems.http2.then(|| ALPN_HTTP2.to_vec());
-    config.alpn_protocols = http2.into_iter().chain([b"http/1.1".to_vec()]).collect();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 

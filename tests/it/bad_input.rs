@@ -12,7 +12,6 @@ use serde_json::json;
 
 use crate::callbacks::assert_rejected;
 use crate::disk_faults;
-use crate::gzip;
 use crate::hostile;
 use crate::overload;
 use crate::seeds;
@@ -40,11 +39,10 @@ const AFTER: &str = seeds::AFTER_INFO_CHANGED.command;
 const GOOD: &[u8] = br#"{"Official_Account":"@good"}"#;
 
 /// Reasons that no case of the table can provoke, each with the test that does.
-const ELSEWHERE: [(Reason, fn()); 19] = [
+const ELSEWHERE: [(Reason, fn()); 18] = [
     (Reason::Host, hostile::a_request_has_one_host),
     (Reason::TransferEncoding, hostile::chunked_is_the_only_transfer_encoding),
     (Reason::ContentEncoding, hostile::a_compressed_body_is_415_and_the_connection_goes_on),
-    (Reason::NotGzip, gzip::broken_gzip_is_400_and_the_connection_goes_on),
     (Reason::Sender, senders::callbacks_are_taken_from_the_configured_networks_only),
     (Reason::Path, callbacks_are_taken_on_the_configured_path_only),
     (Reason::SignMissing, signature::who_does_not_sign_rightly_and_in_time_is_told_which_and_counted_apart),

@@ -9,7 +9,6 @@ pub(crate) mod files;
 pub(crate) mod foreign;
 pub(crate) mod full_disk;
 pub(crate) mod http;
-pub(crate) mod http2;
 pub(crate) mod inspect;
 pub(crate) mod java;
 pub(crate) mod journal;
