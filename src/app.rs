@@ -187,7 +187,7 @@ fn start(
             tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
         let setup = listener::Setup {
             service: Arc::clone(&served.service),
-            opening: Arc::clone(&served.opening),
+            preamble: Arc::clone(&served.preamble),
             limits: served.limits,
             workers: workers.handles().to_vec(),
         };

@@ -164,12 +164,21 @@ impl fmt::Debug for Tokens {
 /// `SdkAppid` is missing, or is none of `apps`; or the signature is missing, wrong, or not of this time. It is checked before the time,
 /// so what is stale was rightly signed.
 pub fn check(query: &Query<'_>, apps: &Apps, now: UnixMillis) -> Result<VerifiedApp, Refusal> {
-    let id = query.sdk_app_id.as_deref().ok_or(Refusal::AppMissing)?;
-    let app = apps.find(id).ok_or(Refusal::AppUnknown)?;
+    let app = find(query, apps)?;
     if let Some(Some(tokens)) = apps.tokens.get(app.0) {
         check_signature(query, &tokens.load(), apps.window, now)?;
     }
     Ok(app)
+}
+
+/// Finds the application that `query` names, whoever sent it.
+///
+/// # Errors
+///
+/// `SdkAppid` is missing, or is none of `apps`.
+pub(crate) fn find(query: &Query<'_>, apps: &Apps) -> Result<VerifiedApp, Refusal> {
+    let id = query.sdk_app_id.as_deref().ok_or(Refusal::AppMissing)?;
+    apps.find(id).ok_or(Refusal::AppUnknown)
 }
 
 fn check_signature(query: &Query<'_>, tokens: &Tokens, window: Duration, now: UnixMillis) -> Result<(), Refusal> {

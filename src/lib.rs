@@ -12,6 +12,7 @@ pub mod refusal;
 pub mod request;
 pub mod sender;
 mod shutdown;
+mod throttle;
 
 // Stages without I/O, in the order a callback meets them.
 pub mod auth;

@@ -28,6 +28,9 @@ pub enum Refusal {
     /// The query cannot be read.
     #[error("{0}")]
     Query(QueryError),
+    /// A POST with a body and no `CallbackCommand` in the query: a proxy has lost the query.
+    #[error("CallbackCommand is missing in the query; a proxy must pass the whole query on, byte for byte")]
+    CommandMissing,
     /// No `SdkAppid` in the query.
     #[error("SdkAppid is missing in the query")]
     AppMissing,
@@ -141,6 +144,8 @@ pub enum Reason {
     Path,
     /// [`Refusal::Query`]
     Query,
+    /// [`Refusal::CommandMissing`]
+    CommandMissing,
     /// [`Refusal::AppMissing`]
     AppMissing,
     /// [`Refusal::AppUnknown`]
@@ -203,6 +208,7 @@ impl Refusal {
             Self::Sender => Reason::Sender,
             Self::Path => Reason::Path,
             Self::Query(_) => Reason::Query,
+            Self::CommandMissing => Reason::CommandMissing,
             Self::AppMissing => Reason::AppMissing,
             Self::AppUnknown => Reason::AppUnknown,
             Self::SignMissing(_) => Reason::SignMissing,
@@ -229,7 +235,7 @@ impl Refusal {
 
 impl Reason {
     /// Every reason: `Reason::ALL[reason.index()] == reason`.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Method,
         Self::Host,
         Self::TransferEncoding,
@@ -237,6 +243,7 @@ impl Reason {
         Self::Sender,
         Self::Path,
         Self::Query,
+        Self::CommandMissing,
         Self::AppMissing,
         Self::AppUnknown,
         Self::SignMissing,
@@ -270,6 +277,7 @@ impl Reason {
             Self::Host
             | Self::TransferEncoding
             | Self::Query
+            | Self::CommandMissing
             | Self::BrokenOff
             | Self::NotJson
             | Self::NotObject
@@ -315,6 +323,7 @@ impl Reason {
             | Self::Sender
             | Self::Path
             | Self::Query
+            | Self::CommandMissing
             | Self::AppMissing
             | Self::AppUnknown
             | Self::SignMissing
@@ -366,6 +375,7 @@ impl Reason {
             Self::Sender => "sender",
             Self::Path => "path",
             Self::Query => "query",
+            Self::CommandMissing => "command_missing",
             Self::AppMissing => "app_missing",
             Self::AppUnknown => "app_unknown",
             Self::SignMissing => "sign_missing",

@@ -28,7 +28,7 @@ use crate::http::budget::Budget;
 use crate::http::listener;
 use crate::http::listener::Limits;
 use crate::http::listener::Order;
-use crate::http::opening::Opening;
+use crate::http::preamble::Preamble;
 use crate::http::service::Service;
 use crate::intake::Intake;
 use crate::journal;
@@ -66,9 +66,15 @@ use crate::sender::Senders;
 use crate::shutdown;
 use crate::shutdown::Life;
 use crate::shutdown::Stop;
+use crate::throttle::Throttle;
 
 use super::Failure;
 
+/// One peer may have one in so many of all connections, and so many in any case, where nothing is configured.
+const PEER_SHARE: usize = 4;
+const PEER_LEAST: usize = 100;
+/// How often it is logged at most that callbacks come without their query.
+const NAMELESS_LOG_PERIOD: Duration = Duration::from_secs(60);
 /// How long the pump lets captures gather where nobody waits for them: one wake-up for many, instead of one each.
 const GATHER: Duration = Duration::from_millis(15);
 
@@ -91,7 +97,7 @@ pub(super) struct Built {
 #[derive(Clone)]
 pub(super) struct Served {
     pub(super) service: Arc<Service>,
-    pub(super) opening: Arc<Opening>,
+    pub(super) preamble: Arc<Preamble>,
     pub(super) limits: Limits,
     pub(super) order: watch::Sender<Order>,
     pub(super) life: Life,
@@ -194,7 +200,7 @@ impl Built {
         let readying = readying(config, &topics, &listeners);
         let served = Served {
             service: Arc::new(service(config, intake, Arc::clone(&is_stopping))),
-            opening: Arc::new(opening(&config.callbacks, tls.as_ref())),
+            preamble: Arc::new(preamble(&config.callbacks, tls.as_ref())),
             limits: limits(&config.callbacks),
             order: watch::Sender::new(Order::Serve),
             life,
@@ -284,7 +290,16 @@ fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Ser
     let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
     let (path, body_bytes_max) = (callbacks.path.clone(), callbacks.body_bytes_max);
     let budget = Budget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone());
-    Service { intake, path, senders, body_bytes_max, budget, is_stopping }
+    Service {
+        intake,
+        path,
+        senders,
+        body_bytes_max,
+        body_timeout: callbacks.body_timeout,
+        budget,
+        nameless_log: Throttle::new(NAMELESS_LOG_PERIOD),
+        is_stopping,
+    }
 }
 
 fn tls_paths(tls: &config::Tls) -> TlsPaths {
@@ -295,24 +310,26 @@ fn tls_paths(tls: &config::Tls) -> TlsPaths {
     }
 }
 
-fn opening(callbacks: &config::Callbacks, tls: Option<&TlsFiles>) -> Opening {
+fn preamble(callbacks: &config::Callbacks, tls: Option<&TlsFiles>) -> Preamble {
     let header_from = if callbacks.proxy_protocol { callbacks.proxies.clone() } else { Networks::default() };
-    Opening {
+    Preamble {
         proxies: callbacks.proxies.clone(),
         header_from,
         tls: tls.map(TlsFiles::in_force),
-        patience: callbacks.head_timeout,
+        timeout: callbacks.head_timeout,
     }
 }
 
-const fn limits(callbacks: &config::Callbacks) -> Limits {
+fn limits(callbacks: &config::Callbacks) -> Limits {
+    let is_direct = callbacks.proxies.0.is_empty();
+    let per_peer_default = is_direct.then(|| (callbacks.connections_max / PEER_SHARE).max(PEER_LEAST));
     Limits {
         connections_max: callbacks.connections_max,
-        per_peer_max: callbacks.connections_per_peer_max,
+        per_peer_max: callbacks.connections_per_peer_max.or(per_peer_default),
         head_timeout: callbacks.head_timeout,
-        body_timeout: callbacks.body_timeout,
         write_timeout: callbacks.write_timeout,
         idle_timeout: callbacks.idle_timeout,
+        age_max: callbacks.connection_age_max,
     }
 }
 

@@ -148,6 +148,7 @@ fn callbacks(reader: &mut Reader) -> Callbacks {
         body_timeout: reader.millis("callbacks.body_timeout_ms", &(1..=60_000)),
         write_timeout: reader.millis("callbacks.write_timeout_ms", &(1..=60_000)),
         deadline: reader.millis("callbacks.deadline_ms", &(1..=3_600_000)),
+        connection_age_max: reader.seconds("callbacks.connection_age_max_seconds", &(1..=86_400)),
         idle_timeout: reader.seconds("callbacks.idle_timeout_seconds", &(1..=3600)),
         keep_accepting: reader.millis("callbacks.keep_accepting_ms", &(0..=3_600_000)),
     }

@@ -111,6 +111,8 @@ pub struct Callbacks {
     pub deadline: Duration,
     /// How long a connection may be idle. Default: 75 s.
     pub idle_timeout: Duration,
+    /// How old a connection may become before a response ends it. Default: 3600 s.
+    pub connection_age_max: Duration,
     /// How long connections are still accepted after SIGTERM, under [`Config::drain`]. Default: 1 s.
     pub keep_accepting: Duration,
 }

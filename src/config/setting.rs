@@ -77,6 +77,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     plain("callbacks.write_timeout_ms", "10000"),
     plain("callbacks.deadline_ms", "1500"),
     plain("callbacks.idle_timeout_seconds", "75"),
+    plain("callbacks.connection_age_max_seconds", "3600"),
     plain("callbacks.keep_accepting_ms", "1000"),
     flagged(
         "admin.listen",

@@ -109,6 +109,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.callbacks.connections_per_peer_max, None);
     assert_eq!(config.callbacks.deadline, Duration::from_millis(1500));
     assert_eq!(config.callbacks.idle_timeout, Duration::from_secs(75));
+    assert_eq!(config.callbacks.connection_age_max, Duration::from_secs(3600));
     assert_eq!(config.callbacks.keep_accepting, Duration::from_secs(1));
     assert_eq!(config.admin.listen.to_string(), "0.0.0.0:9464");
     assert_eq!(config.apps, [app(1_400_000_000, "tencent-chat", &[])]);

@@ -22,6 +22,7 @@ use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
 use crate::follow::file::read;
 use crate::http::expiry;
+use crate::http::preamble::Tls;
 use crate::http::tls;
 use crate::http::tls::BadTls;
 use crate::http::tls::Pems;
@@ -81,7 +82,9 @@ pub(crate) fn load(paths: &TlsPaths) -> Result<ServerConfig, TlsFilesError> {
 #[derive(Debug)]
 pub(crate) struct TlsFiles {
     held: Held,
-    in_force: Arc<ArcSwap<ServerConfig>>,
+    in_force: Arc<ArcSwap<Tls>>,
+    /// The authorities of clients' certificates that are in force.
+    client_ca: Vec<u8>,
     /// Since when what is in the files is not in force.
     changed: Option<Instant>,
     /// Whether what is in the files is of no use together.
@@ -116,13 +119,15 @@ impl TlsFiles {
             key: follow(&paths.key),
             client_ca: paths.client_ca.as_ref().map(follow),
         };
-        let in_force = Arc::new(ArcSwap::from_pointee(held.build()?));
+        let config = Arc::new(held.build()?);
+        let in_force = Arc::new(ArcSwap::from_pointee(Tls { config, client_ca_version: 0 }));
+        let client_ca = held.client_ca().to_vec();
         metrics.expires.set(held.expires());
-        Ok(Self { held, in_force, changed: None, is_bad: false, metrics })
+        Ok(Self { held, in_force, client_ca, changed: None, is_bad: false, metrics })
     }
 
     /// What connections begin with, as it is from now on.
-    pub(crate) fn in_force(&self) -> Arc<ArcSwap<ServerConfig>> {
+    pub(crate) fn in_force(&self) -> Arc<ArcSwap<Tls>> {
         Arc::clone(&self.in_force)
     }
 
@@ -146,7 +151,12 @@ impl TlsFiles {
     fn renew(&mut self, may_pair: bool) {
         match self.held.build() {
             Ok(config) => {
-                self.in_force.store(Arc::new(config));
+                let has_changed = self.held.client_ca() != self.client_ca;
+                if has_changed {
+                    self.client_ca = self.held.client_ca().to_vec();
+                }
+                let client_ca_version = self.in_force.load().client_ca_version + u64::from(has_changed);
+                self.in_force.store(Arc::new(Tls { config: Arc::new(config), client_ca_version }));
                 self.changed = None;
                 self.is_bad = false;
                 self.metrics.loads.inc();
@@ -176,6 +186,11 @@ impl Held {
             key: bytes(&self.key),
             client_ca: self.client_ca.as_ref().map(bytes),
         })
+    }
+
+    /// Empty where there is none.
+    fn client_ca(&self) -> &[u8] {
+        self.client_ca.as_ref().map_or(&[], bytes)
     }
 
     /// When the certificate ends; 0 when it does not say.

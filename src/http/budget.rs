@@ -3,17 +3,15 @@
 //! A body that has come with its head becomes a capture before it waits for anything, and takes none of this room; nor does it cost
 //! anything to tell. Questions have a part to themselves.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use std::time::Instant;
 
 use prometheus::IntGauge;
 
 use crate::clock;
 use crate::command::Kind;
+use crate::throttle::Throttle;
 
 /// One of so many parts is for questions alone.
 const PARTS: usize = 4;
@@ -27,7 +25,7 @@ pub(crate) struct Budget {
     taken: AtomicUsize,
     /// What is taken, to be seen.
     gauge: IntGauge,
-    complain_at: Mutex<Option<Instant>>,
+    complaints: Throttle,
 }
 
 /// Room for one body. Given back when dropped.
@@ -40,7 +38,7 @@ pub(crate) struct Reserved<'b> {
 impl Budget {
     /// Room for so many bytes.
     pub(crate) const fn new(bytes_max: usize, gauge: IntGauge) -> Self {
-        Self { bytes_max, taken: AtomicUsize::new(0), gauge, complain_at: Mutex::new(None) }
+        Self { bytes_max, taken: AtomicUsize::new(0), gauge, complaints: Throttle::new(COMPLAIN_EVERY) }
     }
 
     /// Sets room aside for a body of so many bytes, if there is some for its kind.
@@ -59,11 +57,7 @@ impl Budget {
     }
 
     fn complain(&self, kind: Kind) {
-        let now = clock::monotonic();
-        let mut complain_at = self.complain_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if complain_at.is_none_or(|at| now >= at) {
-            *complain_at = Some(now + COMPLAIN_EVERY);
-            drop(complain_at);
+        if self.complaints.permits(clock::monotonic()) {
             let bytes_max = self.bytes_max;
             tracing::warn!(
                 bytes_max,

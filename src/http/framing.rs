@@ -33,7 +33,8 @@ pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
     if is_plain { Ok(()) } else { Err(Refusal::ContentEncoding) }
 }
 
-/// One `Host` in HTTP/1.1, at most one in 1.0.
+/// One `Host` in HTTP/1.1, at most one in 1.0. It may be empty: RFC 9112 3.2 has it so where a request has no authority, and monitors
+/// send it.
 fn check_host(head: &Parts) -> Result<(), Refusal> {
     let mut hosts = head.headers.get_all(header::HOST).into_iter().map(HeaderValue::as_bytes);
     match (hosts.next(), hosts.next()) {
@@ -48,5 +49,5 @@ fn is_host(host: &[u8]) -> bool {
     let is_other = |byte| {
         matches!(byte, b'"' | b'#' | b',' | b'/' | b'<' | b'>' | b'?' | b'@' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
     };
-    !host.is_empty() && host.iter().all(|byte| byte.is_ascii_graphic() && !is_other(*byte))
+    host.iter().all(|byte| byte.is_ascii_graphic() && !is_other(*byte))
 }

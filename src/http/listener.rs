@@ -1,17 +1,13 @@
 //! The listener: accepts, caps, serves, and stops in order.
 
-use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::server::graceful::GracefulConnection;
+use hyper_util::rt::TokioIo;
 use socket2::Domain;
 use socket2::Protocol;
 use socket2::SockRef;
@@ -22,24 +18,25 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time;
+use tokio::time::MissedTickBehavior;
 
 use crate::clock;
+use crate::throttle::Throttle;
 
 use super::connection::Connection;
-use super::connection::Patience;
-use super::connection::Round;
-use super::opening::Opening;
-use super::opening::OpeningError;
-use super::peers::Peers;
-use super::peers::peer_key;
+use super::connections::Connections;
+use super::phase::Phase;
+use super::phase::Progress;
+use super::preamble::Preamble;
+use super::preamble::PreambleError;
 use super::reply;
+use super::service::ConnectionService;
+use super::service::Peer;
 use super::service::Service;
-use super::service::Visit;
+use super::service::Timers;
 use super::stream::Stream;
 
 /// Connections the kernel holds while none is accepted. `net.core.somaxconn` caps it.
@@ -56,8 +53,9 @@ const TURNED_AWAY_MAX: usize = 256;
 const TURN_AWAY_PATIENCE: Duration = Duration::from_secs(2);
 /// Between the last accept and the end of idle connections: what was on its way already comes in, and is answered.
 const LAST_ARRIVALS: Duration = Duration::from_millis(100);
-/// How long a connection has at the end for what comes before HTTP: some round trips to the other side of the world.
-const LAST_OPENINGS: Duration = Duration::from_secs(1);
+/// How often slow connections are looked for: four times in the shortest timeout, within these.
+const SWEEP_PERIOD_MIN: Duration = Duration::from_millis(20);
+const SWEEP_PERIOD_MAX: Duration = Duration::from_millis(250);
 /// How often it is logged at most that accepting fails: it is tried ten times a second.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -67,21 +65,14 @@ pub(crate) struct Limits {
     pub(crate) connections_max: usize,
     /// `None`: any number.
     pub(crate) per_peer_max: Option<usize>,
+    /// Until the first byte of a connection, and from the first byte of a head to its last.
     pub(crate) head_timeout: Duration,
-    pub(crate) body_timeout: Duration,
+    /// Without a byte of a response being taken.
     pub(crate) write_timeout: Duration,
+    /// Between a response and the next request.
     pub(crate) idle_timeout: Duration,
-}
-
-impl Limits {
-    const fn patience(&self) -> Patience {
-        Patience {
-            head: self.head_timeout,
-            body: self.body_timeout,
-            write: self.write_timeout,
-            idle: self.idle_timeout,
-        }
-    }
+    /// From the accept to the last response.
+    pub(crate) age_max: Duration,
 }
 
 /// Binds a socket that can be turned into a listener on any runtime.
@@ -103,7 +94,7 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 #[derive(Debug)]
 pub(crate) struct Setup {
     pub(crate) service: Arc<Service>,
-    pub(crate) opening: Arc<Opening>,
+    pub(crate) preamble: Arc<Preamble>,
     pub(crate) limits: Limits,
     /// Where connections are driven.
     pub(crate) workers: Vec<Handle>,
@@ -118,44 +109,34 @@ pub(crate) enum Order {
     Finish,
 }
 
-/// Serves until ordered to finish, and then until the last connection has ended. Accepts here, and has each connection driven by the
-/// worker that has the fewest.
+/// Serves until ordered to finish, and then until the last connection has ended.
 pub(crate) async fn serve(listener: TcpListener, setup: Setup, mut order: watch::Receiver<Order>) {
-    let mut connections = Connections::new(setup);
-    let mut warned = None;
+    let mut server = Server::new(setup);
+    let mut sweep = time::interval(server.sweep_period);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            Some(ended) = connections.tasks.join_next() => {
-                connections.leave(ended.ok().flatten());
+            Some(()) = server.connections.join_next() => continue,
+            _tick = sweep.tick() => {
+                server.sweep();
                 continue;
             }
             _ordered = order.wait_for(|order| *order == Order::Finish) => break,
         };
         match accepted {
-            Ok((stream, peer)) => connections.begin(stream, peer),
+            Ok((stream, peer)) => server.begin(stream, peer),
             Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended before it began"),
             Err(error) => {
-                connections.service.intake.metrics.accept_errors.inc();
-                let now = clock::monotonic();
-                if warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
-                    warned = Some(now);
+                server.service.intake.metrics.accept_errors.inc();
+                if server.accept_log.permits(clock::monotonic()) {
                     tracing::warn!(%error, "could not accept connections; they wait");
                 }
                 time::sleep(ACCEPT_REST).await;
             }
         }
     }
-    // The kernel has connected these, and their senders may have sent: dropped with the listener, they would be lost.
-    if let Ok(listener) = listener.into_std() {
-        while let Ok((stream, peer)) = listener.accept() {
-            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-            stream.into_iter().for_each(|stream| connections.begin(stream, peer));
-        }
-    }
-    time::sleep(LAST_ARRIVALS).await;
-    connections.finish.send_replace(true);
-    while connections.tasks.join_next().await.is_some() {}
+    server.finish(listener).await;
 }
 
 /// Whether accepting failed because of the one that was accepted, and not for want of something that others want too.
@@ -166,127 +147,127 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// The connections there are, under their cap.
-struct Connections {
+/// What serves the connections of a listener.
+struct Server {
     service: Arc<Service>,
-    opening: Arc<Opening>,
-    limits: Limits,
-    places: Arc<Semaphore>,
+    preamble: Arc<Preamble>,
+    connections: Connections,
     farewells: Arc<Semaphore>,
-    /// Whether connections end once they are idle.
-    finish: watch::Sender<bool>,
-    peers: Peers,
-    workers: Vec<Worker>,
-    /// Those that had a place return it.
-    tasks: JoinSet<Option<Left>>,
+    accept_log: Throttle,
+    sweep_period: Duration,
+    client_ca_version: u64,
 }
 
-/// A worker, and how many connections it has.
-#[derive(Debug)]
-struct Worker {
-    handle: Handle,
-    open: usize,
-}
-
-/// What a connection leaves behind.
-#[derive(Debug, Clone, Copy)]
-struct Left {
-    /// Which worker had it.
-    worker: usize,
-    /// Under whom it was counted among the peers.
-    peer: Option<IpAddr>,
-}
-
-impl Connections {
+impl Server {
     fn new(setup: Setup) -> Self {
-        let Setup { service, opening, limits, workers } = setup;
-        let workers = workers.into_iter().map(|handle| Worker { handle, open: 0 }).collect();
+        let Setup { service, preamble, limits, workers } = setup;
+        let metrics = &service.intake.metrics;
+        let shortest = limits.head_timeout.min(limits.write_timeout).min(limits.idle_timeout);
         Self {
-            service,
-            opening,
-            limits,
-            places: Arc::new(Semaphore::new(limits.connections_max)),
+            connections: Connections::new(
+                limits,
+                workers,
+                clock::monotonic(),
+                metrics.connections.clone(),
+                metrics.connections_evicted.clone(),
+            ),
             farewells: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
-            finish: watch::Sender::new(false),
-            peers: Peers::default(),
-            workers,
-            tasks: JoinSet::new(),
+            accept_log: Throttle::new(WARN_EVERY),
+            sweep_period: (shortest / 4).clamp(SWEEP_PERIOD_MIN, SWEEP_PERIOD_MAX),
+            client_ca_version: preamble.client_ca_version(),
+            service,
+            preamble,
         }
     }
 
-    /// Serves a connection, or turns it away if there is no place.
+    /// Serves a connection, closes it where nobody from its network is served, or turns it away if there is no place.
     fn begin(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let Some((place, counted)) = self.place(peer.ip()) else {
-            self.service.intake.metrics.connections_refused.inc();
-            // Whoever expects TLS could not read what it is told.
-            if self.opening.tls.is_none()
+        let metrics = &self.service.intake.metrics;
+        let is_proxy = self.preamble.proxies.contain(peer.ip());
+        if !is_proxy && self.service.senders.as_ref().is_some_and(|senders| !senders.allowed.contain(peer.ip())) {
+            metrics.unopened_sender.inc();
+            tracing::debug!(%peer, "connection from elsewhere than the configured senders and proxies");
+            return;
+        }
+        let now = clock::monotonic();
+        let Some(place) = self.connections.place(peer.ip(), is_proxy, now) else {
+            metrics.connections_refused.inc();
+            // Whoever expects TLS could not read a response.
+            if self.preamble.tls.is_none()
                 && let Ok(farewell) = Arc::clone(&self.farewells).try_acquire_owned()
             {
-                self.tasks.spawn(async move {
+                self.connections.spawn(async move {
                     turn_away(stream).await;
                     drop(farewell);
-                    None
                 });
             }
             return;
         };
-        let fewest = self.workers.iter_mut().enumerate().min_by_key(|(_, worker)| worker.open);
-        let Some((index, worker)) = fewest else { return };
-        worker.open += 1;
-        prepare(&stream);
-        let metrics = &self.service.intake.metrics;
-        let (gauge, not_http) = (metrics.connections.clone(), metrics.not_http.clone());
-        let finish = self.finish.subscribe();
-        let (service, opening, limits) = (Arc::clone(&self.service), Arc::clone(&self.opening), self.limits);
-        let drive = async move {
-            gauge.inc();
-            let opened = match here(stream) {
-                Ok(stream) => open(stream, peer, &opening, &service, finish.clone()).await,
-                Err(error) => {
-                    tracing::debug!(%error, %peer, "connection not taken up");
-                    None
-                }
-            };
-            if let Some((stream, peer)) = opened {
-                let patience = limits.patience();
-                let round = Round::default();
-                let served = serve_connection(stream, peer, round.clone(), service, patience);
-                let ended = end_in_order(served, round, finish).await;
-                // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
-                if let Err(error) = ended {
-                    if error.is_parse() {
-                        not_http.inc();
+        set_options(&stream);
+        let (service, preamble) = (Arc::clone(&self.service), Arc::clone(&self.preamble));
+        self.connections.begin(place, now, |progress| drive(stream, peer, preamble, service, progress));
+    }
+
+    fn sweep(&mut self) {
+        let client_ca_version = self.preamble.client_ca_version();
+        if self.client_ca_version != client_ca_version {
+            self.client_ca_version = client_ca_version;
+            self.connections.close_all_next();
+        }
+        self.connections.sweep(clock::monotonic(), None);
+    }
+
+    /// Takes no more connections, and serves those that are there to their end.
+    async fn finish(mut self, listener: TcpListener) {
+        // The kernel has connected these, and their senders may have sent: dropped with the listener, they would be lost.
+        if let Ok(listener) = listener.into_std() {
+            for (stream, peer) in (0..BACKLOG).map_while(|_nth| listener.accept().ok()) {
+                let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+                stream.into_iter().for_each(|stream| self.begin(stream, peer));
+            }
+        }
+        time::sleep(LAST_ARRIVALS).await;
+        let since = clock::monotonic();
+        let mut sweep = time::interval(SWEEP_PERIOD_MIN);
+        loop {
+            tokio::select! {
+                _tick = sweep.tick() => self.connections.sweep(clock::monotonic(), Some(since)),
+                ended = self.connections.join_next() => {
+                    if ended.is_none() {
+                        return;
                     }
-                    tracing::debug!(%error, %peer, "connection ended");
                 }
             }
-            drop(place);
-            gauge.dec();
-            Some(Left { worker: index, peer: counted })
-        };
-        self.tasks.spawn_on(drive, &worker.handle);
-    }
-
-    fn leave(&mut self, left: Option<Left>) {
-        let Some(Left { worker, peer }) = left else { return };
-        if let Some(worker) = self.workers.get_mut(worker) {
-            worker.open -= 1;
         }
-        self.peers.leave(peer);
     }
+}
 
-    /// A place under both caps, and under whom it is counted among the peers.
-    fn place(&mut self, peer: IpAddr) -> Option<(OwnedSemaphorePermit, Option<IpAddr>)> {
-        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
-        let Some(max) = self.limits.per_peer_max.filter(|_max| !self.opening.proxies.contain(peer)) else {
-            return Some((place, None));
-        };
-        // Those that have ended do not count, though nobody has looked at them yet.
-        while let Some(ended) = self.tasks.try_join_next() {
-            self.leave(ended.ok().flatten());
+/// Serves one connection, on the runtime of the worker that polls it.
+async fn drive(
+    stream: TcpStream,
+    peer: SocketAddr,
+    preamble: Arc<Preamble>,
+    service: Arc<Service>,
+    progress: Progress,
+) {
+    let opened = match here(stream) {
+        Ok(stream) => open(stream, peer, &preamble, &service).await,
+        Err(error) => {
+            tracing::debug!(%error, %peer, "connection not taken up");
+            None
         }
-        let peer = peer_key(peer);
-        self.peers.enter(peer, max).then_some((place, Some(peer)))
+    };
+    let Some((stream, peer)) = opened else { return };
+    if !progress.enter(Phase::Silent) {
+        return;
+    }
+    let not_http = service.intake.metrics.not_http.clone();
+    // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
+    if let Err(error) = serve_connection(stream, peer, progress, service).await {
+        if error.is_parse() {
+            not_http.inc();
+        }
+        tracing::debug!(%error, peer = %peer.address, "connection ended");
     }
 }
 
@@ -295,38 +276,27 @@ fn here(stream: TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.into_std()?)
 }
 
-/// Brings a connection as far as HTTP. Once all shall finish, it has little time left for that.
+/// Brings a connection as far as HTTP.
 async fn open(
     stream: TcpStream,
-    peer: SocketAddr,
-    opening: &Opening,
+    address: SocketAddr,
+    preamble: &Preamble,
     service: &Service,
-    mut finish: watch::Receiver<bool>,
-) -> Option<(Stream, SocketAddr)> {
-    if !opening.is_awaited(peer) {
-        return Some((Stream::Plain(stream), peer));
+) -> Option<(Stream, Peer)> {
+    if !preamble.is_expected(address) {
+        return Some((Stream::Plain(stream), Peer { address, is_proxy_itself: false }));
     }
     // Boxed: every connection's future would otherwise be larger by it, for as long as it lives.
-    let opened = Box::pin(async {
-        tokio::select! {
-            opened = opening.open(stream, peer) => opened,
-            () = async {
-                // Nobody can order any more when the sender is gone: the same as an order.
-                let _ordered = finish.wait_for(|finish| *finish).await.is_ok();
-                time::sleep(LAST_OPENINGS).await;
-            } => Err(OpeningError::Late),
-        }
-    });
-    match opened.await {
+    match Box::pin(preamble.read(stream, address)).await {
         Ok(opened) => Some(opened),
         Err(error) => {
             let metrics = &service.intake.metrics;
             match &error {
-                OpeningError::ProxyHeader(_) => metrics.unopened_header.inc(),
-                OpeningError::Tls(_) => metrics.unopened_tls.inc(),
-                OpeningError::Late => metrics.unopened_late.inc(),
+                PreambleError::ProxyHeader(_) => metrics.unopened_header.inc(),
+                PreambleError::Tls(_) => metrics.unopened_tls.inc(),
+                PreambleError::Timeout => metrics.unopened_late.inc(),
             }
-            tracing::debug!(error = &error as &dyn std::error::Error, %peer, "connection did not open");
+            tracing::debug!(error = &error as &dyn std::error::Error, peer = %address, "connection did not open");
             None
         }
     }
@@ -334,17 +304,16 @@ async fn open(
 
 fn serve_connection(
     stream: Stream,
-    peer: SocketAddr,
-    round: Round,
+    peer: Peer,
+    progress: Progress,
     service: Arc<Service>,
-    patience: Patience,
-) -> impl GracefulConnection<Error = hyper::Error> {
-    let io = Connection::new(stream, round.clone(), patience);
+) -> impl Future<Output = Result<(), hyper::Error>> {
+    let io = TokioIo::new(Connection::new(stream, progress.clone()));
     // One for the connection: all connections would otherwise count references to the one service, from every thread.
-    let visit = Arc::new(Visit { service, peer, round, alarm: Mutex::default() });
-    let service = service_fn(move |request| Arc::clone(&visit).serve(request));
+    let service = Arc::new(ConnectionService { service, peer, progress, timers: Timers::default() });
+    let service = service_fn(move |request| Arc::clone(&service).serve(request));
     http1::Builder::new()
-        // `Connection` watches heads, and the time between requests.
+        // The listener ends slow heads and idle connections.
         .header_read_timeout(None)
         .keep_alive(true)
         .half_close(false)
@@ -355,37 +324,8 @@ fn serve_connection(
         .serve_connection(io, service)
 }
 
-/// Drives a connection to its end. Once it shall finish, it ends as soon as it is idle. hyper would take one that reads the head of a
-/// later request for idle, and drop what it has of it.
-async fn end_in_order(
-    connection: impl GracefulConnection<Error = hyper::Error>,
-    round: Round,
-    mut finish: watch::Receiver<bool>,
-) -> Result<(), hyper::Error> {
-    let mut connection = pin!(connection);
-    let news = finish.clone();
-    let mut ordered = pin!(async move { finish.wait_for(|finish| *finish).await.is_ok() });
-    let (mut is_first, mut is_ordered, mut is_told) = (true, false, false);
-    poll_fn(|cx| {
-        // What has come is read first.
-        let ended = connection.as_mut().poll(cx);
-        // Asked once, so that the order wakes this task, and then only when there is one: to ask takes a lock that all connections share.
-        if !is_ordered && (is_first || news.has_changed().unwrap_or(true)) {
-            is_first = false;
-            is_ordered = ordered.as_mut().poll(cx).is_ready();
-        }
-        if ended.is_ready() || !is_ordered || is_told || round.is_in_head() {
-            return ended;
-        }
-        is_told = true;
-        connection.as_mut().graceful_shutdown();
-        connection.as_mut().poll(cx)
-    })
-    .await
-}
-
 /// Sets what a connection needs. What cannot be set does not matter enough to turn the sender away.
-fn prepare(stream: &TcpStream) {
+fn set_options(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let set =
         stream.set_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE)));

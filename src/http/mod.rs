@@ -1,12 +1,14 @@
 //! The callback listener: connections, limits, and the way from a request to an answer.
 
 pub(crate) mod budget;
-pub(crate) mod connection;
+mod connection;
+mod connections;
 pub(crate) mod expiry;
 mod framing;
 pub(crate) mod listener;
-pub(crate) mod opening;
 mod peers;
+mod phase;
+pub(crate) mod preamble;
 mod proxy;
 pub(crate) mod reply;
 pub(crate) mod service;

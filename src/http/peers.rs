@@ -12,12 +12,14 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Counts a connection of `peer`, unless it has `max` already.
-    pub(super) fn enter(&mut self, peer: IpAddr, max: usize) -> bool {
-        let open = self.open.entry(peer).or_default();
-        let has_place = *open < max;
-        *open += usize::from(has_place);
-        has_place
+    /// How many connections `peer` has.
+    pub(super) fn open(&self, peer: IpAddr) -> usize {
+        self.open.get(&peer).copied().unwrap_or_default()
+    }
+
+    /// Counts a connection of `peer`.
+    pub(super) fn enter(&mut self, peer: IpAddr) {
+        *self.open.entry(peer).or_default() += 1;
     }
 
     /// One of `peer`'s has ended.

@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
+use std::time::Instant;
 
 use hyper::Method;
 use hyper::Request;
@@ -21,7 +23,9 @@ use hyper::header;
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 
+use crate::alarm;
 use crate::alarm::Alarm;
+use crate::auth;
 use crate::capture::Raw;
 use crate::clock;
 use crate::command::Command;
@@ -34,10 +38,12 @@ use crate::refusal::Refusal;
 use crate::request::Query;
 use crate::request::QueryError;
 use crate::sender::Senders;
+use crate::throttle::Throttle;
 
 use super::budget::Budget;
-use super::connection::Round;
 use super::framing;
+use super::phase::Phase;
+use super::phase::Progress;
 use super::reply;
 use super::reply::Reply;
 
@@ -53,8 +59,12 @@ pub(crate) struct Service {
     /// Whose callbacks are taken; `None`: anybody's.
     pub(crate) senders: Option<Senders>,
     pub(crate) body_bytes_max: usize,
+    /// From a head to the last byte of its body.
+    pub(crate) body_timeout: Duration,
     /// Room for bodies that are on their way.
     pub(crate) budget: Budget,
+    /// How often it is logged that a query was lost.
+    pub(crate) nameless_log: Throttle,
     /// Set when the process stops: each answer then ends its connection.
     pub(crate) is_stopping: Arc<AtomicBool>,
 }
@@ -64,59 +74,139 @@ pub(crate) struct Service {
 /// Futures are copied whole at each await of one within another, and this one once more by hyper: so there are few of them on the way
 /// of a callback, and what is rare is boxed.
 #[derive(Debug)]
-pub(crate) struct Visit {
-    pub(crate) service: Arc<Service>,
-    pub(crate) peer: SocketAddr,
-    pub(crate) round: Round,
-    /// For the deadlines of its requests.
-    pub(crate) alarm: Mutex<Alarm>,
+pub(super) struct ConnectionService {
+    pub(super) service: Arc<Service>,
+    pub(super) peer: Peer,
+    pub(super) progress: Progress,
+    pub(super) timers: Timers,
 }
 
-impl Visit {
-    /// Answers one request, the next of the round.
-    pub(crate) fn serve(
+/// Who is at the other side of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    /// Its address, or the one that a header of the PROXY protocol names.
+    pub(super) address: SocketAddr,
+    /// Whether a header of the PROXY protocol names nobody: the proxy speaks for itself, and `X-Forwarded-For` counts for nothing.
+    pub(super) is_proxy_itself: bool,
+}
+
+/// The timers of a connection's requests, one for each kind of deadline, since each must only move on.
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    /// For bodies.
+    pub(super) body: Mutex<Alarm>,
+    /// For answers.
+    pub(super) answer: Mutex<Alarm>,
+}
+
+impl ConnectionService {
+    /// Answers one request.
+    pub(super) fn serve(
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Reply, Infallible>> {
-        // Not when the future is polled: hyper looks for what comes behind the body before, and would be taken to wait for a head.
-        self.round.serve();
-        self.reply_to(request)
+        // Not when the future is polled: hyper looks for what comes behind the body before, and that would be taken for a head.
+        let goes_on = self.progress.enter(Phase::Service);
+        self.reply_to(request, goes_on)
     }
 
-    async fn reply_to(self: Arc<Self>, request: Request<Incoming>) -> Result<Reply, Infallible> {
+    async fn reply_to(self: Arc<Self>, request: Request<Incoming>, goes_on: bool) -> Result<Reply, Infallible> {
+        if !goes_on {
+            // The listener has ended the connection while a request sent ahead was read: its task is about to be dropped.
+            std::future::pending::<()>().await;
+        }
         let service = &*self.service;
         let (parts, body) = request.into_parts();
+        let began = clock::monotonic();
         let mut body = Some(body);
-        let mut reply = match service.receive(&parts, self.peer) {
+        let mut reply = match service.receive(&parts, self.peer, began) {
             Step::Answer(reply) => reply,
             Step::Refuse(receipt, refusal) => conclude(Err(refusal), Some(receipt)),
+            Step::Nameless(verdict) => Box::pin(self.answer_nameless(verdict, &mut body, began)).await,
             Step::Read(receipt, admitted) => {
                 let mut receipt = Some(receipt);
-                let answer = match service.body(&admitted, body.as_mut(), &self.round).await {
-                    Ok(raw) => {
+                let read = service.body(&admitted, body.as_mut());
+                let answer = match alarm::until(&self.timers.body, began + service.body_timeout, read).await {
+                    Some(Ok(raw)) => {
                         body = None;
-                        service.intake.accept(admitted, raw, &mut receipt, &self.alarm).await
+                        service.intake.accept(admitted, raw, &mut receipt, &self.timers.answer).await
                     }
-                    Err(refusal) => Err(refusal),
+                    Some(Err(refusal)) => Err(refusal),
+                    None => Err(Refusal::BodyTimeout),
                 };
                 conclude(answer, receipt)
             }
         };
         let goes_on = !reply::is_closing(&reply)
             && match body {
-                Some(unread) => Box::pin(service.skim(&parts, unread, &self.round)).await,
+                Some(unread) => Box::pin(self.drain(&parts, unread, began)).await,
                 None => true,
             };
-        if goes_on {
-            self.round.rest();
-        } else {
-            reply::close(&mut reply);
-            self.round.leave();
+        if !goes_on {
+            self.progress.leave_unread();
         }
-        if service.is_stopping.load(Ordering::Relaxed) {
+        if !goes_on || self.progress.closes_next() || service.is_stopping.load(Ordering::Relaxed) {
             reply::close(&mut reply);
         }
+        self.progress.enter(Phase::Response);
         Ok(reply)
+    }
+
+    /// Answers a POST without a command: a check of the URL where the body is blank too, and else a callback whose query a proxy has
+    /// lost. `verdict` says what else is wrong with it.
+    async fn answer_nameless(
+        &self,
+        verdict: Result<(), Refusal>,
+        body: &mut Option<Incoming>,
+        began: Instant,
+    ) -> Reply {
+        let service = &*self.service;
+        let Some(incoming) = body else { return reply::ok() };
+        let read = is_blank(incoming);
+        let read = match alarm::until(&self.timers.body, began + service.body_timeout, read).await {
+            Some(Ok(true)) => {
+                *body = None;
+                service.intake.metrics.probes.inc();
+                return reply::ok();
+            }
+            Some(Ok(false)) => verdict,
+            Some(Err(refusal)) => Err(refusal),
+            None => Err(Refusal::BodyTimeout),
+        };
+        let refusal = read.err().unwrap_or(Refusal::CommandMissing);
+        if service.nameless_log.permits(began) {
+            tracing::warn!(
+                peer = %self.peer.address,
+                reason = refusal.reason().word(),
+                "a POST with a body names no CallbackCommand in its query; a proxy in front must pass the query on unchanged"
+            );
+        }
+        let receipt = service.intake.ledger.receive(None);
+        conclude(Err(refusal), Some(receipt))
+    }
+
+    /// Reads a body that nobody wants and drops it, so that the connection can be used on. Returns whether it came to its end: it has
+    /// the limits of any body, and one that waits for a `100 Continue` is not asked for.
+    async fn drain(&self, head: &Parts, mut body: Incoming, began: Instant) -> bool {
+        if body.is_end_stream() {
+            return true;
+        }
+        let limit = self.service.body_bytes_max as u64;
+        if body.size_hint().lower() > limit || head.headers.contains_key(header::EXPECT) {
+            return false;
+        }
+        let drained = async {
+            let mut bytes = 0;
+            while bytes <= limit {
+                match next_frame(&mut body).await {
+                    Ok(Some(frame)) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
+                    Ok(None) => return true,
+                    Err(_broken_off) => return false,
+                }
+            }
+            false
+        };
+        alarm::until(&self.timers.body, began + self.service.body_timeout, drained).await.unwrap_or(false)
     }
 }
 
@@ -126,14 +216,16 @@ enum Step<'r> {
     Answer(Reply),
     /// Its body is not wanted.
     Refuse(Receipt<'r>, Refusal),
+    /// A POST without a command: its body says whether it is a callback, and this what else is wrong with it.
+    Nameless(Result<(), Refusal>),
     /// Its body is read.
     Read(Receipt<'r>, Admitted<'r>),
 }
 
 impl Service {
     /// Looks at a head. A request that names a command is in the ledger from here on.
-    fn receive<'r>(&'r self, parts: &'r Parts, peer: SocketAddr) -> Step<'r> {
-        let head = Head { peer, received: clock::wall(), began: clock::monotonic() };
+    fn receive<'r>(&'r self, parts: &'r Parts, peer: Peer, began: Instant) -> Step<'r> {
+        let head = Head { peer: peer.address, received: clock::wall(), began };
         let raw_query = parts.uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
         let command = match &query {
@@ -141,32 +233,51 @@ impl Service {
             // What cannot be read is a callback all the same, of no command in the table.
             Err(_) => Query::names_command(raw_query).then_some(None),
         };
-        let welcome = self.welcome(parts, peer);
-        let is_harmless = matches!(parts.method, Method::GET | Method::HEAD | Method::POST);
-        if is_harmless && command.is_none() {
-            self.intake.metrics.probes.inc();
-            return Step::Answer(welcome.map_or_else(|refusal| reply::refusal(&refusal), |()| reply::ok()));
+        let framing = framing::check(parts);
+        let sender = self.check_sender(parts, peer);
+        if command.is_none() {
+            let is_welcome = framing.clone().and_then(|()| match &sender {
+                Err(refusal) if !self.is_check_of_proxy(parts, peer) => Err(refusal.clone()),
+                _ => Ok(()),
+            });
+            match (&parts.method, is_welcome) {
+                (&Method::GET | &Method::HEAD | &Method::OPTIONS, is_welcome) => {
+                    self.intake.metrics.probes.inc();
+                    return Step::Answer(is_welcome.map_or_else(|refusal| reply::refusal(&refusal), |()| reply::ok()));
+                }
+                (&Method::POST, Ok(())) => return Step::Nameless(sender.and_then(|()| self.find_app(query))),
+                _other => {}
+            }
         }
         let receipt = self.intake.ledger.receive(command.flatten());
-        if let Err(refusal) = welcome {
-            return Step::Refuse(receipt, refusal);
-        }
-        match self.admit(head, parts, query) {
+        match framing.and(sender).and_then(|()| self.admit(head, parts, query)) {
             Ok(admitted) => Step::Read(receipt, admitted),
             Err(refusal) => Step::Refuse(receipt, refusal),
         }
     }
 
-    /// Looks at what no request may be, callback or not.
-    fn welcome(&self, parts: &Parts, peer: SocketAddr) -> Result<(), Refusal> {
-        framing::check(parts)?;
-        if let Some(senders) = &self.senders {
+    fn check_sender(&self, parts: &Parts, peer: Peer) -> Result<(), Refusal> {
+        let Some(senders) = &self.senders else { return Ok(()) };
+        let is_taken = if peer.is_proxy_itself {
+            senders.allowed.contain(peer.address.ip())
+        } else {
             let forwarded = parts.headers.get_all(X_FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
-            if !senders.admit(peer.ip(), forwarded) {
-                return Err(Refusal::Sender);
-            }
-        }
-        Ok(())
+            senders.admit(peer.address.ip(), forwarded)
+        };
+        if is_taken { Ok(()) } else { Err(Refusal::Sender) }
+    }
+
+    /// Whether a proxy speaks for itself, as it does to see whether this server lives.
+    fn is_check_of_proxy(&self, parts: &Parts, peer: Peer) -> bool {
+        let is_for_another = !peer.is_proxy_itself && parts.headers.contains_key(X_FORWARDED_FOR);
+        let is_proxy = |senders: &Senders| senders.proxies.contain(peer.address.ip());
+        !is_for_another && self.senders.as_ref().is_some_and(is_proxy)
+    }
+
+    /// Whether the query names an application of ours.
+    fn find_app(&self, query: Result<Query<'_>, QueryError>) -> Result<(), Refusal> {
+        let query = query.map_err(Refusal::Query)?;
+        auth::find(&query, &self.intake.apps).map(|_app| ())
     }
 
     fn admit<'r>(
@@ -186,9 +297,9 @@ impl Service {
         self.intake.admit(head, parts.uri.query().unwrap_or_default(), query)
     }
 
-    /// Reads the body, behind a copy of the query. If it has to be waited for, there must
-    /// be room in the budget. That is given back with the last byte: from there on the journal's bounds hold.
-    async fn body(&self, admitted: &Admitted<'_>, body: Option<&mut Incoming>, round: &Round) -> Result<Raw, Refusal> {
+    /// Reads the body, behind a copy of the query. If it has to be waited for, there must be room in the budget. That is given back with
+    /// the last byte: from there on the journal's bounds hold. No timer here: the caller holds the time that a body may take.
+    async fn body(&self, admitted: &Admitted<'_>, body: Option<&mut Incoming>) -> Result<Raw, Refusal> {
         let Some(body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
         let limit = self.body_bytes_max;
         let hint = body.size_hint();
@@ -200,10 +311,9 @@ impl Service {
         // Copied: what comes is a part of the connection's buffer, and would hold all of it for as long as it waits. In small
         // chunks, that would be many times the body.
         let mut raw = Raw::begin(admitted.query(), expected);
-        round.read_body();
         loop {
             let frame = poll_fn(|cx| {
-                let frame = poll_frame(body, round, cx);
+                let frame = poll_frame(body, cx);
                 if frame.is_pending() && room.is_none() && !body.is_end_stream() {
                     room = self.budget.reserve(awaited, admitted.kind());
                     if room.is_none() {
@@ -219,32 +329,7 @@ impl Service {
             }
             raw.push(&data);
         }
-        round.serve();
         Ok(raw.end())
-    }
-
-    /// Reads a body that nobody wants and drops it, so that the connection can be used on. Returns whether it came to its end: it has
-    /// the limits of any body, and one that waits for a `100 Continue` is not asked for.
-    async fn skim(&self, head: &Parts, mut body: Incoming, round: &Round) -> bool {
-        if body.is_end_stream() {
-            return true;
-        }
-        let limit = self.body_bytes_max as u64;
-        if body.size_hint().lower() > limit || head.headers.contains_key(header::EXPECT) {
-            return false;
-        }
-        let mut bytes = 0;
-        round.read_body();
-        loop {
-            match poll_fn(|cx| poll_frame(&mut body, round, cx)).await {
-                Ok(Some(frame)) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
-                Ok(None) => return true,
-                Err(_late_or_broken_off) => return false,
-            }
-            if bytes > limit {
-                return false;
-            }
-        }
     }
 }
 
@@ -262,14 +347,28 @@ fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Re
     }
 }
 
-/// The next part of a body; `None` at its end. No timer here: the connection holds the time that a body may take.
-fn poll_frame(body: &mut Incoming, round: &Round, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Refusal>> {
-    if round.is_body_late() {
-        return Poll::Ready(Err(Refusal::BodyTimeout));
+/// Whether a body is white space or `{}`. Reads it only until that is known.
+async fn is_blank(body: &mut Incoming) -> Result<bool, Refusal> {
+    let mut rest = EMPTY_OBJECT;
+    while let Some(frame) = next_frame(body).await? {
+        let Ok(data) = frame.into_data() else { continue };
+        for byte in data.iter().filter(|byte| !byte.is_ascii_whitespace()) {
+            match rest.split_first() {
+                Some((expected, behind)) if expected == byte => rest = behind,
+                _other => return Ok(false),
+            }
+        }
     }
-    let frame = Pin::new(body).poll_frame(cx);
-    if frame.is_pending() {
-        round.wait_for_body(cx);
-    }
-    frame.map(|frame| frame.transpose().map_err(|_broken_off| Refusal::BrokenOff))
+    Ok(rest.is_empty() || rest == EMPTY_OBJECT)
+}
+
+const EMPTY_OBJECT: &[u8] = b"{}";
+
+/// The next part of a body; `None` at its end.
+async fn next_frame(body: &mut Incoming) -> Result<Option<Frame<Bytes>>, Refusal> {
+    poll_fn(|cx| poll_frame(body, cx)).await
+}
+
+fn poll_frame(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Refusal>> {
+    Pin::new(body).poll_frame(cx).map(|frame| frame.transpose().map_err(|_broken_off| Refusal::BrokenOff))
 }

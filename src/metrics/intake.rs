@@ -11,6 +11,8 @@ use prometheus::Registry;
 
 use crate::decide;
 
+use super::counter;
+use super::gauge;
 use super::publish::histogram;
 
 /// See the module.
@@ -26,6 +28,8 @@ pub(crate) struct IntakeMetrics {
     pub(crate) connections: IntGauge,
     /// Connections beyond a cap, answered with 503 and closed.
     pub(crate) connections_refused: IntCounter,
+    /// Connections that were ended to make room for a new one.
+    pub(crate) connections_evicted: IntCounter,
     /// Times that no connection could be accepted.
     pub(crate) accept_errors: IntCounter,
     /// Connections that ended because what came over them was not HTTP, or too much of it.
@@ -34,6 +38,8 @@ pub(crate) struct IntakeMetrics {
     pub(crate) unopened_header: IntCounter,
     /// Connections whose TLS handshake failed.
     pub(crate) unopened_tls: IntCounter,
+    /// Connections from elsewhere than the configured senders and proxies.
+    pub(crate) unopened_sender: IntCounter,
     /// Connections that were too slow in what comes before HTTP.
     pub(crate) unopened_late: IntCounter,
     answer_before: Histogram,
@@ -50,14 +56,9 @@ impl IntakeMetrics {
             Opts::new("callbridge_decisions_total", "Questions answered, by outcome: all may, some may not, none may."),
             &["outcome"],
         )?;
+        registry.register(Box::new(decisions.clone()))?;
         let decision = |outcome: decide::Outcome| decisions.with_label_values(&[outcome.as_str()]);
-        let unopened = IntCounterVec::new(
-            Opts::new(
-                "callbridge_connections_unopened_total",
-                "Connections that ended before HTTP, by what they lacked: a header of the PROXY protocol, TLS, time.",
-            ),
-            &["reason"],
-        )?;
+        let unopened = unopened(registry)?;
         // Microseconds when nothing is wrong.
         let answer_before = histogram(
             "callbridge_answer_before_duration_seconds",
@@ -70,53 +71,55 @@ impl IntakeMetrics {
             "From reading an after-callback's head to its answer.",
             &[0.000_05, 0.0001, 0.00025, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 1.5, 2.0],
         )?;
-        let metrics = Self {
-            probes: IntCounter::new(
+        registry.register(Box::new(answer_before.clone()))?;
+        registry.register(Box::new(answer_after.clone()))?;
+        Ok(Self {
+            probes: counter(
+                registry,
                 "callbridge_probes_total",
                 "Requests that name no command, such as a console's check of the URL.",
             )?,
-            rejected_dropped: IntCounter::new(
+            rejected_dropped: counter(
+                registry,
                 "callbridge_rejected_dropped_total",
                 "Refused bodies that should have gone to the rejected topic, and for which the queue had no room.",
             )?,
-            bodies_bytes: IntGauge::new(
+            bodies_bytes: gauge(
+                registry,
                 "callbridge_bodies_awaited_bytes",
                 "Room set aside for bodies that have not come whole with their heads.",
             )?,
-            connections: IntGauge::new("callbridge_connections", "Open connections on the callback listener.")?,
-            connections_refused: IntCounter::new(
+            connections: gauge(registry, "callbridge_connections", "Open connections on the callback listener.")?,
+            connections_refused: counter(
+                registry,
                 "callbridge_connections_refused_total",
                 "Connections beyond the cap, or that of their peer, answered with 503 and closed.",
             )?,
-            accept_errors: IntCounter::new(
+            connections_evicted: counter(
+                registry,
+                "callbridge_connections_evicted_total",
+                "Silent, idle or stalled connections that were closed at the cap to make room for a new one.",
+            )?,
+            accept_errors: counter(
+                registry,
                 "callbridge_accept_errors_total",
                 "Times that no connection could be accepted, as for want of file descriptors; tried ten times a second.",
             )?,
-            not_http: IntCounter::new(
+            not_http: counter(
+                registry,
                 "callbridge_not_http_total",
                 "Connections of HTTP/1.1 that ended at a request that cannot be read: answered with 400, 414 or 431, if at all.",
             )?,
             unopened_header: unopened.with_label_values(&["proxy_header"]),
             unopened_tls: unopened.with_label_values(&["tls"]),
+            unopened_sender: unopened.with_label_values(&["sender"]),
             unopened_late: unopened.with_label_values(&["late"]),
             allowed: decision(decide::Outcome::Allow),
             partly: decision(decide::Outcome::Partial),
             refused: decision(decide::Outcome::Refuse),
             answer_before,
             answer_after,
-        };
-        registry.register(Box::new(decisions))?;
-        registry.register(Box::new(unopened))?;
-        registry.register(Box::new(metrics.probes.clone()))?;
-        registry.register(Box::new(metrics.rejected_dropped.clone()))?;
-        registry.register(Box::new(metrics.bodies_bytes.clone()))?;
-        registry.register(Box::new(metrics.connections.clone()))?;
-        registry.register(Box::new(metrics.connections_refused.clone()))?;
-        registry.register(Box::new(metrics.accept_errors.clone()))?;
-        registry.register(Box::new(metrics.not_http.clone()))?;
-        registry.register(Box::new(metrics.answer_before.clone()))?;
-        registry.register(Box::new(metrics.answer_after.clone()))?;
-        Ok(metrics)
+        })
     }
 
     /// A question was answered.
@@ -133,4 +136,17 @@ impl IntakeMetrics {
     pub(crate) fn answered(&self, took: Duration) {
         self.answer_after.observe(took.as_secs_f64());
     }
+}
+
+/// Connections closed before HTTP, by reason.
+fn unopened(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
+    let unopened = IntCounterVec::new(
+        Opts::new(
+            "callbridge_connections_unopened_total",
+            "Connections closed before HTTP, by reason: no PROXY header, failed TLS handshake, timeout, or not from a configured sender.",
+        ),
+        &["reason"],
+    )?;
+    registry.register(Box::new(unopened.clone()))?;
+    Ok(unopened)
 }

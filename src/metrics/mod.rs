@@ -9,6 +9,8 @@ pub(crate) mod publish;
 pub(crate) mod tls;
 pub(crate) mod tokens;
 
+use prometheus::IntCounter;
+use prometheus::IntGauge;
 use prometheus::Registry;
 
 use crate::ledger::Ledger;
@@ -39,4 +41,18 @@ impl Metrics {
             tls: tls::TlsMetrics::register(registry)?,
         })
     }
+}
+
+/// A counter, registered.
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::new(name, help)?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+/// A gauge, registered.
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+    let gauge = IntGauge::new(name, help)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
 }

@@ -135,6 +135,29 @@ fn every_reason_to_refuse_has_a_case() {
 }
 
 #[test]
+fn a_callback_without_its_query_is_not_answered_as_a_check_and_logged_once() {
+    let files = Files::new();
+    let list = files.write("blocklist.txt", "mallory\n");
+    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP, "--ack", "memory", "--blocklist", &list]);
+    let question = format!(
+        r#"{{"CallbackCommand":"{BEFORE}","Official_Account":"@a","SubscribeAccountList":[{{"Subscriber_Account":"mallory"}}]}}"#
+    );
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    for _nth in 0..3 {
+        let answer = client.post("/", question.as_bytes()).unwrap();
+        assert_failure(&answer, 403, "SdkAppid is missing in the query");
+        // In chunks, its end is not known before it has come.
+        client
+            .write(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n \r\n1\r\nx\r\n0\r\n\r\n")
+            .unwrap();
+        assert_failure(&client.read().unwrap(), 403, "SdkAppid is missing in the query");
+    }
+    let stopped = bridge.stop_in_order();
+    assert_eq!((stopped.ledger["received"], stopped.ledger["refused"]), (6, 6));
+    assert_eq!(stopped.stderr.matches("names no CallbackCommand in its query").count(), 1, "{}", stopped.stderr);
+}
+
+#[test]
 fn callbacks_are_taken_on_the_configured_path_only() {
     let files = Files::new();
     let config = files.write("callbridge.toml", "callbacks.path = \"/secret/2f1c\"\n");
@@ -396,7 +419,7 @@ fn assert_kept(bridge: &Bridge, cases: &[Case]) {
 }
 
 fn cases() -> Vec<Case> {
-    [heads(), queries(), bodies(), sizes()].into_iter().flatten().collect()
+    [heads(), lost_queries(), queries(), bodies(), sizes()].into_iter().flatten().collect()
 }
 
 /// Methods, with and without a command.
@@ -407,14 +430,43 @@ fn heads() -> Vec<Case> {
     vec![
         case("GET without a command", request("GET", &without, b""), Outcome::Probe),
         case("HEAD without a command", request("HEAD", "/any/path", b""), Outcome::Probe),
-        case("POST without a command", request("POST", &without, b"{}"), Outcome::Probe),
-        case("POST with an empty command", request("POST", "/?SdkAppid=7&CallbackCommand=", b"{"), Outcome::Probe),
+        case("OPTIONS without a command", request("OPTIONS", "*", b""), Outcome::Probe),
+        case("OPTIONS with a body", request("OPTIONS", &without, GOOD), Outcome::Probe),
+        case("POST of an empty object without a command", request("POST", &without, b"{}"), Outcome::Probe),
+        case("POST of blanks without a query", request("POST", "/", b" \r\n\t "), Outcome::Probe),
+        case("POST of a blank object", request("POST", "/", b"\n{ \n}\n"), Outcome::Probe),
+        case("POST of nothing without a query", request("POST", "/", b""), Outcome::Probe),
+        case("OPTIONS with a command", request("OPTIONS", &with, b""), method(AFTER)),
         case("GET with a command", request("GET", &with, b""), method(AFTER)),
         case("HEAD with a command", request("HEAD", &with, b""), method(AFTER)),
         case("PUT with a command", request("PUT", &with, GOOD), method(AFTER)),
         case("PUT without a command", request("PUT", &without, GOOD), method("other")),
         case("DELETE without a query", request("DELETE", "/", b""), method("other")),
     ]
+}
+
+/// Callbacks whose query was lost on the way, or changed.
+fn lost_queries() -> Vec<Case> {
+    let (none, no_app) = ("CallbackCommand is missing in the query", "SdkAppid is missing in the query");
+    let unknown = "SdkAppid is not one of ours";
+    [
+        ("/", GOOD, Reason::AppMissing, 403, no_app),
+        ("/?", GOOD, Reason::AppMissing, 403, no_app),
+        ("/%3FSdkAppid%3D1400000000%26CallbackCommand%3DState.StateChange", GOOD, Reason::AppMissing, 403, no_app),
+        ("/#?SdkAppid=1400000000&CallbackCommand=State.StateChange", GOOD, Reason::AppMissing, 403, no_app),
+        ("/?SdkAppid=1400000000;CallbackCommand=State.StateChange", GOOD, Reason::AppUnknown, 403, unknown),
+        ("/?SdkAppid=7&CallbackCommand=", b"{", Reason::AppUnknown, 403, unknown),
+        ("/?SdkAppid=1400000000&amp;CallbackCommand=State.StateChange", GOOD, Reason::CommandMissing, 400, none),
+        ("/?SdkAppid=1400000000&CallbackCommand=", GOOD, Reason::CommandMissing, 400, none),
+        ("/?SdkAppid=1400000000&CallbackCommand%3DState.StateChange", b"[]", Reason::CommandMissing, 400, none),
+        ("/?SdkAppid=1400000000", b"{\"\":0}", Reason::CommandMissing, 400, none),
+        ("/?SdkAppid=1400000000", b"{}{}", Reason::CommandMissing, 400, none),
+        ("/?SdkAppid=1400000000&SdkAppid=1400000000", GOOD, Reason::Query, 400, "SdkAppid is given more than once"),
+    ]
+    .map(|(target, body, reason, status, says)| {
+        case("a lost query", request("POST", target, body), refused(reason, status, says, "other"))
+    })
+    .into()
 }
 
 /// Applications and queries.

@@ -14,6 +14,7 @@ mod bad_input;
 mod blocklist;
 mod callbacks;
 mod commands;
+mod connections;
 mod crashes;
 mod disk_faults;
 mod disks;

@@ -29,19 +29,42 @@ const NETWORKS: &str =
 pub(crate) fn callbacks_are_taken_from_the_configured_networks_only() {
     let bridge = start(NETWORKS);
     assert_eq!(status(&mut connect(&bridge, SENDER), &[]), 200);
-    for peer in [STRANGER, PROXY, Ipv4Addr::LOCALHOST] {
-        let mut client = connect(&bridge, peer);
-        let response = client.post(&callback_target(APP, load::COMMAND), b"{}").unwrap();
+    // Peers from elsewhere are not even read.
+    for peer in [STRANGER, Ipv4Addr::LOCALHOST] {
+        assert!(connect(&bridge, peer).is_closed());
+    }
+    assert_eq!(bridge.metrics()["callbridge_connections_unopened_total{reason=\"sender\"}"], 2.0);
+    // A proxy passes on what others send, and sends no callbacks itself.
+    for forwarded in [&[][..], &["127.30.0.1"]] {
+        let mut client = connect(&bridge, PROXY);
+        let headers: Vec<(&str, &str)> = forwarded.iter().map(|value| ("X-Forwarded-For", *value)).collect();
+        let response = client.request("POST", &callback_target(APP, load::COMMAND), &headers, b"{}").unwrap();
         assert_eq!((response.status, response.header("connection")), (403, Some("close")));
         assert!(response.text().contains("callbacks are not taken from this sender"), "{}", response.text());
         assert!(client.is_closed());
     }
-    // A look without a command is not answered either, and is no callback.
-    assert_eq!(connect(&bridge, STRANGER).request("GET", "/", &[], b"").unwrap().status, 403);
-    assert_eq!(connect(&bridge, SENDER).request("GET", "/", &[], b"").unwrap().status, 200);
-    assert_eq!(bridge.metrics()["callbridge_callbacks_refused_total{reason=\"sender\"}"], 3.0);
+    assert_eq!(bridge.metrics()["callbridge_callbacks_refused_total{reason=\"sender\"}"], 2.0);
     let stopped = bridge.stop_and_wait();
-    assert!(stopped.is_balanced() && stopped.ledger["received"] == 4, "{stopped:?}");
+    assert!(stopped.is_balanced() && stopped.ledger["received"] == 3, "{stopped:?}");
+}
+
+#[test]
+fn checks_of_a_proxy_itself_are_answered_and_no_callback_of_its_is_taken() {
+    let bridge = start(NETWORKS);
+    let check = |method: &str, headers: &[(&str, &str)], body: &[u8]| {
+        connect(&bridge, PROXY).request(method, "/", headers, body).unwrap().status
+    };
+    for method in ["GET", "HEAD", "OPTIONS", "POST"] {
+        assert_eq!(check(method, &[], b""), 200, "{method}");
+        assert_eq!(check(method, &[("X-Forwarded-For", "127.30.0.1")], b""), 403, "{method}");
+        assert_eq!(check(method, &[("X-Forwarded-For", "127.10.0.1")], b""), 200, "{method}");
+    }
+    assert_eq!(check("POST", &[], b"{\"a\":1}"), 403);
+    assert_eq!(connect(&bridge, SENDER).request("GET", "/", &[], b"").unwrap().status, 200);
+    let stopped = bridge.stop_and_wait();
+    assert!(stopped.is_balanced(), "{stopped:?}");
+    // The POST of a stranger by way of the proxy, and that with a body.
+    assert_eq!((stopped.ledger["received"], stopped.ledger["refused"]), (2, 2), "{stopped:?}");
 }
 
 #[test]
@@ -53,7 +76,6 @@ fn x_forwarded_for_is_believed_from_configured_proxies_only() {
     assert_eq!(of(PROXY, &["1.1.1.1", "203.0.113.7"]), 200);
     assert_eq!(of(PROXY, &["203.0.113.7, 1.1.1.1"]), 403);
     assert_eq!(of(PROXY, &["203.0.113.7", "nonsense"]), 403);
-    assert_eq!(of(STRANGER, &["203.0.113.7"]), 403);
     assert_eq!(of(SENDER, &["1.1.1.1"]), 200);
 }
 
@@ -94,6 +116,35 @@ fn a_proxy_s_header_says_whose_connection_it_is() {
     stranger.write(b"PROXY TCP4 203.0.113.7 127.0.0.1 4660 80\r\n\r\n").unwrap();
     assert_eq!(stranger.read().unwrap().status, 400);
     assert_eq!(status(&mut connect(&bridge, SENDER), &[]), 200);
+}
+
+#[test]
+fn a_client_that_the_proxy_does_not_name_names_none_itself() {
+    let bridge = start(&format!("{NETWORKS}\ncallbacks.proxy_protocol = true"));
+    let v2 = |command: u8, family: u8, rest: &[u8]| {
+        let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
+        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, rest].concat()
+    };
+    for header in [
+        b"PROXY UNKNOWN\r\n".to_vec(),
+        b"PROXY UNKNOWN 203.0.113.7 127.0.0.1 1 2\r\n".to_vec(),
+        v2(0x20, 0x00, b""),
+        v2(0x20, 0x11, &[203, 0, 113, 7, 127, 0, 0, 1, 0, 1, 0, 2]),
+        v2(0x21, 0x00, b""),
+        v2(0x21, 0x31, &[0; 216]),
+    ] {
+        let connect = || {
+            let mut client = connect(&bridge, PROXY);
+            client.write(&header).unwrap();
+            client
+        };
+        assert_eq!(status(&mut connect(), &["203.0.113.7"]), 403, "{header:?}");
+        // Whatever it writes, it is the proxy's own check.
+        let mut client = connect();
+        for headers in [&[][..], &[("X-Forwarded-For", "8.8.8.8")]] {
+            assert_eq!(client.request("OPTIONS", "/", headers, b"").unwrap().status, 200, "{header:?}");
+        }
+    }
 }
 
 #[test]

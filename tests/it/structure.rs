@@ -27,6 +27,7 @@ const NAMES: &[(&str, &[&str])] = &[
     // Edges. Intake and publish meet in the journal only.
     ("alarm", &[]),
     ("shutdown", &[]),
+    ("throttle", &[]),
     ("config", &["command", "sender"]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
     (
@@ -40,7 +41,13 @@ const NAMES: &[(&str, &[&str])] = &[
             "question", "refusal", "request",
         ],
     ),
-    ("http", &["alarm", "capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request", "sender"]),
+    (
+        "http",
+        &[
+            "alarm", "auth", "capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request",
+            "sender", "throttle",
+        ],
+    ),
     ("publish", &["capture", "clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
     ("follow", &["auth", "clock", "decide", "http", "metrics", "shutdown"]),
     ("admin", &["journal", "publish", "shutdown"]),
@@ -64,6 +71,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "record",
             "sender",
             "shutdown",
+            "throttle",
         ],
     ),
     ("cli", &["app", "auth", "clock", "config", "decide", "follow", "journal", "normalise", "publish", "record"]),
