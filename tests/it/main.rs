@@ -31,6 +31,7 @@ mod overload;
 mod power_cut;
 mod process_face;
 mod promises;
+mod proxies;
 mod quarantine;
 mod schemas;
 mod seeds;
