@@ -183,7 +183,7 @@ impl Intake {
         deadline: Instant,
         alarm: &Mutex<Alarm>,
     ) -> Result<(), Refusal> {
-        match self.journal.append_now(capture, receipt, deadline) {
+        match self.journal.append_now(capture, receipt) {
             Ok(None) => Ok(()),
             Ok(Some(appended)) => Box::pin(self.acknowledged(appended, deadline, alarm)).await,
             Err(capture) => Box::pin(self.append_in_time(capture, receipt, deadline, alarm)).await,
@@ -197,10 +197,12 @@ impl Intake {
         deadline: Instant,
         alarm: &Mutex<Alarm>,
     ) -> Result<(), Refusal> {
-        match alarm::until(alarm, deadline, self.journal.append(capture, receipt, deadline)).await {
+        let topic = self.journal.topic_of(&capture);
+        match alarm::until(alarm, deadline, self.journal.append(capture, receipt)).await {
             Some(Ok(None)) => Ok(()),
             Some(Ok(Some(appended))) => self.acknowledged(appended, deadline, alarm).await,
             Some(Err(error)) => Err(self.not_taken(error)),
+            None if self.journal.is_refused_for(topic) => Err(Refusal::TopicFull),
             None => Err(self.too_late()),
         }
     }
@@ -218,9 +220,9 @@ impl Intake {
 
     fn not_taken(&self, error: AppendError) -> Refusal {
         match error {
-            AppendError::Full | AppendError::Hopeless if self.journal.is_full() => Refusal::JournalFull,
+            AppendError::Full if self.journal.is_full() => Refusal::JournalFull,
             AppendError::Full => Refusal::QueueFull,
-            AppendError::Hopeless => Refusal::Overloaded,
+            AppendError::TopicFull => Refusal::TopicFull,
             AppendError::Closed => Refusal::Stopping,
             AppendError::Unpublishable => Refusal::Unpublishable,
             AppendError::Failed => Refusal::JournalFailed,

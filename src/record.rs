@@ -32,7 +32,7 @@ pub struct Header<'a> {
 }
 
 /// A topic of [`Topics`], as its place there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(usize);
 
 impl Topic {

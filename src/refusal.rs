@@ -107,9 +107,9 @@ pub enum Refusal {
     /// The queue is full, and so is the room for those who wait.
     #[error("the queue is full")]
     QueueFull,
-    /// By what is known of the queue and of the disk, it would not be acknowledged in time, so it is not waited for.
-    #[error("it would not be acknowledged in time")]
-    Overloaded,
+    /// The records of its topic that Kafka has not taken hold the topic's whole share of the room.
+    #[error("too many callbacks of this command wait for Kafka")]
+    TopicFull,
     /// No room, or no word from Kafka, before the request's deadline.
     #[error("not acknowledged in time")]
     Deadline,
@@ -174,8 +174,8 @@ pub enum Reason {
     BodiesFull,
     /// [`Refusal::QueueFull`]
     QueueFull,
-    /// [`Refusal::Overloaded`]
-    Overloaded,
+    /// [`Refusal::TopicFull`]
+    TopicFull,
     /// [`Refusal::Deadline`]
     Deadline,
     /// [`Refusal::JournalFull`]
@@ -223,7 +223,7 @@ impl Refusal {
             Self::Undecidable { .. } => Reason::Undecidable,
             Self::BodiesFull => Reason::BodiesFull,
             Self::QueueFull => Reason::QueueFull,
-            Self::Overloaded => Reason::Overloaded,
+            Self::TopicFull => Reason::TopicFull,
             Self::Deadline => Reason::Deadline,
             Self::JournalFull => Reason::JournalFull,
             Self::JournalFailed => Reason::JournalFailed,
@@ -258,7 +258,7 @@ impl Reason {
         Self::Undecidable,
         Self::BodiesFull,
         Self::QueueFull,
-        Self::Overloaded,
+        Self::TopicFull,
         Self::Deadline,
         Self::JournalFull,
         Self::JournalFailed,
@@ -296,7 +296,7 @@ impl Reason {
             Self::ContentEncoding => 415,
             Self::BodiesFull
             | Self::QueueFull
-            | Self::Overloaded
+            | Self::TopicFull
             | Self::Deadline
             | Self::JournalFull
             | Self::JournalFailed
@@ -310,7 +310,7 @@ impl Reason {
         match self {
             Self::BodiesFull
             | Self::QueueFull
-            | Self::Overloaded
+            | Self::TopicFull
             | Self::Deadline
             | Self::JournalFull
             | Self::JournalFailed
@@ -390,7 +390,7 @@ impl Reason {
             Self::Undecidable => "undecidable",
             Self::BodiesFull => "bodies_full",
             Self::QueueFull => "queue_full",
-            Self::Overloaded => "overloaded",
+            Self::TopicFull => "topic_full",
             Self::Deadline => "deadline",
             Self::JournalFull => "journal_full",
             Self::JournalFailed => "journal_failed",

@@ -36,6 +36,7 @@ use crate::journal::Ack;
 use crate::journal::Backlog;
 use crate::journal::Bounds;
 use crate::journal::Journal;
+use crate::journal::Shares;
 use crate::journal::commit::Committer;
 use crate::journal::commit::Tender;
 use crate::journal::durable;
@@ -156,8 +157,7 @@ impl Built {
         let tls_paths = config.callbacks.tls.as_ref().map(tls_paths);
         let tls = tls_paths.map(|paths| TlsFiles::start(&paths, metrics.tls)).transpose().map_err(Failure::Tls)?;
         let apps = Arc::new(apps(config, &tokens));
-        let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
-        let topics = Arc::new(Topics::of_commands(prefixes, &config.topics.commands));
+        let topics = Arc::new(topics(config));
         let ack = ack(config.ack);
         let (listeners, admin_listener) = Listeners::bind(config)?;
         let (embedded, properties) = kafka(config, ack, &topics)?;
@@ -172,7 +172,8 @@ impl Built {
         };
         let admin = serve_admin(admin, admin_listener)?;
         let shown = Shown { metrics: &metrics.journal, gauge: &gauge, life: &life };
-        let (journal, backlog, journaling) = journal(config, &ledger, &apps, &shown)?;
+        let shares = || Shares::new(Arc::clone(&topics), metrics.intake.topic_full.clone());
+        let (journal, backlog, journaling) = journal(config, &ledger, &apps, shares, &shown)?;
         let (files, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
         let is_stopping = Arc::new(AtomicBool::new(false));
         let intake = Intake {
@@ -285,6 +286,11 @@ fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
     Apps::new(ids).signed(tokens.in_force(), config.callbacks.sign_window)
 }
 
+fn topics(config: &Config) -> Topics {
+    let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
+    Topics::of_commands(prefixes, &config.topics.commands)
+}
+
 fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Service {
     let callbacks = &config.callbacks;
     let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
@@ -355,11 +361,17 @@ struct Shown<'s> {
     life: &'s Life,
 }
 
-fn journal(config: &Config, ledger: &Ledger, apps: &Arc<Apps>, shown: &Shown<'_>) -> Result<Sides, Failure> {
+fn journal(
+    config: &Config,
+    ledger: &Ledger,
+    apps: &Arc<Apps>,
+    shares: impl FnOnce() -> Shares,
+    shown: &Shown<'_>,
+) -> Result<Sides, Failure> {
     let ack = ack(config.ack);
     match ack {
         Ack::Broker | Ack::Memory => {
-            let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone());
+            let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone(), shares());
             Ok((journal, backlog, None))
         }
         Ack::Journal => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::Thread;
 
 use crate::ledger::Ledger;
+use crate::record::Topic;
 use crate::refusal::Reason;
 
 use super::bell::Ring;
@@ -12,6 +13,7 @@ use super::entry::Entry;
 use super::entry::Position;
 use super::entry::Standing;
 use super::log::Seq;
+use super::queue::Held;
 use super::queue::Queue;
 use super::stored::Stored;
 
@@ -31,8 +33,8 @@ enum Form {
 /// Entries that were settled, and whose end is not counted yet.
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
-    captures: usize,
-    bytes: usize,
+    /// The room in the queue that comes free.
+    freed: Vec<(Option<Topic>, Held)>,
     delivered: u64,
     seqs: Vec<Seq>,
     late: Vec<Seq>,
@@ -96,7 +98,7 @@ impl Backlog {
             }
             return;
         }
-        settled.add(self.cost_of(entry));
+        settled.add(entry.topic, self.cost_of(entry));
         if entry.standing == Standing::Counted {
             match &entry.promise {
                 Some(promise) if !promise.keep(&mut settled.ring) => self.ledger.late(1),
@@ -111,7 +113,7 @@ impl Backlog {
         if entry.position.is_some() {
             return true;
         }
-        settled.add(self.cost_of(entry));
+        settled.add(entry.topic, self.cost_of(entry));
         let mut ring = Ring::default();
         let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
         if entry.standing == Standing::Counted && is_ours_to_count {
@@ -123,10 +125,10 @@ impl Backlog {
 
     /// Frees the room of what was settled, and counts what was delivered: once for many.
     pub(crate) fn free(&self, settled: &mut Settled) {
-        let Settled { captures, bytes, delivered, seqs, late, ring } = settled;
+        let Settled { freed, delivered, seqs, late, ring } = settled;
         match &self.form {
-            Form::Memory(queue) if *captures > 0 => {
-                queue.free(*captures, *bytes);
+            Form::Memory(queue) if !freed.is_empty() => {
+                queue.free_of(freed.drain(..));
                 self.ledger.deliver(*delivered);
             }
             Form::Disk(stored) if !seqs.is_empty() => {
@@ -138,9 +140,18 @@ impl Backlog {
         }
         // Now that it counts.
         ring.out();
-        (*captures, *bytes, *delivered) = (0, 0, 0);
+        *delivered = 0;
         seqs.clear();
         late.clear();
+    }
+
+    /// Says that an entry goes to another topic than it was thought to, and takes of that one's share if there is room in it.
+    pub(crate) fn moves_to(&self, entry: &mut Entry, topic: Topic) {
+        if let Form::Memory(queue) = &self.form
+            && entry.topic.is_some_and(|counted| counted != topic)
+        {
+            queue.move_share(entry, topic);
+        }
     }
 
     /// The room that an entry takes in the queue.
@@ -153,8 +164,14 @@ impl Backlog {
 }
 
 impl Settled {
-    fn add(&mut self, cost: usize) {
-        self.captures += 1;
-        self.bytes += cost;
+    fn add(&mut self, topic: Option<Topic>, cost: usize) {
+        // Records of one topic are often reported together.
+        match self.freed.last_mut() {
+            Some((last, held)) if *last == topic => {
+                held.captures += 1;
+                held.bytes += cost;
+            }
+            Some(_) | None => self.freed.push((topic, Held { captures: 1, bytes: cost })),
+        }
     }
 }

@@ -14,7 +14,6 @@ use super::Bounds;
 use super::Journal;
 use super::backlog::Backlog;
 use super::commit::Committer;
-use super::commit::FRAME_BYTES;
 use super::commit::Tender;
 use super::log::Damage;
 use super::log::OnCorruption;
@@ -134,12 +133,12 @@ pub(crate) fn open(
     })?;
     ledger.recover(found.counted);
     metrics.damaged.inc_by(found.damage.iter().map(Damage::captures).sum());
-    let queue = Arc::new(Queue::new(bounds, Some(FRAME_BYTES), ledger.clone()));
+    let queue = Arc::new(Queue::new(bounds, 0, ledger.clone()));
     let tail = Arc::new(Tail::new(TAIL_BYTES, store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
     let stored = Stored::new(Arc::clone(&tail), store.clone(), Arc::clone(apps), metrics.clone());
     Ok(OnDisk {
-        journal: Journal { queue: Arc::clone(&queue), ack: Ack::Journal, is_full: Arc::clone(&is_full) },
+        journal: Journal { queue: Arc::clone(&queue), ack: Ack::Journal, is_full: Arc::clone(&is_full), shares: None },
         backlog: Backlog::on_disk(stored, ledger.clone()),
         committer: Committer {
             queue,

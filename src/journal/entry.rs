@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crate::capture::Capture;
 use crate::clock;
+use crate::record::Topic;
 
 use super::log::Seq;
 use super::log::cursor::Place;
@@ -18,6 +19,8 @@ pub(crate) struct Entry {
     pub(crate) taken_at: Instant,
     /// What it costs. Here, because whoever settles it has no other reason to look at the capture.
     pub(crate) cost_bytes: usize,
+    /// Whose share of the queue it takes, where there are shares.
+    pub(super) topic: Option<Topic>,
     pub(super) standing: Standing,
     pub(super) promise: Option<Promise>,
     /// Where it can be read again, if it is on disk.
@@ -47,6 +50,6 @@ pub(crate) struct Position {
 impl Entry {
     pub(super) fn new(capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Self {
         let cost_bytes = capture.cost_bytes();
-        Self { capture, taken_at: clock::monotonic(), cost_bytes, standing, promise, position: None }
+        Self { capture, taken_at: clock::monotonic(), cost_bytes, topic: None, standing, promise, position: None }
     }
 }

@@ -16,7 +16,6 @@ pub(crate) mod durable;
 mod entry;
 pub(crate) mod inspect;
 pub(crate) mod log;
-mod pace;
 mod promise;
 mod queue;
 mod stored;
@@ -26,12 +25,19 @@ mod turn;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::Duration;
+
+use prometheus::IntCounterVec;
 
 use crate::capture::Capture;
+use crate::capture::Outcome;
+use crate::clock;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
+use crate::record::Topic;
+use crate::record::Topics;
 use crate::refusal::Reason;
+use crate::throttle::Throttle;
 
 pub(crate) use self::backlog::Backlog;
 pub(crate) use self::backlog::Settled;
@@ -40,7 +46,9 @@ pub(crate) use self::entry::Entry;
 pub(crate) use self::entry::Position;
 use self::entry::Standing;
 use self::promise::Promise;
+use self::queue::Full;
 use self::queue::Queue;
+use self::queue::WaitError;
 pub(crate) use self::stored::TAKE_BYTES;
 
 /// When a callback counts as acknowledged.
@@ -70,8 +78,8 @@ pub(crate) struct Bounds {
 pub(crate) enum AppendError {
     /// No room, and no room to wait for it.
     Full,
-    /// It would not be acknowledged in time.
-    Hopeless,
+    /// Its topic holds its whole share of the room.
+    TopicFull,
     /// No more captures are taken.
     Closed,
     /// Kafka will never take it.
@@ -94,31 +102,70 @@ pub(crate) struct Journal {
     ack: Ack,
     /// The disk has no room.
     is_full: Arc<AtomicBool>,
+    /// Where captures stay in the queue until Kafka has them.
+    shares: Option<Shares>,
+}
+
+/// The shares of topics in the queue.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    topics: Arc<Topics>,
+    /// Callbacks that were lost because their topic held its whole share, by topic.
+    refused: IntCounterVec,
+    log: Throttle,
+}
+
+/// How often it is logged at most that a topic holds its whole share.
+const SHARE_LOG_PERIOD: Duration = Duration::from_secs(10);
+
+impl Shares {
+    /// Of these topics. `refused` counts by topic.
+    pub(crate) fn new(topics: Arc<Topics>, refused: IntCounterVec) -> Self {
+        for name in topics.names() {
+            refused.with_label_values(&[name]);
+        }
+        Self { topics, refused, log: Throttle::new(SHARE_LOG_PERIOD) }
+    }
+
+    /// Where a capture goes, as far as that is known before it is normalised.
+    fn topic_of(&self, capture: &Capture) -> Topic {
+        match capture.outcome {
+            Outcome::Happened | Outcome::Decided(_) => self.topics.of(capture.app, capture.command),
+            Outcome::Refused { .. } => self.topics.rejected(capture.app),
+        }
+    }
+
+    fn refused(&self, topic: Topic) {
+        let topic = self.topics.name(topic);
+        self.refused.with_label_values(&[topic]).inc();
+        if self.log.permits(clock::monotonic()) {
+            tracing::warn!(topic, "a topic holds its whole share of the queue; callbacks for it are refused");
+        }
+    }
 }
 
 /// Makes a journal in memory. It is not open yet: what is appended waits until [`Journal::open`].
-pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger) -> (Journal, Backlog) {
-    let queue = Arc::new(Queue::new(bounds, None, ledger.clone()));
-    let journal = Journal { queue: Arc::clone(&queue), ack, is_full: Arc::default() };
+pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger, shares: Shares) -> (Journal, Backlog) {
+    let queue = Arc::new(Queue::new(bounds, shares.topics.names().len(), ledger.clone()));
+    let journal = Journal { queue: Arc::clone(&queue), ack, is_full: Arc::default(), shares: Some(shares) };
     (journal, Backlog::in_memory(queue, ledger))
 }
 
 impl Journal {
-    /// Takes a capture if that needs no waiting for room, and does not come too late for `deadline`. It is then as safe as the [`Ack`] mode promises, or, where that takes Kafka's word, will
-    /// be once [`Appended::acknowledged`] says so. If not, the capture comes back.
+    /// Takes a capture if that needs no waiting for room. It is then as safe as the [`Ack`] mode promises, or, where that takes Kafka's
+    /// word, will be once [`Appended::acknowledged`] says so. If not, the capture comes back.
     pub(crate) fn append_now(
         &self,
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
-        deadline: Instant,
     ) -> Result<Option<Appended>, Box<Capture>> {
         let (entry, appended) = self.entry(capture);
-        self.queue.append(entry, receipt, deadline).map_err(|entry| entry.capture)?;
+        self.queue.append(entry, receipt).map_err(|entry| entry.capture)?;
         Ok(appended)
     }
 
-    /// Takes a capture as [`Journal::append_now`] does, and waits for room, in order of arrival, unless that would take until after
-    /// `deadline`. There is no timeout here: the caller holds the deadline for the whole request.
+    /// Takes a capture as [`Journal::append_now`] does, and waits for room, in order of arrival. There is no timeout here: the caller
+    /// holds the deadline for the whole request.
     ///
     /// # Cancel safety
     ///
@@ -132,9 +179,16 @@ impl Journal {
         &self,
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
-        deadline: Instant,
     ) -> Result<Option<Appended>, AppendError> {
-        let place = self.queue.wait(&capture, deadline).await?;
+        let place = self.queue.wait(self.topic_of(&capture), capture.cost_bytes()).await;
+        let place = place.map_err(|error| match error {
+            WaitError::Closed => AppendError::Closed,
+            WaitError::Full(Full::Queue) => AppendError::Full,
+            WaitError::Full(Full::Topic(topic)) => {
+                self.refused(topic);
+                AppendError::TopicFull
+            }
+        })?;
         let (entry, appended) = self.entry(capture);
         place.push(entry, receipt).map_err(|_closed| AppendError::Closed)?;
         Ok(appended)
@@ -148,21 +202,54 @@ impl Journal {
             Ack::Memory => (None, AppendError::Closed),
         };
         let appended = promise.clone().map(|promise| Appended { promise, broken, ledger: self.queue.ledger.clone() });
-        (Entry::new(capture, Standing::Counted, promise), appended)
+        (self.new_entry(capture, Standing::Counted, promise), appended)
+    }
+
+    fn new_entry(&self, capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Entry {
+        let topic = self.topic_of(&capture);
+        Entry { topic, ..Entry::new(capture, standing, promise) }
+    }
+
+    /// Whose share a capture takes.
+    pub(crate) fn topic_of(&self, capture: &Capture) -> Option<Topic> {
+        self.shares.as_ref().map(|shares| shares.topic_of(capture))
+    }
+
+    /// Whether a capture that waits for room waits for the share of its topic. That is counted.
+    pub(crate) fn is_refused_for(&self, topic: Option<Topic>) -> bool {
+        match self.queue.fullness(topic) {
+            Full::Queue => false,
+            Full::Topic(topic) => {
+                self.refused(topic);
+                true
+            }
+        }
+    }
+
+    fn refused(&self, topic: Topic) {
+        if let Some(shares) = &self.shares {
+            shares.refused(topic);
+        }
     }
 
     /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
     pub(crate) fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
         let mut receipt = Some(receipt);
-        let refused = self.queue.offer(Entry::new(capture, Standing::Counted, None), &mut receipt).is_err();
-        if let Some(receipt) = receipt.filter(|_| refused) {
-            receipt.end(if self.is_full() { Reason::JournalFull } else { Reason::QueueFull });
-        }
+        let offered = self.queue.offer(self.new_entry(capture, Standing::Counted, None), &mut receipt);
+        let (Err(full), Some(receipt)) = (offered, receipt) else { return };
+        receipt.end(match full {
+            Full::Topic(topic) => {
+                self.refused(topic);
+                Reason::TopicFull
+            }
+            Full::Queue if self.is_full() => Reason::JournalFull,
+            Full::Queue => Reason::QueueFull,
+        });
     }
 
     /// Takes a capture whose callback has ended already: it was refused, and only its bytes are kept. Returns whether there was room.
     pub(crate) fn keep(&self, capture: Box<Capture>) -> bool {
-        self.queue.offer(Entry::new(capture, Standing::Uncounted, None), &mut None).is_ok()
+        self.queue.offer(self.new_entry(capture, Standing::Uncounted, None), &mut None).is_ok()
     }
 
     /// Whether the disk has no room.

@@ -1,38 +1,38 @@
 //! The queue between intake and the publisher: entries in order, and the room they take, under one lock.
 //!
 //! Room is counted in captures and in bytes. It is taken when an entry is pushed and free again once the entry is settled, so what the
-//! publisher has taken still counts. Who waits for room stands in line, and nobody who comes later is before them. Who would wait for
-//! longer than the deadline allows, as far as the [`Pace`] tells, is sent away at once.
+//! publisher has taken still counts. Those who wait for room get it in the order of arrival.
+//!
+//! Where entries stay until Kafka has them, each topic has a *share*: it may hold at most four times what is free. So a lone topic gets
+//! four fifths of the room, and k topics that Kafka does not take always leave 1/(4k+1) of it to the others. Whoever waits for the share of
+//! a topic stands in nobody else's way.
 
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::thread::Thread;
-use std::time::Duration;
-use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use crate::capture::Capture;
-use crate::clock;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
+use crate::record::Topic;
 
-use super::AppendError;
 use super::Bounds;
 use super::entry::Entry;
-use super::pace::Pace;
 use super::turn;
+
+/// How many times what is free one topic may hold.
+const SHARE: usize = 4;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Queue {
     entries: Mutex<Entries>,
     bounds: Bounds,
-    /// What a turn takes of it at most, in bytes of bodies and queries, where that is known.
-    turn_bytes: Option<usize>,
     pub(super) ledger: Ledger,
     /// Whom to wake when there is something to take.
     taker: OnceLock<Thread>,
@@ -42,18 +42,49 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct Entries {
     waiting: VecDeque<Entry>,
-    /// Until then appends stand in line, whatever room there is.
+    /// Until then appends wait, whatever room there is.
     is_open: bool,
     is_closed: bool,
-    /// The room that is taken.
-    captures: usize,
-    bytes: usize,
-    /// Who waits for room, in order of arrival.
-    line: VecDeque<Waiter>,
-    /// What those in line wait with.
+    /// All the room that is taken.
+    held: Held,
+    /// Of it, what each topic holds. Empty where there are no shares.
+    by_topic: Vec<Held>,
+    /// Who waits for room, by topic; each line in order of arrival, and none empty.
+    lines: BTreeMap<Option<Topic>, Line>,
+    /// What all of them wait with.
     line_bytes: usize,
     next_ticket: u64,
-    pace: Pace,
+}
+
+/// Room that is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) captures: usize,
+    pub(super) bytes: usize,
+}
+
+/// What there is no room in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    /// In the whole queue.
+    Queue,
+    /// In the share of the topic.
+    Topic(Topic),
+}
+
+/// Why nobody may wait for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WaitError {
+    /// There is no room to wait in.
+    Full(Full),
+    /// No more captures are taken.
+    Closed,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    waiters: VecDeque<Waiter>,
+    bytes: usize,
 }
 
 /// Somebody who waits for room.
@@ -68,30 +99,25 @@ struct Waiter {
 #[derive(Debug)]
 pub(super) struct Place<'q> {
     queue: &'q Queue,
+    topic: Option<Topic>,
     ticket: u64,
     cost: usize,
     is_used: bool,
 }
 
 impl Queue {
-    /// An empty queue. It is not open yet. Of `turn_bytes`, see [`Queue`].
-    pub(super) fn new(bounds: Bounds, turn_bytes: Option<usize>, ledger: Ledger) -> Self {
-        Self { entries: Mutex::default(), bounds, turn_bytes, ledger, taker: OnceLock::new() }
+    /// An empty queue, with shares for so many topics if there are any. It is not open yet.
+    pub(super) fn new(bounds: Bounds, topics: usize, ledger: Ledger) -> Self {
+        let entries = Entries { by_topic: vec![Held::default(); topics], ..Entries::default() };
+        Self { entries: Mutex::new(entries), bounds, ledger, taker: OnceLock::new() }
     }
 
-    /// Lines up an entry if it is open and has room, nobody waits for that, and it does not come too late for `deadline`. If not, the
-    /// entry comes back and the receipt is left alone.
-    pub(super) fn append(
-        &self,
-        entry: Entry,
-        receipt: &mut Option<Receipt<'_>>,
-        deadline: Instant,
-    ) -> Result<(), Entry> {
+    /// Lines up an entry if it is open and has room, and nobody waits for that. If not, the entry comes back and the receipt is left
+    /// alone.
+    pub(super) fn append(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
         let cost = self.cost_of(entry.cost_bytes);
         let mut entries = self.lock();
-        // Where turns are not known, only who finds no room may be too late.
-        let is_late = || self.turn_bytes.is_some() && entries.is_late(entry.taken_at, deadline, self.turn_bytes);
-        if !entries.is_open || is_late() || !entries.reserve(cost, self.bounds, entry.taken_at) {
+        if !entries.is_open || entries.reserve(entry.topic, cost, self.bounds).is_err() {
             return Err(entry);
         }
         self.push(entries, entry, receipt);
@@ -99,49 +125,60 @@ impl Queue {
     }
 
     /// Does as [`Queue::append`], and before it is open too.
-    pub(super) fn offer(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
+    pub(super) fn offer(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Full> {
         let cost = self.cost_of(entry.cost_bytes);
         let mut entries = self.lock();
-        if !entries.reserve(cost, self.bounds, entry.taken_at) {
-            return Err(entry);
-        }
+        entries.reserve(entry.topic, cost, self.bounds)?;
         self.push(entries, entry, receipt);
         Ok(())
     }
 
     /// Waits until it is open and has room, in order of arrival.
-    pub(super) async fn wait(&self, capture: &Capture, deadline: Instant) -> Result<Place<'_>, AppendError> {
-        let (place, has_room) = self.line_up(self.cost_of(capture.cost_bytes()), deadline)?;
+    pub(super) async fn wait(&self, topic: Option<Topic>, cost_bytes: usize) -> Result<Place<'_>, WaitError> {
+        let (place, has_room) = self.line_up(topic, self.cost_of(cost_bytes))?;
         // Whoever is not told that there is room has been sent away.
-        has_room.await.map_err(|_closed| AppendError::Closed)?;
+        has_room.await.map_err(|_closed| WaitError::Closed)?;
         Ok(place)
     }
 
-    /// Takes the last place in line, as long as those who wait are within their bound and there is hope.
-    fn line_up(&self, cost: usize, deadline: Instant) -> Result<(Place<'_>, oneshot::Receiver<()>), AppendError> {
+    /// Takes the last place in line, as long as those who wait are within their bound. The lines have shares too.
+    fn line_up(&self, topic: Option<Topic>, cost: usize) -> Result<(Place<'_>, oneshot::Receiver<()>), WaitError> {
         let (has_room, receiver) = oneshot::channel();
-        let now = clock::monotonic();
         let (ticket, given) = {
             let mut entries = self.lock();
             if entries.is_closed {
-                return Err(AppendError::Closed);
+                return Err(WaitError::Closed);
             }
-            if cost > self.bounds.waiting_bytes_max - entries.line_bytes {
-                return Err(AppendError::Full);
+            let free = self.bounds.waiting_bytes_max - entries.line_bytes;
+            if cost > free {
+                return Err(WaitError::Full(Full::Queue));
             }
-            let is_late = entries.is_open && entries.is_late(now, deadline, self.turn_bytes);
-            if is_late && !entries.pace.is_probe(now) {
-                return Err(hopeless(entries, now, self.turn_bytes));
+            let bytes = entries.lines.get(&topic).map_or(0, |line| line.bytes) + cost;
+            if let Some(topic) = topic
+                && bytes > free.saturating_mul(SHARE)
+            {
+                return Err(WaitError::Full(Full::Topic(topic)));
             }
-            entries.line_bytes += cost;
             let ticket = entries.next_ticket;
             entries.next_ticket += 1;
-            entries.line.push_back(Waiter { ticket, cost, has_room });
+            entries.line_bytes += cost;
+            let line = entries.lines.entry(topic).or_default();
+            line.bytes = bytes;
+            line.waiters.push_back(Waiter { ticket, cost, has_room });
             // There may have come room since it was asked for.
             (ticket, entries.give_room(self.bounds))
         };
         tell(given);
-        Ok((Place { queue: self, ticket, cost, is_used: false }, receiver))
+        Ok((Place { queue: self, topic, ticket, cost, is_used: false }, receiver))
+    }
+
+    /// What a capture of `topic` waits for that has to wait now.
+    pub(super) fn fullness(&self, topic: Option<Topic>) -> Full {
+        let entries = self.lock();
+        match entries.fits(topic, 0, self.bounds) {
+            Err(full @ Full::Topic(_)) => full,
+            Err(Full::Queue) | Ok(()) => Full::Queue,
+        }
     }
 
     /// Moves up to `max` entries to `into`, oldest first. Their room stays taken.
@@ -155,28 +192,42 @@ impl Queue {
         }
     }
 
-    /// Frees the room of so many settled captures.
+    /// Frees the room of settled captures without a topic.
     pub(super) fn free(&self, captures: usize, bytes: usize) {
-        let now = clock::monotonic();
+        self.free_of([(None, Held { captures, bytes })]);
+    }
+
+    /// Frees the room of settled captures.
+    pub(super) fn free_of(&self, freed: impl IntoIterator<Item = (Option<Topic>, Held)>) {
         let given = {
             let mut entries = self.lock();
-            entries.captures -= captures;
-            entries.bytes -= bytes;
-            let is_left = entries.captures > 0;
-            entries.pace.end_turn(now, is_left);
+            for (topic, held) in freed {
+                entries.release(topic, held);
+            }
             entries.give_room(self.bounds)
         };
         tell(given);
     }
 
+    /// Counts an entry to the share of `to`, unless that is taken: then it stays where it is.
+    pub(super) fn move_share(&self, entry: &mut Entry, to: Topic) {
+        let held = Held { captures: 1, bytes: self.cost_of(entry.cost_bytes) };
+        let mut entries = self.lock();
+        entries.release(entry.topic, held);
+        if entries.fits(Some(to), held.bytes, self.bounds).is_ok() {
+            entry.topic = Some(to);
+        }
+        entries.hold(entry.topic, held);
+        let given = entries.give_room(self.bounds);
+        drop(entries);
+        tell(given);
+    }
+
     /// Lets appends through.
     pub(super) fn open(&self) {
-        let now = clock::monotonic();
         let given = {
             let mut entries = self.lock();
             entries.is_open = true;
-            // Nobody was at work so far.
-            entries.pace.restart(now);
             entries.give_room(self.bounds)
         };
         tell(given);
@@ -184,14 +235,14 @@ impl Queue {
 
     /// Takes nothing more. Those in line are sent away.
     pub(super) fn close(&self) {
-        let line = {
+        let lines = {
             let mut entries = self.lock();
             entries.is_closed = true;
             entries.line_bytes = 0;
-            std::mem::take(&mut entries.line)
+            std::mem::take(&mut entries.lines)
         };
         // Without the lock: this wakes them.
-        drop(line);
+        drop(lines);
         self.wake();
     }
 
@@ -240,59 +291,86 @@ impl Queue {
 
 impl Entries {
     /// Takes room, if there is some that nobody in line is to have. Before it is open they are to have none.
-    fn reserve(&mut self, cost: usize, bounds: Bounds, now: Instant) -> bool {
-        let is_free = !self.is_closed && (self.line.is_empty() || !self.is_open) && self.fits(cost, bounds);
-        if is_free {
-            self.captures += 1;
-            self.bytes += cost;
-            self.pace.begin(|| now);
+    fn reserve(&mut self, topic: Option<Topic>, cost: usize, bounds: Bounds) -> Result<(), Full> {
+        if self.is_closed {
+            return Err(Full::Queue);
         }
-        is_free
+        self.fits(topic, cost, bounds)?;
+        if self.is_open && !self.lines.is_empty() {
+            let waits_for_queue = |(topic, line): (&Option<Topic>, &Line)| {
+                let first = line.waiters.front().map_or(0, |waiter| waiter.cost);
+                !matches!(self.fits(*topic, first, bounds), Err(Full::Topic(_)))
+            };
+            if self.lines.contains_key(&topic) || self.lines.iter().any(waits_for_queue) {
+                return Err(Full::Queue);
+            }
+        }
+        self.hold(topic, Held { captures: 1, bytes: cost });
+        Ok(())
     }
 
-    /// Whether what comes now would wait beyond `deadline`.
-    fn is_late(&self, now: Instant, deadline: Instant, turn_bytes: Option<usize>) -> bool {
-        self.expected_wait(now, turn_bytes) > deadline.saturating_duration_since(now)
+    fn fits(&self, topic: Option<Topic>, cost: usize, bounds: Bounds) -> Result<(), Full> {
+        let captures_free = bounds.captures_max - self.held.captures;
+        let bytes_free = bounds.bytes_max - self.held.bytes;
+        if captures_free == 0 || cost > bytes_free {
+            return Err(Full::Queue);
+        }
+        let share = topic.and_then(|topic| Some((topic, self.by_topic.get(topic.index())?)));
+        match share {
+            Some((topic, held))
+                if held.captures >= captures_free.saturating_mul(SHARE)
+                    || held.bytes + cost > bytes_free.saturating_mul(SHARE) =>
+            {
+                Err(Full::Topic(topic))
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
-    fn expected_wait(&self, now: Instant, turn_bytes: Option<usize>) -> Duration {
-        // What captures cost beside this is not written.
-        let overhead = (self.captures + self.line.len()) * Capture::OVERHEAD_BYTES;
-        let ahead = (self.bytes + self.line_bytes).saturating_sub(overhead);
-        self.pace.wait(now, turn_bytes.map_or(0, |turn_bytes| ahead / turn_bytes))
+    fn hold(&mut self, topic: Option<Topic>, more: Held) {
+        self.held.captures += more.captures;
+        self.held.bytes += more.bytes;
+        if let Some(held) = topic.and_then(|topic| self.by_topic.get_mut(topic.index())) {
+            held.captures += more.captures;
+            held.bytes += more.bytes;
+        }
     }
 
-    fn fits(&self, cost: usize, bounds: Bounds) -> bool {
-        self.captures < bounds.captures_max && cost <= bounds.bytes_max - self.bytes
+    fn release(&mut self, topic: Option<Topic>, freed: Held) {
+        self.held.captures -= freed.captures;
+        self.held.bytes -= freed.bytes;
+        if let Some(held) = topic.and_then(|topic| self.by_topic.get_mut(topic.index())) {
+            held.captures -= freed.captures;
+            held.bytes -= freed.bytes;
+        }
     }
 
     /// Gives what room there is to those in line. They are to be told once the lock is free.
     fn give_room(&mut self, bounds: Bounds) -> Vec<Waiter> {
         let mut given = Vec::new();
         while self.is_open
-            && self.line.front().is_some_and(|first| self.fits(first.cost, bounds))
-            && let Some(first) = self.line.pop_front()
+            && let Some(topic) = self.next_in_line(bounds)
+            && let Some(line) = self.lines.get_mut(&topic)
+            && let Some(first) = line.waiters.pop_front()
         {
+            line.bytes -= first.cost;
+            if line.waiters.is_empty() {
+                self.lines.remove(&topic);
+            }
             self.line_bytes -= first.cost;
-            self.captures += 1;
-            self.bytes += first.cost;
-            self.pace.begin(clock::monotonic);
+            self.hold(topic, Held { captures: 1, bytes: first.cost });
             given.push(first);
         }
         given
     }
-}
 
-/// Says now and then that somebody is sent away. Not under the lock.
-fn hopeless(mut entries: MutexGuard<'_, Entries>, now: Instant, turn_bytes: Option<usize>) -> AppendError {
-    let wait = entries.expected_wait(now, turn_bytes);
-    let complains = entries.pace.complains(now);
-    drop(entries);
-    if complains {
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        tracing::warn!(wait_ms, "what comes now would not be acknowledged in time; it is refused at once");
+    /// Whose turn it is: of those whose topic has room in its share, the first that came, if there is room for it.
+    fn next_in_line(&self, bounds: Bounds) -> Option<Option<Topic>> {
+        let firsts = self.lines.iter().filter_map(|(topic, line)| Some((line.waiters.front()?, *topic)));
+        let fits = firsts.map(|(first, topic)| (first.ticket, topic, self.fits(topic, first.cost, bounds)));
+        let next = fits.filter(|(.., fits)| !matches!(fits, Err(Full::Topic(_)))).min_by_key(|(ticket, ..)| *ticket);
+        next.and_then(|(_, topic, fits)| fits.is_ok().then_some(topic))
     }
-    AppendError::Hopeless
 }
 
 /// Tells those who were given room.
@@ -324,24 +402,27 @@ impl Drop for Place<'_> {
         }
         let given = {
             let mut entries = self.queue.lock();
-            match entries.line.binary_search_by_key(&self.ticket, |waiter| waiter.ticket) {
-                Ok(place) => {
-                    drop(entries.line.remove(place));
-                    entries.line_bytes -= self.cost;
-                }
-                // Behind the end nobody needs room, and those in line never had any.
-                Err(_) if entries.is_closed => {}
-                Err(_) => {
-                    entries.captures -= 1;
-                    entries.bytes -= self.cost;
-                    if entries.captures == 0 {
-                        entries.pace.stop();
-                    }
-                }
+            if !entries.leave_line(self) && !entries.is_closed {
+                entries.release(self.topic, Held { captures: 1, bytes: self.cost });
             }
             // Also when it stood first: what was too little for it may be enough for the next.
             entries.give_room(self.queue.bounds)
         };
         tell(given);
+    }
+}
+
+impl Entries {
+    /// Whether the place was still in line. Behind the end nobody needs room, and those in line never had any.
+    fn leave_line(&mut self, place: &Place<'_>) -> bool {
+        let Some(line) = self.lines.get_mut(&place.topic) else { return false };
+        let Ok(nth) = line.waiters.binary_search_by_key(&place.ticket, |waiter| waiter.ticket) else { return false };
+        drop(line.waiters.remove(nth));
+        line.bytes -= place.cost;
+        if line.waiters.is_empty() {
+            self.lines.remove(&place.topic);
+        }
+        self.line_bytes -= place.cost;
+        true
     }
 }

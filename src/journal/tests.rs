@@ -13,32 +13,32 @@ use std::task::Poll;
 use std::task::Wake;
 use std::task::Waker;
 use std::thread;
-use std::time::Duration;
+
+use prometheus::Opts;
 
 use super::bell::tests::Counted;
 use super::*;
 use crate::auth::Apps;
 use crate::capture::Outcome;
 use crate::capture::Raw;
-use crate::clock;
 use crate::clock::UnixMillis;
+use crate::command::Command;
 use crate::refusal::Account;
 
 const COST: usize = Capture::OVERHEAD_BYTES + 100;
 const ROOMY: Bounds = Bounds { captures_max: 1000, bytes_max: 1000 * COST, waiting_bytes_max: 1000 * COST };
 
-/// A deadline that nothing misses.
-fn far() -> Instant {
-    clock::monotonic() + Duration::from_secs(3600)
-}
-
 /// A capture that costs [`COST`], known again by its number.
 fn capture(number: i64) -> Box<Capture> {
+    capture_of(None, number)
+}
+
+fn capture_of(command: Option<Command>, number: i64) -> Box<Capture> {
     Box::new(Capture {
         received: UnixMillis(number),
         peer: SocketAddr::from(([127, 0, 0, 1], 1)),
         app: Apps::new([1]).iter().next().unwrap(),
-        command: None,
+        command,
         raw: {
             let mut raw = Raw::begin("", 100);
             raw.push(&[b' '; 100]);
@@ -48,9 +48,14 @@ fn capture(number: i64) -> Box<Capture> {
     })
 }
 
+fn shares() -> Shares {
+    let refused = IntCounterVec::new(Opts::new("refused", "By topic."), &["topic"]).unwrap();
+    Shares::new(Arc::new(Topics::new(["t"])), refused)
+}
+
 fn open(ack: Ack, bounds: Bounds) -> (Journal, Backlog, Ledger) {
     let ledger = Ledger::default();
-    let (journal, backlog) = in_memory(ack, bounds, ledger.clone());
+    let (journal, backlog) = in_memory(ack, bounds, ledger.clone(), shares());
     journal.open();
     (journal, backlog, ledger)
 }
@@ -61,11 +66,11 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 
 fn append(journal: &Journal, ledger: &Ledger, number: i64) -> Result<Option<Appended>, AppendError> {
     let mut receipt = Some(ledger.receive(None));
-    let capture = match journal.append_now(capture(number), &mut receipt, far()) {
+    let capture = match journal.append_now(capture(number), &mut receipt) {
         Ok(appended) => return Ok(appended),
         Err(capture) => capture,
     };
-    match poll(pin!(journal.append(capture, &mut receipt, far()))) {
+    match poll(pin!(journal.append(capture, &mut receipt))) {
         Poll::Ready(appended) => appended,
         Poll::Pending => panic!("{number} had to wait"),
     }
@@ -106,7 +111,7 @@ fn it_is_full_when_either_bound_is_reached_and_each_settled_entry_makes_room_for
             append(&journal, &ledger, number).unwrap();
         }
         let mut receipt = Some(ledger.receive(None));
-        let mut third = pin!(journal.append(capture(2), &mut receipt, far()));
+        let mut third = pin!(journal.append(capture(2), &mut receipt));
         assert!(poll(third.as_mut()).is_pending(), "{bounds:?}");
         assert!(!journal.keep(capture(3)), "{bounds:?}");
 
@@ -124,10 +129,8 @@ fn who_waits_gets_room_in_the_order_of_arrival() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
     append(&journal, &ledger, 0).unwrap();
     let mut receipts: Vec<_> = (0..3).map(|_| Some(ledger.receive(None))).collect();
-    let mut waiting: Vec<_> = (1..)
-        .zip(&mut receipts)
-        .map(|(number, receipt)| Box::pin(journal.append(capture(number), receipt, far())))
-        .collect();
+    let mut waiting: Vec<_> =
+        (1..).zip(&mut receipts).map(|(number, receipt)| Box::pin(journal.append(capture(number), receipt))).collect();
     for append in &mut waiting {
         assert!(poll(append.as_mut()).is_pending());
     }
@@ -144,41 +147,17 @@ fn who_waits_gets_room_in_the_order_of_arrival() {
 }
 
 #[test]
-fn who_finds_no_room_and_has_no_time_is_sent_away_but_for_one_to_see() {
-    let bounds = Bounds { captures_max: 1, ..ROOMY };
-    let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
-    append(&journal, &ledger, 0).unwrap();
-    let soon = clock::monotonic();
-    let mut receipts: Vec<_> = (0..2).map(|_| Some(ledger.receive(None))).collect();
-    let mut appends = receipts.iter_mut().map(|receipt| Box::pin(journal.append(capture(1), receipt, soon)));
-    let mut probe = appends.next().unwrap();
-    assert!(poll(probe.as_mut()).is_pending(), "one is let through");
-    let mut hopeless = appends.next().unwrap();
-    assert!(matches!(poll(hopeless.as_mut()), Poll::Ready(Err(AppendError::Hopeless))));
-
-    for entry in take_all(&mut backlog) {
-        settle(&backlog, &entry);
-    }
-    assert!(poll(probe.as_mut()).is_ready());
-    for entry in take_all(&mut backlog) {
-        settle(&backlog, &entry);
-    }
-    let mut receipt = Some(ledger.receive(None));
-    assert!(journal.append_now(capture(2), &mut receipt, soon).is_ok(), "there is room again, and nothing to wait for");
-}
-
-#[test]
 fn those_who_wait_are_bounded_too() {
     let bounds = Bounds { captures_max: 1, waiting_bytes_max: COST, ..ROOMY };
     let (journal, _backlog, ledger) = open(Ack::Memory, bounds);
     append(&journal, &ledger, 0).unwrap();
     let mut receipt = Some(ledger.receive(None));
-    let mut waits = Box::pin(journal.append(capture(1), &mut receipt, far()));
+    let mut waits = Box::pin(journal.append(capture(1), &mut receipt));
     assert!(poll(waits.as_mut()).is_pending());
     assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::Full);
     drop(waits);
     let mut receipt = Some(ledger.receive(None));
-    assert!(poll(pin!(journal.append(capture(3), &mut receipt, far()))).is_pending(), "a place came back");
+    assert!(poll(pin!(journal.append(capture(3), &mut receipt))).is_pending(), "a place came back");
 }
 
 #[test]
@@ -189,7 +168,7 @@ fn an_append_that_is_dropped_while_it_waits_leaves_its_place_and_its_room_to_oth
     for _repeat in 0..3 {
         let mut receipt = Some(ledger.receive(None));
         // It holds a place among the captures, and waits for bytes.
-        assert!(poll(pin!(journal.append(capture(1), &mut receipt, far()))).is_pending());
+        assert!(poll(pin!(journal.append(capture(1), &mut receipt))).is_pending());
     }
     assert_eq!(ledger.read().ended_total(Account::Refused), 3, "broken off");
     let first = take_all(&mut backlog).remove(0);
@@ -222,9 +201,9 @@ fn bounds_beyond_what_can_be_counted_are_no_bounds() {
 #[test]
 fn until_it_is_open_appends_wait_and_what_nobody_waits_for_is_taken() {
     let ledger = Ledger::default();
-    let (journal, mut backlog) = in_memory(Ack::Memory, ROOMY, ledger.clone());
+    let (journal, mut backlog) = in_memory(Ack::Memory, ROOMY, ledger.clone(), shares());
     let mut receipt = Some(ledger.receive(None));
-    let mut append = Box::pin(journal.append(capture(0), &mut receipt, far()));
+    let mut append = Box::pin(journal.append(capture(0), &mut receipt));
     assert!(poll(append.as_mut()).is_pending());
     journal.offer(capture(1), ledger.receive(None));
     assert!(journal.keep(capture(2)));
@@ -238,7 +217,7 @@ fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
     append(&journal, &ledger, 0).unwrap();
     let mut receipt = Some(ledger.receive(None));
-    let mut waits = Box::pin(journal.append(capture(1), &mut receipt, far()));
+    let mut waits = Box::pin(journal.append(capture(1), &mut receipt));
     assert!(poll(waits.as_mut()).is_pending());
     journal.close();
     assert!(matches!(poll(waits.as_mut()), Poll::Ready(Err(AppendError::Closed))));
@@ -373,7 +352,7 @@ fn nothing_that_was_taken_comes_in_behind_the_end() {
                 together.wait();
                 for number in 0.. {
                     let mut receipt = Some(ledger.receive(None));
-                    match poll(pin!(journal.append(capture(number), &mut receipt, far()))) {
+                    match poll(pin!(journal.append(capture(number), &mut receipt))) {
                         Poll::Ready(Ok(_)) | Poll::Pending => {}
                         Poll::Ready(Err(_closed)) => break,
                     }
@@ -396,4 +375,95 @@ fn nothing_that_was_taken_comes_in_behind_the_end() {
         });
         assert_eq!((ledger.read().delivered, ledger.read().waiting_queue), (settled, 0));
     }
+}
+
+const STUCK: Command = Command::named("State.StateChange");
+const ALSO_STUCK: Command = Command::named("Profile.CallbackPortraitSet");
+
+/// Appends captures of a command until one is not taken at once. Returns how many were.
+fn fill(journal: &Journal, ledger: &Ledger, command: Command) -> usize {
+    (0..)
+        .take_while(|number| {
+            let mut receipt = Some(ledger.receive(Some(command)));
+            journal.append_now(capture_of(Some(command), *number), &mut receipt).is_ok()
+        })
+        .count()
+}
+
+#[test]
+fn topics_that_are_not_delivered_hold_their_shares_and_leave_the_rest_to_others() {
+    for bounds in [Bounds { captures_max: 900, ..ROOMY }, Bounds { bytes_max: 900 * COST, ..ROOMY }] {
+        let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
+        assert_eq!(fill(&journal, &ledger, STUCK), 720, "four fifths");
+        assert_eq!(fill(&journal, &ledger, ALSO_STUCK), 144, "four fifths of the rest");
+        let mut receipt = Some(ledger.receive(Some(STUCK)));
+        journal.offer(capture_of(Some(STUCK), 0), receipt.take().unwrap());
+        assert_eq!(ledger.read().ended[Reason::TopicFull.index()], 1);
+        for number in 0..1000 {
+            append(&journal, &ledger, number).unwrap();
+            let taken = take_all(&mut backlog);
+            let other = taken.iter().find(|entry| entry.capture.command.is_none()).unwrap();
+            settle(&backlog, other);
+        }
+    }
+}
+
+#[test]
+fn those_who_wait_for_the_share_of_a_topic_stand_in_nobody_else_s_way() {
+    let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 10, ..ROOMY });
+    assert_eq!(fill(&journal, &ledger, STUCK), 8);
+    let mut receipts: Vec<_> = (0..2).map(|_| Some(ledger.receive(None))).collect();
+    let mut waiting: Vec<_> = (8..)
+        .zip(&mut receipts)
+        .map(|(number, receipt)| Box::pin(journal.append(capture_of(Some(STUCK), number), receipt)))
+        .collect();
+    assert!(waiting.iter_mut().all(|append| poll(append.as_mut()).is_pending()));
+    let topic = journal.topic_of(&capture_of(Some(STUCK), 0));
+    assert!(journal.is_refused_for(topic) && !journal.is_refused_for(journal.topic_of(&capture(0))));
+
+    append(&journal, &ledger, 100).unwrap();
+    let taken = take_all(&mut backlog);
+    settle(&backlog, &taken[8]);
+    assert!(waiting.iter_mut().all(|append| poll(append.as_mut()).is_pending()), "it is no room of theirs");
+    settle(&backlog, &taken[0]);
+    let ready: Vec<bool> = waiting.iter_mut().map(|append| poll(append.as_mut()).is_ready()).collect();
+    assert_eq!(ready, [true, false], "the first that came");
+}
+
+#[test]
+fn those_who_wait_for_the_whole_queue_are_not_overtaken() {
+    let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { bytes_max: 3 * COST, ..ROOMY });
+    append(&journal, &ledger, 0).unwrap();
+    append(&journal, &ledger, 1).unwrap();
+    let mut receipt = Some(ledger.receive(Some(STUCK)));
+    let mut long = capture_of(Some(STUCK), 2);
+    long.raw.push(&[b' '; COST]);
+    let mut waits = Box::pin(journal.append(long, &mut receipt));
+    assert!(poll(waits.as_mut()).is_pending());
+    let mut receipt = Some(ledger.receive(Some(ALSO_STUCK)));
+    assert!(journal.append_now(capture_of(Some(ALSO_STUCK), 3), &mut receipt).is_err(), "it would fit");
+    let taken = take_all(&mut backlog);
+    settle(&backlog, &taken[0]);
+    assert!(poll(waits.as_mut()).is_ready());
+}
+
+#[test]
+fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
+    let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 90, ..ROOMY });
+    let rejected = Topics::new(["t"]).rejected(Apps::new([1]).iter().next().unwrap());
+    let mut held = Vec::new();
+    for _round in 0..5 {
+        fill(&journal, &ledger, STUCK);
+        for mut entry in take_all(&mut backlog) {
+            backlog.moves_to(&mut entry, rejected);
+            held.push(entry);
+        }
+    }
+    let moved = held.iter().filter(|entry| entry.topic == Some(rejected)).count();
+    assert!(moved >= 72 && (moved + 1..90).contains(&held.len()), "{moved} of {}", held.len());
+    append(&journal, &ledger, 0).unwrap();
+    for entry in &held {
+        settle(&backlog, entry);
+    }
+    assert_eq!(fill(&journal, &ledger, STUCK), 72, "all of their room came back");
 }

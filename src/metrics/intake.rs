@@ -6,12 +6,12 @@ use prometheus::Histogram;
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
-use prometheus::Opts;
 use prometheus::Registry;
 
 use crate::decide;
 
 use super::counter;
+use super::counters;
 use super::gauge;
 use super::publish::histogram;
 
@@ -42,6 +42,8 @@ pub(crate) struct IntakeMetrics {
     pub(crate) unopened_sender: IntCounter,
     /// Connections that were too slow in what comes before HTTP.
     pub(crate) unopened_late: IntCounter,
+    /// Callbacks that were lost because their topic held its whole share of the queue, by topic.
+    pub(crate) topic_full: IntCounterVec,
     answer_before: Histogram,
     answer_after: Histogram,
     allowed: IntCounter,
@@ -52,27 +54,16 @@ pub(crate) struct IntakeMetrics {
 impl IntakeMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let decisions = IntCounterVec::new(
-            Opts::new("callbridge_decisions_total", "Questions answered, by outcome: all may, some may not, none may."),
-            &["outcome"],
-        )?;
-        registry.register(Box::new(decisions.clone()))?;
+        let outcomes = "Before-callbacks answered, by outcome: all may, some may not, none may.";
+        let decisions = counters(registry, "callbridge_decisions_total", outcomes, "outcome")?;
         let decision = |outcome: decide::Outcome| decisions.with_label_values(&[outcome.as_str()]);
-        let unopened = unopened(registry)?;
-        // Microseconds when nothing is wrong.
-        let answer_before = histogram(
-            "callbridge_answer_before_duration_seconds",
-            "From reading a before-callback's head to its answer.",
-            &[0.000_025, 0.000_05, 0.0001, 0.00025, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 1.5],
+        let unopened = counters(
+            registry,
+            "callbridge_connections_unopened_total",
+            "Connections closed before HTTP, by reason: no PROXY header, failed TLS handshake, timeout, or not from a configured sender.",
+            "reason",
         )?;
-        // From memory's microseconds to the 1.5 s at which the answer is 503 and the sender's 2 s.
-        let answer_after = histogram(
-            "callbridge_answer_after_duration_seconds",
-            "From reading an after-callback's head to its answer.",
-            &[0.000_05, 0.0001, 0.00025, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 1.5, 2.0],
-        )?;
-        registry.register(Box::new(answer_before.clone()))?;
-        registry.register(Box::new(answer_after.clone()))?;
+        let (answer_before, answer_after) = answers(registry)?;
         Ok(Self {
             probes: counter(
                 registry,
@@ -117,6 +108,12 @@ impl IntakeMetrics {
             allowed: decision(decide::Outcome::Allow),
             partly: decision(decide::Outcome::Partial),
             refused: decision(decide::Outcome::Refuse),
+            topic_full: counters(
+                registry,
+                "callbridge_topic_full_total",
+                "Callbacks lost because their topic held its share of the queue.",
+                "topic",
+            )?,
             answer_before,
             answer_after,
         })
@@ -138,15 +135,21 @@ impl IntakeMetrics {
     }
 }
 
-/// Connections closed before HTTP, by reason.
-fn unopened(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
-    let unopened = IntCounterVec::new(
-        Opts::new(
-            "callbridge_connections_unopened_total",
-            "Connections closed before HTTP, by reason: no PROXY header, failed TLS handshake, timeout, or not from a configured sender.",
-        ),
-        &["reason"],
+/// How long answers take: to before-callbacks and to after-callbacks.
+fn answers(registry: &Registry) -> Result<(Histogram, Histogram), prometheus::Error> {
+    // Microseconds when nothing is wrong.
+    let answer_before = histogram(
+        "callbridge_answer_before_duration_seconds",
+        "From reading a before-callback's head to its answer.",
+        &[0.000_025, 0.000_05, 0.0001, 0.00025, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 1.5],
     )?;
-    registry.register(Box::new(unopened.clone()))?;
-    Ok(unopened)
+    // From memory's microseconds to the 1.5 s at which the answer is 503 and the sender's 2 s.
+    let answer_after = histogram(
+        "callbridge_answer_after_duration_seconds",
+        "From reading an after-callback's head to its answer.",
+        &[0.000_05, 0.0001, 0.00025, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 1.5, 2.0],
+    )?;
+    registry.register(Box::new(answer_before.clone()))?;
+    registry.register(Box::new(answer_after.clone()))?;
+    Ok((answer_before, answer_after))
 }

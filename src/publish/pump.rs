@@ -241,11 +241,14 @@ impl Pump {
             return;
         }
         if !lane.takes(&item) || !lane.waiting.is_empty() {
+            self.backlog.moves_to(&mut item.entry, topic);
             lane.waiting.push_back(item);
             return;
         }
         let sequence = self.unreported.next();
-        match self.kafka.send(self.topics.name(topic), &record, lane.timestamp_ms(&item), sequence) {
+        let sent = self.kafka.send(self.topics.name(topic), &record, lane.timestamp_ms(&item), sequence);
+        self.backlog.moves_to(&mut item.entry, topic);
+        match sent {
             Ok(()) => {
                 lane.sent(item.is_suspect);
                 self.unreported.insert(Sent { load: Load::Whole(item), topic, rejection, sent_at: now });

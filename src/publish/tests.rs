@@ -34,6 +34,7 @@ use crate::journal;
 use crate::journal::Ack;
 use crate::journal::Bounds;
 use crate::journal::Journal;
+use crate::journal::Shares;
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::normalise::Normaliser;
@@ -88,8 +89,9 @@ impl Rig {
             quick.iter().chain(properties).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let properties = Properties::new(Ack::Broker, &configured).with_bootstrap(cluster.bootstrap_servers());
         let kafka = Unstarted::new(&properties, metrics.kafka).unwrap();
+        let shares = Shares::new(Arc::clone(&topics), metrics.intake.topic_full);
         let bounds = Bounds { captures_max: 1000, bytes_max: 1 << 24, waiting_bytes_max: 0 };
-        let (journal, backlog) = journal::in_memory(Ack::Memory, bounds, ledger.clone());
+        let (journal, backlog) = journal::in_memory(Ack::Memory, bounds, ledger.clone(), shares);
         journal.open();
         let normaliser = Normaliser::new(Arc::clone(&apps), Arc::clone(&topics), Mode::Structured);
         let pump = {
@@ -137,7 +139,7 @@ impl Rig {
             outcome: Outcome::Happened,
         };
         let mut receipt = Some(self.ledger.receive(Some(command)));
-        assert!(self.journal.append_now(Box::new(capture), &mut receipt, clock::monotonic() + MINUTE).is_ok());
+        assert!(self.journal.append_now(Box::new(capture), &mut receipt).is_ok());
     }
 
     /// Closes the journal and waits until the pump has published all of it.

@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::callbacks::assert_rejected;
 use crate::disk_faults;
 use crate::hostile;
+use crate::outages;
 use crate::overload;
 use crate::seeds;
 use crate::seeds::APP;
@@ -51,10 +52,7 @@ const ELSEWHERE: [(Reason, fn()); 18] = [
     (Reason::BodyTimeout, a_body_that_does_not_come_is_not_waited_for),
     (Reason::BrokenOff, a_request_that_is_broken_off_is_counted),
     (Reason::BodiesFull, overload::slow_bodies_have_a_budget_and_beyond_it_whole_ones_are_taken_and_questions_decided),
-    (
-        Reason::Overloaded,
-        overload::with_a_frozen_broker_and_a_full_queue_news_is_refused_at_once_and_questions_are_decided,
-    ),
+    (Reason::TopicFull, outages::a_topic_that_is_deleted_fills_only_its_share_of_the_queue),
     (Reason::QueueFull, without_room_an_after_callback_is_503_and_a_question_is_answered),
     (Reason::Deadline, topics::callbacks_wait_for_kafka_at_the_start_until_their_deadline_and_then_get_through),
     (Reason::JournalFull, disk_faults::a_quota_that_is_reached_is_503_until_segments_are_delivered),

@@ -58,7 +58,7 @@ fn assert_all_delivered(bridge: Bridge, kafka: &Kafka, prefix: &str, outcome: &O
 
 /// What was lost because the disk took too long for it, or would have.
 fn late(bridge: &Bridge) -> f64 {
-    bridge.lost("deadline") + bridge.lost("overloaded")
+    bridge.lost("deadline")
 }
 
 fn wait_until_acknowledged(load: &Load, count: u64) {
@@ -104,6 +104,46 @@ fn callbacks_that_are_too_old_for_their_topic_when_kafka_comes_back_are_delivere
     assert!(bridge.metrics()["callbridge_records_total{outcome=\"failed\"}"] > 0.0, "none was too old");
     let ledger = assert_all_delivered(bridge, &kafka, "aged", &outcome);
     assert_eq!(ledger.delivered, outcome.acknowledged().count() as u64);
+}
+
+#[test]
+pub(crate) fn a_topic_that_is_deleted_fills_only_its_share_of_the_queue() {
+    let _alone = Alone::take();
+    let Some(kafka) = Kafka::start(1) else { return };
+    let brokers = kafka.bootstrap();
+    for ack in ["broker", "memory"] {
+        let settings = "queue.captures_max = 500\ncallbacks.deadline_ms = 200\ndrain_seconds = 60";
+        let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--topic-prefix", ack, "--ack", ack, "--create-topics"];
+        // So that the client notices soon that the topic is there again.
+        let refresh = ["--kafka", "topic.metadata.refresh.interval.ms=1000"];
+        let bridge = Bridge::start_with(settings, &[&args[..], &refresh].concat());
+        let (stuck, other) = (&seeds::AFTER_ADD_SUBSCRIBER, &seeds::AFTER_INFO_CHANGED);
+        let post = |seed: &seeds::Seed, times: u64| {
+            let mut client = Client::connect(bridge.callbacks).unwrap();
+            let target = http::callback_target(APP, seed.command);
+            let statuses = (0..times).map(|_nth| client.post(&target, seed.body.as_bytes()).unwrap().status);
+            statuses.collect::<Vec<_>>()
+        };
+        assert_eq!([post(stuck, 1), post(other, 1)], [[200], [200]]);
+        kafka.delete_topic(&format!("{ack}.{}", stuck.command));
+        let refused = thread::scope(|scope| {
+            let senders: Vec<_> = (0..20).map(|_nth| scope.spawn(|| post(stuck, 30))).collect();
+            senders.into_iter().flat_map(|sender| sender.join().unwrap()).filter(|status| *status == 503).count()
+        });
+        assert!(bridge.lost("topic_full") > 0.0 && refused >= 200 - 1, "{refused}");
+        let by_topic = format!("callbridge_topic_full_total{{topic=\"{ack}.{}\"}}", stuck.command);
+        assert!(bridge.metrics()[&by_topic] > 0.0);
+        assert!(post(other, 200).iter().all(|status| *status == 200), "{ack}: another topic");
+        assert_eq!(bridge.admin_page("/readyz").0, 200);
+        assert_eq!(bridge.lost("queue_full"), 0.0);
+
+        kafka.create_topic(&format!("{ack}.{}", stuck.command), 6, 1);
+        wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+        assert_eq!(post(stuck, 1), [200], "{ack}: it is there again");
+        let stopped = bridge.stop_and_wait();
+        assert!(stopped.is_balanced(), "{stopped:?}");
+        assert!(stopped.stderr.contains("a topic holds its whole share of the queue"), "{}", stopped.stderr);
+    }
 }
 
 /// Posts the same callback so often, over a connection of its own.

@@ -32,7 +32,10 @@ const NAMES: &[(&str, &[&str])] = &[
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
     (
         "journal",
-        &["auth", "capture", "clock", "command", "decide", "ledger", "metrics", "refusal", "request", "shutdown"],
+        &[
+            "auth", "capture", "clock", "command", "decide", "ledger", "metrics", "record", "refusal", "request",
+            "shutdown", "throttle",
+        ],
     ),
     (
         "intake",

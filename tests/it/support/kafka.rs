@@ -169,6 +169,13 @@ impl Kafka {
         });
     }
 
+    /// Deletes a topic, and waits until it is gone.
+    pub(crate) fn delete_topic(&self, name: &str) {
+        let admin = admin(&self.client());
+        block_on(admin.delete_topics(&[name], &options())).unwrap()[0].as_ref().unwrap();
+        wait::until("the topic is gone", || partitions_of(&admin, name).is_empty());
+    }
+
     /// Waits until Kafka knows the topic, and gives what it says of it.
     pub(crate) fn describe(&self, name: &str) -> Description {
         let admin = admin(&self.client());
