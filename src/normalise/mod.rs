@@ -1,6 +1,7 @@
 //! Turns a capture into the records that Kafka gets: one, or one for each event of a batch. Runs behind the answer; a callback it
 //! cannot understand is not lost, it goes to `<prefix>.rejected`.
 
+mod attribute;
 pub mod envelope;
 pub mod event;
 mod facts;
@@ -36,6 +37,10 @@ pub const WRONG_SHAPE: &str = "wrong_shape";
 
 /// The longest `callbridge-detail` header, in bytes: it may quote what a sender wrote.
 const DETAIL_BYTES_MAX: usize = 1024;
+
+/// The longest value of the query that becomes an attribute, in bytes. Every record of a batch repeats them; the longest that Tencent
+/// sends is a UUID or an IPv6 address.
+const QUERY_VALUE_BYTES_MAX: usize = 128;
 
 /// Makes records from captures, for the configured applications.
 #[derive(Debug, Clone)]
@@ -94,6 +99,11 @@ impl Normaliser {
         };
         // The query was read once already, at intake; one that cannot be read again is one without parameters.
         let query = Query::parse(capture.raw.query()).unwrap_or_default();
+        let command = query.command.unwrap_or_default();
+        if !attribute::is_allowed(&command) {
+            return reject("a CallbackCommand with a character that CloudEvents forbids in `type`");
+        }
+        let short = |value: Option<Cow<'a, str>>| value.filter(|value| value.len() <= QUERY_VALUE_BYTES_MAX);
         Envelope {
             app_id,
             source: self.sources.get(capture.app.index()).map_or("", |source| source),
@@ -103,9 +113,10 @@ impl Normaliser {
                 .map_or("", |schema| schema),
             topic: self.topics.of(capture.app, capture.command),
             received: capture.received,
-            command: query.command.unwrap_or_default(),
-            client_ip: query.client_ip,
-            opt_platform: query.opt_platform,
+            command,
+            client_ip: short(query.client_ip),
+            opt_platform: short(query.opt_platform),
+            request_id: short(query.request_id),
             decision,
             facts,
             event,
@@ -156,3 +167,6 @@ mod tests;
 
 #[cfg(test)]
 mod quirk_tests;
+
+#[cfg(test)]
+mod bounds_tests;

@@ -36,17 +36,21 @@ fn raw(query: &str, body: &[u8]) -> Raw {
 
 /// A callback as it is taken. A question is allowed.
 pub(super) fn capture(app: VerifiedApp, command: &str, body: &str) -> Capture {
-    let known = Command::find(command);
+    let query =
+        format!("SdkAppid=1400000000&CallbackCommand={command}&ClientIP=10.0.0.7&OptPlatform=RESTAPI&RequestID=7-a");
+    capture_under(app, &query, body)
+}
+
+/// The same under any query.
+pub(super) fn capture_under(app: VerifiedApp, query: &str, body: &str) -> Capture {
+    let known = Query::parse(query).unwrap().command.and_then(|command| Command::find(&command));
     let is_question = known.is_some_and(|command| command.kind() == Kind::Before);
     Capture {
         received: RECEIVED,
         peer: SocketAddr::from(([127, 0, 0, 1], 4711)),
         app,
         command: known,
-        raw: raw(
-            &format!("SdkAppid=1400000000&CallbackCommand={command}&ClientIP=10.0.0.7&OptPlatform=RESTAPI"),
-            body.as_bytes(),
-        ),
+        raw: raw(query, body.as_bytes()),
         outcome: if is_question { Outcome::Decided(Decision::unjudged()) } else { Outcome::Happened },
     }
 }
@@ -86,7 +90,7 @@ fn an_added_subscriber_becomes_a_structured_event() {
         "specversion": "1.0", "source": "/tencent-chat/1400000000", "type": "OfficialAccount.CallbackAfterAddSubscriber",
         "subject": "@TOA#_a", "time": "2022-12-09T08:26:54.123Z", "timesource": "callback", "receivedtime": "2023-11-14T22:13:20.001Z",
         "datacontenttype": "application/json", "dataschema": "urn:callbridge:schema:OfficialAccount.CallbackAfterAddSubscriber:1",
-        "sdkappid": "1400000000", "optplatform": "RESTAPI", "clientip": "10.0.0.7", "operator": "107867", "partitionkey": "@TOA#_a",
+        "sdkappid": "1400000000", "optplatform": "RESTAPI", "clientip": "10.0.0.7", "requestid": "7-a", "operator": "107867", "partitionkey": "@TOA#_a",
         "data": {
             "event": {"official_account": "@TOA#_a", "operator": "107867", "subscribers": ["jared", "léckie"], "event_time_ms": 1670574414123_i64},
         },

@@ -115,9 +115,9 @@ fn rejected() -> Value {
 
 fn key(name: &str) -> Value {
     let says = if name == "unknown" {
-        "None for a command that callbridge does not know; else the subject."
+        "None for a command that callbridge does not know; else what it would be in the command's own topic."
     } else {
-        "The subject; none where the callback does not say what it is about."
+        "The subject, also one that the envelope leaves out for its characters; none where the callback does not say what it is about."
     };
     json!({"key": {"type": "string", "description": says}, "bindingVersion": "0.5.0"})
 }

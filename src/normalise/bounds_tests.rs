@@ -1,0 +1,101 @@
+//! What anybody may write into a query or a body, and how much of it reaches an envelope.
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::tests::capture;
+use super::tests::capture_under;
+use super::tests::json_of;
+use super::tests::normaliser;
+use super::*;
+
+const MODES: [Mode; 2] = [Mode::Structured, Mode::Binary];
+
+/// The attribute of that name, as each mode writes it.
+fn attribute(record: &Record<'_>, name: &str) -> Option<String> {
+    let value: Value = serde_json::from_slice(&record.value).unwrap();
+    let header = record.headers.iter().find(|header| header.name == format!("ce_{name}"));
+    let header = header.map(|header| String::from_utf8(header.value.to_vec()).unwrap());
+    value.get(name).and_then(Value::as_str).map(str::to_owned).or(header)
+}
+
+#[test]
+fn an_account_with_a_control_character_is_left_out_of_the_attributes() {
+    for mode in MODES {
+        let (normaliser, app) = normaliser(mode);
+        for character in [r"\u0000", r"\n", r"\u007f", r"\u0085", "\u{9f}", "\u{fdd0}", r"\ufffe", "\u{1ffff}"] {
+            for (command, body) in [
+                (
+                    "OfficialAccount.CallbackAfterOfficialAccountFull",
+                    format!(r#"{{"Official_Account":"@a{character}","Operator_Account":"o{character}"}}"#),
+                ),
+                (
+                    "Group.CallbackAfterGroupFull",
+                    format!(r#"{{"GroupId":"@a{character}","Operator_Account":"o{character}"}}"#),
+                ),
+            ] {
+                let capture = capture(app, command, &body);
+                let record = normaliser.record(&capture);
+                let value = json_of(&record);
+                for absent in ["subject", "partitionkey", "operator"] {
+                    assert_eq!(attribute(&record, absent), None, "{absent} {body:?}");
+                }
+                let account: String = serde_json::from_str(&format!("\"@a{character}\"")).unwrap();
+                assert_eq!(record.key.as_deref(), Some(account.as_str()), "order per key holds: {body:?}");
+                let event = value.pointer("/data/event").or(value.get("event"));
+                assert!(event.is_none_or(|event| event["official_account"] == json!(account)), "{value}");
+            }
+        }
+    }
+}
+
+#[test]
+fn values_of_the_query_that_are_long_or_have_control_characters_are_left_out() {
+    for mode in MODES {
+        let (normaliser, app) = normaliser(mode);
+        for (name, attribute_name) in
+            [("ClientIP", "clientip"), ("OptPlatform", "optplatform"), ("RequestId", "requestid")]
+        {
+            for (value, expected) in [
+                ("9".repeat(128), Some("9".repeat(128))),
+                ("9".repeat(129), None),
+                ("%C3%A9".repeat(64), Some("é".repeat(64))),
+                ("%C3%A9".repeat(65), None),
+                ("a%0Db".to_owned(), None),
+                ("a%7F".to_owned(), None),
+                ("%EF%BF%BF".to_owned(), None),
+                (String::new(), None),
+            ] {
+                let query = format!("SdkAppid=1400000000&CallbackCommand=Group.CallbackAfterGroupFull&{name}={value}");
+                let capture = capture_under(app, &query, "{}");
+                let record = normaliser.record(&capture);
+                json_of(&record);
+                assert_eq!(attribute(&record, attribute_name), expected, "{name}={value}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_command_with_a_control_character_is_dead_lettered() {
+    let (normaliser, app) = normaliser(Mode::Structured);
+    let capture = capture_under(app, "SdkAppid=1400000000&CallbackCommand=Future%0ACommand", "{}");
+    let record = normaliser.record(&capture);
+    assert_eq!((record.rejection, normaliser.topics.name(record.topic)), (Some(WRONG_SHAPE), "t.rejected"));
+    assert_eq!(&*record.value, b"{}");
+}
+
+#[test]
+fn the_request_id_is_in_no_id() {
+    let (normaliser, app) = normaliser(Mode::Structured);
+    let id = |request: &str| {
+        let query = format!("SdkAppid=1400000000&CallbackCommand=State.StateChange{request}");
+        let capture = capture_under(app, &query, r#"{"Info":{"To_Account":"u"}}"#);
+        let record = normaliser.record(&capture);
+        json_of(&record);
+        (attribute(&record, "id"), attribute(&record, "requestid"))
+    };
+    let ((none, absent), (one, first), (other, second)) = (id(""), id("&RequestID=1-a"), id("&requestid=2-b"));
+    assert_eq!((absent, first.as_deref(), second.as_deref()), (None, Some("1-a"), Some("2-b")));
+    assert!(none == one && one == other);
+}
