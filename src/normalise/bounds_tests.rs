@@ -3,6 +3,7 @@
 use serde_json::Value;
 use serde_json::json;
 
+use super::part::Parts;
 use super::tests::capture;
 use super::tests::capture_under;
 use super::tests::json_of;
@@ -98,4 +99,47 @@ fn the_request_id_is_in_no_id() {
     let ((none, absent), (one, first), (other, second)) = (id(""), id("&RequestID=1-a"), id("&requestid=2-b"));
     assert_eq!((absent, first.as_deref(), second.as_deref()), (None, Some("1-a"), Some("2-b")));
     assert!(none == one && one == other);
+}
+
+#[test]
+fn a_batch_of_a_thousand_events_is_expanded_and_one_more_is_dead_lettered() {
+    let (normaliser, app) = normaliser(Mode::Structured);
+    let body = |count| format!(r#"{{"Events":[{}]}}"#, vec!["{}"; count].join(","));
+    let capture_of = |body: &str| capture(app, "Push.AllMemberPush", body);
+    assert_eq!(Parts::of(&capture_of(&body(1000))).count(), 1000);
+    for count in [1001, 25_000] {
+        let body = body(count);
+        let capture = capture_of(&body);
+        let parts = Parts::of(&capture);
+        assert_eq!((parts.is_batch(), parts.count()), (false, 1));
+        let record = normaliser.record_of(&capture, parts.iter().next().unwrap());
+        assert_eq!((record.rejection, &*record.value), (Some(TOO_MANY_EVENTS), body.as_bytes()));
+        assert_eq!(normaliser.topics.name(record.topic), "t.rejected");
+    }
+}
+
+#[test]
+fn what_is_no_batch_may_have_any_number_of_events() {
+    let (normaliser, app) = normaliser(Mode::Structured);
+    let body = format!(r#"{{"Events":[{}]}}"#, vec!["{}"; 1001].join(","));
+    for command in ["State.StateChange", "Future.Command"] {
+        assert_eq!(normaliser.record(&capture(app, command, &body)).rejection, None, "{command}");
+    }
+}
+
+#[test]
+fn the_records_of_one_batch_take_a_bounded_number_of_bytes() {
+    for mode in MODES {
+        let (normaliser, app) = normaliser(mode);
+        let text = "9".repeat(15_000);
+        let query = format!("SdkAppid=1400000000&CallbackCommand=Push.OfflinePush&ClientIP={text}");
+        let capture = capture_under(app, &query, &format!(r#"{{"Events":[{}]}}"#, vec!["{}"; 1000].join(",")));
+        let parts = Parts::of(&capture);
+        let lengths = parts.iter().map(|part| {
+            let record = normaliser.record_of(&capture, part);
+            let headers: usize = record.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+            headers + record.value.len()
+        });
+        assert!(lengths.sum::<usize>() < 1_000_000);
+    }
 }

@@ -28,12 +28,19 @@ use self::envelope::Envelope;
 use self::envelope::Mode;
 use self::event::Event;
 use self::facts::Facts;
+use self::part::EVENTS_MAX;
 use self::part::Part;
 use self::time::rfc3339;
 
-/// The word in `callbridge-reason` for an after-callback whose fields have the wrong shape. The other words are
-/// [`Reason::word`](crate::refusal::Reason::word)'s.
+/// The word in `callbridge-reason` for an after-callback whose fields have the wrong shape.
 pub const WRONG_SHAPE: &str = "wrong_shape";
+
+/// The word for a batch of more events than are taken of one.
+const TOO_MANY_EVENTS: &str = "too_many_events";
+
+/// Every word in `callbridge-reason` for a callback that was acknowledged and cannot be an event. The other words are
+/// [`Reason::word`](crate::refusal::Reason::word)'s.
+pub const REJECTIONS: [&str; 2] = [WRONG_SHAPE, TOO_MANY_EVENTS];
 
 /// The longest `callbridge-detail` header, in bytes: it may quote what a sender wrote.
 const DETAIL_BYTES_MAX: usize = 1024;
@@ -85,6 +92,10 @@ impl Normaliser {
         };
         if !callback.starts_with('{') {
             return reject("an event that is no JSON object");
+        }
+        if part == Part::WHOLE && part::has_too_many_events(capture) {
+            let detail = format!("more than {EVENTS_MAX} events in one batch");
+            return self.rejected_of(capture, part, TOO_MANY_EVENTS, &detail);
         }
         let form = capture.command.and_then(Command::form);
         let event = match form.map(|form| Event::parse(form, callback)).transpose() {

@@ -1,6 +1,6 @@
 //! The AsyncAPI document: every topic, what is in its records, and by what key.
 
-use callbridge::normalise::WRONG_SHAPE;
+use callbridge::normalise::REJECTIONS;
 use callbridge::refusal::Reason;
 use serde_json::Map;
 use serde_json::Value;
@@ -145,7 +145,7 @@ fn headers_binary() -> Value {
 
 fn headers_rejected() -> Value {
     let kept = Reason::ALL.into_iter().filter(|reason| reason.is_kept() || *reason == Reason::Unpublishable);
-    let reasons: Vec<&str> = kept.map(Reason::word).chain([WRONG_SHAPE]).collect();
+    let reasons: Vec<&str> = kept.map(Reason::word).chain(REJECTIONS).collect();
     let attributes = &json_schema::of(What::Any)["properties"];
     let text = |says: &str| json!({"type": "string", "description": says});
     let properties = json!({
