@@ -94,7 +94,7 @@ macro_rules! plain {
 impl<'a> Envelope<'a> {
     pub(super) fn into_record(self, mode: Mode) -> Record<'a> {
         let computed = Computed {
-            id: event_id(self.app_id, &self.command, &self.facts.dedupe_key),
+            id: event_id(self.app_id, &self.command, &self.facts.identity.dedupe_key),
             time: rfc3339(self.facts.event_time_ms.map_or(self.received, UnixMillis)),
             received: rfc3339(self.received),
         };
@@ -146,6 +146,7 @@ impl<'a> Envelope<'a> {
         let facts = &self.facts;
         let subject = facts.subject.as_deref();
         put_some(plain!("id"), ascii(&computed.id));
+        put_some(plain!("idbasis"), Some(facts.identity.basis.word()));
         put_some(plain!("source"), Some(self.source));
         put_some(name!("type"), Some(&self.command));
         put_some(name!("subject"), subject);

@@ -60,7 +60,7 @@ pub(super) fn elements(json: &str, count_max: usize) -> Vec<&str> {
 
 /// The first name of a path.
 fn name_of(path: &str) -> &str {
-    path.split(['.', '[', '?']).next().unwrap_or_default()
+    path.split(['.', '[', '?', '+']).next().unwrap_or_default()
 }
 
 /// What is behind the first name.
@@ -179,9 +179,10 @@ mod tests {
     fn a_path_leads_through_objects_and_lists() {
         let json =
             r#"{"x":{"a":0},"a":"1","Other":2,"b":{"a":"3","c":[{"a":"4"},{"a":5},{"z":6}]},"e\u0073c":"\u0037"}"#;
-        let cases: [(&'static str, &[&str]); 9] = [
+        let cases: [(&'static str, &[&str]); 10] = [
             ("a", &["1"]),
             ("a?", &["1"]),
+            ("a+", &["1"]),
             ("b.a", &["3"]),
             ("b.c[0].a", &["4"]),
             ("b.c[].a", &["4", "5"]),

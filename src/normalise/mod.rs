@@ -181,3 +181,6 @@ mod quirk_tests;
 
 #[cfg(test)]
 mod bounds_tests;
+
+#[cfg(test)]
+mod identity_tests;

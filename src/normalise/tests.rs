@@ -88,6 +88,7 @@ fn an_added_subscriber_becomes_a_structured_event() {
     let value: Value = serde_json::from_str(&text.replace("1e400", "1")).unwrap();
     let mut expected = json!({
         "specversion": "1.0", "source": "/tencent-chat/1400000000", "type": "OfficialAccount.CallbackAfterAddSubscriber",
+        "idbasis": "body",
         "subject": "@TOA#_a", "time": "2022-12-09T08:26:54.123Z", "timesource": "callback", "receivedtime": "2023-11-14T22:13:20.001Z",
         "datacontenttype": "application/json", "dataschema": "urn:callbridge:schema:OfficialAccount.CallbackAfterAddSubscriber:1",
         "sdkappid": "1400000000", "optplatform": "RESTAPI", "clientip": "10.0.0.7", "requestid": "7-a", "operator": "107867", "partitionkey": "@TOA#_a",
@@ -383,6 +384,10 @@ fn a_body() -> impl Strategy<Value = String> {
         "PushID",
         "TaskId",
         "PushStage",
+        "EventType",
+        "ErrCode",
+        "MsgTime",
+        "Random",
         "PushPlatform",
         "DeviceType",
         "Report_Account",
@@ -422,9 +427,9 @@ fn dedupe_key(command: Option<Command>, body: &str) -> Value {
             }
             "Info.To_Account" => text(&body["Info"]["To_Account"]).into_iter().collect(),
             "Info.Action" => text(&body["Info"]["Action"]).into_iter().collect(),
-            name => text(&body[name.trim_end_matches('?')]).into_iter().collect(),
+            name => text(&body[name.trim_end_matches(['?', '+'])]).into_iter().collect(),
         };
-        if texts.is_empty() && !path.ends_with('?') {
+        if texts.is_empty() && !path.ends_with(['?', '+']) {
             return whole;
         }
         key.push(texts);

@@ -91,6 +91,7 @@ fn required(what: What) -> Vec<&'static str> {
     let always = [
         "specversion",
         "id",
+        "idbasis",
         "source",
         "type",
         "time",
@@ -113,7 +114,13 @@ fn attributes(what: What) -> Value {
         "id": {
             "type": "string",
             "pattern": "^[0-9a-f]{32}$",
-            "description": "The same for a callback that is sent twice: drop repeats by it.",
+            "description": "The same for a callback that is sent twice. idbasis says for how long to drop repeats by it.",
+        },
+        "idbasis": {
+            "enum": ["key", "body", "content"],
+            "description": "What the id is the hash of. key: a natural key of this event, such as a message's MsgKey. body: a body that has the event's time, so that the same event at another time has another id. content: \
+                something without a time, so that the same that happens again has the same id: drop it only if its receivedtime \
+                is within the seconds in which a sender may repeat.",
         },
         "source": {"type": "string", "pattern": "^/tencent-chat/[1-9][0-9]{0,19}$", "format": "uri-reference"},
         "type": attribute("The CallbackCommand."),
