@@ -143,3 +143,38 @@ fn the_records_of_one_batch_take_a_bounded_number_of_bytes() {
         assert!(lengths.sum::<usize>() < 1_000_000);
     }
 }
+
+/// An object, nested so deep.
+fn nested(depth: usize) -> String {
+    format!(r#"{{"Official_Account":"a","To_Account":"u","x":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1))
+}
+
+#[test]
+fn json_nested_deeper_than_500_is_dead_lettered_as_it_came() {
+    let (normaliser, app) = normaliser(Mode::Structured);
+    for command in [
+        "OfficialAccount.CallbackAfterOfficialAccountFull",
+        "OfficialAccount.CallbackBeforeSendMsg",
+        "State.StateChange",
+        "Push.OfflinePush",
+        "Future.Command",
+    ] {
+        for (depth, expected) in [(500, None), (501, Some(TOO_DEEP)), (50_000, Some(TOO_DEEP))] {
+            let body = nested(depth);
+            let capture = capture(app, command, &body);
+            let record = normaliser.record(&capture);
+            assert_eq!(record.rejection, expected, "{command} {depth}");
+            assert!(expected.is_none() || *record.value == *body.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn of_a_batch_only_the_events_that_are_too_deep_are_dead_lettered() {
+    let (normaliser, app) = normaliser(Mode::Structured);
+    // Nested 502 deep as a whole, as its record is.
+    let batch = capture(app, "Push.OfflinePush", &format!(r#"{{"Events":[{},{}]}}"#, nested(500), nested(501)));
+    let rejections: Vec<_> =
+        Parts::of(&batch).iter().map(|part| normaliser.record_of(&batch, part).rejection).collect();
+    assert_eq!(rejections, [None, Some(TOO_DEEP)]);
+}

@@ -2,6 +2,7 @@
 //! cannot understand is not lost, it goes to `<prefix>.rejected`.
 
 mod attribute;
+mod depth;
 pub mod envelope;
 pub mod event;
 mod facts;
@@ -24,6 +25,7 @@ use crate::record::Record;
 use crate::record::Topics;
 use crate::request::Query;
 
+use self::depth::DEPTH_MAX;
 use self::envelope::Envelope;
 use self::envelope::Mode;
 use self::event::Event;
@@ -38,9 +40,12 @@ pub const WRONG_SHAPE: &str = "wrong_shape";
 /// The word for a batch of more events than are taken of one.
 const TOO_MANY_EVENTS: &str = "too_many_events";
 
+/// The word for JSON that is nested deeper than consumers' parsers read.
+const TOO_DEEP: &str = "too_deep";
+
 /// Every word in `callbridge-reason` for a callback that was acknowledged and cannot be an event. The other words are
 /// [`Reason::word`](crate::refusal::Reason::word)'s.
-pub const REJECTIONS: [&str; 2] = [WRONG_SHAPE, TOO_MANY_EVENTS];
+pub const REJECTIONS: [&str; 3] = [WRONG_SHAPE, TOO_MANY_EVENTS, TOO_DEEP];
 
 /// The longest `callbridge-detail` header, in bytes: it may quote what a sender wrote.
 const DETAIL_BYTES_MAX: usize = 1024;
@@ -96,6 +101,9 @@ impl Normaliser {
         if part == Part::WHOLE && part::has_too_many_events(capture) {
             let detail = format!("more than {EVENTS_MAX} events in one batch");
             return self.rejected_of(capture, part, TOO_MANY_EVENTS, &detail);
+        }
+        if depth::is_too_deep(callback) {
+            return self.rejected_of(capture, part, TOO_DEEP, &format!("nested deeper than {DEPTH_MAX}"));
         }
         let form = capture.command.and_then(Command::form);
         let event = match form.map(|form| Event::parse(form, callback)).transpose() {
