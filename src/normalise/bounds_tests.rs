@@ -7,6 +7,7 @@ use super::part::Parts;
 use super::tests::capture;
 use super::tests::capture_under;
 use super::tests::json_of;
+use super::tests::judged;
 use super::tests::normaliser;
 use super::*;
 
@@ -177,4 +178,80 @@ fn of_a_batch_only_the_events_that_are_too_deep_are_dead_lettered() {
     let rejections: Vec<_> =
         Parts::of(&batch).iter().map(|part| normaliser.record_of(&batch, part).rejection).collect();
     assert_eq!(rejections, [None, Some(TOO_DEEP)]);
+}
+
+#[test]
+fn a_lone_surrogate_in_what_is_only_shown_becomes_u_fffd_and_the_callback_stays() {
+    let (normaliser, app) = normaliser(Mode::Structured);
+    for (command, field, member) in [
+        ("AfterOfficialAccountInfoChanged", "Name", "name"),
+        ("AfterOfficialAccountInfoChanged", "Introduction", "introduction"),
+        ("AfterOfficialAccountInfoChanged", "FaceUrl", "face_url"),
+        ("AfterOfficialAccountInfoChanged", "Organization", "organization"),
+        ("AfterCreateOfficialAccount", "Name", "name"),
+        ("AfterCreateOfficialAccount", "Owner_Account", "owner"),
+        ("BeforeCreateOfficialAccount", "Name", "name"),
+        ("AfterSendMsg", "CloudCustomData", "custom_data"),
+        ("AfterDeleteSubscriber", "Operator_Account", "operator"),
+        ("AfterMsgWithDraw", "Operator_Account", "operator"),
+    ] {
+        let needed = r#""Official_Account":"@a","SubscribeAccountList":[],"WithdrawMsgList":[]"#;
+        let owner = if field == "Owner_Account" { "" } else { r#","Owner_Account":"o""# };
+        let body = format!(r#"{{{needed}{owner},"{field}":"x\ud83d\ud83d\ude00"}}"#);
+        let capture = capture(app, &format!("OfficialAccount.Callback{command}"), &body);
+        let record = normaliser.record(&capture);
+        assert_eq!(record.rejection, None, "{body}");
+        assert_eq!(judged(&record), Ok(()));
+        let text = str::from_utf8(&record.value).unwrap();
+        let (envelope, callback) = text.split_once(r#","callback":"#).unwrap();
+        assert_eq!(callback, format!("{body}}}}}"));
+        let (attributes, event) = envelope.split_once(r#""event":"#).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(event).unwrap()[member], "x\u{fffd}\u{1f600}", "{body}");
+        assert!(!attributes.contains("operator"), "{attributes}");
+    }
+}
+
+#[test]
+fn a_lone_surrogate_in_what_names_something_is_dead_lettered() {
+    let (normaliser, app) = normaliser(Mode::Structured);
+    for (command, body) in [
+        ("AfterOfficialAccountFull", r#"{"Official_Account":"\ud83d"}"#),
+        ("BeforeCreateOfficialAccount", r#"{"Owner_Account":"\ud83d"}"#),
+        ("AfterAddSubscriber", r#"{"Official_Account":"a","SubscribeAccountList":[{"Subscriber_Account":"\ud83d"}]}"#),
+        ("AfterMsgWithDraw", r#"{"Official_Account":"a","WithdrawMsgList":[{"MsgKey":"\udfff"}]}"#),
+    ] {
+        let capture = capture(app, &format!("OfficialAccount.Callback{command}"), body);
+        assert_eq!(normaliser.record(&capture).rejection, Some(WRONG_SHAPE), "{command}");
+    }
+}
+
+#[test]
+fn a_list_that_is_null_is_published_as_an_empty_one() {
+    let (normaliser, app) = normaliser(Mode::Structured);
+    for (command, member) in [
+        ("AfterAddSubscriber", "subscribers"),
+        ("AfterDeleteSubscriber", "subscribers"),
+        ("BeforeAddSubscriber", "subscribers"),
+        ("AfterMsgWithDraw", "message_keys"),
+    ] {
+        let body = r#"{"Official_Account":"a","SubscribeAccountList":null,"WithdrawMsgList":null}"#;
+        let capture = capture(app, &format!("OfficialAccount.Callback{command}"), body);
+        assert_eq!(json_of(&normaliser.record(&capture))["data"]["event"][member], json!([]), "{command}");
+    }
+}
+
+#[test]
+fn an_optional_field_that_is_null_is_absent() {
+    let (normaliser, app) = normaliser(Mode::Structured);
+    for command in Command::all().filter(|command| command.form().is_some()) {
+        let body = r#"{"Official_Account":"a","Owner_Account":"o","Operator_Account":null,"Name":null,"Introduction":null,
+            "FaceUrl":null,"Organization":null,"SubscribeAccountList":[],"MsgKey":null,"MsgTime":null,"OnlineOnlyFlag":null,
+            "MsgBody":null,"CloudCustomData":null,"WithdrawMsgList":[],"EventTime":null}"#;
+        let capture = capture(app, command.name(), body);
+        let record = normaliser.record(&capture);
+        assert_eq!(record.rejection, None, "{command:?}");
+        let event = &json_of(&record)["data"]["event"];
+        assert!(event.as_object().unwrap().values().all(|value| !value.is_null()), "{event}");
+        assert_eq!(event.get("operator"), None);
+    }
 }

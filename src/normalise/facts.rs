@@ -74,7 +74,8 @@ impl<'a> Facts<'a> {
         };
         Self {
             subject: event.subject().cloned(),
-            operator: event.operator.clone(),
+            // With a lone surrogate in it, of which the event shows U+FFFD, it names nobody.
+            operator: event.operator.clone().filter(|operator| !operator.contains(char::REPLACEMENT_CHARACTER)),
             event_time_ms: event.event_time_ms,
             identity,
         }

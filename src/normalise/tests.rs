@@ -62,7 +62,7 @@ pub(super) fn json_of(record: &Record<'_>) -> Value {
 }
 
 /// Judges a record that is not rejected.
-fn judged(record: &Record<'_>) -> Result<(), String> {
+pub(super) fn judged(record: &Record<'_>) -> Result<(), String> {
     let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|header| (header.name, &*header.value)).collect();
     schema::judge(record.key.as_deref().map(str::as_bytes), &headers, &record.value)
 }
