@@ -122,7 +122,7 @@ impl<'a> Envelope<'a> {
             }
             Mode::Binary => {
                 self.push_data(&mut value);
-                let mut headers = Vec::with_capacity(16);
+                let mut headers = Vec::with_capacity(18);
                 headers.push(fixed("content-type", "application/json"));
                 headers.push(fixed("ce_specversion", "1.0"));
                 self.each_attribute(&computed, |name, text| {
