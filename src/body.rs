@@ -15,7 +15,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde_json::value::RawValue;
 
 /// `OfficialAccount.CallbackBeforeAddSubscriber`, `OfficialAccount.CallbackAfterAddSubscriber` and
-/// `OfficialAccount.CallbackAfterDeleteSubscriber`.
+/// `OfficialAccount.CallbackAfterDeleteSubscriber`, to be published. What is to be decided is read more strictly, elsewhere.
 #[derive(Debug, Deserialize)]
 pub struct Subscribers<'a> {
     /// The account that is or was subscribed to.
@@ -23,9 +23,9 @@ pub struct Subscribers<'a> {
     pub official_account: Id<'a>,
     /// Who asked for it: the user, or an administrator by REST.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Text<'a>>,
+    pub operator: Option<Shown<'a>>,
     /// Who subscribes or unsubscribes.
-    #[serde(borrow, rename = "SubscribeAccountList")]
+    #[serde(borrow, rename = "SubscribeAccountList", deserialize_with = "null_is_empty")]
     pub subscribers: Vec<Object<Subscriber<'a>>>,
     /// When.
     #[serde(default, rename = "EventTime")]
@@ -48,10 +48,10 @@ pub struct AskedFor<'a> {
     pub owner: Id<'a>,
     /// Who asks for it.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Text<'a>>,
+    pub operator: Option<Shown<'a>>,
     /// What it shall be called.
     #[serde(borrow, default, rename = "Name")]
-    pub name: Option<Text<'a>>,
+    pub name: Option<Shown<'a>>,
     /// When.
     #[serde(default, rename = "EventTime")]
     pub event_time: EventTime,
@@ -66,13 +66,13 @@ pub struct Account<'a> {
     pub official_account: Id<'a>,
     /// Who made it.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Text<'a>>,
+    pub operator: Option<Shown<'a>>,
     /// Whose it is or was.
     #[serde(borrow, default, rename = "Owner_Account")]
-    pub owner: Option<Text<'a>>,
+    pub owner: Option<Shown<'a>>,
     /// What it is or was called.
     #[serde(borrow, default, rename = "Name")]
-    pub name: Option<Text<'a>>,
+    pub name: Option<Shown<'a>>,
     /// When.
     #[serde(default, rename = "EventTime")]
     pub event_time: EventTime,
@@ -86,19 +86,19 @@ pub struct InfoChanged<'a> {
     pub official_account: Id<'a>,
     /// Who changed it.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Text<'a>>,
+    pub operator: Option<Shown<'a>>,
     /// The new introduction.
     #[serde(borrow, default, rename = "Introduction")]
-    pub introduction: Option<Text<'a>>,
+    pub introduction: Option<Shown<'a>>,
     /// The new name.
     #[serde(borrow, default, rename = "Name")]
-    pub name: Option<Text<'a>>,
+    pub name: Option<Shown<'a>>,
     /// The new picture's URL.
     #[serde(borrow, default, rename = "FaceUrl")]
-    pub face_url: Option<Text<'a>>,
+    pub face_url: Option<Shown<'a>>,
     /// The new organization.
     #[serde(borrow, default, rename = "Organization")]
-    pub organization: Option<Text<'a>>,
+    pub organization: Option<Shown<'a>>,
     /// When.
     #[serde(default, rename = "EventTime")]
     pub event_time: EventTime,
@@ -112,7 +112,7 @@ pub struct Message<'a> {
     pub official_account: Id<'a>,
     /// Who wrote it.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Text<'a>>,
+    pub operator: Option<Shown<'a>>,
     /// What it is taken back by. A message that is yet to be sent has none.
     #[serde(borrow, default, rename = "MsgKey")]
     pub key: Option<Text<'a>>,
@@ -127,7 +127,7 @@ pub struct Message<'a> {
     pub body: Option<List<'a>>,
     /// What the application put beside it.
     #[serde(borrow, default, rename = "CloudCustomData")]
-    pub custom_data: Option<Text<'a>>,
+    pub custom_data: Option<Shown<'a>>,
     /// When.
     #[serde(default, rename = "EventTime")]
     pub event_time: EventTime,
@@ -141,9 +141,9 @@ pub struct Withdrawn<'a> {
     pub official_account: Id<'a>,
     /// Who took them back.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Text<'a>>,
+    pub operator: Option<Shown<'a>>,
     /// The messages.
-    #[serde(borrow, rename = "WithdrawMsgList")]
+    #[serde(borrow, rename = "WithdrawMsgList", deserialize_with = "null_is_empty")]
     pub messages: Vec<Object<WithdrawnMessage<'a>>>,
     /// When.
     #[serde(default, rename = "EventTime")]
@@ -158,9 +158,13 @@ pub struct WithdrawnMessage<'a> {
     pub key: Text<'a>,
 }
 
-/// A string that borrows from the JSON unless it had escapes.
+/// A string that borrows from the JSON unless it had escapes. One with a lone surrogate (`"\ud83d"`) is an error: it names nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text<'a>(pub Cow<'a, str>);
+
+/// A string that nothing is decided or routed by. Of a lone surrogate, which no text can hold, it has U+FFFD.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown<'a>(pub Cow<'a, str>);
 
 /// A [`Text`] that names something, so it is not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,6 +218,18 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
+impl<'de: 'a, 'a> Deserialize<'de> for Shown<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // As bytes the library gives lone surrogates too, three bytes each.
+        deserializer.deserialize_bytes(ShownVisitor)
+    }
+}
+
+/// Reads a list that must be there, but may be `null`.
+fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 impl<'de: 'a, 'a> Deserialize<'de> for Id<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let Text(text) = deserializer.deserialize_str(TextVisitor)?;
@@ -252,6 +268,39 @@ impl<'de> de::Visitor<'de> for TextVisitor {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
         Ok(Text(Cow::Owned(text.to_owned())))
+    }
+}
+
+struct ShownVisitor;
+
+impl<'de> de::Visitor<'de> for ShownVisitor {
+    type Value = Shown<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a string")
+    }
+
+    fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
+        str::from_utf8(bytes).map(|text| Shown(Cow::Borrowed(text))).or_else(|_error| self.visit_bytes(bytes))
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+        let mut bytes = bytes.to_vec();
+        replace_surrogates(&mut bytes);
+        let text =
+            String::from_utf8(bytes).map_err(|_error| E::invalid_value(de::Unexpected::Other("bytes"), &self))?;
+        Ok(Shown(Cow::Owned(text)))
+    }
+}
+
+/// Puts U+FFFD in the place of each surrogate. Both take three bytes, and nothing else begins as a surrogate does.
+fn replace_surrogates(wtf8: &mut [u8]) {
+    let mut rest = wtf8;
+    while let [first, behind @ ..] = rest {
+        if let (0xed, [second @ 0xa0..=0xbf, third, ..]) = (*first, &mut *behind) {
+            (*first, *second, *third) = (0xef, 0xbf, 0xbd);
+        }
+        rest = behind;
     }
 }
 
@@ -331,6 +380,35 @@ mod tests {
         assert!(matches!(body.official_account.0, Cow::Borrowed("a")));
         assert_eq!(body.subscribers.first().unwrap().0.account.0, "b\n");
         assert_eq!(body.operator, None);
+    }
+
+    #[test]
+    fn lone_surrogates_of_what_is_only_shown_become_u_fffd() {
+        for (json, expected) in [
+            (r#""plain 新""#, "plain 新"),
+            (r#""\n\u00e9""#, "\né"),
+            (r#""\ud83d\ude00""#, "\u{1f600}"),
+            (r#""a\ud83d""#, "a\u{fffd}"),
+            (r#""\ude00b""#, "\u{fffd}b"),
+            (r#""\ud83d\ud83d\ude00\udfff""#, "\u{fffd}\u{1f600}\u{fffd}"),
+            (r#""\ud83d\n\ud7ff新\ue000""#, "\u{fffd}\n\u{d7ff}新\u{e000}"),
+        ] {
+            assert_eq!(serde_json::from_str::<Shown<'_>>(json).unwrap().0, expected, "{json}");
+            assert_eq!(serde_json::from_str::<Text<'_>>(json).is_err(), expected.contains('\u{fffd}'), "{json}");
+        }
+        for json in ["7", "null", "[]", "[97]", "{}", "true"] {
+            assert!(serde_json::from_str::<Shown<'_>>(json).is_err(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_null_is_empty_and_one_that_is_missing_is_an_error() {
+        let null = r#"{"Official_Account":"a","SubscribeAccountList":null,"WithdrawMsgList":null}"#;
+        assert!(serde_json::from_str::<Subscribers<'_>>(null).unwrap().subscribers.is_empty());
+        assert!(serde_json::from_str::<Withdrawn<'_>>(null).unwrap().messages.is_empty());
+        let missing = r#"{"Official_Account":"a"}"#;
+        assert!(serde_json::from_str::<Subscribers<'_>>(missing).is_err());
+        assert!(serde_json::from_str::<Withdrawn<'_>>(missing).is_err());
     }
 
     #[test]

@@ -17,7 +17,8 @@ pub enum Kind {
 /// What a callback is about: its subject, and the key of its record.
 ///
 /// Here and in [`Dedupe`], a field is a path of names with dots between: `Info.To_Account`. Behind a name, `[0]` is the first element
-/// of a list, `[]` is each; `?` at the end says that callbacks without it are no exception.
+/// of a list, `[]` is each; `?` at the end says that callbacks without it are no exception. `+` at the end says the same of a field that
+/// was added to a dedupe key: a callback that has none of them keeps the `id` it would have without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
     /// What stands in this field.
@@ -131,14 +132,28 @@ const APP: Key = Key::App;
 const BODY: Dedupe = Dedupe::Body;
 // With both accounts: one message sent to many users has one MsgKey.
 const MESSAGE: Dedupe = fields(&["From_Account", "To_Account", "MsgKey"]);
-const GROUP_MESSAGE: Dedupe = fields(&["GroupId", "MsgSeq", "TopicId?"]);
+// Several edits of one message share its MsgKey.
+const EDIT: Dedupe = fields(&["From_Account", "To_Account", "MsgKey", "EventTime"]);
+// With time and random number: the id of a group that is gone can be used again, and MsgSeq begins anew.
+const GROUP_MESSAGE: Dedupe = fields(&["GroupId", "MsgSeq", "TopicId?", "MsgTime+", "Random+"]);
 const SENT: Dedupe = fields(&["Official_Account", "MsgKey"]);
 const TAKEN_BACK: Dedupe = fields(&["Official_Account", "WithdrawMsgList[].MsgKey"]);
 const STATE: Dedupe = fields(&["Info.To_Account", "EventTime", "Info.Action"]);
-const READ: Dedupe = fields(&["Report_Account", "Peer_Account", "LastReadTime"]);
-// With the platform and the device: one user may have several.
-const PUSH: Dedupe = fields(&["PushID", "To_Account", "PushStage", "PushPlatform?"]);
-const PUSH_ALL: Dedupe = fields(&["TaskId", "To_Account", "PushStage", "PushPlatform?", "DeviceType?"]);
+// LastReadTime is in seconds.
+const READ: Dedupe = fields(&["Report_Account", "Peer_Account", "LastReadTime", "EventTime+"]);
+// With the platform and the device: one user may have several. With time and result: a push may be clicked twice, and fail on one of two
+// devices. With the type, where one task is pushed online and offline.
+const PUSH: Dedupe = fields(&["PushID", "To_Account", "PushStage", "PushPlatform?", "EventTime+", "ErrCode+"]);
+const PUSH_ALL: Dedupe = fields(&[
+    "TaskId",
+    "To_Account",
+    "PushStage",
+    "PushPlatform?",
+    "DeviceType?",
+    "EventType+",
+    "EventTime+",
+    "ErrCode+",
+]);
 
 const MS: Time = Time::Millis;
 const S: Time = Time::Seconds;
@@ -174,6 +189,7 @@ const TABLE: &[Row; Command::COUNT] = &[
     after( "C2C.CallbackAfterSendMsg",                                  PAIR,     MESSAGE,       NONE), // 34365
     after( "C2C.CallbackAfterMsgReport",                                READERS,  READ,          NONE), // 43465
     after( "C2C.CallbackAfterMsgWithDraw",                              PAIR,     MESSAGE,       NONE), // 43466
+    after( "C2C.CallbackAfterModifyMsg",                                PAIR,     EDIT,          MS), // 269/128224, in Chinese
     // Groups.
     before("Group.CallbackBeforeCreateGroup",                           CREATOR,  BODY,          MS), // 34368
     after( "Group.CallbackAfterCreateGroup",                            GROUP,    BODY,          MS), // 34369
@@ -279,7 +295,7 @@ pub struct Command(u8);
 
 impl Command {
     /// How many there are.
-    pub const COUNT: usize = 63;
+    pub const COUNT: usize = 64;
 
     /// Every command, in the table's order: the index of each is its place.
     pub fn all() -> impl Iterator<Item = Self> {

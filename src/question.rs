@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::body::Id;
 use crate::body::Object;
-use crate::body::Subscribers;
+use crate::body::Subscriber;
 use crate::body::Text;
 use crate::clock::UnixMillis;
 use crate::command::Asks;
@@ -35,6 +35,15 @@ pub struct Judge<'j> {
     pub policy: Policy,
     /// As of when.
     pub now: UnixMillis,
+}
+
+/// `OfficialAccount.CallbackBeforeAddSubscriber`.
+#[derive(Deserialize)]
+struct Subscription<'a> {
+    #[serde(borrow, rename = "Official_Account")]
+    official_account: Id<'a>,
+    #[serde(borrow, rename = "SubscribeAccountList")]
+    subscribers: Vec<Object<Subscriber<'a>>>,
 }
 
 /// `Group.CallbackBeforeInviteJoinGroup`.
@@ -115,7 +124,7 @@ pub fn answer(command: Command, proven: Proven<'_>, judge: Option<Judge<'_>>) ->
         Asks::Nobody => return Ok(allowed(command, proven)),
         Asks::Friend | Asks::FriendResponse => return friends(&read(proven)?, judge),
         Asks::Subscribers => {
-            let asked: Subscribers<'_> = read(proven)?;
+            let asked: Subscription<'_> = read(proven)?;
             let users = asked.subscribers.into_iter().map(|subscriber| subscriber.0.account.0).collect();
             (asked.official_account, users)
         }
@@ -308,6 +317,21 @@ mod tests {
             assert_eq!(decision.generation, 3);
             let answer: Value = serde_json::from_str(&answer).unwrap();
             assert_eq!(answer, items(&[("alice", codes[0]), ("eve", codes[1])]), "{from} by {by}");
+        }
+    }
+
+    #[test]
+    fn only_what_a_decision_needs_must_have_its_shape() {
+        let body = |rest: &str| format!(r#"{{"Official_Account":"g",{rest}}}"#);
+        let subscribers = r#""SubscribeAccountList":[{"Subscriber_Account":"bob"}]"#;
+        for rest in [r#""Operator_Account":7"#, r#""Operator_Account":"\ud83d""#, r#""EventTime":{}"#] {
+            let body = body(&format!("{subscribers},{rest}"));
+            let (decision, _) = judged("OfficialAccount.CallbackBeforeAddSubscriber", &body, Some("bob")).unwrap();
+            assert_eq!(decision.refused, [Box::from("bob")], "{body}");
+        }
+        for list in [r#""SubscribeAccountList":null"#, r#""SubscribeAccountList":[{"Subscriber_Account":"\ud83d"}]"#] {
+            let refusal = judged("OfficialAccount.CallbackBeforeAddSubscriber", &body(list), Some("bob")).unwrap_err();
+            assert_eq!(refusal.reason(), Reason::Undecidable, "{list}");
         }
     }
 

@@ -19,6 +19,9 @@ pub struct Query<'a> {
     pub client_ip: Option<Cow<'a, str>>,
     /// `OptPlatform`: where the action came from, such as `RESTAPI` or `iOS`.
     pub opt_platform: Option<Cow<'a, str>>,
+    /// `RequestID`, also spelled `RequestId`: which request of Tencent's it is. Not documented; whether a repeated callback has the same
+    /// one is not known.
+    pub request_id: Option<Cow<'a, str>>,
     /// `Sign`: the signature, in hex digits.
     pub sign: Option<Cow<'a, str>>,
     /// `RequestTime`: when it was signed, Unix seconds in decimal digits.
@@ -41,6 +44,7 @@ const SDK_APP_ID: &str = "SdkAppid";
 const COMMAND: &str = "CallbackCommand";
 const CLIENT_IP: &str = "ClientIP";
 const OPT_PLATFORM: &str = "OptPlatform";
+const REQUEST_ID: &str = "RequestID";
 const SIGN: &str = "Sign";
 const REQUEST_TIME: &str = "RequestTime";
 
@@ -85,6 +89,8 @@ impl<'a> Query<'a> {
             Some((&mut self.client_ip, CLIENT_IP))
         } else if is(OPT_PLATFORM) {
             Some((&mut self.opt_platform, OPT_PLATFORM))
+        } else if is(REQUEST_ID) {
+            Some((&mut self.request_id, REQUEST_ID))
         } else if is(SIGN) {
             Some((&mut self.sign, SIGN))
         } else if is(REQUEST_TIME) {
@@ -146,11 +152,13 @@ mod tests {
     #[test]
     fn names_are_found_in_any_case_and_order() {
         let query =
-            Query::parse("optplatform=iOS&CLIENTIP=::1&contenttype=json&sdkappid=14&callbackcommand=A.b").unwrap();
+            Query::parse("optplatform=iOS&CLIENTIP=::1&contenttype=json&RequestId=7-a&sdkappid=14&callbackcommand=A.b")
+                .unwrap();
         assert_eq!(query.sdk_app_id.as_deref(), Some("14"));
         assert_eq!(query.command.as_deref(), Some("A.b"));
         assert_eq!(query.client_ip.as_deref(), Some("::1"));
         assert_eq!(query.opt_platform.as_deref(), Some("iOS"));
+        assert_eq!(query.request_id.as_deref(), Some("7-a"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use prometheus::Opts;
 use prometheus::Registry;
 use prometheus::local::LocalHistogram;
 
-use crate::normalise::WRONG_SHAPE;
+use crate::normalise::REJECTIONS;
 use crate::refusal::Reason;
 
 /// What became of a record that was handed to Kafka's client.
@@ -66,7 +66,7 @@ impl PublishMetrics {
             &["reason"],
         )?;
         let words = Reason::ALL.into_iter().filter(|reason| reason.is_kept()).map(Reason::word);
-        for word in words.chain([WRONG_SHAPE, Reason::Unpublishable.word()]) {
+        for word in words.chain(REJECTIONS).chain([Reason::Unpublishable.word()]) {
             rejected.with_label_values(&[word]);
         }
         let unreported = IntGauge::new(

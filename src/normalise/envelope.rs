@@ -10,6 +10,7 @@ use crate::record::Header;
 use crate::record::Record;
 use crate::record::Topic;
 
+use super::attribute;
 use super::event::Event;
 use super::facts::Facts;
 use super::id::event_id;
@@ -41,6 +42,7 @@ pub(super) struct Envelope<'a> {
     pub(super) command: Cow<'a, str>,
     pub(super) client_ip: Option<Cow<'a, str>>,
     pub(super) opt_platform: Option<Cow<'a, str>>,
+    pub(super) request_id: Option<Cow<'a, str>>,
     pub(super) decision: Option<&'a Decision>,
     pub(super) facts: Facts<'a>,
     /// Absent for a command without a normal form.
@@ -92,7 +94,7 @@ macro_rules! plain {
 impl<'a> Envelope<'a> {
     pub(super) fn into_record(self, mode: Mode) -> Record<'a> {
         let computed = Computed {
-            id: event_id(self.app_id, &self.command, &self.facts.dedupe_key),
+            id: event_id(self.app_id, &self.command, &self.facts.identity.dedupe_key),
             time: rfc3339(self.facts.event_time_ms.map_or(self.received, UnixMillis)),
             received: rfc3339(self.received),
         };
@@ -120,7 +122,7 @@ impl<'a> Envelope<'a> {
             }
             Mode::Binary => {
                 self.push_data(&mut value);
-                let mut headers = Vec::with_capacity(16);
+                let mut headers = Vec::with_capacity(18);
                 headers.push(fixed("content-type", "application/json"));
                 headers.push(fixed("ce_specversion", "1.0"));
                 self.each_attribute(&computed, |name, text| {
@@ -132,11 +134,11 @@ impl<'a> Envelope<'a> {
         Record { topic: self.topic, key: self.facts.subject, headers, value: Cow::Owned(value), rejection: None }
     }
 
-    /// Calls `put` with each attribute beside `specversion` and `datacontenttype`: its name and its text.
+    /// Calls `put` with each attribute beside `specversion` and `datacontenttype`: its name and its text. An attribute whose text CloudEvents
+    /// forbids is left out. A subject of that kind is still the record's key, so that order per key holds.
     fn each_attribute(&self, computed: &Computed, mut put: impl FnMut(Name, &str)) {
         let mut put_some = |name, text: Option<&str>| {
-            // CloudEvents knows no empty attribute.
-            if let Some(text) = text.filter(|text| !text.is_empty()) {
+            if let Some(text) = text.filter(|text| attribute::is_allowed(text)) {
                 put(name, text);
             }
         };
@@ -144,6 +146,7 @@ impl<'a> Envelope<'a> {
         let facts = &self.facts;
         let subject = facts.subject.as_deref();
         put_some(plain!("id"), ascii(&computed.id));
+        put_some(plain!("idbasis"), Some(facts.identity.basis.word()));
         put_some(plain!("source"), Some(self.source));
         put_some(name!("type"), Some(&self.command));
         put_some(name!("subject"), subject);
@@ -154,6 +157,7 @@ impl<'a> Envelope<'a> {
         put_some(plain!("sdkappid"), Some(self.app_id));
         put_some(name!("optplatform"), self.opt_platform.as_deref());
         put_some(name!("clientip"), self.client_ip.as_deref());
+        put_some(name!("requestid"), self.request_id.as_deref());
         put_some(name!("operator"), facts.operator.as_deref());
         put_some(name!("partitionkey"), subject);
         put_some(plain!("decision"), self.decision.map(|decision| decision.outcome.as_str()));

@@ -8,8 +8,8 @@ use crate::body::Id;
 use crate::body::InfoChanged;
 use crate::body::List;
 use crate::body::Message;
+use crate::body::Shown;
 use crate::body::Subscribers;
-use crate::body::Text;
 use crate::body::Withdrawn;
 use crate::command::Form;
 
@@ -91,9 +91,9 @@ impl<'a> Event<'a> {
 impl<'a> From<AskedFor<'a>> for Event<'a> {
     fn from(body: AskedFor<'a>) -> Self {
         Self {
-            operator: plain(body.operator),
+            operator: shown(body.operator),
             owner: Some(body.owner.0),
-            name: plain(body.name),
+            name: shown(body.name),
             event_time_ms: body.event_time.0,
             ..Self::default()
         }
@@ -103,9 +103,9 @@ impl<'a> From<AskedFor<'a>> for Event<'a> {
 impl<'a> From<Account<'a>> for Event<'a> {
     fn from(body: Account<'a>) -> Self {
         Self {
-            operator: plain(body.operator),
-            owner: plain(body.owner),
-            name: plain(body.name),
+            operator: shown(body.operator),
+            owner: shown(body.owner),
+            name: shown(body.name),
             ..Self::about(body.official_account, body.event_time.0)
         }
     }
@@ -114,11 +114,11 @@ impl<'a> From<Account<'a>> for Event<'a> {
 impl<'a> From<InfoChanged<'a>> for Event<'a> {
     fn from(body: InfoChanged<'a>) -> Self {
         Self {
-            operator: plain(body.operator),
-            name: plain(body.name),
-            introduction: plain(body.introduction),
-            face_url: plain(body.face_url),
-            organization: plain(body.organization),
+            operator: shown(body.operator),
+            name: shown(body.name),
+            introduction: shown(body.introduction),
+            face_url: shown(body.face_url),
+            organization: shown(body.organization),
             ..Self::about(body.official_account, body.event_time.0)
         }
     }
@@ -127,7 +127,7 @@ impl<'a> From<InfoChanged<'a>> for Event<'a> {
 impl<'a> From<Subscribers<'a>> for Event<'a> {
     fn from(body: Subscribers<'a>) -> Self {
         Self {
-            operator: plain(body.operator),
+            operator: shown(body.operator),
             subscribers: Some(body.subscribers.into_iter().map(|subscriber| subscriber.0.account.0).collect()),
             ..Self::about(body.official_account, body.event_time.0)
         }
@@ -137,12 +137,12 @@ impl<'a> From<Subscribers<'a>> for Event<'a> {
 impl<'a> From<Message<'a>> for Event<'a> {
     fn from(body: Message<'a>) -> Self {
         Self {
-            operator: plain(body.operator),
-            message_key: plain(body.key),
+            operator: shown(body.operator),
+            message_key: body.key.map(|key| key.0),
             message_time_ms: body.time.0,
             online_only: body.online_only.map(|flag| flag.0),
             message_body: body.body,
-            custom_data: plain(body.custom_data),
+            custom_data: shown(body.custom_data),
             ..Self::about(body.official_account, body.event_time.0)
         }
     }
@@ -151,7 +151,7 @@ impl<'a> From<Message<'a>> for Event<'a> {
 impl<'a> From<Withdrawn<'a>> for Event<'a> {
     fn from(body: Withdrawn<'a>) -> Self {
         Self {
-            operator: plain(body.operator),
+            operator: shown(body.operator),
             message_keys: Some(body.messages.into_iter().map(|message| message.0.key.0).collect()),
             ..Self::about(body.official_account, body.event_time.0)
         }
@@ -164,6 +164,6 @@ impl<'a> Event<'a> {
     }
 }
 
-fn plain(text: Option<Text<'_>>) -> Option<Cow<'_, str>> {
+fn shown(text: Option<Shown<'_>>) -> Option<Cow<'_, str>> {
     text.map(|text| text.0)
 }

@@ -24,33 +24,66 @@ pub(super) struct Facts<'a> {
     pub(super) operator: Option<Cow<'a, str>>,
     /// When, in milliseconds since the Unix epoch, if the callback says it readably.
     pub(super) event_time_ms: Option<i64>,
+    /// What tells it from others.
+    pub(super) identity: Identity<'a>,
+}
+
+/// What the id is made of.
+#[derive(Debug)]
+pub(super) struct Identity<'a> {
     /// Two callbacks of one application and command are the same if this is.
     pub(super) dedupe_key: Cow<'a, [u8]>,
+    pub(super) basis: IdBasis,
+}
+
+/// How far two callbacks with one id are one event. (`idbasis`)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IdBasis {
+    /// The dedupe key names this event and no other.
+    Key,
+    /// It is all of a body that says when it happened.
+    Body,
+    /// It does not say when: the same that happens again has the same id.
+    Content,
+}
+
+impl IdBasis {
+    /// The word on the wire.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Body => "body",
+            Self::Content => "content",
+        }
+    }
 }
 
 impl<'a> Facts<'a> {
-    /// Of a command that is not of the table. Nobody but the body knows what it is about, so all of it is the dedupe key.
+    /// Of a command that is not of the table. Nobody but the body knows what it is about.
     pub(super) fn unknown(json: &'a str) -> Self {
-        Self { subject: None, operator: None, event_time_ms: None, dedupe_key: Cow::Borrowed(json.as_bytes()) }
+        let event_time_ms = Members::read(json, &[EVENT_TIME]).json(EVENT_TIME).and_then(EventTime::read);
+        let identity = Identity::of_body(json, event_time_ms);
+        Self { subject: None, operator: None, event_time_ms, identity }
     }
 
     /// Of a body that was read as its normal form.
     pub(super) fn of_event(command: Command, event: &Event<'a>, json: &'a str) -> Self {
-        let dedupe_key = match command.dedupe() {
-            Dedupe::Body => None,
-            Dedupe::Fields(paths) => dedupe_key(&Members::read(json, paths), paths),
+        let identity = match command.dedupe() {
+            Dedupe::Body => Identity::of_body(json, event.event_time_ms),
+            Dedupe::Fields(paths) => Identity::of(&Members::read(json, paths), paths, json, event.event_time_ms),
         };
         Self {
             subject: event.subject().cloned(),
-            operator: event.operator.clone(),
+            // With a lone surrogate in it, of which the event shows U+FFFD, it names nobody.
+            operator: event.operator.clone().filter(|operator| !operator.contains(char::REPLACEMENT_CHARACTER)),
             event_time_ms: event.event_time_ms,
-            dedupe_key: dedupe_key.map_or(Cow::Borrowed(json.as_bytes()), Cow::Owned),
+            identity,
         }
     }
 
     /// Of a body that has no type, as far as it has the fields that the table names.
     pub(super) fn read(command: Command, json: &'a str, app_id: &'a str) -> Self {
-        let mut paths = Vec::with_capacity(8);
+        let mut paths = Vec::with_capacity(12);
         paths.extend([OPERATOR, EVENT_TIME]);
         match command.key() {
             Key::Field(path) => paths.push(path),
@@ -61,16 +94,33 @@ impl<'a> Facts<'a> {
             paths.extend(fields);
         }
         let members = Members::read(json, &paths);
-        let dedupe_key = match command.dedupe() {
-            Dedupe::Body => None,
-            Dedupe::Fields(paths) => dedupe_key(&members, paths),
+        let event_time_ms = members.json(EVENT_TIME).and_then(EventTime::read);
+        let identity = match command.dedupe() {
+            Dedupe::Body => Identity::of_body(json, event_time_ms),
+            Dedupe::Fields(paths) => Identity::of(&members, paths, json, event_time_ms),
         };
         Self {
             subject: subject(command.key(), &members, app_id),
             operator: members.text(OPERATOR),
-            event_time_ms: members.json(EVENT_TIME).and_then(EventTime::read),
-            dedupe_key: dedupe_key.map_or(Cow::Borrowed(json.as_bytes()), Cow::Owned),
+            event_time_ms,
+            identity,
         }
+    }
+}
+
+impl<'a> Identity<'a> {
+    fn of_body(json: &'a str, event_time_ms: Option<i64>) -> Self {
+        let basis = if event_time_ms.is_some() { IdBasis::Body } else { IdBasis::Content };
+        Self { dedupe_key: Cow::Borrowed(json.as_bytes()), basis }
+    }
+
+    /// The fields, or all of the body where one is missing.
+    fn of(members: &Members<'_>, paths: &[&'static str], json: &'a str, event_time_ms: Option<i64>) -> Self {
+        let Some(key) = dedupe_key(members, paths) else { return Self::of_body(json, event_time_ms) };
+        // A key of which the time is a part, and the time says nothing (0, say), is not one event's.
+        let is_timeless = event_time_ms.is_none() && paths.contains(&EVENT_TIME);
+        let basis = if is_timeless { IdBasis::Content } else { IdBasis::Key };
+        Self { dedupe_key: Cow::Owned(key), basis }
     }
 }
 
@@ -102,8 +152,13 @@ fn dedupe_key(members: &Members<'_>, paths: &[&'static str]) -> Option<Vec<u8>> 
             return Some(members.texts(path)).filter(|texts| !texts.is_empty()).map(Part::Each);
         }
         let text = members.text(path);
-        (text.is_some() || path.ends_with('?')).then_some(Part::One(text))
+        (text.is_some() || path.ends_with(['?', '+'])).then_some(Part::One(text))
     });
-    let parts: Vec<Part<'_>> = parts.collect::<Option<_>>()?;
+    let mut parts: Vec<Part<'_>> = parts.collect::<Option<_>>()?;
+    for _absent in paths.iter().rev().take_while(|path| path.ends_with('+')) {
+        if parts.pop_if(|part| matches!(part, Part::One(None))).is_none() {
+            break;
+        }
+    }
     serde_json::to_vec(&parts).ok()
 }

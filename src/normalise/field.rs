@@ -49,15 +49,18 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The elements of a JSON array, as they stand there; `None` for anything else.
-pub(super) fn elements(json: &str) -> Option<Vec<&str>> {
-    let elements: Vec<&RawValue> = serde_json::from_str(json).ok()?;
-    Some(elements.into_iter().map(RawValue::get).collect())
+/// The elements of a JSON array, as they stand there, at most `count_max` of them; none for anything else.
+pub(super) fn elements(json: &str, count_max: usize) -> Vec<&str> {
+    let mut elements = Vec::new();
+    let wanted = Elements { found: &mut elements, count_max };
+    // An error is the rest behind the last that was wanted, or what is no array.
+    let _ended = wanted.deserialize(&mut serde_json::Deserializer::from_str(json));
+    elements
 }
 
 /// The first name of a path.
 fn name_of(path: &str) -> &str {
-    path.split(['.', '[', '?']).next().unwrap_or_default()
+    path.split(['.', '[', '?', '+']).next().unwrap_or_default()
 }
 
 /// What is behind the first name.
@@ -68,11 +71,11 @@ fn rest_of(path: &'static str) -> &'static str {
 /// Follows the rest of a path. Recursion is as deep as the table's paths.
 fn collect<'a>(json: &'a str, rest: &'static str, texts: &mut Vec<Cow<'a, str>>) {
     if let Some(rest) = rest.strip_prefix("[]") {
-        for element in elements(json).unwrap_or_default() {
+        for element in elements(json, usize::MAX) {
             collect(element, rest, texts);
         }
     } else if let Some(rest) = rest.strip_prefix("[0]") {
-        if let Some(first) = elements(json).unwrap_or_default().first() {
+        if let Some(first) = elements(json, 1).first() {
             collect(first, rest, texts);
         }
     } else if let Some(path) = rest.strip_prefix('.') {
@@ -133,6 +136,37 @@ impl<'de> de::Visitor<'de> for Wanted<'_, 'de> {
     }
 }
 
+/// Reads an array as far as its elements are wanted.
+struct Elements<'w, 'a> {
+    found: &'w mut Vec<&'a str>,
+    count_max: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Elements<'_, 'de> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> de::Visitor<'de> for Elements<'_, 'de> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array")
+    }
+
+    fn visit_seq<A: de::SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        while self.found.len() < self.count_max
+            && let Some(element) = elements.next_element::<&RawValue>()?
+        {
+            self.found.push(element.get());
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,9 +179,10 @@ mod tests {
     fn a_path_leads_through_objects_and_lists() {
         let json =
             r#"{"x":{"a":0},"a":"1","Other":2,"b":{"a":"3","c":[{"a":"4"},{"a":5},{"z":6}]},"e\u0073c":"\u0037"}"#;
-        let cases: [(&'static str, &[&str]); 9] = [
+        let cases: [(&'static str, &[&str]); 10] = [
             ("a", &["1"]),
             ("a?", &["1"]),
+            ("a+", &["1"]),
             ("b.a", &["3"]),
             ("b.c[0].a", &["4"]),
             ("b.c[].a", &["4", "5"]),

@@ -1,6 +1,8 @@
 //! Turns a capture into the records that Kafka gets: one, or one for each event of a batch. Runs behind the answer; a callback it
 //! cannot understand is not lost, it goes to `<prefix>.rejected`.
 
+mod attribute;
+mod depth;
 pub mod envelope;
 pub mod event;
 mod facts;
@@ -23,19 +25,34 @@ use crate::record::Record;
 use crate::record::Topics;
 use crate::request::Query;
 
+use self::depth::DEPTH_MAX;
 use self::envelope::Envelope;
 use self::envelope::Mode;
 use self::event::Event;
 use self::facts::Facts;
+use self::part::EVENTS_MAX;
 use self::part::Part;
 use self::time::rfc3339;
 
-/// The word in `callbridge-reason` for an after-callback whose fields have the wrong shape. The other words are
-/// [`Reason::word`](crate::refusal::Reason::word)'s.
+/// The word in `callbridge-reason` for an after-callback whose fields have the wrong shape.
 pub const WRONG_SHAPE: &str = "wrong_shape";
+
+/// The word for a batch of more events than are taken of one.
+const TOO_MANY_EVENTS: &str = "too_many_events";
+
+/// The word for JSON that is nested deeper than consumers' parsers read.
+const TOO_DEEP: &str = "too_deep";
+
+/// Every word in `callbridge-reason` for a callback that was acknowledged and cannot be an event. The other words are
+/// [`Reason::word`](crate::refusal::Reason::word)'s.
+pub const REJECTIONS: [&str; 3] = [WRONG_SHAPE, TOO_MANY_EVENTS, TOO_DEEP];
 
 /// The longest `callbridge-detail` header, in bytes: it may quote what a sender wrote.
 const DETAIL_BYTES_MAX: usize = 1024;
+
+/// The longest value of the query that becomes an attribute, in bytes. Every record of a batch repeats them; the longest that Tencent
+/// sends is a UUID or an IPv6 address.
+const QUERY_VALUE_BYTES_MAX: usize = 128;
 
 /// Makes records from captures, for the configured applications.
 #[derive(Debug, Clone)]
@@ -81,6 +98,13 @@ impl Normaliser {
         if !callback.starts_with('{') {
             return reject("an event that is no JSON object");
         }
+        if part == Part::WHOLE && part::has_too_many_events(capture) {
+            let detail = format!("more than {EVENTS_MAX} events in one batch");
+            return self.rejected_of(capture, part, TOO_MANY_EVENTS, &detail);
+        }
+        if depth::is_too_deep(callback) {
+            return self.rejected_of(capture, part, TOO_DEEP, &format!("nested deeper than {DEPTH_MAX}"));
+        }
         let form = capture.command.and_then(Command::form);
         let event = match form.map(|form| Event::parse(form, callback)).transpose() {
             Ok(event) => event,
@@ -94,6 +118,11 @@ impl Normaliser {
         };
         // The query was read once already, at intake; one that cannot be read again is one without parameters.
         let query = Query::parse(capture.raw.query()).unwrap_or_default();
+        let command = query.command.unwrap_or_default();
+        if !attribute::is_allowed(&command) {
+            return reject("a CallbackCommand with a character that CloudEvents forbids in `type`");
+        }
+        let short = |value: Option<Cow<'a, str>>| value.filter(|value| value.len() <= QUERY_VALUE_BYTES_MAX);
         Envelope {
             app_id,
             source: self.sources.get(capture.app.index()).map_or("", |source| source),
@@ -103,9 +132,10 @@ impl Normaliser {
                 .map_or("", |schema| schema),
             topic: self.topics.of(capture.app, capture.command),
             received: capture.received,
-            command: query.command.unwrap_or_default(),
-            client_ip: query.client_ip,
-            opt_platform: query.opt_platform,
+            command,
+            client_ip: short(query.client_ip),
+            opt_platform: short(query.opt_platform),
+            request_id: short(query.request_id),
             decision,
             facts,
             event,
@@ -156,3 +186,9 @@ mod tests;
 
 #[cfg(test)]
 mod quirk_tests;
+
+#[cfg(test)]
+mod bounds_tests;
+
+#[cfg(test)]
+mod identity_tests;

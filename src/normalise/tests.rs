@@ -36,17 +36,21 @@ fn raw(query: &str, body: &[u8]) -> Raw {
 
 /// A callback as it is taken. A question is allowed.
 pub(super) fn capture(app: VerifiedApp, command: &str, body: &str) -> Capture {
-    let known = Command::find(command);
+    let query =
+        format!("SdkAppid=1400000000&CallbackCommand={command}&ClientIP=10.0.0.7&OptPlatform=RESTAPI&RequestID=7-a");
+    capture_under(app, &query, body)
+}
+
+/// The same under any query.
+pub(super) fn capture_under(app: VerifiedApp, query: &str, body: &str) -> Capture {
+    let known = Query::parse(query).unwrap().command.and_then(|command| Command::find(&command));
     let is_question = known.is_some_and(|command| command.kind() == Kind::Before);
     Capture {
         received: RECEIVED,
         peer: SocketAddr::from(([127, 0, 0, 1], 4711)),
         app,
         command: known,
-        raw: raw(
-            &format!("SdkAppid=1400000000&CallbackCommand={command}&ClientIP=10.0.0.7&OptPlatform=RESTAPI"),
-            body.as_bytes(),
-        ),
+        raw: raw(query, body.as_bytes()),
         outcome: if is_question { Outcome::Decided(Decision::unjudged()) } else { Outcome::Happened },
     }
 }
@@ -58,7 +62,7 @@ pub(super) fn json_of(record: &Record<'_>) -> Value {
 }
 
 /// Judges a record that is not rejected.
-fn judged(record: &Record<'_>) -> Result<(), String> {
+pub(super) fn judged(record: &Record<'_>) -> Result<(), String> {
     let headers: Vec<(&str, &[u8])> = record.headers.iter().map(|header| (header.name, &*header.value)).collect();
     schema::judge(record.key.as_deref().map(str::as_bytes), &headers, &record.value)
 }
@@ -84,9 +88,10 @@ fn an_added_subscriber_becomes_a_structured_event() {
     let value: Value = serde_json::from_str(&text.replace("1e400", "1")).unwrap();
     let mut expected = json!({
         "specversion": "1.0", "source": "/tencent-chat/1400000000", "type": "OfficialAccount.CallbackAfterAddSubscriber",
+        "idbasis": "body",
         "subject": "@TOA#_a", "time": "2022-12-09T08:26:54.123Z", "timesource": "callback", "receivedtime": "2023-11-14T22:13:20.001Z",
         "datacontenttype": "application/json", "dataschema": "urn:callbridge:schema:OfficialAccount.CallbackAfterAddSubscriber:1",
-        "sdkappid": "1400000000", "optplatform": "RESTAPI", "clientip": "10.0.0.7", "operator": "107867", "partitionkey": "@TOA#_a",
+        "sdkappid": "1400000000", "optplatform": "RESTAPI", "clientip": "10.0.0.7", "requestid": "7-a", "operator": "107867", "partitionkey": "@TOA#_a",
         "data": {
             "event": {"official_account": "@TOA#_a", "operator": "107867", "subscribers": ["jared", "léckie"], "event_time_ms": 1670574414123_i64},
         },
@@ -379,6 +384,10 @@ fn a_body() -> impl Strategy<Value = String> {
         "PushID",
         "TaskId",
         "PushStage",
+        "EventType",
+        "ErrCode",
+        "MsgTime",
+        "Random",
         "PushPlatform",
         "DeviceType",
         "Report_Account",
@@ -418,9 +427,9 @@ fn dedupe_key(command: Option<Command>, body: &str) -> Value {
             }
             "Info.To_Account" => text(&body["Info"]["To_Account"]).into_iter().collect(),
             "Info.Action" => text(&body["Info"]["Action"]).into_iter().collect(),
-            name => text(&body[name.trim_end_matches('?')]).into_iter().collect(),
+            name => text(&body[name.trim_end_matches(['?', '+'])]).into_iter().collect(),
         };
-        if texts.is_empty() && !path.ends_with('?') {
+        if texts.is_empty() && !path.ends_with(['?', '+']) {
             return whole;
         }
         key.push(texts);

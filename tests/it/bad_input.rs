@@ -75,8 +75,8 @@ struct Case {
 enum Outcome {
     /// 200 and a record in the command's topic; counted under the command.
     Taken(&'static str),
-    /// 200 and its bytes in the rejected topic, which says this; counted under the command.
-    WrongShape(&'static str, &'static str),
+    /// 200 and its bytes in the rejected topic, with this reason and detail; counted under the command.
+    Rejected(&'static str, &'static str, &'static str),
     /// 200 and nothing else.
     Probe,
     Refused(Refused),
@@ -124,7 +124,7 @@ fn each_wrong_request_is_told_what_is_wrong_and_counted_and_kept_as_the_table_sa
 fn every_reason_to_refuse_has_a_case() {
     let of_case = |case: Case| match case.outcome {
         Outcome::Refused(refused) => Some(refused.reason),
-        Outcome::Taken(_) | Outcome::WrongShape(..) | Outcome::Probe => None,
+        Outcome::Taken(_) | Outcome::Rejected(..) | Outcome::Probe => None,
     };
     let tried: HashSet<Reason> =
         cases().into_iter().filter_map(of_case).chain(ELSEWHERE.map(|(reason, _test)| reason)).collect();
@@ -327,7 +327,7 @@ fn assert_answer(bridge: &Bridge, case: &Case) -> Response {
     let answer = if case.request.starts_with(b"HEAD ") { client.read_head() } else { client.read() };
     let answer = answer.unwrap_or_else(|error| panic!("{}: {error}", case.name));
     match case.outcome {
-        Outcome::Taken(_) | Outcome::WrongShape(..) | Outcome::Probe => {
+        Outcome::Taken(_) | Outcome::Rejected(..) | Outcome::Probe => {
             assert_eq!(answer.status, 200, "{}: {}", case.name, answer.text());
             if !case.request.starts_with(b"HEAD ") {
                 assert_eq!(answer.text(), r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#, "{}", case.name);
@@ -373,7 +373,7 @@ fn expected_counters(case: &Case) -> Vec<String> {
     let received = |command: &str| format!("callbridge_callbacks_received_total{{command=\"{command}\"}}");
     match case.outcome {
         Outcome::Probe => vec!["callbridge_probes_total".to_owned()],
-        Outcome::Taken(command) | Outcome::WrongShape(command, _) => {
+        Outcome::Taken(command) | Outcome::Rejected(command, ..) => {
             vec!["callbridge_callbacks_delivered_total".to_owned(), received(command)]
         }
         Outcome::Refused(refused) => {
@@ -391,7 +391,7 @@ fn assert_kept(bridge: &Bridge, cases: &[Case]) {
         let body = body_of(&case.request).to_vec();
         match case.outcome {
             Outcome::Taken(_) => taken += 1,
-            Outcome::WrongShape(command, detail) => kept.push((body, "wrong_shape", command, detail)),
+            Outcome::Rejected(command, reason, detail) => kept.push((body, reason, command, detail)),
             Outcome::Refused(refused) if refused.reason.is_kept() => {
                 kept.push((body, refused.reason.word(), refused.received, refused.says));
             }
@@ -514,8 +514,15 @@ fn bodies() -> Vec<Case> {
     };
     let wrong_shape = |name, body: &[u8], detail| {
         let request = request("POST", &http::callback_target(APP, AFTER), body);
-        case(name, request, Outcome::WrongShape(AFTER, detail))
+        case(name, request, Outcome::Rejected(AFTER, "wrong_shape", detail))
     };
+    let rejected = |name, command, body: &str, reason, detail| {
+        let request = request("POST", &http::callback_target(APP, command), body.as_bytes());
+        case(name, request, Outcome::Rejected(command, reason, detail))
+    };
+    let (begin, end) = ("[".repeat(500), "]".repeat(500));
+    let deep = |account| format!(r#"{{"Official_Account":"{account}","SubscribeAccountList":[],"x":{begin}{end}}}"#);
+    let long = format!(r#"{{"Events":[{}]}}"#, vec!["{}"; 1001].join(","));
     let mismatch = format!("{{\n\"CallbackCommand\":\"{BEFORE}\"}}");
     vec![
         bad("no body", AFTER, b"", Reason::NotJson, "line 1 column 0"),
@@ -553,6 +560,9 @@ fn bodies() -> Vec<Case> {
         wrong_shape("a number for a string", b"{\"Official_Account\":5}", "invalid type: integer `5`"),
         wrong_shape("no account", b" {\"Name\":\"n\"}\n", "missing field `Official_Account`"),
         wrong_shape("an empty account", b"{\"Official_Account\":\"\"}", "an id that is not empty"),
+        rejected("news nested too deep", AFTER, &deep("@a"), "too_deep", "nested deeper than 500"),
+        rejected("a question nested too deep is decided", BEFORE, &deep("@b"), "too_deep", "nested deeper than 500"),
+        rejected("a batch of too many", "Push.OfflinePush", &long, "too_many_events", "more than 1000 events"),
     ]
 }
 

@@ -397,6 +397,7 @@ fn attributes(seed: &Seed, decision: Option<&Value>, received: &str) -> Value {
     let mut attributes = json!({
         "specversion": "1.0",
         "id": seed.id,
+        "idbasis": "body",
         "source": "/tencent-chat/1400000000",
         "type": seed.command,
         "subject": seed.account,

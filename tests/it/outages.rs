@@ -288,6 +288,41 @@ fn a_topic_that_does_not_exist_holds_up_only_its_own_callbacks_until_it_is_made(
     assert_eq!((stopped.code, Ledger::of_exit(&stopped.ledger)), (0, expected), "{}", stopped.stderr);
 }
 
+/// As long as a head lets it be, nearly.
+const CLIENT_IP_BYTES: usize = 15_000;
+/// For one POST with a body of 75 KB at most: a thousand records with their envelopes, in the client's queue.
+const POST_BYTES_MAX: u64 = 4 << 20;
+
+#[test]
+fn one_push_post_takes_little_memory_while_kafka_is_away() {
+    let _alone = Alone::take();
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let (_folder, dir) = journal::folder();
+    let bridge = Settings::new(&kafka.bootstrap(), "pushed", "").start(&dir);
+    bridge.warm_up(APP);
+    kafka.node(1).freeze();
+    let client_ip = "9".repeat(CLIENT_IP_BYTES);
+    let target = format!("/?SdkAppid={APP}&CallbackCommand=Push.OfflinePush&ClientIP={client_ip}");
+    let mut unreported = 0.0;
+    // Threads take memory for themselves when they first have something to do: the first of each is not measured.
+    for (events, records, is_measured) in
+        [(1000, 1000.0, false), (25_000, 1.0, false), (1000, 1000.0, true), (25_000, 1.0, true)]
+    {
+        let before = bridge.resident_bytes();
+        let body = format!(r#"{{"Events":[{}]}}"#, vec!["{}"; events].join(","));
+        let answer = Client::connect(bridge.callbacks).unwrap().post(&target, body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        unreported += records;
+        bridge.metrics_until(|metrics| metrics["callbridge_records_unreported"] >= unreported);
+        let after = bridge.resident_bytes();
+        assert!(!is_measured || after < before + POST_BYTES_MAX, "{events} events: {before} became {after}");
+    }
+    kafka.node(1).thaw();
+    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+    assert_eq!(bridge.metrics()["callbridge_rejected_total{reason=\"too_many_events\"}"], 2.0);
+    bridge.stop_in_order();
+}
+
 /// How long Kafka shall be away instead of [`AWAY`], in seconds.
 const OUTAGE_VARIABLE: &str = "CALLBRIDGE_OUTAGE_SECONDS";
 const AWAY: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@
 
 use callbridge::request::Query;
 
-const NAMES: [&str; 6] = ["SdkAppid", "CallbackCommand", "ClientIP", "OptPlatform", "Sign", "RequestTime"];
+const NAMES: [&str; 7] = ["SdkAppid", "CallbackCommand", "ClientIP", "OptPlatform", "RequestID", "Sign", "RequestTime"];
 
 /// Holds of any text.
 pub fn check(input: &[u8]) {
@@ -25,7 +25,8 @@ pub fn check(input: &[u8]) {
         return;
     };
     assert!(is_readable, "taken: {raw:?}");
-    let read = [query.sdk_app_id, query.command, query.client_ip, query.opt_platform, query.sign, query.request_time];
+    let Query { sdk_app_id, command, client_ip, opt_platform, request_id, sign, request_time } = query;
+    let read = [sdk_app_id, command, client_ip, opt_platform, request_id, sign, request_time];
     for (name, read) in NAMES.iter().zip(read) {
         let expected = values(name).first().and_then(|value| decoded(value));
         let expected = expected.filter(|value| *name != "CallbackCommand" || !value.is_empty());

@@ -1,6 +1,6 @@
 //! The AsyncAPI document: every topic, what is in its records, and by what key.
 
-use callbridge::normalise::WRONG_SHAPE;
+use callbridge::normalise::REJECTIONS;
 use callbridge::refusal::Reason;
 use serde_json::Map;
 use serde_json::Value;
@@ -115,9 +115,9 @@ fn rejected() -> Value {
 
 fn key(name: &str) -> Value {
     let says = if name == "unknown" {
-        "None for a command that callbridge does not know; else the subject."
+        "None for a command that callbridge does not know; else what it would be in the command's own topic."
     } else {
-        "The subject; none where the callback does not say what it is about."
+        "The subject, also one that the envelope leaves out for its characters; none where the callback does not say what it is about."
     };
     json!({"key": {"type": "string", "description": says}, "bindingVersion": "0.5.0"})
 }
@@ -145,7 +145,7 @@ fn headers_binary() -> Value {
 
 fn headers_rejected() -> Value {
     let kept = Reason::ALL.into_iter().filter(|reason| reason.is_kept() || *reason == Reason::Unpublishable);
-    let reasons: Vec<&str> = kept.map(Reason::word).chain([WRONG_SHAPE]).collect();
+    let reasons: Vec<&str> = kept.map(Reason::word).chain(REJECTIONS).collect();
     let attributes = &json_schema::of(What::Any)["properties"];
     let text = |says: &str| json!({"type": "string", "description": says});
     let properties = json!({

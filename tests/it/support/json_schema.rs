@@ -14,6 +14,10 @@ pub(crate) const VERSION: u32 = 1;
 /// Milliseconds up to the last time that is understood.
 const MILLIS_MAX: i64 = 253_402_207_200_000;
 
+/// What CloudEvents takes as an attribute: no control characters and no noncharacters. (Those beyond the first plane are not named: a
+/// pattern cannot name them in every library.)
+const ATTRIBUTE: &str = r"^[^\u0000-\u001f\u007f-\u009f\ufdd0-\ufdef\ufffe\uffff]+$";
+
 /// What a schema describes.
 #[derive(Clone, Copy)]
 pub(crate) enum What {
@@ -71,7 +75,7 @@ pub(crate) fn of(what: What) -> Value {
         "type": "object",
         "required": required(what),
         "properties": attributes(what),
-        // The subject is the record's key, or there is neither.
+        // Both or neither.
         "dependentRequired": {"subject": ["partitionkey"], "partitionkey": ["subject"]},
         "$defs": {"data": data(what)},
     });
@@ -87,6 +91,7 @@ fn required(what: What) -> Vec<&'static str> {
     let always = [
         "specversion",
         "id",
+        "idbasis",
         "source",
         "type",
         "time",
@@ -97,7 +102,7 @@ fn required(what: What) -> Vec<&'static str> {
         "sdkappid",
         "data",
     ];
-    let has_subject = what.form().is_some() || what.command().is_some_and(|command| command.key() == Key::App);
+    let has_subject = what.command().is_some_and(|command| command.key() == Key::App);
     let subject = has_subject.then_some(["subject", "partitionkey"]).into_iter().flatten();
     always.into_iter().chain(subject).chain(what.is_question().then_some("decision")).collect()
 }
@@ -109,11 +114,19 @@ fn attributes(what: What) -> Value {
         "id": {
             "type": "string",
             "pattern": "^[0-9a-f]{32}$",
-            "description": "The same for a callback that is sent twice: drop repeats by it.",
+            "description": "The same for a callback that is sent twice. idbasis says for how long to drop repeats by it.",
+        },
+        "idbasis": {
+            "enum": ["key", "body", "content"],
+            "description": "What the id is the hash of. key: a natural key of this event, such as a message's MsgKey. body: a body that has the event's time, so that the same event at another time has another id. content: \
+                something without a time, so that the same that happens again has the same id: drop it only if its receivedtime \
+                is within the seconds in which a sender may repeat.",
         },
         "source": {"type": "string", "pattern": "^/tencent-chat/[1-9][0-9]{0,19}$", "format": "uri-reference"},
-        "type": text("The CallbackCommand."),
-        "subject": text("What it is about. The record's key."),
+        "type": attribute("The CallbackCommand."),
+        "subject": attribute(
+            "What it is about. The record's key. Absent where it has a character that CloudEvents forbids; the key then has it all the same.",
+        ),
         "time": time("When it happened, or, if the callback does not say so readably, when it was received."),
         "timesource": {
             "enum": ["callback", "receipt"],
@@ -123,10 +136,11 @@ fn attributes(what: What) -> Value {
         "datacontenttype": {"const": "application/json"},
         "dataschema": {"type": "string", "pattern": "^urn:callbridge:schema:[A-Za-z0-9.]+:[1-9][0-9]*$", "format": "uri"},
         "sdkappid": {"type": "string", "pattern": "^[1-9][0-9]{0,19}$", "description": "The application."},
-        "optplatform": text("OptPlatform of the URL: where the action came from, such as RESTAPI or iOS."),
-        "clientip": text("ClientIP of the URL: the end-user's address."),
-        "operator": text("Operator_Account of the callback: who did it, or asks for it."),
-        "partitionkey": text("The subject again, under CloudEvents' name for a record's key."),
+        "optplatform": short("OptPlatform of the URL: where the action came from, such as RESTAPI or iOS."),
+        "clientip": short("ClientIP of the URL: the end-user's address."),
+        "requestid": short("RequestID of the URL. Whether a repeated callback has the same one is not known."),
+        "operator": attribute("Operator_Account of the callback: who did it, or asks for it."),
+        "partitionkey": attribute("The subject again, under CloudEvents' name for a record's key."),
         "decision": outcome("What a before-callback was answered, in a word."),
         "data": {"$ref": "#/$defs/data"},
     });
@@ -255,6 +269,16 @@ fn outcome(description: &str) -> Value {
 
 fn text(description: &str) -> Value {
     json!({"type": "string", "minLength": 1, "description": description})
+}
+
+/// An attribute that may hold what the sender wrote.
+fn attribute(description: &str) -> Value {
+    json!({"type": "string", "pattern": ATTRIBUTE, "description": description})
+}
+
+/// An attribute from the query; a longer one is left out.
+fn short(description: &str) -> Value {
+    json!({"type": "string", "pattern": ATTRIBUTE, "maxLength": 128, "description": description})
 }
 
 fn any_text(description: &str) -> Value {

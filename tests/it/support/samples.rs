@@ -48,7 +48,10 @@ pub(crate) fn first_of(command: Command) -> Sample<'static> {
 
 /// The query of a callback as Tencent sends it.
 pub(crate) fn query(command: &str) -> String {
-    format!("SdkAppid=1400000000&CallbackCommand={command}&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI")
+    format!(
+        "SdkAppid=1400000000&CallbackCommand={command}&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI\
+         &RequestID=6b1f0c1e-5f0a-4c57-9f0e-0d5f6f1c2a3b"
+    )
 }
 
 /// Records as values with their headers: what becomes of a body in structured mode. A question is allowed.

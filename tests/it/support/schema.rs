@@ -53,14 +53,22 @@ pub(crate) fn judge(key: Option<&[u8]>, headers: &[(&str, &[u8])], value: &[u8])
             return Err(format!("ce_{name} is {header:?}, {name} is {attribute:?}"));
         }
     }
-    let subject = attribute("subject");
-    if (subject, attribute("partitionkey")) != (key.and_then(|key| str::from_utf8(key).ok()), subject) {
-        return Err(format!("subject {subject:?}, partitionkey {:?}, key {key:?}", attribute("partitionkey")));
+    let (subject, partition_key) = (attribute("subject"), attribute("partitionkey"));
+    let key = key.and_then(|key| str::from_utf8(key).ok());
+    if (subject, partition_key) != (key.filter(|key| is_attribute(key)), subject) {
+        return Err(format!("subject {subject:?}, partitionkey {partition_key:?}, key {key:?}"));
     }
     if envelope["data"].pointer("/decision/outcome").and_then(Value::as_str) != attribute("decision") {
         return Err(format!("decision {:?} of {}", attribute("decision"), envelope["data"]));
     }
     Ok(())
+}
+
+/// Whether CloudEvents takes this text as an attribute.
+fn is_attribute(text: &str) -> bool {
+    let is_forbidden =
+        |it: char| it.is_control() || ('\u{fdd0}'..='\u{fdef}').contains(&it) || u32::from(it) % 0x1_0000 >= 0xfffe;
+    !text.chars().any(is_forbidden)
 }
 
 /// A record as one object, whatever its mode.
