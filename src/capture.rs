@@ -98,11 +98,29 @@ pub enum Outcome {
 }
 
 impl Capture {
-    /// What a capture costs beside its query and body: the structs around it, in memory and in Kafka's client.
+    /// What a capture costs beside its texts: the structs around it, in memory and in Kafka's client.
     pub const OVERHEAD_BYTES: usize = 512;
 
-    /// The memory it takes, for the bounds of queues.
+    /// The memory it takes, for the bounds of queues; in the journal it takes less.
     pub fn cost_bytes(&self) -> usize {
-        self.raw.bytes.len() + Self::OVERHEAD_BYTES
+        let outcome = match &self.outcome {
+            Outcome::Happened => 0,
+            Outcome::Decided(decision) => {
+                decision.refused.iter().chain(&decision.rules).map(|text| text_cost(text)).sum()
+            }
+            Outcome::Refused { detail, .. } => text_cost(detail),
+        };
+        self.raw.bytes.len() + outcome + Self::OVERHEAD_BYTES
     }
+}
+
+/// The most that a text costs: as a string in memory, with what the allocator adds, or as one of JSON, with its escapes.
+fn text_cost(text: &str) -> usize {
+    const STRING_BYTES: usize = 32;
+    let escaped = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => 6,
+        _ => 1,
+    });
+    STRING_BYTES + escaped.sum::<usize>()
 }

@@ -242,6 +242,7 @@ impl<'b> Rest<'b> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::log::format::Batch;
     use proptest::prelude::*;
 
     fn apps() -> Apps {
@@ -298,7 +299,38 @@ mod tests {
         assert_eq!(decode(&bytes, &apps()).unwrap_err(), DecodeError::Unknown);
     }
 
+    fn outcomes() -> impl Strategy<Value = Outcome> {
+        // With all that JSON escapes.
+        let text = || "[\u{0}-\u{7f}\u{e9}]{0,40}".prop_map(Box::from);
+        let texts = || prop::collection::vec(text(), 0..20);
+        let decided = (texts(), texts(), any::<u64>()).prop_map(|(refused, rules, generation)| {
+            Outcome::Decided(Decision {
+                outcome: decide::Outcome::Partial,
+                refused,
+                rules,
+                generation,
+                rejection: None,
+            })
+        });
+        let reason = prop::sample::select(&Reason::ALL[..]);
+        let refused = (reason, text()).prop_map(|(reason, detail)| Outcome::Refused { reason, detail });
+        prop_oneof![Just(()).prop_map(|()| Outcome::Happened), decided, refused]
+    }
+
     proptest! {
+        #[test]
+        fn a_capture_takes_no_more_in_the_journal_than_its_cost(
+            outcome in outcomes(),
+            query in "[a-z]{0,40}",
+            body in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let capture = capture(&query, &body, outcome, "[2001:db8::1]:65535");
+            let mut batch = Batch::new();
+            let empty = batch.bytes();
+            batch.push(true, |bytes| encode(&capture, &apps(), bytes));
+            prop_assert!(batch.bytes() - empty <= capture.cost_bytes());
+        }
+
         #[test]
         fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _either = decode(&bytes, &apps());
