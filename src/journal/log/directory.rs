@@ -8,9 +8,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use super::disk::Disk;
 use super::disk::DiskFile;
+
+/// How often the lock is tried, and how long between: `callbridge journal inspect` takes it for a moment.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// A directory, locked for one process while this lives, unless it was opened to read only.
 #[derive(Debug)]
@@ -87,14 +93,21 @@ impl Directory {
             Filesystem::Local | Filesystem::Memory => {}
             Filesystem::Network(kind) => return Err(DirectoryError::Network { path: path.to_owned(), kind }),
         }
-        match this.handle.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(DirectoryError::Taken(path.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
-        }
+        this.lock()?;
         rustix::fs::access(path, rustix::fs::Access::WRITE_OK)
             .map_err(|error| failed("write to", path)(error.into()))?;
         Ok(this)
+    }
+
+    fn lock(&self) -> Result<(), DirectoryError> {
+        for _try in 0..LOCK_TRIES {
+            match self.handle.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+                Err(TryLockError::Error(error)) => return Err(failed("lock", &self.path)(error)),
+            }
+        }
+        Err(DirectoryError::Taken(self.path.clone()))
     }
 
     /// Opens the directory to read what is there, also while another process writes.
@@ -208,5 +221,32 @@ impl DiskFile for File {
 
     fn sync_data(&self) -> io::Result<()> {
         Self::sync_data(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn a_start_is_not_refused_because_somebody_inspects() {
+        let dir = TempDir::new().unwrap();
+        let has_ended = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let inspected = Directory::open_to_read(dir.path()).unwrap();
+                while !has_ended.load(Ordering::Relaxed) {
+                    inspected.is_in_use();
+                }
+            });
+            let taken = (0..200).filter(|_start| Directory::open(dir.path()).is_err()).count();
+            has_ended.store(true, Ordering::Relaxed);
+            assert_eq!(taken, 0);
+        });
     }
 }
