@@ -406,8 +406,8 @@ fn open_journal(
     };
     let opened = durable::open(&settings, bounds(&config.queue), ledger, apps, metrics).map_err(Failure::Journal)?;
     let dir = settings.dir.display();
-    if opened.is_in_memory {
-        tracing::warn!(%dir, "the journal is on a filesystem in memory: it survives this process, not this machine");
+    if let Some(it) = opened.is_gone_with {
+        tracing::warn!(%dir, "the journal is on no disk of its own: it survives this process, not this {it}");
     }
     for (name, offset) in &opened.found.torn {
         tracing::info!(%dir, name, offset, "the journal ends in a write that was cut off; it was not acknowledged");

@@ -57,8 +57,8 @@ pub(crate) struct OnDisk {
     pub(crate) tender: Tender,
     pub(crate) gauge: Gauge,
     pub(crate) found: Found,
-    /// It is gone with the machine.
-    pub(crate) is_in_memory: bool,
+    /// What it is gone with, if that is less than a disk.
+    pub(crate) is_gone_with: Option<&'static str>,
 }
 
 /// Tells whether the journal can take what comes.
@@ -121,7 +121,7 @@ pub(crate) fn open(
     metrics: &JournalMetrics,
 ) -> Result<OnDisk, JournalError> {
     let directory = Directory::open(&settings.dir)?;
-    let is_in_memory = directory.is_in_memory();
+    let is_gone_with = directory.is_gone_with();
     let options = options(settings, &directory)?;
     let mut seed = [0; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
@@ -153,7 +153,7 @@ pub(crate) fn open(
         tender: Tender { store: store.clone(), metrics: metrics.clone() },
         gauge: Gauge { store, is_full },
         found,
-        is_in_memory,
+        is_gone_with,
     })
 }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::bridge::Bridge;
+use crate::support::full_disk::FullDisk;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::inspect;
@@ -21,10 +22,13 @@ use crate::support::journal::Settings;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
 use crate::support::load;
+use crate::support::mounted;
+use crate::support::mounted::MountPoint;
 use crate::support::oracle;
 use crate::support::ports;
 use crate::support::powercut::PowerCut;
 use crate::support::reader::Reader;
+use crate::support::real;
 use crate::support::torture::APP;
 use crate::support::wait;
 
@@ -97,13 +101,47 @@ fn where_the_journal_cannot_live_is_told_with_the_reason_and_an_exit_code() {
 
 #[test]
 fn a_disk_that_is_read_only_is_no_place_for_a_journal() {
-    let Some(disk) = crate::support::full_disk::FullDisk::mount(16) else { return };
+    let Some(disk) = FullDisk::mount(16) else { return };
     let mount = disk.path().parent().unwrap();
     let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(mount).status().unwrap();
     assert!(remounted.success());
     let stopped = Settings::new(&nobody(), "journal", "").launch(disk.path()).wait();
     assert_eq!(stopped.code, 78, "{}", stopped.stderr);
     assert!(stopped.stderr.contains(&format!("write to {}", disk.path().display())), "{}", stopped.stderr);
+}
+
+/// A filesystem of that kind, with a folder for a journal on it.
+fn mounted(kind: &str, options: &str) -> (MountPoint, PathBuf) {
+    let point = MountPoint::make();
+    let mut mount = Command::new("mount");
+    mount.args(["-t", kind, "none", "-o", options]).arg(point.path());
+    assert!(mount.status().unwrap().success(), "{mount:?}");
+    let dir = point.path().join("journal");
+    (point, dir)
+}
+
+#[test]
+fn warns_of_a_journal_that_is_gone_with_the_machine_or_the_container() {
+    if real::found_or_skipped(mounted::allowed()).is_none() {
+        return;
+    }
+    let (_memory, in_memory) = mounted("tmpfs", "size=16m");
+    let (below, layers) = mounted("tmpfs", "size=16m");
+    let layer = |name| {
+        fs::create_dir_all(layers.join(name)).unwrap();
+        layers.join(name).display().to_string()
+    };
+    let options = format!("lowerdir={},upperdir={},workdir={}", layer("lower"), layer("upper"), layer("work"));
+    let (_overlay, in_container) = mounted("overlay", &options);
+    let (_folder, on_disk) = journal::folder();
+    let cases = [(&in_memory, "survives this process, not this machine"), (&in_container, "not this container")];
+    for (dir, says) in cases {
+        let stopped = Settings::new(&nobody(), "journal", "").start(dir).stop_and_wait();
+        assert_eq!(stopped.stderr.matches(says).count(), 1, "{says} is not in\n{}", stopped.stderr);
+    }
+    let stopped = Settings::new(&nobody(), "journal", "").start(&on_disk).stop_and_wait();
+    assert!(!stopped.stderr.contains("survives"), "{}", stopped.stderr);
+    drop(below);
 }
 
 #[test]

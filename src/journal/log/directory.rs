@@ -59,6 +59,8 @@ enum Filesystem {
     Local,
     /// In memory: gone with the machine.
     Memory,
+    /// The writable layer of a container: gone with the container.
+    Container,
     Network(&'static str),
 }
 
@@ -67,6 +69,8 @@ impl Filesystem {
     const fn of(magic: u64) -> Self {
         match magic & 0xffff_ffff {
             0x0102_1994 | 0x8584_58f6 => Self::Memory,
+            // overlayfs, and aufs of old Docker.
+            0x794c_7630 | 0x6175_6673 => Self::Container,
             0x6969 => Self::Network("nfs"),
             0x517b => Self::Network("smb"),
             0xff53_4d42 => Self::Network("cifs"),
@@ -90,7 +94,7 @@ impl Directory {
         make(path).map_err(failed("make", path))?;
         let this = Self::open_handle(path, true)?;
         match this.filesystem()? {
-            Filesystem::Local | Filesystem::Memory => {}
+            Filesystem::Local | Filesystem::Memory | Filesystem::Container => {}
             Filesystem::Network(kind) => return Err(DirectoryError::Network { path: path.to_owned(), kind }),
         }
         this.lock()?;
@@ -128,9 +132,13 @@ impl Directory {
         is_taken
     }
 
-    /// Whether it is in memory only.
-    pub(crate) fn is_in_memory(&self) -> bool {
-        matches!(self.filesystem(), Ok(Filesystem::Memory))
+    /// What it is gone with, if that is less than a disk.
+    pub(crate) fn is_gone_with(&self) -> Option<&'static str> {
+        match self.filesystem() {
+            Ok(Filesystem::Memory) => Some("machine"),
+            Ok(Filesystem::Container) => Some("container"),
+            Ok(Filesystem::Local | Filesystem::Network(_)) | Err(_) => None,
+        }
     }
 
     fn open_handle(path: &Path, may_write: bool) -> Result<Self, DirectoryError> {
