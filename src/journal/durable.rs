@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use rustix::io::Errno;
+
 use crate::auth::Apps;
 use crate::ledger::Ledger;
 use crate::metrics::journal::JournalMetrics;
@@ -99,13 +101,37 @@ pub(crate) enum JournalError {
 
 impl JournalError {
     /// Whether starting again will not help before somebody has changed something.
-    pub(crate) const fn is_of_configuration(&self) -> bool {
+    pub(crate) fn is_of_configuration(&self) -> bool {
         match self {
-            Self::Directory(error) => matches!(error, DirectoryError::Network { .. } | DirectoryError::Io { .. }),
-            Self::Small { .. } => true,
-            Self::Open(_) | Self::Damaged(_) | Self::Entropy(_) => false,
+            Self::Directory(DirectoryError::Network { .. }) | Self::Small { .. } => true,
+            Self::Directory(DirectoryError::Io { source, .. }) | Self::Open(OpenError::Io { source, .. }) => {
+                names_the_wrong_place(source)
+            }
+            Self::Directory(DirectoryError::Taken(_))
+            | Self::Open(OpenError::Damaged(_))
+            | Self::Damaged(_)
+            | Self::Entropy(_) => false,
         }
     }
+}
+
+/// Whether an error says that the configured path is no place for a journal. All else may pass: a disk that fails or is full, a limit on
+/// open files.
+fn names_the_wrong_place(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    let is_of_place = matches!(
+        error.kind(),
+        Kind::PermissionDenied
+            | Kind::NotFound
+            | Kind::AlreadyExists
+            | Kind::NotADirectory
+            | Kind::ReadOnlyFilesystem
+            | Kind::InvalidFilename
+            | Kind::InvalidInput
+            | Kind::Unsupported
+    );
+    // Which has no stable kind: symbolic links in a circle.
+    is_of_place || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
 /// Opens the journal on disk, and counts what is found there. It takes nothing before its threads run.
@@ -170,8 +196,17 @@ fn options(settings: &Settings, directory: &Directory) -> Result<Options, Journa
             let used = used_bytes(directory).map_err(failed)?;
             // What it has already is its own: else its quota would shrink with every start.
             let own = directory.free_bytes().map_err(failed)? + used;
+            let all = directory.filesystem_bytes().map_err(failed)?;
+            if all < needed {
+                return Err(JournalError::Small { needed, given: all, what: "the size of its filesystem" });
+            }
             if own < needed {
-                return Err(JournalError::Small { needed, given: own, what: "free" });
+                // It is not ready then, and may have room later.
+                tracing::warn!(
+                    free_bytes = own,
+                    quota_bytes = needed,
+                    "the filesystem is nearly full: the journal has the smallest quota until the next start"
+                );
             }
             (own / 5 * 4).clamp(needed, QUOTA_BYTES_MAX.max(needed))
         }

@@ -108,6 +108,25 @@ fn a_full_disk_is_503_and_it_starts_on_it_and_goes_on_by_itself_when_kafka_is_ba
 }
 
 #[test]
+fn a_first_start_on_a_full_disk_is_not_ready_until_there_is_room() {
+    let Some(disk) = FullDisk::mount(16) else { return };
+    disk.fill();
+    let files = Files::new();
+    let nobody = format!("127.0.0.1:{}", ports::free::<1>()[0]);
+    // The default quota depends on what is free.
+    let settings = Settings::new(&nobody, "first", "").with(&["--blocklist", &blocklist(&files)]);
+    let bridge = settings.start(disk.path());
+    let load = Load::start(bridge.callbacks, APP, CLIENTS, Duration::ZERO);
+    wait_until_full(&bridge);
+    assert_eq!(load.acknowledged(), 0);
+    assert_eq!(bridge.admin_page("/livez").0, 200);
+    disk.unfill();
+    wait_until_acknowledged(&load, 100);
+    load.stop();
+    assert_eq!(bridge.stop_and_wait().code, 0);
+}
+
+#[test]
 pub(crate) fn a_quota_that_is_reached_is_503_until_segments_are_delivered() {
     let Some(kafka) = Kafka::shared() else { return };
     let (files, (_folder, dir)) = (Files::new(), journal::folder());

@@ -100,6 +100,17 @@ fn where_the_journal_cannot_live_is_told_with_the_reason_and_an_exit_code() {
 }
 
 #[test]
+fn a_disk_in_trouble_is_no_mistake_of_the_configuration() {
+    let (Some(broken), Some(full)) = (PowerCut::mount(8), FullDisk::mount(16)) else { return };
+    broken.cut();
+    full.fill();
+    for (dir, says) in [(broken.path(), "Input/output error"), (full.path(), "No space left on device")] {
+        let stopped = Settings::new(&nobody(), "journal", "").launch(&dir.join("journal")).wait();
+        assert!(stopped.code == 1 && stopped.stderr.contains(says), "{stopped:?}");
+    }
+}
+
+#[test]
 fn a_disk_that_is_read_only_is_no_place_for_a_journal() {
     let Some(disk) = FullDisk::mount(16) else { return };
     let mount = disk.path().parent().unwrap();

@@ -213,3 +213,28 @@ fn records_of_what_was_delivered_do_not_feed_on_themselves() {
     let (OnDisk { found, .. }, _ledger) = open_with(&dir, segment_bytes, 256);
     assert_eq!(found.counted, stuck);
 }
+
+#[test]
+fn errors_of_the_path_are_of_the_configuration_and_those_of_the_disk_are_not() {
+    let of_configuration = [
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::ROFS,
+        Errno::NOTDIR,
+        Errno::NOENT,
+        Errno::EXIST,
+        Errno::NAMETOOLONG,
+        Errno::LOOP,
+    ];
+    let of_the_machine =
+        [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::STALE];
+    for (errors, is_of_configuration) in [(&of_configuration[..], true), (&of_the_machine[..], false)] {
+        for errno in errors {
+            let source = || io::Error::from(*errno);
+            let of_directory = DirectoryError::Io { what: "open", path: PathBuf::new(), source: source() };
+            let of_file = OpenError::Io { what: String::new(), source: source() };
+            assert_eq!(JournalError::Directory(of_directory).is_of_configuration(), is_of_configuration, "{errno}");
+            assert_eq!(JournalError::Open(of_file).is_of_configuration(), is_of_configuration, "{errno}");
+        }
+    }
+}

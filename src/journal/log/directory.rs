@@ -149,6 +149,12 @@ impl Directory {
         Ok(Self { path: path.to_owned(), handle, may_write })
     }
 
+    /// How large its filesystem is, in bytes.
+    pub(crate) fn filesystem_bytes(&self) -> io::Result<u64> {
+        let status = rustix::fs::fstatvfs(&self.handle)?;
+        Ok(status.f_blocks.saturating_mul(status.f_frsize))
+    }
+
     fn filesystem(&self) -> Result<Filesystem, DirectoryError> {
         let status = rustix::fs::fstatfs(&self.handle).map_err(|error| failed("look at", &self.path)(error.into()))?;
         #[expect(clippy::cast_sign_loss, reason = "a number without a sign, in a field that has one on some machines")]
