@@ -43,6 +43,8 @@ use crate::journal::durable;
 use crate::journal::durable::Gauge;
 use crate::journal::durable::OnDisk;
 use crate::journal::durable::Settings;
+use crate::journal::inspect;
+use crate::journal::inspect::Owner;
 use crate::journal::log::OnCorruption;
 use crate::journal::log::recovery::Found;
 use crate::ledger::Ledger;
@@ -371,6 +373,11 @@ fn journal(
     let ack = ack(config.ack);
     match ack {
         Ack::Broker | Ack::Memory => {
+            let dir = &config.journal.dir;
+            if inspect::refuse_waiting(dir).map_err(Failure::Journal)? == Owner::Other {
+                let dir = dir.display();
+                tracing::warn!(%dir, "the journal there belongs to another callbridge that is running, and stays with it");
+            }
             let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone(), shares());
             Ok((journal, backlog, None))
         }

@@ -13,6 +13,7 @@ use crate::config::Ack;
 use crate::config::Config;
 use crate::config::JudgeKafka;
 use crate::config::Tls;
+use crate::journal::inspect;
 
 /// Reads a file, and returns what it holds, in a few words, or what is wrong, each mistake as one line that names the file.
 pub(crate) type JudgeFile = fn(&Path) -> Result<String, Vec<String>>;
@@ -50,6 +51,11 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka, judges: &Judges) -> Exit
             Ok(holds) => right.push(format!("tls ok: {}: {holds}", tls.certificate_file.display())),
             Err(mistakes) => wrong.extend(mistakes),
         }
+    }
+    if config.ack != Ack::Journal
+        && let Err(error) = inspect::refuse_waiting(&config.journal.dir)
+    {
+        wrong.push(serve::chain(&error));
     }
     let warnings = config.warnings.iter().map(|warning| format!("warning: {warning}"));
     let told = tell(io::stdout().lock(), right.into_iter())

@@ -97,13 +97,27 @@ pub(crate) enum JournalError {
     /// The system gives no random numbers.
     #[error("get random numbers")]
     Entropy(#[source] io::Error),
+    /// An earlier run has left captures that this one would never read.
+    #[error(
+        "{count} captures wait in {} for Kafka, and only `ack = \"journal\"` delivers them: start once with `--ack journal` until \
+         none waits, or set journal.dir to another directory to leave them where they are{damage}",
+        dir.display()
+    )]
+    Waiting {
+        /// How many, readable or not.
+        count: u64,
+        /// Where.
+        dir: PathBuf,
+        /// What of it cannot be read.
+        damage: String,
+    },
 }
 
 impl JournalError {
     /// Whether starting again will not help before somebody has changed something.
     pub(crate) fn is_of_configuration(&self) -> bool {
         match self {
-            Self::Directory(DirectoryError::Network { .. }) | Self::Small { .. } => true,
+            Self::Directory(DirectoryError::Network { .. }) | Self::Small { .. } | Self::Waiting { .. } => true,
             Self::Directory(DirectoryError::Io { source, .. }) | Self::Open(OpenError::Io { source, .. }) => {
                 names_the_wrong_place(source)
             }

@@ -1,5 +1,7 @@
 //! Looks at a journal on disk without changing it, also while a process writes to it.
 
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::durable::JournalError;
@@ -80,6 +82,42 @@ pub(crate) fn inspect(dir: &Path) -> Result<Inspection, JournalError> {
     });
     let segments = segments.collect();
     Ok(Inspection { is_in_use, segments, spares: survey.spares.len(), set_aside: survey.damaged })
+}
+
+/// Whose the captures in a directory are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// There are none, or all are delivered.
+    Nobody,
+    /// Another process runs with that journal and delivers them.
+    Other,
+}
+
+/// Refuses to leave captures in `dir` behind: for a process that keeps none there. It changes nothing, and does not make `dir`.
+///
+/// # Errors
+///
+/// Captures wait there, or it cannot be told whether some do.
+pub(crate) fn refuse_waiting(dir: &Path) -> Result<Owner, JournalError> {
+    let is_none = match fs::metadata(dir) {
+        Ok(metadata) => !metadata.is_dir(),
+        Err(error) => matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+    };
+    if is_none {
+        return Ok(Owner::Nobody);
+    }
+    if Directory::open_to_read(dir)?.is_in_use() {
+        return Ok(Owner::Other);
+    }
+    let found = inspect(dir)?;
+    let damage: Vec<&Damage> = found.segments.iter().flat_map(|segment| &segment.damage).collect();
+    let undelivered: u64 = found.segments.iter().map(|segment| segment.undelivered).sum();
+    let count = undelivered + damage.iter().map(|damage| damage.captures()).sum::<u64>();
+    if count == 0 && damage.iter().all(|damage| damage.to.is_some()) {
+        return Ok(Owner::Nobody);
+    }
+    let damage = damage.iter().map(|damage| format!("; {damage}")).collect();
+    Err(JournalError::Waiting { count, dir: dir.to_owned(), damage })
 }
 
 /// Shows `visit` every capture of the journal in `dir`, in order, until it returns an error.

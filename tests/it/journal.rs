@@ -347,3 +347,64 @@ fn callbacks_of_an_application_that_is_not_configured_stay_until_it_is_again() {
     assert_eq!(Ledger::of_exit(&stopped.ledger), Ledger { recovered: 2, delivered: 2, ..Ledger::default() });
     assert_eq!(delivered(kafka, "unknown-app"), [0, 1, 2]);
 }
+
+/// What `callbridge check` says of that journal, and its exit code.
+fn check(ack: &str, dir: &Path) -> (Option<i32>, String) {
+    let mut check = Command::new(env!("CARGO_BIN_EXE_callbridge"));
+    check.args(["check", "--sdk-app-id", APP, "--brokers", &nobody(), "--ack", ack, "--data-dir"]).arg(dir);
+    let output = check.output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn another_ack_does_not_start_while_captures_wait_in_the_journal() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let (folder, dir) = with_three();
+    let settings = |ack| Settings::new(&kafka.bootstrap(), "other-ack", "").with(&["--ack", ack]);
+    let says = format!("3 captures wait in {}", dir.display());
+    for ack in ["broker", "memory"] {
+        let stopped = settings(ack).launch(&dir).wait();
+        assert_eq!(stopped.code, 78, "{}", stopped.stderr);
+        assert!(stopped.stderr.contains(&says) && stopped.stderr.contains("`--ack journal`"), "{}", stopped.stderr);
+        let (code, stderr) = check(ack, &dir);
+        assert!(code == Some(78) && stderr.contains(&says), "{stderr}");
+    }
+    assert_eq!(check("journal", &dir).0, Some(0));
+
+    let bridge = settings("journal").start(&dir);
+    wait::until("all are delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 3);
+    assert_eq!(bridge.stop_and_wait().code, 0);
+    assert!(!files(&dir, "seg").is_empty());
+    let empty = folder.path().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let file = folder.path().join("file");
+    File::create(&file).unwrap();
+    let absent = folder.path().join("absent");
+    for dir in [&dir, &empty, &file, &absent, &file.join("below")] {
+        assert_eq!(settings("memory").start(dir).stop_and_wait().code, 0, "{}", dir.display());
+        assert_eq!(check("memory", dir).0, Some(0), "{}", dir.display());
+    }
+    assert!(!absent.exists(), "it is only looked at");
+}
+
+#[test]
+fn another_ack_starts_beside_the_journal_of_a_running_callbridge() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let (_folder, dir) = with_three();
+    let first = Settings::new(&nobody(), "journal", "").start(&dir);
+    let second = Settings::new(&kafka.bootstrap(), "other-ack", "").with(&["--ack", "broker"]).start(&dir);
+    let stopped = second.stop_and_wait();
+    assert_eq!(stopped.code, 0);
+    assert_eq!(stopped.stderr.matches("belongs to another callbridge that is running").count(), 1, "{stopped:?}");
+    assert_eq!(first.stop_and_wait().ledger["waiting"], 3);
+}
+
+#[test]
+fn another_ack_does_not_pass_over_a_damaged_journal() {
+    let (_folder, dir) = with_three();
+    let segment = files(&dir, "seg").remove(0);
+    // The header, and so how far it went; and all frames.
+    File::options().write(true).open(&segment).unwrap().write_all_at(&[0; 4 * 4096], 0).unwrap();
+    let (code, stderr) = check("memory", &dir);
+    assert!(code == Some(78) && stderr.contains("is damaged"), "{stderr}");
+}
