@@ -62,3 +62,36 @@ impl Heartbeat {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
+
+/// How long one thread has been waiting for something, for those who watch it. It follows the monotonic clock.
+#[derive(Debug)]
+pub struct Wait {
+    made: Instant,
+    /// Milliseconds after `made`; [`NEVER`] while it does not wait.
+    since: AtomicU64,
+}
+
+impl Default for Wait {
+    fn default() -> Self {
+        Self { made: monotonic(), since: AtomicU64::new(NEVER) }
+    }
+}
+
+impl Wait {
+    /// Runs what may have to wait.
+    pub fn during<T>(&self, wait: impl FnOnce() -> T) -> T {
+        self.since.store(self.elapsed(), Ordering::Relaxed);
+        let done = wait();
+        self.since.store(NEVER, Ordering::Relaxed);
+        done
+    }
+
+    /// How long the wait has lasted, to the millisecond; nothing where there is none.
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(self.elapsed().saturating_sub(self.since.load(Ordering::Relaxed)))
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crate::auth::Apps;
 use crate::clock;
+use crate::clock::Wait;
 use crate::ledger::Ledger;
 use crate::metrics::journal::JournalMetrics;
 use crate::refusal::Reason;
@@ -72,6 +73,8 @@ pub(crate) struct Committer {
     pub(super) metrics: JournalMetrics,
     /// Nothing can be written for want of room.
     pub(super) is_full: Arc<AtomicBool>,
+    /// A write and its sync, and what they need first: room, and a file.
+    pub(super) disk_wait: Arc<Wait>,
 }
 
 /// What a committer has at hand.
@@ -117,19 +120,20 @@ impl Committer {
     }
 
     fn commit_all(&mut self, hand: &mut Hand, finish: &Stop) -> Result<(), Failed> {
+        let disk_wait = Arc::clone(&self.disk_wait);
         loop {
             if hand.entries.is_empty() {
                 self.queue.take(TAKE_MAX, &mut hand.entries);
             }
             if !hand.entries.is_empty() {
-                let captures = self.commit(hand, finish)?;
+                let captures = disk_wait.during(|| self.commit(hand, finish))?;
                 if captures >= BUSY_CAPTURES && hand.entries.is_empty() {
                     thread::sleep(GATHER);
                 }
             } else if self.queue.is_at_end() {
                 return Ok(());
             } else if clock::monotonic() >= hand.record_at {
-                self.record_delivered(&mut hand.record_at)?;
+                disk_wait.during(|| self.record_delivered(&mut hand.record_at))?;
             } else {
                 thread::park_timeout(RECORD_EVERY);
             }

@@ -4,10 +4,12 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
 use crate::auth::Apps;
+use crate::clock::Wait;
 use crate::ledger::Ledger;
 use crate::metrics::journal::JournalMetrics;
 
@@ -48,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) free_bytes_min: u64,
     pub(crate) on_corruption: OnCorruption,
+    /// The process is not ready while a sync takes longer than this.
+    pub(crate) sync_max: Duration,
 }
 
 /// A journal on disk, whose threads are not started.
@@ -68,6 +72,8 @@ pub(crate) struct OnDisk {
 pub(crate) struct Gauge {
     store: Store<Directory>,
     is_full: Arc<AtomicBool>,
+    disk_wait: Arc<Wait>,
+    sync_max: Duration,
 }
 
 /// Why the journal cannot be opened.
@@ -176,6 +182,7 @@ pub(crate) fn open(
     let queue = Arc::new(Queue::new(bounds, 0, ledger.clone()));
     let tail = Arc::new(Tail::new(TAIL_BYTES, store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
+    let disk_wait = Arc::new(Wait::default());
     let stored = Stored::new(Arc::clone(&tail), store.clone(), Arc::clone(apps), metrics.clone());
     Ok(OnDisk {
         journal: Journal { queue: Arc::clone(&queue), ack: Ack::Journal, is_full: Arc::clone(&is_full), shares: None },
@@ -189,9 +196,10 @@ pub(crate) fn open(
             ledger: ledger.clone(),
             metrics: metrics.clone(),
             is_full: Arc::clone(&is_full),
+            disk_wait: Arc::clone(&disk_wait),
         },
         tender: Tender { store: store.clone(), metrics: metrics.clone() },
-        gauge: Gauge { store, is_full },
+        gauge: Gauge { store, is_full, disk_wait, sync_max: settings.sync_max },
         found,
         is_gone_with,
     })
@@ -264,6 +272,10 @@ impl Gauge {
         }
         if fill.held_bytes / ALARM_TENTHS >= fill.quota_bytes / 10 {
             return Err(format!("the journal is nearly full: {} of {} bytes", fill.held_bytes, fill.quota_bytes));
+        }
+        let waited = self.disk_wait.age();
+        if waited > self.sync_max {
+            return Err(format!("the disk has not synced for {} s", waited.as_secs()));
         }
         Ok(())
     }

@@ -168,6 +168,15 @@ impl Drop for Thaw<'_> {
     }
 }
 
+/// Waits until a load balancer would send nothing more here. A disk that hangs is no reason to restart the process.
+fn wait_until_unready(bridge: &Bridge) {
+    wait::until("it is not ready", || {
+        let (status, why) = bridge.admin_page("/readyz");
+        status == 503 && why.starts_with("the disk has not synced for ")
+    });
+    assert_eq!(bridge.admin_page("/livez").0, 200);
+}
+
 #[test]
 fn a_disk_that_stands_still_costs_503s_and_no_decision() {
     let Some(disk) = PowerCut::mount(11) else { return };
@@ -181,8 +190,10 @@ fn a_disk_that_stands_still_costs_503s_and_no_decision() {
     disk.freeze_syncs();
     let thaw = Thaw(&disk);
     wait_until_overloaded(&bridge, &load);
+    wait_until_unready(&bridge);
     drop(thaw);
     wait_until_acknowledged(&load, 100);
+    wait::until("it is ready again", || bridge.admin_page("/readyz").0 == 200);
     let outcome = load.stop();
     assert!(outcome.issued.iter().all(|sent| matches!(sent.status, Some(200 | 503))));
     let stopped = bridge.stop_and_wait();
