@@ -410,7 +410,7 @@ fn open_journal(
             config::OnCorruption::Refuse => OnCorruption::Refuse,
             config::OnCorruption::Salvage => OnCorruption::Salvage,
         },
-        sync_max: 2 * config.callbacks.deadline,
+        wait_max: 2 * config.callbacks.deadline,
     };
     let opened = durable::open(&settings, bounds(&config.queue), ledger, apps, metrics).map_err(Failure::Journal)?;
     let dir = settings.dir.display();

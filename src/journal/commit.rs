@@ -74,7 +74,7 @@ pub(crate) struct Committer {
     /// Nothing can be written for want of room.
     pub(super) is_full: Arc<AtomicBool>,
     /// A write and its sync, and what they need first: room, and a file.
-    pub(super) disk_wait: Arc<Wait>,
+    pub(super) sync_wait: Arc<Wait>,
 }
 
 /// What a committer has at hand.
@@ -120,20 +120,20 @@ impl Committer {
     }
 
     fn commit_all(&mut self, hand: &mut Hand, finish: &Stop) -> Result<(), Failed> {
-        let disk_wait = Arc::clone(&self.disk_wait);
+        let sync_wait = Arc::clone(&self.sync_wait);
         loop {
             if hand.entries.is_empty() {
                 self.queue.take(TAKE_MAX, &mut hand.entries);
             }
             if !hand.entries.is_empty() {
-                let captures = disk_wait.during(|| self.commit(hand, finish))?;
+                let captures = sync_wait.during(|| self.commit(hand, finish))?;
                 if captures >= BUSY_CAPTURES && hand.entries.is_empty() {
                     thread::sleep(GATHER);
                 }
             } else if self.queue.is_at_end() {
                 return Ok(());
             } else if clock::monotonic() >= hand.record_at {
-                disk_wait.during(|| self.record_delivered(&mut hand.record_at))?;
+                sync_wait.during(|| self.record_delivered(&mut hand.record_at))?;
             } else {
                 thread::park_timeout(RECORD_EVERY);
             }

@@ -50,8 +50,8 @@ pub(crate) struct Settings {
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) free_bytes_min: u64,
     pub(crate) on_corruption: OnCorruption,
-    /// The process is not ready while a sync takes longer than this.
-    pub(crate) sync_max: Duration,
+    /// The process is not ready while the disk takes longer than this to sync or to read.
+    pub(crate) wait_max: Duration,
 }
 
 /// A journal on disk, whose threads are not started.
@@ -72,8 +72,9 @@ pub(crate) struct OnDisk {
 pub(crate) struct Gauge {
     store: Store<Directory>,
     is_full: Arc<AtomicBool>,
-    disk_wait: Arc<Wait>,
-    sync_max: Duration,
+    sync_wait: Arc<Wait>,
+    read_wait: Arc<Wait>,
+    wait_max: Duration,
 }
 
 /// Why the journal cannot be opened.
@@ -182,8 +183,9 @@ pub(crate) fn open(
     let queue = Arc::new(Queue::new(bounds, 0, ledger.clone()));
     let tail = Arc::new(Tail::new(TAIL_BYTES, store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
-    let disk_wait = Arc::new(Wait::default());
+    let sync_wait = Arc::new(Wait::default());
     let stored = Stored::new(Arc::clone(&tail), store.clone(), Arc::clone(apps), metrics.clone());
+    let read_wait = stored.read_wait();
     Ok(OnDisk {
         journal: Journal { queue: Arc::clone(&queue), ack: Ack::Journal, is_full: Arc::clone(&is_full), shares: None },
         backlog: Backlog::on_disk(stored, ledger.clone()),
@@ -196,10 +198,10 @@ pub(crate) fn open(
             ledger: ledger.clone(),
             metrics: metrics.clone(),
             is_full: Arc::clone(&is_full),
-            disk_wait: Arc::clone(&disk_wait),
+            sync_wait: Arc::clone(&sync_wait),
         },
         tender: Tender { store: store.clone(), metrics: metrics.clone() },
-        gauge: Gauge { store, is_full, disk_wait, sync_max: settings.sync_max },
+        gauge: Gauge { store, is_full, sync_wait, read_wait, wait_max: settings.wait_max },
         found,
         is_gone_with,
     })
@@ -273,11 +275,18 @@ impl Gauge {
         if fill.held_bytes / ALARM_TENTHS >= fill.quota_bytes / 10 {
             return Err(format!("the journal is nearly full: {} of {} bytes", fill.held_bytes, fill.quota_bytes));
         }
-        let waited = self.disk_wait.age();
-        if waited > self.sync_max {
-            return Err(format!("the disk has not synced for {} s", waited.as_secs()));
+        for (done, wait) in [("synced", &self.sync_wait), ("read", &self.read_wait)] {
+            let age = wait.age();
+            if age > self.wait_max {
+                return Err(format!("the disk has not {done} for {} s", age.as_secs()));
+            }
         }
         Ok(())
+    }
+
+    /// How long the publisher has been waiting for the disk.
+    pub(crate) fn read_age(&self) -> Duration {
+        self.read_wait.age()
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use crate::auth::Apps;
 use crate::clock;
+use crate::clock::Wait;
 use crate::metrics::journal::JournalMetrics;
 
 use super::codec;
@@ -42,6 +43,7 @@ pub(super) struct Stored {
     /// Reads again what was let go.
     again: Cursor,
     decoder: Decoder,
+    read_wait: Arc<Wait>,
 }
 
 /// Makes entries of captures on disk.
@@ -58,11 +60,16 @@ impl Stored {
     pub(super) fn new(tail: Arc<Tail>, store: Store<Directory>, apps: Arc<Apps>, metrics: JournalMetrics) -> Self {
         let (of_store, of_tail) = (store.clone(), Arc::clone(&tail));
         let decoder = Decoder { store: of_store, tail: of_tail, apps, metrics, complain_at: clock::monotonic() };
-        Self { tail, store, cursor: None, next_seq: 0, again: Cursor::default(), decoder }
+        Self { tail, store, cursor: None, next_seq: 0, again: Cursor::default(), decoder, read_wait: Arc::default() }
     }
 
     pub(super) fn wakes(&self, taker: Thread) {
         self.tail.wakes(taker);
+    }
+
+    /// How long the disk takes to read.
+    pub(super) fn read_wait(&self) -> Arc<Wait> {
+        Arc::clone(&self.read_wait)
     }
 
     /// Moves up to about `max` entries to `into`. Returns whether there may be more at once: also when much was read, of which little was
@@ -78,7 +85,7 @@ impl Stored {
         let Some(cursor) = &mut self.cursor else { return into.len() >= max };
         let mut read_bytes = 0;
         while into.len() < max && read_bytes < TAKE_BYTES {
-            match cursor.next(&self.store) {
+            match self.read_wait.during(|| cursor.next(&self.store)) {
                 Ok(Some((place, frame))) => {
                     let end = frame.header.end_seq();
                     if frame.header.captures > 0 && end > self.tail.told_to() {
@@ -117,7 +124,7 @@ impl Stored {
         if self.again.place() != from.place {
             self.again.go_to(from.place);
         }
-        match self.again.next(&self.store) {
+        match self.read_wait.during(|| self.again.next(&self.store)) {
             Ok(Some((place, frame))) => {
                 let (seq, bytes) = (frame.header.end_seq(), frame.header.padded_bytes());
                 self.decoder.decode(place, &frame, from.seq, take);

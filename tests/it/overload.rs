@@ -165,6 +165,7 @@ struct Thaw<'d>(&'d PowerCut);
 impl Drop for Thaw<'_> {
     fn drop(&mut self) {
         self.0.thaw_syncs();
+        self.0.thaw_reads();
     }
 }
 
@@ -199,6 +200,35 @@ fn a_disk_that_stands_still_costs_503s_and_no_decision() {
     let stopped = bridge.stop_and_wait();
     assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
     assert!(Ledger::of_exit(&stopped.ledger).waiting >= outcome.acknowledged().count() as u64, "{stopped:?}");
+}
+
+#[test]
+fn a_disk_that_does_not_read_takes_it_out_of_rotation_and_does_not_kill_it() {
+    let (Some(disk), Some(mut kafka)) = (PowerCut::mount(13), Kafka::start(1)) else { return };
+    let dir = disk.path().join("journal");
+    let nobody = format!("127.0.0.1:{}", ports::free::<1>()[0]);
+    let bridge = Settings::new(&nobody, "reads", "").start(&dir);
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    let target = http::callback_target(APP, load::COMMAND);
+    assert_eq!(client.post(&target, load::body("@a", 0).as_bytes()).unwrap().status, 200);
+    assert_eq!(bridge.stop_and_wait().ledger["waiting"], 1);
+
+    kafka.node(1).freeze();
+    let bridge = Settings::new(&kafka.bootstrap(), "reads", "").start(&dir);
+    disk.freeze_reads();
+    let thaw = Thaw(&disk);
+    kafka.node(1).thaw();
+    // Longer than a thread may stand still that does not wait for the disk.
+    wait::until("reads have hung for 12 s", || {
+        let (status, why) = bridge.admin_page("/readyz");
+        let seconds = why.strip_prefix("the disk has not read for ").and_then(|it| it.strip_suffix(" s\n"));
+        status == 503 && seconds.is_some_and(|it| it.parse::<u64>().unwrap() >= 12)
+    });
+    assert_eq!(bridge.admin_page("/livez"), (200, "alive\n".to_owned()));
+    drop(thaw);
+    wait::until("it is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 1);
+    assert_eq!(bridge.admin_page("/readyz").0, 200);
+    bridge.stop_in_order();
 }
 
 #[test]

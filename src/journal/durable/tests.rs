@@ -45,7 +45,7 @@ fn open_with(dir: &TempDir, segment_bytes: u64, segments: u64) -> (OnDisk, Ledge
         quota_bytes: Some(segments * segment_bytes),
         free_bytes_min: 0,
         on_corruption: OnCorruption::Refuse,
-        sync_max: Duration::from_secs(3),
+        wait_max: Duration::from_secs(3),
     };
     let bounds = Bounds { captures_max: 1000, bytes_max: 1 << 30, waiting_bytes_max: 1 << 30 };
     let ledger = Ledger::default();

@@ -61,6 +61,8 @@ pub(crate) struct Face {
     pub(crate) disk: Arc<Mutex<Disk>>,
     /// The syncs that wait, while they are frozen.
     frozen: Arc<Mutex<Option<Vec<Sync>>>>,
+    /// The same of reads.
+    frozen_reads: Arc<Mutex<Option<Vec<Read>>>>,
 }
 
 /// A sync of a file or of a folder, whose caller waits.
@@ -70,10 +72,18 @@ struct Sync {
     reply: ReplyEmpty,
 }
 
+/// A read of a file, whose caller waits.
+struct Read {
+    node: INodeNo,
+    offset: u64,
+    size: u32,
+    reply: ReplyData,
+}
+
 impl Face {
     /// Of that disk.
     pub(crate) fn new(disk: Disk) -> Self {
-        Self { disk: Arc::new(Mutex::new(disk)), frozen: Arc::default() }
+        Self { disk: Arc::new(Mutex::new(disk)), frozen: Arc::default(), frozen_reads: Arc::default() }
     }
 
     /// Lets every sync wait from now on.
@@ -90,6 +100,28 @@ impl Face {
     pub(crate) fn thaw_syncs(&self) {
         let frozen = self.frozen().take();
         frozen.into_iter().flatten().for_each(|sync| self.sync(sync));
+    }
+
+    /// Lets every read wait from now on.
+    pub(crate) fn freeze_reads(&self) {
+        self.frozen_reads().get_or_insert_default();
+    }
+
+    /// Lets them go on.
+    pub(crate) fn thaw_reads(&self) {
+        let frozen = self.frozen_reads().take();
+        frozen.into_iter().flatten().for_each(|read| self.answer_read(read));
+    }
+
+    fn frozen_reads(&self) -> MutexGuard<'_, Option<Vec<Read>>> {
+        self.frozen_reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer_read(&self, Read { node, offset, size, reply }: Read) {
+        match self.ask(|disk| disk.read(node.0, offset, u64::from(size))) {
+            Ok(bytes) => reply.data(&bytes),
+            Err(error) => reply.error(error),
+        }
     }
 
     fn frozen(&self) -> MutexGuard<'_, Option<Vec<Sync>>> {
@@ -251,10 +283,14 @@ impl Filesystem for Face {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        match self.ask(|disk| disk.read(node.0, offset, u64::from(size))) {
-            Ok(bytes) => reply.data(&bytes),
-            Err(error) => reply.error(error),
+        let read = Read { node, offset, size, reply };
+        let mut frozen = self.frozen_reads();
+        if let Some(waiting) = frozen.as_mut() {
+            waiting.push(read);
+            return;
         }
+        drop(frozen);
+        self.answer_read(read);
     }
 
     fn write(

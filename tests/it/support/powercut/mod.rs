@@ -54,6 +54,7 @@ impl PowerCut {
     pub(crate) fn cut(&self) -> Cut {
         let cut = self.disk().cut();
         self.face.thaw_syncs();
+        self.face.thaw_reads();
         say(&format!("power cut: {cut:?}"));
         cut
     }
@@ -106,6 +107,16 @@ impl PowerCut {
     /// Lets them go on. A power cut does too, and lets them fail.
     pub(crate) fn thaw_syncs(&self) {
         self.face.thaw_syncs();
+    }
+
+    /// Lets every read wait from now on.
+    pub(crate) fn freeze_reads(&self) {
+        self.face.freeze_reads();
+    }
+
+    /// Lets them go on. A power cut does too, and lets them fail.
+    pub(crate) fn thaw_reads(&self) {
+        self.face.thaw_reads();
     }
 
     fn disk(&self) -> MutexGuard<'_, Disk> {
