@@ -126,7 +126,7 @@ impl Scan {
             _ if self.is_sealed => return,
             (None, None) => return,
             // Then it was sealed, and what the seal vouched for may be gone as well.
-            (Some(next), _) => Some(next).filter(|next| *next - self.end_seq <= room),
+            (Some(next), _) => Some(next).filter(|next| next.checked_sub(self.end_seq).is_some_and(|gap| gap <= room)),
             (None, Some(_)) => None,
         };
         let reason = self.lost_end.take();
