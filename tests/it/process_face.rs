@@ -186,6 +186,22 @@ fn check_tells_every_bad_line_of_every_blocklist() {
 }
 
 #[test]
+fn check_names_line_and_code_point_of_invisible_characters_in_a_blocklist() {
+    let folder = folder();
+    let text = "mallory\u{200b}\nblock bob on @a\u{fe0f}\nclose \u{3164}\n\"mal\\u200blory\"\n# 你\u{200b}好\n";
+    let list = write(&folder, "list.txt", text);
+    let run = run(&[], &[&["check", "--blocklist", &list], EMBEDDED].concat());
+    assert_eq!(run.code, 78, "{run:?}");
+    let expected = [(1, "U+200B"), (2, "U+FE0F"), (3, "U+3164")].map(|(line, character)| {
+        format!(
+            "{list}: line {line}: invisible character {character}; expected visible characters, or an id written as a JSON \
+             string"
+        )
+    });
+    assert_eq!(run.stderr.lines().filter(|line| line.starts_with(&list)).collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn flags_win_over_the_environment_and_that_over_the_file() {
     let folder = folder();
     let text = "ack = \"memory\"\n[[apps]]\nsdk_app_id = 1\n[kafka]\n\"bootstrap.servers\" = \"file:1\"\n";

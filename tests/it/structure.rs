@@ -12,6 +12,7 @@ const NAMES: &[(&str, &[&str])] = &[
     // Words, and stages without I/O.
     ("clock", &[]),
     ("command", &[]),
+    ("invisible", &[]),
     ("request", &[]),
     ("sender", &[]),
     ("refusal", &["request"]),
@@ -19,7 +20,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("auth", &["clock", "refusal", "request"]),
     ("body", &[]),
     ("parse", &["body", "refusal"]),
-    ("decide", &["clock", "command"]),
+    ("decide", &["clock", "command", "invisible"]),
     ("question", &["body", "clock", "command", "decide", "parse", "refusal"]),
     ("capture", &["auth", "clock", "command", "decide", "refusal"]),
     ("record", &["auth", "command"]),
@@ -72,6 +73,7 @@ const NAMES: &[(&str, &[&str])] = &[
 /// These do no I/O, read no clock, write no log and wait for nothing.
 const PURE: &[&str] = &[
     "command",
+    "invisible",
     "request",
     "sender",
     "refusal",
