@@ -2,6 +2,7 @@
 //!
 //! Nothing else reads settings, and nothing else judges them. All mistakes are told together.
 
+pub mod brokers;
 mod check;
 mod kafka;
 pub mod problem;

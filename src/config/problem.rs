@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use crate::config::brokers::BadBroker;
 use crate::sender::BadNetwork;
 
 /// One mistake, with the place where it was made. Shows as one line.
@@ -70,6 +71,9 @@ pub enum Fault {
     /// One of the networks is none. It is no secret.
     #[error("{0:?}: {1}")]
     Network(String, BadNetwork),
+    /// One of the brokers is none. What stands before an `@` is left out.
+    #[error("{0:?}: {1}")]
+    Broker(String, BadBroker),
     /// The value contradicts what callbridge promises, or another setting.
     #[error("{0}")]
     Contradicts(&'static str),

@@ -407,9 +407,9 @@ fn a_mistake_about_applications_is_told_with_its_line() {
 #[test]
 fn every_kind_of_problem_has_a_test_that_makes_it() {
     let from_files = FAULTY_FILES.iter().map(|(text, _)| format!("{text}\n{LEAST}"));
-    let without_brokers = ["[[apps]]\nsdk_app_id = 1\n[[apps]]\nsdk_app_id = 1".to_owned()];
+    let others = ["[[apps]]\nsdk_app_id = 1\n[[apps]]\nsdk_app_id = 1".to_owned(), LEAST.replace("9092", "99999")];
     let mut made: BTreeSet<String> = from_files
-        .chain(without_brokers)
+        .chain(others)
         .flat_map(|file| Given { file: &file, ..Given::default() }.load().unwrap_err())
         .map(|problem| kind(&problem))
         .collect();
@@ -590,6 +590,33 @@ fn a_secret_on_the_command_line_is_warned_of_and_not_repeated() {
     }
     let flags = Flags { config: None, given: vec![("kafka", vec!["sasl.password=hidden".to_owned()])] };
     assert!(!format!("{flags:?}").contains("hidden"));
+}
+
+#[test]
+fn rejects_bootstrap_servers_that_are_no_addresses() {
+    let told = |servers: &str, protocol: &str| {
+        let flags = &[("brokers", servers), ("kafka", &format!("security.protocol={protocol}"))];
+        let load = Given { file: LEAST, flags, ..Given::default() }.load();
+        load.map(|config| config.kafka.properties["bootstrap.servers"].clone()).map_err(|problems| lines(&problems))
+    };
+    assert_eq!(
+        told("kafka-1:9092,127.0.0.1:99999, http://kafka:9092 ,,me:secret@kafka:1", "plaintext").unwrap_err(),
+        [
+            "--brokers: \"127.0.0.1:99999\": the port must be a number from 1 to 65535",
+            "--brokers: \"http://kafka:9092\": expected HOST:PORT; the only prefixes are plaintext://, ssl://, \
+             sasl_plaintext:// and sasl_ssl://",
+            "--brokers: \"\": is empty; expected HOST:PORT, with commas between",
+            "--brokers: \"...@kafka:1\": the host must be a name or an IP address; addresses are separated by commas",
+        ]
+    );
+    assert_eq!(
+        told("SSL://kafka:9093", "plaintext").unwrap_err(),
+        [
+            "--brokers: \"SSL://kafka:9093\": its protocol is not that of security.protocol, so the client would ignore it"
+        ]
+    );
+    assert_eq!(told("SSL://kafka:9093", "Ssl").unwrap(), "SSL://kafka:9093");
+    assert_eq!(told(" a:1 ,\tb\n, [::1]:3", "ssl").unwrap(), "a:1,b,[::1]:3");
 }
 
 #[test]
