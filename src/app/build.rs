@@ -272,9 +272,6 @@ fn kafka(config: &Config, ack: Ack, topics: &Topics) -> Result<(Option<EmbeddedB
 
 /// The applications, and what signs their callbacks.
 fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
-    for app in config.apps.iter().filter(|app| app.token_files.is_empty()) {
-        tracing::info!(app.sdk_app_id, "callbacks of this application are taken unsigned");
-    }
     let ids = config.apps.iter().map(|app| app.sdk_app_id);
     Apps::new(ids).signed(tokens.in_force(), config.callbacks.sign_window)
 }

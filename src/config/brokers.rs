@@ -1,6 +1,7 @@
 //! The addresses in `bootstrap.servers`, read more strictly than librdkafka does: it takes the digits of a port modulo 65536, and a word
 //! as port 0.
 
+use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 
@@ -105,6 +106,13 @@ impl<'b> Broker<'b> {
         let has_ipv6 = address.rsplit_once(':').is_some_and(|(address, _port)| is_ipv6(address));
         Err(if has_ipv6 { BadBroker::Ipv6 } else { BadBroker::Host })
     }
+
+    /// Whether what is sent to it stays on this machine.
+    pub(crate) fn is_local(self) -> bool {
+        let name = self.host.strip_suffix('.').unwrap_or(self.host).to_ascii_lowercase();
+        let is_loopback = |address: IpAddr| address.to_canonical().is_loopback() || address.is_unspecified();
+        name == "localhost" || name.ends_with(".localhost") || name.parse().is_ok_and(is_loopback)
+    }
 }
 
 /// Whether it is an IPv4 address, or a name that DNS or a hosts file can hold. Docker's names have underscores.
@@ -207,5 +215,24 @@ mod tests {
         }
         assert_eq!(parse(&format!("{}.com:9092", "a".repeat(64))), Err(BadBroker::Host));
         assert_eq!(parse(&format!("{}:9092", "a.".repeat(128))), Err(BadBroker::Host));
+    }
+
+    #[test]
+    fn only_addresses_of_this_machine_are_local() {
+        let is_local = |text: &str| Broker::parse(text, "plaintext").unwrap().is_local();
+        for local in [
+            "localhost",
+            "LOCALHOST:1",
+            "kafka.localhost.",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]",
+        ] {
+            assert!(is_local(local), "{local}");
+        }
+        for remote in ["kafka:1", "localhost.example.com", "10.0.0.1", "[fe80::1]:1", "notlocalhost"] {
+            assert!(!is_local(remote), "{remote}");
+        }
     }
 }

@@ -39,8 +39,15 @@ struct Fixed {
 
 const SECURITY_PROTOCOL: &str = "security.protocol";
 
+/// Whether the certificate of a broker is verified.
+pub(crate) const VERIFICATION: &str = "enable.ssl.certificate.verification";
+
+/// How the name in a broker's certificate is compared with its address.
+pub(crate) const IDENTIFICATION: &str = "ssl.endpoint.identification.algorithm";
+
 const TRUE: &[&str] = &["true", "t", "1"];
-const FALSE: &[&str] = &["false", "f", "0"];
+/// How librdkafka writes it.
+pub(crate) const FALSE: &[&str] = &["false", "f", "0"];
 const ALL: &[&str] = &["all", "-1"];
 const ACKS_WHY: &str = "must be all: with fewer replicas a record that was acknowledged could be lost with one broker";
 
@@ -107,12 +114,12 @@ pub(crate) fn message_bytes_max(properties: &BTreeMap<String, String>) -> usize 
 }
 
 /// The brokers to begin with.
-fn servers(properties: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
+pub(crate) fn servers(properties: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
     properties.get(SERVERS).into_iter().flat_map(|servers| servers.split(',')).map(str::trim)
 }
 
 /// How the client speaks with brokers; librdkafka's default where nobody says.
-fn security_protocol(properties: &BTreeMap<String, String>) -> &str {
+pub(crate) fn security_protocol(properties: &BTreeMap<String, String>) -> &str {
     properties.get(SECURITY_PROTOCOL).map_or("plaintext", String::as_str)
 }
 

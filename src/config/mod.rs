@@ -4,6 +4,7 @@
 
 pub mod brokers;
 mod check;
+mod exposure;
 mod kafka;
 pub mod problem;
 mod reader;

@@ -142,7 +142,12 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.journal.on_corruption, OnCorruption::Refuse);
     assert_eq!(config.log.format, LogFormat::Auto);
     assert_eq!(config.log.filter, "info");
-    assert!(config.warnings.is_empty());
+    let warnings = [
+        Warning::AdminReachable(([0, 0, 0, 0], 9464).into()),
+        Warning::Unsigned(1_400_000_000),
+        Warning::Plaintext { broker: "kafka-1:9092".to_owned(), protocol: "plaintext".to_owned() },
+    ];
+    assert_eq!(config.warnings, warnings);
 }
 
 fn properties(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -617,6 +622,63 @@ fn rejects_bootstrap_servers_that_are_no_addresses() {
     );
     assert_eq!(told("SSL://kafka:9093", "Ssl").unwrap(), "SSL://kafka:9093");
     assert_eq!(told(" a:1 ,\tb\n, [::1]:3", "ssl").unwrap(), "a:1,b,[::1]:3");
+}
+
+#[test]
+fn warns_of_what_is_open_to_strangers_and_of_nothing_else() {
+    let warnings = |flags: &[(&'static str, &str)]| {
+        let closed = [("sdk-app-id", "1"), ("token-file", "t"), ("admin-listen", "127.0.0.1:0")];
+        let flags = &[&closed[..], flags].concat();
+        let config = Given { flags, ..Given::default() }.config();
+        config.warnings.iter().map(Warning::to_string).collect::<Vec<_>>()
+    };
+    for closed in [
+        &[("brokers", "localhost:9092,127.0.0.1:1,[::1]:2")][..],
+        &[("brokers", "kafka:9093"), ("kafka", "security.protocol=SSL")],
+        &[
+            ("brokers", "kafka:9093"),
+            ("kafka", "security.protocol=sasl_ssl"),
+            ("kafka", "ssl.endpoint.identification.algorithm=https"),
+        ],
+        &[("embedded-broker", "true")],
+    ] {
+        assert_eq!(warnings(closed), [""; 0], "{closed:?}");
+    }
+    for (open, expected) in [
+        (
+            &[("brokers", "127.0.0.1:1,kafka:9092")][..],
+            "kafka.security.protocol: plaintext to kafka:9092: what is sent can be read on the way; use ssl or sasl_ssl",
+        ),
+        (
+            &[("brokers", "10.0.0.1"), ("kafka", "security.protocol=SASL_PLAINTEXT")],
+            "kafka.security.protocol: sasl_plaintext to 10.0.0.1: what is sent can be read on the way; use ssl or sasl_ssl",
+        ),
+        (
+            &[("brokers", "a"), ("kafka", "security.protocol=ssl"), ("kafka", "enable.ssl.certificate.verification=F")],
+            "kafka.enable.ssl.certificate.verification is false: whoever is on the way can pass for a broker",
+        ),
+        (
+            &[
+                ("brokers", "a"),
+                ("kafka", "security.protocol=ssl"),
+                ("kafka", "ssl.endpoint.identification.algorithm=None"),
+            ],
+            "kafka.ssl.endpoint.identification.algorithm is none: whoever is on the way can pass for a broker",
+        ),
+    ] {
+        assert_eq!(warnings(open), [expected], "{open:?}");
+    }
+}
+
+#[test]
+fn an_admin_listener_on_any_address_but_loopback_is_a_warning() {
+    for (listen, is_reachable) in
+        [("0.0.0.0:1", true), ("[::]:1", true), ("10.0.0.1:1", true), ("127.0.0.2:1", false), ("[::1]:1", false)]
+    {
+        let given = Given { file: LEAST, flags: &[("admin-listen", listen)], ..Given::default() };
+        let has_warning = given.config().warnings.contains(&Warning::AdminReachable(listen.parse().unwrap()));
+        assert_eq!(has_warning, is_reachable, "{listen}");
+    }
 }
 
 #[test]

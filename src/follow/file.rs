@@ -91,6 +91,11 @@ impl<C: Content> FollowedFile<C> {
         Self { path, read: None, changing: None, last_good: None, failing: None }
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What it held when it was last good.
     pub(crate) fn last_good(&self) -> Option<&Arc<C>> {
         self.last_good.as_ref()
