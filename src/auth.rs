@@ -15,6 +15,7 @@ use subtle::Choice;
 use subtle::ConstantTimeEq;
 
 use crate::clock::UnixMillis;
+use crate::invisible::first_invisible;
 use crate::refusal::Refusal;
 use crate::request::Query;
 
@@ -100,6 +101,17 @@ pub enum BadTokens {
     /// It is hardly a token.
     #[error("line {0}: the token is longer than {TOKEN_BYTES_MAX} bytes")]
     TooLong(usize),
+    /// It looks like a comment. Taken for a token, it would be one that everybody can guess.
+    #[error("line {0}: begins with '#', which no token does; a token file has no comments")]
+    Comment(usize),
+    /// Words, or a character that nobody sees.
+    #[error("line {line}: character U+{character:04X} in the token; expected one token a line, of visible characters", character = u32::from(*.character))]
+    Invisible {
+        /// Its number; the first line is 1.
+        line: usize,
+        /// A blank, a control character, or one that shows nothing.
+        character: char,
+    },
     /// Tokens are text.
     #[error("is not UTF-8")]
     NotText,
@@ -129,6 +141,12 @@ impl Tokens {
         let lines = text.lines().map(|line| line.trim_matches([' ', '\t', '\r'])).enumerate();
         let mut tokens = Vec::new();
         for (index, line) in lines.filter(|(_, line)| !line.is_empty()) {
+            if line.starts_with('#') {
+                return Err(BadTokens::Comment(index + 1));
+            }
+            if let Some(character) = first_invisible(line) {
+                return Err(BadTokens::Invisible { line: index + 1, character });
+            }
             if line.len() > TOKEN_BYTES_MAX {
                 return Err(BadTokens::TooLong(index + 1));
             }
@@ -338,6 +356,17 @@ mod tests {
             ("t\n".repeat(17).into_bytes(), BadTokens::TooMany),
             (format!("a\n\n{long}").into_bytes(), BadTokens::TooLong(3)),
             (b"a\xff".to_vec(), BadTokens::NotText),
+            (b"a\n# tencent token\n".to_vec(), BadTokens::Comment(2)),
+            (b" #".to_vec(), BadTokens::Comment(1)),
+            (b"a\n\nb c\n".to_vec(), BadTokens::Invisible { line: 3, character: ' ' }),
+            (b"a\tb".to_vec(), BadTokens::Invisible { line: 1, character: '\t' }),
+            (b"a\rb\n".to_vec(), BadTokens::Invisible { line: 1, character: '\r' }),
+            (b"a\nb\0".to_vec(), BadTokens::Invisible { line: 2, character: '\0' }),
+            (b"a\nb\x1b[0m".to_vec(), BadTokens::Invisible { line: 2, character: '\x1b' }),
+            ("a\n\u{feff}b".into(), BadTokens::Invisible { line: 2, character: '\u{feff}' }),
+            ("a\u{200b}".into(), BadTokens::Invisible { line: 1, character: '\u{200b}' }),
+            ("a\u{a0}".into(), BadTokens::Invisible { line: 1, character: '\u{a0}' }),
+            ("a\u{85}b".into(), BadTokens::Invisible { line: 1, character: '\u{85}' }),
         ] {
             assert_eq!(Tokens::parse(&text), Err(expected));
         }

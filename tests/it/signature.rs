@@ -183,7 +183,7 @@ fn applications_are_signed_each_with_its_own_tokens_or_not_at_all() {
 fn a_token_file_that_cannot_be_used_at_the_start_is_78_and_named() {
     let files = TokenFiles::new();
     let (good, empty) = (files.write("good", "0123456789abcdef\nfedcba9876543210\n"), files.write("empty", "\n"));
-    let comment = files.write("comment", " \n");
+    let comment = files.write("comment", "# tencent token\nxxxxyyyy\n");
     let missing = files.path("missing").display().to_string();
     let args = |command| {
         let apps = ["--sdk-app-id", "1", "--sdk-app-id", "2", "--listen", "127.0.0.1:0", "--admin-listen"];
@@ -211,7 +211,7 @@ fn a_token_file_that_cannot_be_used_at_the_start_is_78_and_named() {
     let (code, stdout, stderr) = run("check");
     assert_eq!(code, Some(78));
     assert!(stdout.ends_with(&format!("\ntokens ok: {good}: 2 tokens\n")), "{stdout}");
-    let comment = format!("{comment}: holds no token");
+    let comment = format!("{comment}: line 1: begins with '#', which no token does; a token file has no comments");
     let expected = format!("{comment}\n{empty}: holds no token\n{missing}: No such file or directory (os error 2)\n");
     assert_eq!(stderr, expected);
 }

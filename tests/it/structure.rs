@@ -17,7 +17,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("sender", &[]),
     ("refusal", &["request"]),
     ("ledger", &["command", "refusal"]),
-    ("auth", &["clock", "refusal", "request"]),
+    ("auth", &["clock", "invisible", "refusal", "request"]),
     ("body", &[]),
     ("parse", &["body", "refusal"]),
     ("decide", &["clock", "command", "invisible"]),
