@@ -380,6 +380,11 @@ fn open_journal(
     if opened.is_in_memory {
         tracing::warn!(%dir, "the journal is on a filesystem in memory: it survives this process, not this machine");
     }
+    if let Some(mode) = opened.mode_for_others {
+        let mode = format!("{mode:04o}");
+        let advice = "it holds messages and signatures: chmod -R go= it";
+        tracing::warn!(%dir, mode, advice, "the journal's directory lets group or others in");
+    }
     for (name, offset) in &opened.found.torn {
         tracing::info!(%dir, name, offset, "the journal ends in a write that was cut off; it was not acknowledged");
     }
