@@ -11,6 +11,7 @@ use clap::Parser;
 use clap::Subcommand;
 
 use crate::auth::Tokens;
+use crate::clock;
 use crate::config::Tls;
 use crate::decide::blocklist::Rules;
 use crate::follow;
@@ -91,9 +92,11 @@ fn judge_tls(files: &Tls) -> Result<Contents, Vec<String>> {
         http2: false,
     };
     match follow::tls::load(&paths) {
-        Ok(_config) => {
+        Ok(validity) => {
             let summary = if paths.client_ca.is_some() { "clients must show a certificate" } else { "any client" };
-            Ok(Contents { summary: summary.to_owned(), warnings: Vec::new() })
+            let invalid = validity.and_then(|validity| validity.invalid(clock::wall()));
+            let warning = invalid.map(|invalid| format!("{}: {invalid}", paths.certificate.display()));
+            Ok(Contents { summary: summary.to_owned(), warnings: warning.into_iter().collect() })
         }
         Err(error) => Err(vec![format!("callbacks.tls: {}", chain(&error))]),
     }

@@ -2,6 +2,7 @@
 
 pub(crate) mod budget;
 pub(crate) mod connection;
+mod der;
 pub(crate) mod expiry;
 mod framing;
 mod gzip;
@@ -9,6 +10,7 @@ pub(crate) mod listener;
 mod multiplexed;
 pub(crate) mod opening;
 mod peers;
+mod pem;
 mod proxy;
 pub(crate) mod reply;
 pub(crate) mod service;
