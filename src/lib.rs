@@ -6,6 +6,7 @@ mod alarm;
 pub mod capture;
 pub mod clock;
 pub mod command;
+pub mod invisible;
 pub mod ledger;
 pub mod record;
 pub mod refusal;

@@ -279,9 +279,6 @@ fn kafka(config: &Config, ack: Ack, topics: &Topics) -> Result<(Option<EmbeddedB
 
 /// The applications, and what signs their callbacks.
 fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
-    for app in config.apps.iter().filter(|app| app.token_files.is_empty()) {
-        tracing::info!(app.sdk_app_id, "callbacks of this application are taken unsigned");
-    }
     let ids = config.apps.iter().map(|app| app.sdk_app_id);
     Apps::new(ids).signed(tokens.in_force(), config.callbacks.sign_window)
 }
@@ -408,6 +405,11 @@ fn open_journal(
     let dir = settings.dir.display();
     if opened.is_in_memory {
         tracing::warn!(%dir, "the journal is on a filesystem in memory: it survives this process, not this machine");
+    }
+    if let Some(mode) = opened.mode_for_others {
+        let mode = format!("{mode:04o}");
+        let advice = "it holds messages and signatures: chmod -R go= it";
+        tracing::warn!(%dir, mode, advice, "the journal's directory lets group or others in");
     }
     for (name, offset) in &opened.found.torn {
         tracing::info!(%dir, name, offset, "the journal ends in a write that was cut off; it was not acknowledged");

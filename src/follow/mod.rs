@@ -2,13 +2,15 @@
 //!
 //! Follows by looking at each file ten times a second, and not by the kernel's notifications. A look cannot be missed,
 //! and works the same on network file systems, in bind mounts, through chains of symlinks as Kubernetes makes them, and
-//! for files and directories that are not there yet. It costs one `stat` a file.
+//! for files and directories that are not there yet.
 //!
-//! A file that is replaced (another inode: a rename, a swapped symlink) is read at once. One that is rewritten in place
-//! is read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that was missing or is empty.
+//! A file that is replaced by a rename or by a swapped symlink is read at once. One that is written in place, new or not,
+//! is read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that is empty. Only what tells
+//! a rename from a new file is asked of the kernel's notifications; without them both are read once they are still.
 
 pub(crate) mod file;
 pub(crate) mod files;
+mod renames;
 pub(crate) mod rules;
 pub(crate) mod tls;
 pub(crate) mod tokens;

@@ -21,7 +21,7 @@ use crate::follow::file::FileError;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
 use crate::follow::file::read;
-use crate::http::expiry;
+use crate::http::expiry::Validity;
 use crate::http::preamble::Tls;
 use crate::http::tls;
 use crate::http::tls::BadTls;
@@ -69,13 +69,14 @@ impl Content for Pem {
     }
 }
 
-/// Reads the files as they are now, without following them.
-pub(crate) fn load(paths: &TlsPaths) -> Result<ServerConfig, TlsFilesError> {
+/// Reads the files as they are now, without following them, and returns when the certificate is valid, if it says so.
+pub(crate) fn load(paths: &TlsPaths) -> Result<Option<Validity>, TlsFilesError> {
     let pem = |path: &Path| read::<Pem>(path).map_err(|error| TlsFilesError::File(path.to_owned(), error));
     let (certificate, key) = (pem(&paths.certificate)?, pem(&paths.key)?);
     let client_ca = paths.client_ca.as_deref().map(pem).transpose()?;
     let client_ca = client_ca.as_ref().map(|pem| pem.0.as_slice());
-    Ok(tls::build(Pems { certificate: &certificate.0, key: &key.0, client_ca })?)
+    tls::build(Pems { certificate: &certificate.0, key: &key.0, client_ca })?;
+    Ok(Validity::of_pem(&certificate.0))
 }
 
 /// The files of TLS, followed. Nobody else changes the configuration.
@@ -123,6 +124,7 @@ impl TlsFiles {
         let in_force = Arc::new(ArcSwap::from_pointee(Tls { config, client_ca_version: 0 }));
         let client_ca = held.client_ca().to_vec();
         metrics.expires.set(held.expires());
+        held.warn_if_invalid();
         Ok(Self { held, in_force, client_ca, changed: None, is_bad: false, metrics })
     }
 
@@ -162,6 +164,7 @@ impl TlsFiles {
                 self.metrics.loads.inc();
                 self.metrics.expires.set(self.held.expires());
                 tracing::info!("tls files loaded");
+                self.held.warn_if_invalid();
             }
             Err(_not_yet) if may_pair => {}
             Err(error) => {
@@ -193,9 +196,19 @@ impl Held {
         self.client_ca.as_ref().map_or(&[], bytes)
     }
 
+    fn validity(&self) -> Option<Validity> {
+        Validity::of_pem(bytes(&self.certificate))
+    }
+
+    fn warn_if_invalid(&self) {
+        if let Some(invalid) = self.validity().and_then(|validity| validity.invalid(clock::wall())) {
+            tracing::warn!(%invalid, "clients will refuse the certificate");
+        }
+    }
+
     /// When the certificate ends; 0 when it does not say.
     fn expires(&self) -> f64 {
-        let seconds = expiry::of_pem(bytes(&self.certificate)).unwrap_or_default();
+        let seconds = self.validity().map_or(0, Validity::until);
         // A time of any use fits.
         i32::try_from(seconds).map_or_else(|_far| f64::from(u32::try_from(seconds).unwrap_or(u32::MAX)), f64::from)
     }

@@ -63,6 +63,7 @@ impl TokenFiles {
             if file.last_good().is_none() {
                 bad.push(path);
             }
+            warn_of_weak(&file);
             file
         };
         let mut sign = |paths: Vec<PathBuf>| {
@@ -91,7 +92,10 @@ impl TokenFiles {
             for file in &mut app.files {
                 match file.look(now) {
                     Look::Same => {}
-                    Look::Loaded => any_loaded = true,
+                    Look::Loaded => {
+                        any_loaded = true;
+                        warn_of_weak(file);
+                    }
                     Look::Failed => self.metrics.file_errors.inc(),
                 }
             }
@@ -104,6 +108,12 @@ impl TokenFiles {
         }
         let failing = self.apps.iter().flatten().flat_map(|app| &app.files).filter(|file| file.is_failing()).count();
         self.metrics.files_failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
+    }
+}
+
+fn warn_of_weak(file: &FollowedFile<Tokens>) {
+    if let Some(weakness) = file.last_good().and_then(|tokens| tokens.weakness()) {
+        tracing::warn!(file = %file.path().display(), %weakness, "weak tokens");
     }
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct OnDisk {
     pub(crate) found: Found,
     /// It is gone with the machine.
     pub(crate) is_in_memory: bool,
+    /// The permission bits of its directory, if they let group or others in.
+    pub(crate) mode_for_others: Option<u32>,
 }
 
 /// Tells whether the journal can take what comes.
@@ -122,6 +124,7 @@ pub(crate) fn open(
 ) -> Result<OnDisk, JournalError> {
     let directory = Directory::open(&settings.dir)?;
     let is_in_memory = directory.is_in_memory();
+    let mode_for_others = directory.mode_for_others();
     let options = options(settings, &directory)?;
     let mut seed = [0; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
@@ -154,6 +157,7 @@ pub(crate) fn open(
         gauge: Gauge { store, is_full },
         found,
         is_in_memory,
+        mode_for_others,
     })
 }
 

@@ -28,6 +28,7 @@ mod journal;
 mod listener;
 mod outages;
 mod overload;
+mod pem;
 mod power_cut;
 mod process_face;
 mod promises;

@@ -12,14 +12,15 @@ const NAMES: &[(&str, &[&str])] = &[
     // Words, and stages without I/O.
     ("clock", &[]),
     ("command", &[]),
+    ("invisible", &[]),
     ("request", &[]),
     ("sender", &[]),
     ("refusal", &["request"]),
     ("ledger", &["command", "refusal"]),
-    ("auth", &["clock", "refusal", "request"]),
+    ("auth", &["clock", "invisible", "refusal", "request"]),
     ("body", &[]),
     ("parse", &["body", "refusal"]),
-    ("decide", &["clock", "command"]),
+    ("decide", &["clock", "command", "invisible"]),
     ("question", &["body", "clock", "command", "decide", "parse", "refusal"]),
     ("capture", &["auth", "clock", "command", "decide", "refusal"]),
     ("record", &["auth", "command"]),
@@ -83,6 +84,7 @@ const NAMES: &[(&str, &[&str])] = &[
 /// These do no I/O, read no clock, write no log and wait for nothing.
 const PURE: &[&str] = &[
     "command",
+    "invisible",
     "request",
     "sender",
     "refusal",
