@@ -140,9 +140,9 @@ impl Built {
     /// a while.
     pub(super) fn new(
         config: &Config,
+        registry: Registry,
         serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, Failure>,
     ) -> Result<Self, Failure> {
-        let registry = Registry::new();
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
         let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)

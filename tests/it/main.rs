@@ -37,6 +37,7 @@ mod schemas;
 mod seeds;
 mod senders;
 mod signature;
+mod stalled_output;
 mod stop;
 mod structure;
 mod support;

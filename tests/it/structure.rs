@@ -29,6 +29,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("shutdown", &[]),
     ("config", &["command", "sender"]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
+    ("logging", &["clock", "metrics"]),
     (
         "journal",
         &["auth", "capture", "clock", "command", "decide", "ledger", "metrics", "refusal", "request", "shutdown"],
@@ -58,6 +59,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "intake",
             "journal",
             "ledger",
+            "logging",
             "metrics",
             "normalise",
             "publish",
@@ -66,7 +68,23 @@ const NAMES: &[(&str, &[&str])] = &[
             "shutdown",
         ],
     ),
-    ("cli", &["app", "auth", "clock", "config", "decide", "follow", "journal", "normalise", "publish", "record"]),
+    (
+        "cli",
+        &[
+            "app",
+            "auth",
+            "clock",
+            "config",
+            "decide",
+            "follow",
+            "journal",
+            "logging",
+            "metrics",
+            "normalise",
+            "publish",
+            "record",
+        ],
+    ),
 ];
 
 /// These do no I/O, read no clock, write no log and wait for nothing.
