@@ -10,6 +10,7 @@ use std::net::TcpListener;
 use std::process;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::thread::JoinHandle;
 use std::thread::Thread;
@@ -104,15 +105,15 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::Ended, Fai
     // For what is rare: it accepts connections, and waits for signals.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::system("the runtime"))?;
+    let (reload, reloads) = mpsc::sync_channel(1);
     let mut signals = {
         let _inside = runtime.enter();
-        stop::Signals::register().map_err(Failure::system("signal handling"))?
+        stop::Signals::register(reload).map_err(Failure::system("signal handling"))?
     };
     let workers = workers::Unstarted::new(config.workers).map_err(Failure::system("the workers"))?;
-    let admin_end = Arc::new(Notify::new());
     let registry = Registry::new();
     log.metrics().register(&registry).map_err(Failure::Metrics)?;
-    let building = build(config.clone(), registry, Arc::clone(&admin_end))?;
+    let building = build(config.clone(), registry)?;
     let Some(built) = runtime.block_on(signals.unless_stopped(building)) else {
         return Ok(stop::Ended::Stopped);
     };
@@ -120,30 +121,35 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::Ended, Fai
     // Ends with this function: behind everything that uses it.
     let _embedded = built.embedded.take();
     // From here on things run.
-    let running = start(built, &runtime, workers, admin_end, log)?;
+    let running = start(built, &runtime, workers, reloads, log)?;
     Ok(stop::run_until_stopped(runtime, running, signals, config))
 }
 
 /// Builds everything, on a thread of its own: reading a large journal takes a while, and a signal is to be heard all the while.
-fn build(
-    config: Config,
-    registry: Registry,
-    admin_end: Arc<Notify>,
-) -> Result<oneshot::Receiver<Result<Built, Failure>>, Failure> {
+fn build(config: Config, registry: Registry) -> Result<oneshot::Receiver<Result<Built, Failure>>, Failure> {
     let (done, built) = oneshot::channel();
     let _building = spawn("start", move || {
         // Nobody waits any more when it was told to stop.
-        let _told = done.send(Built::new(&config, registry, |admin, listener| serve_admin(admin, listener, admin_end)));
+        let _told = done.send(Built::new(&config, registry, serve_admin));
     })?;
     Ok(built)
 }
 
-fn serve_admin(admin: Admin, listener: TcpListener, end: Arc<Notify>) -> Result<JoinHandle<()>, Failure> {
-    spawn("admin", move || {
-        if let Err(error) = admin.serve(listener, &end) {
+/// The thread of the admin listener, and what ends it.
+struct AdminThread {
+    thread: JoinHandle<()>,
+    end: Arc<Notify>,
+}
+
+fn serve_admin(admin: Admin, listener: TcpListener) -> Result<AdminThread, Failure> {
+    let end = Arc::new(Notify::new());
+    let until = Arc::clone(&end);
+    let thread = spawn("admin", move || {
+        if let Err(error) = admin.serve(listener, &until) {
             tracing::error!(%error, "the admin listener ended");
         }
-    })
+    })?;
+    Ok(AdminThread { thread, end })
 }
 
 /// What runs, as the stop needs it.
@@ -152,11 +158,9 @@ pub(crate) struct Running {
     serving: oneshot::Receiver<()>,
     workers: Workers,
     pump: Pumping,
-    admin_end: Arc<Notify>,
     /// The journal on disk, behind the pump.
     journaling: Option<Journaling>,
-    /// End at once when told to.
-    threads: Vec<JoinHandle<()>>,
+    admin: AdminThread,
 }
 
 /// The journal's threads.
@@ -177,12 +181,12 @@ fn start(
     built: Built,
     runtime: &Runtime,
     workers: workers::Unstarted,
-    admin_end: Arc<Notify>,
+    reloads: Receiver<()>,
     log: &LogWriter,
 ) -> Result<Running, Failure> {
     let Built { served, publishing, journaling, readying, admin, following, listeners, embedded: _ } = built;
-    let stop = served.stop.clone();
-    let following = spawn("files", move || following.run(&stop))?;
+    // Not waited for at the end: it may be reading from a disk that does not answer.
+    let _following = spawn("files", move || following.run(&reloads))?;
     let journaling = journaling.map(|journaling| start_journal(journaling, log)).transpose()?;
     let (pump, topics_client) = start_pump(publishing)?;
     // Ends once all is ready, or a look at the cluster after the stop: not waited for.
@@ -210,7 +214,7 @@ fn start(
         // Nobody listens any more when the stop ran out of time.
         let _ = done.send(());
     });
-    Ok(Running { built: served, serving, workers, pump, admin_end, journaling, threads: vec![admin, following] })
+    Ok(Running { built: served, serving, workers, pump, journaling, admin })
 }
 
 /// Starts the journal's threads. When the disk fails, they end the process: what was not acknowledged is nobody's loss, and what was is

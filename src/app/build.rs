@@ -6,7 +6,6 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -67,6 +66,7 @@ use crate::shutdown;
 use crate::shutdown::Life;
 use crate::shutdown::Stop;
 
+use super::AdminThread;
 use super::Failure;
 
 /// How long the pump lets captures gather where nobody waits for them: one wake-up for many, instead of one each.
@@ -79,8 +79,8 @@ pub(super) struct Built {
     /// The threads of the journal on disk.
     pub(super) journaling: Option<Journaling>,
     pub(super) readying: Readying,
-    /// The thread of the admin listener, which is served already.
-    pub(super) admin: JoinHandle<()>,
+    /// The admin listener, which is served already.
+    pub(super) admin: AdminThread,
     pub(super) following: Following,
     pub(super) listeners: Listeners,
     /// Gone when dropped.
@@ -141,7 +141,7 @@ impl Built {
     pub(super) fn new(
         config: &Config,
         registry: Registry,
-        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, Failure>,
+        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<AdminThread, Failure>,
     ) -> Result<Self, Failure> {
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;

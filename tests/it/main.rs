@@ -36,6 +36,7 @@ mod quarantine;
 mod schemas;
 mod seeds;
 mod senders;
+mod signals;
 mod signature;
 mod stalled_output;
 mod stop;
