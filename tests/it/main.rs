@@ -10,6 +10,7 @@
     reason = "the harness is test code too: what it cannot do is a failed test"
 )]
 
+mod admin;
 mod bad_input;
 mod blocklist;
 mod callbacks;

@@ -44,7 +44,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("http", &["alarm", "capture", "clock", "command", "decide", "intake", "ledger", "refusal", "request", "sender"]),
     ("publish", &["capture", "clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
     ("follow", &["auth", "clock", "decide", "http", "metrics"]),
-    ("admin", &["journal", "publish", "shutdown"]),
+    ("admin", &["clock", "journal", "publish", "shutdown"]),
     // Wiring.
     (
         "app",
