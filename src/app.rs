@@ -2,6 +2,7 @@
 
 mod build;
 pub(crate) mod stop;
+mod system;
 
 use std::io;
 use std::io::Write;
@@ -102,6 +103,7 @@ impl Failure {
 ///
 /// It could not start. Nothing was taken.
 pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::Ended, Failure> {
+    system::raise_descriptor_limit();
     // For what is rare: it accepts connections, and waits for signals.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::system("the runtime"))?;

@@ -68,6 +68,7 @@ use crate::shutdown::Stop;
 
 use super::AdminThread;
 use super::Failure;
+use super::system;
 
 /// How long the pump lets captures gather where nobody waits for them: one wake-up for many, instead of one each.
 const GATHER: Duration = Duration::from_millis(15);
@@ -195,7 +196,7 @@ impl Built {
         let served = Served {
             service: Arc::new(service(config, intake, Arc::clone(&is_stopping))),
             opening: Arc::new(opening(&config.callbacks, tls.as_ref())),
-            limits: limits(&config.callbacks),
+            limits: limits(config, gauge.get()),
             order: watch::Sender::new(Order::Serve),
             life,
             stop: Stop::default(),
@@ -308,9 +309,11 @@ fn opening(callbacks: &config::Callbacks, tls: Option<&TlsFiles>) -> Opening {
     }
 }
 
-const fn limits(callbacks: &config::Callbacks) -> Limits {
+fn limits(config: &Config, journal: Option<&Gauge>) -> Limits {
+    let callbacks = &config.callbacks;
+    let journal_files = journal.map_or(0, |journal| journal.bytes_max() / config.journal.segment_bytes);
     Limits {
-        connections_max: callbacks.connections_max,
+        connections_max: system::connections_max(callbacks.connections_max, config.workers, journal_files),
         per_peer_max: callbacks.connections_per_peer_max,
         head_timeout: callbacks.head_timeout,
         body_timeout: callbacks.body_timeout,

@@ -27,6 +27,7 @@ mod harness;
 mod hostile;
 mod http2;
 mod journal;
+mod limits;
 mod listener;
 mod outages;
 mod overload;
