@@ -2,7 +2,7 @@
 
 mod build;
 pub(crate) mod stop;
-mod system;
+pub(crate) mod system;
 
 use std::io;
 use std::io::Write;

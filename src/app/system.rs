@@ -1,8 +1,12 @@
-//! What the process asks of the system before it serves: as many file descriptors as it may have.
+//! What the process asks of the system before it serves: no core dumps, and as many file descriptors as it may have.
 
+use std::io;
+
+use rustix::process::DumpableBehavior;
 use rustix::process::Resource;
 use rustix::process::Rlimit;
 use rustix::process::getrlimit;
+use rustix::process::set_dumpable_behavior;
 use rustix::process::setrlimit;
 
 /// Descriptors of the admin listener: each of its connections, and one that waits for a place.
@@ -15,6 +19,12 @@ const WORKER: u64 = 4;
 const OTHERS: u64 = 40;
 /// For callbacks there is this part of the limit at least, however low it is.
 const CONNECTIONS_PART: u64 = 4;
+
+/// Keeps core dumps from being written, and other processes of the same user from reading this one's memory: tokens are in it. `RLIMIT_CORE`
+/// would not do: where a program takes the dumps (`core_pattern` with a pipe) it does not count.
+pub(crate) fn forbid_core_dumps() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
 
 /// Raises the soft limit of file descriptors to the hard one.
 pub(super) fn raise_descriptor_limit() {

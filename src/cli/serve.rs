@@ -26,6 +26,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::app;
 use crate::app::Failure;
 use crate::app::stop::Ended;
+use crate::app::system;
 use crate::config;
 use crate::config::CONFIG_VARIABLE;
 use crate::config::Config;
@@ -57,6 +58,8 @@ pub(crate) struct Args {
 
 /// Runs the bridge until it is asked to stop.
 pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
+    // Before secrets are read.
+    let dumps = system::forbid_core_dumps();
     let config = match args.config(judge_kafka) {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
@@ -69,6 +72,9 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(error) = dumps {
+        tracing::warn!(%error, "core dumps could not be forbidden; they would hold tokens");
+    }
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }

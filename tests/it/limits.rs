@@ -1,7 +1,9 @@
-//! Limits of the system: file descriptors that are few.
+//! Limits of the system: file descriptors that are few, and core dumps that would hold secrets.
 
+use std::fs;
 use std::net::TcpStream;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::bridge::Bridge;
@@ -67,4 +69,14 @@ fn the_files_of_the_journal_are_kept_back_from_connections() {
     let warnings = warnings(&bridge.stop_in_order().stderr);
     // 95 segments of 16 MiB.
     assert_eq!(warnings[0]["fields"]["connections_max"].as_f64(), Some(767.0 - 95.0));
+}
+
+#[test]
+fn a_crash_leaves_no_core_dump() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut bridge =
+        Bridge::start_under(&after(&format!("ulimit -c unlimited && cd {}", folder.path().display())), &ARGS);
+    bridge.signal(Signal::ABORT);
+    assert_eq!(bridge.wait().code, 128 + 6);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
