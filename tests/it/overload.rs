@@ -185,8 +185,7 @@ fn while_the_disk_stands_still_news_is_refused_at_once_and_questions_are_decided
     wait_until_acknowledged(&load, 100);
     let outcome = load.stop();
     assert!(outcome.issued.iter().all(|sent| matches!(sent.status, Some(200 | 503))));
-    let stderr = bridge.stderr();
-    assert!(stderr.contains("it is refused at once"), "{stderr}");
+    wait::until("it says so", || bridge.stderr().contains("it is refused at once"));
     let stopped = bridge.stop_and_wait();
     assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
     assert!(Ledger::of_exit(&stopped.ledger).waiting >= outcome.acknowledged().count() as u64, "{stopped:?}");

@@ -206,7 +206,7 @@ impl Bridge {
         [("bootstrap.servers".to_owned(), broker.to_string())].into_iter().collect()
     }
 
-    /// What it has logged so far.
+    /// What it has logged so far. A thread of its own writes the log: a line may come a moment after what it is about.
     pub(crate) fn stderr(&self) -> String {
         self.process.stderr()
     }
