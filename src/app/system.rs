@@ -13,6 +13,8 @@ use rustix::process::setrlimit;
 const ADMIN: u64 = 65;
 /// Of Kafka's client: a socket and a pipe for each of 20 brokers, twice while a producer is replaced.
 const KAFKA: u64 = 120;
+/// Of connections beyond the cap, while they are told so.
+const TURNED_AWAY: u64 = 256;
 /// Of each worker: what its runtime polls with, and how it hears of signals.
 const WORKER: u64 = 4;
 /// Of everything else: streams, listeners, signals, a file that is read again, the journal's directory and its spares.
@@ -56,7 +58,7 @@ pub(super) fn connections_max(configured: usize, workers: usize, journal_files: 
 
 fn reserved(workers: usize, journal_files: u64) -> u64 {
     let workers = u64::try_from(workers).unwrap_or(u64::MAX);
-    (ADMIN + KAFKA + OTHERS).saturating_add(workers.saturating_mul(WORKER)).saturating_add(journal_files)
+    (ADMIN + KAFKA + TURNED_AWAY + OTHERS).saturating_add(workers.saturating_mul(WORKER)).saturating_add(journal_files)
 }
 
 fn clamped(configured: usize, limit: u64, reserved: u64) -> usize {
@@ -70,8 +72,8 @@ mod tests {
 
     #[test]
     fn connections_leave_the_reserve_and_have_a_quarter_at_least() {
-        assert_eq!(reserved(2, 0), 233);
-        assert_eq!(reserved(2, 256), 489);
+        assert_eq!(reserved(2, 0), 489);
+        assert_eq!(reserved(2, 256), 745);
         assert_eq!(clamped(10_000, 1_048_576, 489), 10_000);
         assert_eq!(clamped(10_000, 4096, 489), 3607);
         assert_eq!(clamped(100, 4096, 489), 100);
