@@ -29,6 +29,7 @@ mod follow;
 mod http;
 mod intake;
 mod journal;
+mod logging;
 mod metrics;
 mod publish;
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::follow::Reloaded;
 use crate::follow::renames::Renames;
 
 /// How long a file that is written in place must be still before it is read.
@@ -118,6 +119,20 @@ impl<C: Content> FollowedFile<C> {
             Ok(fingerprint) => self.read(fingerprint, now),
             Err(error) => self.fail(&FileError::Unreadable(error)),
         }
+    }
+
+    /// Reads the file now, whether it has changed or is still, and says in `reloaded` what came of it.
+    pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) -> Look {
+        // If it cannot be read now, it is read again later even if it does not change.
+        self.read = None;
+        let look = self.load(now);
+        let file = self.path.display();
+        match &self.failing {
+            Some(failure) => reloaded.failed.insert(format!("{file}: {failure}")),
+            None if look == Look::Loaded => reloaded.read.insert(file.to_string()),
+            None => reloaded.failed.insert(format!("{file}: changes while it is read; read again once it is still")),
+        };
+        look
     }
 
     /// Looks at the file, and reads it if that is due.

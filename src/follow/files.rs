@@ -11,6 +11,7 @@ use crate::clock;
 use crate::clock::UnixMillis;
 use crate::decide::blocklist::Blocklist;
 use crate::decide::blocklist::Rules;
+use crate::follow::Reloaded;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
 use crate::metrics::blocklist::BlocklistMetrics;
@@ -47,6 +48,11 @@ impl Files {
     /// Looks at every file once.
     pub(crate) fn step(&mut self, now: Instant) {
         self.visit(|file| file.look(now));
+    }
+
+    /// Reads every file.
+    pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
+        self.visit(|file| file.reload(now, reloaded));
     }
 
     /// Does `visit` to every file, and swaps the list once if any has new rules.

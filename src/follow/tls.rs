@@ -16,6 +16,7 @@ use rustls::ServerConfig;
 
 use crate::clock;
 use crate::follow::ATTEMPTS;
+use crate::follow::Reloaded;
 use crate::follow::file::Content;
 use crate::follow::file::FileError;
 use crate::follow::file::FollowedFile;
@@ -135,22 +136,43 @@ impl TlsFiles {
 
     /// Looks at every file once, and makes a new configuration if one has changed and all fit together.
     pub(crate) fn step(&mut self, now: Instant) {
+        self.visit(now, |file| file.look(now));
+        if let Some(changed) = self.changed {
+            // It has logged what it cannot use.
+            let _unused = self.renew(now.saturating_duration_since(changed) < PAIRING);
+        }
+        self.tell_whether_failing();
+    }
+
+    /// Reads every file, and makes a new configuration if all fit together now.
+    pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
+        self.visit(now, |file| file.reload(now, reloaded));
+        if self.changed.is_some()
+            && let Err(error) = self.renew(false)
+        {
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            reloaded.failed.insert(format!("callbacks.tls: {error}{cause}"));
+        }
+        self.tell_whether_failing();
+    }
+
+    fn visit(&mut self, now: Instant, mut visit: impl FnMut(&mut FollowedFile<Pem>) -> Look) {
         for file in self.held.files() {
-            match file.look(now) {
+            match visit(file) {
                 Look::Same => {}
                 Look::Loaded => self.changed = Some(now),
                 Look::Failed => self.metrics.file_errors.inc(),
             }
         }
-        if let Some(changed) = self.changed {
-            self.renew(now.saturating_duration_since(changed) < PAIRING);
-        }
+    }
+
+    fn tell_whether_failing(&mut self) {
         let is_failing = self.is_bad || self.held.files().any(|file| file.is_failing());
         self.metrics.failing.set(i64::from(is_failing));
     }
 
     /// Files that do not fit together may yet, as long as `may_pair`.
-    fn renew(&mut self, may_pair: bool) {
+    fn renew(&mut self, may_pair: bool) -> Result<(), BadTls> {
         match self.held.build() {
             Ok(config) => {
                 let has_changed = self.held.client_ca() != self.client_ca;
@@ -165,14 +187,16 @@ impl TlsFiles {
                 self.metrics.expires.set(self.held.expires());
                 tracing::info!("tls files loaded");
                 self.held.warn_if_invalid();
+                Ok(())
             }
-            Err(_not_yet) if may_pair => {}
+            Err(_not_yet) if may_pair => Ok(()),
             Err(error) => {
                 self.changed = None;
                 self.is_bad = true;
                 self.metrics.file_errors.inc();
-                let error = &error as &dyn Error;
-                tracing::error!(error, "tls files cannot be used; what they last held stays in force");
+                let shown = &error as &dyn Error;
+                tracing::error!(error = shown, "tls files cannot be used; what they last held stays in force");
+                Err(error)
             }
         }
     }

@@ -10,6 +10,7 @@ use crate::auth::BadTokens;
 use crate::auth::Tokens;
 use crate::clock;
 use crate::follow::ATTEMPTS;
+use crate::follow::Reloaded;
 use crate::follow::file::Content;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
@@ -87,10 +88,19 @@ impl TokenFiles {
 
     /// Looks at every file once.
     pub(crate) fn step(&mut self, now: Instant) {
+        self.visit(|file| file.look(now));
+    }
+
+    /// Reads every file.
+    pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
+        self.visit(|file| file.reload(now, reloaded));
+    }
+
+    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Tokens>) -> Look) {
         for app in self.apps.iter_mut().flatten() {
             let mut any_loaded = false;
             for file in &mut app.files {
-                match file.look(now) {
+                match visit(file) {
                     Look::Same => {}
                     Look::Loaded => {
                         any_loaded = true;

@@ -48,7 +48,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// The longest head, and the read buffer of a connection. Tencent's heads are below 1 KiB.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How many connections beyond the cap are told so at a time. Those beyond that are closed without a word.
-const TURNED_AWAY_MAX: usize = 256;
+pub(crate) const TURNED_AWAY_MAX: usize = 256;
 /// How long a connection beyond the cap is kept for its answer: the sender waits no longer.
 const TURN_AWAY_PATIENCE: Duration = Duration::from_secs(2);
 /// Between the last accept and the end of idle connections: what was on its way already comes in, and is answered.

@@ -211,6 +211,12 @@ fn entropy(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
 }
 
 impl Gauge {
+    /// How many bytes all its files may take. Those that were there before the quota was lowered stay until they are delivered.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        let fill = self.store.fill();
+        fill.quota_bytes.max(fill.files_bytes)
+    }
+
     /// Whether it can take what comes; if not, why.
     pub(crate) fn can_take(&self) -> Result<(), String> {
         let fill = self.store.fill();

@@ -176,7 +176,7 @@ fn damage_is_refused_by_file_byte_and_captures_and_can_be_salvaged() {
     let bridge = Settings::new(&brokers, "damaged", "on_corruption = \"salvage\"").start(&dir);
     wait::until("the rest is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 2);
     assert!((bridge.metrics()["callbridge_journal_damaged_captures_total"] - 1.0).abs() < 0.1);
-    assert!(bridge.stderr().contains(&damage));
+    wait::until("the damage is logged", || bridge.stderr().contains(&damage));
     // What comes goes to a segment of its own, and then the damaged one is set aside.
     post(&bridge, APP, 3..4);
     let aside = dir.join(name.replace(".seg", ".damaged"));
@@ -209,7 +209,7 @@ fn a_sector_that_cannot_be_read_holds_up_its_own_callbacks_only() {
     post(&bridge, APP, 3..4);
     wait::until("the others are delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 3);
     assert!((bridge.metrics()["callbridge_journal_read_errors_total"] - 1.0).abs() < 0.1);
-    assert!(bridge.stderr().contains(&damage), "{}", bridge.stderr());
+    wait::until("the damage is logged", || bridge.stderr().contains(&damage));
     let stopped = bridge.stop_and_wait();
     assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 1, "{stopped:?}");
 
@@ -244,7 +244,7 @@ fn an_end_that_cannot_be_read_is_damage_and_its_numbers_do_not_come_again() {
 
     let salvage = "on_corruption = \"salvage\"";
     let bridge = Settings::new(&kafka.bootstrap(), "bad-end", salvage).start(&dir);
-    assert!(bridge.stderr().contains(&damage), "{}", bridge.stderr());
+    wait::until("the damage is logged", || bridge.stderr().contains(&damage));
     post(&bridge, APP, 3..4);
     wait::until("the rest is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 3);
     let aside = segment.with_extension("damaged");

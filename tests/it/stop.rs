@@ -155,8 +155,14 @@ fn while_the_journal_is_read_probes_are_answered_and_a_signal_ends_it() {
     disk.freeze_syncs();
     let mut bridge = settings.launch(disk.path());
     wait::until("it reads the journal", || disk.frozen_syncs() > 0);
-    let line = bridge.stderr().lines().find(|line| line.contains("listening")).unwrap().to_owned();
-    let admin = serde_json::from_str::<Value>(&line).unwrap()["fields"]["admin"].as_str().unwrap().to_owned();
+    let mut admin = None;
+    wait::until("it says where it listens", || {
+        let stderr = bridge.stderr();
+        let lines = stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        admin = lines.filter_map(|line| line["fields"]["admin"].as_str().map(str::to_owned)).next_back();
+        admin.is_some()
+    });
+    let admin = admin.unwrap();
     let page = |path: &str| {
         let mut client = Client::connect(admin.parse().unwrap()).unwrap();
         let response = client.request("GET", path, &[], b"").unwrap();

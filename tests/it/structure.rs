@@ -31,6 +31,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("throttle", &[]),
     ("config", &["command", "sender"]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
+    ("logging", &["clock", "metrics"]),
     (
         "journal",
         &[
@@ -53,8 +54,8 @@ const NAMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("publish", &["capture", "clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
-    ("follow", &["auth", "clock", "decide", "http", "metrics", "shutdown"]),
-    ("admin", &["journal", "publish", "shutdown"]),
+    ("follow", &["auth", "clock", "decide", "http", "metrics"]),
+    ("admin", &["clock", "journal", "publish", "shutdown"]),
     // Wiring.
     (
         "app",
@@ -69,6 +70,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "intake",
             "journal",
             "ledger",
+            "logging",
             "metrics",
             "normalise",
             "publish",
@@ -78,7 +80,23 @@ const NAMES: &[(&str, &[&str])] = &[
             "throttle",
         ],
     ),
-    ("cli", &["app", "auth", "clock", "config", "decide", "follow", "journal", "normalise", "publish", "record"]),
+    (
+        "cli",
+        &[
+            "app",
+            "auth",
+            "clock",
+            "config",
+            "decide",
+            "follow",
+            "journal",
+            "logging",
+            "metrics",
+            "normalise",
+            "publish",
+            "record",
+        ],
+    ),
 ];
 
 /// These do no I/O, read no clock, write no log and wait for nothing.
