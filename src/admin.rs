@@ -1,6 +1,7 @@
 //! The admin listener: `/livez`, `/readyz`, `/metrics`, on a thread of its own, so that it answers when the callback threads are busy.
 
-use std::convert::Infallible;
+mod listener;
+
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -14,18 +15,12 @@ use hyper::Response;
 use hyper::StatusCode;
 use hyper::body::Incoming;
 use hyper::header;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use hyper_util::rt::TokioTimer;
+use hyper::header::HeaderValue;
 use prometheus::Encoder;
 use prometheus::Registry;
 use prometheus::TextEncoder;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
-use tokio::time;
 
 use crate::journal::durable::Gauge;
 use crate::publish::kafka::Health;
@@ -33,12 +28,9 @@ use crate::publish::pump::Control;
 use crate::shutdown::Life;
 use crate::shutdown::Phase;
 
-/// Connections served at once; others wait in the kernel.
-const CONNECTIONS_MAX: usize = 64;
-/// How long a client may be silent between or within requests.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long accepting rests when it fails: file descriptors come back as connections end.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// The methods of all pages.
+const METHODS: &str = "GET, HEAD";
+
 /// A thread that has not turned for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
@@ -64,55 +56,27 @@ impl Admin {
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
             tokio::select! {
-                () = self.accept(listener) => {}
+                () = listener::serve(listener, Arc::new(self)) => {}
                 () = end.notified() => {}
             }
             Ok(())
         })
     }
 
-    async fn accept(self, listener: TcpListener) {
-        let admin = Arc::new(self);
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let mut connections = JoinSet::new();
-        loop {
-            // Never closed, so it cannot fail.
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                Some(_ended) = connections.join_next() => continue,
-            };
-            let Ok((stream, _peer)) = accepted else {
-                time::sleep(ACCEPT_REST).await;
-                continue;
-            };
-            let admin = Arc::clone(&admin);
-            connections.spawn(async move {
-                let service = service_fn(move |request| {
-                    let response = admin.respond(&request);
-                    async move { Ok::<_, Infallible>(response) }
-                });
-                let served = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(PATIENCE)
-                    .serve_connection(TokioIo::new(stream), service);
-                // Errors are the client's, and it has seen them.
-                let _ended = served.await;
-                drop(place);
-            });
-        }
-    }
-
+    /// The response to a request.
     fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
+        let page: fn(&Self) -> Response<Full<Bytes>> = match request.uri().path() {
+            "/livez" => |admin| verdict(admin.is_alive(), "alive"),
+            "/readyz" => |admin| verdict(admin.is_ready(), "ready"),
+            "/metrics" => Self::metrics,
+            _ => return text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".into()),
+        };
+        if matches!(*request.method(), Method::GET | Method::HEAD) {
+            return page(self);
         }
-        match request.uri().path() {
-            "/livez" => verdict(self.is_alive(), "alive"),
-            "/readyz" => verdict(self.is_ready(), "ready"),
-            "/metrics" => self.metrics(),
-            _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".into()),
-        }
+        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
+        response
     }
 
     fn is_alive(&self) -> Result<(), String> {

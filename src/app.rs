@@ -2,6 +2,7 @@
 
 mod build;
 pub(crate) mod stop;
+pub(crate) mod system;
 
 use std::io;
 use std::io::Write;
@@ -10,11 +11,13 @@ use std::net::TcpListener;
 use std::process;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
 use std::thread;
 use std::thread::JoinHandle;
 use std::thread::Thread;
 use std::time::Duration;
 
+use prometheus::Registry;
 use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 use tokio::sync::oneshot;
@@ -29,6 +32,7 @@ use crate::http::workers::Workers;
 use crate::journal;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
+use crate::logging::LogWriter;
 use crate::publish::kafka::ClientError;
 use crate::publish::pump::Control;
 use crate::publish::topics::Missing;
@@ -45,6 +49,8 @@ use self::build::Readying;
 const EXIT_JOURNAL_FAILED: i32 = 74;
 /// How long the process then still lives.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
+/// How long a line may wait for whoever reads stdout.
+const STDOUT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the process could not run.
 #[derive(Debug, thiserror::Error)]
@@ -96,17 +102,20 @@ impl Failure {
 /// # Errors
 ///
 /// It could not start. Nothing was taken.
-pub(crate) fn serve(config: &Config) -> Result<stop::Ended, Failure> {
+pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::Ended, Failure> {
+    system::raise_descriptor_limit();
     // For what is rare: it accepts connections, and waits for signals.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::system("the runtime"))?;
+    let (reload, reloads) = mpsc::sync_channel(1);
     let mut signals = {
         let _inside = runtime.enter();
-        stop::Signals::register().map_err(Failure::system("signal handling"))?
+        stop::Signals::register(reload).map_err(Failure::system("signal handling"))?
     };
     let workers = workers::Unstarted::new(config.workers).map_err(Failure::system("the workers"))?;
-    let admin_end = Arc::new(Notify::new());
-    let building = build(config.clone(), Arc::clone(&admin_end))?;
+    let registry = Registry::new();
+    log.metrics().register(&registry).map_err(Failure::Metrics)?;
+    let building = build(config.clone(), registry)?;
     let Some(built) = runtime.block_on(signals.unless_stopped(building)) else {
         return Ok(stop::Ended::Stopped);
     };
@@ -114,26 +123,35 @@ pub(crate) fn serve(config: &Config) -> Result<stop::Ended, Failure> {
     // Ends with this function: behind everything that uses it.
     let _embedded = built.embedded.take();
     // From here on things run.
-    let running = start(built, &runtime, workers, admin_end)?;
+    let running = start(built, &runtime, workers, reloads, log)?;
     Ok(stop::run_until_stopped(runtime, running, signals, config))
 }
 
 /// Builds everything, on a thread of its own: reading a large journal takes a while, and a signal is to be heard all the while.
-fn build(config: Config, admin_end: Arc<Notify>) -> Result<oneshot::Receiver<Result<Built, Failure>>, Failure> {
+fn build(config: Config, registry: Registry) -> Result<oneshot::Receiver<Result<Built, Failure>>, Failure> {
     let (done, built) = oneshot::channel();
     let _building = spawn("start", move || {
         // Nobody waits any more when it was told to stop.
-        let _told = done.send(Built::new(&config, |admin, listener| serve_admin(admin, listener, admin_end)));
+        let _told = done.send(Built::new(&config, registry, serve_admin));
     })?;
     Ok(built)
 }
 
-fn serve_admin(admin: Admin, listener: TcpListener, end: Arc<Notify>) -> Result<JoinHandle<()>, Failure> {
-    spawn("admin", move || {
-        if let Err(error) = admin.serve(listener, &end) {
+/// The thread of the admin listener, and what ends it.
+struct AdminThread {
+    thread: JoinHandle<()>,
+    end: Arc<Notify>,
+}
+
+fn serve_admin(admin: Admin, listener: TcpListener) -> Result<AdminThread, Failure> {
+    let end = Arc::new(Notify::new());
+    let until = Arc::clone(&end);
+    let thread = spawn("admin", move || {
+        if let Err(error) = admin.serve(listener, &until) {
             tracing::error!(%error, "the admin listener ended");
         }
-    })
+    })?;
+    Ok(AdminThread { thread, end })
 }
 
 /// What runs, as the stop needs it.
@@ -142,11 +160,9 @@ pub(crate) struct Running {
     serving: oneshot::Receiver<()>,
     workers: Workers,
     pump: Pumping,
-    admin_end: Arc<Notify>,
     /// The journal on disk, behind the pump.
     journaling: Option<Journaling>,
-    /// End at once when told to.
-    threads: Vec<JoinHandle<()>>,
+    admin: AdminThread,
 }
 
 /// The journal's threads.
@@ -167,12 +183,13 @@ fn start(
     built: Built,
     runtime: &Runtime,
     workers: workers::Unstarted,
-    admin_end: Arc<Notify>,
+    reloads: Receiver<()>,
+    log: &LogWriter,
 ) -> Result<Running, Failure> {
     let Built { served, publishing, journaling, readying, admin, following, listeners, embedded: _ } = built;
-    let stop = served.stop.clone();
-    let following = spawn("files", move || following.run(&stop))?;
-    let journaling = journaling.map(start_journal).transpose()?;
+    // Not waited for at the end: it may be reading from a disk that does not answer.
+    let _following = spawn("files", move || following.run(&reloads))?;
+    let journaling = journaling.map(|journaling| start_journal(journaling, log)).transpose()?;
     let (pump, topics_client) = start_pump(publishing)?;
     // Ends once all is ready, or a look at the cluster after the stop: not waited for.
     let _readying = {
@@ -199,37 +216,38 @@ fn start(
         // Nobody listens any more when the stop ran out of time.
         let _ = done.send(());
     });
-    Ok(Running { built: served, serving, workers, pump, admin_end, journaling, threads: vec![admin, following] })
+    Ok(Running { built: served, serving, workers, pump, journaling, admin })
 }
 
 /// Starts the journal's threads. When the disk fails, they end the process: what was not acknowledged is nobody's loss, and what was is
 /// found by the next one.
-fn start_journal(journaling: build::Journaling) -> Result<Journaling, Failure> {
+fn start_journal(journaling: build::Journaling, log: &LogWriter) -> Result<Journaling, Failure> {
     let build::Journaling { committer, tender } = journaling;
     let finish = Stop::default();
     let (ended, committer_ended) = oneshot::channel();
-    let until = finish.clone();
+    let (until, log_of_committer) = (finish.clone(), log.clone());
     let _committer = spawn("journal", move || {
         if let Err(failed) = committer.run(&until) {
-            end_without_disk(&failed);
+            end_without_disk(&failed, &log_of_committer);
         }
         let _ = ended.send(());
     })?;
-    let until = finish.clone();
+    let (until, log_of_tender) = (finish.clone(), log.clone());
     let _tender = spawn("journal-files", move || {
         if let Err(failed) = tender.run(&until) {
-            end_without_disk(&failed);
+            end_without_disk(&failed, &log_of_tender);
         }
     })?;
     Ok(Journaling { finish, committer_ended })
 }
 
 /// Ends the process because the journal's disk cannot be trusted any more.
-fn end_without_disk(failed: &commit::Failed) -> ! {
+fn end_without_disk(failed: &commit::Failed, log: &LogWriter) -> ! {
     let source = std::error::Error::source(failed).map(ToString::to_string);
     tracing::error!(what = %failed, error = source, "the journal's disk has failed; this process ends without acknowledging more");
     // Those who waited are answered meanwhile.
     thread::sleep(LAST_ANSWERS);
+    log.flush();
     process::exit(EXIT_JOURNAL_FAILED)
 }
 
@@ -307,8 +325,18 @@ fn spawn<F: FnOnce() + Send + 'static>(name: &'static str, run: F) -> Result<Joi
     thread::Builder::new().name(name.to_owned()).spawn(run).map_err(Failure::system(name))
 }
 
-/// Prints a line that programs read. When nobody reads stdout any more, that is no reason to stop.
-fn say(line: &str) {
-    let mut stdout = io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+/// Prints lines that programs read. That nobody reads stdout any more is no reason to stop, nor to wait.
+fn say(lines: &str) {
+    let (written, is_written) = mpsc::sync_channel(1);
+    let printed = format!("{lines}\n");
+    // When stdout blocks it, it ends with the process.
+    let printing = spawn("stdout", move || {
+        let mut stdout = io::stdout().lock();
+        let outcome = stdout.write_all(printed.as_bytes()).and_then(|()| stdout.flush());
+        // Nobody waits any more when it took too long.
+        let _ = written.send(outcome.is_ok());
+    });
+    if printing.is_err() || !is_written.recv_timeout(STDOUT_TIMEOUT).unwrap_or(false) {
+        tracing::warn!(lines, "stdout could not be written");
+    }
 }

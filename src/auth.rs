@@ -15,6 +15,7 @@ use subtle::Choice;
 use subtle::ConstantTimeEq;
 
 use crate::clock::UnixMillis;
+use crate::invisible::first_invisible;
 use crate::refusal::Refusal;
 use crate::request::Query;
 
@@ -23,6 +24,9 @@ pub const TOKENS_MAX: usize = 16;
 
 /// The longest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 1024;
+
+/// Shorter than this, a token can be found by trying: a signature shows whether a guess is right.
+pub const TOKEN_BYTES_STRONG: usize = 16;
 
 /// The longest `RequestTime`: the digits of 64 bits.
 const TIME_DIGITS_MAX: usize = 20;
@@ -97,13 +101,36 @@ pub enum BadTokens {
     /// It is hardly a token.
     #[error("line {0}: the token is longer than {TOKEN_BYTES_MAX} bytes")]
     TooLong(usize),
+    /// It looks like a comment. Taken for a token, it would be one that everybody can guess.
+    #[error("line {0}: begins with '#', which no token does; a token file has no comments")]
+    Comment(usize),
+    /// Words, or a character that nobody sees.
+    #[error("line {line}: character U+{character:04X} in the token; expected one token a line, of visible characters", character = u32::from(*.character))]
+    Invisible {
+        /// Its number; the first line is 1.
+        line: usize,
+        /// A blank, a control character, or one that shows nothing.
+        character: char,
+    },
     /// Tokens are text.
     #[error("is not UTF-8")]
     NotText,
 }
 
+/// Tokens that are too short to be safe. Shows nothing of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{count} of {of} tokens are shorter than {TOKEN_BYTES_STRONG} bytes, so they can be guessed from one signature"
+)]
+pub struct WeakTokens {
+    /// How many.
+    pub count: usize,
+    /// Of how many.
+    pub of: usize,
+}
+
 impl Tokens {
-    /// Reads tokens, one a line; blanks around them, blank lines and a BOM mean nothing.
+    /// Reads tokens, one a line; spaces and tabs around them, blank lines and a BOM at the beginning mean nothing.
     ///
     /// # Errors
     ///
@@ -111,9 +138,15 @@ impl Tokens {
     pub fn parse(text: &[u8]) -> Result<Self, BadTokens> {
         let text = str::from_utf8(text).map_err(|_not_text| BadTokens::NotText)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let lines = text.lines().map(str::trim).enumerate().filter(|(_, line)| !line.is_empty());
+        let lines = text.lines().map(|line| line.trim_matches([' ', '\t', '\r'])).enumerate();
         let mut tokens = Vec::new();
-        for (index, line) in lines {
+        for (index, line) in lines.filter(|(_, line)| !line.is_empty()) {
+            if line.starts_with('#') {
+                return Err(BadTokens::Comment(index + 1));
+            }
+            if let Some(character) = first_invisible(line) {
+                return Err(BadTokens::Invisible { line: index + 1, character });
+            }
             if line.len() > TOKEN_BYTES_MAX {
                 return Err(BadTokens::TooLong(index + 1));
             }
@@ -133,6 +166,12 @@ impl Tokens {
     /// How many there are.
     pub const fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// What is wrong with tokens that are good, if anything.
+    pub fn weakness(&self) -> Option<WeakTokens> {
+        let count = self.0.iter().filter(|token| token.len() < TOKEN_BYTES_STRONG).count();
+        (count > 0).then_some(WeakTokens { count, of: self.0.len() })
     }
 
     /// Whether there is none, so that nothing is rightly signed.
@@ -315,8 +354,8 @@ mod tests {
 
     #[test]
     fn tokens_are_lines_and_never_shown() {
-        let tokens = Tokens::parse(b"\xef\xbb\xbf one \r\n\n# two\r\nthree four\n\n").unwrap();
-        assert_eq!(tokens, Tokens([&b"one"[..], b"# two", b"three four"].map(Box::from).to_vec()));
+        let tokens = Tokens::parse("\u{feff} one \r\n\n\ttwo#2\r\nthr你\n\n".as_bytes()).unwrap();
+        assert_eq!(tokens, Tokens(["one", "two#2", "thr你"].map(|token| token.as_bytes().into()).to_vec()));
         assert_eq!(format!("{tokens:?}"), "3 tokens");
         assert_eq!(Tokens::union([&tokens, &tokens]).len(), 6);
         let long = "x".repeat(TOKEN_BYTES_MAX + 1);
@@ -326,9 +365,28 @@ mod tests {
             ("t\n".repeat(17).into_bytes(), BadTokens::TooMany),
             (format!("a\n\n{long}").into_bytes(), BadTokens::TooLong(3)),
             (b"a\xff".to_vec(), BadTokens::NotText),
+            (b"a\n# tencent token\n".to_vec(), BadTokens::Comment(2)),
+            (b" #".to_vec(), BadTokens::Comment(1)),
+            (b"a\n\nb c\n".to_vec(), BadTokens::Invisible { line: 3, character: ' ' }),
+            (b"a\tb".to_vec(), BadTokens::Invisible { line: 1, character: '\t' }),
+            (b"a\rb\n".to_vec(), BadTokens::Invisible { line: 1, character: '\r' }),
+            (b"a\nb\0".to_vec(), BadTokens::Invisible { line: 2, character: '\0' }),
+            (b"a\nb\x1b[0m".to_vec(), BadTokens::Invisible { line: 2, character: '\x1b' }),
+            ("a\n\u{feff}b".into(), BadTokens::Invisible { line: 2, character: '\u{feff}' }),
+            ("a\u{200b}".into(), BadTokens::Invisible { line: 1, character: '\u{200b}' }),
+            ("a\u{a0}".into(), BadTokens::Invisible { line: 1, character: '\u{a0}' }),
+            ("a\u{85}b".into(), BadTokens::Invisible { line: 1, character: '\u{85}' }),
         ] {
             assert_eq!(Tokens::parse(&text), Err(expected));
         }
         assert_eq!(Tokens::parse("t\n".repeat(16).as_bytes()).unwrap().len(), TOKENS_MAX);
+    }
+
+    #[test]
+    fn tokens_under_16_bytes_are_weak() {
+        let weakness = |text: &str| Tokens::parse(text.as_bytes()).unwrap().weakness();
+        assert_eq!(weakness("0123456789abcdef\n你好你好你好"), None);
+        let expected = "2 of 3 tokens are shorter than 16 bytes, so they can be guessed from one signature";
+        assert_eq!(weakness("0123456789abcde\n0123456789abcdef\nx").unwrap().to_string(), expected);
     }
 }

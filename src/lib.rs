@@ -6,6 +6,7 @@ mod alarm;
 pub mod capture;
 pub mod clock;
 pub mod command;
+pub mod invisible;
 pub mod ledger;
 pub mod record;
 pub mod refusal;
@@ -28,6 +29,7 @@ mod follow;
 mod http;
 mod intake;
 mod journal;
+mod logging;
 mod metrics;
 mod publish;
 

@@ -15,6 +15,8 @@ pub mod clock;
 pub mod command;
 #[path = "../../src/decide/mod.rs"]
 pub mod decide;
+#[path = "../../src/invisible.rs"]
+pub mod invisible;
 #[path = "../../src/normalise/mod.rs"]
 pub mod normalise;
 #[path = "../../src/parse.rs"]

@@ -6,7 +6,6 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
 use std::thread::Thread;
 use std::time::Duration;
 
@@ -71,7 +70,9 @@ use crate::shutdown::Life;
 use crate::shutdown::Stop;
 use crate::throttle::Throttle;
 
+use super::AdminThread;
 use super::Failure;
+use super::system;
 
 /// One peer may have one in so many of all connections, and so many in any case, where nothing is configured.
 const PEER_SHARE: usize = 4;
@@ -88,8 +89,8 @@ pub(super) struct Built {
     /// The threads of the journal on disk.
     pub(super) journaling: Option<Journaling>,
     pub(super) readying: Readying,
-    /// The thread of the admin listener, which is served already.
-    pub(super) admin: JoinHandle<()>,
+    /// The admin listener, which is served already.
+    pub(super) admin: AdminThread,
     pub(super) following: Following,
     pub(super) listeners: Listeners,
     /// Gone when dropped.
@@ -149,9 +150,9 @@ impl Built {
     /// a while.
     pub(super) fn new(
         config: &Config,
-        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, Failure>,
+        registry: Registry,
+        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<AdminThread, Failure>,
     ) -> Result<Self, Failure> {
-        let registry = Registry::new();
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
         let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
@@ -204,7 +205,7 @@ impl Built {
         let served = Served {
             service: Arc::new(service(config, intake, Arc::clone(&is_stopping))),
             preamble: Arc::new(preamble(&config.callbacks, tls.as_ref())),
-            limits: limits(&config.callbacks),
+            limits: limits(config, gauge.get()),
             order: watch::Sender::new(Order::Serve),
             life,
             stop: Stop::default(),
@@ -281,9 +282,6 @@ fn kafka(config: &Config, ack: Ack, topics: &Topics) -> Result<(Option<EmbeddedB
 
 /// The applications, and what signs their callbacks.
 fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
-    for app in config.apps.iter().filter(|app| app.token_files.is_empty()) {
-        tracing::info!(app.sdk_app_id, "callbacks of this application are taken unsigned");
-    }
     let ids = config.apps.iter().map(|app| app.sdk_app_id);
     Apps::new(ids).signed(tokens.in_force(), config.callbacks.sign_window)
 }
@@ -328,11 +326,14 @@ fn preamble(callbacks: &config::Callbacks, tls: Option<&TlsFiles>) -> Preamble {
     }
 }
 
-fn limits(callbacks: &config::Callbacks) -> Limits {
+fn limits(config: &Config, journal: Option<&Gauge>) -> Limits {
+    let callbacks = &config.callbacks;
+    let journal_files = journal.map_or(0, |journal| journal.bytes_max() / config.journal.segment_bytes);
+    let connections_max = system::connections_max(callbacks.connections_max, config.workers, journal_files);
     let is_direct = callbacks.proxies.0.is_empty();
-    let per_peer_default = is_direct.then(|| (callbacks.connections_max / PEER_SHARE).max(PEER_LEAST));
+    let per_peer_default = is_direct.then(|| (connections_max / PEER_SHARE).max(PEER_LEAST));
     Limits {
-        connections_max: callbacks.connections_max,
+        connections_max,
         per_peer_max: callbacks.connections_per_peer_max.or(per_peer_default),
         head_timeout: callbacks.head_timeout,
         write_timeout: callbacks.write_timeout,
@@ -416,6 +417,11 @@ fn open_journal(
     let dir = settings.dir.display();
     if let Some(it) = opened.is_gone_with {
         tracing::warn!(%dir, "the journal is on no disk of its own: it survives this process, not this {it}");
+    }
+    if let Some(mode) = opened.mode_for_others {
+        let mode = format!("{mode:04o}");
+        let advice = "it holds messages and signatures: chmod -R go= it";
+        tracing::warn!(%dir, mode, advice, "the journal's directory lets group or others in");
     }
     for (name, offset) in &opened.found.torn {
         tracing::info!(%dir, name, offset, "the journal ends in a write that was cut off; it was not acknowledged");

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -38,16 +39,31 @@ pub(crate) enum Ended {
     Cut,
 }
 
-/// SIGTERM and SIGINT. Registered before anything runs, also because they do nothing to a process 1 that has no handler.
+/// The signals that an operator sends. Registered before anything runs: without handlers most of them would end the process without a
+/// drain, and do nothing to a process 1.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+    /// To whoever reads the files again.
+    reload: SyncSender<()>,
 }
 
 impl Signals {
-    /// Registers both. Must be called inside the runtime.
-    pub(super) fn register() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    /// Registers all. Must be called inside the runtime. SIGHUP goes to `reload`, which must have room for one.
+    pub(super) fn register(reload: SyncSender<()>) -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            reload,
+        })
     }
 
     /// What `start` gives, or nothing if a signal comes first: then nothing was taken, and the process may end at any moment.
@@ -62,10 +78,22 @@ impl Signals {
         }
     }
 
+    /// Waits for a signal that asks for the end, and does what the others ask for.
     async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+        loop {
+            let ignored = tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.quit.recv() => return "SIGQUIT",
+                _ = self.hangup.recv() => {
+                    // When there is no room, one is waiting already, and serves for both.
+                    let _full = self.reload.try_send(());
+                    continue;
+                }
+                _ = self.user1.recv() => "SIGUSR1",
+                _ = self.user2.recv() => "SIGUSR2",
+            };
+            tracing::info!(signal = ignored, "signal without a meaning here; going on");
         }
     }
 }
@@ -89,14 +117,12 @@ pub(super) fn run_until_stopped(
         }
     });
     running.built.stop.set();
-    running.admin_end.notify_one();
+    running.admin.end.notify_one();
     // Requests that are still there end here, and are counted as broken off.
     running.workers.end(Duration::from_millis(100));
     drop(runtime);
-    for thread in running.threads {
-        // A panic there has ended the process already.
-        let _joined = thread.join();
-    }
+    // A panic there has ended the process already.
+    let _joined = running.admin.thread.join();
     let balance = running.built.ledger.read();
     let gone = balance.waiting_request + balance.waiting_queue;
     if gone > 0 {

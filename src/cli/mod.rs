@@ -11,6 +11,7 @@ use clap::Parser;
 use clap::Subcommand;
 
 use crate::auth::Tokens;
+use crate::clock;
 use crate::config::Tls;
 use crate::decide::blocklist::Rules;
 use crate::follow;
@@ -18,6 +19,7 @@ use crate::follow::file::FileError;
 use crate::follow::tls::TlsPaths;
 use crate::publish::kafka;
 
+use self::check::Contents;
 use self::check::Judges;
 use self::serve::chain;
 
@@ -57,9 +59,9 @@ impl Cli {
 }
 
 /// What a blocklist file holds, or which lines of it are wrong.
-fn judge_blocklist(file: &Path) -> Result<String, Vec<String>> {
+fn judge_blocklist(file: &Path) -> Result<Contents, Vec<String>> {
     match follow::file::read::<Rules>(file) {
-        Ok(rules) => Ok(format!("{} rules", rules.len())),
+        Ok(rules) => Ok(Contents { summary: format!("{} rules", rules.len()), warnings: Vec::new() }),
         Err(FileError::Bad(bad_lines)) => {
             let more = bad_lines.count - bad_lines.first.len();
             let more = (more > 0).then(|| format!("{}: and {more} more bad lines", file.display()));
@@ -70,23 +72,30 @@ fn judge_blocklist(file: &Path) -> Result<String, Vec<String>> {
 }
 
 /// How many tokens a file holds, or what is wrong with it.
-fn judge_tokens(file: &Path) -> Result<String, Vec<String>> {
+fn judge_tokens(file: &Path) -> Result<Contents, Vec<String>> {
     match follow::file::read::<Tokens>(file) {
-        Ok(tokens) => Ok(format!("{} tokens", tokens.len())),
+        Ok(tokens) => {
+            let weak = tokens.weakness().map(|weakness| format!("{}: {weakness}", file.display()));
+            Ok(Contents { summary: format!("{} tokens", tokens.len()), warnings: weak.into_iter().collect() })
+        }
         Err(error) => Err(vec![format!("{}: {error}", file.display())]),
     }
 }
 
 /// What clients of TLS are asked for, or what is wrong with its files.
-fn judge_tls(files: &Tls) -> Result<String, Vec<String>> {
+fn judge_tls(files: &Tls) -> Result<Contents, Vec<String>> {
     let paths = TlsPaths {
         certificate: files.certificate_file.clone(),
         key: files.key_file.clone(),
         client_ca: files.client_ca_file.clone(),
     };
     match follow::tls::load(&paths) {
-        Ok(_config) if paths.client_ca.is_some() => Ok("clients must show a certificate".to_owned()),
-        Ok(_config) => Ok("any client".to_owned()),
+        Ok(validity) => {
+            let summary = if paths.client_ca.is_some() { "clients must show a certificate" } else { "any client" };
+            let invalid = validity.and_then(|validity| validity.invalid(clock::wall()));
+            let warning = invalid.map(|invalid| format!("{}: {invalid}", paths.certificate.display()));
+            Ok(Contents { summary: summary.to_owned(), warnings: warning.into_iter().collect() })
+        }
         Err(error) => Err(vec![format!("callbacks.tls: {}", chain(&error))]),
     }
 }

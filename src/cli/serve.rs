@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io;
 use std::io::IsTerminal;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ use tracing_subscriber::EnvFilter;
 use crate::app;
 use crate::app::Failure;
 use crate::app::stop::Ended;
+use crate::app::system;
 use crate::config;
 use crate::config::CONFIG_VARIABLE;
 use crate::config::Config;
@@ -32,6 +34,8 @@ use crate::config::setting::Flag;
 use crate::config::setting::SETTINGS;
 use crate::config::setting::Setting;
 use crate::config::setting::Shape;
+use crate::logging::LogWriter;
+use crate::metrics::log::LogMetrics;
 
 /// The command line cannot be used.
 const EXIT_USAGE: u8 = 2;
@@ -49,15 +53,33 @@ pub(crate) struct Args {
 
 /// Runs the bridge until it is asked to stop.
 pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
+    // Before secrets are read.
+    let dumps = system::forbid_core_dumps();
     let config = match args.config(judge_kafka) {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
     };
-    start_log(&config.log);
+    let log = match start_log(&config.log) {
+        Ok(log) => log,
+        Err(failure) => {
+            // When nobody reads it, the exit code still tells.
+            let _ = writeln!(io::stderr(), "{}", chain(&failure));
+            return ExitCode::FAILURE;
+        }
+    };
+    if let Err(error) = dumps {
+        tracing::warn!(%error, "core dumps could not be forbidden; they would hold tokens");
+    }
     for warning in &config.warnings {
         tracing::warn!(%warning, "configuration");
     }
-    match app::serve(&config) {
+    let code = exit_code_of(app::serve(&config, &log));
+    log.flush();
+    code
+}
+
+fn exit_code_of(ended: Result<Ended, Failure>) -> ExitCode {
+    match ended {
         Ok(Ended::Stopped) => ExitCode::SUCCESS,
         Ok(Ended::Cut) => ExitCode::FAILURE,
         Err(failure) => {
@@ -163,10 +185,16 @@ fn values(matches: &ArgMatches, flag: Flag) -> Option<Vec<String>> {
 }
 
 /// Logs go to stderr: stdout is for the addresses and the ledger.
-fn start_log(log: &Log) {
+fn start_log(log: &Log) -> Result<LogWriter, Failure> {
     let on_terminal = io::stderr().is_terminal();
+    let failed = |source| Failure::System { what: "the log", source };
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
+    let writer = LogWriter::start(stderr, LogMetrics::new().map_err(Failure::Metrics)?).map_err(failed)?;
+    writer.end_on_panic();
     let builder = tracing_subscriber::fmt()
-        .with_writer(io::stderr)
+        .with_writer(writer.clone())
+        // They would go to stderr by themselves, and could block.
+        .log_internal_errors(false)
         .with_ansi(on_terminal)
         .with_env_filter(EnvFilter::new(&log.filter));
     let as_text = match log.format {
@@ -174,7 +202,12 @@ fn start_log(log: &Log) {
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    if as_text { builder.init() } else { builder.json().init() }
+    if as_text {
+        builder.init();
+    } else {
+        builder.json().init();
+    }
+    Ok(writer)
 }
 
 #[cfg(test)]

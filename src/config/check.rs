@@ -31,6 +31,7 @@ use crate::config::OnCorruption;
 use crate::config::Queue;
 use crate::config::Tls;
 use crate::config::Topics;
+use crate::config::exposure;
 use crate::config::kafka;
 use crate::config::problem::Fault;
 use crate::config::problem::Problem;
@@ -79,7 +80,7 @@ pub(crate) fn check(layers: [Layer; 4], folder: PathBuf, judge_kafka: JudgeKafka
 
     let reader = &mut Reader::new(entries, folder, problems);
     let embedded_broker = reader.boolean("embedded_broker");
-    let config = Config {
+    let mut config = Config {
         ack: ack(reader),
         workers: workers(reader),
         drain: reader.seconds("drain_seconds", &(1..=3600)),
@@ -106,7 +107,11 @@ pub(crate) fn check(layers: [Layer; 4], folder: PathBuf, judge_kafka: JudgeKafka
         problems.retain(|problem| !matches!(problem.fault, Fault::Missing(_)));
     }
     problems.sort_by_key(Problem::place);
-    if problems.is_empty() { Ok(config) } else { Err(problems) }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    config.warnings.extend(exposure::warnings(&config));
+    Ok(config)
 }
 
 fn ack(reader: &mut Reader) -> Ack {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use crate::config::JudgeKafka;
+use crate::config::brokers::Broker;
 use crate::config::problem::Fault;
 use crate::config::reader::Reader;
 use crate::config::source::Value;
@@ -36,8 +37,17 @@ struct Fixed {
     why: &'static str,
 }
 
+const SECURITY_PROTOCOL: &str = "security.protocol";
+
+/// Whether the certificate of a broker is verified.
+pub(crate) const VERIFICATION: &str = "enable.ssl.certificate.verification";
+
+/// How the name in a broker's certificate is compared with its address.
+pub(crate) const IDENTIFICATION: &str = "ssl.endpoint.identification.algorithm";
+
 const TRUE: &[&str] = &["true", "t", "1"];
-const FALSE: &[&str] = &["false", "f", "0"];
+/// How librdkafka writes it.
+pub(crate) const FALSE: &[&str] = &["false", "f", "0"];
 const ALL: &[&str] = &["all", "-1"];
 const ACKS_WHY: &str = "must be all: with fewer replicas a record that was acknowledged could be lost with one broker";
 
@@ -83,7 +93,11 @@ pub(crate) fn properties(reader: &mut Reader, embedded_broker: bool, judge: Judg
         }
         properties.insert(name, value);
     }
-    judge_servers(reader, embedded_broker, properties.get(SERVERS).map(String::as_str));
+    judge_servers(reader, embedded_broker, &properties);
+    if let Some(servers) = properties.get_mut(SERVERS) {
+        // librdkafka takes blanks for a part of the name.
+        *servers = servers.split(',').map(str::trim).collect::<Vec<_>>().join(",");
+    }
 
     for (name, what) in judge(&properties) {
         let path = format!("{PREFIX}{name}");
@@ -97,6 +111,16 @@ pub(crate) fn properties(reader: &mut Reader, embedded_broker: bool, judge: Judg
 /// The longest record that the client will send.
 pub(crate) fn message_bytes_max(properties: &BTreeMap<String, String>) -> usize {
     properties.get(MESSAGE_BYTES).and_then(|value| value.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX)
+}
+
+/// The brokers to begin with.
+pub(crate) fn servers(properties: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
+    properties.get(SERVERS).into_iter().flat_map(|servers| servers.split(',')).map(str::trim)
+}
+
+/// How the client speaks with brokers; librdkafka's default where nobody says.
+pub(crate) fn security_protocol(properties: &BTreeMap<String, String>) -> &str {
+    properties.get(SECURITY_PROTOCOL).map_or("plaintext", String::as_str)
 }
 
 fn property(reader: &mut Reader, path: &str) -> Option<String> {
@@ -124,20 +148,25 @@ fn broken_promise(name: &str, value: &str) -> Option<&'static str> {
     (!is_taken).then_some(fixed.why)
 }
 
-fn judge_servers(reader: &mut Reader, embedded_broker: bool, servers: Option<&str>) {
+fn judge_servers(reader: &mut Reader, embedded_broker: bool, properties: &BTreeMap<String, String>) {
     let path = format!("{PREFIX}{SERVERS}");
-    match servers {
-        None if embedded_broker => {}
-        // Of another kind than text: told already.
-        None if reader.take(&path).is_some() => {}
-        None => reader.fault(&path, Fault::Missing("give it in [kafka], or --brokers; or try --embedded-broker")),
-        Some(_) if embedded_broker => {
-            let why = "must not be set with embedded_broker: records go to one or the other";
-            reader.fault(&path, Fault::Contradicts(why));
+    if !properties.contains_key(SERVERS) {
+        // One of another kind than text was told already.
+        if !embedded_broker && reader.take(&path).is_none() {
+            reader.fault(&path, Fault::Missing("give it in [kafka], or --brokers; or try --embedded-broker"));
         }
-        Some(servers) if servers.split(',').any(|server| server.trim().is_empty()) => {
-            reader.fault(&path, Fault::Wanted("HOST:PORT, with commas between"));
+        return;
+    }
+    if embedded_broker {
+        let why = "must not be set with embedded_broker: records go to one or the other";
+        return reader.fault(&path, Fault::Contradicts(why));
+    }
+    for server in servers(properties) {
+        if let Err(bad) = Broker::parse(server, security_protocol(properties)) {
+            // Before the sign there may be a password.
+            let shown =
+                server.rsplit_once('@').map_or_else(|| server.to_owned(), |(_user, host)| format!("...@{host}"));
+            reader.fault(&path, Fault::Broker(shown, bad));
         }
-        Some(_) => {}
     }
 }

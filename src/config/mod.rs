@@ -2,7 +2,9 @@
 //!
 //! Nothing else reads settings, and nothing else judges them. All mistakes are told together.
 
+pub mod brokers;
 mod check;
+mod exposure;
 mod kafka;
 pub mod problem;
 mod reader;

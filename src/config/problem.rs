@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 
+use crate::config::brokers::BadBroker;
 use crate::sender::BadNetwork;
 
 /// One mistake, with the place where it was made. Shows as one line.
@@ -70,6 +72,9 @@ pub enum Fault {
     /// One of the networks is none. It is no secret.
     #[error("{0:?}: {1}")]
     Network(String, BadNetwork),
+    /// One of the brokers is none. What stands before an `@` is left out.
+    #[error("{0:?}: {1}")]
+    Broker(String, BadBroker),
     /// The value contradicts what callbridge promises, or another setting.
     #[error("{0}")]
     Contradicts(&'static str),
@@ -133,6 +138,27 @@ pub enum Warning {
     /// Everyone on the machine can read it there.
     #[error("--kafka {0}: a secret on a command line can be read by every user of the machine")]
     SecretOnCommandLine(String),
+    /// Probes and metrics are for everyone who can connect.
+    #[error("admin.listen: {0} can be reached from other machines, and the admin listener has no authentication")]
+    AdminReachable(SocketAddr),
+    /// The application has no tokens.
+    #[error(
+        "application {0}: its callbacks are taken unsigned: whoever knows the SdkAppid can send them; give it token_files"
+    )]
+    Unsigned(u64),
+    /// Records, and what authenticates the client, cross a network as they are.
+    #[error(
+        "kafka.security.protocol: {protocol} to {broker}: what is sent can be read on the way; use ssl or sasl_ssl"
+    )]
+    Plaintext {
+        /// The first broker that is on another machine.
+        broker: String,
+        /// The protocol, in lower case.
+        protocol: String,
+    },
+    /// The property has a value that switches a check of brokers off.
+    #[error("kafka.{0} is {1}: whoever is on the way can pass for a broker")]
+    Unverified(&'static str, &'static str),
 }
 
 fn did_you_mean(near: &Option<impl fmt::Display>) -> String {

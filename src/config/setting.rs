@@ -150,6 +150,18 @@ pub(crate) const SETTINGS: &[Setting] = &[
     plain("log.filter", "info"),
 ];
 
+/// Without these more senders are let in: where one is given by a variable that is empty, somebody meant a check and would have none.
+///
+/// Not among them is `callbacks.proxies`: without it no proxy is believed, so fewer are let in.
+pub(crate) const SECURITY: &[&str] = &[
+    "callbacks.path",
+    "callbacks.senders",
+    "callbacks.tls.certificate_file",
+    "callbacks.tls.key_file",
+    "callbacks.tls.client_ca_file",
+    "apps[].token_files",
+];
+
 impl Setting {
     /// The variables that give it: one named for its path, one for its flag. Properties of Kafka have one each instead.
     pub(crate) fn variables(&self) -> Vec<String> {

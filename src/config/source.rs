@@ -14,11 +14,15 @@ use crate::config::problem::Origin;
 use crate::config::problem::Problem;
 use crate::config::problem::Warning;
 use crate::config::setting::ANY_KAFKA;
+use crate::config::setting::SECURITY;
 use crate::config::setting::SETTINGS;
 use crate::config::setting::Setting;
 use crate::config::setting::Shape;
 use crate::config::setting::VARIABLE_PREFIX;
 use crate::config::setting::nearest;
+
+/// How the names of librdkafka's properties end whose values are secrets.
+const SECRETS: [&str; 5] = ["password", "passphrase", "secret", "key.pem", "oauthbearer.config"];
 
 /// A value as it was given.
 pub(crate) enum Value {
@@ -78,17 +82,23 @@ pub(crate) fn file(name: &str, text: &str) -> Layer {
     flat.layer
 }
 
-/// What `variables` give. One that is empty counts as absent, so that a template may leave it out.
+/// What `variables` give. One that is empty counts as absent, so that a template may leave it out, unless that would switch a check of
+/// senders off.
 pub(crate) fn environment(variables: BTreeMap<OsString, OsString>) -> Layer {
     let mut layer = Layer::default();
     for (name, value) in variables {
         let Some(name) = name.to_str().filter(|name| name.starts_with(VARIABLE_PREFIX)).map(str::to_owned) else {
             continue;
         };
+        let path = path_of(&name);
         if value.is_empty() {
+            if let Some(path) = path.filter(|path| SECURITY.contains(&path.as_str())) {
+                let why = "is empty: give it a value, or unset it to do without that check of who sends";
+                layer.fault(Origin::Variable(name), path, Fault::Contradicts(why));
+            }
             continue;
         }
-        let Some(path) = path_of(&name) else {
+        let Some(path) = path else {
             let known: Vec<String> = SETTINGS.iter().flat_map(Setting::variables).collect();
             let known: Vec<&str> = known.iter().map(String::as_str).collect();
             let near = nearest(&name, &known).map(str::to_owned);
@@ -142,7 +152,7 @@ impl Layer {
             self.fault(Origin::Flag(flag.to_owned()), ANY_KAFKA.to_owned(), Fault::Wanted("NAME=VALUE"));
             return;
         };
-        if name.ends_with("password") || name.ends_with("secret") || name == "ssl.key.pem" {
+        if SECRETS.iter().any(|secret| name.ends_with(secret)) {
             self.warnings.push(Warning::SecretOnCommandLine(name.to_owned()));
         }
         let origin = Origin::Flag(format!("{flag} {name}"));

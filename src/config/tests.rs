@@ -31,6 +31,7 @@ use crate::config::problem::Problem;
 use crate::config::problem::Warning;
 use crate::config::setting::ANY_KAFKA;
 use crate::config::setting::SETTINGS;
+use crate::config::setting::Setting;
 use crate::config::setting::paths;
 use crate::config::source;
 
@@ -140,7 +141,12 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.journal.on_corruption, OnCorruption::Refuse);
     assert_eq!(config.log.format, LogFormat::Auto);
     assert_eq!(config.log.filter, "info");
-    assert!(config.warnings.is_empty());
+    let warnings = [
+        Warning::AdminReachable(([0, 0, 0, 0], 9464).into()),
+        Warning::Unsigned(1_400_000_000),
+        Warning::Plaintext { broker: "kafka-1:9092".to_owned(), protocol: "plaintext".to_owned() },
+    ];
+    assert_eq!(config.warnings, warnings);
 }
 
 fn properties(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -399,9 +405,9 @@ fn a_mistake_about_applications_is_told_with_its_line() {
 #[test]
 fn every_kind_of_problem_has_a_test_that_makes_it() {
     let from_files = FAULTY_FILES.iter().map(|(text, _)| format!("{text}\n{LEAST}"));
-    let without_brokers = ["[[apps]]\nsdk_app_id = 1\n[[apps]]\nsdk_app_id = 1".to_owned()];
+    let others = ["[[apps]]\nsdk_app_id = 1\n[[apps]]\nsdk_app_id = 1".to_owned(), LEAST.replace("9092", "99999")];
     let mut made: BTreeSet<String> = from_files
-        .chain(without_brokers)
+        .chain(others)
         .flat_map(|file| Given { file: &file, ..Given::default() }.load().unwrap_err())
         .map(|problem| kind(&problem))
         .collect();
@@ -503,7 +509,6 @@ fn a_configuration_can_be_made_of_variables_alone() {
     assert_eq!(config.blocklist.files, [PathBuf::from("a.txt"), PathBuf::from("b.txt")]);
     let expected = [("bootstrap.servers", "a:1,b:2"), ("sasl.password", "hidden")];
     assert_eq!(config.kafka.properties, properties(&expected));
-    assert!(config.warnings.is_empty());
     assert!(!format!("{config:?}").contains("hidden"));
 }
 
@@ -548,9 +553,9 @@ fn unknown_variables_are_warnings_as_kubernetes_makes_such() {
         ("CALLBRIDGE_ADMIN_LISTN", "0.0.0.0:1"),
     ];
     let warnings = Given { file: LEAST, variables, ..Given::default() }.config().warnings;
-    let lines: Vec<String> = warnings.iter().map(Warning::to_string).collect();
+    let unknown = warnings.iter().filter(|warning| matches!(warning, Warning::UnknownVariable { .. }));
     assert_eq!(
-        lines,
+        unknown.map(Warning::to_string).collect::<Vec<_>>(),
         [
             "CALLBRIDGE_ADMIN_LISTN: no such setting; did you mean CALLBRIDGE_ADMIN_LISTEN?",
             "CALLBRIDGE_KAFKA_BROKERS_PORT_9092_TCP_ADDR: no such setting",
@@ -565,12 +570,134 @@ fn unknown_variables_are_warnings_as_kubernetes_makes_such() {
 
 #[test]
 fn a_secret_on_the_command_line_is_warned_of_and_not_repeated() {
-    let given = Given { file: LEAST, flags: &[("kafka", "sasl.password=hidden")], ..Given::default() };
-    let warnings = given.config().warnings;
-    assert_eq!(warnings, [Warning::SecretOnCommandLine("sasl.password".to_owned())]);
-    assert!(!warnings[0].to_string().contains("hidden"));
+    for name in [
+        "sasl.password",
+        "ssl.key.password",
+        "ssl.keystore.password",
+        "ssl.key.pem",
+        "sasl.oauthbearer.config",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.client.credentials.client.secret",
+        "sasl.oauthbearer.assertion.private.key.pem",
+        "sasl.oauthbearer.assertion.private.key.passphrase",
+    ] {
+        let pair = format!("{name}=hidden");
+        let warnings = Given { file: LEAST, flags: &[("kafka", &pair)], ..Given::default() }.config().warnings;
+        assert_eq!(warnings[0], Warning::SecretOnCommandLine(name.to_owned()));
+        assert!(!format!("{warnings:?} {}", warnings[0]).contains("hidden"));
+    }
     let flags = Flags { config: None, given: vec![("kafka", vec!["sasl.password=hidden".to_owned()])] };
     assert!(!format!("{flags:?}").contains("hidden"));
+}
+
+#[test]
+fn rejects_bootstrap_servers_that_are_no_addresses() {
+    let told = |servers: &str, protocol: &str| {
+        let flags = &[("brokers", servers), ("kafka", &format!("security.protocol={protocol}"))];
+        let load = Given { file: LEAST, flags, ..Given::default() }.load();
+        load.map(|config| config.kafka.properties["bootstrap.servers"].clone()).map_err(|problems| lines(&problems))
+    };
+    assert_eq!(
+        told("kafka-1:9092,127.0.0.1:99999, http://kafka:9092 ,,me:secret@kafka:1", "plaintext").unwrap_err(),
+        [
+            "--brokers: \"127.0.0.1:99999\": the port must be a number from 1 to 65535",
+            "--brokers: \"http://kafka:9092\": expected HOST:PORT; the only prefixes are plaintext://, ssl://, \
+             sasl_plaintext:// and sasl_ssl://",
+            "--brokers: \"\": is empty; expected HOST:PORT, with commas between",
+            "--brokers: \"...@kafka:1\": the host must be a name or an IP address; addresses are separated by commas",
+        ]
+    );
+    assert_eq!(
+        told("SSL://kafka:9093", "plaintext").unwrap_err(),
+        [
+            "--brokers: \"SSL://kafka:9093\": its protocol is not that of security.protocol, so the client would ignore it"
+        ]
+    );
+    assert_eq!(told("SSL://kafka:9093", "Ssl").unwrap(), "SSL://kafka:9093");
+    assert_eq!(told(" a:1 ,\tb\n, [::1]:3", "ssl").unwrap(), "a:1,b,[::1]:3");
+}
+
+#[test]
+fn warns_of_what_is_open_to_strangers_and_of_nothing_else() {
+    let warnings = |flags: &[(&'static str, &str)]| {
+        let closed = [("sdk-app-id", "1"), ("token-file", "t"), ("admin-listen", "127.0.0.1:0")];
+        let flags = &[&closed[..], flags].concat();
+        let config = Given { flags, ..Given::default() }.config();
+        config.warnings.iter().map(Warning::to_string).collect::<Vec<_>>()
+    };
+    for closed in [
+        &[("brokers", "localhost:9092,127.0.0.1:1,[::1]:2")][..],
+        &[("brokers", "kafka:9093"), ("kafka", "security.protocol=SSL")],
+        &[
+            ("brokers", "kafka:9093"),
+            ("kafka", "security.protocol=sasl_ssl"),
+            ("kafka", "ssl.endpoint.identification.algorithm=https"),
+        ],
+        &[("embedded-broker", "true")],
+    ] {
+        assert_eq!(warnings(closed), [""; 0], "{closed:?}");
+    }
+    for (open, expected) in [
+        (
+            &[("brokers", "127.0.0.1:1,kafka:9092")][..],
+            "kafka.security.protocol: plaintext to kafka:9092: what is sent can be read on the way; use ssl or sasl_ssl",
+        ),
+        (
+            &[("brokers", "10.0.0.1"), ("kafka", "security.protocol=SASL_PLAINTEXT")],
+            "kafka.security.protocol: sasl_plaintext to 10.0.0.1: what is sent can be read on the way; use ssl or sasl_ssl",
+        ),
+        (
+            &[("brokers", "a"), ("kafka", "security.protocol=ssl"), ("kafka", "enable.ssl.certificate.verification=F")],
+            "kafka.enable.ssl.certificate.verification is false: whoever is on the way can pass for a broker",
+        ),
+        (
+            &[
+                ("brokers", "a"),
+                ("kafka", "security.protocol=ssl"),
+                ("kafka", "ssl.endpoint.identification.algorithm=None"),
+            ],
+            "kafka.ssl.endpoint.identification.algorithm is none: whoever is on the way can pass for a broker",
+        ),
+    ] {
+        assert_eq!(warnings(open), [expected], "{open:?}");
+    }
+}
+
+#[test]
+fn an_admin_listener_on_any_address_but_loopback_is_a_warning() {
+    for (listen, is_reachable) in
+        [("0.0.0.0:1", true), ("[::]:1", true), ("10.0.0.1:1", true), ("127.0.0.2:1", false), ("[::1]:1", false)]
+    {
+        let given = Given { file: LEAST, flags: &[("admin-listen", listen)], ..Given::default() };
+        let has_warning = given.config().warnings.contains(&Warning::AdminReachable(listen.parse().unwrap()));
+        assert_eq!(has_warning, is_reachable, "{listen}");
+    }
+}
+
+#[test]
+fn an_empty_variable_of_a_security_setting_is_a_mistake_and_of_others_is_not() {
+    let refused: Vec<String> = SETTINGS
+        .iter()
+        .flat_map(Setting::variables)
+        .filter(|name| Given { file: LEAST, variables: &[(name, "")], ..Given::default() }.load().is_err())
+        .collect();
+    assert_eq!(
+        refused,
+        [
+            "CALLBRIDGE_CALLBACKS_PATH",
+            "CALLBRIDGE_CALLBACKS_SENDERS",
+            "CALLBRIDGE_CALLBACKS_TLS_CERTIFICATE_FILE",
+            "CALLBRIDGE_CALLBACKS_TLS_KEY_FILE",
+            "CALLBRIDGE_CALLBACKS_TLS_CLIENT_CA_FILE",
+            "CALLBRIDGE_TOKEN_FILE",
+        ]
+    );
+    let variables = &[("CALLBRIDGE_TOKEN_FILE", ""), ("CALLBRIDGE_CALLBACKS_SENDERS", "")];
+    let why = "is empty: give it a value, or unset it to do without that check of who sends";
+    assert_eq!(
+        Given { file: LEAST, variables, ..Given::default() }.problems(),
+        variables.map(|(name, _)| format!("{name}: {why}")).iter().rev().cloned().collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::decide::blocklist::Rules;
 use crate::decide::mistake::Mistake;
 use crate::decide::rule::BLANKS;
 use crate::decide::rule::Rule;
+use crate::decide::rule::refuse_hidden_lines;
 
 /// A line that is no rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +61,10 @@ fn take_line(line: &[u8], rules: &mut Rules) -> Result<(), Mistake> {
         return Err(Mistake::Control(control));
     }
     let line = line.trim_matches(BLANKS);
-    if !line.is_empty() && !line.starts_with('#') {
+    if line.starts_with('#') {
+        return refuse_hidden_lines(line);
+    }
+    if !line.is_empty() {
         let (rule, until) = Rule::parse(line)?;
         rules.insert(&rule, until);
     }
@@ -110,7 +114,8 @@ mod tests {
 
     #[test]
     fn every_bad_line_is_told_by_number() {
-        let text = b"good\nblock\n# fine\n\xff\xfe\nclose @a @b\r\nmal\0lory\n#a\rmallory\n\xef\xbb\xbfbob";
+        let text = b"good\nblock\n# fine\n\xff\xfe\nclose @a @b\r\nmal\0lory\n#a\rmallory\n\xef\xbb\xbfbob\n\
+            block bob on @a\xe2\x80\x8b\n# a\xe2\x80\xa9mallory\n\"a\xc2\x85\"";
         let bad_lines = parse(text).expect_err("bad");
         let told: Vec<String> = bad_lines.first.iter().map(ToString::to_string).collect();
         assert_eq!(
@@ -121,7 +126,10 @@ mod tests {
                 "line 5: found `@b`; expected `until`, `because` or the end of the line",
                 "line 6: control character U+0000; expected visible text in lines that end in LF or CRLF",
                 "line 7: control character U+000D; expected visible text in lines that end in LF or CRLF",
-                "line 8: unusual blank U+FEFF; expected a space, or an id written as a JSON string",
+                "line 8: invisible character U+FEFF; expected visible characters, or an id written as a JSON string",
+                "line 9: invisible character U+200B; expected visible characters, or an id written as a JSON string",
+                "line 10: invisible character U+2029; expected visible characters, or an id written as a JSON string",
+                "line 11: control character U+0085; expected visible text in lines that end in LF or CRLF",
             ]
         );
     }

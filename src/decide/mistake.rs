@@ -11,9 +11,9 @@ pub enum Mistake {
     /// A character that no editor shows; a lone carriage return too, which would hide what follows it.
     #[error("control character U+{:04X}; expected visible text in lines that end in LF or CRLF", u32::from(*.0))]
     Control(char),
-    /// A blank that is neither space nor tab, outside a JSON string: it would pass for a part of the id.
-    #[error("unusual blank U+{:04X}; expected a space, or an id written as a JSON string", u32::from(*.0))]
-    UnusualBlank(char),
+    /// A character that nobody sees, outside a JSON string: the id would be another one that looks the same.
+    #[error("invisible character U+{:04X}; expected visible characters, or an id written as a JSON string", u32::from(*.0))]
+    Invisible(char),
     /// The line ends too early.
     #[error("the line ends; expected {0}")]
     Ended(Expected),

@@ -5,11 +5,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::fmt::Write;
 
 use crate::clock::UnixMillis;
 use crate::decide::mistake::Expected;
 use crate::decide::mistake::Mistake;
 use crate::decide::time;
+use crate::invisible::first_invisible;
+use crate::invisible::is_invisible;
 
 /// What separates words. Any other blank belongs in a JSON string.
 pub(crate) const BLANKS: [char; 2] = [' ', '\t'];
@@ -80,6 +83,7 @@ impl<'a> Rule<'a> {
             if words.rest.is_empty() {
                 return Err(Mistake::Ended(Expected::Reason));
             }
+            refuse_hidden_lines(words.rest)?;
         } else if !words.rest.is_empty() {
             return Err(words.wrong(next));
         }
@@ -106,12 +110,22 @@ pub(crate) struct Written<'a>(pub(crate) &'a str);
 impl fmt::Display for Written<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = self.0;
-        if id.is_empty() || KEYWORDS.contains(&id) || id.contains(|c| c == '"' || is_blank(c) || c.is_control()) {
-            formatter.write_str(&serde_json::to_string(id).map_err(|_error| fmt::Error)?)
+        if id.is_empty() || KEYWORDS.contains(&id) || id.contains('"') || first_invisible(id).is_some() {
+            let json = serde_json::to_string(id).map_err(|_error| fmt::Error)?;
+            json.chars().try_for_each(|character| write_visibly(character, formatter))
         } else {
             formatter.write_str(id)
         }
     }
+}
+
+/// Writes a character of a JSON string, as an escape if nobody would see it.
+fn write_visibly(character: char, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if character == ' ' || !is_invisible(character) {
+        return formatter.write_char(character);
+    }
+    let units = character.encode_utf16(&mut [0; 2]).to_vec();
+    units.iter().try_for_each(|unit| write!(formatter, "\\u{unit:04x}"))
 }
 
 /// The words of a sentence that are still to be read, without blanks at the ends.
@@ -142,8 +156,8 @@ impl<'a> Words<'a> {
         if KEYWORDS.contains(&word) {
             return Err(Mistake::Keyword { found: shown(word), expected });
         }
-        if let Some(blank) = word.chars().find(|c| is_blank(*c)) {
-            return Err(Mistake::UnusualBlank(blank));
+        if let Some(invisible) = first_invisible(word) {
+            return Err(Mistake::Invisible(invisible));
         }
         if word.contains('"') {
             return Err(Mistake::Quote(shown(word)));
@@ -160,10 +174,6 @@ impl<'a> Words<'a> {
         let rest = self.rest.get(values.byte_offset()..).unwrap_or_default();
         if !rest.is_empty() && !rest.starts_with(BLANKS) {
             return Err(Mistake::NotJsonString(shown(self.rest)));
-        }
-        // A tab is a blank, and blanks are what JSON strings are for.
-        if let Some(control) = id.chars().find(|c| c.is_control() && *c != '\t') {
-            return Err(Mistake::Control(control));
         }
         if id.is_empty() {
             return Err(Mistake::Empty(expected));
@@ -182,9 +192,11 @@ impl<'a> Words<'a> {
 
     /// The mistake that the next word is.
     fn wrong(&self, expected: Expected) -> Mistake {
-        match self.split().0 {
-            "" => Mistake::Ended(expected),
-            word => Mistake::Found { found: shown(word), expected },
+        let (word, _rest) = self.split();
+        match first_invisible(word) {
+            Some(invisible) => Mistake::Invisible(invisible),
+            None if word.is_empty() => Mistake::Ended(expected),
+            None => Mistake::Found { found: shown(word), expected },
         }
     }
 
@@ -195,10 +207,10 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Whether a plain word cannot hold `c`, because it is a blank or looks like one.
-fn is_blank(c: char) -> bool {
-    const BYTE_ORDER_MARK: char = '\u{feff}';
-    c.is_whitespace() || c == BYTE_ORDER_MARK
+/// Refuses text that some editors show as several lines: what follows the first would pass for rules, and is none.
+pub(crate) fn refuse_hidden_lines(text: &str) -> Result<(), Mistake> {
+    const LINE_SEPARATORS: [char; 2] = ['\u{2028}', '\u{2029}'];
+    text.chars().find(|c| LINE_SEPARATORS.contains(c)).map_or(Ok(()), |separator| Err(Mistake::Invisible(separator)))
 }
 
 /// The beginning of a wrong word.
@@ -311,14 +323,62 @@ mod tests {
                 r#"found `"\ud800"`; expected a JSON string that is closed, well escaped, and followed by a blank or the end"#,
             ),
             ("block \"\"", "found an empty id; expected a user"),
-            (r#""a\u0000""#, "control character U+0000; expected visible text in lines that end in LF or CRLF"),
-            ("bob\u{a0}on", "unusual blank U+00A0; expected a space, or an id written as a JSON string"),
-            ("\u{feff}bob", "unusual blank U+FEFF; expected a space, or an id written as a JSON string"),
         ];
         for (sentence, message) in cases {
             let mistake = Rule::parse(sentence).expect_err(sentence);
             assert_eq!(mistake.to_string(), message, "{sentence}");
         }
+    }
+
+    #[test]
+    fn rejects_an_invisible_character_in_any_bare_word() {
+        for character in
+            "\u{a0}\u{ad}\u{34f}\u{200b}\u{200d}\u{202e}\u{2028}\u{2800}\u{3164}\u{fe0f}\u{feff}\u{e0041}".chars()
+        {
+            for sentence in [
+                "mal~lory",
+                "~mallory",
+                "mallory~",
+                "~",
+                "block~ bob",
+                "block bob~",
+                "block bob on @a~",
+                "block bob on~ @a",
+                "close ~@a",
+                "allow bob~ on @a",
+                "allow bob on @~a",
+                "bob until 2027-01-31T00:00:00Z~",
+                "bob until 2027-01-31T00:00:00Z because~ spam",
+            ] {
+                let sentence = sentence.replace('~', &character.to_string());
+                assert_eq!(Rule::parse(&sentence), Err(Mistake::Invisible(character)), "{sentence:?}");
+            }
+        }
+        assert_eq!(
+            Mistake::Invisible('\u{200b}').to_string(),
+            "invisible character U+200B; expected visible characters, or an id written as a JSON string"
+        );
+    }
+
+    #[test]
+    fn takes_invisible_characters_in_json_strings_and_writes_them_as_escapes() {
+        for (sentence, user, written) in [
+            ("\"mal\u{200b}lory\"", "mal\u{200b}lory", r#"block "mal\u200blory""#),
+            (r#""mal\u200blory""#, "mal\u{200b}lory", r#"block "mal\u200blory""#),
+            (r#""\udb40\udc41""#, "\u{e0041}", r#"block "\udb40\udc41""#),
+            (r#""a\u0000\u001f\u0085\u007f""#, "a\0\u{1f}\u{85}\u{7f}", r#"block "a\u0000\u001f\u0085\u007f""#),
+            ("\"two words\u{3000}\"", "two words\u{3000}", r#"block "two words\u3000""#),
+        ] {
+            let (rule, _until) = Rule::parse(sentence).expect(sentence);
+            assert_eq!(rule, block(user), "{sentence}");
+            assert_eq!(rule.to_string(), written, "{sentence}");
+        }
+    }
+
+    #[test]
+    fn rejects_a_reason_that_some_editors_show_as_several_lines() {
+        assert_eq!(Rule::parse("bob because spam\u{2028}mallory"), Err(Mistake::Invisible('\u{2028}')));
+        assert!(Rule::parse("bob because spam\u{a0}and\u{200b}more").is_ok());
     }
 
     #[test]
@@ -336,7 +396,7 @@ mod tests {
             Just("on".to_owned()),
             Just("until".to_owned()),
             Just("#".to_owned()),
-            "[ab\"\\\\ \t\u{a0}\u{feff}#@你]{1,6}",
+            "[ab\"\\\\ \t\u{a0}\u{feff}\u{200b}\u{85}\u{e0041}#@你]{1,6}",
             "\\PC{1,8}",
         ]
     }

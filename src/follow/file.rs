@@ -14,7 +14,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
 
-/// How long a file that is rewritten in place must be still before it is read.
+use crate::follow::Reloaded;
+use crate::follow::renames::Renames;
+
+/// How long a file that is written in place must be still before it is read.
 pub(crate) const STILL: Duration = Duration::from_millis(250);
 
 /// What a file may hold.
@@ -65,8 +68,11 @@ pub(crate) fn read<C: Content>(path: &Path) -> Result<C, FileError<C::Bad>> {
 #[derive(Debug)]
 pub(crate) struct FollowedFile<C> {
     path: PathBuf,
+    renames: Renames,
     /// What the file looked like when it was last read to its end, for good or bad.
     read: Option<Fingerprint>,
+    /// Where the path led then, behind all symlinks.
+    target: Option<PathBuf>,
     /// What it looks like since it began to change, and since when it does.
     changing: Option<(Fingerprint, Instant)>,
     last_good: Option<Arc<C>>,
@@ -88,7 +94,12 @@ pub(crate) enum Look {
 impl<C: Content> FollowedFile<C> {
     /// A file that was not looked at yet.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, read: None, changing: None, last_good: None, failing: None }
+        Self { path, renames: Renames::new(), read: None, target: None, changing: None, last_good: None, failing: None }
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// What it held when it was last good.
@@ -103,10 +114,25 @@ impl<C: Content> FollowedFile<C> {
 
     /// Reads the file for the first time, without waiting until it is still.
     pub(crate) fn load(&mut self, now: Instant) -> Look {
+        self.renames.watch(&self.path);
         match Fingerprint::of(&self.path) {
             Ok(fingerprint) => self.read(fingerprint, now),
             Err(error) => self.fail(&FileError::Unreadable(error)),
         }
+    }
+
+    /// Reads the file now, whether it has changed or is still, and says in `reloaded` what came of it.
+    pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) -> Look {
+        // If it cannot be read now, it is read again later even if it does not change.
+        self.read = None;
+        let look = self.load(now);
+        let file = self.path.display();
+        match &self.failing {
+            Some(failure) => reloaded.failed.insert(format!("{file}: {failure}")),
+            None if look == Look::Loaded => reloaded.read.insert(file.to_string()),
+            None => reloaded.failed.insert(format!("{file}: changes while it is read; read again once it is still")),
+        };
+        look
     }
 
     /// Looks at the file, and reads it if that is due.
@@ -125,13 +151,11 @@ impl<C: Content> FollowedFile<C> {
 
     /// Whether a file that looks like this is to be read now.
     fn is_due(&mut self, seen: Fingerprint, now: Instant) -> bool {
+        let is_replaced = self.is_replaced(seen);
         if self.read == Some(seen) {
             self.changing = None;
             return false;
         }
-        // One that was made anew, and was seen before it was written, is being rewritten: read now, it would let many through.
-        let is_begun = seen.size == 0 || self.changing.is_some_and(|(changing, _)| changing.is_of_inode(seen));
-        let is_replaced = !is_begun && self.read.is_some_and(|read| !read.is_of_inode(seen));
         if is_replaced {
             return true;
         }
@@ -144,8 +168,21 @@ impl<C: Content> FollowedFile<C> {
         }
     }
 
+    /// Whether a file that looks like this was put in the place of the last one as a whole: by a rename, or by a symlink that leads
+    /// elsewhere. Any other new file may still be being written: read now, half of it would let many through.
+    fn is_replaced(&mut self, seen: Fingerprint) -> bool {
+        let is_renamed = self.renames.brought(&self.path);
+        let is_swapped = self.target.is_some() && fs::canonicalize(&self.path).ok() != self.target;
+        let is_another = self.read.is_none_or(|read| !read.is_of_inode(seen));
+        let has_changed_since =
+            self.changing.is_some_and(|(changing, _)| changing.is_of_inode(seen) && changing != seen);
+        // One that is empty may have been made to be written.
+        (is_renamed || is_swapped) && is_another && !has_changed_since && seen.size > 0
+    }
+
     /// Reads a file that looked like `before` a moment ago.
     fn read(&mut self, before: Fingerprint, now: Instant) -> Look {
+        let target = fs::canonicalize(&self.path).ok();
         let outcome = read::<C>(&self.path);
         match Fingerprint::of(&self.path) {
             Ok(after) if after == before => {}
@@ -158,12 +195,14 @@ impl<C: Content> FollowedFile<C> {
         }
         match outcome {
             Ok(content) => {
-                self.read = Some(before);
+                (self.read, self.target) = (Some(before), target);
                 self.succeed(content)
             }
             Err(error) => {
                 match error {
-                    FileError::TooLarge(_) | FileError::Bad(_) => self.read = Some(before),
+                    FileError::TooLarge(_) | FileError::Bad(_) => {
+                        (self.read, self.target) = (Some(before), target);
+                    }
                     // Tried again at the next look: it may pass without a change of the file.
                     FileError::Unreadable(_) | FileError::NotRegular => {}
                 }

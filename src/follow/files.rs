@@ -11,6 +11,7 @@ use crate::clock;
 use crate::clock::UnixMillis;
 use crate::decide::blocklist::Blocklist;
 use crate::decide::blocklist::Rules;
+use crate::follow::Reloaded;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
 use crate::metrics::blocklist::BlocklistMetrics;
@@ -47,6 +48,11 @@ impl Files {
     /// Looks at every file once.
     pub(crate) fn step(&mut self, now: Instant) {
         self.visit(|file| file.look(now));
+    }
+
+    /// Reads every file.
+    pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
+        self.visit(|file| file.reload(now, reloaded));
     }
 
     /// Does `visit` to every file, and swaps the list once if any has new rules.
@@ -233,6 +239,93 @@ mod tests {
         following.step(Duration::from_millis(1));
         assert_eq!(following.blocked(), ["bob", "carol"]);
         assert_eq!(following.generation(), 2);
+    }
+
+    /// An open file keeps its inode, so that the next one gets another.
+    fn removed(path: &Path) -> fs::File {
+        let open = fs::File::open(path).expect("opened");
+        fs::remove_file(path).expect("removed");
+        open
+    }
+
+    #[test]
+    fn a_file_that_is_removed_and_written_anew_is_read_once_it_is_still() {
+        let mut following = Following::of(&["list"], put("alice"));
+        let _old = removed(&following.path("list"));
+        following.rewrite("list", "bob\ncar");
+        following.step(LOOK_EVERY);
+        following.step(STILL - Duration::from_millis(1));
+        assert_eq!(following.blocked(), ["alice"]);
+        following.rewrite("list", "bob\ncarol");
+        following.settle();
+        assert_eq!(following.blocked(), ["bob", "carol"]);
+        assert_eq!(following.generation(), 2);
+        // Also where it was seen to be missing.
+        let _old = removed(&following.path("list"));
+        following.step(LOOK_EVERY);
+        following.rewrite("list", "al");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["bob", "carol"]);
+    }
+
+    #[test]
+    fn a_file_that_comes_back_by_rename_is_read_at_the_next_look() {
+        let mut following = Following::of(&["list"], put("alice"));
+        fs::remove_file(following.path("list")).expect("removed");
+        following.step(LOOK_EVERY);
+        following.replace("list", "bob");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["bob"]);
+        assert_eq!(following.metrics.files_failing.get(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_renamed_and_then_replaced_by_a_new_one_is_read_once_it_is_still() {
+        let mut following = Following::of(&["list"], put("alice"));
+        following.replace("list", "bob");
+        let _old = removed(&following.path("list"));
+        following.rewrite("list", "car");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["alice"]);
+        following.step(STILL);
+        assert_eq!(following.generation(), 2);
+    }
+
+    #[test]
+    fn a_file_behind_a_symlink_is_read_at_once_when_it_is_renamed_and_not_when_it_is_made() {
+        let mut following = Following::of(&["list"], |directory| {
+            fs::create_dir(directory.join("real")).expect("made");
+            fs::write(directory.join("real/file"), "alice").expect("written");
+            symlink("real/file", directory.join("list")).expect("linked");
+        });
+        following.replace("real/file", "bob");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["bob"]);
+        let _old = removed(&following.path("real/file"));
+        following.rewrite("real/file", "carol");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["bob"]);
+        following.step(STILL);
+        assert_eq!(following.blocked(), ["carol"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_replaced_is_watched_too() {
+        let mut following = Following::of(&["folder/list"], |directory| {
+            fs::create_dir(directory.join("folder")).expect("made");
+            fs::write(directory.join("folder/list"), "alice").expect("written");
+        });
+        fs::rename(following.path("folder"), following.path("old")).expect("renamed");
+        fs::create_dir(following.path("folder")).expect("made");
+        following.step(LOOK_EVERY);
+        // What happens in the old one is of no matter.
+        following.replace("old/list", "carol");
+        following.rewrite("folder/list", "al");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["alice"]);
+        following.replace("folder/list", "bob");
+        following.step(LOOK_EVERY);
+        assert_eq!(following.blocked(), ["bob"]);
     }
 
     #[test]

@@ -2,21 +2,26 @@
 //!
 //! Follows by looking at each file ten times a second, and not by the kernel's notifications. A look cannot be missed,
 //! and works the same on network file systems, in bind mounts, through chains of symlinks as Kubernetes makes them, and
-//! for files and directories that are not there yet. It costs one `stat` a file.
+//! for files and directories that are not there yet.
 //!
-//! A file that is replaced (another inode: a rename, a swapped symlink) is read at once. One that is rewritten in place
-//! is read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that was missing or is empty.
+//! A file that is replaced by a rename or by a swapped symlink is read at once. One that is written in place, new or not,
+//! is read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that is empty. Only what tells
+//! a rename from a new file is asked of the kernel's notifications; without them both are read once they are still.
+//! A reload, as SIGHUP asks for it, reads every file at once, whether it has changed or is still.
 
 pub(crate) mod file;
 pub(crate) mod files;
+mod renames;
 pub(crate) mod rules;
 pub(crate) mod tls;
 pub(crate) mod tokens;
 
+use std::collections::BTreeSet;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use crate::clock;
-use crate::shutdown::Stop;
 
 use self::files::Files;
 use self::tls::TlsFiles;
@@ -37,16 +42,57 @@ pub(crate) struct Following {
 }
 
 impl Following {
-    /// Follows the files until it is asked to stop. Without files there is nothing to do, and it returns at once.
-    pub(crate) fn run(mut self, stop: &Stop) {
-        if self.blocklist.is_empty() && self.tokens.is_empty() && self.tls.is_none() {
-            return;
+    /// Follows the files until the other end of `reloads` is gone. Whatever comes over it asks for a reload.
+    pub(crate) fn run(mut self, reloads: &Receiver<()>) {
+        let is_empty = self.blocklist.is_empty() && self.tokens.is_empty() && self.tls.is_none();
+        // Without files there is nothing to look at.
+        let look_every = if is_empty { Duration::MAX } else { LOOK_EVERY };
+        loop {
+            match reloads.recv_timeout(look_every) {
+                Ok(()) => self.reload(),
+                Err(RecvTimeoutError::Timeout) => self.step(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
         }
-        while !stop.wait(LOOK_EVERY) {
-            let now = clock::monotonic();
-            self.blocklist.step(now);
-            self.tokens.step(now);
-            self.tls.iter_mut().for_each(|tls| tls.step(now));
+    }
+
+    fn step(&mut self) {
+        let now = clock::monotonic();
+        self.blocklist.step(now);
+        self.tokens.step(now);
+        self.tls.iter_mut().for_each(|tls| tls.step(now));
+    }
+
+    fn reload(&mut self) {
+        let now = clock::monotonic();
+        let mut reloaded = Reloaded::default();
+        self.blocklist.reload(now, &mut reloaded);
+        self.tokens.reload(now, &mut reloaded);
+        self.tls.iter_mut().for_each(|tls| tls.reload(now, &mut reloaded));
+        reloaded.log();
+    }
+}
+
+/// What came of a reload.
+#[derive(Debug, Default)]
+pub(crate) struct Reloaded {
+    /// The files that were read and can be used.
+    read: BTreeSet<String>,
+    /// The others, each with the reason.
+    failed: BTreeSet<String>,
+}
+
+impl Reloaded {
+    fn log(self) {
+        let list = |files: BTreeSet<String>| files.into_iter().collect::<Vec<_>>().join(", ");
+        let is_failure = !self.failed.is_empty();
+        let (read, failed) = (list(self.read), list(self.failed));
+        if is_failure {
+            tracing::warn!(read, failed, "reloaded by SIGHUP; what could not be used stays as it was");
+        } else if read.is_empty() {
+            tracing::info!("nothing to reload by SIGHUP: there are no files");
+        } else {
+            tracing::info!(read, "reloaded by SIGHUP");
         }
     }
 }
@@ -56,6 +102,7 @@ mod tests {
     use super::*;
 
     use std::fs;
+    use std::sync::mpsc;
 
     use prometheus::Registry;
 
@@ -71,17 +118,33 @@ mod tests {
     }
 
     #[test]
-    fn without_files_there_is_nothing_to_follow() {
-        following(Vec::new()).run(&Stop::default());
-    }
-
-    #[test]
-    fn following_ends_when_it_is_asked_to() {
+    fn following_reloads_when_asked_and_ends_with_whoever_asks() {
         let directory = tempfile::tempdir().expect("a directory");
         let list = directory.path().join("list");
         fs::write(&list, "alice").expect("written");
-        let stop = Stop::default();
-        stop.set();
-        following(vec![list]).run(&stop);
+        for files in [vec![], vec![list]] {
+            let (reload, reloads) = mpsc::sync_channel(1);
+            reload.send(()).expect("there is room");
+            drop(reload);
+            following(files).run(&reloads);
+        }
+    }
+
+    #[test]
+    fn a_reload_names_what_it_has_read_and_what_it_has_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = |name: &str| directory.path().join(name);
+        for (name, text) in [("good", "alice"), ("bad", "block")] {
+            fs::write(path(name), text).expect("written");
+        }
+        let metrics = BlocklistMetrics::register(&Registry::new()).expect("metrics");
+        let (mut files, blocklist) = Files::load(["good", "bad", "none"].map(path).into(), metrics);
+        fs::write(path("good"), "bob").expect("written");
+        let mut reloaded = Reloaded::default();
+        files.reload(clock::monotonic(), &mut reloaded);
+        assert!(blocklist.load().blocks("bob", clock::wall()), "without waiting until it is still");
+        assert_eq!(reloaded.read, [path("good").display().to_string()].into());
+        let failed = ["bad: line 1: the line ends; expected a user", "none: No such file or directory (os error 2)"];
+        assert_eq!(reloaded.failed, failed.map(|file| format!("{}/{file}", directory.path().display())).into());
     }
 }

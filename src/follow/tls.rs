@@ -16,12 +16,13 @@ use rustls::ServerConfig;
 
 use crate::clock;
 use crate::follow::ATTEMPTS;
+use crate::follow::Reloaded;
 use crate::follow::file::Content;
 use crate::follow::file::FileError;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
 use crate::follow::file::read;
-use crate::http::expiry;
+use crate::http::expiry::Validity;
 use crate::http::preamble::Tls;
 use crate::http::tls;
 use crate::http::tls::BadTls;
@@ -69,13 +70,14 @@ impl Content for Pem {
     }
 }
 
-/// Reads the files as they are now, without following them.
-pub(crate) fn load(paths: &TlsPaths) -> Result<ServerConfig, TlsFilesError> {
+/// Reads the files as they are now, without following them, and returns when the certificate is valid, if it says so.
+pub(crate) fn load(paths: &TlsPaths) -> Result<Option<Validity>, TlsFilesError> {
     let pem = |path: &Path| read::<Pem>(path).map_err(|error| TlsFilesError::File(path.to_owned(), error));
     let (certificate, key) = (pem(&paths.certificate)?, pem(&paths.key)?);
     let client_ca = paths.client_ca.as_deref().map(pem).transpose()?;
     let client_ca = client_ca.as_ref().map(|pem| pem.0.as_slice());
-    Ok(tls::build(Pems { certificate: &certificate.0, key: &key.0, client_ca })?)
+    tls::build(Pems { certificate: &certificate.0, key: &key.0, client_ca })?;
+    Ok(Validity::of_pem(&certificate.0))
 }
 
 /// The files of TLS, followed. Nobody else changes the configuration.
@@ -123,6 +125,7 @@ impl TlsFiles {
         let in_force = Arc::new(ArcSwap::from_pointee(Tls { config, client_ca_version: 0 }));
         let client_ca = held.client_ca().to_vec();
         metrics.expires.set(held.expires());
+        held.warn_if_invalid();
         Ok(Self { held, in_force, client_ca, changed: None, is_bad: false, metrics })
     }
 
@@ -133,22 +136,43 @@ impl TlsFiles {
 
     /// Looks at every file once, and makes a new configuration if one has changed and all fit together.
     pub(crate) fn step(&mut self, now: Instant) {
+        self.visit(now, |file| file.look(now));
+        if let Some(changed) = self.changed {
+            // It has logged what it cannot use.
+            let _unused = self.renew(now.saturating_duration_since(changed) < PAIRING);
+        }
+        self.tell_whether_failing();
+    }
+
+    /// Reads every file, and makes a new configuration if all fit together now.
+    pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
+        self.visit(now, |file| file.reload(now, reloaded));
+        if self.changed.is_some()
+            && let Err(error) = self.renew(false)
+        {
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            reloaded.failed.insert(format!("callbacks.tls: {error}{cause}"));
+        }
+        self.tell_whether_failing();
+    }
+
+    fn visit(&mut self, now: Instant, mut visit: impl FnMut(&mut FollowedFile<Pem>) -> Look) {
         for file in self.held.files() {
-            match file.look(now) {
+            match visit(file) {
                 Look::Same => {}
                 Look::Loaded => self.changed = Some(now),
                 Look::Failed => self.metrics.file_errors.inc(),
             }
         }
-        if let Some(changed) = self.changed {
-            self.renew(now.saturating_duration_since(changed) < PAIRING);
-        }
+    }
+
+    fn tell_whether_failing(&mut self) {
         let is_failing = self.is_bad || self.held.files().any(|file| file.is_failing());
         self.metrics.failing.set(i64::from(is_failing));
     }
 
     /// Files that do not fit together may yet, as long as `may_pair`.
-    fn renew(&mut self, may_pair: bool) {
+    fn renew(&mut self, may_pair: bool) -> Result<(), BadTls> {
         match self.held.build() {
             Ok(config) => {
                 let has_changed = self.held.client_ca() != self.client_ca;
@@ -162,14 +186,17 @@ impl TlsFiles {
                 self.metrics.loads.inc();
                 self.metrics.expires.set(self.held.expires());
                 tracing::info!("tls files loaded");
+                self.held.warn_if_invalid();
+                Ok(())
             }
-            Err(_not_yet) if may_pair => {}
+            Err(_not_yet) if may_pair => Ok(()),
             Err(error) => {
                 self.changed = None;
                 self.is_bad = true;
                 self.metrics.file_errors.inc();
-                let error = &error as &dyn Error;
-                tracing::error!(error, "tls files cannot be used; what they last held stays in force");
+                let shown = &error as &dyn Error;
+                tracing::error!(error = shown, "tls files cannot be used; what they last held stays in force");
+                Err(error)
             }
         }
     }
@@ -193,9 +220,19 @@ impl Held {
         self.client_ca.as_ref().map_or(&[], bytes)
     }
 
+    fn validity(&self) -> Option<Validity> {
+        Validity::of_pem(bytes(&self.certificate))
+    }
+
+    fn warn_if_invalid(&self) {
+        if let Some(invalid) = self.validity().and_then(|validity| validity.invalid(clock::wall())) {
+            tracing::warn!(%invalid, "clients will refuse the certificate");
+        }
+    }
+
     /// When the certificate ends; 0 when it does not say.
     fn expires(&self) -> f64 {
-        let seconds = expiry::of_pem(bytes(&self.certificate)).unwrap_or_default();
+        let seconds = self.validity().map_or(0, Validity::until);
         // A time of any use fits.
         i32::try_from(seconds).map_or_else(|_far| f64::from(u32::try_from(seconds).unwrap_or(u32::MAX)), f64::from)
     }

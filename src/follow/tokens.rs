@@ -10,6 +10,7 @@ use crate::auth::BadTokens;
 use crate::auth::Tokens;
 use crate::clock;
 use crate::follow::ATTEMPTS;
+use crate::follow::Reloaded;
 use crate::follow::file::Content;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
@@ -63,6 +64,7 @@ impl TokenFiles {
             if file.last_good().is_none() {
                 bad.push(path);
             }
+            warn_of_weak(&file);
             file
         };
         let mut sign = |paths: Vec<PathBuf>| {
@@ -86,12 +88,24 @@ impl TokenFiles {
 
     /// Looks at every file once.
     pub(crate) fn step(&mut self, now: Instant) {
+        self.visit(|file| file.look(now));
+    }
+
+    /// Reads every file.
+    pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
+        self.visit(|file| file.reload(now, reloaded));
+    }
+
+    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Tokens>) -> Look) {
         for app in self.apps.iter_mut().flatten() {
             let mut any_loaded = false;
             for file in &mut app.files {
-                match file.look(now) {
+                match visit(file) {
                     Look::Same => {}
-                    Look::Loaded => any_loaded = true,
+                    Look::Loaded => {
+                        any_loaded = true;
+                        warn_of_weak(file);
+                    }
                     Look::Failed => self.metrics.file_errors.inc(),
                 }
             }
@@ -104,6 +118,12 @@ impl TokenFiles {
         }
         let failing = self.apps.iter().flatten().flat_map(|app| &app.files).filter(|file| file.is_failing()).count();
         self.metrics.files_failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
+    }
+}
+
+fn warn_of_weak(file: &FollowedFile<Tokens>) {
+    if let Some(weakness) = file.last_good().and_then(|tokens| tokens.weakness()) {
+        tracing::warn!(file = %file.path().display(), %weakness, "weak tokens");
     }
 }
 

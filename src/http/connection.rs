@@ -1,49 +1,60 @@
 //! A connection's socket, which notes in its [`Progress`] where the connection is.
 //!
 //! A connection that ends while its peer still sends lingers: closed at once, the kernel would answer what comes with a reset, and the
-//! peer would lose the response. It has no timer: the listener ends what takes too long.
+//! peer would lose the response. Other timers there are none: the listener ends what takes too long.
 
 use std::io;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
+use tokio::time;
+use tokio::time::Sleep;
 
-use super::phase::Phase;
+use super::phase::ConnectionPhase;
 use super::phase::Progress;
 use super::stream::Stream;
+
+/// How long a connection lingers at most.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Stream,
     progress: Progress,
+    linger_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Connection {
     pub(super) const fn new(stream: Stream, progress: Progress) -> Self {
-        Self { stream, progress }
+        Self { stream, progress, linger_timer: None }
     }
 
     /// Notes that bytes came. While the service works they are the body, or a request sent ahead. An empty line before a head is no
     /// part of it (RFC 9112 2.2).
     fn note_read(&self, bytes: &[u8]) -> io::Result<()> {
-        let is_waiting = matches!(self.progress.moment().phase(), Phase::Silent | Phase::Idle);
+        let is_waiting = matches!(self.progress.moment().phase(), ConnectionPhase::Silent | ConnectionPhase::Idle);
         let begins_head = is_waiting && bytes.iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
-        if begins_head && !self.progress.enter(Phase::Head) { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
+        if begins_head && !self.progress.enter(ConnectionPhase::Head) {
+            Err(io::ErrorKind::TimedOut.into())
+        } else {
+            Ok(())
+        }
     }
 
     /// Notes that bytes of a response were taken.
     fn note_write(&self) {
-        if self.progress.moment().phase() == Phase::Response {
-            self.progress.enter(Phase::Response);
+        if self.progress.moment().phase() == ConnectionPhase::Response {
+            self.progress.enter(ConnectionPhase::Response);
         }
     }
 
-    /// Reads and drops what the peer still sends, until it ends.
+    /// Reads and drops what the peer still sends, until it ends or [`LINGER`] has passed.
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 4096];
         loop {
@@ -52,7 +63,10 @@ impl Connection {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
                 Poll::Ready(_ended) => return Poll::Ready(()),
                 // Also now and then when there is more: tokio makes a task that reads without end yield.
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    let timer = self.linger_timer.get_or_insert_with(|| Box::pin(time::sleep(LINGER)));
+                    return timer.as_mut().poll(cx);
+                }
             }
         }
     }
@@ -78,20 +92,20 @@ impl AsyncWrite for Connection {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         std::task::ready!(Pin::new(&mut this.stream).poll_flush(cx))?;
-        if this.progress.moment().phase() == Phase::Response {
-            this.progress.enter(Phase::Idle);
+        if this.progress.moment().phase() == ConnectionPhase::Response {
+            this.progress.enter(ConnectionPhase::Idle);
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.progress.moment().phase() != Phase::Linger {
+        if this.progress.moment().phase() != ConnectionPhase::Linger {
             std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             if !this.progress.lingers() {
                 return Poll::Ready(Ok(()));
             }
-            this.progress.enter(Phase::Linger);
+            this.progress.enter(ConnectionPhase::Linger);
         }
         this.linger(cx).map(Ok)
     }

@@ -1,8 +1,8 @@
 //! The connections of a listener: their caps, and the end of those that take too long.
 //!
 //! A sweep over all of them does what a timer for each would do. At a cap, that of all or that of one peer, a connection makes room for
-//! the new one: first those of which no byte has ever come, then those that are idle, then those that are slow with a head, the oldest
-//! of each first. Those that are busy stay.
+//! the new one, the oldest of the first kind that there is: silent since it began; idle and never of use; stalled in a head or a
+//! response; just begun; idle after a callback that was taken. Those that are busy stay.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -17,22 +17,23 @@ use tokio::task::AbortHandle;
 use tokio::task::Id;
 use tokio::task::JoinSet;
 
+use super::listener::LAST_ARRIVALS;
 use super::listener::Limits;
 use super::peers::Peers;
 use super::peers::peer_key;
+use super::phase::ConnectionPhase;
 use super::phase::Moment;
-use super::phase::Phase;
 use super::phase::Progress;
 use super::phase::millis_since;
 
-/// How long a connection lingers at most.
-const LINGER: Duration = Duration::from_secs(1);
 /// How long a connection has at the stop for what comes before HTTP: some round trips to the other side of the world.
 const LAST_PREAMBLES: Duration = Duration::from_secs(1);
-/// How long a head may take before its connection may have to make room.
-const HEAD_GRACE: Duration = Duration::from_secs(1);
-/// How long the search for connections that can make room rests when it has found none: it looks at all of them.
-const SEARCH_REST: Duration = Duration::from_millis(1);
+/// How long a new connection has until it counts as silent: a round trip or two, and a TLS handshake.
+const SILENT_AFTER: Duration = Duration::from_millis(250);
+/// How long no byte of a head or of a response may move until its connection counts as stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(1);
+/// For each open connection, how long passes between two searches for those that can make room: a search looks at all of them.
+const SEARCH_REST: Duration = Duration::from_nanos(200);
 
 /// See the module.
 #[derive(Debug)]
@@ -61,15 +62,32 @@ struct Open {
     peer: Option<IpAddr>,
 }
 
-/// Connections that can make room, as they were when they were looked for: a flood of silent connections costs one search for many.
+/// Connections that can make room, as they were when they were looked for: a flood costs one search for many.
 #[derive(Debug, Default)]
 struct Spare {
-    /// Whose they are; `None`: anybody's.
-    peer: Option<IpAddr>,
     /// The first to go first.
-    found: VecDeque<(Id, Moment)>,
-    /// When none was found.
-    none_at: Option<Instant>,
+    found: VecDeque<Candidate>,
+    searched: Option<Instant>,
+}
+
+/// See [`Spare`].
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    id: Id,
+    moment: Moment,
+    peer: Option<IpAddr>,
+    kind: SpareKind,
+}
+
+/// Which connections make room, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum SpareKind {
+    Silent,
+    Unused,
+    Stalled,
+    New,
+    /// Callbacks came over it, and were taken.
+    Used,
 }
 
 /// A worker, and how many connections it has.
@@ -182,40 +200,42 @@ impl Connections {
 
     /// Ends the connection, one of `peer` if it is given, that can best be spared. Returns whether there was one.
     fn make_room(&mut self, peer: Option<IpAddr>, now: Instant) -> bool {
-        if self.spare.peer != peer {
-            self.spare = Spare { peer, ..Spare::default() };
+        if self.evict(peer, SpareKind::New) {
+            return true;
         }
-        loop {
-            while let Some((id, moment)) = self.spare.found.pop_front() {
-                if self.open.get(&id).is_some_and(|open| open.progress.end(moment)) {
-                    self.evicted.inc();
-                    self.cut(id);
-                    return true;
-                }
-            }
-            if self.spare.none_at.is_some_and(|at| now.duration_since(at) < SEARCH_REST) {
-                return false;
-            }
-            self.spare.found = self.search(peer, now);
-            self.spare.none_at = self.spare.found.is_empty().then_some(now);
+        let rest = SEARCH_REST * u32::try_from(self.open.len()).unwrap_or(u32::MAX);
+        if self.spare.searched.is_some_and(|searched| now.duration_since(searched) < rest) {
+            return false;
         }
+        self.spare = Spare { found: self.search(now), searched: Some(now) };
+        self.evict(peer, SpareKind::Used)
     }
 
-    fn search(&self, peer: Option<IpAddr>, now: Instant) -> VecDeque<(Id, Moment)> {
-        let slow = millis_since(self.epoch, now).saturating_sub(millis(HEAD_GRACE));
-        let rank = |moment: Moment| match moment.phase() {
-            Phase::Preamble | Phase::Silent => Some(0),
-            Phase::Idle => Some(1),
-            Phase::Head if moment.since() <= slow => Some(2),
-            Phase::Head | Phase::Service | Phase::Response | Phase::Linger | Phase::Ended => None,
+    /// Does so with what was found, of the kinds up to `last`: where connections of use are next, there may be others by now.
+    fn evict(&mut self, peer: Option<IpAddr>, last: SpareKind) -> bool {
+        let is_of_peer = |candidate: &Candidate| candidate.kind <= last && (peer.is_none() || candidate.peer == peer);
+        while let Some(nth) = self.spare.found.iter().position(is_of_peer)
+            && let Some(Candidate { id, moment, .. }) = self.spare.found.remove(nth)
+        {
+            if self.open.get(&id).is_some_and(|open| open.progress.end(moment)) {
+                self.evicted.inc();
+                self.cut(id);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn search(&self, now: Instant) -> VecDeque<Candidate> {
+        let at = millis_since(self.epoch, now);
+        let candidate = |(id, open): (&Id, &Open)| {
+            let moment = open.progress.moment();
+            let kind = SpareKind::of(moment, at, open.progress.is_used())?;
+            Some(Candidate { id: *id, moment, peer: open.peer, kind })
         };
-        let open = self.open.iter().filter(|(_, open)| peer.is_none() || open.peer == peer);
-        let moments = open.map(|(id, open)| (*id, open.progress.moment()));
-        let mut found: Vec<_> = moments.filter_map(|(id, at)| Some((rank(at)?, at.since(), id, at))).collect();
-        found.sort_unstable_by_key(|(rank, since, ..)| (*rank, *since));
-        // Of those that have been used only one: the next may be a silent one that came after this search.
-        let silent = found.partition_point(|(rank, ..)| *rank == 0);
-        found.into_iter().take(silent.max(1)).map(|(_, _, id, moment)| (id, moment)).collect()
+        let mut found: Vec<Candidate> = self.open.iter().filter_map(candidate).collect();
+        found.sort_unstable_by_key(|candidate| (candidate.kind, candidate.moment.since()));
+        found.into()
     }
 
     /// Drops the task of a connection that was ended.
@@ -240,22 +260,37 @@ impl Connections {
     }
 }
 
-impl Limits {
-    /// How long a connection may stay in `phase`; `None`: what it does has its own limits. `finishing`: for how long connections have
-    /// been ending.
-    fn of(&self, phase: Phase, finishing: Option<Duration>) -> Option<Duration> {
-        match phase {
-            Phase::Silent | Phase::Idle if finishing.is_some() => Some(Duration::ZERO),
-            Phase::Preamble => finishing.filter(|since| *since >= LAST_PREAMBLES).map(|_since| Duration::ZERO),
-            Phase::Silent | Phase::Head => Some(self.head_timeout),
-            Phase::Response => Some(self.write_timeout),
-            Phase::Idle => Some(self.idle_timeout),
-            Phase::Linger => Some(LINGER),
-            Phase::Service | Phase::Ended => None,
+impl SpareKind {
+    /// Of a connection that is where it is since `moment`, at this time. `None`: it cannot be spared.
+    fn of(moment: Moment, at: u64, is_used: bool) -> Option<Self> {
+        let age = Duration::from_millis(at.saturating_sub(moment.since()));
+        match moment.phase() {
+            ConnectionPhase::Preamble | ConnectionPhase::Silent if age < SILENT_AFTER => Some(Self::New),
+            ConnectionPhase::Preamble | ConnectionPhase::Silent => Some(Self::Silent),
+            ConnectionPhase::Idle if is_used => Some(Self::Used),
+            ConnectionPhase::Idle => Some(Self::Unused),
+            ConnectionPhase::Head | ConnectionPhase::Response if age >= STALLED_AFTER => Some(Self::Stalled),
+            ConnectionPhase::Head | ConnectionPhase::Response => None,
+            ConnectionPhase::Service | ConnectionPhase::Linger | ConnectionPhase::Ended => None,
         }
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+impl Limits {
+    /// How long a connection may stay in `phase`; `None`: what it does has its own limits. `finishing`: for how long connections have
+    /// been ending.
+    fn of(&self, phase: ConnectionPhase, finishing: Option<Duration>) -> Option<Duration> {
+        match phase {
+            ConnectionPhase::Idle if finishing.is_some() => Some(Duration::ZERO),
+            // It may have been shaking hands until now.
+            ConnectionPhase::Silent if finishing.is_some() => Some(LAST_ARRIVALS),
+            ConnectionPhase::Preamble => {
+                finishing.filter(|since| *since >= LAST_PREAMBLES).map(|_since| Duration::ZERO)
+            }
+            ConnectionPhase::Silent | ConnectionPhase::Head => Some(self.head_timeout),
+            ConnectionPhase::Response => Some(self.write_timeout),
+            ConnectionPhase::Idle => Some(self.idle_timeout),
+            ConnectionPhase::Service | ConnectionPhase::Linger | ConnectionPhase::Ended => None,
+        }
+    }
 }

@@ -1,46 +1,78 @@
-//! Until when certificates are good: the one field of X.509 that is of use to who watches.
+//! From when and until when certificates are valid.
 
+use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-const SEQUENCE: u8 = 0x30;
+use crate::clock::UnixMillis;
+
+use super::der::SEQUENCE;
+use super::der::element;
+
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// When the first of the certificates in a file of PEM ends, in seconds since the Unix epoch; `None` when none says so.
-pub(crate) fn of_pem(pem: &[u8]) -> Option<i64> {
-    CertificateDer::pem_slice_iter(pem).filter_map(|certificate| of_der(&certificate.ok()?)).min()
+/// When certificates are valid, in seconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Validity {
+    from: i64,
+    until: i64,
 }
 
-/// A certificate begins with its version, which may be absent, serial number, algorithm, issuer, and validity: from, until.
-fn of_der(certificate: &[u8]) -> Option<i64> {
-    let (certificate, _) = element(certificate, Some(SEQUENCE))?;
-    let (signed, _) = element(certificate, Some(SEQUENCE))?;
-    let begin = element(signed, Some(VERSION)).map_or(signed, |(_version, rest)| rest);
-    let (_serial_number, rest) = element(begin, None)?;
-    let (_algorithm, rest) = element(rest, Some(SEQUENCE))?;
-    let (_issuer, rest) = element(rest, Some(SEQUENCE))?;
-    let (validity, _) = element(rest, Some(SEQUENCE))?;
-    let (_from, until) = element(validity, None)?;
-    time(until)
+/// Why a certificate is of no use now. Clients refuse it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Invalid {
+    /// It was valid.
+    #[error("a certificate in the file has expired, at {}", rfc3339(*.0))]
+    Expired(i64),
+    /// It will be valid.
+    #[error("a certificate in the file is not valid before {}", rfc3339(*.0))]
+    NotYet(i64),
 }
 
-/// What the element at the beginning of `bytes` holds, and what is behind it, if it has that tag.
-fn element(bytes: &[u8], tag: Option<u8>) -> Option<(&[u8], &[u8])> {
-    let (&[found, first], rest) = bytes.split_first_chunk()?;
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(first), rest),
-        0x81..=0x84 => {
-            let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
+impl Validity {
+    /// When all certificates in a file of PEM are valid that say so; `None` when none does.
+    pub(crate) fn of_pem(pem: &[u8]) -> Option<Self> {
+        let all = CertificateDer::pem_slice_iter(pem).filter_map(|certificate| Self::of_der(&certificate.ok()?));
+        all.reduce(|one, other| Self { from: one.from.max(other.from), until: one.until.min(other.until) })
+    }
+
+    /// A certificate begins with its version, which may be absent, serial number, algorithm, issuer, and validity: from, until.
+    fn of_der(certificate: &[u8]) -> Option<Self> {
+        let (certificate, _) = element(certificate, Some(SEQUENCE))?;
+        let (signed, _) = element(certificate, Some(SEQUENCE))?;
+        let begin = element(signed, Some(VERSION)).map_or(signed, |(_version, rest)| rest);
+        let (_serial_number, rest) = element(begin, None)?;
+        let (_algorithm, rest) = element(rest, Some(SEQUENCE))?;
+        let (_issuer, rest) = element(rest, Some(SEQUENCE))?;
+        let (validity, _) = element(rest, Some(SEQUENCE))?;
+        let (_from, until) = element(validity, None)?;
+        Some(Self { from: time(validity)?, until: time(until)? })
+    }
+
+    /// When the first of them expires.
+    pub(crate) const fn until(self) -> i64 {
+        self.until
+    }
+
+    /// Why they are of no use at `now`, if so.
+    pub(crate) const fn invalid(self, now: UnixMillis) -> Option<Invalid> {
+        let now = now.0.div_euclid(1000);
+        if now > self.until {
+            Some(Invalid::Expired(self.until))
+        } else if now < self.from {
+            Some(Invalid::NotYet(self.from))
+        } else {
+            None
         }
-        _ => return None,
-    };
-    let is_wanted = tag.is_none_or(|tag| tag == found);
-    rest.split_at_checked(length).filter(|_element| is_wanted)
+    }
+}
+
+fn rfc3339(seconds: i64) -> String {
+    Timestamp::from_second(seconds).map_or_else(|_far| seconds.to_string(), |time| time.to_string())
 }
 
 /// Digits up to seconds and `Z`; of the year there are two or four.
@@ -82,10 +114,19 @@ mod tests {
     }
 
     #[test]
+    fn says_why_a_certificate_is_of_no_use_now() {
+        let validity = Validity { from: 10, until: 20 };
+        let at = |millis: i64| validity.invalid(UnixMillis(millis)).map(|invalid| invalid.to_string());
+        assert_eq!([at(10_000), at(20_999)], [None, None]);
+        assert_eq!(at(21_000).unwrap(), "a certificate in the file has expired, at 1970-01-01T00:00:20Z");
+        assert_eq!(at(9_999).unwrap(), "a certificate in the file is not valid before 1970-01-01T00:00:10Z");
+    }
+
+    #[test]
     fn no_bytes_make_it_panic() {
         proptest::proptest!(|(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200))| {
-            let _end = of_der(&bytes);
-            let _end = of_der(&[&[SEQUENCE, 0x50, SEQUENCE, 0x4e, 2, 1, 1, SEQUENCE, 0, SEQUENCE, 0, SEQUENCE], &bytes[..]].concat());
+            let _validity = Validity::of_der(&bytes);
+            let _validity = Validity::of_der(&[&[SEQUENCE, 0x50, SEQUENCE, 0x4e, 2, 1, 1, SEQUENCE, 0, SEQUENCE, 0, SEQUENCE], &bytes[..]].concat());
         });
     }
 }

@@ -28,7 +28,7 @@ use crate::throttle::Throttle;
 
 use super::connection::Connection;
 use super::connections::Connections;
-use super::phase::Phase;
+use super::phase::ConnectionPhase;
 use super::phase::Progress;
 use super::preamble::Preamble;
 use super::preamble::PreambleError;
@@ -48,11 +48,11 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// The longest head, and the read buffer of a connection. Tencent's heads are below 1 KiB.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How many connections beyond the cap are told so at a time. Those beyond that are closed without a word.
-const TURNED_AWAY_MAX: usize = 256;
+pub(crate) const TURNED_AWAY_MAX: usize = 256;
 /// How long a connection beyond the cap is kept for its answer: the sender waits no longer.
 const TURN_AWAY_PATIENCE: Duration = Duration::from_secs(2);
 /// Between the last accept and the end of idle connections: what was on its way already comes in, and is answered.
-const LAST_ARRIVALS: Duration = Duration::from_millis(100);
+pub(super) const LAST_ARRIVALS: Duration = Duration::from_millis(100);
 /// How often slow connections are looked for: four times in the shortest timeout, within these.
 const SWEEP_PERIOD_MIN: Duration = Duration::from_millis(20);
 const SWEEP_PERIOD_MAX: Duration = Duration::from_millis(250);
@@ -258,7 +258,7 @@ async fn drive(
         }
     };
     let Some((stream, peer)) = opened else { return };
-    if !progress.enter(Phase::Silent) {
+    if !progress.enter(ConnectionPhase::Silent) {
         return;
     }
     let not_http = service.intake.metrics.not_http.clone();

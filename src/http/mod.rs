@@ -3,10 +3,12 @@
 pub(crate) mod budget;
 mod connection;
 mod connections;
+mod der;
 pub(crate) mod expiry;
 mod framing;
 pub(crate) mod listener;
 mod peers;
+mod pem;
 mod phase;
 pub(crate) mod preamble;
 mod proxy;

@@ -1,8 +1,8 @@
 //! Where a connection is between its requests, and since when: noted by the connection, read by the listener, which ends those that
 //! stay in a phase for too long.
 //!
-//! Both sides change the phase by compare-and-swap, so a connection that the listener has ended never begins a request, and one that
-//! has begun a request is never ended.
+//! Both sides change the phase by compare-and-swap, so a connection that the listener has ended never begins a request, and one whose
+//! request is with the service is never ended.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,7 +14,7 @@ use crate::clock;
 
 /// Where a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum ConnectionPhase {
     /// Before HTTP: a header of the PROXY protocol, a TLS handshake.
     Preamble,
     /// HTTP may begin, and no byte of it has come.
@@ -33,15 +33,15 @@ pub(super) enum Phase {
     Ended,
 }
 
-const PHASES: [Phase; 8] = [
-    Phase::Preamble,
-    Phase::Silent,
-    Phase::Head,
-    Phase::Service,
-    Phase::Response,
-    Phase::Idle,
-    Phase::Linger,
-    Phase::Ended,
+const PHASES: [ConnectionPhase; 8] = [
+    ConnectionPhase::Preamble,
+    ConnectionPhase::Silent,
+    ConnectionPhase::Head,
+    ConnectionPhase::Service,
+    ConnectionPhase::Response,
+    ConnectionPhase::Idle,
+    ConnectionPhase::Linger,
+    ConnectionPhase::Ended,
 ];
 
 /// A phase and since when, in milliseconds on the clock of the connection's [`Progress`].
@@ -49,14 +49,19 @@ const PHASES: [Phase; 8] = [
 pub(super) struct Moment(u64);
 
 const PHASE_BITS: u32 = 3;
+const PHASE_MASK: u64 = (1 << PHASE_BITS) - 1;
 
 impl Moment {
-    const fn new(phase: Phase, millis: u64) -> Self {
+    const fn new(phase: ConnectionPhase, millis: u64) -> Self {
         Self(millis << PHASE_BITS | phase as u64)
     }
 
-    pub(super) fn phase(self) -> Phase {
-        usize::try_from(self.0 & 7).ok().and_then(|index| PHASES.get(index)).copied().unwrap_or(Phase::Ended)
+    pub(super) fn phase(self) -> ConnectionPhase {
+        usize::try_from(self.0 & PHASE_MASK)
+            .ok()
+            .and_then(|index| PHASES.get(index))
+            .copied()
+            .unwrap_or(ConnectionPhase::Ended)
     }
 
     /// Milliseconds on the clock of the connection's [`Progress`].
@@ -78,14 +83,15 @@ struct Inner {
     moment: AtomicU64,
     closes_next: AtomicBool,
     lingers: AtomicBool,
+    is_used: AtomicBool,
 }
 
 impl Progress {
     /// A connection that begins. `epoch` is the zero of the clock.
     pub(super) fn new(epoch: Instant, now: Instant) -> Self {
-        let moment = Moment::new(Phase::Preamble, millis_since(epoch, now));
-        let (moment, closes_next, lingers) = (AtomicU64::new(moment.0), AtomicBool::new(false), AtomicBool::new(false));
-        Self { inner: Arc::new(Inner { epoch, moment, closes_next, lingers }) }
+        let moment = Moment::new(ConnectionPhase::Preamble, millis_since(epoch, now));
+        let (closes_next, lingers, is_used) = <(AtomicBool, AtomicBool, AtomicBool)>::default();
+        Self { inner: Arc::new(Inner { epoch, moment: AtomicU64::new(moment.0), closes_next, lingers, is_used }) }
     }
 
     /// The phase, and since when.
@@ -94,11 +100,11 @@ impl Progress {
     }
 
     /// Moves on to `phase`. Returns whether it did: one that was ended stays so.
-    pub(super) fn enter(&self, phase: Phase) -> bool {
+    pub(super) fn enter(&self, phase: ConnectionPhase) -> bool {
         let next = Moment::new(phase, millis_since(self.inner.epoch, clock::monotonic()));
         let mut moment = self.moment();
         loop {
-            if moment.phase() == Phase::Ended {
+            if moment.phase() == ConnectionPhase::Ended {
                 return false;
             }
             match self.swap(moment, next) {
@@ -110,7 +116,7 @@ impl Progress {
 
     /// Ends the connection, if it is still where it was at `moment`. Returns whether it was.
     pub(super) fn end(&self, moment: Moment) -> bool {
-        self.swap(moment, Moment::new(Phase::Ended, moment.since())).is_ok()
+        self.swap(moment, Moment::new(ConnectionPhase::Ended, moment.since())).is_ok()
     }
 
     fn swap(&self, from: Moment, to: Moment) -> Result<(), Moment> {
@@ -128,6 +134,16 @@ impl Progress {
         self.inner.closes_next.load(Ordering::Relaxed)
     }
 
+    /// A callback that came over it was taken.
+    pub(super) fn mark_used(&self) {
+        self.inner.is_used.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a callback that came over it was taken.
+    pub(super) fn is_used(&self) -> bool {
+        self.inner.is_used.load(Ordering::Relaxed)
+    }
+
     /// The connection ends with a request that was not read to its end.
     pub(super) fn leave_unread(&self) {
         self.inner.lingers.store(true, Ordering::Relaxed);
@@ -135,7 +151,7 @@ impl Progress {
 
     /// Whether the peer may still be sending when the connection is closed.
     pub(super) fn lingers(&self) -> bool {
-        self.inner.lingers.load(Ordering::Relaxed) || self.moment().phase() == Phase::Head
+        self.inner.lingers.load(Ordering::Relaxed) || self.moment().phase() == ConnectionPhase::Head
     }
 }
 
@@ -161,10 +177,10 @@ mod tests {
         let now = clock::monotonic();
         let progress = Progress::new(now, now);
         let before = progress.moment();
-        assert!(progress.enter(Phase::Head));
+        assert!(progress.enter(ConnectionPhase::Head));
         assert!(!progress.end(before), "it has begun a request");
         assert!(progress.end(progress.moment()));
-        assert!(!progress.enter(Phase::Service));
-        assert_eq!(progress.moment().phase(), Phase::Ended);
+        assert!(!progress.enter(ConnectionPhase::Service));
+        assert_eq!(progress.moment().phase(), ConnectionPhase::Ended);
     }
 }

@@ -42,7 +42,7 @@ use crate::throttle::Throttle;
 
 use super::budget::Budget;
 use super::framing;
-use super::phase::Phase;
+use super::phase::ConnectionPhase;
 use super::phase::Progress;
 use super::reply;
 use super::reply::Reply;
@@ -106,12 +106,12 @@ impl ConnectionService {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Reply, Infallible>> {
         // Not when the future is polled: hyper looks for what comes behind the body before, and that would be taken for a head.
-        let goes_on = self.progress.enter(Phase::Service);
-        self.reply_to(request, goes_on)
+        let is_open = self.progress.enter(ConnectionPhase::Service);
+        self.reply_to(request, is_open)
     }
 
-    async fn reply_to(self: Arc<Self>, request: Request<Incoming>, goes_on: bool) -> Result<Reply, Infallible> {
-        if !goes_on {
+    async fn reply_to(self: Arc<Self>, request: Request<Incoming>, is_open: bool) -> Result<Reply, Infallible> {
+        if !is_open {
             // The listener has ended the connection while a request sent ahead was read: its task is about to be dropped.
             std::future::pending::<()>().await;
         }
@@ -134,6 +134,9 @@ impl ConnectionService {
                     Some(Err(refusal)) => Err(refusal),
                     None => Err(Refusal::BodyTimeout),
                 };
+                if answer.is_ok() {
+                    self.progress.mark_used();
+                }
                 conclude(answer, receipt)
             }
         };
@@ -148,7 +151,7 @@ impl ConnectionService {
         if !goes_on || self.progress.closes_next() || service.is_stopping.load(Ordering::Relaxed) {
             reply::close(&mut reply);
         }
-        self.progress.enter(Phase::Response);
+        self.progress.enter(ConnectionPhase::Response);
         Ok(reply)
     }
 
@@ -162,25 +165,27 @@ impl ConnectionService {
     ) -> Reply {
         let service = &*self.service;
         let Some(incoming) = body else { return reply::ok() };
-        let read = is_blank(incoming);
-        let read = match alarm::until(&self.timers.body, began + service.body_timeout, read).await {
+        let read = is_blank(incoming, service.body_bytes_max);
+        let refusal = match alarm::until(&self.timers.body, began + service.body_timeout, read).await {
             Some(Ok(true)) => {
                 *body = None;
                 service.intake.metrics.probes.inc();
                 return reply::ok();
             }
-            Some(Ok(false)) => verdict,
-            Some(Err(refusal)) => Err(refusal),
-            None => Err(Refusal::BodyTimeout),
+            Some(Ok(false)) => {
+                let refusal = verdict.err().unwrap_or(Refusal::CommandMissing);
+                if service.nameless_log.permits(began) {
+                    tracing::warn!(
+                        peer = %self.peer.address,
+                        reason = refusal.reason().word(),
+                        "a POST with a body names no CallbackCommand in its query; a proxy in front must pass the query on"
+                    );
+                }
+                refusal
+            }
+            Some(Err(refusal)) => refusal,
+            None => Refusal::BodyTimeout,
         };
-        let refusal = read.err().unwrap_or(Refusal::CommandMissing);
-        if service.nameless_log.permits(began) {
-            tracing::warn!(
-                peer = %self.peer.address,
-                reason = refusal.reason().word(),
-                "a POST with a body names no CallbackCommand in its query; a proxy in front must pass the query on unchanged"
-            );
-        }
         let receipt = service.intake.ledger.receive(None);
         conclude(Err(refusal), Some(receipt))
     }
@@ -347,11 +352,16 @@ fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Re
     }
 }
 
-/// Whether a body is white space or `{}`. Reads it only until that is known.
-async fn is_blank(body: &mut Incoming) -> Result<bool, Refusal> {
+/// Whether a body is white space or `{}`. Reads it only until that is known, and no more than `limit` bytes.
+async fn is_blank(body: &mut Incoming, limit: usize) -> Result<bool, Refusal> {
     let mut rest = EMPTY_OBJECT;
+    let mut bytes = 0;
     while let Some(frame) = next_frame(body).await? {
         let Ok(data) = frame.into_data() else { continue };
+        bytes += data.len();
+        if bytes > limit {
+            return Err(Refusal::BodyTooLarge { limit });
+        }
         for byte in data.iter().filter(|byte| !byte.is_ascii_whitespace()) {
             match rest.split_first() {
                 Some((expected, behind)) if expected == byte => rest = behind,

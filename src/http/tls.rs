@@ -3,18 +3,26 @@
 //! Sessions are not resumed: senders keep their connections, and a session from before a change would pass by a new check of client
 //! certificates.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
-use rustls::pki_types::pem;
-use rustls::pki_types::pem::PemObject;
 use rustls::server::NoServerSessionStorage;
 use rustls::server::VerifierBuilderError;
 use rustls::server::WebPkiClientVerifier;
+
+use super::der::INTEGER;
+use super::der::OCTET_STRING;
+use super::der::SEQUENCE;
+use super::der::element;
+use super::pem;
+use super::pem::BadPem;
+
+/// The RSA keys that ring signs with.
+const RSA_BITS: RangeInclusive<usize> = 2048..=4096;
 
 /// Files of PEM, as they were read.
 #[derive(Clone, Copy)]
@@ -30,21 +38,36 @@ pub(crate) struct Pems<'p> {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadTls {
     /// The file with the certificate has none, or one that cannot be read.
-    #[error("read the certificate")]
-    Certificate(#[source] pem::Error),
+    #[error("read the certificate: {0}")]
+    Certificate(BadPem),
     /// The file with the key has none, or one that cannot be read.
-    #[error("read the key")]
-    Key(#[source] pem::Error),
+    #[error("read the key: {0}")]
+    Key(BadPem),
     /// The file with the certificates of clients' authorities has none, or one that cannot be read.
-    #[error("read the certificates of the clients' authorities")]
-    ClientCa(#[source] pem::Error),
-    /// One of them is no authority's.
-    #[error("use the certificates of the clients' authorities")]
-    ClientRoot(#[source] rustls::Error),
+    #[error("read the certificates of the clients' authorities: {0}")]
+    ClientCa(BadPem),
+    /// One of them is something else, though its label says certificate.
+    #[error("use the certificates of the clients' authorities: number {0} in the file is not X.509")]
+    ClientRoot(usize),
     /// They make no check.
     #[error("use the certificates of the clients' authorities")]
     ClientCheck(#[source] VerifierBuilderError),
-    /// Each can be read, but certificate and key do not belong together, or are of a kind that is not known.
+    /// ring does not sign with an RSA key of this length.
+    #[error("use the key: it is an RSA key of {0} bits; only 2048 to 4096 are taken")]
+    KeyLength(usize),
+    /// It is damaged, or of another kind.
+    #[error("use the key: it is damaged, or neither RSA, ECDSA on P-256 or P-384, nor Ed25519")]
+    KeyKind,
+    /// It is something else, though its label says certificate, or of a version that is not taken.
+    #[error(
+        "use the certificate: the first in the file is not X.509 of version 3; openssl x509 -req makes version 1 where it is given no \
+         extensions"
+    )]
+    NotX509,
+    /// They are of two pairs, or another certificate of the file is the key's.
+    #[error("use the certificate with the key: the key is not that of the first certificate in the file")]
+    Mismatch,
+    /// Each can be used, but not together.
     #[error("use the certificate with the key")]
     Pair(#[source] rustls::Error),
 }
@@ -59,24 +82,48 @@ pub(crate) fn build(pems: Pems<'_>) -> Result<ServerConfig, BadTls> {
         None => builder.with_no_client_auth(),
         Some(client_ca) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(client_ca).map_err(BadTls::ClientCa)? {
-                roots.add(certificate).map_err(BadTls::ClientRoot)?;
+            for (index, certificate) in pem::certificates(client_ca).map_err(BadTls::ClientCa)?.into_iter().enumerate()
+            {
+                roots.add(certificate).map_err(|_error| BadTls::ClientRoot(index + 1))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
             builder.with_client_cert_verifier(verifier.map_err(BadTls::ClientCheck)?)
         }
     };
-    let chain = certificates(pems.certificate).map_err(BadTls::Certificate)?;
-    let key = PrivateKeyDer::from_pem_slice(pems.key).map_err(BadTls::Key)?;
-    let mut config = builder.with_single_cert(chain, key).map_err(BadTls::Pair)?;
+    let chain = pem::certificates(pems.certificate).map_err(BadTls::Certificate)?;
+    let key = pem::key(pems.key).map_err(BadTls::Key)?;
+    if provider.key_provider.load_private_key(key.clone_key()).is_err() {
+        let wrong_length = rsa_bits(&key).filter(|bits| !RSA_BITS.contains(bits));
+        return Err(wrong_length.map_or(BadTls::KeyKind, BadTls::KeyLength));
+    }
+    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls tells the others well enough")]
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => BadTls::Mismatch,
+        rustls::Error::InvalidCertificate(_) => BadTls::NotX509,
+        other => BadTls::Pair(other),
+    })?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
-/// All certificates of a file, at least one.
-fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, pem::Error> {
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(bytes).collect::<Result<_, _>>()?;
-    if certificates.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(certificates) }
+/// The length of a key, if it is RSA. It begins with its version and the modulus, in PKCS #8 behind version and algorithm.
+fn rsa_bits(key: &PrivateKeyDer<'_>) -> Option<usize> {
+    let pkcs1 = match key {
+        PrivateKeyDer::Pkcs1(key) => key.secret_pkcs1_der(),
+        PrivateKeyDer::Pkcs8(key) => {
+            let (fields, _) = element(key.secret_pkcs8_der(), Some(SEQUENCE))?;
+            let (_version, rest) = element(fields, Some(INTEGER))?;
+            let (_algorithm, rest) = element(rest, Some(SEQUENCE))?;
+            element(rest, Some(OCTET_STRING))?.0
+        }
+        PrivateKeyDer::Sec1(_) | _ => return None,
+    };
+    let (fields, _) = element(pkcs1, Some(SEQUENCE))?;
+    let (_version, rest) = element(fields, Some(INTEGER))?;
+    let (modulus, _) = element(rest, Some(INTEGER))?;
+    let zeros: usize = modulus.iter().take_while(|byte| **byte == 0).count();
+    let first = modulus.get(zeros)?;
+    Some((modulus.len() - zeros) * 8 - first.leading_zeros() as usize)
 }

@@ -65,6 +65,8 @@ pub(crate) struct OnDisk {
     pub(crate) found: Found,
     /// What it is gone with, if that is less than a disk.
     pub(crate) is_gone_with: Option<&'static str>,
+    /// The permission bits of its directory, if they let group or others in.
+    pub(crate) mode_for_others: Option<u32>,
 }
 
 /// Tells whether the journal can take what comes.
@@ -169,6 +171,7 @@ pub(crate) fn open(
 ) -> Result<OnDisk, JournalError> {
     let directory = Directory::open(&settings.dir)?;
     let is_gone_with = directory.is_gone_with();
+    let mode_for_others = directory.mode_for_others();
     let options = options(settings, &directory)?;
     let mut seed = [0; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
@@ -204,6 +207,7 @@ pub(crate) fn open(
         gauge: Gauge { store, is_full, sync_wait, read_wait, wait_max: settings.wait_max },
         found,
         is_gone_with,
+        mode_for_others,
     })
 }
 
@@ -266,6 +270,12 @@ fn entropy(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
 }
 
 impl Gauge {
+    /// How many bytes all its files may take. Those that were there before the quota was lowered stay until they are delivered.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        let fill = self.store.fill();
+        fill.quota_bytes.max(fill.files_bytes)
+    }
+
     /// Whether it can take what comes; if not, why.
     pub(crate) fn can_take(&self) -> Result<(), String> {
         let fill = self.store.fill();

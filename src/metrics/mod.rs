@@ -5,6 +5,7 @@ pub(crate) mod intake;
 pub(crate) mod journal;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
+pub(crate) mod log;
 pub(crate) mod publish;
 pub(crate) mod tls;
 pub(crate) mod tokens;
@@ -17,7 +18,7 @@ use prometheus::Registry;
 
 use crate::ledger::Ledger;
 
-/// All metrics of the process.
+/// All metrics of the process but those of the log, which begins before there is a registry.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     pub(crate) intake: intake::IntakeMetrics,

@@ -577,6 +577,11 @@ fn sizes() -> Vec<Case> {
         case("one byte more, announced only", with_length(AFTER, BODY_BYTES_MAX + 1, b""), too_large),
         case("the longest body, chunked", chunked(AFTER, &longest), Outcome::Taken(AFTER)),
         case("one byte more, chunked", chunked(AFTER, &too_long), too_large),
+        case(
+            "one blank more, without a command",
+            request("POST", "/", &vec![b' '; BODY_BYTES_MAX + 1]),
+            refused(Reason::BodyTooLarge, 413, "the body is longer than 262144 bytes", "other"),
+        ),
     ]
 }
 

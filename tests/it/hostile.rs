@@ -244,12 +244,15 @@ fn a_head_that_is_too_large_is_431_and_ends_the_connection() {
 fn what_speaks_another_protocol_is_ended() {
     let bridge = start(PATIENT);
     let client_hello = [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &[7; 506]].concat();
+    let mut open = Vec::new();
     for bytes in [&client_hello[..], b"\0\0\0\0", b"SSH-2.0-x\r\n\r\n"] {
         let mut client = connect(&bridge);
         client.write(bytes).unwrap();
         assert_eq!(client.read().unwrap().status, 400, "{bytes:?}");
         assert!(client.is_closed());
+        open.push(client);
     }
+    bridge.metrics_until(|metrics| metrics["callbridge_not_http_total"] == 3.0);
     // HTTP/2 could not read an answer in HTTP/1.
     let mut client = connect(&bridge);
     client.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();

@@ -1,8 +1,11 @@
 //! The journal as an operator meets it: where it cannot live, what is said of damage, and what `callbridge journal` shows.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
+use std::fs::Permissions;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -71,6 +74,47 @@ fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
 fn delivered(kafka: &Kafka, prefix: &str) -> Vec<u64> {
     let topic = format!("{prefix}.{}", load::COMMAND);
     Reader::open(&kafka.client(), &[&topic]).collect_to_end().iter().map(oracle::sequence).collect()
+}
+
+/// The permission bits of the directory, and of each file in it.
+fn modes(dir: &Path) -> (u32, BTreeSet<u32>) {
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    (mode(dir), fs::read_dir(dir).unwrap().map(|entry| mode(&entry.unwrap().path())).collect())
+}
+
+fn warnings_of_modes(stderr: &str) -> Vec<Value> {
+    let lines = stderr.lines().filter(|line| line.contains("lets group or others in"));
+    lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_journal_is_for_its_owner_alone_whatever_the_umask() {
+    for umask in ["000", "022", "277"] {
+        let (_folder, dir) = journal::folder();
+        let under_umask = ["sh", "-c", "umask $0 && exec \"$@\"", umask].map(str::to_owned);
+        let settings = Settings::new(&nobody(), "journal", "");
+        let bridge = settings.start_under(&under_umask, &dir);
+        post(&bridge, APP, 0..2);
+        let stopped = bridge.stop_and_wait();
+        assert_eq!(modes(&dir), (0o700, [0o600].into()), "umask {umask}");
+        assert_eq!(warnings_of_modes(&stopped.stderr), [Value::Null; 0], "{}", stopped.stderr);
+        assert_eq!(inspect::undelivered(&dir), 2);
+    }
+}
+
+#[test]
+fn warns_once_of_an_existing_journal_that_others_can_read_and_narrows_its_files() {
+    let (_folder, dir) = with_three();
+    fs::set_permissions(&dir, Permissions::from_mode(0o2755)).unwrap();
+    for file in files(&dir, "seg").iter().chain(&files(&dir, "spare")) {
+        fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap();
+    }
+    let stopped = Settings::new(&nobody(), "journal", "").start(&dir).stop_and_wait();
+    let warnings = warnings_of_modes(&stopped.stderr);
+    assert_eq!(warnings.len(), 1, "{}", stopped.stderr);
+    assert_eq!((&warnings[0]["level"], &warnings[0]["fields"]["mode"]), (&"WARN".into(), &"2755".into()));
+    assert_eq!(modes(&dir), (0o2755, [0o600].into()));
+    assert_eq!(inspect::undelivered(&dir), 3);
 }
 
 #[test]
@@ -181,7 +225,7 @@ fn damage_is_refused_by_file_byte_and_captures_and_can_be_salvaged() {
     let bridge = Settings::new(&brokers, "damaged", "on_corruption = \"salvage\"").start(&dir);
     wait::until("the rest is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 2);
     assert!((bridge.metrics()["callbridge_journal_damaged_captures_total"] - 1.0).abs() < 0.1);
-    assert!(bridge.stderr().contains(&damage));
+    wait::until("the damage is logged", || bridge.stderr().contains(&damage));
     // What comes goes to a segment of its own, and then the damaged one is set aside.
     post(&bridge, APP, 3..4);
     let aside = dir.join(name.replace(".seg", ".damaged"));
@@ -214,7 +258,7 @@ fn a_sector_that_cannot_be_read_holds_up_its_own_callbacks_only() {
     post(&bridge, APP, 3..4);
     wait::until("the others are delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 3);
     assert!((bridge.metrics()["callbridge_journal_read_errors_total"] - 1.0).abs() < 0.1);
-    assert!(bridge.stderr().contains(&damage), "{}", bridge.stderr());
+    wait::until("the damage is logged", || bridge.stderr().contains(&damage));
     let stopped = bridge.stop_and_wait();
     assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 1, "{stopped:?}");
 
@@ -249,7 +293,7 @@ fn an_end_that_cannot_be_read_is_damage_and_its_numbers_do_not_come_again() {
 
     let salvage = "on_corruption = \"salvage\"";
     let bridge = Settings::new(&kafka.bootstrap(), "bad-end", salvage).start(&dir);
-    assert!(bridge.stderr().contains(&damage), "{}", bridge.stderr());
+    wait::until("the damage is logged", || bridge.stderr().contains(&damage));
     post(&bridge, APP, 3..4);
     wait::until("the rest is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 3);
     let aside = segment.with_extension("damaged");

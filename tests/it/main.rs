@@ -10,6 +10,7 @@
     reason = "the harness is test code too: what it cannot do is a failed test"
 )]
 
+mod admin;
 mod bad_input;
 mod blocklist;
 mod callbacks;
@@ -25,9 +26,11 @@ mod fuzz;
 mod harness;
 mod hostile;
 mod journal;
+mod limits;
 mod listener;
 mod outages;
 mod overload;
+mod pem;
 mod power_cut;
 mod process_face;
 mod promises;
@@ -36,7 +39,9 @@ mod quarantine;
 mod schemas;
 mod seeds;
 mod senders;
+mod signals;
 mod signature;
+mod stalled_output;
 mod stop;
 mod structure;
 mod support;

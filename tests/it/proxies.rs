@@ -27,7 +27,10 @@ fn nginx_passes_the_query_on_and_a_query_that_it_loses_is_refused() {
     let good = nginx(&bridge, |config| config);
     assert_eq!(post(&good), 200);
     for (losing, status) in [("/$1", 403), ("/$1?SdkAppid=1400000000", 400), ("/$1%3f$args", 403)] {
-        let proxy = nginx(&bridge, |config| config.replace("/$1$is_args$args", losing));
+        let proxy = nginx(&bridge, |config| {
+            let config = config.replace("location /tencent/ {", "location ~ ^/tencent/(.*)$ {");
+            config.replace("proxy_pass http://callbridge/;", &format!("proxy_pass http://callbridge{losing};"))
+        });
         assert_eq!(post(&proxy), status, "{losing}");
     }
     let stopped = bridge.stop_in_order();

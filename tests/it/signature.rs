@@ -182,12 +182,17 @@ fn applications_are_signed_each_with_its_own_tokens_or_not_at_all() {
 #[test]
 fn a_token_file_that_cannot_be_used_at_the_start_is_78_and_named() {
     let files = TokenFiles::new();
-    let (good, empty) = (files.write("good", "a\nb\n"), files.write("empty", "\n"));
+    let (good, empty) = (files.write("good", "0123456789abcdef\nfedcba9876543210\n"), files.write("empty", "\n"));
+    let comment = files.write("comment", "# tencent token\nxxxxyyyy\n");
     let missing = files.path("missing").display().to_string();
     let args = |command| {
         let apps = ["--sdk-app-id", "1", "--sdk-app-id", "2", "--listen", "127.0.0.1:0", "--admin-listen"];
-        let tokens = ["127.0.0.1:0", "--token-file", &good, "--token-file", &empty, "--token-file", &missing];
-        [&[command], &apps[..], &tokens, EMBEDDED].concat().iter().map(ToString::to_string).collect::<Vec<_>>()
+        let tokens = [&good, &empty, &missing, &comment].map(|file| ["--token-file", file]).concat();
+        [&[command], &apps[..], &["127.0.0.1:0"], &tokens, EMBEDDED]
+            .concat()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
     };
     let run = |command| {
         let binary = env!("CARGO_BIN_EXE_callbridge");
@@ -201,13 +206,44 @@ fn a_token_file_that_cannot_be_used_at_the_start_is_78_and_named() {
     let last: Value = serde_json::from_str(stderr.lines().last().unwrap()).unwrap();
     let error = last["fields"]["error"].as_str().unwrap();
     assert!(error.starts_with("use the token files: cannot be used: "), "{error}");
-    assert!(error.contains(&empty) && error.contains(&missing) && !error.contains(&good), "{error}");
+    assert!([&empty, &missing, &comment].iter().all(|file| error.contains(*file)) && !error.contains(&good), "{error}");
 
     let (code, stdout, stderr) = run("check");
     assert_eq!(code, Some(78));
     assert!(stdout.ends_with(&format!("\ntokens ok: {good}: 2 tokens\n")), "{stdout}");
-    let expected = format!("{empty}: holds no token\n{missing}: No such file or directory (os error 2)\n");
+    let comment = format!("{comment}: line 1: begins with '#', which no token does; a token file has no comments");
+    let expected = format!("{comment}\n{empty}: holds no token\n{missing}: No such file or directory (os error 2)\n");
     assert_eq!(stderr, expected);
+}
+
+#[test]
+fn warns_of_tokens_under_16_bytes_at_the_start_and_at_each_reload() {
+    let files = TokenFiles::new();
+    let token = files.write("token", "xxxxyyyy\n0123456789abcdef");
+    let bridge = start(&["--token-file", &token]);
+    files.replace("token", "0123456789abcdef");
+    reloaded(&bridge, 1.0);
+    files.replace("token", "xxxxyyyy");
+    reloaded(&bridge, 2.0);
+    let stopped = bridge.stop_and_wait();
+    let weak = stopped.stderr.lines().filter(|line| line.contains("weak tokens"));
+    let weak: Vec<Value> = weak.map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(weak.len(), 2, "{weak:#?}");
+    for (line, count) in weak.iter().zip(["1 of 2", "1 of 1"]) {
+        assert_eq!((&line["level"], &line["fields"]["file"]), (&"WARN".into(), &token.as_str().into()));
+        assert!(line["fields"]["weakness"].as_str().unwrap().starts_with(count), "{line}");
+    }
+}
+
+#[test]
+fn warns_at_the_start_of_an_application_whose_callbacks_are_unsigned() {
+    let files = TokenFiles::new();
+    let token = files.write("token", "0123456789abcdef");
+    let is_warned = |args: &[&str]| {
+        let stderr = start(args).stop_and_wait().stderr;
+        stderr.lines().any(|line| line.contains("\"WARN\"") && line.contains("callbacks are taken unsigned"))
+    };
+    assert_eq!([is_warned(&[]), is_warned(&["--token-file", &token])], [true, false]);
 }
 
 /// Files in a folder of their own, gone when dropped.

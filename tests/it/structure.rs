@@ -12,14 +12,15 @@ const NAMES: &[(&str, &[&str])] = &[
     // Words, and stages without I/O.
     ("clock", &[]),
     ("command", &[]),
+    ("invisible", &[]),
     ("request", &[]),
     ("sender", &[]),
     ("refusal", &["request"]),
     ("ledger", &["command", "refusal"]),
-    ("auth", &["clock", "refusal", "request"]),
+    ("auth", &["clock", "invisible", "refusal", "request"]),
     ("body", &[]),
     ("parse", &["body", "refusal"]),
-    ("decide", &["clock", "command"]),
+    ("decide", &["clock", "command", "invisible"]),
     ("question", &["body", "clock", "command", "decide", "parse", "refusal"]),
     ("capture", &["auth", "clock", "command", "decide", "refusal"]),
     ("record", &["auth", "command"]),
@@ -30,6 +31,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("throttle", &[]),
     ("config", &["command", "sender"]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
+    ("logging", &["clock", "metrics"]),
     (
         "journal",
         &[
@@ -52,8 +54,8 @@ const NAMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("publish", &["capture", "clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
-    ("follow", &["auth", "clock", "decide", "http", "metrics", "shutdown"]),
-    ("admin", &["journal", "publish", "shutdown"]),
+    ("follow", &["auth", "clock", "decide", "http", "metrics"]),
+    ("admin", &["clock", "journal", "publish", "shutdown"]),
     // Wiring.
     (
         "app",
@@ -68,6 +70,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "intake",
             "journal",
             "ledger",
+            "logging",
             "metrics",
             "normalise",
             "publish",
@@ -77,12 +80,29 @@ const NAMES: &[(&str, &[&str])] = &[
             "throttle",
         ],
     ),
-    ("cli", &["app", "auth", "clock", "config", "decide", "follow", "journal", "normalise", "publish", "record"]),
+    (
+        "cli",
+        &[
+            "app",
+            "auth",
+            "clock",
+            "config",
+            "decide",
+            "follow",
+            "journal",
+            "logging",
+            "metrics",
+            "normalise",
+            "publish",
+            "record",
+        ],
+    ),
 ];
 
 /// These do no I/O, read no clock, write no log and wait for nothing.
 const PURE: &[&str] = &[
     "command",
+    "invisible",
     "request",
     "sender",
     "refusal",

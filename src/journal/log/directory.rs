@@ -1,11 +1,16 @@
 //! A [`Disk`] that is a real directory.
 
 use std::fs;
+use std::fs::DirBuilder;
 use std::fs::File;
 use std::fs::OpenOptions;
+use std::fs::Permissions;
 use std::fs::TryLockError;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::thread;
@@ -17,6 +22,15 @@ use super::disk::DiskFile;
 /// How often the lock is tried, and how long between: `callbridge journal inspect` takes it for a moment.
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// The mode of a directory that is made here: what is in it are messages, account ids and signatures.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// The mode of a file that is made here.
+const FILE_MODE: u32 = 0o600;
+
+/// What a mode gives to group and others.
+const OTHERS: u32 = 0o077;
 
 /// A directory, locked for one process while this lives, unless it was opened to read only.
 #[derive(Debug)]
@@ -132,6 +146,12 @@ impl Directory {
         is_taken
     }
 
+    /// Its permission bits, if they let group or others in. Whoever made it that way may need it, so it is left.
+    pub(crate) fn mode_for_others(&self) -> Option<u32> {
+        let mode = self.handle.metadata().ok()?.permissions().mode() & 0o7777;
+        (mode & OTHERS != 0).then_some(mode)
+    }
+
     /// What it is gone with, if that is less than a disk.
     pub(crate) fn is_gone_with(&self) -> Option<&'static str> {
         match self.filesystem() {
@@ -165,8 +185,17 @@ impl Directory {
 /// Makes the directory if need be, and its name durable: else a power cut could take it with all that is in it, however well that was
 /// synced.
 fn make(path: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> =
-        path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
+    let mut missing = Vec::new();
+    for path in path.ancestors().take_while(|path| !path.as_os_str().is_empty()) {
+        // An error is that of the disk, which making it would call "File exists".
+        if path.try_exists()? {
+            break;
+        }
+        missing.push(path);
+    }
+    if !missing.is_empty() {
+        make_private(path)?;
+    }
     fs::create_dir_all(path)?;
     // Its own also when it was there: who made it may have been killed before it came to this.
     for made in missing.iter().copied().chain([path]) {
@@ -178,6 +207,27 @@ fn make(path: &Path) -> io::Result<()> {
             Err(error) if missing.is_empty() && error.kind() == io::ErrorKind::PermissionDenied => {}
             Err(error) => return Err(error),
         }
+    }
+    Ok(())
+}
+
+/// Makes the directory for its owner alone, whatever the umask. Its parents are as the umask has it.
+fn make_private(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match DirBuilder::new().mode(DIRECTORY_MODE).create(path) {
+        Ok(()) => fs::set_permissions(path, Permissions::from_mode(DIRECTORY_MODE)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a file its mode, whatever the umask or an older version gave it. Where that cannot be done (a file of another owner, a filesystem
+/// without modes) it stays as it is: the directory decides who reaches it.
+fn restrict_to_owner(file: &File) -> io::Result<()> {
+    if file.metadata()?.permissions().mode() & 0o777 != FILE_MODE {
+        let _best_effort = file.set_permissions(Permissions::from_mode(FILE_MODE));
     }
     Ok(())
 }
@@ -195,11 +245,18 @@ impl Disk for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new().read(true).write(true).create_new(true).open(self.path.join(name))
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create_new(true).mode(FILE_MODE).open(self.path.join(name))?;
+        restrict_to_owner(&file)?;
+        Ok(file)
     }
 
     fn open(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new().read(true).write(self.may_write).open(self.path.join(name))
+        let file = OpenOptions::new().read(true).write(self.may_write).open(self.path.join(name))?;
+        if self.may_write {
+            restrict_to_owner(&file)?;
+        }
+        Ok(file)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

@@ -119,9 +119,19 @@ impl Bridge {
 
     /// Runs `serve` on ports that the caller chose, and does not wait for anything.
     pub(crate) fn start_unready(callbacks: SocketAddr, admin: SocketAddr, args: &[&str]) -> Self {
+        Self::start_unready_under(&[], callbacks, admin, args)
+    }
+
+    /// The same under another program.
+    pub(crate) fn start_unready_under(
+        prefix: &[String],
+        callbacks: SocketAddr,
+        admin: SocketAddr,
+        args: &[&str],
+    ) -> Self {
         let (listen, admin_listen) = (callbacks.to_string(), admin.to_string());
         let args = [&["--listen", &listen, "--admin-listen", &admin_listen], args];
-        let (process, folder) = launch(&four(), &[], &args);
+        let (process, folder) = launch(&four(), prefix, &args);
         Self { callbacks, admin, process, _folder: folder }
     }
 
@@ -196,7 +206,7 @@ impl Bridge {
         [("bootstrap.servers".to_owned(), broker.to_string())].into_iter().collect()
     }
 
-    /// What it has logged so far.
+    /// What it has logged so far. A thread of its own writes the log: a line may come a moment after what it is about.
     pub(crate) fn stderr(&self) -> String {
         self.process.stderr()
     }

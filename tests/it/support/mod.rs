@@ -19,6 +19,7 @@ pub(crate) mod load;
 pub(crate) mod mounted;
 pub(crate) mod openssl;
 pub(crate) mod oracle;
+pub(crate) mod pipe;
 pub(crate) mod ports;
 pub(crate) mod powercut;
 pub(crate) mod process;
