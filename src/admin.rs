@@ -28,8 +28,8 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 use crate::journal::durable::Gauge;
+use crate::publish::control::Control;
 use crate::publish::kafka::Health;
-use crate::publish::pump::Control;
 use crate::shutdown::Life;
 use crate::shutdown::Phase;
 

@@ -29,8 +29,8 @@ use crate::http::workers::Workers;
 use crate::journal;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
+use crate::publish::control::Control;
 use crate::publish::kafka::ClientError;
-use crate::publish::pump::Control;
 use crate::publish::topics::Missing;
 use crate::publish::topics::Told;
 use crate::publish::topics::TopicsClient;
@@ -177,7 +177,8 @@ fn start(
     // Ends once all is ready, or a look at the cluster after the stop: not waited for.
     let _readying = {
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
-        spawn("topics", move || make_ready(&readying, &topics_client, &served, || control.publish(&thread)))?
+        let publish = move |topics: &[usize]| control.publish(topics.iter().copied(), &thread);
+        spawn("topics", move || make_ready(&readying, &topics_client, &served, publish))?
     };
     let workers = workers.start(journal::attend).map_err(Failure::system("the workers"))?;
     let (done, serving) = oneshot::channel();
@@ -262,7 +263,7 @@ fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), Failure
 }
 
 /// Waits until every topic is there, then lets callbacks through and says where.
-fn make_ready(readying: &Readying, client: &TopicsClient, served: &build::Served, publish: impl Fn()) {
+fn make_ready(readying: &Readying, client: &TopicsClient, served: &build::Served, publish: impl Fn(&[usize])) {
     if readying.is_ready_alone {
         serve_now(readying, served);
     }
@@ -277,12 +278,12 @@ fn make_ready(readying: &Readying, client: &TopicsClient, served: &build::Served
             served.life.wait_for(&missing.to_string());
         }
         // What is in the journal can wait for its own topic only.
-        Told::OthersWork if readying.is_ready_alone => publish(),
-        Told::OthersWork => {}
+        Told::OthersWork(there) if readying.is_ready_alone => publish(there),
+        Told::OthersWork(_) => {}
     };
     let is_complete = client.wait(&readying.names, readying.creation.as_ref(), &served.stop, tell);
     if is_complete {
-        publish();
+        publish(&Vec::from_iter(0..readying.names.len()));
         if readying.is_ready_alone {
             tracing::info!("publishing");
         } else {

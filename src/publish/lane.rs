@@ -182,6 +182,8 @@ impl Unreported {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
+    /// Its topic has been seen in the cluster.
+    is_open: bool,
     /// In order.
     pub(super) waiting: VecDeque<Item>,
     /// Failed since the lane stopped, by their place in the order.
@@ -255,7 +257,16 @@ impl Lane {
     /// Whether the item may be sent, if it is the next.
     pub(super) fn takes(&self, item: &Item) -> bool {
         let credit = if item.is_suspect { 1 } else { CREDIT };
-        self.failed.is_empty() && self.rests_until.is_none() && !self.is_proving && self.in_flight < credit
+        self.is_open
+            && self.failed.is_empty()
+            && self.rests_until.is_none()
+            && !self.is_proving
+            && self.in_flight < credit
+    }
+
+    /// Its topic is there.
+    pub(super) const fn open(&mut self) {
+        self.is_open = true;
     }
 
     pub(super) const fn sent(&mut self, is_suspect: bool) {

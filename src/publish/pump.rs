@@ -4,6 +4,9 @@
 //! the lane stops, waits until the fate of everything it sent is known, and sends what failed again, first and in order. So a topic that
 //! cannot be written to holds up only itself, and the order per key survives what librdkafka gives back.
 //!
+//! A lane sends nothing before its topic has been seen in the cluster: records for a topic that the client does not know take paths in
+//! librdkafka on which records were lost.
+//!
 //! What can be read again from disk is not piled up in memory: a lane that is full is *parked*, lets go of what follows, and reads it
 //! again when it moves on. So an outage of hours grows the disk and not the process.
 //!
@@ -16,17 +19,11 @@ mod fate;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::thread;
-use std::thread::Thread;
 use std::time::Duration;
 use std::time::Instant;
 
 use crate::clock;
-use crate::clock::Heartbeat;
 use crate::journal::Backlog;
 use crate::journal::Entry;
 use crate::journal::Settled;
@@ -37,6 +34,7 @@ use crate::normalise::part::Parts;
 use crate::record::Topics;
 use crate::refusal::Reason;
 
+use super::control::Control;
 use super::kafka::Failure;
 use super::kafka::Kafka;
 use super::kafka::Report;
@@ -73,33 +71,6 @@ impl Default for Backoff {
     }
 }
 
-/// How the rest of the process steers the pump.
-#[derive(Debug, Default)]
-pub(crate) struct Control {
-    may_publish: AtomicBool,
-    give_up_at: Mutex<Option<Instant>>,
-    turned: Heartbeat,
-}
-
-impl Control {
-    /// Every topic is there: begin.
-    pub(crate) fn publish(&self, pump: &Thread) {
-        self.may_publish.store(true, Ordering::Release);
-        pump.unpark();
-    }
-
-    /// When the backlog ends, or at `deadline`, the pump ends.
-    pub(crate) fn give_up_at(&self, deadline: Instant, pump: &Thread) {
-        *self.give_up_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
-        pump.unpark();
-    }
-
-    /// How long ago the pump turned last.
-    pub(crate) fn turn_age(&self) -> Duration {
-        self.turned.age()
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Pump {
@@ -114,6 +85,8 @@ pub(crate) struct Pump {
     lanes: Vec<Lane>,
     unreported: Unreported,
     next_order: u64,
+    /// Some topic may be published to.
+    may_publish: bool,
     replace_at: Option<Instant>,
     /// When the last one was replaced, and how long must pass until the next is: doubled each time, until a record is delivered.
     replaced: Option<(Instant, Duration)>,
@@ -153,6 +126,7 @@ impl Pump {
             lanes,
             unreported: Unreported::default(),
             next_order: 0,
+            may_publish: false,
             replace_at: None,
             replaced: None,
             observe_at: clock::monotonic(),
@@ -167,16 +141,16 @@ impl Pump {
     pub(crate) fn run(mut self, control: &Control) {
         loop {
             let now = clock::monotonic();
-            control.turned.beat();
+            let orders = control.take();
+            self.open(&orders.opened);
             self.take_reports(now);
             self.replace_if_dead(now);
-            let may_publish = control.may_publish.load(Ordering::Acquire);
-            let has_more = may_publish && (self.take_entries(now) | self.read_again());
+            let has_more = self.may_publish && (self.take_entries(now) | self.read_again());
             self.send_waiting(now);
             self.observe(now);
-            let give_up_at = *control.give_up_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let give_up_at = orders.give_up_at;
             // What came before the topics were there has no way to go any more.
-            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now || !may_publish) {
+            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now || !self.may_publish) {
                 break;
             }
             if has_more {
@@ -193,6 +167,16 @@ impl Pump {
         self.take_last_reports(now);
         self.observe_at = now;
         self.observe(now);
+    }
+
+    /// Lets the lanes of these topics send.
+    fn open(&mut self, topics: &[usize]) {
+        for topic in topics {
+            if let Some(lane) = self.lanes.get_mut(*topic) {
+                lane.open();
+                self.may_publish = true;
+            }
+        }
     }
 
     fn is_at_end(&self) -> bool {

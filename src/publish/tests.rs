@@ -38,10 +38,10 @@ use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
+use crate::publish::control::Control;
 use crate::publish::kafka::Unstarted;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Backoff;
-use crate::publish::pump::Control;
 use crate::publish::pump::Pump;
 use crate::publish::pump::Setup;
 use crate::record::Topics;
@@ -108,7 +108,13 @@ impl Rig {
 
     /// Lets the pump begin. What was appended before goes out as one batch, if it fits.
     fn publish(&self) {
-        self.control.publish(self.pump.thread());
+        self.control.publish(0..self.topics.names().len(), self.pump.thread());
+    }
+
+    /// The same for one topic only.
+    fn publish_only(&self, command: Command) {
+        let topic = self.topics.of(self.apps.iter().next().unwrap(), Some(command));
+        self.control.publish([topic.index()], self.pump.thread());
     }
 
     fn fail_produce(&self, errors: &[RDKafkaRespErr]) {
@@ -439,6 +445,22 @@ fn a_topic_that_cannot_be_written_to_does_not_stop_the_others_nor_grow_what_is_u
         assert_eq!(firsts(&finished.read(CHANGED)), others, "{error:?}");
         assert_eq!(finished.ledger.read().waiting_total(), 0);
     }
+}
+
+#[test]
+fn nothing_is_sent_to_a_topic_that_was_not_seen_yet() {
+    let rig = Rig::start(&[]);
+    rig.publish_only(CHANGED);
+    (0..10).for_each(|number| rig.append(DESTROYED, number));
+    rig.append(CHANGED, 10);
+    wait_until("the topic that was seen has its record", || rig.ledger.read().delivered == 1);
+    wait_until("nothing is with the client", || rig.metric("callbridge_records_unreported") == 0.0);
+    assert_eq!(rig.ledger.read().waiting_total(), 10);
+
+    rig.publish_only(DESTROYED);
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(DESTROYED)), (0..10).collect::<Vec<_>>());
+    assert_eq!(finished.ledger.read().waiting_total(), 0);
 }
 
 #[test]

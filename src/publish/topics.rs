@@ -64,8 +64,18 @@ pub(crate) enum Missing {
 pub(crate) enum Told<'a> {
     /// This is missing.
     Missing(&'a Missing),
-    /// For a while now only some topics have been missing. Told again and again.
-    OthersWork,
+    /// For a while now only some topics have been missing; these are there, by their place among the names. Told at each look.
+    OthersWork(&'a [usize]),
+}
+
+/// What one look at the cluster has found.
+#[derive(Debug, Default)]
+struct Look {
+    brokers: usize,
+    /// Topics of which every partition has a leader, by their place among the names.
+    there: Vec<usize>,
+    leaderless: Vec<String>,
+    missing: Vec<String>,
 }
 
 type Fetch = Box<dyn Fn(Duration) -> Result<Metadata, KafkaError> + Send>;
@@ -101,23 +111,24 @@ impl TopicsClient {
         let mut told = None;
         let mut looks_left = LOOKS_FOR_ALL;
         loop {
-            match self.look(names, creation) {
-                Ok(()) => return true,
-                Err(missing) => {
-                    match missing {
-                        Missing::Kafka(_) | Missing::ProducerId => {}
-                        Missing::Topics(_) | Missing::Creation(_) | Missing::Leaders(_) => {
-                            looks_left = looks_left.saturating_sub(1);
-                            if looks_left == 0 {
-                                tell(Told::OthersWork);
-                            }
-                        }
-                    }
-                    if told.as_ref() != Some(&missing) {
-                        tell(Told::Missing(&missing));
-                        told = Some(missing);
+            let looked = self.look(names);
+            let missing = match &looked {
+                Ok(look) => self.missing(look, creation),
+                Err(missing) => Some(missing.clone()),
+            };
+            let Some(missing) = missing else { return true };
+            match (&missing, looked) {
+                (Missing::Topics(_) | Missing::Creation(_) | Missing::Leaders(_), Ok(look)) => {
+                    looks_left = looks_left.saturating_sub(1);
+                    if looks_left == 0 {
+                        tell(Told::OthersWork(&look.there));
                     }
                 }
+                (Missing::Kafka(_) | Missing::ProducerId, _) | (_, Err(_)) => {}
+            }
+            if told.as_ref() != Some(&missing) {
+                tell(Told::Missing(&missing));
+                told = Some(missing);
             }
             if stop.wait(BETWEEN_LOOKS) {
                 return false;
@@ -125,33 +136,42 @@ impl TopicsClient {
         }
     }
 
-    fn look(&self, names: &[String], creation: Option<&Creation>) -> Result<(), Missing> {
+    /// Asks the cluster which of `names` it has.
+    fn look(&self, names: &[String]) -> Result<Look, Missing> {
         // All topics are asked for: asking for one by name makes it on a broker with auto.create.topics.enable.
         let metadata = (self.fetch)(FETCH_LIMIT).map_err(|error| Missing::Kafka(error.to_string()))?;
-        let mut missing = Vec::new();
-        let mut leaderless = Vec::new();
-        for name in names {
+        let mut look = Look { brokers: metadata.brokers().len(), ..Look::default() };
+        for (index, name) in names.iter().enumerate() {
             match metadata.topics().iter().find(|topic| topic.name() == name) {
                 Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => {
                     if topic.partitions().iter().any(|partition| partition.leader() < 0) {
-                        leaderless.push(name.clone());
+                        look.leaderless.push(name.clone());
+                    } else {
+                        look.there.push(index);
                     }
                 }
-                Some(_) | None => missing.push(name.clone()),
+                Some(_) | None => look.missing.push(name.clone()),
             }
         }
-        if missing.is_empty() {
-            return match (leaderless.is_empty(), self.health.has_producer_id()) {
-                (false, _) => Err(Missing::Leaders(leaderless)),
-                (true, false) => Err(Missing::ProducerId),
-                (true, true) => Ok(()),
+        Ok(look)
+    }
+
+    /// What is missing after that look. Makes topics if `creation` says how.
+    fn missing(&self, look: &Look, creation: Option<&Creation>) -> Option<Missing> {
+        if look.missing.is_empty() {
+            return match (look.leaderless.is_empty(), self.health.has_producer_id()) {
+                (false, _) => Some(Missing::Leaders(look.leaderless.clone())),
+                (true, false) => Some(Missing::ProducerId),
+                (true, true) => None,
             };
         }
-        let Some(creation) = creation else { return Err(Missing::Topics(missing)) };
-        let brokers = i32::try_from(metadata.brokers().len()).unwrap_or(i32::MAX);
-        self.create(&missing, creation, brokers).map_err(Missing::Creation)?;
-        // They are there once the metadata says so, at the next look.
-        Err(Missing::Leaders(missing))
+        let Some(creation) = creation else { return Some(Missing::Topics(look.missing.clone())) };
+        let brokers = i32::try_from(look.brokers).unwrap_or(i32::MAX);
+        match self.create(&look.missing, creation, brokers) {
+            // They are there once the metadata says so, at the next look.
+            Ok(()) => Some(Missing::Leaders(look.missing.clone())),
+            Err(failed) => Some(Missing::Creation(failed)),
+        }
     }
 
     /// Makes `names`; returns what failed, with the reason, by name.
