@@ -11,6 +11,7 @@
 )]
 
 mod bad_input;
+mod batch_sizes;
 mod blocklist;
 mod callbacks;
 mod commands;
