@@ -35,6 +35,7 @@ use crate::record::Record;
 
 use super::properties::BATCH_SIZE;
 use super::properties::Properties;
+use super::protocol_hint;
 use super::topics::TopicsClient;
 
 /// How long one turn of the poll thread lasts; it wakes at once for an event. The library waits for whole milliseconds of what is left,
@@ -46,7 +47,8 @@ fn client_config(properties: &Properties) -> ClientConfig {
     for (name, value) in properties.iter() {
         config.set(name, value);
     }
-    config.set_log_level(RDKafkaLogLevel::Warning);
+    // That brokers close connections is said at this level.
+    config.set_log_level(RDKafkaLogLevel::Info);
     config
 }
 
@@ -154,6 +156,8 @@ pub(crate) struct Health {
     is_any_broker_up: AtomicBool,
     /// That none is has been said; librdkafka says it at each attempt to connect.
     is_outage_told: AtomicBool,
+    /// So has been that the protocol is probably the wrong one.
+    is_protocol_told: AtomicBool,
     has_producer_id: AtomicBool,
     polled: Heartbeat,
 }
@@ -225,7 +229,15 @@ impl ProducerContext for Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+        match protocol_hint::of(message) {
+            // Whoever has an id speaks as the brokers do.
+            Some(hint) if !self.health.has_producer_id() => {
+                if !self.health.is_protocol_told.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(reason = message, "{hint}");
+                }
+            }
+            Some(_) | None => log(level, facility, message),
+        }
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
@@ -235,6 +247,9 @@ impl ClientContext for Context {
                 self.health.is_outage_told.store(false, Ordering::Relaxed);
             }
             self.health.has_producer_id.store(standing.has_producer_id, Ordering::Relaxed);
+            if standing.has_producer_id {
+                self.health.is_protocol_told.store(false, Ordering::Relaxed);
+            }
         }
     }
 
@@ -262,17 +277,20 @@ impl ClientContext for Context {
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     // Said of our own choice at every start: that the property is experimental.
     let is_known = facility == "CONFWARN" && message.contains("enable.gapless.guarantee");
+    let is_close = facility == "FAIL" && message.contains("Disconnected");
     match level {
         RDKafkaLogLevel::Warning if is_known => {}
+        // Brokers close connections that are idle, and when they restart; that none can be reached is said elsewhere.
+        RDKafkaLogLevel::Warning if is_close => tracing::debug!(facility, reason = message, "librdkafka"),
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical
         | RDKafkaLogLevel::Error
         | RDKafkaLogLevel::Warning => {
-            tracing::warn!(facility, message, "librdkafka");
+            tracing::warn!(facility, reason = message, "librdkafka");
         }
         RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-            tracing::debug!(facility, message, "librdkafka");
+            tracing::debug!(facility, reason = message, "librdkafka");
         }
     }
 }

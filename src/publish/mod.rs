@@ -11,6 +11,7 @@ pub(crate) mod kafka;
 mod lane;
 mod limits;
 pub(crate) mod properties;
+mod protocol_hint;
 pub(crate) mod pump;
 pub(crate) mod topics;
 

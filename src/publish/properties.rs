@@ -41,7 +41,8 @@ fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
         ("partitioner", "murmur2_random"),
         // Readiness and metrics follow it.
         ("statistics.interval.ms", "500"),
-        ("log.connection.close", "false"),
+        // What a broker closes at once is a sign of the wrong `security.protocol`, and librdkafka says no more of it.
+        ("log.connection.close", "true"),
     ];
     fixed.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
 }

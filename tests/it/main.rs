@@ -13,6 +13,7 @@
 mod bad_input;
 mod batch_sizes;
 mod blocklist;
+mod broker_protocol;
 mod callbacks;
 mod commands;
 mod crashes;
