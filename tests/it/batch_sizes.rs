@@ -116,6 +116,20 @@ fn where_limits_may_not_be_read_refused_batches_are_halved_and_that_is_said_once
 }
 
 #[test]
+fn in_broker_mode_it_is_ready_once_the_smaller_batches_are_in_force() {
+    let Some(kafka) = Kafka::shared() else { return };
+    create_topics(kafka, "ready", "50000");
+    let args = ["--ack", "broker", "--sdk-app-id", APP, "--topic-prefix", "ready"];
+    let bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &args[..]].concat());
+    let log = bridge.stderr();
+    let at = |message: &str| log.find(message).unwrap_or_else(|| panic!("no {message} in {log}"));
+    assert!(at("the producer's batch.size follows") < at("\"ready\""), "{log}");
+    let outcome = post(&bridge, CLIENTS);
+    let metrics = drain(bridge, kafka, "ready", &outcome);
+    assert_eq!((metrics[REBUILDS], metrics[FAILED]), (0.0, 0.0));
+}
+
+#[test]
 fn topics_that_take_less_than_the_longest_callback_are_named_in_one_warning() {
     let Some(kafka) = Kafka::shared() else { return };
     create_topics(kafka, "short", "327680");
