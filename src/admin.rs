@@ -23,8 +23,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 
 use crate::journal::durable::Gauge;
+use crate::publish::control::Control;
 use crate::publish::kafka::Health;
-use crate::publish::pump::Control;
 use crate::shutdown::Life;
 use crate::shutdown::Phase;
 

@@ -33,8 +33,8 @@ use crate::journal;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
 use crate::logging::LogWriter;
+use crate::publish::control::Control;
 use crate::publish::kafka::ClientError;
-use crate::publish::pump::Control;
 use crate::publish::topics::Missing;
 use crate::publish::topics::Told;
 use crate::publish::topics::TopicsClient;
@@ -191,10 +191,10 @@ fn start(
     let _following = spawn("files", move || following.run(&reloads))?;
     let journaling = journaling.map(|journaling| start_journal(journaling, log)).transpose()?;
     let (pump, topics_client) = start_pump(publishing)?;
-    // Ends once all is ready, or a look at the cluster after the stop: not waited for.
-    let _readying = {
+    // Ends after the stop, at its next look at the cluster: not waited for.
+    let _watching = {
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
-        spawn("topics", move || make_ready(&readying, &topics_client, &served, || control.publish(&thread)))?
+        spawn("topics", move || watch_topics(&readying, &topics_client, &served, &control, &thread))?
     };
     let workers = workers.start(journal::attend).map_err(Failure::system("the workers"))?;
     let (done, serving) = oneshot::channel();
@@ -279,8 +279,8 @@ fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), Failure
     Ok((Pumping { thread: handle.thread().clone(), control, ended: has_ended }, topics_client))
 }
 
-/// Waits until every topic is there, then lets callbacks through and says where.
-fn make_ready(readying: &Readying, client: &TopicsClient, served: &build::Served, publish: impl Fn()) {
+/// Watches the topics until the stop. Once all are there, or at once where callbacks are safe without, lets callbacks through and says where.
+fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Served, control: &Control, pump: &Thread) {
     if readying.is_ready_alone {
         serve_now(readying, served);
     }
@@ -295,18 +295,19 @@ fn make_ready(readying: &Readying, client: &TopicsClient, served: &build::Served
             served.life.wait_for(&missing.to_string());
         }
         // What is in the journal can wait for its own topic only.
-        Told::OthersWork if readying.is_ready_alone => publish(),
-        Told::OthersWork => {}
-    };
-    let is_complete = client.wait(&readying.names, readying.creation.as_ref(), &served.stop, tell);
-    if is_complete {
-        publish();
-        if readying.is_ready_alone {
-            tracing::info!("publishing");
-        } else {
-            serve_now(readying, served);
+        Told::OthersWork(there) if readying.is_ready_alone => control.publish(there.iter().copied(), pump),
+        Told::OthersWork(_) => {}
+        Told::Limit(smallest) => control.limit(smallest, pump),
+        Told::Complete => {
+            control.publish(0..readying.topics.names.len(), pump);
+            if readying.is_ready_alone {
+                tracing::info!("publishing");
+            } else {
+                serve_now(readying, served);
+            }
         }
-    }
+    };
+    client.watch(&readying.topics, control, &served.stop, tell);
 }
 
 /// Lets callbacks through, and says where.

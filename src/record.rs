@@ -22,6 +22,14 @@ pub struct Record<'a> {
     pub rejection: Option<&'static str>,
 }
 
+impl Record<'_> {
+    /// How long it is: key, value and headers, without what Kafka adds.
+    pub fn bytes(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
+        self.key.as_ref().map_or(0, |key| key.len()) + self.value.len() + headers
+    }
+}
+
 /// One header of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Header<'a> {

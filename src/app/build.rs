@@ -52,15 +52,16 @@ use crate::metrics::journal::JournalMetrics;
 use crate::metrics::publish::PublishMetrics;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
+use crate::publish::control::Control;
 use crate::publish::embedded::EmbeddedBroker;
 use crate::publish::kafka::ClientError;
 use crate::publish::kafka::Unstarted;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Backoff;
-use crate::publish::pump::Control;
 use crate::publish::pump::Pump;
 use crate::publish::pump::Setup;
 use crate::publish::topics::Creation;
+use crate::publish::topics::Needs;
 use crate::publish::topics::TopicsClient;
 use crate::record::Topics;
 use crate::sender::Networks;
@@ -129,8 +130,7 @@ pub(super) struct Journaling {
 
 /// What must be there before callbacks are let through, and what is said then.
 pub(super) struct Readying {
-    pub(super) names: Vec<String>,
-    pub(super) creation: Option<Creation>,
+    pub(super) topics: Needs,
     /// Whether callbacks are let through before the topics are there: they are safe without.
     pub(super) is_ready_alone: bool,
     pub(super) callbacks_scheme: &'static str,
@@ -344,8 +344,11 @@ fn limits(config: &Config, journal: Option<&Gauge>) -> Limits {
 
 fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying {
     Readying {
-        names: topics.names().to_vec(),
-        creation: config.topics.create.then(|| creation(&config.topics)),
+        topics: Needs {
+            names: topics.names().to_vec(),
+            creation: config.topics.create.then(|| creation(&config.topics)),
+            longest_record: (!config.embedded_broker).then(|| config.callbacks.raw_record_bytes_max()),
+        },
         is_ready_alone: config.ack == config::Ack::Journal,
         callbacks_scheme: if config.callbacks.tls.is_some() { "https" } else { "http" },
         callbacks_address: listeners.callbacks_address,

@@ -52,10 +52,6 @@ const SENDER_DEADLINE: Duration = Duration::from_secs(2);
 /// More than any memory holds. What counts the room of the queue cannot count to the end of 64 bits.
 const QUEUE_MAX: i64 = 1 << 48;
 
-/// What Kafka counts of a record of a callback that could not be used beside its body: the headers, one of which may be as long as a
-/// request's head.
-const REJECTED_HEADERS_BYTES: usize = 64 * 1024;
-
 /// What the journal's files are made of.
 const BLOCK_BYTES: u64 = 4096;
 
@@ -399,7 +395,7 @@ fn compare(reader: &mut Reader, config: &Config) {
         reader.contradiction("queue.bytes_max", "callbacks.body_bytes_max", why);
     }
     // What an embedded broker takes is gone with it anyway.
-    let raw_bytes_max = callbacks.body_bytes_max + REJECTED_HEADERS_BYTES;
+    let raw_bytes_max = callbacks.raw_record_bytes_max();
     if !config.embedded_broker && kafka::message_bytes_max(&config.kafka.properties) < raw_bytes_max {
         let why =
             "must be at least 65536 above callbacks.body_bytes_max: what cannot be used is kept raw, as one record";

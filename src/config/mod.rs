@@ -30,6 +30,9 @@ use crate::config::problem::Warning;
 use crate::config::source::Layer;
 use crate::sender::Networks;
 
+/// What the headers of a record may take beside the body of a callback that could not be used.
+const REJECTED_HEADERS_BYTES: usize = 64 * 1024;
+
 /// What callbridge runs on. A `Config` that exists has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -128,6 +131,14 @@ pub struct Tls {
     pub key_file: PathBuf,
     /// Certificates of authorities; clients must have a certificate below one of them. Default: absent, anybody may connect.
     pub client_ca_file: Option<PathBuf>,
+}
+
+impl Callbacks {
+    /// The longest record of a callback that could not be used, in bytes: its body as it came, and the headers, one of which may be as long
+    /// as a request's head.
+    pub const fn raw_record_bytes_max(&self) -> usize {
+        self.body_bytes_max + REJECTED_HEADERS_BYTES
+    }
 }
 
 /// The listener for probes and Prometheus.

@@ -33,7 +33,9 @@ use crate::clock::Heartbeat;
 use crate::metrics::kafka::KafkaMetrics;
 use crate::record::Record;
 
+use super::properties::BATCH_SIZE;
 use super::properties::Properties;
+use super::protocol_hint;
 use super::topics::TopicsClient;
 
 /// How long one turn of the poll thread lasts; it wakes at once for an event. The library waits for whole milliseconds of what is left,
@@ -45,7 +47,8 @@ fn client_config(properties: &Properties) -> ClientConfig {
     for (name, value) in properties.iter() {
         config.set(name, value);
     }
-    config.set_log_level(RDKafkaLogLevel::Warning);
+    // That brokers close connections is said at this level.
+    config.set_log_level(RDKafkaLogLevel::Info);
     config
 }
 
@@ -97,8 +100,20 @@ pub(crate) enum Failure {
     Fatal(RDKafkaErrorCode),
     /// The record's time is too far from the broker's: send it again with the time of sending.
     Timestamp(RDKafkaErrorCode),
-    /// Kafka will never take this record.
+    /// The batch is larger than its topic takes. The producer is dead: make a new one that makes smaller batches.
+    TooLarge(RDKafkaErrorCode),
+    /// Kafka will never take this record, or one of its batch.
     Poison(RDKafkaErrorCode),
+}
+
+impl Failure {
+    /// Whether a broker refused the record itself, or its batch.
+    pub(super) const fn is_refusal(self) -> bool {
+        match self {
+            Self::Passing(_) | Self::Fatal(_) => false,
+            Self::Timestamp(_) | Self::TooLarge(_) | Self::Poison(_) => true,
+        }
+    }
 }
 
 /// Sorts an error by what it asks for. What is not known may pass: a record is never given up for an unknown reason.
@@ -116,8 +131,8 @@ pub(crate) const fn failure(code: RDKafkaErrorCode) -> Failure {
         | Code::PurgeQueue
         | Code::PurgeInflight => Failure::Fatal(code),
         Code::InvalidTimestamp => Failure::Timestamp(code),
-        Code::MessageSizeTooLarge
-        | Code::InvalidMessageSize
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Failure::TooLarge(code),
+        Code::InvalidMessageSize
         | Code::InvalidMessage
         | Code::InvalidRecord
         | Code::UnsupportedForMessageFormat
@@ -141,6 +156,8 @@ pub(crate) struct Health {
     is_any_broker_up: AtomicBool,
     /// That none is has been said; librdkafka says it at each attempt to connect.
     is_outage_told: AtomicBool,
+    /// So has been that the protocol is probably the wrong one.
+    is_protocol_told: AtomicBool,
     has_producer_id: AtomicBool,
     polled: Heartbeat,
 }
@@ -212,7 +229,15 @@ impl ProducerContext for Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
+        match protocol_hint::of(message) {
+            // Whoever has an id speaks as the brokers do.
+            Some(hint) if !self.health.has_producer_id() => {
+                if !self.health.is_protocol_told.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(reason = message, "{hint}");
+                }
+            }
+            Some(_) | None => log(level, facility, message),
+        }
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
@@ -222,6 +247,9 @@ impl ClientContext for Context {
                 self.health.is_outage_told.store(false, Ordering::Relaxed);
             }
             self.health.has_producer_id.store(standing.has_producer_id, Ordering::Relaxed);
+            if standing.has_producer_id {
+                self.health.is_protocol_told.store(false, Ordering::Relaxed);
+            }
         }
     }
 
@@ -249,17 +277,20 @@ impl ClientContext for Context {
 pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     // Said of our own choice at every start: that the property is experimental.
     let is_known = facility == "CONFWARN" && message.contains("enable.gapless.guarantee");
+    let is_close = facility == "FAIL" && message.contains("Disconnected");
     match level {
         RDKafkaLogLevel::Warning if is_known => {}
+        // Brokers close connections that are idle, and when they restart; that none can be reached is said elsewhere.
+        RDKafkaLogLevel::Warning if is_close => tracing::debug!(facility, reason = message, "librdkafka"),
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
         | RDKafkaLogLevel::Critical
         | RDKafkaLogLevel::Error
         | RDKafkaLogLevel::Warning => {
-            tracing::warn!(facility, message, "librdkafka");
+            tracing::warn!(facility, reason = message, "librdkafka");
         }
         RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-            tracing::debug!(facility, message, "librdkafka");
+            tracing::debug!(facility, reason = message, "librdkafka");
         }
     }
 }
@@ -271,6 +302,8 @@ fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
 /// A producer with its poll thread. Replaced, not repaired, when librdkafka declares it dead.
 pub(crate) struct Kafka {
     config: ClientConfig,
+    /// The largest batch of the newest producer.
+    batch_bytes: usize,
     health: Arc<Health>,
     metrics: KafkaMetrics,
     /// Of the newest producer.
@@ -296,6 +329,7 @@ impl std::fmt::Debug for Kafka {
 /// A producer that has been made, and does nothing yet.
 pub(crate) struct Unstarted {
     config: ClientConfig,
+    batch_bytes: usize,
     health: Arc<Health>,
     metrics: KafkaMetrics,
 }
@@ -316,7 +350,7 @@ impl Unstarted {
         let config = client_config(properties);
         let probe: BaseProducer = config.create()?;
         drop(probe);
-        Ok(Self { config, health: Arc::default(), metrics })
+        Ok(Self { config, batch_bytes: properties.batch_bytes(), health: Arc::default(), metrics })
     }
 
     /// What it will tell of its health.
@@ -330,9 +364,9 @@ impl Unstarted {
     ///
     /// librdkafka could not start it, or no thread could be made.
     pub(crate) fn start(self, reader: Thread) -> Result<Kafka, ClientError> {
-        let Self { config, health, metrics } = self;
+        let Self { config, batch_bytes, health, metrics } = self;
         let mailbox = Arc::new(Mailbox::new(reader));
-        let mut kafka = Kafka { config, health, metrics, mailbox, running: None, newest: Arc::default() };
+        let mut kafka = Kafka { config, batch_bytes, health, metrics, mailbox, running: None, newest: Arc::default() };
         kafka.running = Some(kafka.run()?);
         Ok(kafka)
     }
@@ -365,7 +399,12 @@ impl Kafka {
         }
         running.producer.send(kafka_record).map_err(|(error, _record)| {
             let code = code_of(&error);
-            if code == RDKafkaErrorCode::QueueFull { SendError::QueueFull } else { SendError::Failed(failure(code)) }
+            if code == RDKafkaErrorCode::QueueFull {
+                return SendError::QueueFull;
+            }
+            // The client judges each record by itself.
+            let is_too_long = matches!(failure(code), Failure::TooLarge(_));
+            SendError::Failed(if is_too_long { Failure::Poison(code) } else { failure(code) })
         })
     }
 
@@ -379,16 +418,28 @@ impl Kafka {
         self.mailbox.is_fatal.load(Ordering::Relaxed)
     }
 
-    /// Puts a new producer in the place of the old one. Reports that have not been looked at by then never come.
+    /// The largest batch that its producer makes, in bytes. A longer record has a batch of its own.
+    pub(crate) const fn batch_bytes(&self) -> usize {
+        self.batch_bytes
+    }
+
+    /// Puts a new producer in the place of the old one, with batches of at most so many bytes. Reports that have not been looked at by then
+    /// never come.
     ///
     /// # Errors
     ///
     /// librdkafka could not start the new one; the old one is gone all the same.
-    pub(crate) fn replace(&mut self) -> Result<(), ClientError> {
+    pub(crate) fn replace(&mut self, batch_bytes: usize) -> Result<(), ClientError> {
         self.stop();
-        self.metrics.rebuilds.inc();
+        self.batch_bytes = batch_bytes;
+        self.config.set(BATCH_SIZE, batch_bytes.to_string());
         self.running = Some(self.run()?);
         Ok(())
+    }
+
+    /// A producer was dead, and is replaced.
+    pub(crate) fn count_dead(&self) {
+        self.metrics.rebuilds.inc();
     }
 
     /// Ends the producer. What it still holds is reported as failed; some of it may be in Kafka all the same.
@@ -421,6 +472,7 @@ impl Kafka {
             health: Arc::clone(&self.health),
             metrics: self.metrics.clone(),
         };
+        self.health.has_producer_id.store(false, Ordering::Relaxed);
         let producer: Arc<BaseProducer<Context>> = Arc::new(self.config.create_with_context(context)?);
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&producer);
         let stop = Arc::new(AtomicBool::new(false));
@@ -472,7 +524,7 @@ mod tests {
         };
         kafka.send("t", &record, None, 7).unwrap();
         let held = Arc::clone(&kafka.running.as_ref().unwrap().producer);
-        kafka.replace().unwrap();
+        kafka.replace(1000).unwrap();
         // Ends it: what it held is reported as purged.
         drop(held);
         let mut reports = Vec::new();
@@ -505,7 +557,8 @@ mod tests {
         assert_eq!(failure(RDKafkaErrorCode::Fatal), Failure::Fatal(RDKafkaErrorCode::Fatal));
         assert_eq!(
             failure(RDKafkaErrorCode::MessageSizeTooLarge),
-            Failure::Poison(RDKafkaErrorCode::MessageSizeTooLarge)
+            Failure::TooLarge(RDKafkaErrorCode::MessageSizeTooLarge)
         );
+        assert_eq!(failure(RDKafkaErrorCode::InvalidRecord), Failure::Poison(RDKafkaErrorCode::InvalidRecord));
     }
 }

@@ -14,6 +14,7 @@ use crate::journal::Entry;
 use crate::journal::Position;
 use crate::record::Topic;
 
+use super::kafka::Failure;
 use super::kafka::Verdict;
 
 /// How many records of one topic may be with the client, unreported. A topic that is slow or stuck cannot take all of its queue.
@@ -33,6 +34,8 @@ pub(super) struct Item {
     pub(super) entry: Entry,
     /// Its batch will never be taken. It is sent alone next, and then it is known whether it was to blame.
     pub(super) is_suspect: bool,
+    /// The batch of one of its records was too large. What to do about it is known when all is reported.
+    pub(super) is_refused: bool,
     /// Kafka refused the time of its record. It is sent without.
     pub(super) is_timeless: bool,
     /// Of a batch: those of its records that come before this one are in Kafka, and the client had no room for more.
@@ -50,6 +53,8 @@ pub(super) struct Sent {
     /// The record's.
     pub(super) rejection: Option<&'static str>,
     pub(super) sent_at: Instant,
+    /// As [`crate::record::Record::bytes`].
+    pub(super) bytes: usize,
 }
 
 /// What a record was made of.
@@ -100,7 +105,14 @@ impl Group {
 
     /// Not all of it was delivered.
     pub(super) fn failed(&self, verdict: Verdict) {
-        self.failed.set(Some(verdict));
+        // A record that was refused takes others down with its producer; what became of those says nothing.
+        let is_refusal = |verdict: Verdict| match verdict {
+            Verdict::Delivered | Verdict::Unproven => false,
+            Verdict::Failed(failure) => failure.is_refusal(),
+        };
+        if !self.failed.get().is_some_and(is_refusal) {
+            self.failed.set(Some(verdict));
+        }
     }
 
     /// One of its records was reported. Returns the item and what became of it when that was the last.
@@ -182,6 +194,8 @@ impl Unreported {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
+    /// Its topic has been seen in the cluster.
+    is_open: bool,
     /// In order.
     pub(super) waiting: VecDeque<Item>,
     /// Failed since the lane stopped, by their place in the order.
@@ -199,9 +213,36 @@ pub(super) struct Lane {
     /// How far a record's time may be from now, in milliseconds, if Kafka has refused one. Beyond it no time is named: Kafka refuses one
     /// record at a time, and each of them costs a producer.
     distance_ms_max: Option<u64>,
+    /// What brokers refused as too large since the producer was made.
+    refused: Option<Refused>,
+}
+
+/// Records of batches that were too large.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused {
+    pub(super) topic: Topic,
+    /// Why, as it was said of one of them.
+    pub(super) failure: Failure,
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+    pub(super) bytes_of_shortest: usize,
 }
 
 impl Lane {
+    /// The batch of a record was too large.
+    pub(super) fn refuse(&mut self, topic: Topic, failure: Failure, bytes: usize) {
+        let none = Refused { topic, failure, records: 0, bytes: 0, bytes_of_shortest: bytes };
+        let refused = self.refused.get_or_insert(none);
+        refused.records += 1;
+        refused.bytes += bytes;
+        refused.bytes_of_shortest = refused.bytes_of_shortest.min(bytes);
+    }
+
+    /// What was too large since this was asked last.
+    pub(super) const fn take_refused(&mut self) -> Option<Refused> {
+        self.refused.take()
+    }
+
     /// Kafka refused the time of a record that was received at `received`. What is half as far from now is doubted from here on.
     pub(super) fn doubt(&mut self, received: UnixMillis, now: UnixMillis) {
         let doubted = (now.0.abs_diff(received.0) / 2).max(NEVER_DOUBTED_MS);
@@ -255,7 +296,16 @@ impl Lane {
     /// Whether the item may be sent, if it is the next.
     pub(super) fn takes(&self, item: &Item) -> bool {
         let credit = if item.is_suspect { 1 } else { CREDIT };
-        self.failed.is_empty() && self.rests_until.is_none() && !self.is_proving && self.in_flight < credit
+        self.is_open
+            && self.failed.is_empty()
+            && self.rests_until.is_none()
+            && !self.is_proving
+            && self.in_flight < credit
+    }
+
+    /// Its topic is there.
+    pub(super) const fn open(&mut self) {
+        self.is_open = true;
     }
 
     pub(super) const fn sent(&mut self, is_suspect: bool) {
@@ -303,6 +353,17 @@ mod tests {
         assert!(lane.is_proving);
         lane.reported();
         assert!(!lane.is_proving);
+    }
+
+    #[test]
+    fn a_refused_record_decides_for_its_whole_batch_of_events() {
+        use rdkafka::error::RDKafkaErrorCode as Code;
+        let (refused, down) = (Failure::TooLarge(Code::MessageSizeTooLarge), Failure::Fatal(Code::GaplessGuarantee));
+        for verdicts in [[refused, down], [down, refused]] {
+            let group = Group::new();
+            verdicts.into_iter().for_each(|failure| group.failed(Verdict::Failed(failure)));
+            assert_eq!(group.failed.get(), Some(Verdict::Failed(refused)));
+        }
     }
 
     #[test]

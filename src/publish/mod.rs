@@ -4,10 +4,14 @@
 //! freed, only when its record has its own positive delivery report. [`topics`] sees to it that every topic is there before anything is
 //! published. [`embedded`] is a Kafka inside this process, for trying things out.
 
+mod batch_size;
+pub(crate) mod control;
 pub(crate) mod embedded;
 pub(crate) mod kafka;
 mod lane;
+mod limits;
 pub(crate) mod properties;
+mod protocol_hint;
 pub(crate) mod pump;
 pub(crate) mod topics;
 

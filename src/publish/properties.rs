@@ -41,10 +41,17 @@ fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
         ("partitioner", "murmur2_random"),
         // Readiness and metrics follow it.
         ("statistics.interval.ms", "500"),
-        ("log.connection.close", "false"),
+        // What a broker closes at once is a sign of the wrong `security.protocol`, and librdkafka says no more of it.
+        ("log.connection.close", "true"),
     ];
     fixed.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
 }
+
+/// What bounds a batch, with librdkafka's defaults.
+const BATCH_BYTES: [(&str, usize); 2] = [(BATCH_SIZE, 1_000_000), ("message.max.bytes", 1_000_000)];
+
+/// The property that bounds a batch and not the record in it.
+pub(super) const BATCH_SIZE: &str = "batch.size";
 
 /// The properties as librdkafka gets them: the defaults, under what the configuration says.
 #[derive(Debug, Clone)]
@@ -69,6 +76,12 @@ impl Properties {
     pub(crate) fn with_bootstrap(mut self, servers: String) -> Self {
         self.0.insert("bootstrap.servers".into(), servers);
         self
+    }
+
+    /// The largest batch that they allow, in bytes.
+    pub(super) fn batch_bytes(&self) -> usize {
+        let bytes = |(name, default)| self.0.get(name).and_then(|value| value.parse().ok()).unwrap_or(default);
+        BATCH_BYTES.map(bytes).into_iter().min().unwrap_or(usize::MAX)
     }
 
     /// Each name with its value.
@@ -101,6 +114,17 @@ mod tests {
                 assert!(Properties::new(ack, &configured).iter().any(|property| property == (name, "configured")));
             }
         }
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_the_smaller_of_two_properties() {
+        let bytes = |configured: &[(&str, &str)]| {
+            let configured = configured.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Properties::new(Ack::Memory, &configured).batch_bytes()
+        };
+        assert_eq!(bytes(&[]), 1_000_000);
+        assert_eq!(bytes(&[("batch.size", "300000")]), 300_000);
+        assert_eq!(bytes(&[("batch.size", "3000000"), ("message.max.bytes", "2000000")]), 2_000_000);
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! the lane stops, waits until the fate of everything it sent is known, and sends what failed again, first and in order. So a topic that
 //! cannot be written to holds up only itself, and the order per key survives what librdkafka gives back.
 //!
+//! A lane sends nothing before its topic has been seen in the cluster: records for a topic that the client does not know take paths in
+//! librdkafka on which records were lost.
+//!
 //! What can be read again from disk is not piled up in memory: a lane that is full is *parked*, lets go of what follows, and reads it
 //! again when it moves on. So an outage of hours grows the disk and not the process.
 //!
@@ -16,17 +19,11 @@ mod fate;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::thread;
-use std::thread::Thread;
 use std::time::Duration;
 use std::time::Instant;
 
 use crate::clock;
-use crate::clock::Heartbeat;
 use crate::journal::Backlog;
 use crate::journal::Entry;
 use crate::journal::Settled;
@@ -37,6 +34,8 @@ use crate::normalise::part::Parts;
 use crate::record::Topics;
 use crate::refusal::Reason;
 
+use super::batch_size::BatchSize;
+use super::control::Control;
 use super::kafka::Failure;
 use super::kafka::Kafka;
 use super::kafka::Report;
@@ -57,6 +56,11 @@ const SAMPLE_EVERY: u64 = 16;
 const REST: Duration = Duration::from_millis(20);
 /// How often the metrics of the pump are brought up to date, under load; otherwise at each turn.
 const OBSERVE_EVERY: Duration = Duration::from_millis(100);
+/// How long what is with the client is waited for before a producer is replaced that makes too large batches. What is not reported by then
+/// is sent again, and may be in Kafka twice.
+const SHRINK_LIMIT: Duration = Duration::from_secs(5);
+/// How long a dead producer waits for the topics' limits if a batch was too large.
+const LIMITS_WITHIN: Duration = Duration::from_secs(3);
 /// How long the pump sleeps at most when nothing wakes it.
 const NAP: Duration = Duration::from_millis(100);
 
@@ -70,33 +74,6 @@ pub(crate) struct Backoff {
 impl Default for Backoff {
     fn default() -> Self {
         Self { first: Duration::from_secs(1), max: Duration::from_secs(60) }
-    }
-}
-
-/// How the rest of the process steers the pump.
-#[derive(Debug, Default)]
-pub(crate) struct Control {
-    may_publish: AtomicBool,
-    give_up_at: Mutex<Option<Instant>>,
-    turned: Heartbeat,
-}
-
-impl Control {
-    /// Every topic is there: begin.
-    pub(crate) fn publish(&self, pump: &Thread) {
-        self.may_publish.store(true, Ordering::Release);
-        pump.unpark();
-    }
-
-    /// When the backlog ends, or at `deadline`, the pump ends.
-    pub(crate) fn give_up_at(&self, deadline: Instant, pump: &Thread) {
-        *self.give_up_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(deadline);
-        pump.unpark();
-    }
-
-    /// How long ago the pump turned last.
-    pub(crate) fn turn_age(&self) -> Duration {
-        self.turned.age()
     }
 }
 
@@ -114,6 +91,15 @@ pub(crate) struct Pump {
     lanes: Vec<Lane>,
     unreported: Unreported,
     next_order: u64,
+    /// Some topic may be published to.
+    may_publish: bool,
+    batch_size: BatchSize,
+    /// A batch was too large although the known limits allow it: perhaps they have changed.
+    asks_for_limits: bool,
+    /// A dead producer is not replaced until then, or until the topics' limits are told.
+    awaits_limits_until: Option<Instant>,
+    /// Since when a producer with smaller batches is wanted. Nothing is sent until it is there.
+    shrinks_since: Option<Instant>,
     replace_at: Option<Instant>,
     /// When the last one was replaced, and how long must pass until the next is: doubled each time, until a record is delivered.
     replaced: Option<(Instant, Duration)>,
@@ -141,6 +127,7 @@ impl Pump {
     /// A pump that has not begun.
     pub(crate) fn new(setup: Setup) -> Self {
         let Setup { backlog, kafka, normaliser, topics, metrics, gather, backoff } = setup;
+        let batch_size = BatchSize::new(kafka.batch_bytes());
         let lanes = topics.names().iter().map(|_| Lane::default()).collect();
         Self {
             backlog,
@@ -153,6 +140,11 @@ impl Pump {
             lanes,
             unreported: Unreported::default(),
             next_order: 0,
+            may_publish: false,
+            batch_size,
+            asks_for_limits: false,
+            awaits_limits_until: None,
+            shrinks_since: None,
             replace_at: None,
             replaced: None,
             observe_at: clock::monotonic(),
@@ -167,23 +159,34 @@ impl Pump {
     pub(crate) fn run(mut self, control: &Control) {
         loop {
             let now = clock::monotonic();
-            control.turned.beat();
+            let orders = control.take();
+            self.open(&orders.opened);
+            if let Some(smallest) = orders.limit {
+                self.batch_size.topics_take(smallest);
+                self.awaits_limits_until = None;
+            }
             self.take_reports(now);
+            if std::mem::take(&mut self.asks_for_limits) && control.ask_for_limits() {
+                self.awaits_limits_until = Some(now + LIMITS_WITHIN);
+            }
             self.replace_if_dead(now);
-            let may_publish = control.may_publish.load(Ordering::Acquire);
-            let has_more = may_publish && (self.take_entries(now) | self.read_again());
+            self.resize_batches(now);
+            if orders.is_applying && self.shrinks_since.is_none() {
+                control.limit_is_applied();
+            }
+            let has_more = self.may_publish && (self.take_entries(now) | self.read_again());
             self.send_waiting(now);
             self.observe(now);
-            let give_up_at = *control.give_up_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let give_up_at = orders.give_up_at;
             // What came before the topics were there has no way to go any more.
-            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now || !may_publish) {
+            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now || !self.may_publish) {
                 break;
             }
             if has_more {
                 continue;
             }
             let nap = give_up_at.map_or(NAP, |deadline| NAP.min(deadline.saturating_duration_since(now)));
-            thread::park_timeout(nap.min(self.until_next_lane(now)));
+            thread::park_timeout(nap.min(self.until_next(now)));
             if give_up_at.is_none() && !self.gather.is_zero() {
                 thread::sleep(self.gather);
             }
@@ -193,6 +196,16 @@ impl Pump {
         self.take_last_reports(now);
         self.observe_at = now;
         self.observe(now);
+    }
+
+    /// Lets the lanes of these topics send.
+    fn open(&mut self, topics: &[usize]) {
+        for topic in topics {
+            if let Some(lane) = self.lanes.get_mut(*topic) {
+                lane.open();
+                self.may_publish = true;
+            }
+        }
     }
 
     fn is_at_end(&self) -> bool {
@@ -216,7 +229,7 @@ impl Pump {
     fn item(&mut self, entry: Entry) -> Item {
         let order = self.next_order;
         self.next_order += 1;
-        Item { order, entry, is_suspect: false, is_timeless: false, goes_on_at: None, poison: None }
+        Item { order, entry, is_suspect: false, is_refused: false, is_timeless: false, goes_on_at: None, poison: None }
     }
 
     /// Sends an item's record, or lines it up behind those of its topic. One that is new to its lane may be let go instead, if it can be
@@ -236,22 +249,24 @@ impl Pump {
             self.metrics.normalised(clock::monotonic().duration_since(began));
         }
         let (topic, rejection) = (record.topic, record.rejection);
+        let is_held_up = self.is_held_up();
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
         if is_new && !lane.lets_in(&item) {
             return;
         }
-        if !lane.takes(&item) || !lane.waiting.is_empty() {
+        if is_held_up || !lane.takes(&item) || !lane.waiting.is_empty() {
             self.backlog.moves_to(&mut item.entry, topic);
             lane.waiting.push_back(item);
             return;
         }
-        let sequence = self.unreported.next();
+        let (sequence, bytes) = (self.unreported.next(), record.bytes());
         let sent = self.kafka.send(self.topics.name(topic), &record, lane.timestamp_ms(&item), sequence);
         self.backlog.moves_to(&mut item.entry, topic);
         match sent {
             Ok(()) => {
                 lane.sent(item.is_suspect);
-                self.unreported.insert(Sent { load: Load::Whole(item), topic, rejection, sent_at: now });
+                let load = Load::Whole(item);
+                self.unreported.insert(Sent { load, topic, rejection, sent_at: now, bytes });
             }
             Err(SendError::QueueFull) => {
                 lane.waiting.push_back(item);
@@ -270,11 +285,12 @@ impl Pump {
     fn route_parts(&mut self, item: Item, parts: &Parts, is_new: bool, now: Instant) {
         let capture = &item.entry.capture;
         let topic = self.topics.of(capture.app, capture.command);
+        let is_held_up = self.is_held_up();
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
         if is_new && !lane.lets_in(&item) {
             return;
         }
-        if !lane.takes(&item) || !lane.waiting.is_empty() {
+        if is_held_up || !lane.takes(&item) || !lane.waiting.is_empty() {
             lane.waiting.push_back(item);
             return;
         }
@@ -288,7 +304,7 @@ impl Pump {
                     lane.sent(item.is_suspect);
                     group.sent();
                     let load = Load::Part(Rc::clone(&group));
-                    self.unreported.insert(Sent { load, topic, rejection, sent_at: now });
+                    self.unreported.insert(Sent { load, topic, rejection, sent_at: now, bytes: record.bytes() });
                 }
                 // The rest follows once these are known.
                 Err(SendError::QueueFull) => {
@@ -307,8 +323,16 @@ impl Pump {
         }
     }
 
+    /// Nothing is sent before there is another producer.
+    const fn is_held_up(&self) -> bool {
+        self.replace_at.is_some() || self.shrinks_since.is_some()
+    }
+
     /// Sends what waits in lanes that may go on.
     fn send_waiting(&mut self, now: Instant) {
+        if self.is_held_up() {
+            return;
+        }
         for index in 0..self.lanes.len() {
             let Some(lane) = self.lanes.get_mut(index) else { return };
             lane.regroup(now);
@@ -333,12 +357,16 @@ impl Pump {
         let mut reports = std::mem::take(&mut self.reports);
         self.kafka.reports(&mut reports);
         for report in reports.drain(..) {
-            let Some(Sent { load, topic, rejection, sent_at }) = self.unreported.remove(report.sequence) else {
+            let Some(Sent { load, topic, rejection, sent_at, bytes }) = self.unreported.remove(report.sequence) else {
                 tracing::error!(sequence = report.sequence, "a delivery report names no record that was sent");
                 continue;
             };
             if let Some(lane) = self.lanes.get_mut(topic.index()) {
                 lane.reported();
+                if let Verdict::Failed(failure @ Failure::TooLarge(_)) = report.verdict {
+                    lane.refuse(topic, failure, bytes);
+                    self.asks_for_limits |= !self.batch_size.explains(bytes);
+                }
             }
             if report.verdict == Verdict::Delivered {
                 self.metrics.delivered(now.saturating_duration_since(sent_at), rejection);
@@ -372,9 +400,17 @@ impl Pump {
         if self.kafka.is_fatal() {
             self.plan_replacement(now);
         }
-        if self.replace_at.is_none_or(|at| at > now) {
+        if self.replace_at.is_none_or(|at| at > now) || self.awaits_limits_until.is_some_and(|until| until > now) {
             return;
         }
+        self.awaits_limits_until = None;
+        let rest = self.replaced.map_or(REST, |(_, rest)| (rest * 2).min(self.backoff.max));
+        self.replaced = Some((now, rest));
+        self.kafka.count_dead();
+        self.replace_producer(now);
+    }
+
+    fn replace_producer(&mut self, now: Instant) {
         self.kafka.stop();
         self.take_reports(now);
         // What was never reported is not in Kafka, or nobody will ever say so.
@@ -383,13 +419,18 @@ impl Pump {
                 lane.reported();
             }
             self.metrics.ended(RecordOutcome::Failed);
-            if let Some((item, _)) = load.reported(Verdict::Unproven) {
-                self.stop_lane(item, topic, REST);
+            match load.reported(Verdict::Unproven) {
+                Some((item, Verdict::Failed(failure))) if failure.is_refusal() => self.failed(item, topic, failure),
+                Some((item, _)) => self.stop_lane(item, topic, REST),
+                None => {}
             }
         }
-        let rest = self.replaced.map_or(REST, |(_, rest)| (rest * 2).min(self.backoff.max));
-        self.replaced = Some((now, rest));
-        self.replace_at = match self.kafka.replace() {
+        self.judge_refused(now);
+        let (from, to) = (self.kafka.batch_bytes(), self.batch_size.bytes(now));
+        if from != to {
+            tracing::info!(from, to, "the producer's batch.size follows what the topics take");
+        }
+        self.replace_at = match self.kafka.replace(to) {
             Ok(()) => None,
             Err(error) => {
                 tracing::error!(%error, "the kafka producer could not be replaced; it is tried again");
@@ -398,16 +439,41 @@ impl Pump {
         };
     }
 
-    /// The producer is dead. It is replaced at once, unless it died young and nothing was delivered: whatever kills them would be fed new
+    /// Replaces a producer whose batches are larger than they may be, once all that is with it is reported; and one whose batches could be
+    /// twice as large, when nothing is with it.
+    fn resize_batches(&mut self, now: Instant) {
+        if self.replace_at.is_some() {
+            // The successor of a dead one has the right size.
+            self.shrinks_since = None;
+            return;
+        }
+        let (wanted, in_force) = (self.batch_size.bytes(now), self.kafka.batch_bytes());
+        let is_idle = self.unreported.len() == 0;
+        self.shrinks_since = (wanted < in_force).then(|| self.shrinks_since.unwrap_or(now));
+        let shrinks = self.shrinks_since.is_some_and(|since| is_idle || now.duration_since(since) >= SHRINK_LIMIT);
+        let grows = is_idle && wanted / 2 >= in_force;
+        if shrinks || grows {
+            self.replace_producer(now);
+            self.shrinks_since = None;
+        }
+    }
+
+    /// The producer is dead. It is replaced soon, unless it died young and nothing was delivered: whatever kills them would be fed new
     /// ones without end.
     fn plan_replacement(&mut self, now: Instant) {
         let earliest = self.replaced.map_or(now, |(at, rest)| at + rest);
-        self.replace_at.get_or_insert(now.max(earliest));
+        // What has killed it is reported a moment after its death.
+        self.replace_at.get_or_insert(earliest.max(now + REST));
     }
 
-    fn until_next_lane(&self, now: Instant) -> Duration {
-        let rests = self.lanes.iter().filter_map(|lane| lane.rests_until);
-        rests.map(|until| until.saturating_duration_since(now)).min().unwrap_or(NAP)
+    /// How long there is nothing to do, unless a report or an order comes.
+    fn until_next(&self, now: Instant) -> Duration {
+        let next = if self.is_held_up() {
+            self.awaits_limits_until.or(self.replace_at)
+        } else {
+            self.lanes.iter().filter_map(|lane| lane.rests_until).min()
+        };
+        next.map_or(NAP, |next| next.saturating_duration_since(now))
     }
 
     fn observe(&mut self, now: Instant) {

@@ -39,10 +39,10 @@ use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
+use crate::publish::control::Control;
 use crate::publish::kafka::Unstarted;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Backoff;
-use crate::publish::pump::Control;
 use crate::publish::pump::Pump;
 use crate::publish::pump::Setup;
 use crate::record::Topics;
@@ -110,7 +110,13 @@ impl Rig {
 
     /// Lets the pump begin. What was appended before goes out as one batch, if it fits.
     fn publish(&self) {
-        self.control.publish(self.pump.thread());
+        self.control.publish(0..self.topics.names().len(), self.pump.thread());
+    }
+
+    /// The same for one topic only.
+    fn publish_only(&self, command: Command) {
+        let topic = self.topics.of(self.apps.iter().next().unwrap(), Some(command));
+        self.control.publish([topic.index()], self.pump.thread());
     }
 
     fn fail_produce(&self, errors: &[RDKafkaRespErr]) {
@@ -339,6 +345,77 @@ fn a_batch_that_is_not_taken_does_not_cost_its_good_records() {
 }
 
 #[test]
+fn a_batch_that_is_refused_as_too_large_is_halved_until_it_fits() {
+    use RDKafkaRespErr as E;
+    for error in [E::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE, E::RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE] {
+        let rig = Rig::start(&[]);
+        (0..100).for_each(|number| rig.append(CHANGED, number));
+        rig.fail_produce(&[error; 4]);
+        rig.publish();
+        let finished = rig.finish();
+        assert_eq!(firsts(&finished.read(CHANGED)), (0..100).collect::<Vec<_>>(), "{error:?}");
+        assert!(finished.read_rejected().is_empty(), "{error:?}");
+        assert_eq!(finished.metric("callbridge_kafka_producer_rebuilds_total"), 4.0, "{error:?}");
+        assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (100, 0), "{error:?}");
+    }
+}
+
+#[test]
+fn events_of_one_callback_are_halved_too() {
+    let push = Command::find("Push.OfflinePush").unwrap();
+    let rig = Rig::start(&[]);
+    let event = |number: u64| format!(r#"{{"To_Account":"a","PushID":"{number}","EventTime":{number}}}"#);
+    let events = (1..36).map(event).collect::<Vec<_>>().join(",");
+    rig.append_body(push, &format!(r#"{{"Events":[{events}]}}"#));
+    rig.append_body(push, &event(36));
+    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 3]);
+    rig.publish();
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(push)), (1..37).collect::<Vec<u64>>());
+    assert!(finished.read_rejected().is_empty());
+    assert_eq!(finished.ledger.read().delivered, 2);
+}
+
+#[test]
+fn a_smaller_limit_gets_another_producer_without_a_record_sent_twice() {
+    let rig = Rig::start(&[]);
+    // So that some are on their way.
+    rig.cluster.broker_round_trip_time(1, Duration::from_millis(300)).unwrap();
+    rig.publish();
+    (0..200).for_each(|number| rig.append(CHANGED, number));
+    wait_until("some are with the client", || rig.metric("callbridge_records_unreported") > 0.0);
+    rig.control.limit(Some(50_000), rig.pump.thread());
+    rig.cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    (200..400).for_each(|number| rig.append(CHANGED, number));
+    wait_until("the limit is applied", || rig.control.has_applied_limit());
+    // A larger one too, once nothing is under way.
+    rig.control.limit(Some(1 << 20), rig.pump.thread());
+    wait_until("all are delivered", || rig.ledger.read().delivered == 400);
+    rig.append(CHANGED, 400);
+    let finished = rig.finish();
+    let numbers: Vec<u64> = finished.read(CHANGED).iter().map(|record| record.number).collect();
+    assert_eq!(numbers, (0..401).collect::<Vec<_>>());
+    assert_eq!(finished.metric("callbridge_kafka_producer_rebuilds_total"), 0.0);
+    assert_eq!(finished.metric("callbridge_records_total{failed}"), 0.0);
+}
+
+#[test]
+fn a_stuck_topic_does_not_keep_a_smaller_limit_from_the_others() {
+    let rig = Rig::start(&[]);
+    let stuck = rig.topics.name(rig.topics.of(rig.apps.iter().next().unwrap(), Some(DESTROYED))).to_owned();
+    rig.cluster.topic_error(&stuck, RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
+    rig.publish();
+    rig.append(DESTROYED, 0);
+    wait_until("it is with the client", || rig.metric("callbridge_records_unreported") == 1.0);
+    rig.control.limit(Some(2000), rig.pump.thread());
+    rig.append(CHANGED, 1);
+    wait_until("the other topic goes on", || rig.ledger.read().delivered == 1);
+    assert!(rig.control.has_applied_limit());
+    rig.cluster.topic_error(&stuck, RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    assert_eq!(firsts(&rig.finish().read(DESTROYED)), [0]);
+}
+
+#[test]
 fn a_record_that_kafka_does_not_take_even_alone_goes_to_the_rejected_topic() {
     let rig = Rig::start(&[]);
     (0..3).for_each(|number| rig.append(CHANGED, number));
@@ -357,8 +434,8 @@ fn a_record_that_kafka_does_not_take_even_alone_goes_to_the_rejected_topic() {
 fn a_callback_that_kafka_does_not_take_even_raw_is_lost_and_counted() {
     let rig = Rig::start(&[]);
     rig.append(CHANGED, 0);
-    // In its batch, alone, raw in its batch, raw alone.
-    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 4]);
+    // As an envelope, and raw.
+    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2]);
     rig.publish();
     wait_until("it is given up", || rig.ledger.read().waiting_total() == 0);
     rig.append(CHANGED, 1);
@@ -441,6 +518,22 @@ fn a_topic_that_cannot_be_written_to_does_not_stop_the_others_nor_grow_what_is_u
         assert_eq!(firsts(&finished.read(CHANGED)), others, "{error:?}");
         assert_eq!(finished.ledger.read().waiting_total(), 0);
     }
+}
+
+#[test]
+fn nothing_is_sent_to_a_topic_that_was_not_seen_yet() {
+    let rig = Rig::start(&[]);
+    rig.publish_only(CHANGED);
+    (0..10).for_each(|number| rig.append(DESTROYED, number));
+    rig.append(CHANGED, 10);
+    wait_until("the topic that was seen has its record", || rig.ledger.read().delivered == 1);
+    wait_until("nothing is with the client", || rig.metric("callbridge_records_unreported") == 0.0);
+    assert_eq!(rig.ledger.read().waiting_total(), 10);
+
+    rig.publish_only(DESTROYED);
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(DESTROYED)), (0..10).collect::<Vec<_>>());
+    assert_eq!(finished.ledger.read().waiting_total(), 0);
 }
 
 #[test]

@@ -1,13 +1,19 @@
 //! Sees to it that every topic is there before anything is published: a record for a topic that the client does not know yet takes
-//! paths in librdkafka on which records were lost.
+//! paths in librdkafka on which records were lost. Reads the topics' size limits, so that no batch is larger than they allow.
 
+use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::admin::AdminClient;
 use rdkafka::admin::AdminOptions;
+use rdkafka::admin::ConfigResource;
 use rdkafka::admin::NewTopic;
+use rdkafka::admin::OwnedResourceSpecifier;
+use rdkafka::admin::ResourceSpecifier;
 use rdkafka::admin::TopicReplication;
 use rdkafka::config::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -17,7 +23,19 @@ use rdkafka::metadata::Metadata;
 
 use crate::shutdown::Stop;
 
+use super::control::Control;
 use super::kafka::Health;
+use super::limits::Limits;
+
+/// What the bridge needs of its topics.
+#[derive(Debug)]
+pub(crate) struct Needs {
+    pub(crate) names: Vec<String>,
+    /// How missing topics are made, if they are.
+    pub(crate) creation: Option<Creation>,
+    /// In bytes: the longest body that is taken, with what is published beside it. `None`: the topics have no limits.
+    pub(crate) longest_record: Option<usize>,
+}
 
 /// How missing topics are made.
 #[derive(Debug, Clone)]
@@ -36,6 +54,16 @@ pub(crate) struct Creation {
 const FETCH_LIMIT: Duration = Duration::from_secs(2);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+/// How long is waited once all topics were seen: a topic that is gone and comes back may have other limits. A look asks for every topic of
+/// the cluster, so it is rare.
+const BETWEEN_LATER_LOOKS: Duration = Duration::from_secs(300);
+/// For one answer about the topics' limits.
+const LIMITS_LIMIT: Duration = Duration::from_secs(5);
+/// How often the limits of a topic are asked for that the asked broker does not know. It may know of a new topic later than others.
+const LIMITS_TRIES: u32 = 3;
+const BETWEEN_LIMITS_TRIES: Duration = Duration::from_millis(250);
+/// What bounds a batch of a topic.
+const LIMITING: [&str; 2] = ["max.message.bytes", "segment.bytes"];
 /// How many times the cluster is looked at before those topics that are there are used without the others.
 const LOOKS_FOR_ALL: u32 = 15;
 
@@ -59,13 +87,27 @@ pub(crate) enum Missing {
     ProducerId,
 }
 
-/// What is told of the wait.
+/// What is told of the topics.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Told<'a> {
     /// This is missing.
     Missing(&'a Missing),
-    /// For a while now only some topics have been missing. Told again and again.
-    OthersWork,
+    /// For a while now only some topics have been missing; these are there, by their place among the names. Told at each look.
+    OthersWork(&'a [usize]),
+    /// The smallest limit of the topics has been read, in bytes of a batch. Told before topics that were not there are there.
+    Limit(Option<usize>),
+    /// Every topic is there, every partition has a leader, and the producer can send. Told once, and then nothing is missing any more.
+    Complete,
+}
+
+/// What one look at the cluster has found.
+#[derive(Debug, Default)]
+struct Look {
+    brokers: usize,
+    /// Topics of which every partition has a leader, by their place among the names.
+    there: Vec<usize>,
+    leaderless: Vec<String>,
+    missing: Vec<String>,
 }
 
 type Fetch = Box<dyn Fn(Duration) -> Result<Metadata, KafkaError> + Send>;
@@ -84,74 +126,55 @@ impl std::fmt::Debug for TopicsClient {
 }
 
 impl TopicsClient {
-    pub(super) fn new(config: ClientConfig, fetch: Fetch, health: Arc<Health>) -> Self {
+    pub(super) fn new(mut config: ClientConfig, fetch: Fetch, health: Arc<Health>) -> Self {
+        // The admin client sends no records: it needs no id.
+        for property in ["enable.gapless.guarantee", "enable.idempotence"] {
+            config.remove(property);
+        }
         Self { config, fetch, health }
     }
 
-    /// Returns true once every topic of `names` is there, every partition has a leader, and the producer can send; false when it is told to stop before.
-    /// Makes missing topics if `creation` says how. `tell` is called each time that something else is missing, and when it has been about
-    /// some topics only for a while.
-    pub(crate) fn wait(
-        &self,
-        names: &[String],
-        creation: Option<&Creation>,
-        stop: &Stop,
-        mut tell: impl FnMut(Told<'_>),
-    ) -> bool {
-        let mut told = None;
-        let mut looks_left = LOOKS_FOR_ALL;
-        loop {
-            match self.look(names, creation) {
-                Ok(()) => return true,
-                Err(missing) => {
-                    match missing {
-                        Missing::Kafka(_) | Missing::ProducerId => {}
-                        Missing::Topics(_) | Missing::Creation(_) | Missing::Leaders(_) => {
-                            looks_left = looks_left.saturating_sub(1);
-                            if looks_left == 0 {
-                                tell(Told::OthersWork);
-                            }
-                        }
-                    }
-                    if told.as_ref() != Some(&missing) {
-                        tell(Told::Missing(&missing));
-                        told = Some(missing);
-                    }
-                }
-            }
-            if stop.wait(BETWEEN_LOOKS) {
-                return false;
-            }
+    /// Looks after the topics until it is told to stop: waits until all of `needs` are there, and reads their limits. Makes missing topics
+    /// if there is a way to. `tell` is called each time that something else is missing, and when it has been about some topics only for a
+    /// while.
+    pub(crate) fn watch(&self, needs: &Needs, control: &Control, stop: &Stop, mut tell: impl FnMut(Told<'_>)) {
+        control.topics_are_watched_here();
+        let mut watch = Watch {
+            client: self,
+            needs,
+            control,
+            limits: Limits::new(&needs.names, needs.longest_record.unwrap_or_default()),
+            there: Vec::new(),
+            looks_left: LOOKS_FOR_ALL,
+            told: None,
+            has_told_unreadable: false,
+            is_complete: false,
+        };
+        while !stop.wait(Duration::ZERO) {
+            watch.turn(&mut tell);
+            // Until then, or until the pump asks for the limits.
+            thread::park_timeout(if watch.is_complete { BETWEEN_LATER_LOOKS } else { BETWEEN_LOOKS });
         }
     }
 
-    fn look(&self, names: &[String], creation: Option<&Creation>) -> Result<(), Missing> {
+    /// Asks the cluster which of `names` it has.
+    fn look(&self, names: &[String]) -> Result<Look, Missing> {
         // All topics are asked for: asking for one by name makes it on a broker with auto.create.topics.enable.
         let metadata = (self.fetch)(FETCH_LIMIT).map_err(|error| Missing::Kafka(error.to_string()))?;
-        let mut missing = Vec::new();
-        let mut leaderless = Vec::new();
-        for name in names {
+        let mut look = Look { brokers: metadata.brokers().len(), ..Look::default() };
+        for (index, name) in names.iter().enumerate() {
             match metadata.topics().iter().find(|topic| topic.name() == name) {
                 Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => {
                     if topic.partitions().iter().any(|partition| partition.leader() < 0) {
-                        leaderless.push(name.clone());
+                        look.leaderless.push(name.clone());
+                    } else {
+                        look.there.push(index);
                     }
                 }
-                Some(_) | None => missing.push(name.clone()),
+                Some(_) | None => look.missing.push(name.clone()),
             }
         }
-        if missing.is_empty() {
-            return match (leaderless.is_empty(), self.health.has_producer_id()) {
-                (false, _) => Err(Missing::Leaders(leaderless)),
-                (true, false) => Err(Missing::ProducerId),
-                (true, true) => Ok(()),
-            };
-        }
-        let Some(creation) = creation else { return Err(Missing::Topics(missing)) };
-        let brokers = i32::try_from(metadata.brokers().len()).unwrap_or(i32::MAX);
-        self.create(&missing, creation, brokers).map_err(Missing::Creation)?;
-        // They are there once the metadata says so, at the next look.
-        Err(Missing::Leaders(missing))
+        Ok(look)
     }
 
     /// Makes `names`; returns what failed, with the reason, by name.
@@ -171,13 +194,11 @@ impl TopicsClient {
                 }
             })
             .collect();
-        let admin: AdminClient<LogOnly> =
-            self.config.create_with_context(LogOnly).map_err(|error| all_failed(error.to_string()))?;
         let options = AdminOptions::new().operation_timeout(Some(CREATE_LIMIT)).request_timeout(Some(CREATE_LIMIT));
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().build().map_err(|error| all_failed(error.to_string()))?;
-        let results =
-            runtime.block_on(admin.create_topics(&topics, &options)).map_err(|error| all_failed(error.to_string()))?;
+        let results = self
+            .admin()
+            .and_then(|admin| block_on(admin.create_topics(&topics, &options)))
+            .map_err(|error| all_failed(error.to_string()))?;
         let failed: Vec<String> = results
             .into_iter()
             .filter_map(Result::err)
@@ -187,6 +208,134 @@ impl TopicsClient {
             .collect();
         if failed.is_empty() { Ok(()) } else { Err(failed) }
     }
+
+    /// The largest batch that each of these topics takes; `None` where Kafka does not tell.
+    fn limits_of(&self, names: &[&str]) -> Result<Vec<Option<usize>>, KafkaError> {
+        let admin = self.admin()?;
+        let options = AdminOptions::new().request_timeout(Some(LIMITS_LIMIT));
+        let mut known = HashMap::new();
+        for tries_left in (0..LIMITS_TRIES).rev() {
+            let unknown =
+                names.iter().filter(|name| !known.contains_key(**name)).map(|name| ResourceSpecifier::Topic(name));
+            let described = block_on(admin.describe_configs(&Vec::from_iter(unknown), &options))?;
+            known.extend(described.iter().flatten().filter_map(limit_of));
+            if known.len() == names.len() || tries_left == 0 {
+                break;
+            }
+            thread::sleep(BETWEEN_LIMITS_TRIES);
+        }
+        Ok(names.iter().map(|name| known.get(*name).copied()).collect())
+    }
+
+    fn admin(&self) -> Result<AdminClient<LogOnly>, KafkaError> {
+        self.config.create_with_context(LogOnly)
+    }
+}
+
+/// The topics as they were at the last looks.
+struct Watch<'w> {
+    client: &'w TopicsClient,
+    needs: &'w Needs,
+    control: &'w Control,
+    limits: Limits<'w>,
+    /// As [`Look::there`].
+    there: Vec<usize>,
+    /// How many looks may find some topics missing before the others are used.
+    looks_left: u32,
+    told: Option<Missing>,
+    has_told_unreadable: bool,
+    is_complete: bool,
+}
+
+impl Watch<'_> {
+    fn turn(&mut self, tell: &mut impl FnMut(Told<'_>)) {
+        let is_asked = self.control.takes_question();
+        // To look holds the producer, which is in the way if it is just being replaced.
+        let looks = !self.is_complete || !is_asked && self.client.health.is_any_broker_up();
+        let looked = looks.then(|| self.client.look(&self.needs.names));
+        if let Some(Ok(look)) = &looked {
+            self.there.clone_from(&look.there);
+        }
+        if self.needs.longest_record.is_some() && self.read_limits(is_asked) {
+            tell(Told::Limit(self.limits.smallest()));
+        }
+        if let Some(looked) = looked
+            && !self.is_complete
+        {
+            self.see_to(looked, tell);
+        }
+    }
+
+    /// Reads the limits of topics that have come, or of `all`. Returns whether there are news.
+    fn read_limits(&mut self, all: bool) -> bool {
+        let indices = self.limits.unread(&self.there, all);
+        if indices.is_empty() {
+            return all;
+        }
+        match self.client.limits_of(&self.limits.names_of(&indices)) {
+            Ok(read) => self.limits.told(indices.into_iter().zip(read)),
+            // They are asked for again at the next look.
+            Err(error) if !self.has_told_unreadable => {
+                self.has_told_unreadable = true;
+                tracing::warn!(%error, "the topics' max.message.bytes cannot be read");
+            }
+            Err(_) => {}
+        }
+        true
+    }
+
+    /// Tells what is missing, or that nothing is.
+    fn see_to(&mut self, looked: Result<Look, Missing>, tell: &mut impl FnMut(Told<'_>)) {
+        let missing = looked.map_or_else(Some, |look| self.missing(&look));
+        self.is_complete = missing.is_none();
+        let Some(missing) = missing else { return tell(Told::Complete) };
+        match missing {
+            Missing::Kafka(_) | Missing::ProducerId => {}
+            Missing::Topics(_) | Missing::Creation(_) | Missing::Leaders(_) => {
+                self.looks_left = self.looks_left.saturating_sub(1);
+                if self.looks_left == 0 {
+                    tell(Told::OthersWork(&self.there));
+                }
+            }
+        }
+        if self.told.as_ref() != Some(&missing) {
+            tell(Told::Missing(&missing));
+            self.told = Some(missing);
+        }
+    }
+
+    /// What is missing after that look. Makes topics if there is a way to.
+    fn missing(&self, look: &Look) -> Option<Missing> {
+        if look.missing.is_empty() {
+            // The producer may just be replaced by one with another batch size.
+            let can_send = self.control.has_applied_limit() && self.client.health.has_producer_id();
+            return match (look.leaderless.is_empty(), can_send) {
+                (false, _) => Some(Missing::Leaders(look.leaderless.clone())),
+                (true, false) => Some(Missing::ProducerId),
+                (true, true) => None,
+            };
+        }
+        let Some(creation) = &self.needs.creation else { return Some(Missing::Topics(look.missing.clone())) };
+        let brokers = i32::try_from(look.brokers).unwrap_or(i32::MAX);
+        match self.client.create(&look.missing, creation, brokers) {
+            // They are there once the metadata says so, at the next look.
+            Ok(()) => Some(Missing::Leaders(look.missing.clone())),
+            Err(failed) => Some(Missing::Creation(failed)),
+        }
+    }
+}
+
+/// The name of a topic and the largest batch that it takes. A topic that may not be described has no entries.
+fn limit_of(resource: &ConfigResource) -> Option<(String, usize)> {
+    let OwnedResourceSpecifier::Topic(name) = &resource.specifier else { return None };
+    let value = |name| resource.get(name)?.value.as_ref()?.parse().ok();
+    Some((name.clone(), LIMITING.into_iter().filter_map(value).min()?))
+}
+
+/// Waits for an answer of the admin client, which comes from a thread of its own.
+fn block_on<T>(answer: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {
+    let no_runtime = |error: io::Error| KafkaError::ClientCreation(error.to_string());
+    tokio::runtime::Builder::new_current_thread().build().map_err(no_runtime)?.block_on(answer)
 }
 
 /// The admin client's context: its log goes where the producer's goes.

@@ -12,7 +12,9 @@
 
 mod admin;
 mod bad_input;
+mod batch_sizes;
 mod blocklist;
+mod broker_protocol;
 mod callbacks;
 mod commands;
 mod connections;

@@ -22,6 +22,7 @@ use crate::support::ledger::Ledger;
 use crate::support::ports;
 use crate::support::process;
 use crate::support::reader::Reader;
+use crate::support::wait;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -172,6 +173,8 @@ fn wait_until_unready_for(bridge: &Bridge, missing: &[String]) {
 
 fn wait_until_ready(bridge: &Bridge) {
     wait_for_readyz(bridge, |answer| answer.status == 200);
+    // Printed a moment later.
+    wait::until("it prints its addresses", || bridge::address(&bridge.stdout(), "admin").is_some());
     let stdout = bridge.stdout();
     assert_eq!(bridge::address(&stdout, "callbacks"), Some(bridge.callbacks), "{stdout}");
     assert_eq!(bridge::address(&stdout, "admin"), Some(bridge.admin), "{stdout}");

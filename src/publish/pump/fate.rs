@@ -1,12 +1,14 @@
 //! What becomes of an item once the fate of its records is known.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::clock;
 use crate::metrics::publish::RecordOutcome;
 use crate::publish::kafka::Failure;
 use crate::publish::kafka::Verdict;
 use crate::publish::lane::Item;
+use crate::publish::lane::Refused;
 use crate::record::Topic;
 use crate::refusal::Reason;
 
@@ -82,12 +84,17 @@ impl Pump {
                 self.plan_replacement(clock::monotonic());
                 self.stop_lane(item, topic, REST);
             }
+            Failure::TooLarge(_) if !item.is_suspect => {
+                item.is_refused = true;
+                self.plan_replacement(clock::monotonic());
+                self.stop_lane(item, topic, REST);
+            }
             Failure::Poison(_) if !item.is_suspect => {
                 self.metrics.ended(RecordOutcome::Failed);
                 item.is_suspect = true;
                 self.stop_lane(item, topic, REST);
             }
-            Failure::Poison(code) if item.poison.is_none() => {
+            Failure::Poison(code) | Failure::TooLarge(code) if item.poison.is_none() => {
                 self.metrics.ended(RecordOutcome::Poison);
                 tracing::error!(topic = name, %code, "kafka will never take this record; it goes to the rejected topic");
                 item.is_suspect = false;
@@ -95,7 +102,7 @@ impl Pump {
                 self.release(&item, topic);
                 self.route(item, true, clock::monotonic());
             }
-            Failure::Poison(code) => {
+            Failure::Poison(code) | Failure::TooLarge(code) => {
                 self.metrics.ended(RecordOutcome::Poison);
                 self.release(&item, topic);
                 let stays = self.backlog.give_up(&item.entry, Reason::Unpublishable, &mut self.settled);
@@ -103,6 +110,40 @@ impl Pump {
                 let name = self.topics.name(topic);
                 tracing::error!(topic = name, %code, fate, "kafka does not even take the raw bytes of a callback");
             }
+        }
+    }
+
+    /// Decides what to do about batches that were too large, once all that the dead producer had is reported: a record that had its batch to
+    /// itself is too long for its topic; else batches are halved.
+    pub(super) fn judge_refused(&mut self, now: Instant) {
+        let batch_bytes = self.kafka.batch_bytes();
+        let mut too_long = Vec::new();
+        for lane in &mut self.lanes {
+            let Some(refused) = lane.take_refused() else { continue };
+            let Refused { topic, failure, records, bytes, bytes_of_shortest } = refused;
+            // Nothing shares a batch with a record that is as long as the longest batch.
+            if records == 1 || bytes_of_shortest >= batch_bytes {
+                let items = lane.failed.extract_if(.., |_order, item| item.is_refused);
+                too_long.extend(items.map(|(_order, item)| (item, topic, failure)));
+                continue;
+            }
+            let name = self.topics.name(topic);
+            tracing::warn!(
+                topic = name,
+                records,
+                bytes,
+                "kafka refuses a batch as too large; it is sent again in smaller ones"
+            );
+            self.batch_size.refused(bytes.min(batch_bytes), now);
+            for item in lane.failed.values_mut().filter(|item| item.is_refused) {
+                item.is_refused = false;
+                self.metrics.ended(RecordOutcome::Failed);
+            }
+        }
+        for (mut item, topic, failure) in too_long {
+            item.is_refused = false;
+            item.is_suspect = true;
+            self.failed(item, topic, failure);
         }
     }
 

@@ -6,6 +6,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::hash::BuildHasher;
 use std::hash::RandomState;
+use std::io::Read;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::net::TcpStream;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
@@ -17,6 +21,7 @@ use callbridge::clock;
 use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::admin::AdminOptions;
+use rdkafka::admin::AlterConfig;
 use rdkafka::admin::NewTopic;
 use rdkafka::admin::ResourceSpecifier;
 use rdkafka::admin::TopicReplication;
@@ -68,6 +73,8 @@ pub(crate) struct Node {
     process: Process,
     /// A client that knows this node only.
     client: ClientConfig,
+    /// The port that speaks in the clear, whatever the clients do.
+    internal: u16,
     folder: TempDir,
 }
 
@@ -176,6 +183,40 @@ impl Kafka {
         wait::until("the topic is gone", || partitions_of(&admin, name).is_empty());
     }
 
+    /// Gives a topic these settings, and takes away those that it had.
+    pub(crate) fn alter_topic(&self, name: &str, settings: &[(&str, &str)]) {
+        let altered = settings
+            .iter()
+            .fold(AlterConfig::new(ResourceSpecifier::Topic(name)), |altered, (name, value)| altered.set(name, value));
+        let admin = admin(&self.client());
+        block_on(admin.alter_configs(&[altered], &options())).unwrap()[0].as_ref().unwrap();
+        let are_known = || {
+            let known = configs_of(&admin, name);
+            settings.iter().all(|(name, value)| known.get(*name).is_some_and(|known| known == value))
+        };
+        wait::until("the topic has its new settings", are_known);
+    }
+
+    /// Takes the right from the user to read the settings of topics. For a cluster where clients log in.
+    pub(crate) fn forbid_describing_topics(&self) {
+        let user = format!("User:{USER}");
+        let rule = |operation: u8, permission: u8| {
+            let name = |text: &str| [&u16::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat();
+            // A topic (2) of any name, as a literal (3).
+            [&[2][..], &name("*"), &[3], &name(&user), &name("*"), &[operation, permission]].concat()
+        };
+        // All (2) allowed (3); describing settings (10) denied (2).
+        let rules = [2_u32.to_be_bytes().to_vec(), rule(2, 3), rule(10, 2)].concat();
+        // CreateAcls (30) in version 1, correlation id 0, no client id.
+        let request = [&[0, 30, 0, 1, 0, 0, 0, 0, 0xff, 0xff][..], &rules].concat();
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.nodes[0].internal)).unwrap();
+        stream.write_all(&[&u32::try_from(request.len()).unwrap().to_be_bytes()[..], &request].concat()).unwrap();
+        // Length, correlation id, throttle time, and two results of an error code and an empty message.
+        let mut answer = [0; 4 + 4 + 4 + 4 + 2 * 4];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[16..], [0; 8], "{answer:?}");
+    }
+
     /// Waits until Kafka knows the topic, and gives what it says of it.
     pub(crate) fn describe(&self, name: &str) -> Description {
         let admin = admin(&self.client());
@@ -195,7 +236,7 @@ impl Node {
         let address = format!("127.0.0.1:{}", layout.ports.client);
         let client = properties(&address, certificate).into_iter().collect();
         let process = run(&layout.folder);
-        Self { id: layout.id, process, client, folder: layout.folder }
+        Self { id: layout.id, process, client, internal: layout.ports.internal, folder: layout.folder }
     }
 
     /// Of the Java process.
@@ -309,7 +350,10 @@ impl Layout {
                  listener.name.client.ssl.key.password={password}\n\
                  sasl.enabled.mechanisms=SCRAM-SHA-256\n\
                  listener.name.client.sasl.enabled.mechanisms=SCRAM-SHA-256\n\
-                 listener.name.client.scram-sha-256.sasl.jaas.config={login}\n"
+                 listener.name.client.scram-sha-256.sasl.jaas.config={login}\n\
+                 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                 allow.everyone.if.no.acl.found=true\n\
+                 super.users=User:ANONYMOUS\n"
             );
         }
         lines
