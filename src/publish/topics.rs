@@ -50,10 +50,14 @@ pub(crate) struct Creation {
     pub(crate) retention_ms: Option<i64>,
 }
 
-/// How long one look at the cluster may take, and how long is waited between two.
+/// How long one look at the cluster may take: doubled each time it takes longer, up to the second. A large cluster behind a slow link
+/// needs some seconds.
 const FETCH_LIMIT: Duration = Duration::from_secs(2);
+const FETCH_LIMIT_MAX: Duration = Duration::from_secs(30);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
+/// How long is waited between two looks: doubled each time, up to the second, once those topics that are there are used.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+const BETWEEN_LOOKS_MAX: Duration = Duration::from_secs(30);
 /// How long is waited once all topics were seen: a topic that is gone and comes back may have other limits. A look asks for every topic of
 /// the cluster, so it is rare.
 const BETWEEN_LATER_LOOKS: Duration = Duration::from_secs(300);
@@ -146,6 +150,8 @@ impl TopicsClient {
             limits: Limits::new(&needs.names, needs.longest_record.unwrap_or_default()),
             there: Vec::new(),
             looks_left: LOOKS_FOR_ALL,
+            pause: BETWEEN_LOOKS,
+            fetch_limit: FETCH_LIMIT,
             told: None,
             has_told_unreadable: false,
             is_complete: false,
@@ -153,14 +159,14 @@ impl TopicsClient {
         while !stop.wait(Duration::ZERO) {
             watch.turn(&mut tell);
             // Until then, or until the pump asks for the limits.
-            thread::park_timeout(if watch.is_complete { BETWEEN_LATER_LOOKS } else { BETWEEN_LOOKS });
+            thread::park_timeout(if watch.is_complete { BETWEEN_LATER_LOOKS } else { watch.pause });
         }
     }
 
     /// Asks the cluster which of `names` it has.
-    fn look(&self, names: &[String]) -> Result<Look, Missing> {
+    fn look(&self, names: &[String], limit: Duration) -> Result<Look, Missing> {
         // All topics are asked for: asking for one by name makes it on a broker with auto.create.topics.enable.
-        let metadata = (self.fetch)(FETCH_LIMIT).map_err(|error| Missing::Kafka(error.to_string()))?;
+        let metadata = (self.fetch)(limit).map_err(|error| Missing::Kafka(error.to_string()))?;
         let mut look = Look { brokers: metadata.brokers().len(), ..Look::default() };
         for (index, name) in names.iter().enumerate() {
             match metadata.topics().iter().find(|topic| topic.name() == name) {
@@ -242,6 +248,9 @@ struct Watch<'w> {
     there: Vec<usize>,
     /// How many looks may find some topics missing before the others are used.
     looks_left: u32,
+    /// Until the next look.
+    pause: Duration,
+    fetch_limit: Duration,
     told: Option<Missing>,
     has_told_unreadable: bool,
     is_complete: bool,
@@ -252,9 +261,16 @@ impl Watch<'_> {
         let is_asked = self.control.takes_question();
         // To look holds the producer, which is in the way if it is just being replaced.
         let looks = !self.is_complete || !is_asked && self.client.health.is_any_broker_up();
-        let looked = looks.then(|| self.client.look(&self.needs.names));
-        if let Some(Ok(look)) = &looked {
-            self.there.clone_from(&look.there);
+        let looked = looks.then(|| self.client.look(&self.needs.names, self.fetch_limit));
+        match &looked {
+            Some(Ok(look)) => {
+                self.fetch_limit = FETCH_LIMIT;
+                let is_early = self.looks_left > 0 || look.there != self.there;
+                self.pause = next_pause(self.pause, is_early);
+                self.there.clone_from(&look.there);
+            }
+            Some(Err(_)) => self.fetch_limit = (self.fetch_limit * 2).min(FETCH_LIMIT_MAX),
+            None => {}
         }
         if self.needs.longest_record.is_some() && self.read_limits(is_asked) {
             tell(Told::Limit(self.limits.smallest()));
@@ -325,6 +341,12 @@ impl Watch<'_> {
     }
 }
 
+/// A topic that is missing may stay so for weeks, and each look asks for all topics of the cluster: unless it `is_early`, each is later
+/// than the one before.
+fn next_pause(pause: Duration, is_early: bool) -> Duration {
+    if is_early { BETWEEN_LOOKS } else { (pause * 2).min(BETWEEN_LOOKS_MAX) }
+}
+
 /// The name of a topic and the largest batch that it takes. A topic that may not be described has no entries.
 fn limit_of(resource: &ConfigResource) -> Option<(String, usize)> {
     let OwnedResourceSpecifier::Topic(name) = &resource.specifier else { return None };
@@ -350,5 +372,24 @@ impl ClientContext for LogOnly {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "kafka admin client");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_for_missing_topics_become_rare_and_soon_again_when_something_changes() {
+        let mut pause = BETWEEN_LOOKS;
+        let mut looks = 0;
+        let mut waited = Duration::ZERO;
+        while waited < Duration::from_secs(3600) {
+            pause = next_pause(pause, looks < LOOKS_FOR_ALL);
+            waited += pause;
+            looks += 1;
+        }
+        assert!((120..160).contains(&looks), "{looks} looks in an hour");
+        assert_eq!(next_pause(pause, true), BETWEEN_LOOKS);
     }
 }
