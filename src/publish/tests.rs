@@ -45,8 +45,11 @@ use crate::publish::properties::Properties;
 use crate::publish::pump::Backoff;
 use crate::publish::pump::Pump;
 use crate::publish::pump::Setup;
+use crate::publish::topics::Needs;
+use crate::publish::topics::Told;
 use crate::record::Topics;
 use crate::refusal::Reason;
+use crate::shutdown::Stop;
 
 const CHANGED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountInfoChanged");
 const DESTROYED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountDestroyed");
@@ -397,6 +400,28 @@ fn a_smaller_limit_gets_another_producer_without_a_record_sent_twice() {
     assert_eq!(numbers, (0..401).collect::<Vec<_>>());
     assert_eq!(finished.metric("callbridge_kafka_producer_rebuilds_total"), 0.0);
     assert_eq!(finished.metric("callbridge_records_total{failed}"), 0.0);
+}
+
+#[test]
+fn limits_that_kafka_does_not_tell_are_asked_for_once_and_hold_up_nothing() {
+    // It does not know the request.
+    let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
+    cluster.create_topic("there", 1, 1).unwrap();
+    let properties = Properties::new(Ack::Journal, &BTreeMap::new()).with_bootstrap(cluster.bootstrap_servers());
+    let metrics = Metrics::register(&Registry::new(), &Ledger::default()).unwrap();
+    let kafka = Unstarted::new(&properties, metrics.kafka).unwrap().start(thread::current()).unwrap();
+    let names = ["missing", "there"].map(str::to_owned).to_vec();
+    let needs = Needs { names, creation: None, longest_record: Some(1000) };
+    let (stop, mut limits, mut others) = (Stop::default(), Vec::new(), Vec::new());
+    kafka.topics_client().watch(&needs, &Control::default(), &stop, |told| match told {
+        Told::Limit(limit) => limits.push(limit),
+        Told::OthersWork(there) => {
+            others.push(there.to_vec());
+            stop.set();
+        }
+        Told::Missing(_) | Told::Complete => {}
+    });
+    assert_eq!((limits, others), (vec![None], vec![vec![1]]));
 }
 
 #[test]

@@ -62,7 +62,7 @@ const BETWEEN_LOOKS_MAX: Duration = Duration::from_secs(30);
 /// the cluster, so it is rare.
 const BETWEEN_LATER_LOOKS: Duration = Duration::from_secs(300);
 /// For one answer about the topics' limits.
-const LIMITS_LIMIT: Duration = Duration::from_secs(5);
+const LIMITS_LIMIT: Duration = Duration::from_secs(2);
 /// How often the limits of a topic are asked for that the asked broker does not know. It may know of a new topic later than others.
 const LIMITS_TRIES: u32 = 3;
 const BETWEEN_LIMITS_TRIES: Duration = Duration::from_millis(250);
@@ -153,7 +153,7 @@ impl TopicsClient {
             pause: BETWEEN_LOOKS,
             fetch_limit: FETCH_LIMIT,
             told: None,
-            has_told_unreadable: false,
+            has_no_limits: false,
             is_complete: false,
         };
         while !stop.wait(Duration::ZERO) {
@@ -252,7 +252,8 @@ struct Watch<'w> {
     pause: Duration,
     fetch_limit: Duration,
     told: Option<Missing>,
-    has_told_unreadable: bool,
+    /// Kafka did not answer about the limits, which has been told.
+    has_no_limits: bool,
     is_complete: bool,
 }
 
@@ -285,15 +286,16 @@ impl Watch<'_> {
     /// Reads the limits of topics that have come, or of `all`. Returns whether there are news.
     fn read_limits(&mut self, all: bool) -> bool {
         let indices = self.limits.unread(&self.there, all);
-        if indices.is_empty() {
+        // What is not known does not keep anything from being published for long.
+        let is_put_off = self.has_no_limits && !self.is_complete && !all;
+        if indices.is_empty() || is_put_off {
             return all;
         }
         match self.client.limits_of(&self.limits.names_of(&indices)) {
             Ok(read) => self.limits.told(indices.into_iter().zip(read)),
-            // They are asked for again at the next look.
-            Err(error) if !self.has_told_unreadable => {
-                self.has_told_unreadable = true;
-                tracing::warn!(%error, "the topics' max.message.bytes cannot be read");
+            Err(error) if !self.has_no_limits => {
+                self.has_no_limits = true;
+                tracing::warn!(%error, "kafka does not answer what the topics' max.message.bytes are");
             }
             Err(_) => {}
         }
