@@ -12,7 +12,8 @@ const SEGMENT_HEADER_BYTES: usize = 56;
 const END_BYTES: usize = 32;
 /// A header has room for so many [`End`]s.
 pub(super) const ENDS_MAX: usize = (BLOCK_BYTES - SEGMENT_HEADER_BYTES) / END_BYTES;
-const FRAME_MAGIC: &[u8; 4] = b"CBFR";
+/// Of this version of the format alone: so a segment with a frame of ours is ours, whatever its header says.
+const FRAME_MAGIC: &[u8; 4] = b"CBF2";
 pub(super) const FRAME_HEADER_BYTES: usize = 48;
 const RECORD_HEADER_BYTES: usize = 5;
 /// What stands before the bytes of a capture in its record.

@@ -32,7 +32,7 @@
 //!
 //! | frame | bytes | |
 //! |---|---|---|
-//! | 0 | 4 | `CBFR` |
+//! | 0 | 4 | `CBF2` |
 //! | 4 | 4 | CRC-32C of byte 8 to the end of the payload |
 //! | 8 | 8 | the segment's nonce |
 //! | 16 | 8 | the sequence number of its first capture, or of the next one if it has none |

@@ -149,9 +149,11 @@ fn headed<D: Disk>(disk: &D, name: String, first_seq: Seq) -> Result<Option<Head
     let mut block = [0; BLOCK_BYTES];
     let reading = disk::read_blocks(&file, &mut block, 0, Reach::All).map_err(failed(&format!("read {name}")))?;
     let header = match FirstBlock::decode(block.get(..reading.bytes).unwrap_or_default()) {
-        FirstBlock::Foreign(version) => return Err(OpenError::Version { name, version }),
+        FirstBlock::Foreign(version) if !scan::has_frame(&file).map_err(failed(&format!("read {name}")))? => {
+            return Err(OpenError::Version { name, version });
+        }
         FirstBlock::Header(header) if header.first_seq == first_seq => Some(header),
-        FirstBlock::Header(_) | FirstBlock::Damaged => None,
+        FirstBlock::Header(_) | FirstBlock::Foreign(_) | FirstBlock::Damaged => None,
     };
     Ok(Some(Headed { name, first_seq, file, header }))
 }

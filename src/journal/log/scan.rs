@@ -141,6 +141,13 @@ pub(crate) fn scan(
     Ok(scan)
 }
 
+/// Whether a file has a frame of this version of the format.
+pub(super) fn has_frame(file: &impl DiskFile) -> io::Result<bool> {
+    let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+    disk::read_blocks(file, &mut bytes, 0, Reach::All)?;
+    Ok(adopted(&bytes, 0).0 != 0)
+}
+
 /// The nonce of the first frame that may belong to this segment, by its own word, and whether it is one of an output.
 fn adopted(bytes: &[u8], named_seq: Seq) -> (u64, bool) {
     let blocks = (1..bytes.len() / BLOCK_BYTES).map(|block| block * BLOCK_BYTES);

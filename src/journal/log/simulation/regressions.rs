@@ -182,6 +182,16 @@ fn a_full_log_that_is_opened_again_takes_back_what_is_delivered() {
 /// Of a capture of 20 bytes.
 const RECORD_BYTES: u32 = 33;
 
+#[test]
+fn a_header_that_is_damaged_twice_is_not_taken_for_that_of_another_version() {
+    let disk = with_three();
+    // The version's last digit, and the nonce.
+    disk.flip(SEGMENT, 7, 2);
+    disk.flip(SEGMENT, 16, 1);
+    assert!(matches!(open(&disk, OnCorruption::Refuse), Err(OpenError::Damaged(_))));
+    assert_eq!(open(&disk, OnCorruption::Salvage).unwrap().found.counted, 3);
+}
+
 /// A log with a compaction that is so many steps under way; then one with a fault.
 fn compacts_until(tends: usize, after: u64, kind: FaultKind) -> impl Iterator<Item = Action> {
     let pair = || append(&[100, 38_000], false);
