@@ -346,7 +346,11 @@ fn a_missing_topic_takes_its_own_bytes_only_while_others_write_ten_times_the_quo
         assert_eq!(answer.status, 200, "round {round}");
         bridge.metrics_until(|metrics| metrics[DELIVERED] >= (20 * round) as f64);
     }
-    assert_eq!(Ledger::of_scrape(&bridge.metrics()).waiting, rounds);
+    let metrics = bridge.metrics();
+    assert_eq!(Ledger::of_scrape(&metrics).waiting, rounds);
+    let [copied, won] =
+        ["copied", "won"].map(|what| metrics[&format!("callbridge_journal_compaction_{what}_bytes_total")]);
+    assert!(won > quota_bytes as f64 && copied < won, "{copied} bytes were copied for {won}");
     let missing = format!("quiet.{}", lacking.command);
     kafka.create_topic(&missing, 1, 1);
     wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);

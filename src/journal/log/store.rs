@@ -209,6 +209,8 @@ impl<D: Disk> Store<D> {
             quota_bytes: self.shared.options.quota_bytes,
             is_full: state.is_full && state.spares.is_empty(),
             segments: state.segments.len() as u64,
+            copied_bytes: state.compacted.copied,
+            won_bytes: state.compacted.won,
             ..Fill::default()
         };
         for segment in state.segments.values() {
@@ -225,13 +227,6 @@ impl<D: Disk> Store<D> {
     #[cfg(test)]
     pub(super) fn live_bytes(&self) -> u64 {
         self.lock().segments.values().map(|segment| segment.live_bytes).sum()
-    }
-
-    /// What compactions have copied and won, in bytes.
-    #[cfg(test)]
-    pub(super) fn compacted(&self) -> (u64, u64) {
-        let Compacted { copied, won } = self.lock().compacted;
-        (copied, won)
     }
 
     /// Whether it rests after a compaction that has failed.

@@ -375,13 +375,13 @@ impl World {
 
     fn tend_once(&mut self, fault: Option<Fault>) -> Result<Option<Tended>, Violation> {
         let Some(run) = &mut self.run else { return Ok(None) };
-        let before = run.store.compacted();
+        let before = run.store.fill();
         self.disk.arm(fault);
         let tended = run.store.tend();
         self.disk.arm(None);
-        let after = run.store.compacted();
-        self.compacted.0 += after.0 - before.0;
-        self.compacted.1 += after.1 - before.1;
+        let after = run.store.fill();
+        self.compacted.0 += after.copied_bytes - before.copied_bytes;
+        self.compacted.1 += after.won_bytes - before.won_bytes;
         let (copied, won) = self.compacted;
         if copied > 7 * won {
             return Err(format!("{copied} bytes were copied for {won}"));
