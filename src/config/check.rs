@@ -418,8 +418,8 @@ fn compare_journal(reader: &mut Reader, journal: &Journal, body_bytes_max: usize
         let why = "must be at least four times callbacks.body_bytes_max: a segment must hold the longest bodies";
         reader.contradiction("journal.segment_bytes", "callbacks.body_bytes_max", why);
     }
-    if journal.quota_bytes.is_some_and(|quota| quota < 2 * journal.segment_bytes) {
-        let why = "must be at least twice journal.segment_bytes: one is written while another is delivered";
+    if journal.quota_bytes.is_some_and(|quota| quota / 4 < journal.segment_bytes) {
+        let why = "must be at least four times journal.segment_bytes: one is written while others are delivered and put in order";
         reader.contradiction("journal.quota_bytes", "journal.segment_bytes", why);
     }
 }

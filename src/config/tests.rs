@@ -237,8 +237,8 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ),
     (
         "journal.quota_bytes = 16777216",
-        "callbridge.toml:1: journal.quota_bytes: must be at least twice journal.segment_bytes: one is written while \
-         another is delivered",
+        "callbridge.toml:1: journal.quota_bytes: must be at least four times journal.segment_bytes: one is written \
+         while others are delivered and put in order",
     ),
     ("journal.on_corruption = \"hope\"", "callbridge.toml:1: journal.on_corruption: must be one of refuse, salvage"),
     ("\nworkers = \"2\"", "callbridge.toml:2: workers: must be a whole number"),

@@ -36,7 +36,8 @@ pub(crate) struct Settled {
     /// The room in the queue that comes free.
     freed: Vec<(Option<Topic>, Held)>,
     delivered: u64,
-    seqs: Vec<Seq>,
+    /// By number, each with what its record takes, in bytes.
+    stored: Vec<(Seq, u32)>,
     late: Vec<Seq>,
     ring: Ring,
 }
@@ -90,7 +91,7 @@ impl Backlog {
     /// next [`Backlog::free`].
     pub(crate) fn settle(&self, entry: &Entry, settled: &mut Settled) {
         if let Some(position) = entry.position {
-            settled.seqs.push(position.seq);
+            settled.stored.push((position.seq, entry.record_bytes));
             match entry.standing {
                 Standing::Counted => settled.delivered += 1,
                 Standing::Late => settled.late.push(position.seq),
@@ -125,14 +126,14 @@ impl Backlog {
 
     /// Frees the room of what was settled, and counts what was delivered: once for many.
     pub(crate) fn free(&self, settled: &mut Settled) {
-        let Settled { freed, delivered, seqs, late, ring } = settled;
+        let Settled { freed, delivered, stored: captures_stored, late, ring } = settled;
         match &self.form {
             Form::Memory(queue) if !freed.is_empty() => {
                 queue.free_of(freed.drain(..));
                 self.ledger.deliver(*delivered);
             }
-            Form::Disk(stored) if !seqs.is_empty() => {
-                stored.delivered(seqs, late);
+            Form::Disk(stored) if !captures_stored.is_empty() => {
+                stored.delivered(captures_stored, late);
                 self.ledger.deliver_stored(*delivered);
                 self.ledger.late(late.len() as u64);
             }
@@ -141,7 +142,7 @@ impl Backlog {
         // Now that it counts.
         ring.out();
         *delivered = 0;
-        seqs.clear();
+        captures_stored.clear();
         late.clear();
     }
 

@@ -101,6 +101,17 @@ pub(crate) fn encode(capture: &Capture, apps: &Apps, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(capture.raw.bytes());
 }
 
+/// What a capture has in common with all that go the same way: a hash of its SdkAppid and command, or of what it is without one. Not
+/// of its topic, whose name the next configuration may change.
+pub(crate) fn key(capture: &Capture, apps: &Apps) -> u32 {
+    let kind = match (&capture.outcome, capture.command) {
+        (Outcome::Refused { .. }, _) => "rejected",
+        (_, Some(command)) => command.name(),
+        (_, None) => "unknown",
+    };
+    crc32c::crc32c_append(crc32c::crc32c(apps.id(capture.app).as_bytes()), kind.as_bytes())
+}
+
 /// The capture in `bytes`.
 ///
 /// # Errors
@@ -327,7 +338,7 @@ mod tests {
             let capture = capture(&query, &body, outcome, "[2001:db8::1]:65535");
             let mut batch = Batch::new();
             let empty = batch.bytes();
-            batch.push(true, |bytes| encode(&capture, &apps(), bytes));
+            batch.push(true, key(&capture, &apps()), |bytes| encode(&capture, &apps(), bytes));
             prop_assert!(batch.bytes() - empty <= capture.cost_bytes());
         }
 

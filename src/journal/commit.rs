@@ -28,6 +28,7 @@ use super::log::directory::Directory;
 use super::log::format::Batch;
 use super::log::store::Store;
 use super::log::store::TendError;
+use super::log::store::Tended;
 use super::log::writer::Appended;
 use super::log::writer::Writer;
 use super::promise::Promise;
@@ -50,6 +51,8 @@ const ROOM_WAIT: Duration = Duration::from_millis(100);
 const ROOM_PAUSE: Duration = Duration::from_millis(10);
 /// How often the files are put in order when nothing asks for it.
 const TEND_EVERY: Duration = Duration::from_millis(500);
+/// Between two steps of a compaction that nobody waits for, so many times what one takes: the disk is there for the callbacks.
+const REST: u32 = 3;
 /// How often the same complaint is made.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -196,14 +199,16 @@ impl Committer {
         let bytes_max = FRAME_BYTES.min(self.writer.batch_bytes_max());
         hand.batch.clear();
         let mut count = 0;
-        for entry in &hand.entries {
+        for entry in &mut hand.entries {
             // The cost is more than it takes in the frame.
             if count > 0 && hand.batch.bytes() + entry.cost_bytes > bytes_max {
                 break;
             }
             let is_abandoned = entry.promise.as_ref().is_some_and(Promise::is_abandoned);
             let is_counted = entry.standing == Standing::Counted && !is_abandoned;
-            hand.batch.push(is_counted, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
+            let key = codec::key(&entry.capture, &self.apps);
+            entry.record_bytes =
+                hand.batch.push(is_counted, key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
         }
         count
@@ -280,8 +285,9 @@ impl Tender {
     pub(crate) fn run(self, stop: &Stop) -> Result<(), Failed> {
         let mut complain_at = clock::monotonic();
         loop {
-            match self.store.tend() {
-                Ok(()) => {}
+            let began = clock::monotonic();
+            let tended = match self.store.tend() {
+                Ok(tended) => tended,
                 Err(TendError::Failed(source)) => {
                     return Err(Failed { what: "sync the journal's directory", source });
                 }
@@ -290,13 +296,19 @@ impl Tender {
                         tracing::error!(what, %error, "the journal's files cannot be put in order; it is tried again");
                         complain_at = clock::monotonic() + COMPLAIN_EVERY;
                     }
+                    Tended::Done
                 }
-            }
+            };
             self.metrics.show(&self.store.fill());
             if stop.wait(Duration::ZERO) {
                 return Ok(());
             }
-            self.store.wait_untended(TEND_EVERY);
+            match tended {
+                Tended::Done => self.store.wait_untended(TEND_EVERY),
+                // Or until a spare is needed.
+                Tended::More => self.store.wait_untended(REST * clock::monotonic().duration_since(began)),
+                Tended::Hurry => {}
+            }
         }
     }
 }

@@ -19,10 +19,10 @@ use super::Journal;
 use super::backlog::Backlog;
 use super::commit::Committer;
 use super::commit::Tender;
-use super::log::Damage;
 use super::log::OnCorruption;
 use super::log::OpenError;
 use super::log::Options;
+use super::log::SEGMENTS_MIN;
 use super::log::directory::Directory;
 use super::log::directory::DirectoryError;
 use super::log::disk::Disk;
@@ -94,15 +94,18 @@ pub(crate) enum JournalError {
     )]
     Damaged(String),
     /// There is not enough room, even for the least.
-    #[error("the journal needs {needed} bytes, two segments; {given} are {what}")]
+    #[error("the journal needs {needed} bytes, four segments; {given} are {what}")]
     Small {
-        /// Two segments.
+        /// Four segments.
         needed: u64,
         /// What there is.
         given: u64,
         /// What that is.
         what: &'static str,
     },
+    /// Each time it was read, files had become others.
+    #[error("the journal is in use, and its files changed each time that they were read; try again")]
+    InMotion,
     /// The system gives no random numbers.
     #[error("get random numbers")]
     Entropy(#[source] io::Error),
@@ -126,13 +129,17 @@ impl JournalError {
     /// Whether starting again will not help before somebody has changed something.
     pub(crate) fn is_of_configuration(&self) -> bool {
         match self {
-            Self::Directory(DirectoryError::Network { .. }) | Self::Small { .. } | Self::Waiting { .. } => true,
+            Self::Directory(DirectoryError::Network { .. })
+            | Self::Small { .. }
+            | Self::Waiting { .. }
+            | Self::Open(OpenError::Version { .. }) => true,
             Self::Directory(DirectoryError::Io { source, .. }) | Self::Open(OpenError::Io { source, .. }) => {
                 names_the_wrong_place(source)
             }
             Self::Directory(DirectoryError::Taken(_))
             | Self::Open(OpenError::Damaged(_))
             | Self::Damaged(_)
+            | Self::InMotion
             | Self::Entropy(_) => false,
         }
     }
@@ -179,10 +186,10 @@ pub(crate) fn open(
     let opened = recovery::open(directory, options, entropy(u64::from_le_bytes(seed)));
     let Opened { store, writer, found } = opened.map_err(|error| match error {
         OpenError::Damaged(_) => JournalError::Damaged(error.to_string()),
-        OpenError::Io { .. } => JournalError::Open(error),
+        OpenError::Io { .. } | OpenError::Version { .. } => JournalError::Open(error),
     })?;
     ledger.recover(found.counted);
-    metrics.damaged.inc_by(found.damage.iter().map(Damage::captures).sum());
+    metrics.damaged.inc_by(found.damage.iter().map(|damage| damage.captures).sum());
     let queue = Arc::new(Queue::new(bounds, 0, ledger.clone()));
     let tail = Arc::new(Tail::new(TAIL_BYTES, store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
@@ -213,7 +220,7 @@ pub(crate) fn open(
 
 fn options(settings: &Settings, directory: &Directory) -> Result<Options, JournalError> {
     let segment_bytes = settings.segment_bytes;
-    let needed = 2 * segment_bytes;
+    let needed = SEGMENTS_MIN * segment_bytes;
     let quota_bytes = match settings.quota_bytes {
         Some(given) if given < needed => {
             return Err(JournalError::Small { needed, given, what: "its quota" });

@@ -23,6 +23,8 @@ pub(crate) struct Entry {
     pub(super) topic: Option<Topic>,
     pub(super) standing: Standing,
     pub(super) promise: Option<Promise>,
+    /// What its record takes, in bytes, if it is on disk.
+    pub(super) record_bytes: u32,
     /// Where it can be read again, if it is on disk.
     pub(crate) position: Option<Position>,
 }
@@ -50,6 +52,15 @@ pub(crate) struct Position {
 impl Entry {
     pub(super) fn new(capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Self {
         let cost_bytes = capture.cost_bytes();
-        Self { capture, taken_at: clock::monotonic(), cost_bytes, topic: None, standing, promise, position: None }
+        Self {
+            capture,
+            taken_at: clock::monotonic(),
+            cost_bytes,
+            topic: None,
+            standing,
+            promise,
+            record_bytes: 0,
+            position: None,
+        }
     }
 }

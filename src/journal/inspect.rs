@@ -14,8 +14,8 @@ use super::log::disk::Disk;
 use super::log::disk::Reach;
 use super::log::format::BLOCK_BYTES;
 use super::log::format::Frame;
-use super::log::format::Record;
 use super::log::recovery;
+use super::log::recovery::Purpose;
 use super::log::recovery::Survey;
 
 /// How often a journal that is being written is read before what looks wrong is believed.
@@ -112,7 +112,7 @@ pub(crate) fn refuse_waiting(dir: &Path) -> Result<Owner, JournalError> {
     let found = inspect(dir)?;
     let damage: Vec<&Damage> = found.segments.iter().flat_map(|segment| &segment.damage).collect();
     let undelivered: u64 = found.segments.iter().map(|segment| segment.undelivered).sum();
-    let count = undelivered + damage.iter().map(|damage| damage.captures()).sum::<u64>();
+    let count = undelivered + damage.iter().map(|damage| damage.captures).sum::<u64>();
     if count == 0 && damage.iter().all(|damage| damage.to.is_some()) {
         return Ok(Owner::Nobody);
     }
@@ -142,12 +142,11 @@ pub(crate) fn each_capture<E: From<JournalError>>(
                 at += BLOCK_BYTES;
                 continue;
             };
-            let mut seq = frame.header.first_seq;
-            for record in frame.records() {
-                if let Record::Capture { bytes, .. } = record {
-                    let is_delivered = delivered.has(seq.saturating_sub(scan.first_seq));
-                    visit(&OnDisk { seq, is_delivered, bytes })?;
-                    seq += 1;
+            for captured in frame.captures() {
+                // What is not its own is another's.
+                if let Some(ordinal) = scan.numbers.ordinal(captured.seq) {
+                    let is_delivered = delivered.has(ordinal);
+                    visit(&OnDisk { seq: captured.seq, is_delivered, bytes: captured.bytes })?;
                 }
             }
             at += usize::try_from(frame.header.padded_bytes()).unwrap_or(usize::MAX);
@@ -156,17 +155,25 @@ pub(crate) fn each_capture<E: From<JournalError>>(
     Ok(())
 }
 
-/// Reads all files. What is read while it is written can look damaged, and right the next time.
+/// Reads all files. What is read while it is written can look damaged, and right the next time; and what has moved from one file to
+/// another while they were read may have been missed.
 fn look(dir: &Path) -> Result<(Survey<<Directory as Disk>::File>, bool), JournalError> {
     let directory = Directory::open_to_read(dir)?;
-    let mut looks = 0;
-    loop {
-        looks += 1;
+    for _ in 0..LOOKS {
         let is_in_use = directory.is_in_use();
-        let survey = recovery::survey(&directory)?;
+        let survey = match recovery::survey(&directory, Purpose::Look) {
+            // It was there a moment ago.
+            Err(OpenError::Io { source, .. }) if is_in_use && source.kind() == io::ErrorKind::NotFound => continue,
+            survey => survey?,
+        };
         let is_whole = survey.segments.iter().all(|(scan, ..)| scan.damage.is_empty());
-        if is_whole || !is_in_use || looks == LOOKS {
+        if !is_in_use || is_whole && survey.is_still_so(&directory)? {
             return Ok((survey, is_in_use));
         }
     }
+    let survey = recovery::survey(&directory, Purpose::Look)?;
+    if survey.is_still_so(&directory)? {
+        return Ok((survey, true));
+    }
+    Err(JournalError::InMotion)
 }

@@ -21,8 +21,8 @@ use super::log::cursor::Cursor;
 use super::log::cursor::Place;
 use super::log::cursor::ReadError;
 use super::log::directory::Directory;
+use super::log::format::Captured;
 use super::log::format::Frame;
-use super::log::format::Record;
 use super::log::store::Store;
 use super::tail::Tail;
 
@@ -87,7 +87,7 @@ impl Stored {
         while into.len() < max && read_bytes < TAKE_BYTES {
             match self.read_wait.during(|| cursor.next(&self.store)) {
                 Ok(Some((place, frame))) => {
-                    let end = frame.header.end_seq();
+                    let end = frame.header.end_seq;
                     if frame.header.captures > 0 && end > self.tail.told_to() {
                         // Durable, and the ledger does not know yet.
                         cursor.go_to(place);
@@ -126,7 +126,7 @@ impl Stored {
         }
         match self.read_wait.during(|| self.again.next(&self.store)) {
             Ok(Some((place, frame))) => {
-                let (seq, bytes) = (frame.header.end_seq(), frame.header.padded_bytes());
+                let (seq, bytes) = (frame.header.end_seq, frame.header.padded_bytes());
                 self.decoder.decode(place, &frame, from.seq, take);
                 Some((Position { seq, place: self.again.place() }, bytes))
             }
@@ -139,9 +139,9 @@ impl Stored {
         }
     }
 
-    /// Notes entries as delivered, of which the senders of `late` were told that they are lost.
-    pub(super) fn delivered(&self, seqs: &[Seq], late: &[Seq]) {
-        self.store.delivered(seqs);
+    /// Notes entries as delivered, each with what its record takes, in bytes; of which the senders of `late` were told that they are lost.
+    pub(super) fn delivered(&self, captures: &[(Seq, u32)], late: &[Seq]) {
+        self.store.delivered(captures);
         self.tail.forget_late(late);
     }
 }
@@ -149,11 +149,8 @@ impl Stored {
 impl Decoder {
     /// Gives those captures of a frame that are not delivered and not before `from`.
     fn decode(&mut self, place: Place, frame: &Frame<'_>, from: Seq, mut take: impl FnMut(Entry)) {
-        let mut next = frame.header.first_seq;
-        for record in frame.records() {
-            let Record::Capture { is_counted, bytes } = record else { continue };
-            let seq = next;
-            next += 1;
+        for captured in frame.captures() {
+            let Captured { seq, is_counted, bytes, .. } = captured;
             if seq < from || self.store.is_delivered(seq) {
                 continue;
             }
@@ -170,6 +167,7 @@ impl Decoder {
                 false => Standing::Uncounted,
             };
             let mut entry = Entry::new(Box::new(capture), standing, None);
+            entry.record_bytes = captured.record_bytes();
             entry.position = Some(Position { seq, place });
             take(entry);
         }

@@ -24,6 +24,10 @@ pub(crate) struct Fill {
     pub(crate) undelivered: u64,
     /// Whether nothing more can be taken.
     pub(crate) is_full: bool,
+    /// What compactions have written since the start, in bytes.
+    pub(crate) copied_bytes: u64,
+    /// What they have made free, in bytes.
+    pub(crate) won_bytes: u64,
 }
 
 /// See the module. Clones are the same metrics.
@@ -43,6 +47,8 @@ pub(crate) struct JournalMetrics {
     segments: IntGauge,
     undelivered: IntGauge,
     is_full: IntGauge,
+    copied_bytes: IntCounter,
+    won_bytes: IntCounter,
 }
 
 impl JournalMetrics {
@@ -81,8 +87,18 @@ impl JournalMetrics {
             segments: IntGauge::new("callbridge_journal_segments", "The segments that the journal has.")?,
             undelivered: IntGauge::new("callbridge_journal_undelivered_captures", "Captures that are not delivered.")?,
             is_full: IntGauge::new("callbridge_journal_full", "1 while there is no room for another file.")?,
+            copied_bytes: IntCounter::new(
+                "callbridge_journal_compaction_copied_bytes_total",
+                "What compactions of the journal have written: captures that are not delivered, out of files of which most is.",
+            )?,
+            won_bytes: IntCounter::new(
+                "callbridge_journal_compaction_won_bytes_total",
+                "What compactions of the journal have made free.",
+            )?,
         };
-        for counter in [&metrics.held, &metrics.read_errors, &metrics.damaged] {
+        for counter in
+            [&metrics.held, &metrics.read_errors, &metrics.damaged, &metrics.copied_bytes, &metrics.won_bytes]
+        {
             registry.register(Box::new(counter.clone()))?;
         }
         for histogram in [&metrics.sync, &metrics.frame] {
@@ -117,5 +133,8 @@ impl JournalMetrics {
         set(&self.segments, fill.segments);
         set(&self.undelivered, fill.undelivered);
         set(&self.is_full, u64::from(fill.is_full));
+        for (counter, bytes) in [(&self.copied_bytes, fill.copied_bytes), (&self.won_bytes, fill.won_bytes)] {
+            counter.inc_by(bytes.saturating_sub(counter.get()));
+        }
     }
 }

@@ -133,7 +133,7 @@ fn where_the_journal_cannot_live_is_told_with_the_reason_and_an_exit_code() {
             &folder.path().join("other"),
             format!("quota_bytes = {SEGMENT_BYTES}"),
             78,
-            "journal.quota_bytes: must be at least twice journal.segment_bytes".to_owned(),
+            "journal.quota_bytes: must be at least four times journal.segment_bytes".to_owned(),
         ),
     ];
     for (dir, more, code, says) in cases {

@@ -323,6 +323,43 @@ fn one_push_post_takes_little_memory_while_kafka_is_away() {
     bridge.stop_in_order();
 }
 
+#[test]
+fn a_missing_topic_takes_its_own_bytes_only_while_others_write_ten_times_the_quota() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let (lacking, busy) = (seeds::AFTER_ADD_SUBSCRIBER, seeds::AFTER_INFO_CHANGED);
+    for suffix in [busy.command, "unknown", "rejected"] {
+        kafka.create_topic(&format!("quiet.{suffix}"), 1, 1);
+    }
+    let (_folder, dir) = journal::folder();
+    let quota_bytes = 4 * journal::SEGMENT_BYTES;
+    let settings = Settings::new_without_topics(&kafka.bootstrap(), "quiet", &format!("quota_bytes = {quota_bytes}"));
+    let bridge = settings.start(&dir);
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    let long = format!("{}{}", busy.body, " ".repeat(60_000));
+    let rounds = 10 * quota_bytes / (20 * 60_000);
+    for round in 1..=rounds {
+        for _ in 0..20 {
+            let answer = client.post(&http::callback_target(APP, busy.command), long.as_bytes()).unwrap();
+            assert_eq!(answer.status, 200, "round {round}: {}", bridge.metrics()["callbridge_journal_files_bytes"]);
+        }
+        let answer = client.post(&http::callback_target(APP, lacking.command), lacking.body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 200, "round {round}");
+        bridge.metrics_until(|metrics| metrics[DELIVERED] >= (20 * round) as f64);
+    }
+    let metrics = bridge.metrics();
+    assert_eq!(Ledger::of_scrape(&metrics).waiting, rounds);
+    let [copied, won] =
+        ["copied", "won"].map(|what| metrics[&format!("callbridge_journal_compaction_{what}_bytes_total")]);
+    assert!(won > quota_bytes as f64 && copied < won, "{copied} bytes were copied for {won}");
+    let missing = format!("quiet.{}", lacking.command);
+    kafka.create_topic(&missing, 1, 1);
+    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+    assert_eq!(Reader::open(&kafka.client(), &[&missing]).collect_to_end().len() as u64, rounds);
+    let stopped = bridge.stop_and_wait();
+    let expected = Ledger { received: rounds * 21, delivered: rounds * 21, ..Ledger::default() };
+    assert_eq!((stopped.code, Ledger::of_exit(&stopped.ledger)), (0, expected), "{}", stopped.stderr);
+}
+
 /// How long Kafka shall be away instead of [`AWAY`], in seconds.
 const OUTAGE_VARIABLE: &str = "CALLBRIDGE_OUTAGE_SECONDS";
 const AWAY: Duration = Duration::from_secs(10);

@@ -14,16 +14,22 @@ use super::disk::Reading;
 use super::format::BLOCK_BYTES;
 use super::format::Frame;
 use super::format::FrameHeader;
+use super::mutant::Mutant;
+use super::store::Segment;
 use super::store::Store;
 
 /// Read at a time, so that small frames do not cost a system call each.
 const READ_BYTES: u64 = 256 * 1024;
 
-/// Where a frame begins.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// Where a frame begins, as long as its segment is what it was; then, where it is looked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Place {
+    /// The number of its first capture, or of the next one if it has none.
+    pub(crate) seq: Seq,
     /// Its segment, by its first number.
     pub(crate) segment: Seq,
+    /// The segment's.
+    pub(crate) nonce: u64,
     /// In bytes.
     pub(crate) offset: u64,
 }
@@ -43,6 +49,8 @@ pub(crate) enum ReadError {
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
     next: Place,
+    /// It looks for its number, and passes over frames that end before.
+    is_looking: bool,
     /// What was read ahead of a file of this nonce, from there on.
     buffer: Vec<u8>,
     buffer_nonce: u64,
@@ -65,6 +73,7 @@ impl Cursor {
     /// Goes to what begins at `place`.
     pub(crate) const fn go_to(&mut self, place: Place) {
         self.next = place;
+        self.is_looking = false;
     }
 
     /// Whether all that is durable has been read.
@@ -72,50 +81,90 @@ impl Cursor {
         self.find(store).is_none()
     }
 
-    /// The next frame and where it is, or nothing if all that is durable has been read.
+    /// The next frame and where it is, or nothing if all that is durable has been read. After its segment has become part of another
+    /// one, the frame may begin with captures that were read before.
     ///
     /// # Errors
     ///
     /// The next frame cannot be read, and nothing was known of that, or it took the disk its time.
     pub(crate) fn next<D: Disk>(&mut self, store: &Store<D>) -> Result<Option<(Place, Frame<'_>)>, ReadError> {
         let place = loop {
-            let Some((file, nonce, used_bytes, is_damaged)) = self.find(store) else { return Ok(None) };
-            let Err(looked_at) = self.load(&*file, nonce, used_bytes)? else { break self.next };
-            // The file may have become a spare meanwhile; then there was nothing to read in it any more.
-            let Some(expected) = store.lock().segments.get(&self.next.segment).map(|segment| segment.nonce) else {
+            let Some(found) = self.find(store) else { return Ok(None) };
+            let Err(looked_at) = self.load(&*found.file, found.nonce, found.used_bytes)? else {
+                let header = self.buffered(self.next.offset).and_then(FrameHeader::peek);
+                let passes = |header: &FrameHeader| self.is_looking && header.end_seq <= self.next.seq;
+                let Some(header) = header.filter(passes) else { break self.next };
+                self.next.offset += header.padded_bytes();
                 continue;
             };
-            if expected != nonce {
+            // The file may have become a spare meanwhile; then there was nothing to read in it any more.
+            if store.lock().segments.get(&self.next.segment).is_none_or(|segment| segment.nonce != found.nonce) {
                 continue;
             }
             let at = self.next;
             self.next.offset += BLOCK_BYTES as u64;
             let reason = self.reading.reason_within(&looked_at);
-            if !is_damaged || reason.is_some() {
+            if !found.is_damaged || reason.is_some() {
                 return Err(ReadError::Damaged(note_damage(store, at, reason)));
             }
         };
-        let start = usize::try_from(place.offset - self.buffer_offset).unwrap_or(usize::MAX);
         // It was checked a moment ago, in a borrow that had to end.
-        let frame = self.buffer.get(start..).and_then(Frame::decode_checked);
-        if let Some(frame) = &frame {
-            self.next.offset += frame.header.padded_bytes();
+        self.is_looking = false;
+        let header = self.buffered(place.offset).and_then(FrameHeader::peek);
+        if let Some(header) = header {
+            self.next.offset += header.padded_bytes();
+            self.next.seq = header.end_seq;
         }
-        Ok(frame.map(|frame| (place, frame)))
+        let frame = self.buffered(place.offset).and_then(Frame::decode_checked);
+        Ok(frame.map(|frame| (Place { seq: frame.header.first_seq, ..place }, frame)))
+    }
+
+    /// The next frame of one file, or nothing at its end; or which bytes were to be one.
+    pub(super) fn next_of<F: DiskFile>(
+        &mut self,
+        file: &F,
+        nonce: u64,
+        used_bytes: u64,
+    ) -> io::Result<Option<Result<Frame<'_>, Range<u64>>>> {
+        let offset = self.next.offset;
+        if offset >= used_bytes {
+            return Ok(None);
+        }
+        if let Err(looked_at) = self.load(file, nonce, used_bytes)? {
+            return Ok(Some(Err(looked_at)));
+        }
+        let header = self.buffered(offset).and_then(FrameHeader::peek);
+        self.next.offset += header.map_or(BLOCK_BYTES as u64, |header| header.padded_bytes());
+        Ok(self.buffered(offset).and_then(Frame::decode_checked).map(Ok))
+    }
+
+    /// What was read from `offset` on.
+    fn buffered(&self, offset: u64) -> Option<&[u8]> {
+        self.buffer.get(usize::try_from(offset.checked_sub(self.buffer_offset)?).ok()?..)
     }
 
     /// The file that the next frame is in, going on to the next segment at the end of one.
-    fn find<D: Disk>(&mut self, store: &Store<D>) -> Option<(Arc<D::File>, u64, u64, bool)> {
+    fn find<D: Disk>(&mut self, store: &Store<D>) -> Option<Found<D::File>> {
+        let reads_next = store.shared.options.has(Mutant::ReadNextInstead);
+        let keeps_offset = store.shared.options.has(Mutant::KeepOffset);
         let state = store.lock();
         loop {
-            self.next.offset = self.next.offset.max(BLOCK_BYTES as u64);
-            if let Some(segment) = state.segments.get(&self.next.segment)
-                && self.next.offset < segment.used_bytes
-            {
-                return Some((Arc::clone(&segment.file), segment.nonce, segment.used_bytes, segment.is_damaged));
-            }
-            let (first, _) = state.segments.range(self.next.segment + 1..).next()?;
-            self.next = Place { segment: *first, offset: BLOCK_BYTES as u64 };
+            let live = state.segments.get(&self.next.segment);
+            let live = live.filter(|segment| segment.nonce == self.next.nonce || keeps_offset);
+            let (first, segment) = match live {
+                Some(segment) if self.next.offset < segment.used_bytes => return Some(Found::of(segment)),
+                Some(_) => state.segments.range(self.next.segment + 1..).next()?,
+                // It is somewhere else now, if it is to be read at all.
+                None => {
+                    self.is_looking = true;
+                    let covering = state.segments.range(..=self.next.seq).next_back();
+                    let covering = covering.filter(|(_, segment)| self.next.seq < segment.end_seq);
+                    let covering = covering.filter(|_| !reads_next);
+                    covering.or_else(|| state.segments.range(self.next.seq..).next())?
+                }
+            };
+            let offset = BLOCK_BYTES as u64;
+            self.next = Place { seq: self.next.seq, segment: *first, nonce: segment.nonce, offset };
         }
     }
 
@@ -128,11 +177,8 @@ impl Cursor {
         if !has_header {
             self.fill(file, nonce, READ_BYTES.min(used_bytes - offset))?;
         }
-        let frame = |cursor: &Self| {
-            let start = usize::try_from(offset - cursor.buffer_offset).unwrap_or(usize::MAX);
-            cursor.buffer.get(start..).and_then(FrameHeader::peek)
-        };
-        let Some(header) = frame(self) else { return Ok(Err(offset..offset + BLOCK_BYTES as u64)) };
+        let header = self.buffered(offset).and_then(FrameHeader::peek);
+        let Some(header) = header else { return Ok(Err(offset..offset + BLOCK_BYTES as u64)) };
         let end = offset.saturating_add(header.padded_bytes());
         if end > used_bytes {
             return Ok(Err(offset..used_bytes));
@@ -140,8 +186,7 @@ impl Cursor {
         if end > self.buffer_offset + self.buffer.len() as u64 {
             self.fill(file, nonce, (end - offset).max(READ_BYTES.min(used_bytes - offset)))?;
         }
-        let start = usize::try_from(offset - self.buffer_offset).unwrap_or(usize::MAX);
-        let frame = self.buffer.get(start..).and_then(|bytes| Frame::decode(bytes, offset, nonce));
+        let frame = self.buffered(offset).and_then(|bytes| Frame::decode(bytes, offset, nonce));
         Ok(frame.map(|_whole| ()).ok_or(offset..end))
     }
 
@@ -161,13 +206,28 @@ impl Cursor {
     }
 }
 
+/// The segment that the next frame is in.
+struct Found<F> {
+    file: Arc<F>,
+    nonce: u64,
+    used_bytes: u64,
+    is_damaged: bool,
+}
+
+impl<F> Found<F> {
+    fn of(segment: &Segment<F>) -> Self {
+        let Segment { file, nonce, used_bytes, is_damaged, .. } = segment;
+        Self { file: Arc::clone(file), nonce: *nonce, used_bytes: *used_bytes, is_damaged: *is_damaged }
+    }
+}
+
 /// Remembers that a segment is damaged.
-fn note_damage<D: Disk>(store: &Store<D>, at: Place, reason: Option<String>) -> Damage {
+pub(super) fn note_damage<D: Disk>(store: &Store<D>, at: Place, reason: Option<String>) -> Damage {
     let mut state = store.lock();
-    let segment = state.segments.get_mut(&at.segment);
+    let segment = state.segments.get_mut(&at.segment).filter(|segment| segment.nonce == at.nonce);
     let name = segment.map_or_else(String::new, |segment| {
         segment.is_damaged = true;
         segment.name.clone()
     });
-    Damage { name, offset: at.offset, from: at.segment, to: None, reason }
+    Damage { name, offset: at.offset, from: at.segment, to: None, captures: 0, reason }
 }

@@ -293,6 +293,13 @@ impl DiskFile for File {
     fn sync_data(&self) -> io::Result<()> {
         Self::sync_data(self)
     }
+
+    fn settle(&self) -> io::Result<()> {
+        Self::sync_data(self)?;
+        // Where it cannot be dropped it is read from memory, as ever.
+        let _dropped = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

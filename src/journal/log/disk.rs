@@ -50,6 +50,10 @@ pub(crate) trait DiskFile: Debug + Send + Sync + 'static {
     /// Makes everything written durable. Once this has failed, nothing that was written before may ever be believed, whatever a second
     /// call says.
     fn sync_data(&self) -> io::Result<()>;
+
+    /// Makes durable what an earlier run has written, and sees to it that what is read next is what the disk has: after a sync of that run
+    /// has failed, the machine's memory may have what the disk has not.
+    fn settle(&self) -> io::Result<()>;
 }
 
 /// Writes all of `bytes`.

@@ -5,49 +5,131 @@ use super::Seq;
 /// What everything is aligned to, in bytes: what a torn write may touch.
 pub(crate) const BLOCK_BYTES: usize = 4096;
 
-const SEGMENT_MAGIC: &[u8; 8] = b"CBJRNL01";
-const SEGMENT_HEADER_BYTES: usize = 48;
-const FRAME_MAGIC: &[u8; 4] = b"CBFR";
-const FRAME_HEADER_BYTES: usize = 48;
-pub(super) const RECORD_HEADER_BYTES: usize = 5;
+const MAGIC: &[u8; 6] = b"CBJRNL";
+/// Of the format.
+pub(super) const VERSION: &str = "02";
+const SEGMENT_HEADER_BYTES: usize = 56;
+const END_BYTES: usize = 32;
+/// A header has room for so many [`End`]s.
+pub(super) const ENDS_MAX: usize = (BLOCK_BYTES - SEGMENT_HEADER_BYTES) / END_BYTES;
+/// Of this version of the format alone: so a segment with a frame of ours is ours, whatever its header says.
+const FRAME_MAGIC: &[u8; 4] = b"CBF2";
+pub(super) const FRAME_HEADER_BYTES: usize = 48;
+const RECORD_HEADER_BYTES: usize = 5;
+/// What stands before the bytes of a capture in its record.
+const CAPTURE_HEADER_BYTES: usize = 8;
+/// No capture takes less, in bytes.
+pub(super) const CAPTURE_RECORD_BYTES_MIN: usize = RECORD_HEADER_BYTES + CAPTURE_HEADER_BYTES;
+/// Flags of a frame.
+const SEAL: u32 = 1;
+const SPARSE: u32 = 2;
 
 /// What stands at the start of a segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     /// Of this use of the file.
     pub(crate) nonce: u64,
-    /// Of the run of the process that wrote it.
+    /// Of the run of the process that wrote it; of an output, its first input's.
     pub(crate) session: u64,
     pub(crate) first_seq: Seq,
-    /// How far the session's log was durable, exclusive.
-    pub(crate) durable_to: Seq,
+    /// Of an output of a compaction.
+    pub(crate) output: Option<Output>,
+    /// What was known of segments before it that were not sealed.
+    pub(crate) ends: Vec<End>,
+}
+
+/// What a compaction has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Output {
+    /// It says all that is to be said of the numbers from its first one to this one, exclusive.
+    pub(crate) to: Seq,
+    /// How many captures it has.
+    pub(crate) captures: u64,
+}
+
+/// How far an earlier session went: what is missing before that is damaged, not torn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    /// The segment, by its first number.
+    pub(crate) segment: Seq,
+    pub(crate) nonce: u64,
+    /// Behind its last capture.
+    pub(crate) end_seq: Seq,
+    /// Behind its last frame, in bytes.
+    pub(crate) offset: u64,
+}
+
+/// What the first block of a segment is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FirstBlock {
+    Header(SegmentHeader),
+    /// Of another version of the format, by its own word.
+    Foreign(String),
+    /// It is not what was written.
+    Damaged,
 }
 
 impl SegmentHeader {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(BLOCK_BYTES);
-        bytes.extend_from_slice(SEGMENT_MAGIC);
-        bytes.extend_from_slice(&[0; 8]);
-        for number in [self.nonce, self.session, self.first_seq, self.durable_to] {
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(VERSION.as_bytes());
+        bytes.extend_from_slice(&[0; 4]);
+        let ends = self.ends.get(..ENDS_MAX).unwrap_or(&self.ends);
+        bytes.extend_from_slice(&u32::try_from(ends.len()).unwrap_or(0).to_le_bytes());
+        let Output { to, captures } = self.output.unwrap_or(Output { to: 0, captures: 0 });
+        let of_ends = ends.iter().flat_map(|end| [end.segment, end.nonce, end.end_seq, end.offset]);
+        for number in [self.nonce, self.session, self.first_seq, to, captures].into_iter().chain(of_ends) {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
-        let checksum = crc32c::crc32c(bytes.get(12..).unwrap_or_default());
+        let checksum = header_checksum(&bytes);
         put(&mut bytes, 8, &checksum.to_le_bytes());
         bytes.resize(BLOCK_BYTES, 0);
         bytes
     }
 
-    pub(crate) fn decode(block: &[u8]) -> Option<Self> {
-        let bytes = block.get(..SEGMENT_HEADER_BYTES)?;
-        let is_whole = bytes.starts_with(SEGMENT_MAGIC) && u32_at(bytes, 8)? == crc32c::crc32c(bytes.get(12..)?);
-        is_whole.then_some(())?;
+    fn decode(block: &[u8]) -> Option<Self> {
+        let ends = usize::try_from(u32_at(block, 12)?).ok().filter(|ends| *ends <= ENDS_MAX)?;
+        let bytes = block.get(..SEGMENT_HEADER_BYTES + ends * END_BYTES)?;
+        (u32_at(bytes, 8)? == header_checksum(bytes)).then_some(())?;
+        let end = |at: usize| {
+            Some(End {
+                segment: u64_at(bytes, at)?,
+                nonce: u64_at(bytes, at + 8)?,
+                end_seq: u64_at(bytes, at + 16)?,
+                offset: u64_at(bytes, at + 24)?,
+            })
+        };
+        let output = Output { to: u64_at(bytes, 40)?, captures: u64_at(bytes, 48)? };
         Some(Self {
             nonce: u64_at(bytes, 16)?,
             session: u64_at(bytes, 24)?,
             first_seq: u64_at(bytes, 32)?,
-            durable_to: u64_at(bytes, 40)?,
+            output: (output.to > 0).then_some(output),
+            ends: (0..ends).filter_map(|index| end(SEGMENT_HEADER_BYTES + index * END_BYTES)).collect(),
         })
     }
+}
+
+impl FirstBlock {
+    pub(crate) fn decode(block: &[u8]) -> Self {
+        let version = block.get(MAGIC.len()..MAGIC.len() + VERSION.len()).unwrap_or_default();
+        let is_ours = version == VERSION.as_bytes();
+        // The checksum is of our magic, whatever stands there: so a bit that has changed there is damage, not another version.
+        match SegmentHeader::decode(block) {
+            Some(header) if block.starts_with(MAGIC) && is_ours => Self::Header(header),
+            None if block.starts_with(MAGIC) && !is_ours && version.iter().all(u8::is_ascii_digit) => {
+                Self::Foreign(String::from_utf8_lossy(version).into_owned())
+            }
+            Some(_) | None => Self::Damaged,
+        }
+    }
+}
+
+/// Of our magic and of all behind the checksum.
+fn header_checksum(bytes: &[u8]) -> u32 {
+    let of_magic = crc32c::crc32c_append(crc32c::crc32c(MAGIC), VERSION.as_bytes());
+    crc32c::crc32c_append(of_magic, bytes.get(12..).unwrap_or_default())
 }
 
 /// What stands at the start of a frame.
@@ -55,19 +137,16 @@ impl SegmentHeader {
 pub(crate) struct FrameHeader {
     pub(crate) nonce: u64,
     pub(crate) first_seq: Seq,
-    /// How far the session's log was durable, exclusive.
-    pub(crate) durable_to: Seq,
+    /// The captures' numbers end before this one.
+    pub(crate) end_seq: Seq,
     pub(crate) captures: u32,
     pub(crate) is_seal: bool,
+    /// Of an output: its numbers may have gaps.
+    pub(super) is_sparse: bool,
     payload_bytes: u32,
 }
 
 impl FrameHeader {
-    /// The captures' numbers end before this one.
-    pub(crate) fn end_seq(&self) -> Seq {
-        self.first_seq + u64::from(self.captures)
-    }
-
     /// What the frame takes in its segment.
     pub(crate) fn padded_bytes(&self) -> u64 {
         (FRAME_HEADER_BYTES as u64 + u64::from(self.payload_bytes)).next_multiple_of(BLOCK_BYTES as u64)
@@ -76,13 +155,15 @@ impl FrameHeader {
     /// Reads the numbers only; nothing is known of them yet.
     pub(crate) fn peek(bytes: &[u8]) -> Option<Self> {
         bytes.starts_with(FRAME_MAGIC).then_some(())?;
+        let flags = u32_at(bytes, 44)?;
         Some(Self {
             nonce: u64_at(bytes, 8)?,
             first_seq: u64_at(bytes, 16)?,
-            durable_to: u64_at(bytes, 24)?,
+            end_seq: u64_at(bytes, 24)?,
             payload_bytes: u32_at(bytes, 32)?,
             captures: u32_at(bytes, 36)?,
-            is_seal: u32_at(bytes, 44)? == 1,
+            is_seal: flags & SEAL != 0,
+            is_sparse: flags & SPARSE != 0,
         })
     }
 }
@@ -115,16 +196,29 @@ impl<'b> Frame<'b> {
     /// Its records, in order. They stop at one that makes no sense, which a checked frame does not have.
     pub(crate) fn records(&self) -> impl Iterator<Item = Record<'b>> + use<'b> {
         let mut rest = self.payload;
+        let first_seq = self.header.first_seq;
         std::iter::from_fn(move || {
             let (header, behind) = rest.split_at_checked(RECORD_HEADER_BYTES)?;
             let (bytes, behind) = behind.split_at_checked(usize::try_from(u32_at(header, 1)?).ok()?)?;
             rest = behind;
             Some(match header.first()? {
-                1 => Record::Capture { is_counted: true, bytes },
-                2 => Record::Capture { is_counted: false, bytes },
+                kind @ (1 | 2) => Record::Capture(Captured {
+                    seq: first_seq.checked_add(u32_at(bytes, 4)?.into())?,
+                    key: u32_at(bytes, 0)?,
+                    is_counted: *kind == 1,
+                    bytes: bytes.get(CAPTURE_HEADER_BYTES..)?,
+                }),
                 3 => Record::Delivered(Runs { bytes }),
                 _ => return None,
             })
+        })
+    }
+
+    /// Its captures, in order.
+    pub(crate) fn captures(&self) -> impl Iterator<Item = Captured<'b>> + use<'b> {
+        self.records().filter_map(|record| match record {
+            Record::Capture(captured) => Some(captured),
+            Record::Delivered(_) => None,
         })
     }
 }
@@ -143,15 +237,30 @@ pub(crate) fn own_nonce(bytes: &[u8], offset: u64) -> Option<u64> {
 /// A record of a frame.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Record<'b> {
-    /// The next capture.
-    Capture {
-        /// Whether the ledger counts it.
-        is_counted: bool,
-        /// The capture, as it was given.
-        bytes: &'b [u8],
-    },
+    /// A capture.
+    Capture(Captured<'b>),
     /// Captures that were delivered.
     Delivered(Runs<'b>),
+}
+
+/// A capture in a frame.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Captured<'b> {
+    /// Its number.
+    pub(crate) seq: Seq,
+    /// What it has in common with others of its kind: whoever appended it knows.
+    pub(crate) key: u32,
+    /// Whether the ledger counts it.
+    pub(crate) is_counted: bool,
+    /// The capture, as it was given.
+    pub(crate) bytes: &'b [u8],
+}
+
+impl Captured<'_> {
+    /// What its record takes, in bytes.
+    pub(crate) fn record_bytes(&self) -> u32 {
+        u32::try_from(RECORD_HEADER_BYTES + CAPTURE_HEADER_BYTES + self.bytes.len()).unwrap_or(u32::MAX)
+    }
 }
 
 /// Runs of sequence numbers, in order.
@@ -161,6 +270,11 @@ pub(crate) struct Runs<'b> {
 }
 
 impl<'b> Runs<'b> {
+    /// What their record takes, in bytes.
+    pub(super) const fn record_bytes(self) -> usize {
+        RECORD_HEADER_BYTES + self.bytes.len()
+    }
+
     /// The first and the last number of each. They stop at one that makes no sense, which a checked frame does not have.
     pub(crate) fn iter(self) -> impl Iterator<Item = (Seq, Seq)> + use<'b> {
         let (mut rest, mut next) = (self.bytes, 0_u64);
@@ -203,11 +317,12 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 pub(crate) struct Batch {
     bytes: Vec<u8>,
     captures: u32,
+    captures_bytes: u64,
 }
 
 impl Batch {
     pub(crate) fn new() -> Self {
-        Self { bytes: vec![0; FRAME_HEADER_BYTES], captures: 0 }
+        Self { bytes: vec![0; FRAME_HEADER_BYTES], captures: 0, captures_bytes: 0 }
     }
 
     /// What it takes so far.
@@ -224,10 +339,32 @@ impl Batch {
         self.captures
     }
 
-    /// Adds a capture, whose bytes `write` appends.
-    pub(crate) fn push(&mut self, is_counted: bool, write: impl FnOnce(&mut Vec<u8>)) {
-        self.record(if is_counted { 1 } else { 2 }, write);
+    /// What the records of its captures take.
+    pub(super) const fn captures_bytes(&self) -> u64 {
+        self.captures_bytes
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.len() == FRAME_HEADER_BYTES
+    }
+
+    /// Adds a capture of a kind, whose bytes `write` appends. Returns what its record takes, in bytes.
+    pub(crate) fn push(&mut self, is_counted: bool, key: u32, write: impl FnOnce(&mut Vec<u8>)) -> u32 {
+        self.push_at(self.captures, is_counted, key, write)
+    }
+
+    /// Adds a capture whose number is so much behind the frame's first one.
+    pub(super) fn push_at(&mut self, offset: u32, is_counted: bool, key: u32, write: impl FnOnce(&mut Vec<u8>)) -> u32 {
+        let start = self.bytes.len();
+        self.record(if is_counted { 1 } else { 2 }, |bytes| {
+            bytes.extend_from_slice(&key.to_le_bytes());
+            bytes.extend_from_slice(&offset.to_le_bytes());
+            write(bytes);
+        });
         self.captures += 1;
+        let bytes = self.bytes.len() - start;
+        self.captures_bytes += bytes as u64;
+        u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
     /// Adds what was delivered, in order.
@@ -249,7 +386,7 @@ impl Batch {
 
     pub(crate) fn clear(&mut self) {
         self.bytes.truncate(FRAME_HEADER_BYTES);
-        self.captures = 0;
+        (self.captures, self.captures_bytes) = (0, 0);
     }
 
     fn record(&mut self, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
@@ -269,11 +406,12 @@ impl Batch {
         put(&mut self.bytes, 0, FRAME_MAGIC);
         put(&mut self.bytes, 8, &place.nonce.to_le_bytes());
         put(&mut self.bytes, 16, &place.first_seq.to_le_bytes());
-        put(&mut self.bytes, 24, &place.durable_to.to_le_bytes());
+        put(&mut self.bytes, 24, &place.end_seq.to_le_bytes());
         put(&mut self.bytes, 32, &payload_bytes.to_le_bytes());
         put(&mut self.bytes, 36, &self.captures.to_le_bytes());
         put(&mut self.bytes, 40, &block.to_le_bytes());
-        put(&mut self.bytes, 44, &u32::from(place.is_seal).to_le_bytes());
+        let flags = if place.is_seal { SEAL } else { 0 } | if place.is_sparse { SPARSE } else { 0 };
+        put(&mut self.bytes, 44, &flags.to_le_bytes());
         let checksum = crc32c::crc32c(self.bytes.get(8..).unwrap_or_default());
         put(&mut self.bytes, 4, &checksum.to_le_bytes());
         self.bytes.resize(end.next_multiple_of(BLOCK_BYTES), 0);
@@ -289,8 +427,9 @@ pub(super) struct FramePlace {
     pub(super) nonce: u64,
     pub(super) offset: u64,
     pub(super) first_seq: Seq,
-    pub(super) durable_to: Seq,
+    pub(super) end_seq: Seq,
     pub(super) is_seal: bool,
+    pub(super) is_sparse: bool,
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {

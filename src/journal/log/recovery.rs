@@ -1,6 +1,8 @@
 //! Opens the log: finds again from the segments alone what is there and what was delivered.
 
 use std::collections::BTreeMap;
+use std::collections::BinaryHeap;
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::Condvar;
@@ -11,11 +13,20 @@ use super::OnCorruption;
 use super::OpenError;
 use super::Options;
 use super::Seq;
+use super::disk;
 use super::disk::Disk;
 use super::disk::DiskFile;
+use super::disk::Reach;
+use super::format::BLOCK_BYTES;
+use super::format::End;
+use super::format::FirstBlock;
+use super::format::SegmentHeader;
 use super::marks::Marks;
+use super::mutant::Mutant;
 use super::scan;
 use super::scan::Scan;
+use super::store::Compacted;
+use super::store::Random;
 use super::store::Segment;
 use super::store::Shared;
 use super::store::Spare;
@@ -54,35 +65,69 @@ pub(crate) struct Survey<F> {
     pub(crate) segments: Vec<(Scan, F, Marks)>,
     pub(crate) spares: Vec<(String, F)>,
     pub(crate) temporary: Vec<String>,
+    /// Segments whose captures are in the output of a compaction.
+    pub(crate) superseded: Vec<String>,
     /// Segments that were damaged and set aside.
     pub(crate) damaged: Vec<String>,
+}
+
+/// A segment of which the header was read.
+struct Headed<F> {
+    name: String,
+    first_seq: Seq,
+    file: F,
+    header: Option<SegmentHeader>,
+}
+
+/// What a survey is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// To look.
+    Look,
+    /// To go on with: what is believed of the last run's end must be on the disk, and not only in the machine's memory.
+    GoOn,
 }
 
 /// Reads all files.
 ///
 /// # Errors
 ///
-/// One of them cannot be read.
-pub(crate) fn survey<D: Disk>(disk: &D) -> Result<Survey<D::File>, OpenError> {
-    let failed = |what: String| move |source| OpenError::Io { what, source };
-    let mut names = disk.list().map_err(failed("list the journal's directory".to_owned()))?;
+/// One of them cannot be read, or is of another version of the format.
+pub(crate) fn survey<D: Disk>(disk: &D, purpose: Purpose) -> Result<Survey<D::File>, OpenError> {
+    survey_with(disk, purpose, |_| false)
+}
+
+fn survey_with<D: Disk>(
+    disk: &D,
+    purpose: Purpose,
+    has: impl Fn(Mutant) -> bool,
+) -> Result<Survey<D::File>, OpenError> {
+    let mut names = disk.list().map_err(failed("list the journal's directory"))?;
     names.sort();
-    let mut survey = Survey { segments: Vec::new(), spares: Vec::new(), temporary: Vec::new(), damaged: Vec::new() };
-    let mut buffer = Vec::new();
+    let mut survey = Survey {
+        segments: Vec::new(),
+        spares: Vec::new(),
+        temporary: Vec::new(),
+        superseded: Vec::new(),
+        damaged: Vec::new(),
+    };
+    let mut live = Vec::new();
+    let mut covered_to = 0;
     for name in names {
-        let opened = |name: &str| disk.open(name).map_err(failed(format!("open {name}")));
         match name.rsplit_once('.') {
             Some((stem, "seg")) if let Ok(seq) = stem.parse() => {
-                let file = match disk.open(&name) {
-                    // Of a running instance, it has just become a spare.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    file => file.map_err(failed(format!("open {name}")))?,
-                };
-                let scan = scan::scan(&name, seq, &file, &mut buffer).map_err(failed(format!("read {name}")))?;
-                survey.segments.push((scan, file, Marks::default()));
+                let Some(headed) = headed(disk, name, seq)? else { continue };
+                // Numbers only go up: nothing else can begin there.
+                if seq < covered_to + u64::from(has(Mutant::SupersedeEqual)) {
+                    survey.superseded.push(headed.name);
+                    continue;
+                }
+                let output = headed.header.as_ref().and_then(|header| header.output);
+                covered_to = output.map_or(covered_to, |output| output.to);
+                live.push(headed);
             }
             Some((_, "spare")) => {
-                let file = opened(&name)?;
+                let file = disk.open(&name).map_err(failed(&format!("open {name}")))?;
                 survey.spares.push((name, file));
             }
             Some((_, "tmp")) => survey.temporary.push(name),
@@ -91,55 +136,121 @@ pub(crate) fn survey<D: Disk>(disk: &D) -> Result<Survey<D::File>, OpenError> {
             Some(_) | None => {}
         }
     }
-    survey.find_lost_ends();
-    survey.mark_delivered();
+    survey.scan(live, purpose, has(Mutant::TornOutput))?;
     Ok(survey)
 }
 
-impl<F> Survey<F> {
-    fn find_lost_ends(&mut self) {
-        let next: Vec<(u64, Seq)> =
-            self.segments.iter().skip(1).map(|(scan, ..)| (scan.session, scan.first_seq)).collect();
-        let next = next.into_iter().map(Some).chain([None]);
-        for ((scan, ..), next) in self.segments.iter_mut().zip(next) {
-            scan.followed_by(next.filter(|(session, _)| scan.session == *session).map(|(_, first_seq)| first_seq));
+/// Reads the header of a segment. Nothing if it is gone: of a running instance, it has just become a spare.
+fn headed<D: Disk>(disk: &D, name: String, first_seq: Seq) -> Result<Option<Headed<D::File>>, OpenError> {
+    let file = match disk.open(&name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file.map_err(failed(&format!("open {name}")))?,
+    };
+    let mut block = [0; BLOCK_BYTES];
+    let reading = disk::read_blocks(&file, &mut block, 0, Reach::All).map_err(failed(&format!("read {name}")))?;
+    let header = match FirstBlock::decode(block.get(..reading.bytes).unwrap_or_default()) {
+        FirstBlock::Foreign(version) if !scan::has_frame(&file).map_err(failed(&format!("read {name}")))? => {
+            return Err(OpenError::Version { name, version });
         }
-    }
+        FirstBlock::Header(header) if header.first_seq == first_seq => Some(header),
+        FirstBlock::Header(_) | FirstBlock::Foreign(_) | FirstBlock::Damaged => None,
+    };
+    Ok(Some(Headed { name, first_seq, file, header }))
+}
 
-    fn mark_delivered(&mut self) {
-        let mut runs: Vec<(Seq, Seq)> = Vec::new();
-        for (scan, ..) in &mut self.segments {
-            runs.append(&mut scan.delivered);
-        }
-        for (scan, _, delivered) in &mut self.segments {
-            for (from, to) in &runs {
-                let to = (*to).min(scan.end_seq.saturating_sub(1));
-                for seq in (*from).max(scan.first_seq)..=to {
-                    if seq < scan.end_seq {
-                        delivered.set(seq - scan.first_seq);
-                    }
-                }
+fn failed(what: &str) -> impl FnOnce(io::Error) -> OpenError {
+    move |source| OpenError::Io { what: what.to_owned(), source }
+}
+
+impl<F: DiskFile> Survey<F> {
+    /// Whether the segments are still those that were read.
+    pub(crate) fn is_still_so<D: Disk>(&self, disk: &D) -> Result<bool, OpenError> {
+        for (scan, ..) in &self.segments {
+            let now = headed(disk, scan.name.clone(), scan.first_seq)?;
+            let is_same = |header: &SegmentHeader| header.nonce == scan.nonce;
+            if !now.is_some_and(|now| now.header.as_ref().map_or(!scan.damage.is_empty(), is_same)) {
+                return Ok(false);
             }
         }
+        Ok(true)
     }
+
+    /// Reads the segments, the newest first: what was delivered of one is said in itself and in newer ones only.
+    fn scan(&mut self, live: Vec<Headed<F>>, purpose: Purpose, tears_outputs: bool) -> Result<(), OpenError> {
+        let all_ends = live.iter().filter_map(|headed| headed.header.as_ref()).flat_map(|header| &header.ends);
+        let ends: HashMap<Seq, End> = all_ends.map(|end| (end.segment, *end)).collect();
+        let mut buffer = Vec::new();
+        let mut runs: BinaryHeap<(Seq, Seq)> = BinaryHeap::new();
+        let mut next: Option<(u64, Seq)> = None;
+        for Headed { name, first_seq, file, header } in live.into_iter().rev() {
+            let (session, nonce) = header.as_ref().map_or((0, 0), |header| (header.session, header.nonce));
+            let end = ends.get(&first_seq).filter(|end| end.nonce == nonce || header.is_none());
+            let is_last = next.is_none_or(|(next_session, _)| next_session != session);
+            let is_output = header.as_ref().is_some_and(|header| header.output.is_some());
+            if purpose == Purpose::GoOn && is_last && !is_output && end.is_none() {
+                file.settle().map_err(failed(&format!("sync {name}")))?;
+            }
+            let scanned = scan::scan(&name, first_seq, header, &file, &mut buffer);
+            let mut scan = scanned.map_err(failed(&format!("read {name}")))?;
+            if !tears_outputs {
+                scan.end_output();
+            }
+            if let Some(end) = end {
+                scan.ended_at(end);
+            }
+            scan.followed_by(next.filter(|_| !is_last).map(|(_, first_seq)| first_seq));
+            if let Some((_, next)) = next {
+                scan.cut(next);
+            }
+            runs.extend(scan.delivered.drain(..).map(|(first, last)| (last, first)));
+            let delivered = take_delivered(&mut runs, &scan);
+            next = Some((scan.session, first_seq));
+            self.segments.push((scan, file, delivered));
+        }
+        self.segments.reverse();
+        Ok(())
+    }
+}
+
+/// Takes from the runs of what was delivered, last and first number each, those that are not all before this segment.
+fn take_delivered(runs: &mut BinaryHeap<(Seq, Seq)>, scan: &Scan) -> Marks {
+    let mut delivered = Marks::default();
+    while let Some((last, first)) = runs.peek().copied().filter(|(last, _)| *last >= scan.first_seq) {
+        runs.pop();
+        for ordinal in scan.numbers.within(first, last) {
+            delivered.set(ordinal);
+        }
+        if first < scan.first_seq {
+            runs.push((scan.first_seq - 1, first));
+        }
+    }
+    delivered
 }
 
 /// Opens the log on `disk`.
 ///
 /// # Errors
 ///
-/// It cannot be read, or it is damaged and `options` say not to go on then. Nothing was changed.
+/// It cannot be read, or it is of another version of the format, or it is damaged and `options` say not to go on then. Nothing was
+/// changed.
 pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Result<Opened<D>, OpenError> {
-    let survey = survey(&disk)?;
+    let survey = survey_with(&disk, Purpose::GoOn, |mutant| options.has(mutant))?;
     let damage: Vec<Damage> = survey.segments.iter().flat_map(|(scan, ..)| scan.damage.iter().cloned()).collect();
     if !damage.is_empty() && options.on_corruption == OnCorruption::Refuse {
         return Err(OpenError::Damaged(damage));
     }
-    // The run before may have been killed between a rename and its sync. A spare must not be written while its old name may come back.
-    disk.sync_directory()
-        .map_err(|source| OpenError::Io { what: "sync the journal's directory".to_owned(), source })?;
-    for name in &survey.temporary {
-        disk.remove(name).map_err(|source| OpenError::Io { what: format!("remove {name}"), source })?;
+    // The run before may have been killed between a rename and its sync. A spare must not be written while its old name may come back,
+    // and what an output has superseded must not be removed while the output may go.
+    let syncs_first = !options.has(Mutant::RemoveBeforeSync);
+    if syncs_first {
+        disk.sync_directory().map_err(failed("sync the journal's directory"))?;
+    }
+    let gone: Vec<&String> = survey.temporary.iter().chain(&survey.superseded).collect();
+    for name in &gone {
+        disk.remove(name).map_err(failed(&format!("remove {name}")))?;
+    }
+    if !gone.is_empty() || !syncs_first {
+        disk.sync_directory().map_err(failed("sync the journal's directory"))?;
     }
     let mut found = Found { damage, ..Found::default() };
     let mut next_name = 0;
@@ -151,43 +262,54 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
             spares.push(Spare { name, file: Arc::new(file) });
         } else {
             // Made for another size of segments.
-            disk.remove(&name).map_err(|source| OpenError::Io { what: format!("remove {name}"), source })?;
+            disk.remove(&name).map_err(failed(&format!("remove {name}")))?;
         }
     }
     let mut next_seq = 1;
     let mut segments = BTreeMap::new();
+    let mut ends = Vec::new();
     for (scan, file, delivered) in survey.segments {
         found.read_bytes += scan.file_bytes;
         found.torn.extend(scan.torn_at.map(|at| (scan.name.clone(), at)));
         next_seq = next_seq.max(scan.unused_seq());
-        let segment = segment(&scan, file, delivered, &mut found);
-        segments.insert(scan.first_seq, segment);
+        ends.extend(scan.unrecorded_end().filter(|_| !options.has(Mutant::ForgetEnds)));
+        segments.insert(scan.first_seq, segment(scan, file, delivered, &mut found));
     }
+    let mut entropy = entropy;
+    let session = entropy();
     let state = State {
         segments,
         spares,
         is_beginning: false,
         next_name,
         durable_to: next_seq,
-        last_mark: 0,
-        saved_mark: 0,
-        round_bytes: 0,
         is_full: false,
+        entropy: Random(entropy),
+        superseded: Vec::new(),
+        compaction_pause: 0,
+        compaction_failures: 0,
+        compacted: Compacted::default(),
     };
-    let shared =
-        Shared { disk, options, state: Mutex::new(state), untended: Condvar::new(), spare_made: Condvar::new() };
+    let shared = Shared {
+        disk,
+        options,
+        state: Mutex::new(state),
+        compaction: Mutex::new(None),
+        untended: Condvar::new(),
+        spare_made: Condvar::new(),
+    };
     let store = Store { shared: Arc::new(shared) };
-    let writer = Writer::new(store.clone(), entropy, next_seq);
+    let writer = Writer::new(store.clone(), session, next_seq, ends);
     Ok(Opened { store, writer, found })
 }
 
-fn segment<F>(scan: &Scan, file: F, mut delivered: Marks, found: &mut Found) -> Segment<F> {
-    for index in 0..scan.captures() {
-        if scan.missing.has(index) {
+fn segment<F>(scan: Scan, file: F, mut delivered: Marks, found: &mut Found) -> Segment<F> {
+    for ordinal in 0..scan.captures() {
+        if scan.missing.has(ordinal) {
             // There is nothing to deliver.
-            delivered.set(index);
-        } else if !delivered.has(index) {
-            if scan.uncounted.has(index) {
+            delivered.set(ordinal);
+        } else if !delivered.has(ordinal) {
+            if scan.uncounted.has(ordinal) {
                 found.uncounted += 1;
             } else {
                 found.counted += 1;
@@ -195,16 +317,21 @@ fn segment<F>(scan: &Scan, file: F, mut delivered: Marks, found: &mut Found) -> 
         }
     }
     Segment {
-        name: scan.name.clone(),
+        live_bytes: scan.live_bytes(&delivered),
+        name: scan.name,
         file: Arc::new(file),
         file_bytes: scan.file_bytes,
         nonce: scan.nonce,
-        captures: scan.captures(),
+        session: scan.session,
+        end_seq: scan.end_seq,
+        is_end_known: scan.is_sealed || scan.is_end_recorded,
+        numbers: scan.numbers,
         used_bytes: scan.used_bytes,
         delivered,
-        missing: scan.missing.clone(),
         unsaved: Marks::default(),
         is_damaged: !scan.damage.is_empty(),
-        waits_for_mark: None,
+        is_unfit: false,
+        said: scan.said,
+        ends: scan.ends,
     }
 }

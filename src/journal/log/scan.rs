@@ -10,18 +10,22 @@ use super::disk::Reach;
 use super::disk::Reading;
 use super::format;
 use super::format::BLOCK_BYTES;
+use super::format::CAPTURE_RECORD_BYTES_MIN;
+use super::format::End;
 use super::format::Frame;
-use super::format::RECORD_HEADER_BYTES;
+use super::format::FrameHeader;
+use super::format::Output;
 use super::format::Record;
 use super::format::SegmentHeader;
 use super::marks::Marks;
+use super::numbers::Numbers;
 
 /// What is in a segment.
 #[derive(Debug)]
 pub(crate) struct Scan {
     pub(crate) name: String,
     pub(crate) first_seq: Seq,
-    /// Behind its last capture.
+    /// Behind its last capture; of an output, behind its range.
     pub(crate) end_seq: Seq,
     pub(crate) nonce: u64,
     pub(crate) session: u64,
@@ -30,12 +34,23 @@ pub(crate) struct Scan {
     pub(crate) used_bytes: u64,
     pub(crate) frames: u64,
     pub(crate) is_sealed: bool,
-    /// Captures that the ledger does not count, by their place.
+    /// How far it went is recorded by a later session.
+    pub(super) is_end_recorded: bool,
+    /// Of an output whose header can be read.
+    pub(super) output: Option<Output>,
+    /// What its header says of others.
+    pub(super) ends: Vec<End>,
+    /// Of its captures.
+    pub(crate) numbers: Numbers,
+    /// What each takes, in bytes; nothing if it cannot be read.
+    sizes: Vec<u32>,
+    /// Captures that the ledger does not count, by their ordinal.
     pub(super) uncounted: Marks,
-    /// Captures that cannot be read, by their place.
+    /// Captures that cannot be read, by their ordinal. Of an output, it is not known which.
     pub(super) missing: Marks,
     /// What it says was delivered, here and elsewhere, first and last each.
     pub(super) delivered: Vec<(Seq, Seq)>,
+    pub(super) said: Said,
     pub(crate) damage: Vec<Damage>,
     /// Where something was begun that did not become a frame.
     pub(crate) torn_at: Option<u64>,
@@ -43,12 +58,36 @@ pub(crate) struct Scan {
     lost_end: Option<String>,
 }
 
-/// Reads a segment whole. `buffer` is used for it.
+/// What a segment says of older ones, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Said {
+    /// The lowest number of which it says something.
+    pub(super) from: Seq,
+    /// How many bytes its records of what was delivered have.
+    pub(super) bytes: u64,
+}
+
+impl Said {
+    pub(super) const NOTHING: Self = Self { from: Seq::MAX, bytes: 0 };
+
+    pub(super) fn add(&mut self, from: Seq, bytes: usize) {
+        self.from = self.from.min(from);
+        self.bytes += bytes as u64;
+    }
+}
+
+/// Reads a segment whole, whose header is this one if it can be read. `buffer` is used for it.
 ///
 /// # Errors
 ///
 /// The disk does not read now, or gives nothing of the file.
-pub(crate) fn scan(name: &str, named_seq: Seq, file: &impl DiskFile, buffer: &mut Vec<u8>) -> io::Result<Scan> {
+pub(crate) fn scan(
+    name: &str,
+    named_seq: Seq,
+    header: Option<SegmentHeader>,
+    file: &impl DiskFile,
+    buffer: &mut Vec<u8>,
+) -> io::Result<Scan> {
     let file_bytes = file.len()?;
     let wanted = usize::try_from(file_bytes).unwrap_or(usize::MAX);
     if buffer.len() < wanted {
@@ -56,51 +95,74 @@ pub(crate) fn scan(name: &str, named_seq: Seq, file: &impl DiskFile, buffer: &mu
     }
     let reading = disk::read_blocks(file, buffer.get_mut(..wanted).unwrap_or_default(), 0, Reach::All)?;
     let bytes = buffer.get(..reading.bytes).unwrap_or_default();
-    let header = SegmentHeader::decode(bytes).filter(|header| header.first_seq == named_seq);
+    let is_headless = header.is_none();
+    let output = header.as_ref().and_then(|header| header.output);
+    let (adopted_nonce, is_adopted_sparse) = if is_headless { adopted(bytes, named_seq) } else { (0, false) };
+    let is_sparse = output.is_some() || is_adopted_sparse;
     let mut scan = Scan {
         name: name.to_owned(),
         first_seq: named_seq,
         end_seq: named_seq,
-        nonce: header.map_or(0, |header| header.nonce),
-        session: header.map_or(0, |header| header.session),
+        nonce: header.as_ref().map_or(adopted_nonce, |header| header.nonce),
+        session: header.as_ref().map_or(0, |header| header.session),
         file_bytes,
         used_bytes: BLOCK_BYTES as u64,
         frames: 0,
         is_sealed: false,
+        is_end_recorded: false,
+        output,
+        ends: header.map(|header| header.ends).unwrap_or_default(),
+        numbers: if is_sparse {
+            Numbers::Sparse { first: named_seq, offsets: Vec::new() }
+        } else {
+            Numbers::Dense { first: named_seq, count: 0 }
+        },
+        sizes: Vec::new(),
         uncounted: Marks::default(),
         missing: Marks::default(),
         delivered: Vec::new(),
+        said: Said::NOTHING,
         damage: Vec::new(),
         torn_at: None,
         lost_end: None,
     };
-    if header.is_none() {
+    for end in &scan.ends {
+        scan.said.add(end.segment, 0);
+    }
+    if is_headless {
         // A file gets its name only once its header is durable.
         scan.damaged(0, Some(named_seq), reading.reason_within(&(0..BLOCK_BYTES as u64)));
-        scan.nonce = adopted_nonce(bytes, named_seq);
     }
     scan.frames(bytes, &reading);
-    if header.is_none() && scan.frames == 0 {
+    if is_headless && scan.frames == 0 {
         // More likely the disk is away for a moment than that it has lost all of a file.
         reading.into_error().map_or(Ok(()), Err)?;
     }
     Ok(scan)
 }
 
-/// The nonce of the first frame that may belong to this segment, by its own word.
-fn adopted_nonce(bytes: &[u8], named_seq: Seq) -> u64 {
+/// Whether a file has a frame of this version of the format.
+pub(super) fn has_frame(file: &impl DiskFile) -> io::Result<bool> {
+    let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
+    disk::read_blocks(file, &mut bytes, 0, Reach::All)?;
+    Ok(adopted(&bytes, 0).0 != 0)
+}
+
+/// The nonce of the first frame that may belong to this segment, by its own word, and whether it is one of an output.
+fn adopted(bytes: &[u8], named_seq: Seq) -> (u64, bool) {
     let blocks = (1..bytes.len() / BLOCK_BYTES).map(|block| block * BLOCK_BYTES);
     blocks
         .filter_map(|at| bytes.get(at..).map(|bytes| (at as u64, bytes)))
-        .filter_map(|(at, bytes)| format::own_nonce(bytes, at).map(|nonce| (bytes, nonce)))
-        .find(|(bytes, _)| format::FrameHeader::peek(bytes).is_some_and(|header| header.first_seq >= named_seq))
-        .map_or(0, |(_, nonce)| nonce)
+        .filter(|(at, bytes)| format::own_nonce(bytes, *at).is_some())
+        .filter_map(|(_, bytes)| FrameHeader::peek(bytes))
+        .find(|header| header.first_seq >= named_seq)
+        .map_or((0, false), |header| (header.nonce, header.is_sparse))
 }
 
 impl Scan {
     /// How many captures it has, readable or not.
-    pub(crate) const fn captures(&self) -> u64 {
-        self.end_seq - self.first_seq
+    pub(crate) fn captures(&self) -> u64 {
+        self.numbers.count()
     }
 
     /// How many of them cannot be read.
@@ -108,22 +170,34 @@ impl Scan {
         self.missing.count()
     }
 
+    /// What the records of those take that are not in `delivered`, in bytes.
+    pub(super) fn live_bytes(&self, delivered: &Marks) -> u64 {
+        let live = (0..).zip(&self.sizes).filter(|(ordinal, _)| *ordinal < self.captures() && !delivered.has(*ordinal));
+        live.map(|(_, bytes)| u64::from(*bytes)).sum()
+    }
+
     /// Notes that everything from where it ends up to `to`, if that can be told, was acknowledged and cannot be read.
     fn damaged(&mut self, offset: u64, to: Option<Seq>, reason: Option<String>) {
         let from = self.end_seq;
         self.end_seq = from.max(to.unwrap_or(from));
-        for seq in from..self.end_seq {
-            self.missing.set(seq - self.first_seq);
+        let mut captures = 0;
+        if let Numbers::Dense { first, count } = &mut self.numbers {
+            for seq in from..self.end_seq {
+                self.missing.set(seq - *first);
+            }
+            *count = self.end_seq - *first;
+            captures = self.end_seq - from;
         }
-        self.damage.push(Damage { name: self.name.clone(), offset, from, to: to.map(|_to| self.end_seq), reason });
+        let to = to.map(|_to| self.end_seq);
+        self.damage.push(Damage { name: self.name.clone(), offset, from, to, captures, reason });
     }
 
     /// Notes what follows it: where the next segment begins, if that is one of its session.
     pub(super) fn followed_by(&mut self, next: Option<Seq>) {
-        // Nothing takes less than its head in a frame. What is beyond was in segments that are gone, because it was delivered.
-        let room = (self.file_bytes.saturating_sub(self.used_bytes)) / RECORD_HEADER_BYTES as u64;
+        // What is beyond the room was in segments that are gone, because it was delivered.
+        let room = (self.file_bytes.saturating_sub(self.used_bytes)) / CAPTURE_RECORD_BYTES_MIN as u64;
         let to = match (next, &self.lost_end) {
-            _ if self.is_sealed => return,
+            _ if self.is_sealed || self.is_end_recorded || self.output.is_some() => return,
             (None, None) => return,
             // Then it was sealed, and what the seal vouched for may be gone as well.
             (Some(next), _) => Some(next).filter(|next| next.checked_sub(self.end_seq).is_some_and(|gap| gap <= room)),
@@ -134,11 +208,54 @@ impl Scan {
         self.torn_at = None;
     }
 
+    /// Notes how far it went when it was read before. What is behind that was never acknowledged.
+    pub(super) fn ended_at(&mut self, end: &End) {
+        if self.is_sealed || self.output.is_some() {
+            return;
+        }
+        if self.used_bytes < end.offset {
+            let reason = self.lost_end.take();
+            self.damaged(self.used_bytes, Some(end.end_seq), reason);
+        }
+        self.is_end_recorded = true;
+        self.lost_end = None;
+        self.torn_at = None;
+    }
+
+    /// How far it goes, if that is not said elsewhere.
+    pub(super) fn unrecorded_end(&self) -> Option<End> {
+        let is_open = !self.is_sealed && !self.is_end_recorded && self.output.is_none() && self.damage.is_empty();
+        let Self { first_seq, nonce, end_seq, used_bytes, .. } = *self;
+        is_open.then_some(End { segment: first_seq, nonce, end_seq, offset: used_bytes })
+    }
+
     /// Behind every number that it can have had, readable or not.
     pub(super) fn unused_seq(&self) -> Seq {
         let is_end_known = self.damage.iter().all(|damage| damage.to.is_some());
         // No capture takes less than its head in a frame.
         self.end_seq + if is_end_known { 0 } else { self.file_bytes }
+    }
+
+    /// Keeps what comes before the next segment: of an output without its header, whose range is not known.
+    pub(super) fn cut(&mut self, next: Seq) {
+        if self.output.is_none() && matches!(self.numbers, Numbers::Sparse { .. }) {
+            self.numbers.cut(next);
+        }
+    }
+
+    /// An output was whole before it got its name: what it does not have is damaged.
+    pub(super) fn end_output(&mut self) {
+        let Some(Output { to, captures }) = self.output else { return };
+        if !self.is_sealed {
+            let reason = self.lost_end.take();
+            self.damaged(self.used_bytes, Some(to), reason);
+        }
+        self.end_seq = self.end_seq.max(to);
+        (self.torn_at, self.lost_end) = (None, None);
+        let missing = captures.saturating_sub(self.captures());
+        if let Some(damage) = self.damage.first_mut() {
+            damage.captures = missing;
+        }
     }
 
     fn frames(&mut self, bytes: &[u8], reading: &Reading) {
@@ -174,19 +291,29 @@ impl Scan {
     }
 
     fn add(&mut self, frame: &Frame<'_>) {
-        let mut seq = frame.header.first_seq;
+        self.end_seq = frame.header.end_seq;
+        if let Numbers::Dense { first, count } = &mut self.numbers {
+            *count = self.end_seq - *first;
+            // What was missing has no size.
+            self.sizes.resize(usize::try_from(frame.header.first_seq - *first).unwrap_or(0), 0);
+        }
         for record in frame.records() {
             match record {
-                Record::Capture { is_counted, .. } => {
-                    if !is_counted {
-                        self.uncounted.set(seq - self.first_seq);
+                Record::Capture(captured) => {
+                    if let Numbers::Sparse { first, offsets } = &mut self.numbers {
+                        offsets.extend(u32::try_from(captured.seq - *first));
                     }
-                    seq += 1;
+                    if !captured.is_counted {
+                        self.uncounted.set(self.sizes.len() as u64);
+                    }
+                    self.sizes.push(captured.record_bytes());
                 }
-                Record::Delivered(runs) => self.delivered.extend(runs.iter()),
+                Record::Delivered(runs) => {
+                    self.said.add(runs.iter().next().map_or(Seq::MAX, |(first, _)| first), runs.record_bytes());
+                    self.delivered.extend(runs.iter());
+                }
             }
         }
-        self.end_seq = frame.header.end_seq();
         self.frames += 1;
         self.is_sealed = frame.header.is_seal;
     }

@@ -13,19 +13,21 @@ use crate::metrics::journal::Fill;
 
 use super::Options;
 use super::Seq;
+use super::compaction::Compacting;
+use super::compaction::Compaction;
 use super::disk;
 use super::disk::Disk;
 use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
+use super::format::End;
 use super::marks::Marks;
 use super::mutant::Mutant;
+use super::numbers::Numbers;
+use super::scan::Said;
+use super::writer::Entropy;
 
 /// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
 const SPARES_MAX: usize = 2;
-/// What a run takes in a frame, in bytes, but for one far from the run before.
-const RUN_BYTES: u64 = 8;
-/// A round of such records gives back at least so many times what it takes.
-const ROUND_GAIN: u64 = 2;
 /// Zeros are written in pieces of this size.
 const ZEROS_BYTES: usize = 1 << 20;
 
@@ -46,6 +48,8 @@ pub(super) struct Shared<D: Disk> {
     pub(super) disk: D,
     pub(super) options: Options,
     pub(super) state: Mutex<State<D::File>>,
+    /// What the files' thread is about.
+    pub(super) compaction: Mutex<Option<Compaction<D>>>,
     /// There may be something to tend.
     pub(super) untended: Condvar,
     /// There is a spare.
@@ -63,13 +67,34 @@ pub(super) struct State<F> {
     pub(super) next_name: u64,
     /// Everything before is durable.
     pub(super) durable_to: Seq,
-    /// Told apart by number: the rounds of records after which segments may go.
-    pub(super) last_mark: u64,
-    pub(super) saved_mark: u64,
-    /// What the last of them takes in the log at most, in bytes.
-    pub(super) round_bytes: u64,
-    /// No spare could be made for want of room.
+    /// No spare can be made for want of room, and nothing is being done about it.
     pub(super) is_full: bool,
+    pub(super) entropy: Random,
+    /// Files that are to be removed, with their bytes: what they had is in an output, or was not finished.
+    pub(super) superseded: Vec<(String, u64)>,
+    /// So many times the files are put in order before the next compaction.
+    pub(super) compaction_pause: u32,
+    /// One after the other.
+    pub(super) compaction_failures: u32,
+    pub(super) compacted: Compacted,
+}
+
+/// Where random numbers come from.
+pub(super) struct Random(pub(super) Entropy);
+
+impl std::fmt::Debug for Random {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Random")
+    }
+}
+
+/// What compactions have done, in bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Compacted {
+    /// Written.
+    pub(super) copied: u64,
+    /// Taken by the inputs, and not by the outputs any more.
+    pub(super) won: u64,
 }
 
 #[derive(Debug)]
@@ -84,23 +109,44 @@ pub(super) struct Segment<F> {
     pub(super) file: Arc<F>,
     pub(super) file_bytes: u64,
     pub(super) nonce: u64,
-    /// How many captures, damaged ones included.
-    pub(super) captures: u64,
+    pub(super) session: u64,
+    /// Behind its last capture; of an output, behind its range.
+    pub(super) end_seq: Seq,
+    /// It is sealed, or a later segment says how far it goes.
+    pub(super) is_end_known: bool,
+    /// Of its captures, damaged ones included as far as they are known.
+    pub(super) numbers: Numbers,
     /// Up to the end of its last durable frame.
     pub(super) used_bytes: u64,
+    /// What is not delivered, in bytes of its records.
+    pub(super) live_bytes: u64,
+    /// By ordinal, as `unsaved`. What cannot be read counts as delivered.
     pub(super) delivered: Marks,
-    /// In `delivered` because they cannot be read. Of these nothing is recorded: the disk may give them again.
-    pub(super) missing: Marks,
     /// Delivered, and not recorded in the log yet.
     pub(super) unsaved: Marks,
     pub(super) is_damaged: bool,
-    pub(super) waits_for_mark: Option<u64>,
+    /// It turned out that it cannot be compacted.
+    pub(super) is_unfit: bool,
+    pub(super) said: Said,
+    /// What it says of others that were not sealed.
+    pub(super) ends: Vec<End>,
 }
 
 impl<F> Segment<F> {
-    fn is_delivered(&self) -> bool {
-        self.delivered.count() == self.captures
+    pub(super) fn is_delivered(&self) -> bool {
+        self.delivered.count() == self.numbers.count()
     }
+}
+
+/// Whether the files are in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tended {
+    /// They are.
+    Done,
+    /// There is more to do, and it may take its time.
+    More,
+    /// There is more to do, and somebody may wait for it.
+    Hurry,
 }
 
 /// Why the files could not be put in order.
@@ -119,15 +165,17 @@ impl<D: Disk> Store<D> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes captures as delivered. Each counts once.
-    pub(crate) fn delivered(&self, seqs: &[Seq]) {
+    /// Notes captures as delivered, each with what its record takes, in bytes. Each counts once.
+    pub(crate) fn delivered(&self, captures: &[(Seq, u32)]) {
         let mut state = self.lock();
+        let subtracts_twice = self.shared.options.has(Mutant::SubtractTwice);
         let mut is_any_whole = false;
-        for seq in seqs {
-            let Some((first, segment)) = state.segments.range_mut(..=seq).next_back() else { continue };
-            let index = seq - first;
-            if index < segment.captures && segment.delivered.set(index) {
-                segment.unsaved.set(index);
+        for (seq, bytes) in captures {
+            let Some((_, segment)) = state.segments.range_mut(..=seq).next_back() else { continue };
+            let Some(ordinal) = segment.numbers.ordinal(*seq) else { continue };
+            if segment.delivered.set(ordinal) || subtracts_twice {
+                segment.unsaved.set(ordinal);
+                segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(*bytes));
                 is_any_whole |= segment.is_delivered();
             }
         }
@@ -139,9 +187,7 @@ impl<D: Disk> Store<D> {
 
     /// Whether a capture was delivered, or is not there.
     pub(crate) fn is_delivered(&self, seq: Seq) -> bool {
-        let state = self.lock();
-        let segment = state.segments.range(..=seq).next_back();
-        segment.is_none_or(|(first, segment)| seq - first >= segment.captures || segment.delivered.has(seq - first))
+        self.lock().is_delivered(seq)
     }
 
     /// Behind everything that is durable.
@@ -159,20 +205,34 @@ impl<D: Disk> Store<D> {
         let state = self.lock();
         let spares = state.spares.len() as u64 * self.shared.options.segment_bytes;
         let mut fill = Fill {
-            files_bytes: spares,
+            files_bytes: spares + state.superseded.iter().map(|(_, bytes)| bytes).sum::<u64>(),
             quota_bytes: self.shared.options.quota_bytes,
             is_full: state.is_full && state.spares.is_empty(),
             segments: state.segments.len() as u64,
+            copied_bytes: state.compacted.copied,
+            won_bytes: state.compacted.won,
             ..Fill::default()
         };
         for segment in state.segments.values() {
             fill.files_bytes += segment.file_bytes;
-            fill.undelivered += segment.captures - segment.delivered.count();
+            fill.undelivered += segment.numbers.count() - segment.delivered.count();
             if !segment.is_delivered() {
                 fill.held_bytes += segment.used_bytes;
             }
         }
         fill
+    }
+
+    /// What is not delivered, in bytes of its records.
+    #[cfg(test)]
+    pub(super) fn live_bytes(&self) -> u64 {
+        self.lock().segments.values().map(|segment| segment.live_bytes).sum()
+    }
+
+    /// Whether it rests after a compaction that has failed.
+    #[cfg(test)]
+    pub(super) fn is_pausing(&self) -> bool {
+        self.lock().compaction_pause > 0
     }
 
     /// Waits until there may be something to tend, at most `timeout`.
@@ -192,39 +252,73 @@ impl<D: Disk> Store<D> {
         !state.spares.is_empty()
     }
 
-    /// Puts the files in order: takes back segments that are delivered, and sees to it that there is a spare.
+    /// Puts the files in order: takes back segments that are delivered, sees to it that there is a spare, and goes one step on with a
+    /// compaction, where one pays. To be called by one thread.
     ///
     /// # Errors
     ///
     /// See [`TendError`]. That there is no room for a spare is none.
-    pub(crate) fn tend(&self) -> Result<(), TendError> {
+    pub(crate) fn tend(&self) -> Result<Tended, TendError> {
+        let taken = match self.take_back_all() {
+            Err(TendError::Failed(error)) => return Err(TendError::Failed(error)),
+            taken => taken,
+        };
+        // Also when something stands in the way of that.
+        let spare = self.make_spare();
+        let has_spare = matches!(spare, Ok(true));
+        let compacted = if taken.is_ok() { self.compact(has_spare) } else { Ok(Compacting::Idle) };
+        let is_compacting = matches!(compacted, Ok(Compacting::Begun | Compacting::Done));
+        self.lock().is_full = !has_spare && !is_compacting;
+        spare.and(taken)?;
+        Ok(match (compacted?, has_spare) {
+            (Compacting::Idle, _) => Tended::Done,
+            (_, true) => Tended::More,
+            (_, false) => Tended::Hurry,
+        })
+    }
+
+    /// Takes back what can be, behind what was superseded: until that is gone, durably, no output may go.
+    fn take_back_all(&self) -> Result<(), TendError> {
+        self.remove_superseded()?;
         while let Some(first) = self.next_to_take_back() {
             self.take_back(first)?;
         }
-        self.make_spare()
+        Ok(())
     }
 
-    /// The oldest segment that is no longer needed. They go in order: an older one is not held any more when what says of its delivery
-    /// goes.
+    /// The oldest segment that is no longer needed: it is delivered, and says nothing of an older one.
     fn next_to_take_back(&self) -> Option<Seq> {
-        let mut state = self.lock();
+        let state = self.lock();
         let (newest, _) = state.segments.last_key_value()?;
         let takes_any = self.shared.options.has(Mutant::RecycleTooEarly);
-        let is_done = |segment: &Segment<D::File>| segment.is_delivered() || takes_any;
-        let (oldest, segment) = state.segments.first_key_value()?;
-        if oldest < newest && is_done(segment) {
-            return Some(*oldest);
+        let mut older_end = 0;
+        for (first, segment) in state.segments.range(..newest) {
+            let is_said_elsewhere = segment.said.from >= older_end || takes_any;
+            if (segment.is_delivered() || takes_any) && is_said_elsewhere {
+                return Some(*first);
+            }
+            older_end = older_end.max(segment.numbers.end());
         }
-        let is_said_again =
-            |segment: &Segment<D::File>| segment.waits_for_mark.is_some_and(|mark| mark <= state.saved_mark);
-        let goes = state.segments.range(..newest).find(|(_, segment)| is_done(segment) && is_said_again(segment));
-        let first = goes.map(|(first, _)| *first);
-        if first.is_some() || state.waits_for_record() {
-            return first;
+        None
+    }
+
+    /// Removes what an output has superseded.
+    pub(super) fn remove_superseded(&self) -> Result<(), TendError> {
+        let superseded = self.lock().superseded.clone();
+        if superseded.is_empty() {
+            return Ok(());
         }
-        // With its part of what pads a frame that has nothing else.
-        let bytes_per_run = RUN_BYTES + BLOCK_BYTES as u64 / self.shared.options.runs_per_frame_max();
-        state.begin_round(bytes_per_run, is_done)
+        for (name, _) in &superseded {
+            match self.shared.disk.remove(name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(TendError::Retry("remove a segment that was compacted", error));
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        self.shared.disk.sync_directory().map_err(TendError::Failed)?;
+        self.lock().superseded.clear();
+        Ok(())
     }
 
     fn take_back(&self, first: Seq) -> Result<(), TendError> {
@@ -250,7 +344,6 @@ impl<D: Disk> Store<D> {
         // Before the file is written again: else its new content could be found under its old name.
         disk.sync_directory().map_err(TendError::Failed)?;
         let mut state = self.lock();
-        state.is_full = false;
         if is_wanted && !is_damaged {
             state.spares.push(Spare { name: spare_name, file: segment.file });
             self.shared.spare_made.notify_all();
@@ -258,32 +351,27 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    fn make_spare(&self) -> Result<(), TendError> {
+    /// Returns whether there is one.
+    fn make_spare(&self) -> Result<bool, TendError> {
         let Shared { disk, options, .. } = &*self.shared;
         let name = {
             let mut state = self.lock();
             if !state.spares.is_empty() {
-                state.is_full = false;
-                return Ok(());
+                return Ok(true);
             }
-            let beginning = u64::from(state.is_beginning) * options.segment_bytes;
-            let files = state.segments.values().map(|segment| segment.file_bytes).sum::<u64>() + beginning;
-            // One more for a while, if all that a segment waits for is a record of what was delivered, and room for that; or its end,
-            // which needs a successor.
             let newest = state.segments.values().next_back();
-            let waits_for_end = newest.is_some_and(|newest| newest.captures > 0 && newest.is_delivered());
-            let for_records = if state.waits_for_record() { state.round_bytes + options.segment_bytes } else { 0 };
-            let lent = for_records.max(if waits_for_end { options.segment_bytes } else { 0 });
-            if files + options.segment_bytes > options.quota_bytes + lent {
-                state.is_full = true;
-                return Ok(());
+            // Made for another size: if it only waits for its end, which needs a successor, it will be gone then.
+            let waits_for_end = newest.filter(|it| it.is_delivered() && it.file_bytes > options.segment_bytes);
+            let going = waits_for_end.map_or(0, |newest| newest.file_bytes);
+            if state.files_bytes(options) - going + options.segment_bytes > options.spares_bytes_max() {
+                return Ok(false);
             }
             state.spare_name()
         };
         let free_bytes = disk.free_bytes().map_err(|error| TendError::Retry("ask for free space", error))?;
-        if free_bytes < options.segment_bytes + options.free_bytes_min {
-            self.lock().is_full = true;
-            return Ok(());
+        // With room for the output of a compaction.
+        if free_bytes < 2 * options.segment_bytes + options.free_bytes_min {
+            return Ok(false);
         }
         let temporary = format!("{name}.tmp");
         let made = self.zeroed(&temporary).and_then(|file| disk.rename(&temporary, &name).map(|()| file));
@@ -291,16 +379,14 @@ impl<D: Disk> Store<D> {
             Ok(file) => {
                 disk.sync_directory().map_err(TendError::Failed)?;
                 let mut state = self.lock();
-                state.is_full = false;
                 state.spares.push(Spare { name, file: Arc::new(file) });
                 self.shared.spare_made.notify_all();
-                Ok(())
+                Ok(true)
             }
             Err(error) => {
                 // What is left of it is removed at the next start at the latest.
                 let _left = disk.remove(&temporary);
-                self.lock().is_full = true;
-                if is_no_space(&error) { Ok(()) } else { Err(TendError::Retry("make a spare segment", error)) }
+                if is_no_space(&error) { Ok(false) } else { Err(TendError::Retry("make a spare segment", error)) }
             }
         }
     }
@@ -340,76 +426,44 @@ impl<F> State<F> {
         self.is_beginning = false;
     }
 
-    /// What was delivered and is not recorded, as at most `max` runs; and up to which mark that is all.
-    pub(super) fn take_unsaved(&mut self, max: usize) -> (Vec<(Seq, Seq)>, Option<u64>) {
+    /// What all files take, in bytes.
+    pub(super) fn files_bytes(&self, options: &Options) -> u64 {
+        let others = self.spares.len() as u64 + u64::from(self.is_beginning);
+        let superseded: u64 = self.superseded.iter().map(|(_, bytes)| bytes).sum();
+        self.segments.values().map(|it| it.file_bytes).sum::<u64>() + others * options.segment_bytes + superseded
+    }
+
+    pub(super) fn is_delivered(&self, seq: Seq) -> bool {
+        let segment = self.segments.range(..=seq).next_back().map(|(_, segment)| segment);
+        let ordinal = segment.and_then(|segment| Some((segment, segment.numbers.ordinal(seq)?)));
+        ordinal.is_none_or(|(segment, ordinal)| segment.delivered.has(ordinal))
+    }
+
+    /// What was delivered and is not recorded, as at most `max` runs; and whether that is all.
+    pub(super) fn take_unsaved(&mut self, max: usize) -> (Vec<(Seq, Seq)>, bool) {
         let mut all = Vec::new();
-        for (first, segment) in &mut self.segments {
-            let runs = segment.unsaved.take_runs(max - all.len());
-            all.extend(runs.into_iter().map(|(from, to)| (first + from, first + to)));
+        for segment in self.segments.values_mut() {
+            let Segment { unsaved, numbers, is_damaged, .. } = segment;
+            // What lies between two captures of an output was delivered long ago, if nothing of it is missing.
+            let follows = |ordinal: u64| !*is_damaged || numbers.at(ordinal - 1) + 1 == numbers.at(ordinal);
+            let runs = unsaved.take_runs(max - all.len(), follows);
+            all.extend(runs.into_iter().map(|(first, last)| (numbers.at(first), numbers.at(last))));
             if segment.unsaved.count() > 0 {
-                return (all, None);
+                return (all, false);
             }
         }
-        (all, Some(self.last_mark))
-    }
-
-    /// Begins to say again what was delivered of segments that stay, for all behind them that can go then, if those take much more than
-    /// the records will. Returns the oldest that can go at once, because there is nothing to say.
-    fn begin_round(&mut self, bytes_per_run: u64, is_done: impl Fn(&Segment<F>) -> bool) -> Option<Seq> {
-        let newest = *self.segments.last_key_value()?.0;
-        let going: Vec<Seq> =
-            self.segments.range(..newest).filter(|(_, segment)| is_done(segment)).map(|(first, _)| *first).collect();
-        let (oldest_going, newest_going) = (*going.first()?, *going.last()?);
-        let given_back: u64 = going.iter().filter_map(|first| self.segments.get(first)).map(|it| it.file_bytes).sum();
-        let staying = || self.segments.range(..newest_going).filter(|(_, segment)| !is_done(segment));
-        let runs: u64 = staying().map(|(_, segment)| segment.delivered.runs() + 1).sum();
-        let round_bytes = runs * bytes_per_run;
-        if given_back < ROUND_GAIN * round_bytes {
-            return None;
-        }
-        let mut is_anything_said = false;
-        for (_, segment) in self.segments.range_mut(..newest_going) {
-            if !is_done(segment) {
-                segment.unsaved = segment.delivered.clone();
-                segment.unsaved.remove_all(&segment.missing);
-                is_anything_said |= segment.unsaved.count() > 0;
-            }
-        }
-        self.last_mark += 1;
-        self.round_bytes = round_bytes;
-        for first in going {
-            if let Some(segment) = self.segments.get_mut(&first) {
-                segment.waits_for_mark = Some(self.last_mark);
-            }
-        }
-        if is_anything_said {
-            return None;
-        }
-        self.saved_mark = self.last_mark;
-        Some(oldest_going)
-    }
-
-    /// Whether a segment will be taken back once what was delivered is recorded.
-    pub(super) const fn waits_for_record(&self) -> bool {
-        self.saved_mark < self.last_mark
+        (all, true)
     }
 
     /// What was taken did not become durable.
     pub(super) fn put_back_unsaved(&mut self, runs: &[(Seq, Seq)]) {
         for (from, to) in runs {
-            let Some((first, segment)) = self.segments.range_mut(..=*from).next_back() else { continue };
-            // Unless the segment has gone meanwhile.
-            if to - first < segment.captures {
-                (*from..=*to).for_each(|seq| {
-                    segment.unsaved.set(seq - first);
-                });
+            // Its segment may have gone meanwhile, or become part of another.
+            let Some((_, segment)) = self.segments.range_mut(..=*from).next_back() else { continue };
+            for ordinal in segment.numbers.within(*from, *to) {
+                segment.unsaved.set(ordinal);
             }
         }
-    }
-
-    /// What was taken is durable.
-    pub(super) fn saved(&mut self, mark: Option<u64>) {
-        self.saved_mark = self.saved_mark.max(mark.unwrap_or(0));
     }
 }
 

@@ -12,11 +12,15 @@ use super::disk::Disk;
 use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
 use super::format::Batch;
+use super::format::ENDS_MAX;
+use super::format::End;
 use super::format::FramePlace;
 use super::format::RUN_BYTES_MAX;
 use super::format::SegmentHeader;
 use super::marks::Marks;
 use super::mutant::Mutant;
+use super::numbers::Numbers;
+use super::scan::Said;
 use super::store::Segment;
 use super::store::Spare;
 use super::store::Store;
@@ -29,8 +33,9 @@ pub(crate) type Entropy = Box<dyn FnMut() -> u64 + Send>;
 /// See the module.
 pub(crate) struct Writer<D: Disk> {
     store: Store<D>,
-    entropy: Entropy,
     session: u64,
+    /// How far earlier sessions went, to be recorded with the first segment.
+    ends: Vec<End>,
     next_seq: Seq,
     active: Option<Active<D::File>>,
     /// The disk cannot be trusted any more.
@@ -64,9 +69,8 @@ pub(crate) struct Appended {
 }
 
 impl<D: Disk> Writer<D> {
-    pub(super) fn new(store: Store<D>, mut entropy: Entropy, next_seq: Seq) -> Self {
-        let session = entropy();
-        Self { store, entropy, session, next_seq, active: None, has_failed: false }
+    pub(super) const fn new(store: Store<D>, session: u64, next_seq: Seq, ends: Vec<End>) -> Self {
+        Self { store, session, ends, next_seq, active: None, has_failed: false }
     }
 
     /// The longest batch there may be, in bytes.
@@ -76,34 +80,27 @@ impl<D: Disk> Writer<D> {
         room.saturating_sub(runs + BLOCK_BYTES)
     }
 
-    /// Appends a batch and makes it durable, and with it, if `with_delivered` or if a segment waits for it, a record of what was
-    /// delivered. The batch is empty afterwards. After an error it is as it was, and can be tried again.
+    /// Appends a batch and makes it durable, and with it, if `with_delivered`, a record of what was delivered. The batch is empty
+    /// afterwards. After an error it is as it was, and can be tried again.
     ///
     /// # Errors
     ///
     /// Nothing of the batch may be acknowledged. After [`AppendError::Failed`] nothing can be appended any more.
     pub(crate) fn append(&mut self, batch: &mut Batch, with_delivered: bool) -> Result<Appended, AppendError> {
-        let (runs, mark) = {
-            let mut state = self.store.lock();
-            // What a segment waits for is not put off: there may be no room for it later.
-            if with_delivered || state.waits_for_record() {
-                state.take_unsaved(self.runs_max())
-            } else {
-                (Vec::new(), None)
-            }
-        };
+        let (runs, is_all) =
+            if with_delivered { self.store.lock().take_unsaved(self.runs_max()) } else { (Vec::new(), true) };
         let bytes_given = batch.bytes();
         if !runs.is_empty() {
             batch.push_delivered(&runs);
         }
-        match self.append_whole(batch) {
+        let said = Said {
+            from: runs.first().map_or(Seq::MAX, |(first, _)| *first),
+            bytes: (batch.bytes() - bytes_given) as u64,
+        };
+        match self.append_whole(batch, said) {
             Ok(appended) => {
-                if mark.is_some() {
-                    self.store.lock().saved(mark);
-                    self.store.shared.untended.notify_one();
-                }
                 batch.clear();
-                Ok(Appended { is_behind: mark.is_none() && !runs.is_empty(), ..appended })
+                Ok(Appended { is_behind: !is_all, ..appended })
             }
             Err(error) => {
                 // The batch may never come again, but this must be recorded.
@@ -114,7 +111,7 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn append_whole(&mut self, batch: &mut Batch) -> Result<Appended, AppendError> {
+    fn append_whole(&mut self, batch: &mut Batch, said: Said) -> Result<Appended, AppendError> {
         let room = self
             .active
             .as_ref()
@@ -122,7 +119,7 @@ impl<D: Disk> Writer<D> {
         if room < batch.padded_bytes() {
             self.begin_segment()?;
         }
-        self.write(batch, false)
+        self.write(batch, said, false)
     }
 
     /// Ends the log in order: records what was delivered, and seals the segment.
@@ -167,10 +164,11 @@ impl<D: Disk> Writer<D> {
             self.next_seq += 1;
         }
         let header = SegmentHeader {
-            nonce: (self.entropy)(),
+            nonce: (self.store.lock().entropy.0)(),
             session: self.session,
             first_seq: self.next_seq,
-            durable_to: self.next_seq,
+            output: None,
+            ends: self.ends.iter().rev().take(ENDS_MAX).copied().collect(),
         };
         let Spare { name: spare_name, file } = spare;
         if let Err(error) = disk::write_all(&*file, &header.encode(), 0) {
@@ -188,44 +186,63 @@ impl<D: Disk> Writer<D> {
             let disk = &self.store.shared.disk;
             disk.sync_directory().map_err(|error| self.fail("sync the journal's directory", error))?;
         }
-        let segment = Segment {
-            name,
-            file: Arc::clone(&file),
-            file_bytes: self.options().segment_bytes,
-            nonce: header.nonce,
-            captures: 0,
-            used_bytes: BLOCK_BYTES as u64,
-            delivered: Marks::default(),
-            missing: Marks::default(),
-            unsaved: Marks::default(),
-            is_damaged: false,
-            waits_for_mark: None,
-        };
-        let mut state = self.store.lock();
-        state.segments.insert(self.next_seq, segment);
-        state.is_beginning = false;
-        drop(state);
+        self.begun(name, Arc::clone(&file), &header);
         let offset = BLOCK_BYTES as u64;
         self.active = Some(Active { file, first_seq: self.next_seq, nonce: header.nonce, offset });
         Ok(())
     }
 
+    /// A segment has its name, durably.
+    fn begun(&mut self, name: String, file: Arc<D::File>, header: &SegmentHeader) {
+        let mut said = Said::NOTHING;
+        header.ends.iter().for_each(|end| said.add(end.segment, 0));
+        let segment = Segment {
+            name,
+            file,
+            file_bytes: self.options().segment_bytes,
+            nonce: header.nonce,
+            session: self.session,
+            end_seq: self.next_seq,
+            is_end_known: true,
+            numbers: Numbers::Dense { first: self.next_seq, count: 0 },
+            used_bytes: BLOCK_BYTES as u64,
+            live_bytes: 0,
+            delivered: Marks::default(),
+            unsaved: Marks::default(),
+            is_damaged: false,
+            is_unfit: false,
+            said,
+            ends: header.ends.clone(),
+        };
+        let mut state = self.store.lock();
+        for end in &header.ends {
+            if let Some(segment) = state.segments.get_mut(&end.segment) {
+                segment.is_end_known = true;
+            }
+        }
+        state.segments.insert(self.next_seq, segment);
+        state.is_beginning = false;
+        drop(state);
+        self.ends.clear();
+    }
+
     /// Ends the segment at hand, so that its last frame is vouched for.
     fn seal(&mut self) -> Result<(), AppendError> {
         if self.active.is_some() {
-            self.write(&mut Batch::new(), true)?;
+            self.write(&mut Batch::new(), Said::NOTHING, true)?;
             self.active = None;
         }
         Ok(())
     }
 
     /// Writes a frame for which there is room, and makes it durable.
-    fn write(&mut self, batch: &mut Batch, is_seal: bool) -> Result<Appended, AppendError> {
+    fn write(&mut self, batch: &mut Batch, said: Said, is_seal: bool) -> Result<Appended, AppendError> {
         self.refuse_if_failed()?;
         let Some(active) = &self.active else { return Err(AppendError::Full) };
-        let (file, offset, segment) = (Arc::clone(&active.file), active.offset, active.first_seq);
+        let (file, offset, active_seq) = (Arc::clone(&active.file), active.offset, active.first_seq);
         let (first_seq, captures, bytes) = (self.next_seq, batch.captures(), batch.padded_bytes());
-        let place = FramePlace { nonce: active.nonce, offset, first_seq, durable_to: first_seq, is_seal };
+        let (nonce, end_seq) = (active.nonce, first_seq + u64::from(captures));
+        let place = FramePlace { nonce, offset, first_seq, end_seq, is_seal, is_sparse: false };
         match batch.as_frame(&place, |frame| disk::write_all(&*file, frame, offset)) {
             Ok(()) => {}
             Err(error) if is_no_space(&error) => return Err(AppendError::NoSpace(error)),
@@ -235,23 +252,32 @@ impl<D: Disk> Writer<D> {
             self.sync(&file, "sync the journal")?;
         }
         // Durable from here on.
-        self.next_seq += u64::from(captures);
+        self.next_seq = end_seq;
         if let Some(active) = &mut self.active {
             active.offset += bytes;
         }
         let mut state = self.store.lock();
         state.durable_to = self.next_seq;
         let records_at_once = self.options().has(Mutant::CheckpointBeforeDelivery);
-        if let Some(segment) = state.segments.get_mut(&segment) {
+        if let Some(segment) = state.segments.get_mut(&active_seq) {
+            let before = segment.numbers.count();
+            segment.numbers = Numbers::Dense { first: active_seq, count: before + u64::from(captures) };
             if records_at_once {
-                (segment.captures..segment.captures + u64::from(captures)).for_each(|index| {
-                    segment.unsaved.set(index);
+                (before..segment.numbers.count()).for_each(|ordinal| {
+                    segment.unsaved.set(ordinal);
                 });
             }
-            segment.captures += u64::from(captures);
+            segment.end_seq = end_seq;
             segment.used_bytes = offset + bytes;
+            segment.live_bytes += batch.captures_bytes();
+            segment.said.from = segment.said.from.min(said.from);
+            segment.said.bytes += said.bytes;
         }
-        Ok(Appended { first_seq, place: Place { segment, offset }, is_behind: false })
+        Ok(Appended {
+            first_seq,
+            place: Place { seq: first_seq, segment: active_seq, nonce, offset },
+            is_behind: false,
+        })
     }
 
     fn sync(&mut self, file: &D::File, what: &'static str) -> Result<(), AppendError> {

@@ -17,7 +17,7 @@ use crate::journal::log::mutant::Mutant;
 /// All subsets of so many pending changes are tried.
 const SUBSETS_OF: usize = 8;
 
-const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 3 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
+const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
 
 /// How many cuts were tried, and how many of them behind another.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,11 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
     let recording = || append(&[100], true);
     let empty = || append(&[], true);
     let large = || append(&[38_000], false);
+    let pair = || append(&[100, 38_000], false);
+    let whole = || append(&[20_000, 10_000, 100], false);
+    let stuck = || deliver(u64::MAX, Order::Stuck { one_in: 2 });
+    let all_but = |one_in| deliver(u64::MAX, Order::Stuck { one_in });
+    let tends = |times| (0..times).map(|_| Action::Tend { fault: None });
     let close = || Action::Close { fault: None };
     let tend = || Action::Tend { fault: None };
     let all = || deliver(u64::MAX, Order::OldestFirst);
@@ -59,6 +64,37 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
             "carries records over",
             vec![append(&[100, 38_000], false), held_up(), large(), held_up(), tend(), recording(), tend(), small()],
         ),
+        (
+            "compacts",
+            [pair(), pair(), stuck(), pair()].into_iter().chain(tends(12)).chain([small(), recording()]).collect(),
+        ),
+        (
+            "compacts while it delivers and records",
+            [pair(), pair(), pair()]
+                .into_iter()
+                .chain([stuck(), tend(), tend(), tend(), tend(), all(), recording()])
+                .chain(tends(8))
+                .chain([small(), close()])
+                .collect(),
+        ),
+        (
+            "compacts what was compacted",
+            [pair(), pair(), stuck(), pair()]
+                .into_iter()
+                .chain(tends(12))
+                .chain([recording(), pair(), stuck(), recording(), pair()])
+                .chain(tends(14))
+                .chain([small()])
+                .collect(),
+        ),
+        (
+            "carries what was said of older ones",
+            [whole(), small(), pair(), all_but(4), recording(), pair(), stuck(), recording(), pair()]
+                .into_iter()
+                .chain(tends(14))
+                .chain([small()])
+                .collect(),
+        ),
         ("writes a used file again", vec![large(), large(), all(), tend(), large(), all(), tend(), large(), small()]),
     ]
 }
@@ -83,7 +119,8 @@ fn cut_everywhere(actions: &[Action], mutant: Option<Mutant>, cuts: &mut Cuts) -
             for kept in subsets(image.pending(), SUBSETS_OF) {
                 cuts.first += 1;
                 let image = image.clone().cut(kept);
-                cut_again(image, model.clone(), cuts).map_err(|violation| format!("behind {action:?}: {violation}"))?;
+                cut_again(image, model.clone(), mutant, cuts)
+                    .map_err(|violation| format!("behind {action:?}: {violation}"))?;
             }
         }
     }
@@ -91,17 +128,17 @@ fn cut_everywhere(actions: &[Action], mutant: Option<Mutant>, cuts: &mut Cuts) -
 }
 
 /// Opens what a cut has left and goes on with it; and once more from every change that this makes.
-fn cut_again(image: Image, model: Model, cuts: &mut Cuts) -> Result<(), Violation> {
+fn cut_again(image: Image, model: Model, mutant: Option<Mutant>, cuts: &mut Cuts) -> Result<(), Violation> {
     let disk = SimDisk::new(image);
     disk.record();
-    let mut world = World::resumed(disk, &SETUP, model, 1_000);
+    let mut world = World::resumed(disk, &SETUP, model, 1_000, mutant);
     world.open(None)?;
     world.act(&append(&[100], true))?;
     for (image, model) in world.take_recording() {
         for kept in subsets(image.pending(), 2) {
             cuts.second += 1;
             let disk = SimDisk::new(image.clone().cut(kept));
-            World::resumed(disk, &SETUP, model.clone(), 2_000).open(None)?;
+            World::resumed(disk, &SETUP, model.clone(), 2_000, mutant).open(None)?;
         }
     }
     Ok(())
@@ -132,8 +169,10 @@ fn no_cut_of_the_power_breaks_a_promise_nor_one_behind_it() {
 }
 
 #[test]
-fn the_cuts_find_an_acknowledgement_before_the_sync_and_a_directory_that_is_not_synced() {
-    for mutant in [Mutant::AckBeforeSync, Mutant::NoDirectorySync] {
+fn the_cuts_find_what_is_not_synced_in_time() {
+    let mutants =
+        [Mutant::AckBeforeSync, Mutant::NoDirectorySync, Mutant::OutputNotSynced, Mutant::NoSyncBeforeRemoving];
+    for mutant in mutants {
         let finds = |actions: &[Action]| cut_everywhere(actions, Some(mutant), &mut Cuts::default()).is_err();
         assert!(scripts().iter().any(|(_, actions)| finds(actions)), "{mutant:?}");
     }

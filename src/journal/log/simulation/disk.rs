@@ -3,7 +3,8 @@
 //! What a program sees is the *cache*; what outlives a power cut is the *durable* image. A write is pending until its file is synced; a
 //! name that was made, changed or removed is pending until the directory is synced. At a power cut each pending write is kept, lost, or
 //! torn, by itself; of the pending names a beginning is kept, or any of them. A sync that fails drops what was pending, as Linux does:
-//! the program goes on seeing it, and no later sync makes it durable. A sector that has gone bad cannot be read until it is written.
+//! the program goes on seeing it, and no later sync makes it durable; after a failed sync of the directory, the filesystem takes no more
+//! changes before the power was cut, as ext4 and XFS do. A sector that has gone bad cannot be read until it is written.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -67,6 +68,8 @@ pub(super) enum FaultKind {
     PowerOffBefore,
     /// The power goes behind it.
     PowerOffBehind,
+    /// The program is killed before the change.
+    Killed,
 }
 
 #[derive(Debug)]
@@ -75,6 +78,8 @@ struct State {
     /// Handles of earlier runs of the program are dead.
     run: u64,
     is_off: bool,
+    /// A sync of the directory has failed.
+    is_aborted: bool,
     fault: Option<Fault>,
     capacity_bytes: u64,
     /// For short reads and writes, and interruptions.
@@ -103,6 +108,7 @@ enum Change {
     /// Takes room.
     Write,
     Sync(Inode),
+    SyncNames,
     Name,
 }
 
@@ -245,8 +251,16 @@ impl Image {
 
 impl SimDisk {
     pub(super) fn new(image: Image) -> Self {
-        let state =
-            State { image, run: 0, is_off: false, fault: None, capacity_bytes: u64::MAX, noise: None, recording: None };
+        let state = State {
+            image,
+            run: 0,
+            is_off: false,
+            is_aborted: false,
+            fault: None,
+            capacity_bytes: u64::MAX,
+            noise: None,
+            recording: None,
+        };
         Self { state: Arc::new(Mutex::new(state)), run: 0 }
     }
 
@@ -267,6 +281,23 @@ impl SimDisk {
         self.lock().is_off
     }
 
+    /// Whether this run of the program is over.
+    pub(super) fn is_dead(&self) -> bool {
+        let state = self.lock();
+        state.is_off || state.run != self.run
+    }
+
+    /// Whether the filesystem takes no more changes.
+    pub(super) fn is_aborted(&self) -> bool {
+        self.lock().is_aborted
+    }
+
+    /// The names and what the program sees of them.
+    pub(super) fn contents(&self) -> Vec<(String, Vec<u8>)> {
+        let image = &self.lock().image;
+        image.names.iter().map(|(name, inode)| (name.clone(), image.files[inode].cached.clone())).collect()
+    }
+
     /// The disk for the next run of the program. What this one had open is dead.
     pub(super) fn restarted(&self) -> Self {
         let mut state = self.lock();
@@ -284,7 +315,7 @@ impl SimDisk {
     pub(super) fn cut_power(&self, random: &mut Random) {
         let mut state = self.lock();
         state.image = std::mem::take(&mut state.image).cut_at_random(random);
-        state.is_off = false;
+        (state.is_off, state.is_aborted) = (false, false);
     }
 
     pub(super) fn record(&self) {
@@ -348,10 +379,18 @@ impl SimDisk {
             let image = state.image.clone();
             state.recording.as_mut().unwrap().push(image);
         }
+        if state.is_aborted {
+            return Err(io::Error::from_raw_os_error(30));
+        }
         match state.fault.take() {
             Some(Fault { after: 0, kind: FaultKind::Fails }) => {
-                if let Change::Sync(inode) = change {
-                    state.drop_pending(inode);
+                match change {
+                    Change::Sync(inode) => state.drop_pending(|pending| pending.is_write_to(inode)),
+                    Change::SyncNames => {
+                        state.drop_pending(|pending| !pending.is_write());
+                        state.is_aborted = true;
+                    }
+                    Change::Write | Change::Name => {}
                 }
                 Err(io::Error::from_raw_os_error(5))
             }
@@ -361,6 +400,10 @@ impl SimDisk {
             Some(Fault { after: 0, kind: FaultKind::PowerOffBefore }) => {
                 state.is_off = true;
                 Err(io::Error::other("the power is off"))
+            }
+            Some(Fault { after: 0, kind: FaultKind::Killed }) => {
+                state.run += 1;
+                Err(io::Error::other("the program is killed"))
             }
             Some(Fault { after: 0, kind: FaultKind::PowerOffBehind }) => {
                 let _made = make(&mut state);
@@ -377,9 +420,9 @@ impl SimDisk {
 
 impl State {
     /// As Linux does when a sync fails: what was pending is taken for written. Some of it may be.
-    fn drop_pending(&mut self, inode: Inode) {
+    fn drop_pending(&mut self, is_meant: impl Fn(&Pending) -> bool) {
         for pending in std::mem::take(&mut self.image.pending) {
-            if !pending.is_write_to(inode) {
+            if !is_meant(&pending) {
                 self.image.pending.push(pending);
             } else if self.noise.as_mut().is_some_and(|noise| noise.percent(30)) {
                 self.image.persist(&pending);
@@ -446,7 +489,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        self.change(Change::Name, |state| {
+        self.change(Change::SyncNames, |state| {
             state.image.sync_names();
             Ok(())
         })
@@ -504,6 +547,16 @@ impl DiskFile for SimFile {
     fn sync_data(&self) -> io::Result<()> {
         self.disk.change(Change::Sync(self.inode), |state| {
             state.image.sync(self.inode);
+            Ok(())
+        })
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.disk.change(Change::Sync(self.inode), |state| {
+            state.image.sync(self.inode);
+            if let Some(file) = state.image.files.get_mut(&self.inode) {
+                file.cached.clone_from(&file.durable);
+            }
             Ok(())
         })
     }

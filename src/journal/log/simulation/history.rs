@@ -5,6 +5,7 @@ use std::fmt;
 use super::disk::Fault;
 use super::disk::FaultKind;
 use super::random::Random;
+use crate::journal::log::SEGMENTS_MIN;
 use crate::journal::log::format::BLOCK_BYTES;
 
 /// The sizes of segments, in blocks.
@@ -57,6 +58,10 @@ pub(super) enum Action {
     Read {
         frames: u64,
     },
+    /// Reads one again from where it was once.
+    ReadAgain {
+        pick: u64,
+    },
     /// Inverts a bit of what is durable.
     Flip {
         pick: u64,
@@ -89,6 +94,10 @@ pub(super) enum Order {
     NewestFirst,
     /// All but the oldest.
     OldestHeldUp,
+    /// All but one in so many: those of a topic that is stuck.
+    Stuck {
+        one_in: u64,
+    },
     Any {
         seed: u64,
     },
@@ -101,7 +110,7 @@ impl History {
         let random = &mut random;
         let segment_blocks = one_of(random, &SEGMENT_BLOCKS);
         let segment_blocks_max = if random.percent(30) { 64 } else { segment_blocks };
-        let quota_bytes = segment_blocks_max * BLOCK_BYTES as u64 * (2 + random.below(5));
+        let quota_bytes = segment_blocks_max * BLOCK_BYTES as u64 * (SEGMENTS_MIN + random.below(4));
         let capacity_bytes = if random.percent(20) { quota_bytes / 2 + random.below(quota_bytes) } else { u64::MAX };
         let noise = random.percent(50).then(|| random.next());
         let setup = Setup { segment_blocks, quota_bytes, capacity_bytes, noise };
@@ -111,8 +120,10 @@ impl History {
             faults: one_of(random, &[0, 5, 20]),
             is_large: random.percent(25),
             segment_blocks_max,
+            stuck: random.percent(50).then(|| one_of(random, &[2, 3, 7, 30])),
         };
-        let actions = (0..10 + random.below(60)).map(|_| pace.action(random)).collect();
+        let actions = if pace.stuck.is_some() && random.percent(40) { 100 } else { 10 } + random.below(60);
+        let actions = (0..actions).map(|_| pace.action(random)).collect();
         Self { setup, actions }
     }
 }
@@ -124,6 +135,8 @@ struct Pace {
     faults: u64,
     is_large: bool,
     segment_blocks_max: u64,
+    /// One in so many cannot be delivered, most of the time.
+    stuck: Option<u64>,
 }
 
 impl Pace {
@@ -136,9 +149,10 @@ impl Pace {
                 is_patient: random.percent(80),
                 fault: self.fault(random),
             },
-            45..65 => Action::Deliver { captures: self.delivered(random), order: order(random) },
-            65..78 => Action::Tend { fault: self.fault(random) },
-            78..87 => Action::Read { frames: 1 + random.below(20) },
+            45..60 => self.deliver(random),
+            60..77 => Action::Tend { fault: self.fault(random) },
+            77..84 => Action::Read { frames: 1 + random.below(20) },
+            84..87 => Action::ReadAgain { pick: random.next() },
             87..89 => Action::Close { fault: self.fault(random) },
             89..92 => Action::Kill,
             92..96 => Action::PowerOff { seed: random.next() },
@@ -168,13 +182,28 @@ impl Pace {
         bytes as usize
     }
 
+    fn deliver(&self, random: &mut Random) -> Action {
+        match self.stuck {
+            Some(one_in) if random.percent(90) => {
+                Action::Deliver { captures: u64::MAX, order: Order::Stuck { one_in } }
+            }
+            Some(_) | None => Action::Deliver { captures: self.delivered(random), order: order(random) },
+        }
+    }
+
     fn delivered(&self, random: &mut Random) -> u64 {
         if random.percent(15) { u64::MAX } else { 1 + random.below(12) }
     }
 
     fn fault(&self, random: &mut Random) -> Option<Fault> {
-        let kinds = [FaultKind::Fails, FaultKind::NoRoom, FaultKind::PowerOffBefore, FaultKind::PowerOffBehind];
-        random.percent(self.faults).then(|| Fault { after: random.below(9), kind: one_of(random, &kinds) })
+        let kinds = [
+            FaultKind::Fails,
+            FaultKind::NoRoom,
+            FaultKind::PowerOffBefore,
+            FaultKind::PowerOffBehind,
+            FaultKind::Killed,
+        ];
+        random.percent(self.faults).then(|| Fault { after: random.below(12), kind: one_of(random, &kinds) })
     }
 }
 

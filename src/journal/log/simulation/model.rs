@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::ops::Range;
 
 use super::disk::SimDisk;
 use crate::journal::log::Damage;
@@ -10,6 +9,7 @@ use crate::journal::log::Seq;
 use crate::journal::log::cursor::Cursor;
 use crate::journal::log::cursor::Place;
 use crate::journal::log::cursor::ReadError;
+use crate::journal::log::format::Captured;
 use crate::journal::log::format::Frame;
 use crate::journal::log::format::Record;
 use crate::journal::log::recovery::Found;
@@ -26,29 +26,27 @@ pub(super) struct Capture {
     is_counted: bool,
 }
 
-/// A capture that has a number in the log.
-#[derive(Debug, Clone, Copy)]
-struct Known {
-    capture: Capture,
-    /// The frame it is in, and where that ends.
-    place: Place,
-    end: u64,
+/// What has happened to a frame with a capture.
+#[derive(Debug, Clone)]
+struct Hit {
+    hurt: Hurt,
+    /// Where the frame was then.
+    name: String,
+    offset: u64,
 }
 
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Model {
     given: Vec<Capture>,
-    /// Acknowledged, or found again after a power cut: these must be kept.
-    kept: BTreeMap<Seq, Known>,
-    /// Found by a new run of the program without a power cut. They need not be on the disk.
-    seen: BTreeMap<Seq, Known>,
+    /// Acknowledged, or found by a run of the program: these must be kept.
+    kept: BTreeMap<Seq, Capture>,
     /// Delivered, ever.
     delivered: BTreeSet<Seq>,
     /// Delivered, and the record of it acknowledged.
     recorded: BTreeSet<Seq>,
     /// In a frame that was hurt, and how.
-    hit: BTreeMap<Seq, Vec<Hurt>>,
+    hit: BTreeMap<Seq, Vec<Hit>>,
     /// Lost once, and told so. It comes back if it can be read again.
     given_up: BTreeSet<Seq>,
     is_hurt: bool,
@@ -69,9 +67,10 @@ pub(super) struct Start<'s> {
     pub(super) found: &'s Found,
     /// The damage that was reported, also that of an opening that was refused.
     pub(super) damage: &'s [Damage],
-    /// Nothing that was only in memory has outlived the last run.
-    pub(super) after_power_cut: bool,
 }
+
+/// What a run of the program has to deliver: where each capture is and what its record takes, in bytes.
+pub(super) type Undelivered = BTreeMap<Seq, (Place, u32)>;
 
 impl Capture {
     /// Its bytes, behind those in `into`.
@@ -117,22 +116,14 @@ impl Model {
     }
 
     /// An append was acknowledged, in this frame.
-    pub(super) fn acknowledge(
-        &mut self,
-        captures: &[Capture],
-        place: Place,
-        frame: &Frame<'_>,
-    ) -> Result<(), Violation> {
-        let end = place.offset + frame.header.padded_bytes();
+    pub(super) fn acknowledge(&mut self, captures: &[Capture], frame: &Frame<'_>) -> Result<(), Violation> {
         let first_seq = frame.header.first_seq;
         for (seq, capture) in (first_seq..).zip(captures) {
-            let known = Known { capture: *capture, place, end };
-            self.seen.remove(&seq);
             // The number may have been that of another.
             self.given_up.remove(&seq);
             self.delivered.remove(&seq);
-            if let Some(other) = self.kept.insert(seq, known) {
-                return Err(format!("{seq} is the number of {other:?} and of {known:?}"));
+            if let Some(other) = self.kept.insert(seq, *capture) {
+                return Err(format!("{seq} is the number of {other:?} and of {capture:?}"));
             }
         }
         // And from now on it must be known what it says of what was delivered.
@@ -154,29 +145,15 @@ impl Model {
         self.recorded.extend(delivered);
     }
 
-    /// Where a frame is, by a number of any size.
-    pub(super) fn any_frame(&self, pick: u64) -> Option<(Place, u64)> {
-        let index = pick.checked_rem(self.kept.len() as u64)?;
-        self.kept.values().nth(index as usize).map(|known| (known.place, known.end))
-    }
-
-    /// Something happened to these bytes of a segment.
-    pub(super) fn hurt(&mut self, segment: Seq, bytes: Range<u64>, hurt: Hurt) {
+    /// Something happened to frames with these captures, each at an offset of a file.
+    pub(super) fn hurt(&mut self, name: &str, frames: impl Iterator<Item = (u64, Vec<Seq>)>, hurt: Hurt) {
         self.is_hurt = true;
         self.recorded.clear();
-        for (seq, known) in self.kept.iter().chain(&self.seen) {
-            let is_there = known.place.segment == segment;
-
-            if is_there && known.place.offset < bytes.end && bytes.start < known.end {
-                self.hit.entry(*seq).or_default().push(hurt);
+        for (offset, seqs) in frames {
+            for seq in seqs {
+                self.hit.entry(seq).or_default().push(Hit { hurt, name: name.to_owned(), offset });
             }
         }
-    }
-
-    /// In how many segments these are.
-    pub(super) fn segments_of(&self, seqs: &BTreeSet<Seq>) -> u64 {
-        let known = seqs.iter().filter_map(|seq| self.kept.get(seq).or_else(|| self.seen.get(seq)));
-        known.map(|known| known.place.segment).collect::<BTreeSet<Seq>>().len() as u64
     }
 
     /// Whether a reader may miss this one.
@@ -186,13 +163,13 @@ impl Model {
 
     /// Checks what a reader was given of what is durable.
     pub(super) fn check_read(&self, seq: Seq, is_counted: bool, bytes: &[u8]) -> Result<(), Violation> {
-        let Some(known) = self.kept.get(&seq).or_else(|| self.seen.get(&seq)) else {
+        let Some(known) = self.kept.get(&seq) else {
             if self.given_up.contains(&seq) {
                 return Ok(());
             }
             return Err(format!("the reader is given {seq}, which is not there"));
         };
-        if known.capture.is(is_counted, bytes) {
+        if known.is(is_counted, bytes) {
             Ok(())
         } else {
             Err(format!("the reader is given something else for {seq} than {known:?}"))
@@ -200,12 +177,12 @@ impl Model {
     }
 
     /// Checks what a new run of the program finds. Returns what it is to deliver.
-    pub(super) fn check_start(&mut self, start: &Start<'_>) -> Result<BTreeSet<Seq>, Violation> {
+    pub(super) fn check_start(&mut self, start: &Start<'_>) -> Result<Undelivered, Violation> {
         if !self.is_hurt && !start.damage.is_empty() {
             return Err(format!("damage is reported where there is none: {:?}", start.damage));
         }
         let mut present = BTreeSet::new();
-        let mut returned = BTreeSet::new();
+        let mut returned = Undelivered::new();
         let (mut counted, mut uncounted) = (0, 0);
         let mut cursor = Cursor::default();
         let mut last = 0;
@@ -217,29 +194,26 @@ impl Model {
                 Err(ReadError::Damaged(damage)) if self.is_hurt && damage.reason.is_some() => continue,
                 Err(error) => return Err(format!("cannot read: {error}")),
             };
-            let mut seq = frame.header.first_seq;
-            let end = place.offset + frame.header.padded_bytes();
-            for record in frame.records() {
-                let Record::Capture { is_counted, bytes } = record else { continue };
+            for captured in frame.captures() {
+                let Captured { seq, is_counted, bytes, .. } = captured;
                 if seq <= last {
                     return Err(format!("{seq} comes behind {last}"));
                 }
                 last = seq;
-                let known = Known { capture: self.find(seq, is_counted, bytes)?, place, end };
-                self.meet(seq, known, start.after_power_cut)?;
+                let found = self.find(seq, is_counted, bytes)?;
+                self.meet(seq, found)?;
                 present.insert(seq);
                 if !start.store.is_delivered(seq) {
-                    returned.insert(seq);
+                    returned.insert(seq, (place, captured.record_bytes()));
                     *(if is_counted { &mut counted } else { &mut uncounted }) += 1;
                 }
-                seq += 1;
             }
         }
         if (start.found.counted, start.found.uncounted) != (counted, uncounted) {
             return Err(format!("{:?}, but there are {counted} counted and {uncounted} uncounted", start.found));
         }
         self.check_missing(start, &present, &returned)?;
-        if let Some(seq) = self.recorded.intersection(&self.delivered).find(|seq| returned.contains(seq)) {
+        if let Some(seq) = self.recorded.intersection(&self.delivered).find(|seq| returned.contains_key(seq)) {
             return Err(format!("{seq} was delivered, and that was recorded, and it is to be delivered again"));
         }
         self.forget_lost(&present);
@@ -257,18 +231,9 @@ impl Model {
             .ok_or_else(|| format!("{seq} was never appended: {} bytes", bytes.len()))
     }
 
-    fn meet(&mut self, seq: Seq, found: Known, after_power_cut: bool) -> Result<(), Violation> {
-        if let Some(known) = self.kept.get(&seq).or_else(|| self.seen.get(&seq))
-            && !known.capture.is_same(&found.capture)
-        {
-            return Err(format!("{seq} was {known:?} and is {found:?}"));
-        }
-        if after_power_cut || self.kept.contains_key(&seq) {
-            self.kept.entry(seq).or_insert(found);
-        } else {
-            self.seen.insert(seq, found);
-        }
-        Ok(())
+    fn meet(&mut self, seq: Seq, found: Capture) -> Result<(), Violation> {
+        let known = *self.kept.entry(seq).or_insert(found);
+        if known.is_same(&found) { Ok(()) } else { Err(format!("{seq} was {known:?} and is {found:?}")) }
     }
 
     /// Nothing that was promised is missing, but what was damaged; and that is reported.
@@ -276,10 +241,10 @@ impl Model {
         &self,
         start: &Start<'_>,
         present: &BTreeSet<Seq>,
-        returned: &BTreeSet<Seq>,
+        returned: &Undelivered,
     ) -> Result<(), Violation> {
         for (seq, known) in &self.kept {
-            if self.delivered.contains(seq) || returned.contains(seq) {
+            if self.delivered.contains(seq) || returned.contains_key(seq) {
                 continue;
             }
             if self.given_up.contains(seq) {
@@ -288,21 +253,13 @@ impl Model {
                 }
                 continue;
             }
-            let name = format!("{:020}.seg", known.place.segment);
-            let is_damaged = start.damage.iter().any(|damage| {
-                // Without its header, nobody can say how far a segment went.
-                let is_past = |to| *seq >= to;
-                let is_within = *seq >= damage.from && !damage.to.is_some_and(is_past);
-                is_within && (damage.to.is_some() || damage.name == name) || damage.name == name && damage.offset == 0
-            });
-            let is_torn = start.found.torn.iter().any(|(torn, at)| *torn == name && *at <= known.place.offset);
             let Some(hits) = self.hit.get(seq) else {
                 return Err(format!("{seq} was acknowledged and is lost: {known:?}"));
             };
-            let is_told = match hits[..] {
+            let is_told = match &hits[..] {
                 // What the disk does not give is never taken for the end of a write.
-                [Hurt::Unreadable] => is_damaged,
-                [Hurt::Flipped] => is_damaged || is_torn,
+                [hit] if hit.hurt == Hurt::Unreadable => hit.is_damage_of(*seq, start.damage),
+                [hit] => hit.is_damage_of(*seq, start.damage) || hit.is_torn(start.found),
                 // It may not look like a frame any more.
                 _ => true,
             };
@@ -315,7 +272,6 @@ impl Model {
 
     /// The numbers of what was destroyed, or never was on the disk, may come again.
     fn forget_lost(&mut self, present: &BTreeSet<Seq>) {
-        self.seen.retain(|seq, _| present.contains(seq));
         let lost: Vec<Seq> = self.hit.keys().filter(|seq| !present.contains(seq)).copied().collect();
         for seq in lost {
             self.hit.remove(&seq);
@@ -323,5 +279,22 @@ impl Model {
             self.kept.remove(&seq);
             self.recorded.remove(&seq);
         }
+    }
+}
+
+impl Hit {
+    /// Whether this damage is that of the capture.
+    fn is_damage_of(&self, seq: Seq, damage: &[Damage]) -> bool {
+        damage.iter().any(|damage| {
+            let is_past = |to| seq >= to;
+            let is_within = seq >= damage.from && !damage.to.is_some_and(is_past);
+            let is_of_file = damage.name == self.name;
+            // Without its header, nobody can say how far a segment went.
+            is_within && (damage.to.is_some() || is_of_file) || is_of_file && damage.offset == 0
+        })
+    }
+
+    fn is_torn(&self, found: &Found) -> bool {
+        found.torn.iter().any(|(torn, at)| *torn == self.name && *at <= self.offset)
     }
 }

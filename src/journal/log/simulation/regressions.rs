@@ -17,8 +17,10 @@ use crate::journal::log::Options;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
+use crate::journal::log::mutant::Mutant;
 use crate::journal::log::recovery;
 use crate::journal::log::recovery::Opened;
+use crate::journal::log::recovery::Purpose;
 
 const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
 
@@ -177,12 +179,62 @@ fn a_full_log_that_is_opened_again_takes_back_what_is_delivered() {
     holds(SETUP, filled.chain(freed));
 }
 
+/// Of a capture of 20 bytes.
+const RECORD_BYTES: u32 = 33;
+
+#[test]
+fn a_header_that_is_damaged_twice_is_not_taken_for_that_of_another_version() {
+    let disk = with_three();
+    // The version's last digit, and the nonce.
+    disk.flip(SEGMENT, 7, 2);
+    disk.flip(SEGMENT, 16, 1);
+    assert!(matches!(open(&disk, OnCorruption::Refuse), Err(OpenError::Damaged(_))));
+    assert_eq!(open(&disk, OnCorruption::Salvage).unwrap().found.counted, 3);
+}
+
+/// A log with a compaction that is so many steps under way; then one with a fault.
+fn compacts_until(tends: usize, after: u64, kind: FaultKind) -> impl Iterator<Item = Action> {
+    let pair = || append(&[100, 38_000], false);
+    let filled = [pair(), pair(), deliver(u64::MAX, Order::Stuck { one_in: 2 }), append(&[100], true), pair()];
+    let tends = (0..tends).map(|_| Action::Tend { fault: None });
+    filled.into_iter().chain(tends).chain([Action::Tend { fault: Some(Fault { after, kind }) }])
+}
+
+#[test]
+fn an_output_stays_until_its_inputs_are_gone() {
+    let tend = || Action::Tend { fault: None };
+    for (tends, after) in (0..12).flat_map(|tends| (0..12).map(move |after| (tends, after))) {
+        let delivered =
+            [deliver(u64::MAX, Order::OldestFirst), append(&[100], true), tend(), tend(), Action::Kill, READ];
+        holds(SETUP, compacts_until(tends, after, FaultKind::Fails).chain(delivered));
+    }
+}
+
+/// The program is killed at any moment of a compaction, and the next one loses its power at any moment of its start.
+fn killed_and_cut() -> impl Iterator<Item = History> {
+    let moments = (0..12).flat_map(|tends| (0..9).map(move |after| (tends, after)));
+    moments.flat_map(|(tends, after)| (0..4).map(move |cut| (tends, after, cut))).map(|(tends, after, cut)| {
+        let fault = Some(Fault { after: cut, kind: FaultKind::PowerOffBehind });
+        let open = Action::Open { segment_blocks: 16, fault };
+        let actions = compacts_until(tends, after, FaultKind::Killed).chain([open, READ]);
+        History { setup: SETUP, actions: actions.collect() }
+    })
+}
+
+#[test]
+fn what_was_compacted_is_not_removed_before_the_output_is_there_to_stay() {
+    for history in killed_and_cut() {
+        assert_eq!(history.check(None), Ok(()), "\n{history}");
+    }
+    assert!(killed_and_cut().any(|history| history.check(Some(Mutant::RemoveBeforeSync)).is_err()));
+}
+
 const SEGMENT: &str = "00000000000000000001.seg";
 
 fn open(disk: &SimDisk, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, OpenError> {
     let segment_bytes = SETUP.segment_blocks * BLOCK_BYTES as u64;
     let options =
-        Options { segment_bytes, quota_bytes: SETUP.quota_bytes, free_bytes_min: 0, on_corruption, mutant: None };
+        Options { segment_bytes, quota_bytes: 16 * segment_bytes, free_bytes_min: 0, on_corruption, mutant: None };
     let disk = disk.restarted();
     // Each run has its own numbers.
     let mut random = Random::new(disk.runs());
@@ -192,7 +244,9 @@ fn open(disk: &SimDisk, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, 
 /// Appends a frame of so many captures. Returns the number of the first.
 fn append_to(opened: &mut Opened<SimDisk>, captures: usize) -> Seq {
     let mut batch = Batch::new();
-    (0..captures).for_each(|_| batch.push(true, |bytes| bytes.extend_from_slice(&[7; 20])));
+    for _ in 0..captures {
+        batch.push(true, 0, |bytes| bytes.extend_from_slice(&[7; 20]));
+    }
     opened.store.tend().unwrap();
     opened.writer.append(&mut batch, true).unwrap().first_seq
 }
@@ -221,12 +275,18 @@ fn a_seal_that_cannot_be_read_is_not_told_as_the_loss_of_what_was_delivered_sinc
     let mut opened = open(&disk, OnCorruption::Refuse).unwrap();
     // All is delivered but the very first.
     for _ in 0..100 {
-        let first = append_to(&mut opened, 1000);
-        let delivered: Vec<Seq> = (first.max(2)..first + 1000).collect();
+        let mut batch = Batch::new();
+        for _ in 0..1000 {
+            batch.push(true, 0, |bytes| bytes.extend_from_slice(&[7; 20]));
+        }
+        opened.store.tend().unwrap();
+        // Recorded at the end only, so that those behind the oldest say nothing of it and go.
+        let first = opened.writer.append(&mut batch, false).unwrap().first_seq;
+        let delivered: Vec<(Seq, u32)> = (first.max(2)..first + 1000).map(|seq| (seq, RECORD_BYTES)).collect();
         opened.store.delivered(&delivered);
     }
     opened.writer.close().unwrap();
-    let (oldest, ..) = &recovery::survey(&disk.restarted()).unwrap().segments[0];
+    let (oldest, ..) = &recovery::survey(&disk.restarted(), Purpose::Look).unwrap().segments[0];
     assert!(oldest.is_sealed && oldest.name == SEGMENT);
     disk.make_bad(SEGMENT, oldest.used_bytes - BLOCK_BYTES as u64, 1);
     let Err(OpenError::Damaged(damage)) = open(&disk, OnCorruption::Refuse) else { panic!("it is damaged") };
@@ -243,7 +303,7 @@ fn what_could_not_be_read_once_is_not_recorded_as_delivered() {
     // The segments behind it go, and say again what was delivered of it.
     for _ in 0..60 {
         let seq = append_to(&mut opened, 1);
-        opened.store.delivered(&[seq]);
+        opened.store.delivered(&[(seq, RECORD_BYTES)]);
     }
     opened.writer.close().unwrap();
     disk.heal();

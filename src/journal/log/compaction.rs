@@ -1,0 +1,496 @@
+//! Compaction: some adjacent segments become one that says everything they said that still matters.
+//!
+//! What is not delivered by now is copied, with its number; and what was said of the delivery of older segments. The output is written
+//! under a name of its own, synced, and renamed over the first of its inputs; once that is durable the others are removed. It goes in
+//! steps, so that whoever keeps the files can do other things between them.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::PoisonError;
+
+use super::Options;
+use super::Seq;
+use super::cursor::Cursor;
+use super::cursor::Place;
+use super::disk;
+use super::disk::Disk;
+use super::disk::DiskFile;
+use super::format::BLOCK_BYTES;
+use super::format::Batch;
+use super::format::ENDS_MAX;
+use super::format::End;
+use super::format::FRAME_HEADER_BYTES;
+use super::format::Frame;
+use super::format::FramePlace;
+use super::format::Output;
+use super::format::Record;
+use super::format::SegmentHeader;
+use super::marks::Marks;
+use super::mutant::Mutant;
+use super::numbers::Numbers;
+use super::scan::Said;
+use super::store::Segment;
+use super::store::State;
+use super::store::Store;
+use super::store::TendError;
+use super::store::is_no_space;
+
+/// A frame of an output has at most so many bytes, and a step reads about as many.
+const FRAME_BYTES_MAX: u64 = 1 << 20;
+/// What is gained is at least this part of the inputs, also when there is little room: one byte is won for seven that are copied.
+const GAIN_MIN: u64 = 8;
+/// After a failure it rests for some rounds, each time twice as many, up to this power of two.
+const PAUSE_MAX: u32 = 10;
+
+/// What has become of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compacting {
+    /// There is nothing to compact that pays.
+    Idle,
+    /// There is more to do.
+    Begun,
+    /// One has ended.
+    Done,
+}
+
+/// A compaction that was begun.
+#[derive(Debug)]
+pub(super) struct Compaction<D: Disk> {
+    inputs: Vec<Input<D::File>>,
+    /// What the output takes at most, as was reckoned.
+    bytes_max: u64,
+    /// Those before were read.
+    at: usize,
+    /// How many captures were read of that one.
+    read: u64,
+    cursor: Cursor,
+    writing: Writing<D::File>,
+}
+
+#[derive(Debug)]
+struct Input<F> {
+    name: String,
+    first: Seq,
+    nonce: u64,
+    file: Arc<F>,
+    file_bytes: u64,
+    used_bytes: u64,
+    captures: u64,
+}
+
+/// What a compaction has written.
+#[derive(Debug)]
+struct Writing<F> {
+    name: String,
+    file: Arc<F>,
+    header: SegmentHeader,
+    to: Seq,
+    frame_bytes: usize,
+    offset: u64,
+    batch: Batch,
+    /// The first number of the batch, and the one behind its last.
+    batch_seqs: (Seq, Seq),
+    /// Of the captures, how far each is behind the first of the range.
+    offsets: Vec<u32>,
+    /// What the inputs say of the delivery of older ones.
+    runs: Vec<(Seq, Seq)>,
+    said: Said,
+}
+
+/// Why a compaction does not go on.
+#[derive(Debug)]
+enum Stop {
+    /// Its inputs are not what they were.
+    Changed,
+    /// It may work the next time.
+    Retry(&'static str, io::Error),
+    /// The directory cannot be trusted any more.
+    Failed(io::Error),
+}
+
+impl<D: Disk> Store<D> {
+    /// Goes one step on with the compaction that was begun, or begins one if that pays.
+    pub(super) fn compact(&self, has_spare: bool) -> Result<Compacting, TendError> {
+        let mut at_hand = self.shared.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut compaction = match at_hand.take() {
+            Some(compaction) => compaction,
+            None => match self.begin_compaction(has_spare) {
+                Ok(Some(compaction)) => compaction,
+                Ok(None) => return Ok(Compacting::Idle),
+                Err((what, error)) => return self.compaction_failed(what, error),
+            },
+        };
+        match compaction.step(self) {
+            Ok(true) => {
+                *at_hand = Some(compaction);
+                Ok(Compacting::Begun)
+            }
+            Ok(false) => {
+                self.lock().compaction_failures = 0;
+                self.remove_superseded().map(|()| Compacting::Done)
+            }
+            Err(Stop::Failed(error)) => Err(TendError::Failed(error)),
+            Err(Stop::Changed) => {
+                self.discard(compaction.writing);
+                Ok(Compacting::Done)
+            }
+            Err(Stop::Retry(what, error)) => {
+                self.discard(compaction.writing);
+                self.compaction_failed(what, error)
+            }
+        }
+    }
+
+    fn compaction_failed(&self, what: &'static str, error: io::Error) -> Result<Compacting, TendError> {
+        let mut state = self.lock();
+        state.compaction_failures = (state.compaction_failures + 1).min(PAUSE_MAX);
+        state.compaction_pause = 1 << state.compaction_failures;
+        if is_no_space(&error) { Ok(Compacting::Idle) } else { Err(TendError::Retry(what, error)) }
+    }
+
+    fn discard(&self, writing: Writing<D::File>) {
+        let removed = self.shared.disk.remove(&writing.name);
+        if removed.is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+            self.lock().superseded.push((writing.name, writing.offset));
+        }
+    }
+
+    fn begin_compaction(&self, has_spare: bool) -> Result<Option<Compaction<D>>, (&'static str, io::Error)> {
+        let options = &self.shared.options;
+        let (inputs, header, to, name, bytes) = {
+            let mut state = self.lock();
+            if state.compaction_pause > 0 {
+                state.compaction_pause -= 1;
+                return Ok(None);
+            }
+            let room = options.spares_bytes_max().saturating_sub(state.files_bytes(options));
+            let is_short = !has_spare || room < 2 * options.segment_bytes;
+            let Some((from, mut to, bytes)) = state.worth_compacting(options, is_short) else { return Ok(None) };
+            if options.has(Mutant::RangeTooWide) {
+                to = state.segments.range(to + 1..).next().map_or(to, |(next, _)| *next);
+            }
+            let session = state.segments.get(&from).map_or(0, |segment| segment.session);
+            let of_inputs = state.segments.range(from..to);
+            let ends: Vec<End> = of_inputs.clone().flat_map(|(_, segment)| segment.ends.clone()).collect();
+            let is_older = |end: &End| end.segment < from && state.segments.contains_key(&end.segment);
+            let ends = ends.into_iter().filter(is_older).collect();
+            let inputs: Vec<Input<D::File>> = of_inputs.map(|(first, segment)| Input::of(*first, segment)).collect();
+            let nonce = (state.entropy.0)();
+            let header = SegmentHeader { nonce, session, first_seq: from, output: None, ends };
+            state.next_name += 1;
+            (inputs, header, to, format!("{:020}.tmp", state.next_name), bytes)
+        };
+        let disk = &self.shared.disk;
+        if disk.free_bytes().map_err(|error| ("ask for free space", error))? < bytes {
+            return Err(("make room for a compaction", io::ErrorKind::StorageFull.into()));
+        }
+        let file = disk.create(&name).map_err(|error| ("begin a compaction", error))?;
+        let mut said = Said::NOTHING;
+        header.ends.iter().for_each(|end| said.add(end.segment, 0));
+        let writing = Writing {
+            name,
+            file: Arc::new(file),
+            to,
+            frame_bytes: usize::try_from(options.output_frame_bytes()).unwrap_or(usize::MAX),
+            offset: BLOCK_BYTES as u64,
+            batch: Batch::new(),
+            batch_seqs: (header.first_seq, header.first_seq),
+            offsets: Vec::new(),
+            runs: Vec::new(),
+            said,
+            header,
+        };
+        let cursor = Cursor::at(Place { offset: BLOCK_BYTES as u64, ..Place::default() });
+        Ok(Some(Compaction { inputs, bytes_max: bytes, at: 0, read: 0, cursor, writing }))
+    }
+}
+
+impl Options {
+    fn output_frame_bytes(&self) -> u64 {
+        FRAME_BYTES_MAX.min(self.segment_bytes / 2)
+    }
+
+    /// What an output of so many bytes of records takes at most.
+    pub(super) fn packed_bytes(&self, bytes: u64) -> u64 {
+        let block = BLOCK_BYTES as u64;
+        // All but the last are more than half full, on an average.
+        let frames = 1 + bytes / (self.output_frame_bytes() / 2 - FRAME_HEADER_BYTES as u64);
+        2 * block + (bytes + frames * FRAME_HEADER_BYTES as u64).next_multiple_of(block) + (frames - 1) * block
+    }
+}
+
+impl<F> State<F> {
+    /// The oldest segments that are worth a compaction, as their range and what the output takes at most.
+    fn worth_compacting(&self, options: &Options, is_short: bool) -> Option<(Seq, Seq, u64)> {
+        let mut all: Vec<(Seq, &Segment<F>)> = self.segments.iter().map(|(first, segment)| (*first, segment)).collect();
+        if options.has(Mutant::CompactNewest) {
+            all.push((self.durable_to, all.last()?.1));
+        }
+        let mut older_end = 0;
+        for (index, (from, segment)) in all.iter().enumerate() {
+            let found = best_run(options, is_short, all.get(index..)?, older_end);
+            if let Some((to, bytes)) = found {
+                return Some((*from, to, bytes));
+            }
+            older_end = older_end.max(segment.numbers.end());
+        }
+        None
+    }
+}
+
+/// The longest run of segments from the first one on that is worth a compaction, as where it ends and what the output takes at most.
+/// The captures before it end at `older_end`.
+fn best_run<F>(options: &Options, is_short: bool, all: &[(Seq, &Segment<F>)], older_end: Seq) -> Option<(Seq, u64)> {
+    let (from, _) = all.first()?;
+    let (mut files, mut records, mut ends, mut best) = (0, 0, 0, None);
+    for ((_, segment), (to, _)) in all.iter().zip(all.get(1..)?) {
+        let may_be_input = !segment.is_damaged && !segment.is_unfit && segment.is_end_known;
+        files += segment.file_bytes;
+        records += segment.live_bytes + if segment.said.from < older_end { segment.said.bytes } else { 0 };
+        ends += segment.ends.len();
+        let packed = options.packed_bytes(records);
+        if !may_be_input || packed > options.segment_bytes || ends > ENDS_MAX || to - from > u64::from(u32::MAX) {
+            break;
+        }
+        let gain = files.saturating_sub(packed);
+        let pays = gain >= options.segment_bytes && packed <= files / 2;
+        let helps = is_short && gain >= files / GAIN_MIN;
+        if pays || helps || options.has(Mutant::NoGainFloor) {
+            best = Some((*to, packed));
+        }
+    }
+    best
+}
+
+impl<F> Input<F> {
+    fn of(first: Seq, segment: &Segment<F>) -> Self {
+        let Segment { name, file, file_bytes, nonce, used_bytes, numbers, .. } = segment;
+        let (file, name) = (Arc::clone(file), name.clone());
+        let (file_bytes, nonce, used_bytes, captures) = (*file_bytes, *nonce, *used_bytes, numbers.count());
+        Self { name, first, nonce, file, file_bytes, used_bytes, captures }
+    }
+}
+
+impl<D: Disk> Compaction<D> {
+    /// Copies some. Returns whether there is more to do.
+    fn step(&mut self, store: &Store<D>) -> Result<bool, Stop> {
+        let has_changed = {
+            let state = store.lock();
+            let is_as_it_was = |input: &Input<D::File>| {
+                let segment = state.segments.get(&input.first).filter(|segment| segment.nonce == input.nonce);
+                segment.is_some_and(|segment| !segment.is_damaged)
+            };
+            !self.inputs.iter().all(is_as_it_was)
+        };
+        if has_changed {
+            return Err(Stop::Changed);
+        }
+        let mut bytes = 0;
+        let written_from = self.writing.offset;
+        while bytes < store.shared.options.segment_bytes.min(16 * FRAME_BYTES_MAX) / 16 {
+            let Some(input) = self.inputs.get(self.at) else {
+                self.writing.end(store)?;
+                if self.writing.offset > self.bytes_max {
+                    // What does not pay would be done again and again.
+                    self.give_up(store);
+                    let error = io::Error::other("it takes more than was reckoned");
+                    return Err(Stop::Retry("compact segments", error));
+                }
+                self.swap(store)?;
+                return Ok(false);
+            };
+            let failed = |error| Stop::Retry("read a segment to compact it", error);
+            match self.cursor.next_of(&*input.file, input.nonce, input.used_bytes).map_err(failed)? {
+                Some(Ok(frame)) => {
+                    bytes += frame.header.padded_bytes();
+                    self.read += u64::from(frame.header.captures);
+                    self.writing.copy(store, &frame)?;
+                }
+                None if self.read == input.captures => {
+                    self.at += 1;
+                    self.read = 0;
+                    self.cursor.go_to(Place { offset: BLOCK_BYTES as u64, ..Place::default() });
+                }
+                // It stays as it is; readers and the next start tell of it.
+                None | Some(Err(_)) => {
+                    let error = io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", input.name));
+                    self.inputs.swap(0, self.at);
+                    self.inputs.truncate(1);
+                    self.give_up(store);
+                    return Err(failed(error));
+                }
+            }
+        }
+        if self.writing.offset > written_from {
+            // Each by itself: a frame that is synced meanwhile waits for no more.
+            self.writing.file.sync_data().map_err(|error| Stop::Retry("sync a compaction", error))?;
+        }
+        Ok(true)
+    }
+
+    /// Leaves the inputs as they are, until the next start.
+    fn give_up(&self, store: &Store<D>) {
+        let mut state = store.lock();
+        for input in &self.inputs {
+            if let Some(segment) = state.segments.get_mut(&input.first) {
+                segment.is_unfit = true;
+            }
+        }
+    }
+
+    /// Puts the output, which is written, in the place of the inputs.
+    fn swap(&mut self, store: &Store<D>) -> Result<(), Stop> {
+        let Self { inputs, writing, .. } = self;
+        let (disk, options) = (&store.shared.disk, &store.shared.options);
+        let Some(first) = inputs.first() else { return Err(Stop::Changed) };
+        disk.rename(&writing.name, &first.name).map_err(|error| Stop::Retry("name a compaction", error))?;
+        if !options.has(Mutant::NoSyncBeforeRemoving) {
+            disk.sync_directory().map_err(Stop::Failed)?;
+        }
+        let mut state = store.lock();
+        let offsets = std::mem::take(&mut writing.offsets);
+        let numbers = Numbers::Sparse { first: first.first, offsets };
+        let (mut delivered, mut unsaved) = (Marks::default(), Marks::default());
+        for ordinal in 0..numbers.count() {
+            let seq = numbers.at(ordinal);
+            let Some((_, input)) = state.segments.range(..=seq).next_back() else { continue };
+            let Some(of_input) = input.numbers.ordinal(seq) else { continue };
+            if input.delivered.has(of_input) && !options.has(Mutant::DeliveredAtCopy) {
+                delivered.set(ordinal);
+            }
+            if input.unsaved.has(of_input) && !options.has(Mutant::LoseUnsaved) {
+                unsaved.set(ordinal);
+            }
+        }
+        let (mut live_bytes, mut files_bytes) = (0, 0);
+        for input in &*inputs {
+            live_bytes += state.segments.remove(&input.first).map_or(0, |segment| segment.live_bytes);
+            files_bytes += input.file_bytes;
+        }
+        let segment = Segment {
+            name: first.name.clone(),
+            file: Arc::clone(&writing.file),
+            file_bytes: writing.offset,
+            nonce: writing.header.nonce,
+            session: writing.header.session,
+            end_seq: writing.to,
+            is_end_known: true,
+            numbers,
+            used_bytes: writing.offset,
+            live_bytes,
+            delivered,
+            unsaved,
+            is_damaged: false,
+            is_unfit: false,
+            said: writing.said,
+            ends: std::mem::take(&mut writing.header.ends),
+        };
+        state.segments.insert(first.first, segment);
+        state.superseded.extend(inputs.iter().skip(1).map(|input| (input.name.clone(), input.file_bytes)));
+        state.compacted.copied += writing.offset;
+        state.compacted.won += files_bytes.saturating_sub(writing.offset);
+        Ok(())
+    }
+}
+
+impl<F: DiskFile> Writing<F> {
+    /// Takes from a frame of an input what is to stay.
+    fn copy<D: Disk>(&mut self, store: &Store<D>, frame: &Frame<'_>) -> Result<(), Stop> {
+        let delivered: Vec<bool> = {
+            let state = store.lock();
+            frame.captures().map(|captured| state.is_delivered(captured.seq)).collect()
+        };
+        let from = self.header.first_seq;
+        let mut delivered = delivered.into_iter();
+        for record in frame.records() {
+            match record {
+                Record::Capture(captured) => {
+                    if delivered.next().unwrap_or(false) {
+                        continue;
+                    }
+                    let bytes = captured.record_bytes() as usize;
+                    let is_full = self.batch.bytes() + bytes > self.frame_bytes;
+                    if is_full && !self.batch.is_empty() {
+                        self.flush(false)?;
+                    }
+                    if self.batch.captures() == 0 {
+                        self.batch_seqs.0 = captured.seq;
+                    }
+                    let offset = u32::try_from(captured.seq - self.batch_seqs.0).unwrap_or(u32::MAX);
+                    let options = &store.shared.options;
+                    let offset = if options.has(Mutant::NumberByOrdinal) { self.batch.captures() } else { offset };
+                    let is_counted = captured.is_counted || options.has(Mutant::CountAll);
+                    self.batch.push_at(offset, is_counted, captured.key, |into| into.extend_from_slice(captured.bytes));
+                    self.batch_seqs.1 = captured.seq + 1;
+                    self.offsets.extend(u32::try_from(captured.seq - from));
+                }
+                Record::Delivered(runs) => {
+                    let older = runs.iter().filter(|(first, _)| *first < from);
+                    self.runs.extend(older.map(|(first, last)| (first, last.min(from - 1))));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the output, and makes it durable.
+    fn end<D: Disk>(&mut self, store: &Store<D>) -> Result<(), Stop> {
+        let options = &store.shared.options;
+        let runs = self.runs_to_carry(store);
+        for runs in runs.chunks(usize::try_from(options.runs_per_frame_max()).unwrap_or(usize::MAX)) {
+            let before = self.batch.bytes();
+            if before > self.frame_bytes / 2 {
+                self.flush(false)?;
+            }
+            let before = self.batch.bytes();
+            self.batch.push_delivered(runs);
+            self.said.add(runs.first().map_or(Seq::MAX, |(first, _)| *first), self.batch.bytes() - before);
+        }
+        if !self.batch.is_empty() {
+            self.flush(false)?;
+        }
+        self.batch_seqs = (self.to, self.to);
+        self.flush(true)?;
+        self.header.output = Some(Output { to: self.to, captures: self.offsets.len() as u64 });
+        let written = disk::write_all(&*self.file, &self.header.encode(), 0);
+        written.map_err(|error| Stop::Retry("write a compaction", error))?;
+        if options.has(Mutant::OutputNotSynced) {
+            return Ok(());
+        }
+        self.file.sync_data().map_err(|error| Stop::Retry("sync a compaction", error))
+    }
+
+    /// What the inputs say of the delivery of what is still there.
+    fn runs_to_carry<D: Disk>(&mut self, store: &Store<D>) -> Vec<(Seq, Seq)> {
+        let mut runs = std::mem::take(&mut self.runs);
+        if store.shared.options.has(Mutant::ForgetRuns) {
+            return Vec::new();
+        }
+        runs.sort_unstable();
+        let state = store.lock();
+        let mut carried: Vec<(Seq, Seq)> = Vec::new();
+        for (first, last) in runs {
+            let mut older = state.segments.range(..=last).rev().take_while(|(_, segment)| first < segment.end_seq);
+            if !older.any(|(_, segment)| !segment.numbers.within(first, last).is_empty()) {
+                continue;
+            }
+            match carried.last_mut() {
+                Some((_, before)) if first <= *before + 1 => *before = last.max(*before),
+                Some(_) | None => carried.push((first, last)),
+            }
+        }
+        carried
+    }
+
+    /// Writes the batch as a frame.
+    fn flush(&mut self, is_seal: bool) -> Result<(), Stop> {
+        let first_seq = if self.batch.captures() > 0 { self.batch_seqs.0 } else { self.batch_seqs.1 };
+        let (nonce, offset, end_seq) = (self.header.nonce, self.offset, self.batch_seqs.1);
+        let place = FramePlace { nonce, offset, first_seq, end_seq, is_seal, is_sparse: true };
+        let written = self.batch.as_frame(&place, |frame| disk::write_all(&*self.file, frame, offset));
+        written.map_err(|error| Stop::Retry("write a compaction", error))?;
+        self.offset += self.batch.padded_bytes();
+        self.batch.clear();
+        Ok(())
+    }
+}
