@@ -13,7 +13,7 @@ use memchr::memchr_iter;
 pub struct Query<'a> {
     /// `SdkAppid`: the application, decimal digits.
     pub sdk_app_id: Option<Cow<'a, str>>,
-    /// `CallbackCommand`: what happened. Absent too when it is there but empty: it then names nothing.
+    /// `CallbackCommand`: what happened. Absent too when it is there but blank: it then names nothing.
     pub command: Option<Cow<'a, str>>,
     /// `ClientIP`: the end-user's address, not the sender's.
     pub client_ip: Option<Cow<'a, str>>,
@@ -66,7 +66,7 @@ impl<'a> Query<'a> {
             }
             *slot = Some(decode(value).ok_or(QueryError::Encoding(name))?);
         }
-        if query.command.as_deref() == Some("") {
+        if query.command.as_deref().is_some_and(|command| command.trim().is_empty()) {
             query.command = None;
         }
         Ok(query)

@@ -78,8 +78,8 @@ use super::system;
 /// One peer may have one in so many of all connections, and so many in any case, where nothing is configured.
 const PEER_SHARE: usize = 4;
 const PEER_LEAST: usize = 100;
-/// How often it is logged at most that callbacks come without their query.
-const NAMELESS_LOG_PERIOD: Duration = Duration::from_secs(60);
+/// How often it is logged at most that callbacks come without their query, or as no HTTP.
+const REQUEST_LOG_PERIOD: Duration = Duration::from_secs(60);
 /// How long the pump lets captures gather where nobody waits for them: one wake-up for many, instead of one each.
 const GATHER: Duration = Duration::from_millis(15);
 
@@ -303,7 +303,8 @@ fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Ser
         body_bytes_max,
         body_timeout: callbacks.body_timeout,
         budget,
-        nameless_log: Throttle::new(NAMELESS_LOG_PERIOD),
+        nameless_log: Throttle::new(REQUEST_LOG_PERIOD),
+        not_http_log: Throttle::new(REQUEST_LOG_PERIOD),
         is_stopping,
     }
 }

@@ -8,6 +8,9 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use clap::Arg;
 use clap::ArgAction;
@@ -41,6 +44,9 @@ use crate::metrics::log::LogMetrics;
 const EXIT_USAGE: u8 = 2;
 
 /// The configuration cannot be used; restarting will not help. (`EX_CONFIG`.)
+/// How long stderr may take before there is a log.
+const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
+
 pub(crate) const EXIT_CONFIG: u8 = 78;
 
 const CONFIG_FLAG: &str = "config";
@@ -62,8 +68,7 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
     let log = match start_log(&config.log) {
         Ok(log) => log,
         Err(failure) => {
-            // When nobody reads it, the exit code still tells.
-            let _ = writeln!(io::stderr(), "{}", chain(&failure));
+            print_in_time(format!("{}\n", chain(&failure)));
             return ExitCode::FAILURE;
         }
     };
@@ -111,12 +116,23 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 
 /// Prints all `problems`, one a line. Returns the exit code that they mean.
 pub(crate) fn refuse(problems: &[Problem]) -> ExitCode {
-    let mut stderr = io::stderr().lock();
-    for problem in problems {
-        // When nobody reads them, the exit code still tells.
-        let _ = writeln!(stderr, "{problem}");
-    }
+    let lines: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
+    print_in_time(lines);
     ExitCode::from(exit_code(problems))
+}
+
+/// Prints to stderr before there is a log. A reader that takes nothing keeps nobody waiting for long: the exit code still tells.
+fn print_in_time(lines: String) {
+    let (written, is_written) = mpsc::sync_channel(1);
+    // When stderr blocks it, it ends with the process.
+    let printing = thread::Builder::new().name("stderr".to_owned()).spawn(move || {
+        let _ = io::stderr().lock().write_all(lines.as_bytes());
+        // Nobody waits any more when it took too long.
+        let _ = written.send(());
+    });
+    if printing.is_ok() {
+        let _ = is_written.recv_timeout(STDERR_TIMEOUT);
+    }
 }
 
 fn exit_code(problems: &[Problem]) -> u8 {

@@ -2,7 +2,7 @@
 //!
 //! A sweep over all of them does what a timer for each would do. At a cap, that of all or that of one peer, a connection makes room for
 //! the new one, the oldest of the first kind that there is: silent since it began; idle and never of use; stalled in a head or a
-//! response; just begun; idle after a callback that was taken. Those that are busy stay.
+//! response; just begun; reading a head; idle after a callback that was taken. Those that are busy stay.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -30,7 +30,7 @@ use super::phase::millis_since;
 const LAST_PREAMBLES: Duration = Duration::from_secs(1);
 /// How long a new connection has until it counts as silent: a round trip or two, and a TLS handshake.
 const SILENT_AFTER: Duration = Duration::from_millis(250);
-/// How long no byte of a head or of a response may move until its connection counts as stalled.
+/// How long a head may take, and no byte of a response move, until the connection counts as stalled.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
 /// For each open connection, how long passes between two searches for those that can make room: a search looks at all of them.
 const SEARCH_REST: Duration = Duration::from_nanos(200);
@@ -86,6 +86,8 @@ enum SpareKind {
     Unused,
     Stalled,
     New,
+    /// Reading a head, and not for long.
+    Head,
     /// Callbacks came over it, and were taken.
     Used,
 }
@@ -200,7 +202,7 @@ impl Connections {
 
     /// Ends the connection, one of `peer` if it is given, that can best be spared. Returns whether there was one.
     fn make_room(&mut self, peer: Option<IpAddr>, now: Instant) -> bool {
-        if self.evict(peer, SpareKind::New) {
+        if self.evict(peer, SpareKind::Head) {
             return true;
         }
         let rest = SEARCH_REST * u32::try_from(self.open.len()).unwrap_or(u32::MAX);
@@ -270,8 +272,10 @@ impl SpareKind {
             ConnectionPhase::Idle if is_used => Some(Self::Used),
             ConnectionPhase::Idle => Some(Self::Unused),
             ConnectionPhase::Head | ConnectionPhase::Response if age >= STALLED_AFTER => Some(Self::Stalled),
-            ConnectionPhase::Head | ConnectionPhase::Response => None,
-            ConnectionPhase::Service | ConnectionPhase::Linger | ConnectionPhase::Ended => None,
+            ConnectionPhase::Head => Some(Self::Head),
+            ConnectionPhase::Response | ConnectionPhase::Service | ConnectionPhase::Linger | ConnectionPhase::Ended => {
+                None
+            }
         }
     }
 }

@@ -261,11 +261,14 @@ async fn drive(
     if !progress.enter(ConnectionPhase::Silent) {
         return;
     }
-    let not_http = service.intake.metrics.not_http.clone();
     // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
-    if let Err(error) = serve_connection(stream, peer, progress, service).await {
+    if let Err(error) = serve_connection(stream, peer, progress, Arc::clone(&service)).await {
         if error.is_parse() {
-            not_http.inc();
+            service.intake.metrics.not_http.inc();
+            if service.not_http_log.permits(clock::monotonic()) {
+                let peer = peer.address;
+                tracing::warn!(%error, %peer, "a request cannot be read as HTTP/1.1; a callback in it is lost");
+            }
         }
         tracing::debug!(%error, peer = %peer.address, "connection ended");
     }

@@ -65,6 +65,8 @@ pub(crate) struct Service {
     pub(crate) budget: Budget,
     /// How often it is logged that a query was lost.
     pub(crate) nameless_log: Throttle,
+    /// How often it is logged that a request cannot be read as HTTP.
+    pub(crate) not_http_log: Throttle,
     /// Set when the process stops: each answer then ends its connection.
     pub(crate) is_stopping: Arc<AtomicBool>,
 }

@@ -126,7 +126,8 @@ impl Stored {
         }
         match self.read_wait.during(|| self.again.next(&self.store)) {
             Ok(Some((place, frame))) => {
-                let (seq, bytes) = (frame.header.end_seq, frame.header.padded_bytes());
+                // A frame may end before `from`: compactions cut them elsewhere.
+                let (seq, bytes) = (frame.header.end_seq.max(from.seq), frame.header.padded_bytes());
                 self.decoder.decode(place, &frame, from.seq, take);
                 Some((Position { seq, place: self.again.place() }, bytes))
             }

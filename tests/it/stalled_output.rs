@@ -65,6 +65,15 @@ fn with_a_full_stderr_it_accepts_answers_and_stops() {
 }
 
 #[test]
+fn with_a_full_stderr_a_mistake_in_the_configuration_ends_it_with_78() {
+    let stderr = FullPipe::new();
+    let settings = settings::file("callbacks.path = 1\n");
+    let bridge =
+        Bridge::launch(&stderr.as_stderr(), &[&EMBEDDED[..], &["--config", settings::path(&settings)]].concat());
+    assert_eq!(bridge.wait().code, 78);
+}
+
+#[test]
 fn with_full_streams_a_second_signal_ends_it_at_once() {
     let [callbacks, admin] = ports::free().map(|port| ([127, 0, 0, 1], port).into());
     let (stdout, stderr) = (FullPipe::new(), FullPipe::new());

@@ -173,6 +173,51 @@ fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
 }
 
 #[test]
+fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compaction() {
+    let dir = TempDir::new().unwrap();
+    let segment_bytes = 1 << 20;
+    let (OnDisk { committer: Committer { mut writer, .. }, tender, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
+    let (mut batch, mut record_bytes) = (Batch::new(), 0);
+    for frame in 0..8 {
+        tender.store.tend().unwrap();
+        for number in 300 * frame..300 * (frame + 1) {
+            record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 1400), &apps(), bytes));
+        }
+        writer.append(&mut batch, false).unwrap();
+        batch.clear();
+    }
+    writer.close().unwrap();
+    drop(tender);
+    let (OnDisk { mut backlog, tender, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
+    let mut entries = Vec::new();
+    while entries.len() < 2400 {
+        entries.extend(take(&mut backlog, 2400).0);
+    }
+    // In the middle of a frame, which the output will have no end at.
+    let from = entries.iter().filter_map(|entry| entry.position).find(|position| position.seq == 1099).unwrap();
+    let delivered: Vec<(Seq, u32)> = (1..=2400).filter(|seq| seq % 3 != 1).map(|seq| (seq, record_bytes)).collect();
+    tender.store.delivered(&delivered);
+    let segments = || std::fs::read_dir(dir.path()).unwrap().filter(|it| is_segment(it.as_ref().unwrap())).count();
+    let before = segments();
+    wait_until("segments are compacted", || {
+        tender.store.tend().unwrap();
+        segments() + 1 < before
+    });
+
+    let (mut at, mut numbers) = (Some(from), Vec::new());
+    while let Some(position) = at {
+        at = backlog.read_again(position, |entry| numbers.extend(entry.position)).map(|(next, _bytes)| next);
+        assert!(at.is_none_or(|next| next.seq >= position.seq), "{at:?} behind {position:?}");
+    }
+    let numbers: Vec<Seq> = numbers.into_iter().map(|position| position.seq).collect();
+    assert_eq!(numbers, (1099..=2400).step_by(3).collect::<Vec<Seq>>());
+}
+
+fn is_segment(file: &std::fs::DirEntry) -> bool {
+    file.path().extension().is_some_and(|extension| extension == "seg")
+}
+
+#[test]
 fn errors_of_the_path_are_of_the_configuration_and_those_of_the_disk_are_not() {
     let of_configuration = [
         Errno::ACCESS,

@@ -196,7 +196,7 @@ pub(crate) enum OpenError {
     /// It is whole, and nothing of it can be understood.
     #[error(
         "{name} has the journal format {version}, and this version of callbridge has {}: run the version that wrote it until nothing \
-         waits in it, or give this one another directory",
+         waits in it and then move the directory away, or give this one another directory",
         format::VERSION
     )]
     Version {
