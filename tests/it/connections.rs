@@ -93,8 +93,9 @@ fn a_slow_head_makes_room_when_nothing_else_can() {
     for client in &mut slow {
         client.write(b"POST / HTTP/1.1\r\nHos").unwrap();
     }
-    // A head has a second first.
     wait::until("a head is given up", || Client::connect(bridge.callbacks).is_ok_and(|mut new| post(&mut new) == 200));
+    // And not because its time was over.
+    assert!(bridge.metrics()["callbridge_connections_evicted_total"] >= 1.0);
     assert!(slow.iter_mut().any(Client::is_closed));
 }
 
