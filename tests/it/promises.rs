@@ -1,11 +1,11 @@
-//! The README's table of guarantees: every promise in it names a test, and that test exists.
+//! Every promise of `docs/promises.md` names a test, and that test exists.
 
 use std::fs;
 use std::path::Path;
 
 /// The rows of the table of promises: the promise, and what stands in the column of tests.
-fn rows(readme: &str) -> Vec<(&str, &str)> {
-    let table = readme.split_once("| promise | limit | test |").expect("the README has a table of promises").1;
+fn rows(page: &str) -> Vec<(&str, &str)> {
+    let table = page.split_once("| promise | limit | test |").expect("the page has a table of promises").1;
     let lines = table.lines().skip(2).take_while(|line| line.starts_with('|'));
     lines
         .map(|line| {
@@ -17,10 +17,10 @@ fn rows(readme: &str) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn every_promise_in_the_readme_names_a_test_that_exists() {
+fn every_promise_names_a_test_that_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = fs::read_to_string(root.join("README.md")).unwrap();
-    let rows = rows(&readme);
+    let page = fs::read_to_string(root.join("docs/promises.md")).unwrap();
+    let rows = rows(&page);
     assert!(rows.len() >= 8, "only {} promises", rows.len());
     for (promise, tests) in rows {
         let names: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
