@@ -1,7 +1,6 @@
 //! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use std::time::Instant;
@@ -15,10 +14,11 @@ use tokio::time;
 use crate::clock;
 use crate::config::Ack;
 use crate::config::Config;
-use crate::http::listener::Order;
 use crate::ledger::Ledger;
-use crate::shutdown::Phase;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 
+use super::Pumping;
 use super::Running;
 use super::say;
 
@@ -26,7 +26,8 @@ use super::say;
 const CLIENT_END: Duration = Duration::from_millis(700);
 /// Kept back from the deadline for the backlog, when requests do not end.
 const BACKLOG_LEAST: Duration = Duration::from_millis(500);
-
+/// How long the workers may take to end, with the requests that are still there.
+const WORKERS_END: Duration = Duration::from_millis(100);
 /// How long the journal may take behind the deadline to record what was delivered.
 const RECORD_LAST: Duration = Duration::from_millis(300);
 
@@ -116,13 +117,13 @@ pub(super) fn run_until_stopped(
             }
         }
     });
-    running.built.stop.set();
-    running.admin.end.notify_one();
+    // After a second signal too.
+    running.built.lifecycle.enter(Phase::Stopped);
     // Requests that are still there end here, and are counted as broken off.
-    running.workers.end(Duration::from_millis(100));
+    running.workers.join(WORKERS_END);
     drop(runtime);
     // A panic there has ended the process already.
-    let _joined = running.admin.thread.join();
+    let _joined = running.admin.join();
     let balance = running.built.ledger.read();
     let gone = balance.waiting_request + balance.waiting_queue;
     if gone > 0 {
@@ -148,30 +149,35 @@ pub(super) fn run_until_stopped(
 }
 
 async fn stop(running: &mut Running, config: &Config) {
-    let deadline = clock::monotonic() + config.drain;
     let served = running.built.clone();
-    served.life.enter(Phase::Stopping);
-    served.is_stopping.store(true, Ordering::Relaxed);
-    served.stop.set();
+    let lifecycle = &served.lifecycle;
+    let deadline = clock::monotonic() + config.drain;
+    lifecycle.begin_stop(deadline);
     // Whoever sends here learns only by and by that this process stops; until then it must be answered.
     time::sleep(config.callbacks.keep_accepting).await;
-    served.order.send_replace(Order::Finish);
+    lifecycle.enter(Phase::Closing);
     if until(deadline - CLIENT_END - BACKLOG_LEAST, &mut running.serving).await.is_none() {
         tracing::warn!("requests did not end in time");
     }
+    lifecycle.enter(Phase::Draining);
     served.service.intake.journal.close();
-    let pump = &mut running.pump;
+    drain(&mut running.pump, lifecycle).await;
+    lifecycle.enter(Phase::Recording);
+    if let Some(committer_ended) = &mut running.committer_ended
+        && until(deadline + RECORD_LAST, committer_ended).await.is_none()
+    {
+        tracing::warn!(
+            "what was delivered could not be recorded in time; some of it is delivered again after the next start"
+        );
+    }
+}
+
+/// Waits until the publisher has delivered what waits, or has no time left for it.
+async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle) {
+    let Some(deadline) = lifecycle.deadline() else { return };
     pump.control.give_up_at(deadline - CLIENT_END, &pump.thread);
     if until(deadline, &mut pump.ended).await.is_none() {
         tracing::warn!("the kafka client did not end in time");
-    }
-    if let Some(journaling) = &mut running.journaling {
-        journaling.finish.set();
-        if until(deadline + RECORD_LAST, &mut journaling.committer_ended).await.is_none() {
-            tracing::warn!(
-                "what was delivered could not be recorded in time; some of it is delivered again after the next start"
-            );
-        }
     }
 }
 
