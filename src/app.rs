@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use std::thread::Thread;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use prometheus::Registry;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -160,6 +161,8 @@ struct Pumping {
     thread: Thread,
     control: Arc<Control>,
     ended: oneshot::Receiver<()>,
+    /// The records that are in Kafka.
+    delivered: IntCounter,
 }
 
 fn start(
@@ -239,7 +242,7 @@ fn end_without_disk(failed: &commit::Failed, log: &LogWriter) -> ! {
 
 /// Starts the pump, and the Kafka client on its thread.
 fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), Failure> {
-    let control = publishing.control();
+    let (control, delivered) = (publishing.control(), publishing.delivered_records());
     let (ended, has_ended) = oneshot::channel();
     let (started, has_started) = mpsc::sync_channel(1);
     let handle = {
@@ -262,7 +265,7 @@ fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), Failure
         Ok(Err(error)) => return Err(Failure::Kafka(error)),
         Err(_ended) => return Err(Failure::system("the pump")(io::ErrorKind::Other.into())),
     };
-    Ok((Pumping { thread: handle.thread().clone(), control, ended: has_ended }, topics_client))
+    Ok((Pumping { thread: handle.thread().clone(), control, ended: has_ended, delivered }, topics_client))
 }
 
 /// Watches the topics until the stop. Once all are there, or at once where callbacks are safe without, lets callbacks through and says where.

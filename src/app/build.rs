@@ -65,6 +65,7 @@ use crate::record::Topics;
 use crate::sender::Networks;
 use crate::sender::Senders;
 use crate::throttle::Throttle;
+use prometheus::IntCounter;
 use prometheus::Registry;
 
 use super::Failure;
@@ -216,6 +217,11 @@ impl Built {
 impl Publishing {
     pub(super) fn control(&self) -> Arc<Control> {
         Arc::clone(&self.control)
+    }
+
+    /// Counts the records that are in Kafka.
+    pub(super) fn delivered_records(&self) -> IntCounter {
+        self.metrics.delivered_records()
     }
 
     /// Starts the Kafka client and makes the pump that `thread` will run.

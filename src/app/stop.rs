@@ -1,10 +1,12 @@
-//! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline.
+//! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline. What a
+//! journal on disk holds is safe there, so it waits for Kafka only as long as Kafka takes something.
 
 use std::io;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use std::time::Instant;
 
+use prometheus::IntCounter;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
@@ -26,6 +28,9 @@ use super::say;
 const CLIENT_END: Duration = Duration::from_millis(700);
 /// Kept back from the deadline for the backlog, when requests do not end.
 const BACKLOG_LEAST: Duration = Duration::from_millis(500);
+/// How often it is looked whether Kafka takes something, and after so many looks at nothing new it stands still: 0.3 s.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOKS_AT_NOTHING: u32 = 6;
 /// How long the workers may take to end, with the requests that are still there.
 const WORKERS_END: Duration = Duration::from_millis(100);
 /// How long the journal may take behind the deadline to record what was delivered.
@@ -161,7 +166,7 @@ async fn stop(running: &mut Running, config: &Config) {
     }
     lifecycle.enter(Phase::Draining);
     served.service.intake.journal.close();
-    drain(&mut running.pump, lifecycle).await;
+    drain(&mut running.pump, lifecycle, config.ack).await;
     lifecycle.enter(Phase::Recording);
     if let Some(committer_ended) = &mut running.committer_ended
         && until(deadline + RECORD_LAST, committer_ended).await.is_none()
@@ -172,16 +177,57 @@ async fn stop(running: &mut Running, config: &Config) {
     }
 }
 
-/// Waits until the publisher has delivered what waits, or has no time left for it.
-async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle) {
+/// Waits until the publisher has delivered what waits, or has no time left for it; with a journal on disk, or Kafka stands still.
+async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, ack: Ack) {
     let Some(deadline) = lifecycle.deadline() else { return };
     pump.control.give_up_at(deadline - CLIENT_END, &pump.thread);
+    if ack == Ack::Journal {
+        tokio::select! {
+            _ended = &mut pump.ended => return,
+            () = stands_still(&pump.delivered) => pump.control.give_up_at(clock::monotonic(), &pump.thread),
+        }
+    }
     if until(deadline, &mut pump.ended).await.is_none() {
         tracing::warn!("the kafka client did not end in time");
+    }
+}
+
+/// Returns once `delivered` does not grow any more.
+async fn stands_still(delivered: &IntCounter) {
+    let (mut last, mut looks_at_nothing) = (delivered.get(), 0);
+    while looks_at_nothing < LOOKS_AT_NOTHING {
+        time::sleep(LOOK_EVERY).await;
+        let now = delivered.get();
+        looks_at_nothing = if now == last { looks_at_nothing + 1 } else { 0 };
+        last = now;
     }
 }
 
 /// The future's value, if it comes before `deadline`.
 async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
     time::timeout_at(deadline.into(), future).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kafka_stands_still_once_nothing_was_delivered_for_as_long_as_that_takes() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let delivered = IntCounter::new("delivered", "Records.").unwrap();
+            let one_in_time = async {
+                for _ in 0..10 {
+                    time::sleep(LOOK_EVERY * (LOOKS_AT_NOTHING - 2)).await;
+                    delivered.inc();
+                }
+            };
+            let began = clock::monotonic();
+            let both = async { tokio::join!(one_in_time, stands_still(&delivered)) };
+            both.await;
+            assert_eq!(delivered.get(), 10);
+            assert!(clock::monotonic() - began >= LOOK_EVERY * (10 * (LOOKS_AT_NOTHING - 2) + LOOKS_AT_NOTHING - 1));
+        });
+    }
 }
