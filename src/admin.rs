@@ -20,13 +20,12 @@ use prometheus::Encoder;
 use prometheus::Registry;
 use prometheus::TextEncoder;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 
 use crate::journal::durable::Gauge;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 use crate::publish::control::Control;
 use crate::publish::kafka::Health;
-use crate::shutdown::Life;
-use crate::shutdown::Phase;
 
 /// The methods of all pages.
 const METHODS: &str = "GET, HEAD";
@@ -38,7 +37,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) registry: Registry,
-    pub(crate) life: Life,
+    pub(crate) lifecycle: Lifecycle,
     pub(crate) kafka: Arc<Health>,
     pub(crate) pump: Arc<Control>,
     /// The journal on disk, if there is one and it has been read.
@@ -46,18 +45,19 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Serves until `end` is notified. Blocks its thread.
+    /// Serves until the process is in [`Phase::Stopped`]. Blocks its thread.
     ///
     /// # Errors
     ///
     /// No runtime could be made on this thread.
-    pub(crate) fn serve(self, listener: StdListener, end: &Notify) -> std::io::Result<()> {
+    pub(crate) fn serve(self, listener: StdListener) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
+            let lifecycle = self.lifecycle.clone();
             tokio::select! {
                 () = listener::serve(listener, Arc::new(self)) => {}
-                () = end.notified() => {}
+                () = lifecycle.reached(Phase::Stopped) => {}
             }
             Ok(())
         })
@@ -92,14 +92,16 @@ impl Admin {
     }
 
     fn is_ready(&self) -> Result<(), String> {
-        match self.life.phase() {
-            Phase::Starting { waits_for } => Err(waits_for),
-            Phase::Stopping => Err("stopping".to_owned()),
+        match self.lifecycle.phase() {
+            Phase::Starting => Err(self.lifecycle.waits_for()),
             // Kafka's state is no reason to leave the rotation: what comes is safe here.
             Phase::Serving if let Some(journal) = self.journal.get() => journal.can_take(),
             // Without a disk, what comes while Kafka is away fills the queue and is then refused: better sent to another replica.
             Phase::Serving if !self.kafka.is_any_broker_up() => Err("no kafka broker can be reached".to_owned()),
             Phase::Serving => Ok(()),
+            Phase::KeepAccepting | Phase::Closing | Phase::Draining | Phase::Recording | Phase::Stopped => {
+                Err("stopping".to_owned())
+            }
         }
     }
 

@@ -17,9 +17,9 @@ use std::thread::JoinHandle;
 use std::thread::Thread;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use prometheus::Registry;
 use tokio::runtime::Runtime;
-use tokio::sync::Notify;
 use tokio::sync::oneshot;
 
 use crate::admin::Admin;
@@ -32,14 +32,14 @@ use crate::http::workers::Workers;
 use crate::journal;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 use crate::logging::LogWriter;
 use crate::publish::control::Control;
 use crate::publish::kafka::ClientError;
 use crate::publish::topics::Missing;
 use crate::publish::topics::Told;
 use crate::publish::topics::TopicsClient;
-use crate::shutdown::Phase;
-use crate::shutdown::Stop;
 
 use self::build::Built;
 use self::build::Publishing;
@@ -137,21 +137,12 @@ fn build(config: Config, registry: Registry) -> Result<oneshot::Receiver<Result<
     Ok(built)
 }
 
-/// The thread of the admin listener, and what ends it.
-struct AdminThread {
-    thread: JoinHandle<()>,
-    end: Arc<Notify>,
-}
-
-fn serve_admin(admin: Admin, listener: TcpListener) -> Result<AdminThread, Failure> {
-    let end = Arc::new(Notify::new());
-    let until = Arc::clone(&end);
-    let thread = spawn("admin", move || {
-        if let Err(error) = admin.serve(listener, &until) {
+fn serve_admin(admin: Admin, listener: TcpListener) -> Result<JoinHandle<()>, Failure> {
+    spawn("admin", move || {
+        if let Err(error) = admin.serve(listener) {
             tracing::error!(%error, "the admin listener ended");
         }
-    })?;
-    Ok(AdminThread { thread, end })
+    })
 }
 
 /// What runs, as the stop needs it.
@@ -160,16 +151,9 @@ pub(crate) struct Running {
     serving: oneshot::Receiver<()>,
     workers: Workers,
     pump: Pumping,
-    /// The journal on disk, behind the pump.
-    journaling: Option<Journaling>,
-    admin: AdminThread,
-}
-
-/// The journal's threads.
-struct Journaling {
-    /// What was delivered is known: record it and end.
-    finish: Stop,
-    committer_ended: oneshot::Receiver<()>,
+    /// Of the journal on disk: behind the pump.
+    committer_ended: Option<oneshot::Receiver<()>>,
+    admin: JoinHandle<()>,
 }
 
 /// The pump's thread, and how to speak to it.
@@ -177,6 +161,8 @@ struct Pumping {
     thread: Thread,
     control: Arc<Control>,
     ended: oneshot::Receiver<()>,
+    /// The records that are in Kafka.
+    delivered: IntCounter,
 }
 
 fn start(
@@ -189,14 +175,14 @@ fn start(
     let Built { served, publishing, journaling, readying, admin, following, listeners, embedded: _ } = built;
     // Not waited for at the end: it may be reading from a disk that does not answer.
     let _following = spawn("files", move || following.run(&reloads))?;
-    let journaling = journaling.map(|journaling| start_journal(journaling, log)).transpose()?;
+    let committer_ended = journaling.map(|journaling| start_journal(journaling, &served.lifecycle, log)).transpose()?;
     let (pump, topics_client) = start_pump(publishing)?;
     // Ends after the stop, at its next look at the cluster: not waited for.
     let _watching = {
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
         spawn("topics", move || watch_topics(&readying, &topics_client, &served, &control, &thread))?
     };
-    let workers = workers.start(journal::attend).map_err(Failure::system("the workers"))?;
+    let workers = workers.start(&served.lifecycle, journal::attend).map_err(Failure::system("the workers"))?;
     let (done, serving) = oneshot::channel();
     let serve = {
         let _inside = runtime.enter();
@@ -208,7 +194,7 @@ fn start(
             limits: served.limits,
             workers: workers.handles().to_vec(),
         };
-        listener::serve(listener, setup, served.order.subscribe())
+        listener::serve(listener, setup, served.lifecycle.clone())
     };
     // The one task of the runtime's root; its end is waited for in `stop`.
     let _task = runtime.spawn(async move {
@@ -216,29 +202,32 @@ fn start(
         // Nobody listens any more when the stop ran out of time.
         let _ = done.send(());
     });
-    Ok(Running { built: served, serving, workers, pump, journaling, admin })
+    Ok(Running { built: served, serving, workers, pump, committer_ended, admin })
 }
 
 /// Starts the journal's threads. When the disk fails, they end the process: what was not acknowledged is nobody's loss, and what was is
 /// found by the next one.
-fn start_journal(journaling: build::Journaling, log: &LogWriter) -> Result<Journaling, Failure> {
+fn start_journal(
+    journaling: build::Journaling,
+    lifecycle: &Lifecycle,
+    log: &LogWriter,
+) -> Result<oneshot::Receiver<()>, Failure> {
     let build::Journaling { committer, tender } = journaling;
-    let finish = Stop::default();
     let (ended, committer_ended) = oneshot::channel();
-    let (until, log_of_committer) = (finish.clone(), log.clone());
+    let (of_committer, log_of_committer) = (lifecycle.clone(), log.clone());
     let _committer = spawn("journal", move || {
-        if let Err(failed) = committer.run(&until) {
+        if let Err(failed) = committer.run(&of_committer) {
             end_without_disk(&failed, &log_of_committer);
         }
         let _ = ended.send(());
     })?;
-    let (until, log_of_tender) = (finish.clone(), log.clone());
+    let (of_tender, log_of_tender) = (lifecycle.clone(), log.clone());
     let _tender = spawn("journal-files", move || {
-        if let Err(failed) = tender.run(&until) {
+        if let Err(failed) = tender.run(&of_tender) {
             end_without_disk(&failed, &log_of_tender);
         }
     })?;
-    Ok(Journaling { finish, committer_ended })
+    Ok(committer_ended)
 }
 
 /// Ends the process because the journal's disk cannot be trusted any more.
@@ -253,7 +242,7 @@ fn end_without_disk(failed: &commit::Failed, log: &LogWriter) -> ! {
 
 /// Starts the pump, and the Kafka client on its thread.
 fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), Failure> {
-    let control = publishing.control();
+    let (control, delivered) = (publishing.control(), publishing.delivered_records());
     let (ended, has_ended) = oneshot::channel();
     let (started, has_started) = mpsc::sync_channel(1);
     let handle = {
@@ -276,7 +265,7 @@ fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), Failure
         Ok(Err(error)) => return Err(Failure::Kafka(error)),
         Err(_ended) => return Err(Failure::system("the pump")(io::ErrorKind::Other.into())),
     };
-    Ok((Pumping { thread: handle.thread().clone(), control, ended: has_ended }, topics_client))
+    Ok((Pumping { thread: handle.thread().clone(), control, ended: has_ended, delivered }, topics_client))
 }
 
 /// Watches the topics until the stop. Once all are there, or at once where callbacks are safe without, lets callbacks through and says where.
@@ -292,7 +281,7 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
                 Missing::Kafka(_) | Missing::Leaders(_) => tracing::warn!(%missing, "{what}"),
                 Missing::ProducerId => tracing::info!(%missing, "{what}"),
             }
-            served.life.wait_for(&missing.to_string());
+            served.lifecycle.set_waits_for(&missing.to_string());
         }
         // What is in the journal can wait for its own topic only.
         Told::OthersWork(there) if readying.is_ready_alone => control.publish(there.iter().copied(), pump),
@@ -307,13 +296,13 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
             }
         }
     };
-    client.watch(&readying.topics, control, &served.stop, tell);
+    client.watch(&readying.topics, control, &served.lifecycle, tell);
 }
 
 /// Lets callbacks through, and says where.
 fn serve_now(readying: &Readying, served: &build::Served) {
     served.service.intake.journal.open();
-    if served.life.enter(Phase::Serving) {
+    if served.lifecycle.enter(Phase::Serving) {
         say(&format!(
             "callbacks on {}://{}\nadmin on http://{}",
             readying.callbacks_scheme, readying.callbacks_address, readying.admin_address

@@ -8,11 +8,11 @@ pub mod clock;
 pub mod command;
 pub mod invisible;
 pub mod ledger;
+mod lifecycle;
 pub mod record;
 pub mod refusal;
 pub mod request;
 pub mod sender;
-mod shutdown;
 mod throttle;
 
 // Stages without I/O, in the order a callback meets them.

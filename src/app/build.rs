@@ -5,12 +5,9 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
 use std::thread::Thread;
 use std::time::Duration;
-
-use prometheus::Registry;
-use tokio::sync::watch;
 
 use crate::admin::Admin;
 use crate::auth::Apps;
@@ -26,7 +23,6 @@ use crate::follow::tokens::TokenFiles;
 use crate::http::budget::Budget;
 use crate::http::listener;
 use crate::http::listener::Limits;
-use crate::http::listener::Order;
 use crate::http::preamble::Preamble;
 use crate::http::service::Service;
 use crate::intake::Intake;
@@ -47,6 +43,8 @@ use crate::journal::inspect::Owner;
 use crate::journal::log::OnCorruption;
 use crate::journal::log::recovery::Found;
 use crate::ledger::Ledger;
+use crate::lifecycle;
+use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::metrics::journal::JournalMetrics;
 use crate::metrics::publish::PublishMetrics;
@@ -66,12 +64,10 @@ use crate::publish::topics::TopicsClient;
 use crate::record::Topics;
 use crate::sender::Networks;
 use crate::sender::Senders;
-use crate::shutdown;
-use crate::shutdown::Life;
-use crate::shutdown::Stop;
 use crate::throttle::Throttle;
+use prometheus::IntCounter;
+use prometheus::Registry;
 
-use super::AdminThread;
 use super::Failure;
 use super::system;
 
@@ -91,7 +87,7 @@ pub(super) struct Built {
     pub(super) journaling: Option<Journaling>,
     pub(super) readying: Readying,
     /// The admin listener, which is served already.
-    pub(super) admin: AdminThread,
+    pub(super) admin: JoinHandle<()>,
     pub(super) following: Following,
     pub(super) listeners: Listeners,
     /// Gone when dropped.
@@ -104,11 +100,8 @@ pub(super) struct Served {
     pub(super) service: Arc<Service>,
     pub(super) preamble: Arc<Preamble>,
     pub(super) limits: Limits,
-    pub(super) order: watch::Sender<Order>,
-    pub(super) life: Life,
-    pub(super) stop: Stop,
+    pub(super) lifecycle: Lifecycle,
     pub(super) ledger: Ledger,
-    pub(super) is_stopping: Arc<AtomicBool>,
 }
 
 /// What becomes the pump, on its own thread.
@@ -151,7 +144,7 @@ impl Built {
     pub(super) fn new(
         config: &Config,
         registry: Registry,
-        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<AdminThread, Failure>,
+        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, Failure>,
     ) -> Result<Self, Failure> {
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
@@ -165,20 +158,19 @@ impl Built {
         let (listeners, admin_listener) = Listeners::bind(config)?;
         let (embedded, properties) = kafka(config, ack, &topics)?;
         let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
-        let (life, control, gauge) = (Life::new(), Arc::new(Control::default()), Arc::default());
+        let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
         let admin = Admin {
             registry,
-            life: life.clone(),
+            lifecycle: lifecycle.clone(),
             kafka: kafka.health(),
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),
         };
         let admin = serve_admin(admin, admin_listener)?;
-        let shown = Shown { metrics: &metrics.journal, gauge: &gauge, life: &life };
+        let shown = Shown { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };
         let shares = || Shares::new(Arc::clone(&topics), metrics.intake.topic_full.clone());
         let (journal, backlog, journaling) = journal(config, &ledger, &apps, shares, &shown)?;
         let (files, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
-        let is_stopping = Arc::new(AtomicBool::new(false));
         let intake = Intake {
             apps: Arc::clone(&apps),
             blocklist,
@@ -203,14 +195,11 @@ impl Built {
         };
         let readying = readying(config, &topics, &listeners);
         let served = Served {
-            service: Arc::new(service(config, intake, Arc::clone(&is_stopping))),
+            service: Arc::new(service(config, intake, lifecycle.clone())),
             preamble: Arc::new(preamble(&config.callbacks, tls.as_ref())),
             limits: limits(config, gauge.get()),
-            order: watch::Sender::new(Order::Serve),
-            life,
-            stop: Stop::default(),
+            lifecycle,
             ledger,
-            is_stopping,
         };
         Ok(Self {
             served,
@@ -228,6 +217,11 @@ impl Built {
 impl Publishing {
     pub(super) fn control(&self) -> Arc<Control> {
         Arc::clone(&self.control)
+    }
+
+    /// Counts the records that are in Kafka.
+    pub(super) fn delivered_records(&self) -> IntCounter {
+        self.metrics.delivered_records()
     }
 
     /// Starts the Kafka client and makes the pump that `thread` will run.
@@ -291,7 +285,7 @@ fn topics(config: &Config) -> Topics {
     Topics::of_commands(prefixes, &config.topics.commands)
 }
 
-fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Service {
+fn service(config: &Config, intake: Intake, lifecycle: Lifecycle) -> Service {
     let callbacks = &config.callbacks;
     let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
     let (path, body_bytes_max) = (callbacks.path.clone(), callbacks.body_bytes_max);
@@ -305,7 +299,7 @@ fn service(config: &Config, intake: Intake, is_stopping: Arc<AtomicBool>) -> Ser
         budget,
         nameless_log: Throttle::new(REQUEST_LOG_PERIOD),
         not_http_log: Throttle::new(REQUEST_LOG_PERIOD),
-        is_stopping,
+        lifecycle,
     }
 }
 
@@ -365,7 +359,7 @@ struct Shown<'s> {
     metrics: &'s JournalMetrics,
     /// Set once it is open.
     gauge: &'s OnceLock<Gauge>,
-    life: &'s Life,
+    lifecycle: &'s Lifecycle,
 }
 
 fn journal(
@@ -387,9 +381,9 @@ fn journal(
             Ok((journal, backlog, None))
         }
         Ack::Journal => {
-            shown.life.wait_for("the journal is being read");
+            shown.lifecycle.set_waits_for("the journal is being read");
             let opened = open_journal(config, ledger, apps, shown.metrics)?;
-            shown.life.wait_for(shutdown::STARTING);
+            shown.lifecycle.set_waits_for(lifecycle::STARTING);
             let OnDisk { journal, backlog, committer, tender, gauge, .. } = opened;
             // Nobody else sets it.
             let _first = shown.gauge.set(gauge);

@@ -1,11 +1,12 @@
-//! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline.
+//! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline. What a
+//! journal on disk holds is safe there, so it waits for Kafka only as long as Kafka takes something.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 use std::time::Instant;
 
+use prometheus::IntCounter;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::Signal;
 use tokio::signal::unix::SignalKind;
@@ -15,10 +16,11 @@ use tokio::time;
 use crate::clock;
 use crate::config::Ack;
 use crate::config::Config;
-use crate::http::listener::Order;
 use crate::ledger::Ledger;
-use crate::shutdown::Phase;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 
+use super::Pumping;
 use super::Running;
 use super::say;
 
@@ -26,7 +28,11 @@ use super::say;
 const CLIENT_END: Duration = Duration::from_millis(700);
 /// Kept back from the deadline for the backlog, when requests do not end.
 const BACKLOG_LEAST: Duration = Duration::from_millis(500);
-
+/// How often it is looked whether Kafka takes something, and after so many looks at nothing new it stands still: 0.3 s.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOKS_AT_NOTHING: u32 = 6;
+/// How long the workers may take to end, with the requests that are still there.
+const WORKERS_END: Duration = Duration::from_millis(100);
 /// How long the journal may take behind the deadline to record what was delivered.
 const RECORD_LAST: Duration = Duration::from_millis(300);
 
@@ -116,13 +122,13 @@ pub(super) fn run_until_stopped(
             }
         }
     });
-    running.built.stop.set();
-    running.admin.end.notify_one();
+    // After a second signal too.
+    running.built.lifecycle.enter(Phase::Stopped);
     // Requests that are still there end here, and are counted as broken off.
-    running.workers.end(Duration::from_millis(100));
+    running.workers.join(WORKERS_END);
     drop(runtime);
     // A panic there has ended the process already.
-    let _joined = running.admin.thread.join();
+    let _joined = running.admin.join();
     let balance = running.built.ledger.read();
     let gone = balance.waiting_request + balance.waiting_queue;
     if gone > 0 {
@@ -148,34 +154,80 @@ pub(super) fn run_until_stopped(
 }
 
 async fn stop(running: &mut Running, config: &Config) {
-    let deadline = clock::monotonic() + config.drain;
     let served = running.built.clone();
-    served.life.enter(Phase::Stopping);
-    served.is_stopping.store(true, Ordering::Relaxed);
-    served.stop.set();
+    let lifecycle = &served.lifecycle;
+    let deadline = clock::monotonic() + config.drain;
+    lifecycle.begin_stop(deadline);
     // Whoever sends here learns only by and by that this process stops; until then it must be answered.
     time::sleep(config.callbacks.keep_accepting).await;
-    served.order.send_replace(Order::Finish);
+    lifecycle.enter(Phase::Closing);
     if until(deadline - CLIENT_END - BACKLOG_LEAST, &mut running.serving).await.is_none() {
         tracing::warn!("requests did not end in time");
     }
+    lifecycle.enter(Phase::Draining);
     served.service.intake.journal.close();
-    let pump = &mut running.pump;
+    drain(&mut running.pump, lifecycle, config.ack).await;
+    lifecycle.enter(Phase::Recording);
+    if let Some(committer_ended) = &mut running.committer_ended
+        && until(deadline + RECORD_LAST, committer_ended).await.is_none()
+    {
+        tracing::warn!(
+            "what was delivered could not be recorded in time; some of it is delivered again after the next start"
+        );
+    }
+}
+
+/// Waits until the publisher has delivered what waits, or has no time left for it; with a journal on disk, or Kafka stands still.
+async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, ack: Ack) {
+    let Some(deadline) = lifecycle.deadline() else { return };
     pump.control.give_up_at(deadline - CLIENT_END, &pump.thread);
+    if ack == Ack::Journal {
+        tokio::select! {
+            _ended = &mut pump.ended => return,
+            () = stands_still(&pump.delivered) => pump.control.give_up_at(clock::monotonic(), &pump.thread),
+        }
+    }
     if until(deadline, &mut pump.ended).await.is_none() {
         tracing::warn!("the kafka client did not end in time");
     }
-    if let Some(journaling) = &mut running.journaling {
-        journaling.finish.set();
-        if until(deadline + RECORD_LAST, &mut journaling.committer_ended).await.is_none() {
-            tracing::warn!(
-                "what was delivered could not be recorded in time; some of it is delivered again after the next start"
-            );
-        }
+}
+
+/// Returns once `delivered` does not grow any more.
+async fn stands_still(delivered: &IntCounter) {
+    let (mut last, mut looks_at_nothing) = (delivered.get(), 0);
+    while looks_at_nothing < LOOKS_AT_NOTHING {
+        time::sleep(LOOK_EVERY).await;
+        let now = delivered.get();
+        looks_at_nothing = if now == last { looks_at_nothing + 1 } else { 0 };
+        last = now;
     }
 }
 
 /// The future's value, if it comes before `deadline`.
 async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
     time::timeout_at(deadline.into(), future).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kafka_stands_still_once_nothing_was_delivered_for_as_long_as_that_takes() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let delivered = IntCounter::new("delivered", "Records.").unwrap();
+            let one_in_time = async {
+                for _ in 0..10 {
+                    time::sleep(LOOK_EVERY * (LOOKS_AT_NOTHING - 2)).await;
+                    delivered.inc();
+                }
+            };
+            let began = clock::monotonic();
+            let both = async { tokio::join!(one_in_time, stands_still(&delivered)) };
+            both.await;
+            assert_eq!(delivered.get(), 10);
+            assert!(clock::monotonic() - began >= LOOK_EVERY * (10 * (LOOKS_AT_NOTHING - 2) + LOOKS_AT_NOTHING - 1));
+        });
+    }
 }

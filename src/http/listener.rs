@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +20,12 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::sync::watch;
 use tokio::time;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 use crate::throttle::Throttle;
 
 use super::connection::Connection;
@@ -100,18 +102,10 @@ pub(crate) struct Setup {
     pub(crate) workers: Vec<Handle>,
 }
 
-/// How a listener is told to stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// Go on.
-    Serve,
-    /// Take no more connections, end the idle ones, and finish the requests that are there.
-    Finish,
-}
-
-/// Serves until ordered to finish, and then until the last connection has ended.
-pub(crate) async fn serve(listener: TcpListener, setup: Setup, mut order: watch::Receiver<Order>) {
+/// Serves until the process is in [`Phase::Closing`], and then until the last connection has ended.
+pub(crate) async fn serve(listener: TcpListener, setup: Setup, lifecycle: Lifecycle) {
     let mut server = Server::new(setup);
+    let mut closing = pin!(lifecycle.reached(Phase::Closing));
     let mut sweep = time::interval(server.sweep_period);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -122,7 +116,7 @@ pub(crate) async fn serve(listener: TcpListener, setup: Setup, mut order: watch:
                 server.sweep();
                 continue;
             }
-            _ordered = order.wait_for(|order| *order == Order::Finish) => break,
+            () = &mut closing => break,
         };
         match accepted {
             Ok((stream, peer)) => server.begin(stream, peer),

@@ -6,8 +6,6 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
@@ -34,6 +32,8 @@ use crate::intake::Answer;
 use crate::intake::Head;
 use crate::intake::Intake;
 use crate::ledger::Receipt;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 use crate::refusal::Refusal;
 use crate::request::Query;
 use crate::request::QueryError;
@@ -67,8 +67,8 @@ pub(crate) struct Service {
     pub(crate) nameless_log: Throttle,
     /// How often it is logged that a request cannot be read as HTTP.
     pub(crate) not_http_log: Throttle,
-    /// Set when the process stops: each answer then ends its connection.
-    pub(crate) is_stopping: Arc<AtomicBool>,
+    /// When the process stops, each response ends its connection.
+    pub(crate) lifecycle: Lifecycle,
 }
 
 /// The service as one connection has it.
@@ -150,7 +150,8 @@ impl ConnectionService {
         if !goes_on {
             self.progress.leave_unread();
         }
-        if !goes_on || self.progress.closes_next() || service.is_stopping.load(Ordering::Relaxed) {
+        let is_stopping = service.lifecycle.phase() >= Phase::KeepAccepting;
+        if !goes_on || is_stopping || self.progress.closes_next() {
             reply::close(&mut reply);
         }
         self.progress.enter(ConnectionPhase::Response);

@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::runtime;
 use tokio::runtime::Handle;
 use tokio::runtime::Runtime;
-use tokio::sync::oneshot;
+
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 
 /// The name of the threads.
 const NAME: &str = "callbacks";
@@ -25,7 +27,6 @@ pub(crate) struct Unstarted(Vec<Runtime>);
 #[derive(Debug)]
 pub(crate) struct Workers {
     handles: Vec<Handle>,
-    ends: Vec<oneshot::Sender<()>>,
     /// Disconnected when all have ended.
     all: Receiver<()>,
 }
@@ -41,27 +42,26 @@ impl Unstarted {
         runtimes.collect::<io::Result<_>>().map(Self)
     }
 
-    /// Starts their threads. Each does, beside driving connections, what `chore` says.
+    /// Starts their threads. Each does, beside driving connections, what `chore` says. They end in [`Phase::Stopped`], with every
+    /// connection that is still there.
     ///
     /// # Errors
     ///
     /// The system gives no more threads.
-    pub(crate) fn start<C, F>(self, chore: C) -> io::Result<Workers>
+    pub(crate) fn start<C, F>(self, lifecycle: &Lifecycle, chore: C) -> io::Result<Workers>
     where
         C: FnOnce() -> F + Clone + Send + 'static,
         F: Future<Output = ()>,
     {
         let (running, all) = mpsc::channel();
-        let mut workers = Workers { handles: Vec::new(), ends: Vec::new(), all };
+        let mut workers = Workers { handles: Vec::new(), all };
         for runtime in self.0 {
-            let (end, ended) = oneshot::channel();
             workers.handles.push(runtime.handle().clone());
-            workers.ends.push(end);
-            let (running, chore) = (running.clone(), chore.clone());
+            let (running, lifecycle, chore) = (running.clone(), lifecycle.clone(), chore.clone());
             thread::Builder::new().name(NAME.to_owned()).spawn(move || {
                 runtime.block_on(async {
                     tokio::select! {
-                        _ended = ended => {}
+                        () = lifecycle.reached(Phase::Stopped) => {}
                         () = chore() => {}
                     }
                 });
@@ -80,9 +80,8 @@ impl Workers {
         &self.handles
     }
 
-    /// Ends them, with every connection that is still there. Waits for that, but no longer than `limit`.
-    pub(crate) fn end(self, limit: Duration) {
-        drop(self.ends);
+    /// Waits for their end, but no longer than `limit`.
+    pub(crate) fn join(self, limit: Duration) {
         // Nothing is ever sent: this returns when the last has ended, or when the time is over.
         let _ended = self.all.recv_timeout(limit);
     }
@@ -99,7 +98,8 @@ mod tests {
     #[test]
     fn each_drives_what_it_has_begun_and_all_of_it_ends_with_them() {
         let (tell, told) = mpsc::channel();
-        let workers = Unstarted::new(2).unwrap().start(pending).unwrap();
+        let lifecycle = Lifecycle::new();
+        let workers = Unstarted::new(2).unwrap().start(&lifecycle, pending).unwrap();
         let held = Arc::new(());
         for handle in workers.handles() {
             let (tell, held) = (tell.clone(), Arc::clone(&held));
@@ -114,7 +114,8 @@ mod tests {
         assert_eq!((one.0.as_deref(), other.0.as_deref()), (Some(NAME), Some(NAME)));
         assert_ne!(one.1, other.1);
         assert_eq!(Arc::strong_count(&held), 3);
-        workers.end(LIMIT);
+        lifecycle.enter(Phase::Stopped);
+        workers.join(LIMIT);
         assert_eq!(Arc::strong_count(&held), 1);
     }
 }

@@ -14,9 +14,10 @@ use crate::auth::Apps;
 use crate::clock;
 use crate::clock::Wait;
 use crate::ledger::Ledger;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 use crate::metrics::journal::JournalMetrics;
 use crate::refusal::Reason;
-use crate::shutdown::Stop;
 
 use super::bell::Ring;
 use super::codec;
@@ -90,12 +91,12 @@ struct Hand {
 }
 
 impl Committer {
-    /// Makes durable what comes, until the journal is closed and `finish` is set. What was delivered until then is recorded.
+    /// Makes durable what comes, until the journal is closed and the process is in [`Phase::Recording`]. What was delivered until then is recorded.
     ///
     /// # Errors
     ///
     /// The disk has failed. Nobody who waited was acknowledged.
-    pub(crate) fn run(mut self, finish: &Stop) -> Result<(), Failed> {
+    pub(crate) fn run(mut self, lifecycle: &Lifecycle) -> Result<(), Failed> {
         self.queue.wakes(thread::current());
         let mut hand = Hand {
             entries: VecDeque::new(),
@@ -104,7 +105,7 @@ impl Committer {
             ring: Ring::default(),
             record_at: clock::monotonic() + RECORD_EVERY,
         };
-        let committed = self.commit_all(&mut hand, finish);
+        let committed = self.commit_all(&mut hand, lifecycle);
         if let Err(failed) = committed {
             self.queue.close();
             self.queue.take(usize::MAX, &mut hand.entries);
@@ -112,7 +113,7 @@ impl Committer {
             return Err(failed);
         }
         self.tail.close();
-        while !finish.wait(hand.record_at.saturating_duration_since(clock::monotonic())) {
+        while !lifecycle.wait(Phase::Recording, hand.record_at.saturating_duration_since(clock::monotonic())) {
             self.record_delivered(&mut hand.record_at)?;
         }
         match self.writer.close() {
@@ -122,14 +123,14 @@ impl Committer {
         }
     }
 
-    fn commit_all(&mut self, hand: &mut Hand, finish: &Stop) -> Result<(), Failed> {
+    fn commit_all(&mut self, hand: &mut Hand, lifecycle: &Lifecycle) -> Result<(), Failed> {
         let sync_wait = Arc::clone(&self.sync_wait);
         loop {
             if hand.entries.is_empty() {
                 self.queue.take(TAKE_MAX, &mut hand.entries);
             }
             if !hand.entries.is_empty() {
-                let captures = sync_wait.during(|| self.commit(hand, finish))?;
+                let captures = sync_wait.during(|| self.commit(hand, lifecycle))?;
                 if captures >= BUSY_CAPTURES && hand.entries.is_empty() {
                     thread::sleep(GATHER);
                 }
@@ -144,7 +145,7 @@ impl Committer {
     }
 
     /// Writes a frame of what is at hand. Returns of how many captures.
-    fn commit(&mut self, hand: &mut Hand, finish: &Stop) -> Result<usize, Failed> {
+    fn commit(&mut self, hand: &mut Hand, lifecycle: &Lifecycle) -> Result<usize, Failed> {
         let count = self.fill(hand);
         let began = clock::monotonic();
         let records = began >= hand.record_at;
@@ -176,7 +177,7 @@ impl Committer {
                 self.record_delivered(&mut hand.record_at)?;
             }
             self.store.wait_for_spare(ROOM_WAIT);
-            if finish.wait(Duration::ZERO) {
+            if lifecycle.phase() >= Phase::Recording {
                 hand.batch.clear();
                 self.lose(&mut hand.entries, Reason::JournalFull);
                 return Ok(0);
@@ -277,12 +278,12 @@ pub(crate) struct Tender {
 }
 
 impl Tender {
-    /// Keeps the files until `stop` is set.
+    /// Keeps the files until the process is in [`Phase::Recording`].
     ///
     /// # Errors
     ///
     /// The disk has failed.
-    pub(crate) fn run(self, stop: &Stop) -> Result<(), Failed> {
+    pub(crate) fn run(self, lifecycle: &Lifecycle) -> Result<(), Failed> {
         let mut complain_at = clock::monotonic();
         loop {
             let began = clock::monotonic();
@@ -300,7 +301,7 @@ impl Tender {
                 }
             };
             self.metrics.show(&self.store.fill());
-            if stop.wait(Duration::ZERO) {
+            if lifecycle.phase() >= Phase::Recording {
                 return Ok(());
             }
             match tended {

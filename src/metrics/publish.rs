@@ -107,6 +107,12 @@ impl PublishMetrics {
         Ok(Self { records: by_outcome, rejected, unreported, oldest_unreported, queue, normalise, delivery })
     }
 
+    /// Counts the records that are in Kafka.
+    pub(crate) fn delivered_records(&self) -> IntCounter {
+        let [delivered, ..] = &self.records;
+        delivered.clone()
+    }
+
     /// An entry waited this long in the journal.
     pub(crate) fn queued(&self, took: Duration) {
         self.queue.observe(took.as_secs_f64());

@@ -36,6 +36,8 @@ use crate::journal::Bounds;
 use crate::journal::Journal;
 use crate::journal::Shares;
 use crate::ledger::Ledger;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 use crate::metrics::Metrics;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
@@ -49,7 +51,6 @@ use crate::publish::topics::Needs;
 use crate::publish::topics::Told;
 use crate::record::Topics;
 use crate::refusal::Reason;
-use crate::shutdown::Stop;
 
 const CHANGED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountInfoChanged");
 const DESTROYED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountDestroyed");
@@ -412,12 +413,12 @@ fn limits_that_kafka_does_not_tell_are_asked_for_once_and_hold_up_nothing() {
     let kafka = Unstarted::new(&properties, metrics.kafka).unwrap().start(thread::current()).unwrap();
     let names = ["missing", "there"].map(str::to_owned).to_vec();
     let needs = Needs { names, creation: None, longest_record: Some(1000) };
-    let (stop, mut limits, mut others) = (Stop::default(), Vec::new(), Vec::new());
-    kafka.topics_client().watch(&needs, &Control::default(), &stop, |told| match told {
+    let (lifecycle, mut limits, mut others) = (Lifecycle::new(), Vec::new(), Vec::new());
+    kafka.topics_client().watch(&needs, &Control::default(), &lifecycle, |told| match told {
         Told::Limit(limit) => limits.push(limit),
         Told::OthersWork(there) => {
             others.push(there.to_vec());
-            stop.set();
+            lifecycle.enter(Phase::Stopped);
         }
         Told::Missing(_) | Told::Complete => {}
     });

@@ -21,7 +21,8 @@ use rdkafka::error::KafkaError;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
 
-use crate::shutdown::Stop;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 
 use super::control::Control;
 use super::kafka::Health;
@@ -138,10 +139,16 @@ impl TopicsClient {
         Self { config, fetch, health }
     }
 
-    /// Looks after the topics until it is told to stop: waits until all of `needs` are there, and reads their limits. Makes missing topics
+    /// Looks after the topics until the stop begins: waits until all of `needs` are there, and reads their limits. Makes missing topics
     /// if there is a way to. `tell` is called each time that something else is missing, and when it has been about some topics only for a
     /// while.
-    pub(crate) fn watch(&self, needs: &Needs, control: &Control, stop: &Stop, mut tell: impl FnMut(Told<'_>)) {
+    pub(crate) fn watch(
+        &self,
+        needs: &Needs,
+        control: &Control,
+        lifecycle: &Lifecycle,
+        mut tell: impl FnMut(Told<'_>),
+    ) {
         control.topics_are_watched_here();
         let mut watch = Watch {
             client: self,
@@ -156,7 +163,7 @@ impl TopicsClient {
             has_no_limits: false,
             is_complete: false,
         };
-        while !stop.wait(Duration::ZERO) {
+        while lifecycle.phase() < Phase::KeepAccepting {
             watch.turn(&mut tell);
             // Until then, or until the pump asks for the limits.
             thread::park_timeout(if watch.is_complete { BETWEEN_LATER_LOOKS } else { watch.pause });

@@ -148,6 +148,39 @@ fn with_a_frozen_kafka_it_ends_in_time_and_says_what_remained() {
 }
 
 #[test]
+fn in_journal_mode_a_frozen_kafka_does_not_hold_up_the_stop() {
+    const TAKEN: u64 = 20;
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let (folder, dir) = journal::folder();
+    let settings = journal::Settings::new(&kafka.bootstrap(), "stop-journal", "")
+        .with_variable("CALLBRIDGE_DRAIN_SECONDS", "30")
+        .with_variable("CALLBRIDGE_CALLBACKS_KEEP_ACCEPTING_MS", "100");
+    let mut bridge = settings.start(&dir);
+    assert_eq!(post(bridge.callbacks, TAKEN).unwrap().status, 200);
+    wait::until("kafka takes it", || bridge.metrics()[DELIVERED] == 1.0);
+    kafka.node(1).freeze();
+    for sequence in 0..TAKEN {
+        assert_eq!(post(bridge.callbacks, sequence).unwrap().status, 200);
+    }
+    let begin = clock::monotonic();
+    bridge.signal(Signal::TERM);
+    let stopped = bridge.wait();
+    let took = begin.elapsed();
+    // A second on an idle machine.
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+    assert_balanced(&stopped);
+    assert_eq!((stopped.ledger["delivered"], stopped.ledger["waiting"]), (1, TAKEN), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("the next start delivers them"), "{}", stopped.stderr);
+
+    kafka.node(1).thaw();
+    let bridge = settings.start(&dir);
+    wait::until("the rest is delivered", || bridge.metrics()[DELIVERED] == TAKEN as f64);
+    assert_eq!(bridge.stop_in_order().ledger["recovered"], TAKEN);
+    drop(folder);
+}
+
+#[test]
 fn while_the_journal_is_read_probes_are_answered_and_a_signal_ends_it() {
     let Some(disk) = PowerCut::mount(8) else { return };
     let settings = journal::Settings::new(&format!("127.0.0.1:{}", ports::free::<1>()[0]), "starting", "");

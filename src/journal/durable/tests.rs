@@ -22,7 +22,8 @@ use crate::journal::entry::Entry;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
-use crate::shutdown::Stop;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
 
 const SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
 
@@ -55,23 +56,23 @@ fn open_with(dir: &TempDir, segment_bytes: u64, segments: u64) -> (OnDisk, Ledge
 
 /// Its threads.
 struct Running {
-    stop: Stop,
+    lifecycle: Lifecycle,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Running {
     fn start(committer: Committer, tender: Tender) -> Self {
-        let stop = Stop::default();
-        let (of_committer, of_tender) = (stop.clone(), stop.clone());
+        let lifecycle = Lifecycle::new();
+        let (of_committer, of_tender) = (lifecycle.clone(), lifecycle.clone());
         let threads = vec![
             thread::spawn(move || committer.run(&of_committer).unwrap()),
             thread::spawn(move || tender.run(&of_tender).unwrap()),
         ];
-        Self { stop, threads }
+        Self { lifecycle, threads }
     }
 
     fn end(self) {
-        self.stop.set();
+        self.lifecycle.enter(Phase::Recording);
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
     }
 }
