@@ -21,11 +21,14 @@ use rdkafka::error::KafkaError;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::Metadata;
 
+use crate::clock;
 use crate::shutdown::Stop;
 
 use super::control::Control;
 use super::kafka::Health;
 use super::limits::Limits;
+use super::replication::REPLICAS_WANTED;
+use super::replication::ReplicationFactor;
 
 /// What the bridge needs of its topics.
 #[derive(Debug)]
@@ -42,7 +45,7 @@ pub(crate) struct Needs {
 pub(crate) struct Creation {
     /// Partitions of each topic.
     pub(crate) partitions: i32,
-    /// Replicas of each partition; `None`: three, or as many as there are brokers.
+    /// Replicas of each partition; `None`: as [`ReplicationFactor`] chooses.
     pub(crate) replication_factor: Option<i32>,
     /// In-sync replicas that must have a record before it is acknowledged; `None`: one less than the replicas, at least one.
     pub(crate) min_insync_replicas: Option<i32>,
@@ -80,6 +83,11 @@ pub(crate) enum Missing {
     /// Topics that do not exist, or that this client may not see.
     #[error("topics are missing (make them, or start with --create-topics): {}", .0.join(", "))]
     Topics(Vec<String>),
+    /// Topics, and enough brokers to make them with three replicas: the cluster shows so many, but not for long yet.
+    #[error(
+        "topics are missing, and are not created yet: the cluster shows {0} of 3 brokers, and more may be starting"
+    )]
+    Brokers(usize),
     /// Topics that could not be made.
     #[error("topics could not be made: {}", .0.join(", "))]
     Creation(Vec<String>),
@@ -152,6 +160,9 @@ impl TopicsClient {
             looks_left: LOOKS_FOR_ALL,
             pause: BETWEEN_LOOKS,
             fetch_limit: FETCH_LIMIT,
+            replication: ReplicationFactor::new(
+                needs.creation.as_ref().and_then(|creation| creation.replication_factor),
+            ),
             told: None,
             has_no_limits: false,
             is_complete: false,
@@ -184,9 +195,8 @@ impl TopicsClient {
     }
 
     /// Makes `names`; returns what failed, with the reason, by name.
-    fn create(&self, names: &[String], creation: &Creation, brokers: i32) -> Result<(), Vec<String>> {
+    fn create(&self, names: &[String], creation: &Creation, replicas: i32) -> Result<(), Vec<String>> {
         let all_failed = |what: String| names.iter().map(|name| format!("{name}: {what}")).collect::<Vec<_>>();
-        let replicas = creation.replication_factor.unwrap_or_else(|| brokers.clamp(1, 3));
         let min_insync = creation.min_insync_replicas.unwrap_or_else(|| (replicas - 1).max(1)).to_string();
         let retention = creation.retention_ms.map(|retention| retention.to_string());
         let topics: Vec<NewTopic<'_>> = names
@@ -205,6 +215,16 @@ impl TopicsClient {
             .admin()
             .and_then(|admin| block_on(admin.create_topics(&topics, &options)))
             .map_err(|error| all_failed(error.to_string()))?;
+        let created: Vec<&str> = results.iter().flatten().map(String::as_str).collect();
+        if replicas < REPLICAS_WANTED && creation.replication_factor.is_none() && !created.is_empty() {
+            tracing::warn!(
+                topics = created.join(", "),
+                replicas,
+                "topics were created with fewer than 3 replicas, because the cluster has no more brokers: what Kafka has \
+                 acknowledged may be lost with a disk, and they keep that number when brokers are added; set \
+                 topics.replication_factor if this is meant"
+            );
+        }
         let failed: Vec<String> = results
             .into_iter()
             .filter_map(Result::err)
@@ -251,6 +271,7 @@ struct Watch<'w> {
     /// Until the next look.
     pause: Duration,
     fetch_limit: Duration,
+    replication: ReplicationFactor,
     told: Option<Missing>,
     /// Kafka did not answer about the limits, which has been told.
     has_no_limits: bool,
@@ -266,11 +287,14 @@ impl Watch<'_> {
         match &looked {
             Some(Ok(look)) => {
                 self.fetch_limit = FETCH_LIMIT;
-                let is_early = self.looks_left > 0 || look.there != self.there;
+                let is_early = self.looks_left > 0 || look.there != self.there || self.replication.is_waiting();
                 self.pause = next_pause(self.pause, is_early);
                 self.there.clone_from(&look.there);
             }
-            Some(Err(_)) => self.fetch_limit = (self.fetch_limit * 2).min(FETCH_LIMIT_MAX),
+            Some(Err(_)) => {
+                self.fetch_limit = (self.fetch_limit * 2).min(FETCH_LIMIT_MAX);
+                self.replication.forget();
+            }
             None => {}
         }
         if self.needs.longest_record.is_some() && self.read_limits(is_asked) {
@@ -309,7 +333,7 @@ impl Watch<'_> {
         let Some(missing) = missing else { return tell(Told::Complete) };
         match missing {
             Missing::Kafka(_) | Missing::ProducerId => {}
-            Missing::Topics(_) | Missing::Creation(_) | Missing::Leaders(_) => {
+            Missing::Topics(_) | Missing::Brokers(_) | Missing::Creation(_) | Missing::Leaders(_) => {
                 self.looks_left = self.looks_left.saturating_sub(1);
                 if self.looks_left == 0 {
                     tell(Told::OthersWork(&self.there));
@@ -323,7 +347,7 @@ impl Watch<'_> {
     }
 
     /// What is missing after that look. Makes topics if there is a way to.
-    fn missing(&self, look: &Look) -> Option<Missing> {
+    fn missing(&mut self, look: &Look) -> Option<Missing> {
         if look.missing.is_empty() {
             // The producer may just be replaced by one with another batch size.
             let can_send = self.control.has_applied_limit() && self.client.health.has_producer_id();
@@ -334,8 +358,10 @@ impl Watch<'_> {
             };
         }
         let Some(creation) = &self.needs.creation else { return Some(Missing::Topics(look.missing.clone())) };
-        let brokers = i32::try_from(look.brokers).unwrap_or(i32::MAX);
-        match self.client.create(&look.missing, creation, brokers) {
+        let Some(replicas) = self.replication.choose(look.brokers, clock::monotonic()) else {
+            return Some(Missing::Brokers(look.brokers));
+        };
+        match self.client.create(&look.missing, creation, replicas) {
             // They are there once the metadata says so, at the next look.
             Ok(()) => Some(Missing::Leaders(look.missing.clone())),
             Err(failed) => Some(Missing::Creation(failed)),
