@@ -1,6 +1,7 @@
 //! Sees to it that every topic is there before anything is published: a record for a topic that the client does not know yet takes
 //! paths in librdkafka on which records were lost. Reads the topics' size limits, so that no batch is larger than they allow.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -19,13 +20,13 @@ use rdkafka::config::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::metadata::Metadata;
 
 use crate::clock;
 use crate::shutdown::Stop;
 
 use super::control::Control;
 use super::kafka::Health;
+use super::kafka::NewestProducer;
 use super::limits::Limits;
 use super::replication::REPLICAS_WANTED;
 use super::replication::ReplicationFactor;
@@ -57,6 +58,8 @@ pub(crate) struct Creation {
 /// needs some seconds.
 const FETCH_LIMIT: Duration = Duration::from_secs(2);
 const FETCH_LIMIT_MAX: Duration = Duration::from_secs(30);
+/// For the answer of a broker that leads partitions.
+const LEADER_LIMIT: Duration = Duration::from_secs(2);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
 /// How long is waited between two looks: doubled each time, up to the second, once those topics that are there are used.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
@@ -97,6 +100,9 @@ pub(crate) enum Missing {
     /// The id without which an idempotent producer cannot send.
     #[error("kafka has not given the producer its id yet")]
     ProducerId,
+    /// A broker that leads partitions of the topics, and does not answer.
+    #[error("broker {0}, which leads partitions, does not answer: {1}")]
+    Leader(i32, String),
 }
 
 /// What is told of the topics.
@@ -104,11 +110,12 @@ pub(crate) enum Missing {
 pub(crate) enum Told<'a> {
     /// This is missing.
     Missing(&'a Missing),
-    /// For a while now only some topics have been missing; these are there, by their place among the names. Told at each look.
+    /// For a while now only some topics have been missing, or only some leaders do not answer; these topics are there, by their place among
+    /// the names. Told at each look.
     OthersWork(&'a [usize]),
     /// The smallest limit of the topics has been read, in bytes of a batch. Told before topics that were not there are there.
     Limit(Option<usize>),
-    /// Every topic is there, every partition has a leader, and the producer can send. Told once, and then nothing is missing any more.
+    /// Every topic is there, every partition has a leader that answers, and the producer can send. Told once, and then nothing is missing any more.
     Complete,
 }
 
@@ -120,14 +127,14 @@ struct Look {
     there: Vec<usize>,
     leaderless: Vec<String>,
     missing: Vec<String>,
+    /// The brokers that lead partitions of the topics, each with one of them: the place of its topic among the names, and its number.
+    leaders: BTreeMap<i32, (usize, i32)>,
 }
-
-type Fetch = Box<dyn Fn(Duration) -> Result<Metadata, KafkaError> + Send>;
 
 /// Asks the cluster for its topics, and makes the missing ones.
 pub(crate) struct TopicsClient {
     config: ClientConfig,
-    fetch: Fetch,
+    producer: NewestProducer,
     health: Arc<Health>,
 }
 
@@ -138,12 +145,12 @@ impl std::fmt::Debug for TopicsClient {
 }
 
 impl TopicsClient {
-    pub(super) fn new(mut config: ClientConfig, fetch: Fetch, health: Arc<Health>) -> Self {
+    pub(super) fn new(mut config: ClientConfig, producer: NewestProducer, health: Arc<Health>) -> Self {
         // The admin client sends no records: it needs no id.
         for property in ["enable.gapless.guarantee", "enable.idempotence"] {
             config.remove(property);
         }
-        Self { config, fetch, health }
+        Self { config, producer, health }
     }
 
     /// Looks after the topics until it is told to stop: waits until all of `needs` are there, and reads their limits. Makes missing topics
@@ -177,11 +184,13 @@ impl TopicsClient {
     /// Asks the cluster which of `names` it has.
     fn look(&self, names: &[String], limit: Duration) -> Result<Look, Missing> {
         // All topics are asked for: asking for one by name makes it on a broker with auto.create.topics.enable.
-        let metadata = (self.fetch)(limit).map_err(|error| Missing::Kafka(error.to_string()))?;
+        let metadata = self.producer.fetch_metadata(limit).map_err(|error| Missing::Kafka(error.to_string()))?;
         let mut look = Look { brokers: metadata.brokers().len(), ..Look::default() };
         for (index, name) in names.iter().enumerate() {
             match metadata.topics().iter().find(|topic| topic.name() == name) {
                 Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => {
+                    let leaders = topic.partitions().iter().map(|partition| (partition.leader(), partition.id()));
+                    look.leaders.extend(leaders.map(|(leader, partition)| (leader, (index, partition))));
                     if topic.partitions().iter().any(|partition| partition.leader() < 0) {
                         look.leaderless.push(name.clone());
                     } else {
@@ -192,6 +201,16 @@ impl TopicsClient {
             }
         }
         Ok(look)
+    }
+
+    /// Connects to each broker that leads partitions, so that the first record does not wait for it. Tells the first that does not answer.
+    fn reach_leaders(&self, look: &Look, names: &[String]) -> Result<(), Missing> {
+        for (leader, (topic, partition)) in &look.leaders {
+            let Some(topic) = names.get(*topic) else { continue };
+            let reached = self.producer.reach_leader(topic, *partition, LEADER_LIMIT);
+            reached.map_err(|error| Missing::Leader(*leader, error.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Makes `names`; returns what failed, with the reason, by name.
@@ -333,6 +352,7 @@ impl Watch<'_> {
         let Some(missing) = missing else { return tell(Told::Complete) };
         match missing {
             Missing::Kafka(_) | Missing::ProducerId => {}
+            Missing::Leader(..) => tell(Told::OthersWork(&self.there)),
             Missing::Topics(_) | Missing::Brokers(_) | Missing::Creation(_) | Missing::Leaders(_) => {
                 self.looks_left = self.looks_left.saturating_sub(1);
                 if self.looks_left == 0 {
@@ -354,7 +374,7 @@ impl Watch<'_> {
             return match (look.leaderless.is_empty(), can_send) {
                 (false, _) => Some(Missing::Leaders(look.leaderless.clone())),
                 (true, false) => Some(Missing::ProducerId),
-                (true, true) => None,
+                (true, true) => self.client.reach_leaders(look, &self.needs.names).err(),
             };
         }
         let Some(creation) = &self.needs.creation else { return Some(Missing::Topics(look.missing.clone())) };

@@ -103,6 +103,31 @@ fn topics_get_three_replicas_although_one_of_three_brokers_was_down_at_the_start
 }
 
 #[test]
+fn is_ready_only_when_every_leader_answers_so_that_the_first_callbacks_are_delivered() {
+    let Some(mut kafka) = Kafka::start(3) else { return };
+    for name in names("led") {
+        kafka.create_topic(&name, 6, 3);
+    }
+    let leads = |kafka: &Kafka| {
+        let description = kafka.describe(&format!("led.{AFTER}"));
+        description.partitions.iter().any(|partition| partition.leader == 3)
+    };
+    assert!(leads(&kafka));
+    kafka.node(3).freeze();
+    let bridge = start_unready(&["--brokers", &kafka.node_address(1), "--topic-prefix", "led"]);
+    // It stays frozen: what it led is led by others some seconds later.
+    wait_until_ready(&bridge);
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    for key in 0..20 {
+        let body = format!(r#"{{"Official_Account":"@{key}"}}"#);
+        let answer = client.post(&http::callback_target(APP, AFTER), body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 200, "key {key}: {}", answer.text());
+    }
+    kafka.node(3).thaw();
+    bridge.stop_in_order();
+}
+
+#[test]
 fn topics_that_cannot_be_made_are_told_with_the_reason() {
     let Some(kafka) = Kafka::shared() else { return };
     let files = Files::new();

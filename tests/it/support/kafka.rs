@@ -142,6 +142,12 @@ impl Kafka {
         addresses.join(",")
     }
 
+    /// Where clients find one node: `HOST:PORT`.
+    pub(crate) fn node_address(&self, id: i32) -> String {
+        let node = self.nodes.iter().find(|node| node.id == id).unwrap();
+        node.client.get("bootstrap.servers").unwrap().to_owned()
+    }
+
     /// The client properties that lead there, by librdkafka's names.
     pub(crate) fn properties(&self) -> Vec<(String, String)> {
         properties(&self.bootstrap(), self.certificate.as_ref())
