@@ -278,7 +278,9 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
         Told::Missing(missing) => {
             match missing {
                 Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "{what}"),
-                Missing::Kafka(_) | Missing::Leaders(_) => tracing::warn!(%missing, "{what}"),
+                Missing::Kafka(_) | Missing::Brokers(_) | Missing::Leaders(_) | Missing::Leader(..) => {
+                    tracing::warn!(%missing, "{what}");
+                }
                 Missing::ProducerId => tracing::info!(%missing, "{what}"),
             }
             served.lifecycle.set_waits_for(&missing.to_string());

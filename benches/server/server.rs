@@ -114,7 +114,8 @@ impl Server {
             command.arg("--data-dir").arg(journal(name));
         }
         if broker.is_some_and(|broker| broker.kind == BrokerKind::Kafka) {
-            command.arg("--create-topics");
+            // One broker; without this it would be watched for some seconds before it counts as alone.
+            command.arg("--create-topics").env("CALLBRIDGE_TOPICS_REPLICATION_FACTOR", "1");
         }
         if let Some(token_file) = token_file {
             command.arg("--token-file").arg(token_file);

@@ -183,7 +183,7 @@ pub struct Topics {
     pub create: bool,
     /// How many partitions a new topic gets. Default: 6.
     pub partitions: i32,
-    /// How many replicas a new topic gets. Default: absent, 3 or as many as there are brokers.
+    /// How many replicas a new topic gets. Default: absent, 3 or as many as there are steadily brokers.
     pub replication_factor: Option<i32>,
     /// How many replicas must have a record before it counts. Default: absent, one less than there are, but at least 1.
     pub min_insync_replicas: Option<i32>,

@@ -23,6 +23,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::Header as KafkaHeader;
 use rdkafka::message::Message;
 use rdkafka::message::OwnedHeaders;
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::BaseProducer;
 use rdkafka::producer::BaseRecord;
 use rdkafka::producer::DeliveryResult;
@@ -311,7 +312,44 @@ pub(crate) struct Kafka {
     /// `None` only while it is being replaced.
     running: Option<Running>,
     /// The same producer, for those who must not keep it.
-    newest: Arc<Mutex<Weak<BaseProducer<Context>>>>,
+    newest: NewestProducer,
+}
+
+/// The producer that runs now, for asking the cluster with it. It is held for as long as one question takes, and no longer: a producer that
+/// was replaced must end.
+#[derive(Clone, Default)]
+pub(super) struct NewestProducer(Arc<Mutex<Weak<BaseProducer<Context>>>>);
+
+impl NewestProducer {
+    /// All topics and brokers of the cluster.
+    pub(super) fn fetch_metadata(&self, timeout: Duration) -> Result<Metadata, KafkaError> {
+        self.get()?.client().fetch_metadata(None, timeout)
+    }
+
+    /// Connects to the leader of a partition, and waits until it has answered a request.
+    pub(super) fn reach_leader(&self, topic: &str, partition: i32, timeout: Duration) -> Result<(), KafkaError> {
+        match self.get()?.client().fetch_watermarks(topic, partition, timeout) {
+            // That the request itself may be forbidden is an answer too.
+            Err(error) if is_no_leader(&error) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    fn get(&self) -> Result<Arc<BaseProducer<Context>>, KafkaError> {
+        let producer = self.0.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        producer.ok_or_else(|| KafkaError::ClientCreation("it is being replaced".into()))
+    }
+
+    fn set(&self, producer: &Arc<BaseProducer<Context>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(producer);
+    }
+}
+
+/// Whether the client itself made up the error, without an answer, or another broker leads.
+fn is_no_leader(error: &KafkaError) -> bool {
+    let code = code_of(error);
+    // Codes of librdkafka are negative, those of brokers positive.
+    (code as i32) < 0 || matches!(code, RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
 }
 
 struct Running {
@@ -366,7 +404,8 @@ impl Unstarted {
     pub(crate) fn start(self, reader: Thread) -> Result<Kafka, ClientError> {
         let Self { config, batch_bytes, health, metrics } = self;
         let mailbox = Arc::new(Mailbox::new(reader));
-        let mut kafka = Kafka { config, batch_bytes, health, metrics, mailbox, running: None, newest: Arc::default() };
+        let mut kafka =
+            Kafka { config, batch_bytes, health, metrics, mailbox, running: None, newest: NewestProducer::default() };
         kafka.running = Some(kafka.run()?);
         Ok(kafka)
     }
@@ -455,14 +494,7 @@ impl Kafka {
 
     /// What the topics are asked about with.
     pub(crate) fn topics_client(&self) -> TopicsClient {
-        let newest = Arc::clone(&self.newest);
-        let fetch = move |timeout: Duration| {
-            // Held for as long as it is asked, and no longer: a producer that was replaced must end.
-            let producer = newest.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-            let producer = producer.ok_or_else(|| KafkaError::ClientCreation("it is being replaced".into()))?;
-            producer.client().fetch_metadata(None, timeout)
-        };
-        TopicsClient::new(self.config.clone(), Box::new(fetch), Arc::clone(&self.health))
+        TopicsClient::new(self.config.clone(), self.newest.clone(), Arc::clone(&self.health))
     }
 
     fn run(&mut self) -> Result<Running, ClientError> {
@@ -474,7 +506,7 @@ impl Kafka {
         };
         self.health.has_producer_id.store(false, Ordering::Relaxed);
         let producer: Arc<BaseProducer<Context>> = Arc::new(self.config.create_with_context(context)?);
-        *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&producer);
+        self.newest.set(&producer);
         let stop = Arc::new(AtomicBool::new(false));
         let poller = {
             let (producer, stop, health) = (Arc::clone(&producer), Arc::clone(&stop), Arc::clone(&self.health));

@@ -13,6 +13,7 @@ mod limits;
 pub(crate) mod properties;
 mod protocol_hint;
 pub(crate) mod pump;
+mod replication;
 pub(crate) mod topics;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Sees to it that every topic is there before anything is published: a record for a topic that the client does not know yet takes
 //! paths in librdkafka on which records were lost. Reads the topics' size limits, so that no batch is larger than they allow.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -19,14 +20,17 @@ use rdkafka::config::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::metadata::Metadata;
 
+use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 
 use super::control::Control;
 use super::kafka::Health;
+use super::kafka::NewestProducer;
 use super::limits::Limits;
+use super::replication::REPLICAS_WANTED;
+use super::replication::ReplicationFactor;
 
 /// What the bridge needs of its topics.
 #[derive(Debug)]
@@ -43,7 +47,7 @@ pub(crate) struct Needs {
 pub(crate) struct Creation {
     /// Partitions of each topic.
     pub(crate) partitions: i32,
-    /// Replicas of each partition; `None`: three, or as many as there are brokers.
+    /// Replicas of each partition; `None`: as [`ReplicationFactor`] chooses.
     pub(crate) replication_factor: Option<i32>,
     /// In-sync replicas that must have a record before it is acknowledged; `None`: one less than the replicas, at least one.
     pub(crate) min_insync_replicas: Option<i32>,
@@ -55,6 +59,8 @@ pub(crate) struct Creation {
 /// needs some seconds.
 const FETCH_LIMIT: Duration = Duration::from_secs(2);
 const FETCH_LIMIT_MAX: Duration = Duration::from_secs(30);
+/// For the answer of a broker that leads partitions.
+const LEADER_LIMIT: Duration = Duration::from_secs(2);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
 /// How long is waited between two looks: doubled each time, up to the second, once those topics that are there are used.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
@@ -81,6 +87,11 @@ pub(crate) enum Missing {
     /// Topics that do not exist, or that this client may not see.
     #[error("topics are missing (make them, or start with --create-topics): {}", .0.join(", "))]
     Topics(Vec<String>),
+    /// Topics, and enough brokers to make them with three replicas: the cluster shows so many, but not for long yet.
+    #[error(
+        "topics are missing, and are not created yet: the cluster shows {0} of 3 brokers, and more may be starting"
+    )]
+    Brokers(usize),
     /// Topics that could not be made.
     #[error("topics could not be made: {}", .0.join(", "))]
     Creation(Vec<String>),
@@ -90,6 +101,9 @@ pub(crate) enum Missing {
     /// The id without which an idempotent producer cannot send.
     #[error("kafka has not given the producer its id yet")]
     ProducerId,
+    /// A broker that leads partitions of the topics, and does not answer.
+    #[error("broker {0}, which leads partitions, does not answer: {1}")]
+    Leader(i32, String),
 }
 
 /// What is told of the topics.
@@ -97,11 +111,12 @@ pub(crate) enum Missing {
 pub(crate) enum Told<'a> {
     /// This is missing.
     Missing(&'a Missing),
-    /// For a while now only some topics have been missing; these are there, by their place among the names. Told at each look.
+    /// For a while now only some topics have been missing, or only some leaders do not answer; these topics are there, by their place among
+    /// the names. Told at each look.
     OthersWork(&'a [usize]),
     /// The smallest limit of the topics has been read, in bytes of a batch. Told before topics that were not there are there.
     Limit(Option<usize>),
-    /// Every topic is there, every partition has a leader, and the producer can send. Told once, and then nothing is missing any more.
+    /// Every topic is there, every partition has a leader that answers, and the producer can send. Told once, and then nothing is missing any more.
     Complete,
 }
 
@@ -113,14 +128,14 @@ struct Look {
     there: Vec<usize>,
     leaderless: Vec<String>,
     missing: Vec<String>,
+    /// The brokers that lead partitions of the topics, each with one of them: the place of its topic among the names, and its number.
+    leaders: BTreeMap<i32, (usize, i32)>,
 }
-
-type Fetch = Box<dyn Fn(Duration) -> Result<Metadata, KafkaError> + Send>;
 
 /// Asks the cluster for its topics, and makes the missing ones.
 pub(crate) struct TopicsClient {
     config: ClientConfig,
-    fetch: Fetch,
+    producer: NewestProducer,
     health: Arc<Health>,
 }
 
@@ -131,12 +146,12 @@ impl std::fmt::Debug for TopicsClient {
 }
 
 impl TopicsClient {
-    pub(super) fn new(mut config: ClientConfig, fetch: Fetch, health: Arc<Health>) -> Self {
+    pub(super) fn new(mut config: ClientConfig, producer: NewestProducer, health: Arc<Health>) -> Self {
         // The admin client sends no records: it needs no id.
         for property in ["enable.gapless.guarantee", "enable.idempotence"] {
             config.remove(property);
         }
-        Self { config, fetch, health }
+        Self { config, producer, health }
     }
 
     /// Looks after the topics until the stop begins: waits until all of `needs` are there, and reads their limits. Makes missing topics
@@ -159,6 +174,9 @@ impl TopicsClient {
             looks_left: LOOKS_FOR_ALL,
             pause: BETWEEN_LOOKS,
             fetch_limit: FETCH_LIMIT,
+            replication: ReplicationFactor::new(
+                needs.creation.as_ref().and_then(|creation| creation.replication_factor),
+            ),
             told: None,
             has_no_limits: false,
             is_complete: false,
@@ -173,11 +191,13 @@ impl TopicsClient {
     /// Asks the cluster which of `names` it has.
     fn look(&self, names: &[String], limit: Duration) -> Result<Look, Missing> {
         // All topics are asked for: asking for one by name makes it on a broker with auto.create.topics.enable.
-        let metadata = (self.fetch)(limit).map_err(|error| Missing::Kafka(error.to_string()))?;
+        let metadata = self.producer.fetch_metadata(limit).map_err(|error| Missing::Kafka(error.to_string()))?;
         let mut look = Look { brokers: metadata.brokers().len(), ..Look::default() };
         for (index, name) in names.iter().enumerate() {
             match metadata.topics().iter().find(|topic| topic.name() == name) {
                 Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => {
+                    let leaders = topic.partitions().iter().map(|partition| (partition.leader(), partition.id()));
+                    look.leaders.extend(leaders.map(|(leader, partition)| (leader, (index, partition))));
                     if topic.partitions().iter().any(|partition| partition.leader() < 0) {
                         look.leaderless.push(name.clone());
                     } else {
@@ -190,10 +210,19 @@ impl TopicsClient {
         Ok(look)
     }
 
+    /// Connects to each broker that leads partitions, so that the first record does not wait for it. Tells the first that does not answer.
+    fn reach_leaders(&self, look: &Look, names: &[String]) -> Result<(), Missing> {
+        for (leader, (topic, partition)) in &look.leaders {
+            let Some(topic) = names.get(*topic) else { continue };
+            let reached = self.producer.reach_leader(topic, *partition, LEADER_LIMIT);
+            reached.map_err(|error| Missing::Leader(*leader, error.to_string()))?;
+        }
+        Ok(())
+    }
+
     /// Makes `names`; returns what failed, with the reason, by name.
-    fn create(&self, names: &[String], creation: &Creation, brokers: i32) -> Result<(), Vec<String>> {
+    fn create(&self, names: &[String], creation: &Creation, replicas: i32) -> Result<(), Vec<String>> {
         let all_failed = |what: String| names.iter().map(|name| format!("{name}: {what}")).collect::<Vec<_>>();
-        let replicas = creation.replication_factor.unwrap_or_else(|| brokers.clamp(1, 3));
         let min_insync = creation.min_insync_replicas.unwrap_or_else(|| (replicas - 1).max(1)).to_string();
         let retention = creation.retention_ms.map(|retention| retention.to_string());
         let topics: Vec<NewTopic<'_>> = names
@@ -212,6 +241,16 @@ impl TopicsClient {
             .admin()
             .and_then(|admin| block_on(admin.create_topics(&topics, &options)))
             .map_err(|error| all_failed(error.to_string()))?;
+        let created: Vec<&str> = results.iter().flatten().map(String::as_str).collect();
+        if replicas < REPLICAS_WANTED && creation.replication_factor.is_none() && !created.is_empty() {
+            tracing::warn!(
+                topics = created.join(", "),
+                replicas,
+                "topics were created with fewer than 3 replicas, because the cluster has no more brokers: what Kafka has \
+                 acknowledged may be lost with a disk, and they keep that number when brokers are added; set \
+                 topics.replication_factor if this is meant"
+            );
+        }
         let failed: Vec<String> = results
             .into_iter()
             .filter_map(Result::err)
@@ -258,6 +297,7 @@ struct Watch<'w> {
     /// Until the next look.
     pause: Duration,
     fetch_limit: Duration,
+    replication: ReplicationFactor,
     told: Option<Missing>,
     /// Kafka did not answer about the limits, which has been told.
     has_no_limits: bool,
@@ -273,11 +313,14 @@ impl Watch<'_> {
         match &looked {
             Some(Ok(look)) => {
                 self.fetch_limit = FETCH_LIMIT;
-                let is_early = self.looks_left > 0 || look.there != self.there;
+                let is_early = self.looks_left > 0 || look.there != self.there || self.replication.is_waiting();
                 self.pause = next_pause(self.pause, is_early);
                 self.there.clone_from(&look.there);
             }
-            Some(Err(_)) => self.fetch_limit = (self.fetch_limit * 2).min(FETCH_LIMIT_MAX),
+            Some(Err(_)) => {
+                self.fetch_limit = (self.fetch_limit * 2).min(FETCH_LIMIT_MAX);
+                self.replication.forget();
+            }
             None => {}
         }
         if self.needs.longest_record.is_some() && self.read_limits(is_asked) {
@@ -316,7 +359,8 @@ impl Watch<'_> {
         let Some(missing) = missing else { return tell(Told::Complete) };
         match missing {
             Missing::Kafka(_) | Missing::ProducerId => {}
-            Missing::Topics(_) | Missing::Creation(_) | Missing::Leaders(_) => {
+            Missing::Leader(..) => tell(Told::OthersWork(&self.there)),
+            Missing::Topics(_) | Missing::Brokers(_) | Missing::Creation(_) | Missing::Leaders(_) => {
                 self.looks_left = self.looks_left.saturating_sub(1);
                 if self.looks_left == 0 {
                     tell(Told::OthersWork(&self.there));
@@ -330,19 +374,21 @@ impl Watch<'_> {
     }
 
     /// What is missing after that look. Makes topics if there is a way to.
-    fn missing(&self, look: &Look) -> Option<Missing> {
+    fn missing(&mut self, look: &Look) -> Option<Missing> {
         if look.missing.is_empty() {
             // The producer may just be replaced by one with another batch size.
             let can_send = self.control.has_applied_limit() && self.client.health.has_producer_id();
             return match (look.leaderless.is_empty(), can_send) {
                 (false, _) => Some(Missing::Leaders(look.leaderless.clone())),
                 (true, false) => Some(Missing::ProducerId),
-                (true, true) => None,
+                (true, true) => self.client.reach_leaders(look, &self.needs.names).err(),
             };
         }
         let Some(creation) = &self.needs.creation else { return Some(Missing::Topics(look.missing.clone())) };
-        let brokers = i32::try_from(look.brokers).unwrap_or(i32::MAX);
-        match self.client.create(&look.missing, creation, brokers) {
+        let Some(replicas) = self.replication.choose(look.brokers, clock::monotonic()) else {
+            return Some(Missing::Brokers(look.brokers));
+        };
+        match self.client.create(&look.missing, creation, replicas) {
             // They are there once the metadata says so, at the next look.
             Ok(()) => Some(Missing::Leaders(look.missing.clone())),
             Err(failed) => Some(Missing::Creation(failed)),

@@ -24,6 +24,11 @@ use crate::support::process;
 use crate::support::reader::Reader;
 use crate::support::wait;
 
+/// How long a number of brokers below three must stay the same.
+const STEADY: Duration = Duration::from_secs(10);
+/// Undoes what the harness sets: an empty variable counts as absent.
+const REPLICATION_FACTOR_UNSET: &str = "CALLBRIDGE_TOPICS_REPLICATION_FACTOR=";
+
 const MINUTE: Duration = Duration::from_secs(60);
 
 const AFTER: &str = seeds::AFTER_INFO_CHANGED.command;
@@ -54,16 +59,20 @@ fn missing_topics_are_named_and_readiness_follows_when_they_are_made_by_hand() {
 }
 
 #[test]
-fn on_one_broker_topics_are_made_with_one_replica_and_those_that_exist_are_left_alone() {
+fn on_one_broker_topics_get_one_replica_after_ten_seconds_and_a_warning() {
     let Some(kafka) = Kafka::shared() else { return };
     let names = names("made");
     kafka.create_topic(&names[0], 2, 1);
     let files = Files::new();
     let config = files.write("callbridge.toml", "topics.retention_ms = 3600000\n");
 
+    let began = clock::monotonic();
     let flags = ["--sdk-app-id", APP, "--topic-prefix", "made", "--create-topics", "--config", &config];
-    let _bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
+    let brokers = kafka.bootstrap();
+    let args = [&["--brokers", &brokers, "--ack", "broker"], &flags[..]].concat();
+    let bridge = Bridge::start_under(&[REPLICATION_FACTOR_UNSET.to_owned()], &args);
 
+    assert!(began.elapsed() >= STEADY, "{:?}", began.elapsed());
     let untouched = kafka.describe(&names[0]);
     assert_eq!((untouched.partitions.len(), untouched.configs["retention.ms"].as_str()), (2, "604800000"));
     for name in &names[1..] {
@@ -73,6 +82,49 @@ fn on_one_broker_topics_are_made_with_one_replica_and_those_that_exist_are_left_
         assert_eq!(description.configs["min.insync.replicas"], "1", "{name}");
         assert_eq!(description.configs["retention.ms"], "3600000", "{name}");
     }
+    let warnings = lines(&bridge).into_iter().filter(|line| line["level"] == "WARN");
+    let of_replicas = |line: &Value| line["fields"]["message"].as_str().unwrap().contains("fewer than 3 replicas");
+    let warnings: Vec<Value> = warnings.filter(of_replicas).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert_eq!(warnings[0]["fields"]["topics"], names[1..].join(", "));
+}
+
+#[test]
+fn topics_get_three_replicas_although_one_of_three_brokers_was_down_at_the_start() {
+    let Some(mut kafka) = Kafka::start(3) else { return };
+    kafka.node(3).freeze();
+    kafka.wait_until_there(&[1, 2]);
+    let bridge = start_unready(&["--brokers", &kafka.bootstrap(), "--topic-prefix", "partial", "--create-topics"]);
+    wait_for_readyz(&bridge, |answer| answer.text().contains("the cluster shows 2 of 3 brokers"));
+    kafka.node(3).thaw();
+    wait_until_ready(&bridge);
+    assert_made_on_three_brokers(&kafka, "partial");
+    assert!(!bridge.stderr().contains("fewer than 3 replicas"), "{}", bridge.stderr());
+}
+
+#[test]
+fn is_ready_only_when_every_leader_answers_so_that_the_first_callbacks_are_delivered() {
+    let Some(mut kafka) = Kafka::start(3) else { return };
+    for name in names("led") {
+        kafka.create_topic(&name, 6, 3);
+    }
+    let leads = |kafka: &Kafka| {
+        let description = kafka.describe(&format!("led.{AFTER}"));
+        description.partitions.iter().any(|partition| partition.leader == 3)
+    };
+    assert!(leads(&kafka));
+    kafka.node(3).freeze();
+    let bridge = start_unready(&["--brokers", &kafka.node_address(1), "--topic-prefix", "led"]);
+    // It stays frozen: what it led is led by others some seconds later.
+    wait_until_ready(&bridge);
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    for key in 0..20 {
+        let body = format!(r#"{{"Official_Account":"@{key}"}}"#);
+        let answer = client.post(&http::callback_target(APP, AFTER), body.as_bytes()).unwrap();
+        assert_eq!(answer.status, 200, "key {key}: {}", answer.text());
+    }
+    kafka.node(3).thaw();
+    bridge.stop_in_order();
 }
 
 #[test]
@@ -82,14 +134,17 @@ fn topics_that_cannot_be_made_are_told_with_the_reason() {
     let config = files.write("callbridge.toml", "topics.replication_factor = 3\n");
 
     let flags = ["--topic-prefix", "unmade", "--create-topics", "--config", &config];
-    let bridge = start_unready(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
+    let brokers = kafka.bootstrap();
+    let args = [&["--brokers", &brokers], &flags[..]].concat();
+    let bridge = start_unready_under(&[REPLICATION_FACTOR_UNSET.to_owned()], &args);
 
     let reason = "unmade.rejected: InvalidReplicationFactor (Broker: Invalid replication factor)";
     let why = wait_for_readyz(&bridge, |answer| answer.text().contains(reason));
     assert_eq!(why.status, 503);
     assert!(why.text().starts_with("topics could not be made: "), "{}", why.text());
     assert!(names("unmade").iter().all(|name| why.text().contains(name)), "{}", why.text());
-    assert_eq!(errors(&bridge), [why.text().trim_end()]);
+    // A thread of its own writes the log.
+    wait::until("it is in the log", || errors(&bridge) == [why.text().trim_end()]);
     assert_eq!(bridge.stdout(), "");
 }
 
@@ -158,8 +213,13 @@ fn names(prefix: &str) -> Vec<String> {
 }
 
 fn start_unready(args: &[&str]) -> Bridge {
+    start_unready_under(&[], args)
+}
+
+fn start_unready_under(prefix: &[String], args: &[&str]) -> Bridge {
     let [callbacks, admin] = ports::free::<2>().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    Bridge::start_unready(callbacks, admin, &[&["--ack", "broker", "--sdk-app-id", APP], args].concat())
+    let args = [&["--ack", "broker", "--sdk-app-id", APP], args].concat();
+    Bridge::start_unready_under(prefix, callbacks, admin, &args)
 }
 
 /// Waits until `/readyz` names `missing` and no other topic.
@@ -195,8 +255,10 @@ fn wait_for_readyz(bridge: &Bridge, is_wanted: impl Fn(&Response) -> bool) -> Re
 
 /// What the log's errors say is missing.
 fn errors(bridge: &Bridge) -> Vec<String> {
-    let stderr = bridge.stderr();
-    let lines = stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let errors = lines.filter(|line| line["level"] == "ERROR");
+    let errors = lines(bridge).into_iter().filter(|line| line["level"] == "ERROR");
     errors.map(|line| line["fields"]["missing"].as_str().unwrap_or_else(|| panic!("{line}")).to_owned()).collect()
+}
+
+fn lines(bridge: &Bridge) -> Vec<Value> {
+    bridge.stderr().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

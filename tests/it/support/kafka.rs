@@ -142,6 +142,12 @@ impl Kafka {
         addresses.join(",")
     }
 
+    /// Where clients find one node: `HOST:PORT`.
+    pub(crate) fn node_address(&self, id: i32) -> String {
+        let node = self.nodes.iter().find(|node| node.id == id).unwrap();
+        node.client.get("bootstrap.servers").unwrap().to_owned()
+    }
+
     /// The client properties that lead there, by librdkafka's names.
     pub(crate) fn properties(&self) -> Vec<(String, String)> {
         properties(&self.bootstrap(), self.certificate.as_ref())
@@ -155,6 +161,12 @@ impl Kafka {
     /// The node that Kafka knows by `id`; the first is 1.
     pub(crate) fn node(&mut self, id: i32) -> &mut Node {
         self.nodes.iter_mut().find(|node| node.id == id).unwrap()
+    }
+
+    /// Waits until the first node shows exactly these nodes to its clients.
+    pub(crate) fn wait_until_there(&self, ids: &[i32]) {
+        let admin = admin(&self.nodes[0].client);
+        wait::until("the nodes are there, and no others", || brokers_of(&admin) == ids);
     }
 
     /// Makes a topic that takes records while all but one of its copies are there, and waits for its leaders.
@@ -276,9 +288,7 @@ impl Node {
         let deadline = clock::monotonic() + READY;
         let admin = admin(&self.client);
         while clock::monotonic() < deadline && self.process.exit_code().is_none() {
-            let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(1));
-            let there: Vec<i32> =
-                metadata.iter().flat_map(|it| it.brokers()).map(rdkafka::metadata::MetadataBroker::id).collect();
+            let there = brokers_of(&admin);
             if ids.iter().all(|id| there.contains(id)) {
                 return Ok(());
             }
@@ -442,6 +452,15 @@ fn options() -> AdminOptions {
 /// The admin client answers from a thread of its own, so any runtime will do.
 fn block_on<T>(answer: impl Future<Output = T>) -> T {
     runtime::Builder::new_current_thread().build().unwrap().block_on(answer)
+}
+
+/// The ids of the nodes that are there, sorted; none if there is no answer.
+fn brokers_of(admin: &AdminClient<DefaultClientContext>) -> Vec<i32> {
+    let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(1));
+    let mut ids: Vec<i32> =
+        metadata.iter().flat_map(|it| it.brokers()).map(rdkafka::metadata::MetadataBroker::id).collect();
+    ids.sort_unstable();
+    ids
 }
 
 fn partitions_of(admin: &AdminClient<DefaultClientContext>, topic: &str) -> Vec<Partition> {
