@@ -16,6 +16,11 @@ pub struct UnixMillis(pub i64);
 impl UnixMillis {
     /// Later than any other: the end of what never ends.
     pub const NEVER: Self = Self(i64::MAX);
+
+    /// How long `earlier` was before; nothing if it was not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
 }
 
 /// The wall time now. It may jump; nothing but timestamps and expiry may depend on it.

@@ -13,6 +13,7 @@ pub mod record;
 pub mod refusal;
 pub mod request;
 pub mod sender;
+pub mod share;
 mod throttle;
 
 // Stages without I/O, in the order a callback meets them.

@@ -38,7 +38,7 @@ pub(crate) struct Settled {
     delivered: u64,
     /// By number, each with what its record takes, in bytes.
     stored: Vec<(Seq, u32)>,
-    late: Vec<Seq>,
+    late: u64,
     ring: Ring,
 }
 
@@ -71,8 +71,8 @@ impl Backlog {
     }
 
     /// Whether nothing waits to be taken and nothing more will come.
-    pub(crate) fn is_at_end(&self) -> bool {
-        match &self.form {
+    pub(crate) fn is_at_end(&mut self) -> bool {
+        match &mut self.form {
             Form::Memory(queue) => queue.is_at_end(),
             Form::Disk(stored) => stored.is_at_end(),
         }
@@ -90,13 +90,14 @@ impl Backlog {
     /// Settles an entry all of whose records are in Kafka, and keeps the promise made for it. It counts, and who waits is told, at the
     /// next [`Backlog::free`].
     pub(crate) fn settle(&self, entry: &Entry, settled: &mut Settled) {
-        if let Some(position) = entry.position {
+        if let Form::Disk(stored) = &self.form
+            && let Some(position) = entry.position
+        {
             settled.stored.push((position.seq, entry.record_bytes));
-            match entry.standing {
-                Standing::Counted => settled.delivered += 1,
-                Standing::Late => settled.late.push(position.seq),
-                Standing::Uncounted => {}
-            }
+            // A late one may be marked as counted on disk: it was abandoned while it was written.
+            let is_late = stored.take_late(position.seq);
+            settled.late += u64::from(is_late);
+            settled.delivered += u64::from(entry.standing == Standing::Counted && !is_late);
             return;
         }
         settled.add(entry.topic, self.cost_of(entry));
@@ -133,9 +134,9 @@ impl Backlog {
                 self.ledger.deliver(*delivered);
             }
             Form::Disk(stored) if !captures_stored.is_empty() => {
-                stored.delivered(captures_stored, late);
+                stored.delivered(captures_stored);
                 self.ledger.deliver_stored(*delivered);
-                self.ledger.late(late.len() as u64);
+                self.ledger.late(*late);
             }
             Form::Memory(_) | Form::Disk(_) => {}
         }
@@ -143,7 +144,7 @@ impl Backlog {
         ring.out();
         *delivered = 0;
         captures_stored.clear();
-        late.clear();
+        *late = 0;
     }
 
     /// Says that an entry goes to another topic than it was thought to, and takes of that one's share if there is room in it.

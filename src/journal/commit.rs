@@ -21,8 +21,8 @@ use crate::refusal::Reason;
 
 use super::bell::Ring;
 use super::codec;
+use super::committed::Committed;
 use super::entry::Entry;
-use super::entry::Position;
 use super::entry::Standing;
 use super::log::AppendError;
 use super::log::directory::Directory;
@@ -34,7 +34,6 @@ use super::log::writer::Appended;
 use super::log::writer::Writer;
 use super::promise::Promise;
 use super::queue::Queue;
-use super::tail::Tail;
 
 /// Entries taken at a time.
 const TAKE_MAX: usize = 4096;
@@ -71,7 +70,7 @@ pub(crate) struct Committer {
     pub(super) queue: Arc<Queue>,
     pub(super) writer: Writer<Directory>,
     pub(super) store: Store<Directory>,
-    pub(super) tail: Arc<Tail>,
+    pub(super) committed: Arc<Committed>,
     pub(super) apps: Arc<Apps>,
     pub(super) ledger: Ledger,
     pub(super) metrics: JournalMetrics,
@@ -84,7 +83,6 @@ pub(crate) struct Committer {
 /// What a committer has at hand.
 struct Hand {
     entries: VecDeque<Entry>,
-    fresh: Vec<Entry>,
     batch: Batch,
     ring: Ring,
     record_at: Instant,
@@ -100,7 +98,6 @@ impl Committer {
         self.queue.wakes(thread::current());
         let mut hand = Hand {
             entries: VecDeque::new(),
-            fresh: Vec::new(),
             batch: Batch::new(),
             ring: Ring::default(),
             record_at: clock::monotonic() + RECORD_EVERY,
@@ -112,7 +109,7 @@ impl Committer {
             self.lose(&mut hand.entries, Reason::JournalFailed);
             return Err(failed);
         }
-        self.tail.close();
+        self.committed.close();
         while !lifecycle.wait(Phase::Recording, hand.record_at.saturating_duration_since(clock::monotonic())) {
             self.record_delivered(&mut hand.record_at)?;
         }
@@ -200,7 +197,7 @@ impl Committer {
         let bytes_max = FRAME_BYTES.min(self.writer.batch_bytes_max());
         hand.batch.clear();
         let mut count = 0;
-        for entry in &mut hand.entries {
+        for entry in &hand.entries {
             // The cost is more than it takes in the frame.
             if count > 0 && hand.batch.bytes() + entry.cost_bytes > bytes_max {
                 break;
@@ -208,8 +205,7 @@ impl Committer {
             let is_abandoned = entry.promise.as_ref().is_some_and(Promise::is_abandoned);
             let is_counted = entry.standing == Standing::Counted && !is_abandoned;
             let key = codec::key(&entry.capture, &self.apps);
-            entry.record_bytes =
-                hand.batch.push(is_counted, key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
+            hand.batch.push(is_counted, key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
         }
         count
@@ -217,22 +213,19 @@ impl Committer {
 
     fn keep_promises(&self, hand: &mut Hand, appended: Appended, count: usize) {
         let (mut bytes, mut stored, mut late) = (0, 0, Vec::new());
-        for (seq, mut entry) in (appended.first_seq..).zip(hand.entries.drain(..count)) {
+        for (seq, entry) in (appended.first_seq..).zip(hand.entries.drain(..count)) {
             bytes += self.queue.cost_of(entry.cost_bytes);
-            entry.position = Some(Position { seq, place: appended.place });
-            if entry.promise.take().is_some_and(|promise| !promise.keep(&mut hand.ring)) {
-                entry.standing = Standing::Late;
+            let is_late = entry.promise.is_some_and(|promise| !promise.keep(&mut hand.ring));
+            if is_late {
                 late.push(seq);
             }
-            stored += u64::from(entry.standing == Standing::Counted);
-            hand.fresh.push(entry);
+            stored += u64::from(entry.standing == Standing::Counted && !is_late);
         }
-        // Before anybody is told, and before they can be taken: they must not be delivered before they were stored.
+        // Before anybody is told, and before they can be read: they must not be delivered before they were stored.
         self.ledger.store(stored);
         hand.ring.out();
         self.queue.free(count, bytes);
-        self.tail.push(appended.place, &mut hand.fresh, late.into_iter());
-        hand.fresh.clear();
+        self.committed.advance(appended.first_seq + count as u64, late);
     }
 
     /// Writes a frame that records what was delivered, if something was. What it has no room for is due at once, but behind what waits in

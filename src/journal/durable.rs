@@ -19,6 +19,7 @@ use super::Journal;
 use super::backlog::Backlog;
 use super::commit::Committer;
 use super::commit::Tender;
+use super::committed::Committed;
 use super::log::OnCorruption;
 use super::log::OpenError;
 use super::log::Options;
@@ -32,10 +33,7 @@ use super::log::recovery::Opened;
 use super::log::store::Store;
 use super::queue::Queue;
 use super::stored::Stored;
-use super::tail::Tail;
 
-/// The captures that the publisher finds in memory; when they take more, it reads from disk.
-const TAIL_BYTES: usize = 16 * 1024 * 1024;
 /// The most that the journal takes when nobody says how much it may.
 const QUOTA_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Above these tenths of its quota the process is not ready: others should take what comes.
@@ -191,10 +189,10 @@ pub(crate) fn open(
     ledger.recover(found.counted);
     metrics.damaged.inc_by(found.damage.iter().map(|damage| damage.captures).sum());
     let queue = Arc::new(Queue::new(bounds, 0, ledger.clone()));
-    let tail = Arc::new(Tail::new(TAIL_BYTES, store.durable_to()));
+    let committed = Arc::new(Committed::new(store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
     let sync_wait = Arc::new(Wait::default());
-    let stored = Stored::new(Arc::clone(&tail), store.clone(), Arc::clone(apps), metrics.clone());
+    let stored = Stored::new(Arc::clone(&committed), store.clone(), Arc::clone(apps), metrics.clone());
     let read_wait = stored.read_wait();
     Ok(OnDisk {
         journal: Journal { queue: Arc::clone(&queue), ack: Ack::Journal, is_full: Arc::clone(&is_full), shares: None },
@@ -203,7 +201,7 @@ pub(crate) fn open(
             queue,
             writer,
             store: store.clone(),
-            tail,
+            committed,
             apps: Arc::clone(apps),
             ledger: ledger.clone(),
             metrics: metrics.clone(),

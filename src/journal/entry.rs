@@ -1,9 +1,6 @@
 //! One capture in the journal.
 
-use std::time::Instant;
-
 use crate::capture::Capture;
-use crate::clock;
 use crate::record::Topic;
 
 use super::log::Seq;
@@ -15,8 +12,6 @@ use super::promise::Promise;
 pub(crate) struct Entry {
     /// What is on its way. Behind a pointer, as an entry is moved half a dozen times.
     pub(crate) capture: Box<Capture>,
-    /// When it was taken, for measuring.
-    pub(crate) taken_at: Instant,
     /// What it costs. Here, because whoever settles it has no other reason to look at the capture.
     pub(crate) cost_bytes: usize,
     /// Whose share of the queue it takes, where there are shares.
@@ -36,8 +31,6 @@ pub(super) enum Standing {
     Counted,
     /// It was refused, and that is counted already.
     Uncounted,
-    /// Its sender was told that it is lost.
-    Late,
 }
 
 /// Where a capture is in the log.
@@ -52,15 +45,6 @@ pub(crate) struct Position {
 impl Entry {
     pub(super) fn new(capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Self {
         let cost_bytes = capture.cost_bytes();
-        Self {
-            capture,
-            taken_at: clock::monotonic(),
-            cost_bytes,
-            topic: None,
-            standing,
-            promise,
-            record_bytes: 0,
-            position: None,
-        }
+        Self { capture, cost_bytes, topic: None, standing, promise, record_bytes: 0, position: None }
     }
 }

@@ -6,12 +6,13 @@
 //!
 //! In memory ([`in_memory`]) the journal is one queue, which both sides share; it is gone with the process. On disk
 //! ([`durable::open`]) the same queue leads to the *committer*, a thread that makes what waits durable in the [`log`] and keeps the
-//! promises; behind it the *tail* hands the newest captures to the publisher, who reads older ones from the log.
+//! promises; the publisher reads the log, as far as it is [`committed`].
 
 mod backlog;
 mod bell;
 pub(crate) mod codec;
 pub(crate) mod commit;
+mod committed;
 pub(crate) mod durable;
 mod entry;
 pub(crate) mod inspect;
@@ -19,7 +20,6 @@ pub(crate) mod log;
 mod promise;
 mod queue;
 mod stored;
-mod tail;
 mod turn;
 
 use std::sync::Arc;

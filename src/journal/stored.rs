@@ -13,6 +13,7 @@ use crate::metrics::journal::JournalMetrics;
 
 use super::codec;
 use super::codec::DecodeError;
+use super::committed::Committed;
 use super::entry::Entry;
 use super::entry::Position;
 use super::entry::Standing;
@@ -24,7 +25,6 @@ use super::log::directory::Directory;
 use super::log::format::Captured;
 use super::log::format::Frame;
 use super::log::store::Store;
-use super::tail::Tail;
 
 /// How much is read from disk at a time, in bytes, however little of it is still to be delivered: the publisher has other things to do.
 pub(crate) const TAKE_BYTES: u64 = 16 << 20;
@@ -34,10 +34,9 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Stored {
-    tail: Arc<Tail>,
+    committed: Arc<Committed>,
     store: Store<Directory>,
-    /// Reads from disk while the tail has let go.
-    cursor: Option<Cursor>,
+    cursor: Cursor,
     /// Behind what was taken last.
     next_seq: Seq,
     /// Reads again what was let go.
@@ -50,21 +49,25 @@ pub(super) struct Stored {
 #[derive(Debug)]
 struct Decoder {
     store: Store<Directory>,
-    tail: Arc<Tail>,
     apps: Arc<Apps>,
     metrics: JournalMetrics,
     complain_at: Instant,
 }
 
 impl Stored {
-    pub(super) fn new(tail: Arc<Tail>, store: Store<Directory>, apps: Arc<Apps>, metrics: JournalMetrics) -> Self {
-        let (of_store, of_tail) = (store.clone(), Arc::clone(&tail));
-        let decoder = Decoder { store: of_store, tail: of_tail, apps, metrics, complain_at: clock::monotonic() };
-        Self { tail, store, cursor: None, next_seq: 0, again: Cursor::default(), decoder, read_wait: Arc::default() }
+    pub(super) fn new(
+        committed: Arc<Committed>,
+        store: Store<Directory>,
+        apps: Arc<Apps>,
+        metrics: JournalMetrics,
+    ) -> Self {
+        let decoder = Decoder { store: store.clone(), apps, metrics, complain_at: clock::monotonic() };
+        let (cursor, again) = (Cursor::default(), Cursor::default());
+        Self { committed, store, cursor, next_seq: 0, again, decoder, read_wait: Arc::default() }
     }
 
-    pub(super) fn wakes(&self, taker: Thread) {
-        self.tail.wakes(taker);
+    pub(super) fn wakes(&self, reader: Thread) {
+        self.committed.wakes(reader);
     }
 
     /// How long the disk takes to read.
@@ -75,34 +78,29 @@ impl Stored {
     /// Moves up to about `max` entries to `into`. Returns whether there may be more at once: also when much was read, of which little was
     /// still to be delivered.
     pub(super) fn take(&mut self, max: usize, into: &mut VecDeque<Entry>) -> bool {
-        if self.cursor.is_none() {
-            let place = self.tail.take(max, into);
-            if let Some(position) = into.back().and_then(|last| last.position) {
-                self.next_seq = position.seq + 1;
-            }
-            self.cursor = place.map(Cursor::at);
-        }
-        let Some(cursor) = &mut self.cursor else { return into.len() >= max };
         let mut read_bytes = 0;
         while into.len() < max && read_bytes < TAKE_BYTES {
-            match self.read_wait.during(|| cursor.next(&self.store)) {
+            match self.read_wait.during(|| self.cursor.next(&self.store)) {
                 Ok(Some((place, frame))) => {
                     let end = frame.header.end_seq;
-                    if frame.header.captures > 0 && end > self.tail.told_to() {
-                        // Durable, and the ledger does not know yet.
-                        cursor.go_to(place);
-                        return false;
+                    if frame.header.captures > 0 && end > self.committed.to() {
+                        // Durable, and the ledger does not have it on disk yet.
+                        self.cursor.go_to(place);
+                        self.committed.wake_at_next();
+                        if end > self.committed.to() {
+                            return false;
+                        }
+                        continue;
                     }
                     read_bytes += frame.header.padded_bytes();
                     self.decoder.decode(place, &frame, self.next_seq, |entry| into.push_back(entry));
                     self.next_seq = self.next_seq.max(end);
                 }
                 Ok(None) => {
-                    // What was added behind this look is seen by the next one, or comes through the tail again.
-                    if self.tail.attach(self.next_seq, || cursor.is_at_end(&self.store)) {
-                        self.cursor = None;
+                    self.committed.wake_at_next();
+                    if self.cursor.is_at_end(&self.store) {
+                        return false;
                     }
-                    return false;
                 }
                 Err(error) => {
                     self.decoder.complain(&error);
@@ -114,8 +112,8 @@ impl Stored {
         true
     }
 
-    pub(super) fn is_at_end(&self) -> bool {
-        self.cursor.is_none() && self.tail.is_at_end()
+    pub(super) fn is_at_end(&mut self) -> bool {
+        self.committed.is_closed() && self.cursor.is_at_end(&self.store)
     }
 
     /// Reads again one frame at `from`, and gives those of its captures that are not delivered and not before `from`. Returns where to
@@ -140,10 +138,14 @@ impl Stored {
         }
     }
 
-    /// Notes entries as delivered, each with what its record takes, in bytes; of which the senders of `late` were told that they are lost.
-    pub(super) fn delivered(&self, captures: &[(Seq, u32)], late: &[Seq]) {
+    /// Notes captures as delivered, each with what its record takes, in bytes.
+    pub(super) fn delivered(&self, captures: &[(Seq, u32)]) {
         self.store.delivered(captures);
-        self.tail.forget_late(late);
+    }
+
+    /// Whether the sender of a capture was answered 503. Says so once.
+    pub(super) fn take_late(&self, seq: Seq) -> bool {
+        self.committed.take_late(seq)
     }
 }
 
@@ -162,11 +164,7 @@ impl Decoder {
                     continue;
                 }
             };
-            let standing = match is_counted {
-                true if self.tail.is_late(seq) => Standing::Late,
-                true => Standing::Counted,
-                false => Standing::Uncounted,
-            };
+            let standing = if is_counted { Standing::Counted } else { Standing::Uncounted };
             let mut entry = Entry::new(Box::new(capture), standing, None);
             entry.record_bytes = captured.record_bytes();
             entry.position = Some(Position { seq, place });

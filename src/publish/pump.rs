@@ -208,7 +208,7 @@ impl Pump {
         }
     }
 
-    fn is_at_end(&self) -> bool {
+    fn is_at_end(&mut self) -> bool {
         self.taken.is_empty() && self.lanes.iter().all(Lane::is_empty) && self.backlog.is_at_end()
     }
 
@@ -216,8 +216,9 @@ impl Pump {
     fn take_entries(&mut self, now: Instant) -> bool {
         let mut taken = std::mem::take(&mut self.taken);
         let has_more = self.backlog.take(TAKE_MAX, &mut taken);
+        let wall = clock::wall();
         for entry in taken.drain(..) {
-            self.metrics.queued(now.saturating_duration_since(entry.taken_at));
+            self.metrics.queued(wall.since(entry.capture.received));
             self.next_seq = entry.position.map_or(0, |position| position.seq + 1);
             let item = self.item(entry);
             self.route(item, true, now);

@@ -15,6 +15,7 @@ use crate::capture::Outcome;
 use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
+use crate::journal::Appended;
 use crate::journal::Settled;
 use crate::journal::TAKE_BYTES;
 use crate::journal::codec;
@@ -24,6 +25,7 @@ use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
+use crate::refusal::Reason;
 
 const SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
 
@@ -114,6 +116,78 @@ fn what_is_delivered_is_recorded_while_a_frame_waits_for_room() {
     settle(&backlog, &entries[0]);
     wait_until("it is recorded", || !store.has_unsaved());
     assert_eq!((store.fill().undelivered, journal.is_full()), (8, true));
+    journal.close();
+    running.end();
+}
+
+/// Appends a capture that somebody waits for.
+fn append(journal: &Journal, ledger: &Ledger, number: i64) -> Appended {
+    let mut receipt = Some(ledger.receive(None));
+    journal.append_now(Box::new(capture(number, 100)), &mut receipt).unwrap().unwrap()
+}
+
+#[test]
+fn a_capture_abandoned_before_its_frame_is_written_is_counted_as_late_once() {
+    let dir = TempDir::new().unwrap();
+    let (OnDisk { journal, mut backlog, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
+    journal.open();
+    let appended = [0, 1].map(|number| append(&journal, &ledger, number));
+    assert!(!appended[0].abandon(Reason::Deadline));
+    let running = Running::start(committer, tender);
+    let mut entries = Vec::new();
+    wait_until("both are read", || {
+        entries.extend(take(&mut backlog, 10).0);
+        entries.len() == 2
+    });
+    entries.iter().for_each(|entry| settle(&backlog, entry));
+    let balance = ledger.read();
+    assert_eq!((balance.ended[Reason::Deadline.index()], balance.late), (1, 1));
+    assert_eq!((balance.delivered, balance.waiting_total()), (1, 0));
+    journal.close();
+    running.end();
+}
+
+#[test]
+fn a_capture_abandoned_while_its_frame_is_written_is_counted_as_late_once() {
+    let dir = TempDir::new().unwrap();
+    let (OnDisk { mut backlog, committer: Committer { mut writer, committed, .. }, tender, .. }, ledger) =
+        open_with(&dir, SEGMENT_BYTES, 8);
+    tender.store.tend().unwrap();
+    let mut batch = Batch::new();
+    for number in 0..2 {
+        ledger.receive(None).accept();
+        // When the frame is filled, both are still waited for.
+        batch.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
+    }
+    let first = writer.append(&mut batch, false).unwrap().first_seq;
+    assert!(take(&mut backlog, 10).0.is_empty(), "it is durable and not counted");
+    ledger.lose_queued(Reason::Deadline);
+    ledger.store(1);
+    committed.advance(first + 2, [first + 1]);
+    let (entries, _) = take(&mut backlog, 10);
+    assert_eq!(entries.len(), 2);
+    entries.iter().for_each(|entry| settle(&backlog, entry));
+    let balance = ledger.read();
+    assert_eq!((balance.ended[Reason::Deadline.index()], balance.late), (1, 1));
+    assert_eq!((balance.delivered, balance.waiting_total()), (1, 0));
+}
+
+#[test]
+fn the_publisher_is_woken_for_the_first_frame_after_it_has_read_everything() {
+    let dir = TempDir::new().unwrap();
+    let (OnDisk { journal, mut backlog, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
+    journal.open();
+    backlog.wakes(thread::current());
+    let running = Running::start(committer, tender);
+    for number in 0..20 {
+        while !take(&mut backlog, 10).0.is_empty() {}
+        append(&journal, &ledger, number);
+        // By the frame: there is no other call.
+        let began = clock::monotonic();
+        thread::park_timeout(Duration::from_secs(30));
+        assert!(clock::monotonic() - began < Duration::from_secs(30));
+        wait_until("it is read", || take(&mut backlog, 10).0.len() == 1);
+    }
     journal.close();
     running.end();
 }

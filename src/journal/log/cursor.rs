@@ -53,6 +53,8 @@ pub(crate) struct Cursor {
     is_looking: bool,
     /// What was read ahead of a file of this nonce, from there on.
     buffer: Vec<u8>,
+    /// How much of the buffer that is. Behind it is what was read before.
+    buffer_bytes: usize,
     buffer_nonce: u64,
     buffer_offset: u64,
     /// How that was read.
@@ -140,7 +142,7 @@ impl Cursor {
 
     /// What was read from `offset` on.
     fn buffered(&self, offset: u64) -> Option<&[u8]> {
-        self.buffer.get(usize::try_from(offset.checked_sub(self.buffer_offset)?).ok()?..)
+        self.buffer.get(usize::try_from(offset.checked_sub(self.buffer_offset)?).ok()?..self.buffer_bytes)
     }
 
     /// The file that the next frame is in, going on to the next segment at the end of one.
@@ -171,7 +173,7 @@ impl Cursor {
     /// Reads until the next frame is in the buffer, if it is a whole one; if not, returns which bytes were to be one.
     fn load<F: DiskFile>(&mut self, file: &F, nonce: u64, used_bytes: u64) -> io::Result<Result<(), Range<u64>>> {
         let offset = self.next.offset;
-        let buffered_to = self.buffer_offset + self.buffer.len() as u64;
+        let buffered_to = self.buffer_offset + self.buffer_bytes as u64;
         let has_header =
             self.buffer_nonce == nonce && self.buffer_offset <= offset && offset + BLOCK_BYTES as u64 <= buffered_to;
         if !has_header {
@@ -183,7 +185,7 @@ impl Cursor {
         if end > used_bytes {
             return Ok(Err(offset..used_bytes));
         }
-        if end > self.buffer_offset + self.buffer.len() as u64 {
+        if end > self.buffer_offset + self.buffer_bytes as u64 {
             self.fill(file, nonce, (end - offset).max(READ_BYTES.min(used_bytes - offset)))?;
         }
         let frame = self.buffered(offset).and_then(|bytes| Frame::decode(bytes, offset, nonce));
@@ -193,12 +195,13 @@ impl Cursor {
     fn fill<F: DiskFile>(&mut self, file: &F, nonce: u64, bytes: u64) -> io::Result<()> {
         let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
         if self.buffer.len() < bytes {
-            self.buffer = vec![0; bytes];
+            // It only grows, so that its zeros are not written for each read.
+            self.buffer.resize(bytes, 0);
         }
-        self.buffer.truncate(bytes);
-        let reading = disk::read_blocks(file, &mut self.buffer, self.next.offset, Reach::FirstBad);
+        let into = self.buffer.get_mut(..bytes).unwrap_or_default();
+        let reading = disk::read_blocks(file, into, self.next.offset, Reach::FirstBad);
         // After an error there is no telling what is in it.
-        self.buffer.truncate(reading.as_ref().map_or(0, |reading| reading.bytes));
+        self.buffer_bytes = reading.as_ref().map_or(0, |reading| reading.bytes);
         self.buffer_offset = self.next.offset;
         self.buffer_nonce = nonce;
         self.reading = reading?;
