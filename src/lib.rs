@@ -12,6 +12,7 @@ pub mod record;
 pub mod refusal;
 pub mod request;
 pub mod sender;
+pub mod share;
 mod shutdown;
 mod throttle;
 

@@ -24,6 +24,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("question", &["body", "clock", "command", "decide", "parse", "refusal"]),
     ("capture", &["auth", "clock", "command", "decide", "refusal"]),
     ("record", &["auth", "command"]),
+    ("share", &["record"]),
     ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
     // Edges. Intake and publish meet in the journal only.
     ("alarm", &[]),
@@ -114,6 +115,7 @@ const PURE: &[&str] = &[
     "question",
     "capture",
     "record",
+    "share",
     "normalise",
 ];
 

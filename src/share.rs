@@ -1,0 +1,178 @@
+//! Room that topics share, in any unit, so that one topic in trouble never takes all of it.
+//!
+//! A topic may hold at most four times what is free. So a lone topic gets four fifths of the room, and k topics that fill up side by side
+//! leave 1/(4k+1) of it. Topics that get stuck one after the other, each when the one before is full, leave a fifth of a fifth and so on:
+//! what is held cannot be taken back. Whoever must go on even then needs a floor of its own.
+
+use crate::record::Topic;
+
+/// How many times what is free one topic may hold.
+const SHARE: usize = 4;
+
+/// See the module.
+#[derive(Debug)]
+pub struct SharedRoom {
+    capacity: usize,
+    taken: usize,
+    /// Of it, by topic. What belongs to no topic has no share.
+    by_topic: Vec<usize>,
+}
+
+/// What there is no room in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoom {
+    /// In all of it.
+    Total,
+    /// In the topic's share, though another topic may have room.
+    Topic,
+}
+
+impl SharedRoom {
+    /// Room for `capacity`, shared by so many topics.
+    pub fn new(capacity: usize, topics: usize) -> Self {
+        Self { capacity, taken: 0, by_topic: vec![0; topics] }
+    }
+
+    /// What nobody holds.
+    pub const fn free(&self) -> usize {
+        self.capacity.saturating_sub(self.taken)
+    }
+
+    /// What is held altogether.
+    pub const fn taken(&self) -> usize {
+        self.taken
+    }
+
+    /// What `topic` holds.
+    pub fn taken_by(&self, topic: Topic) -> usize {
+        self.by_topic.get(topic.index()).copied().unwrap_or(0)
+    }
+
+    /// What `amount` counts as: one that is larger than the whole room takes all of it, and so can pass.
+    pub fn clamp(&self, amount: usize) -> usize {
+        amount.min(self.capacity)
+    }
+
+    /// Whether `amount` more may be taken. What belongs to no topic is bound by the whole room only.
+    ///
+    /// # Errors
+    ///
+    /// Says what has no room.
+    pub fn check(&self, topic: impl Into<Option<Topic>>, amount: usize) -> Result<(), NoRoom> {
+        let free = self.free();
+        if amount > free {
+            return Err(NoRoom::Total);
+        }
+        let held = topic.into().and_then(|topic| self.by_topic.get(topic.index()));
+        match held {
+            Some(held) if held.saturating_add(amount) > free.saturating_mul(SHARE) => Err(NoRoom::Topic),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether [`SharedRoom::check`] finds room.
+    pub fn has_room(&self, topic: impl Into<Option<Topic>>, amount: usize) -> bool {
+        self.check(topic, amount).is_ok()
+    }
+
+    /// Takes `amount`, whether there is room or not: what was acknowledged cannot be refused any more.
+    pub fn take(&mut self, topic: impl Into<Option<Topic>>, amount: usize) {
+        self.taken += amount;
+        if let Some(held) = topic.into().and_then(|topic| self.by_topic.get_mut(topic.index())) {
+            *held += amount;
+        }
+    }
+
+    /// Gives back what was taken for the same topic.
+    pub fn give(&mut self, topic: impl Into<Option<Topic>>, amount: usize) {
+        self.taken -= amount;
+        if let Some(held) = topic.into().and_then(|topic| self.by_topic.get_mut(topic.index())) {
+            *held -= amount;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Apps;
+    use crate::command::Command;
+    use crate::record::Topics;
+
+    fn topics(count: usize) -> Vec<Topic> {
+        let (topics, app) = (Topics::new(["t"]), Apps::new([1]).iter().next().unwrap());
+        Command::all().take(count).map(|command| topics.of(app, Some(command))).collect()
+    }
+
+    fn fill(room: &mut SharedRoom, topic: Topic) {
+        while room.has_room(topic, 1) {
+            room.take(topic, 1);
+        }
+    }
+
+    #[test]
+    fn a_lone_topic_gets_four_fifths() {
+        let mut room = SharedRoom::new(1000, Command::COUNT);
+        let topic = topics(1)[0];
+        fill(&mut room, topic);
+        assert_eq!((room.taken_by(topic), room.check(topic, 1)), (800, Err(NoRoom::Topic)));
+        room.give(topic, 800);
+        assert_eq!((room.taken(), room.free()), (0, 1000));
+    }
+
+    #[test]
+    fn topics_that_fill_side_by_side_leave_their_share_to_the_others() {
+        let topics = topics(11);
+        for stuck in 1..=10 {
+            let mut room = SharedRoom::new((4 * stuck + 1) * 100, Command::COUNT);
+            let stuck = &topics[..stuck];
+            while stuck.iter().any(|topic| room.has_room(*topic, 1)) {
+                stuck.iter().for_each(|topic| {
+                    if room.has_room(*topic, 1) {
+                        room.take(*topic, 1);
+                    }
+                });
+            }
+            assert_eq!(room.free(), 100);
+            room.check(topics[10], 1).unwrap();
+        }
+    }
+
+    #[test]
+    fn topics_that_fill_one_after_the_other_leave_a_fifth_each_time() {
+        let topics = topics(6);
+        let mut room = SharedRoom::new(5_usize.pow(6), Command::COUNT);
+        topics[..5].iter().for_each(|topic| fill(&mut room, *topic));
+        assert_eq!(room.free(), 5);
+        room.check(topics[5], 1).unwrap();
+    }
+
+    #[test]
+    fn what_belongs_to_no_topic_may_take_all() {
+        let mut room = SharedRoom::new(10, 1);
+        assert!(room.has_room(None, 10));
+        room.take(None, 10);
+        assert_eq!(room.check(None, 1), Err(NoRoom::Total));
+        room.give(None, 10);
+        assert_eq!(room.free(), 10);
+    }
+
+    #[test]
+    fn what_is_larger_than_all_of_it_passes_alone() {
+        let mut room = SharedRoom::new(10, Command::COUNT);
+        let topics = topics(2);
+        let cost = room.clamp(262_144);
+        room.check(topics[0], cost).unwrap();
+        room.take(topics[0], cost);
+        assert_eq!(room.check(topics[1], 1), Err(NoRoom::Total));
+    }
+
+    #[test]
+    fn what_must_be_taken_may_exceed_the_room_and_comes_back() {
+        let mut room = SharedRoom::new(10, 1);
+        room.take(None, 25);
+        assert_eq!((room.free(), room.taken()), (0, 25));
+        room.give(None, 25);
+        assert_eq!(room.free(), 10);
+    }
+}
