@@ -345,7 +345,7 @@ impl<D: Disk> Compaction<D> {
         let Some(first) = inputs.first() else { return Err(Stop::Changed) };
         disk.rename(&writing.name, &first.name).map_err(|error| Stop::Retry("name a compaction", error))?;
         if !options.has(Mutant::NoSyncBeforeRemoving) {
-            disk.sync_directory().map_err(Stop::Failed)?;
+            store.shared.sync_directory().map_err(Stop::Failed)?;
         }
         let mut state = store.lock();
         let offsets = std::mem::take(&mut writing.offsets);

@@ -26,6 +26,7 @@ use super::mutant::Mutant;
 use super::scan;
 use super::scan::Scan;
 use super::store::Compacted;
+use super::store::Failure;
 use super::store::Random;
 use super::store::Segment;
 use super::store::Shared;
@@ -297,6 +298,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
         compaction: Mutex::new(None),
         untended: Condvar::new(),
         spare_made: Condvar::new(),
+        failure: Failure::default(),
     };
     let store = Store { shared: Arc::new(shared) };
     let writer = Writer::new(store.clone(), session, next_seq, ends);

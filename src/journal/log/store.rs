@@ -7,6 +7,8 @@ use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::metrics::journal::Fill;
@@ -54,6 +56,29 @@ pub(super) struct Shared<D: Disk> {
     pub(super) untended: Condvar,
     /// There is a spare.
     pub(super) spare_made: Condvar,
+    pub(super) failure: Failure,
+}
+
+/// Whether the disk can still be trusted.
+#[derive(Debug, Default)]
+pub(super) struct Failure {
+    has_failed: AtomicBool,
+    directory_sync: Mutex<()>,
+}
+
+impl Failure {
+    /// Notes that a sync has failed. Nothing is acknowledged afterwards.
+    pub(super) fn note(&self) {
+        self.has_failed.store(true, Ordering::Release);
+    }
+
+    /// Fails if a sync has failed before.
+    pub(super) fn check(&self) -> io::Result<()> {
+        if self.has_failed.load(Ordering::Acquire) {
+            return Err(io::Error::other("a sync of the journal has failed before"));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -135,6 +160,20 @@ pub(super) struct Segment<F> {
 impl<F> Segment<F> {
     pub(super) fn is_delivered(&self) -> bool {
         self.delivered.count() == self.numbers.count()
+    }
+}
+
+impl<D: Disk> Shared<D> {
+    /// Makes the directory's names durable.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be trusted any more. Nothing is acknowledged afterwards.
+    pub(super) fn sync_directory(&self) -> io::Result<()> {
+        // One at a time: the system reports an error to one caller only, and the next one's success means nothing then.
+        let _alone = self.failure.directory_sync.lock().unwrap_or_else(PoisonError::into_inner);
+        self.failure.check()?;
+        self.disk.sync_directory().inspect_err(|_error| self.failure.note())
     }
 }
 
@@ -316,7 +355,7 @@ impl<D: Disk> Store<D> {
                 Ok(()) | Err(_) => {}
             }
         }
-        self.shared.disk.sync_directory().map_err(TendError::Failed)?;
+        self.shared.sync_directory().map_err(TendError::Failed)?;
         self.lock().superseded.clear();
         Ok(())
     }
@@ -342,7 +381,7 @@ impl<D: Disk> Store<D> {
         taken.map_err(|error| TendError::Retry("take back a segment", error))?;
         let Some(segment) = self.lock().segments.remove(&first) else { return Ok(()) };
         // Before the file is written again: else its new content could be found under its old name.
-        disk.sync_directory().map_err(TendError::Failed)?;
+        self.shared.sync_directory().map_err(TendError::Failed)?;
         let mut state = self.lock();
         if is_wanted && !is_damaged {
             state.spares.push(Spare { name: spare_name, file: segment.file });
@@ -377,7 +416,7 @@ impl<D: Disk> Store<D> {
         let made = self.zeroed(&temporary).and_then(|file| disk.rename(&temporary, &name).map(|()| file));
         match made {
             Ok(file) => {
-                disk.sync_directory().map_err(TendError::Failed)?;
+                self.shared.sync_directory().map_err(TendError::Failed)?;
                 let mut state = self.lock();
                 state.spares.push(Spare { name, file: Arc::new(file) });
                 self.shared.spare_made.notify_all();

@@ -38,8 +38,6 @@ pub(crate) struct Writer<D: Disk> {
     ends: Vec<End>,
     next_seq: Seq,
     active: Option<Active<D::File>>,
-    /// The disk cannot be trusted any more.
-    has_failed: bool,
 }
 
 impl<D: Disk> std::fmt::Debug for Writer<D> {
@@ -70,7 +68,7 @@ pub(crate) struct Appended {
 
 impl<D: Disk> Writer<D> {
     pub(super) const fn new(store: Store<D>, session: u64, next_seq: Seq, ends: Vec<End>) -> Self {
-        Self { store, session, ends, next_seq, active: None, has_failed: false }
+        Self { store, session, ends, next_seq, active: None }
     }
 
     /// The longest batch there may be, in bytes.
@@ -183,8 +181,8 @@ impl<D: Disk> Writer<D> {
         let disk = &self.store.shared.disk;
         disk.rename(&spare_name, &name).map_err(|error| self.fail("name a segment", error))?;
         if !self.options().has(Mutant::NoDirectorySync) {
-            let disk = &self.store.shared.disk;
-            disk.sync_directory().map_err(|error| self.fail("sync the journal's directory", error))?;
+            let synced = self.store.shared.sync_directory();
+            synced.map_err(|error| self.fail("sync the journal's directory", error))?;
         }
         self.begun(name, Arc::clone(&file), &header);
         let offset = BLOCK_BYTES as u64;
@@ -280,24 +278,21 @@ impl<D: Disk> Writer<D> {
         })
     }
 
-    fn sync(&mut self, file: &D::File, what: &'static str) -> Result<(), AppendError> {
+    fn sync(&self, file: &D::File, what: &'static str) -> Result<(), AppendError> {
         match file.sync_data() {
             Err(error) if !self.options().has(Mutant::IgnoreFailedSync) => Err(self.fail(what, error)),
-            Ok(()) | Err(_) => Ok(()),
+            // The thread that keeps the files may have met a failure meanwhile.
+            Ok(()) | Err(_) => self.refuse_if_failed(),
         }
     }
 
-    fn fail(&mut self, what: &'static str, source: io::Error) -> AppendError {
-        self.has_failed = true;
+    fn fail(&self, what: &'static str, source: io::Error) -> AppendError {
+        self.store.shared.failure.note();
         AppendError::Failed { what, source }
     }
 
     fn refuse_if_failed(&self) -> Result<(), AppendError> {
-        let source = || io::Error::other("the journal has failed before");
-        if self.has_failed {
-            Err(AppendError::Failed { what: "write to the journal", source: source() })
-        } else {
-            Ok(())
-        }
+        let checked = self.store.shared.failure.check();
+        checked.map_err(|source| AppendError::Failed { what: "write to the journal", source })
     }
 }

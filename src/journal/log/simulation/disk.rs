@@ -62,6 +62,8 @@ pub(super) struct Fault {
 pub(super) enum FaultKind {
     /// The next change fails. Of a sync, what was pending is dropped.
     Fails,
+    /// As before, but the filesystem takes changes afterwards.
+    FailsOnce,
     /// The next write or creation finds no room.
     NoRoom,
     /// The power goes before the change.
@@ -383,12 +385,12 @@ impl SimDisk {
             return Err(io::Error::from_raw_os_error(30));
         }
         match state.fault.take() {
-            Some(Fault { after: 0, kind: FaultKind::Fails }) => {
+            Some(Fault { after: 0, kind: kind @ (FaultKind::Fails | FaultKind::FailsOnce) }) => {
                 match change {
                     Change::Sync(inode) => state.drop_pending(|pending| pending.is_write_to(inode)),
                     Change::SyncNames => {
                         state.drop_pending(|pending| !pending.is_write());
-                        state.is_aborted = true;
+                        state.is_aborted = kind == FaultKind::Fails;
                     }
                     Change::Write | Change::Name => {}
                 }

@@ -10,6 +10,7 @@ use super::history::History;
 use super::history::Order;
 use super::history::Setup;
 use super::random::Random;
+use crate::journal::log::AppendError;
 use crate::journal::log::Damage;
 use crate::journal::log::OnCorruption;
 use crate::journal::log::OpenError;
@@ -21,6 +22,7 @@ use crate::journal::log::mutant::Mutant;
 use crate::journal::log::recovery;
 use crate::journal::log::recovery::Opened;
 use crate::journal::log::recovery::Purpose;
+use crate::journal::log::store::TendError;
 
 const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
 
@@ -243,12 +245,17 @@ fn open(disk: &SimDisk, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, 
 
 /// Appends a frame of so many captures. Returns the number of the first.
 fn append_to(opened: &mut Opened<SimDisk>, captures: usize) -> Seq {
+    let mut batch = batch_of(captures);
+    opened.store.tend().unwrap();
+    opened.writer.append(&mut batch, true).unwrap().first_seq
+}
+
+fn batch_of(captures: usize) -> Batch {
     let mut batch = Batch::new();
     for _ in 0..captures {
         batch.push(true, 0, |bytes| bytes.extend_from_slice(&[7; 20]));
     }
-    opened.store.tend().unwrap();
-    opened.writer.append(&mut batch, true).unwrap().first_seq
+    batch
 }
 
 /// A disk with a log of three captures, each in a frame of its own, that was ended in order.
@@ -309,4 +316,30 @@ fn what_could_not_be_read_once_is_not_recorded_as_delivered() {
     disk.heal();
     let opened = open(&disk, OnCorruption::Refuse).unwrap();
     assert!((1..=3).all(|seq| !opened.store.is_delivered(seq)));
+}
+
+#[test]
+fn nothing_is_acknowledged_once_the_directory_cannot_be_synced() {
+    let mut failed = 0;
+    // At each step of making a spare, or of taking a segment back; then in the segment at hand, and in a new one.
+    for (after, is_delivered, captures) in
+        (0..24).flat_map(|after| [(after, false, 1), (after, false, 1_500), (after, true, 1), (after, true, 1_500)])
+    {
+        let disk = SimDisk::new(Image::default());
+        let mut opened = open(&disk, OnCorruption::Refuse).unwrap();
+        let first = append_to(&mut opened, 1_500);
+        append_to(&mut opened, 1_500);
+        if is_delivered {
+            opened.store.delivered(&(first..first + 1_500).map(|seq| (seq, RECORD_BYTES)).collect::<Vec<_>>());
+        }
+        disk.arm(Some(Fault { after, kind: FaultKind::FailsOnce }));
+        let tended = (0..8).map(|_| opened.store.tend()).find(Result::is_err);
+        disk.arm(None);
+        let Some(Err(TendError::Failed(_))) = tended else { continue };
+        failed += 1;
+        let mut batch = batch_of(captures);
+        let appended = opened.writer.append(&mut batch, true);
+        assert!(matches!(appended, Err(AppendError::Failed { .. })), "after {after}: {appended:?}");
+    }
+    assert_eq!(failed, 4);
 }
