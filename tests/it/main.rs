@@ -26,6 +26,7 @@ mod faults;
 mod fresh_topics;
 mod fuzz;
 mod harness;
+mod healthcheck;
 mod hostile;
 mod journal;
 mod limits;
