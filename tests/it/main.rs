@@ -19,6 +19,7 @@ mod callbacks;
 mod commands;
 mod connections;
 mod crashes;
+mod deploy_docker;
 mod disk_faults;
 mod disks;
 mod embedded;
