@@ -93,6 +93,12 @@ target/helm-$(HELM)/helm:
 	@if command -v go >/dev/null; then GOBIN=$(CURDIR)/$(@D) go install helm.sh/helm/v4/cmd/helm@$(HELM) 2>$(@D).log || \
 		{ rm -rf $(@D); cat $(@D).log; exit 1; }; else echo 'there is no go to build Helm with'; exit 1; fi
 
+.PHONY: manifests
+manifests: helm ## renders deploy/kubernetes from the chart, and copies the alert rules into it
+	@if [ -f deploy/prometheus/callbridge.rules.yaml ]; then \
+		cp deploy/prometheus/callbridge.rules.yaml deploy/helm/callbridge/files/callbridge.rules.yaml; fi
+	@sh deploy/kubernetes/render.sh target/helm-$(HELM)/helm
+
 # What is missing is no reason not to test: each test says what it wants.
 .PHONY: real
 real:

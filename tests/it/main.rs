@@ -20,6 +20,7 @@ mod commands;
 mod connections;
 mod crashes;
 mod deploy_docker;
+mod deploy_kubernetes;
 mod disk_faults;
 mod disks;
 mod embedded;

@@ -54,3 +54,10 @@ pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
+
+/// The Helm that `make tools` builds, or else the one in `PATH`.
+pub(crate) fn helm() -> Result<PathBuf, String> {
+    let folders = fs::read_dir(repository("target")).into_iter().flatten().flatten();
+    let built = folders.map(|folder| folder.path().join("helm")).find(|helm| helm.is_file());
+    built.map_or_else(|| in_path("helm").map_err(|missing| format!("{missing} (make tools)")), Ok)
+}
