@@ -93,6 +93,11 @@ target/helm-$(HELM)/helm:
 	@if command -v go >/dev/null; then GOBIN=$(CURDIR)/$(@D) go install helm.sh/helm/v4/cmd/helm@$(HELM) 2>$(@D).log || \
 		{ rm -rf $(@D); cat $(@D).log; exit 1; }; else echo 'there is no go to build Helm with'; exit 1; fi
 
+.PHONY: deb
+deb: ## the Debian package, in target/debian; needs cargo-deb (cargo install cargo-deb --version 3.8.0 --locked) and lintian
+	cargo deb
+	lintian --fail-on warning target/debian/callbridge_*.deb
+
 .PHONY: manifests
 manifests: helm ## renders deploy/kubernetes from the chart, and copies the alert rules into it
 	@if [ -f deploy/prometheus/callbridge.rules.yaml ]; then \

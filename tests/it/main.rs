@@ -21,6 +21,7 @@ mod connections;
 mod crashes;
 mod deploy_docker;
 mod deploy_kubernetes;
+mod deploy_systemd;
 mod disk_faults;
 mod disks;
 mod embedded;
