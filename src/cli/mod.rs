@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod healthcheck;
 mod journal;
 mod serve;
 
@@ -42,6 +43,8 @@ enum Command {
     Check(serve::Args),
     /// Look at the journal on disk without changing it, also while a bridge writes to it.
     Journal(journal::Args),
+    /// Ask a running bridge's admin listener whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
+    Healthcheck(healthcheck::Args),
 }
 
 impl Cli {
@@ -54,6 +57,7 @@ impl Cli {
                 check::run(&args, kafka::problems, &judges)
             }
             Command::Journal(args) => journal::run(&args),
+            Command::Healthcheck(args) => healthcheck::run(&args),
         }
     }
 }

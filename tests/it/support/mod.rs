@@ -29,5 +29,6 @@ pub(crate) mod samples;
 pub(crate) mod schema;
 pub(crate) mod settings;
 pub(crate) mod tls;
+pub(crate) mod tools;
 pub(crate) mod torture;
 pub(crate) mod wait;

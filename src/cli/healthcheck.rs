@@ -1,0 +1,88 @@
+//! `callbridge healthcheck`: asks the admin listener whether the process is alive, for images without a shell.
+
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::net::TcpStream;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use crate::cli::serve;
+
+/// Name resolution, connection and response together.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// `/livez` responds with one line.
+const RESPONSE_BYTES_MAX: u64 = 4096;
+
+/// Where `serve` has the admin listener when it is not configured otherwise.
+const DEFAULT_ADMIN: &str = "127.0.0.1:9464";
+
+/// The arguments of `healthcheck`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The address of the admin listener [default: 127.0.0.1:9464]
+    #[arg(long, value_name = "HOST:PORT", env = "CALLBRIDGE_ADMIN_LISTEN")]
+    admin: Option<String>,
+}
+
+/// Why the process does not count as alive.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("no connection")]
+    Connect(#[source] io::Error),
+    #[error("no response")]
+    Exchange(#[source] io::Error),
+    #[error("not an HTTP response")]
+    NotHttp,
+    #[error("/livez says {status}: {body}")]
+    NotAlive { status: String, body: String },
+    #[error("no response within {} s", TIMEOUT.as_secs())]
+    TimedOut,
+}
+
+/// Exits with 0 when `/livez` is 200, else with 1 and the reason on stderr.
+pub(super) fn run(args: &Args) -> ExitCode {
+    // An empty variable counts as absent, as for serve.
+    let admin = args.admin.as_deref().filter(|admin| !admin.is_empty()).unwrap_or(DEFAULT_ADMIN);
+    match ask_in_time(admin) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // When nobody reads it, the exit code still tells.
+            let _ = writeln!(io::stderr(), "callbridge healthcheck: {admin}: {}", serve::chain(&failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The thread bounds name resolution as well, which has no timeout of its own. It ends with the process.
+fn ask_in_time(admin: &str) -> Result<(), Failure> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    let asked = admin.to_owned();
+    let spawned = thread::Builder::new().name("healthcheck".to_owned()).spawn(move || {
+        // Nobody waits for it any more after the timeout.
+        let _ = sender.send(ask(&asked));
+    });
+    spawned.map_err(Failure::Exchange)?;
+    receiver.recv_timeout(TIMEOUT).unwrap_or(Err(Failure::TimedOut))
+}
+
+fn ask(admin: &str) -> Result<(), Failure> {
+    let mut stream = TcpStream::connect(admin).map_err(Failure::Connect)?;
+    let request = format!("GET /livez HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(Failure::Exchange)?;
+    let mut response = Vec::new();
+    stream.take(RESPONSE_BYTES_MAX).read_to_end(&mut response).map_err(Failure::Exchange)?;
+    judge(&String::from_utf8_lossy(&response))
+}
+
+fn judge(response: &str) -> Result<(), Failure> {
+    let (head, body) = response.split_once("\r\n\r\n").ok_or(Failure::NotHttp)?;
+    let status_line = head.lines().next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).ok_or(Failure::NotHttp)?;
+    match status_line.split(' ').next() {
+        Some("200") => Ok(()),
+        Some(_) | None => Err(Failure::NotAlive { status: status_line.to_owned(), body: body.trim_end().to_owned() }),
+    }
+}
