@@ -1,5 +1,6 @@
 //! One capture in the journal.
 
+use std::cell::Cell;
 use std::time::Instant;
 
 use crate::capture::Capture;
@@ -19,8 +20,10 @@ pub(crate) struct Entry {
     pub(crate) taken_at: Instant,
     /// What it costs. Here, because whoever settles it has no other reason to look at the capture.
     pub(crate) cost_bytes: usize,
-    /// Whose share of the queue it takes, where there are shares.
-    pub(super) topic: Option<Topic>,
+    /// Its key in the log, where there is one.
+    pub(super) key: u32,
+    /// Whose share of the room it takes, if a topic's. A cell, as that may turn out while a record is made of the capture.
+    pub(super) topic: Cell<Option<Topic>>,
     pub(super) standing: Standing,
     pub(super) promise: Option<Promise>,
     /// What its record takes, in bytes, if it is on disk.
@@ -56,7 +59,8 @@ impl Entry {
             capture,
             taken_at: clock::monotonic(),
             cost_bytes,
-            topic: None,
+            key: 0,
+            topic: Cell::new(None),
             standing,
             promise,
             record_bytes: 0,

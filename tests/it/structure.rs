@@ -37,14 +37,26 @@ const NAMES: &[(&str, &[&str])] = &[
         "journal",
         &[
             "auth", "capture", "clock", "command", "decide", "ledger", "metrics", "record", "refusal", "request",
-            "shutdown", "throttle",
+            "share", "shutdown", "throttle",
         ],
     ),
     (
         "intake",
         &[
-            "alarm", "auth", "capture", "clock", "command", "decide", "journal", "ledger", "metrics", "parse",
-            "question", "refusal", "request",
+            "alarm",
+            "auth",
+            "capture",
+            "clock",
+            "command",
+            "decide",
+            "journal",
+            "ledger",
+            "metrics",
+            "normalise",
+            "parse",
+            "question",
+            "refusal",
+            "request",
         ],
     ),
     (
@@ -63,6 +75,7 @@ const NAMES: &[(&str, &[&str])] = &[
         &[
             "admin",
             "auth",
+            "capture",
             "clock",
             "config",
             "decide",
