@@ -29,10 +29,12 @@ use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
 use crate::metrics::intake::IntakeMetrics;
+use crate::normalise::Normaliser;
 use crate::parse;
 use crate::parse::Proven;
 use crate::question;
 use crate::question::Judge;
+use crate::refusal::Reason;
 use crate::refusal::Refusal;
 use crate::request::Query;
 use arc_swap::ArcSwap;
@@ -47,6 +49,7 @@ pub(crate) struct Intake {
     /// The questions that are judged; all others are allowed.
     pub(crate) decides: CommandSet,
     pub(crate) journal: Journal,
+    pub(crate) normaliser: Normaliser,
     pub(crate) ledger: Ledger,
     pub(crate) metrics: IntakeMetrics,
     /// From the head to the answer.
@@ -183,6 +186,9 @@ impl Intake {
         deadline: Instant,
         alarm: &Mutex<Alarm>,
     ) -> Result<(), Refusal> {
+        if self.is_dead_letter_without_room(&capture) {
+            return Err(Refusal::TopicFull);
+        }
         match self.journal.append_now(capture, receipt) {
             Ok(None) => Ok(()),
             Ok(Some(appended)) => Box::pin(self.acknowledged(appended, deadline, alarm)).await,
@@ -197,35 +203,23 @@ impl Intake {
         deadline: Instant,
         alarm: &Mutex<Alarm>,
     ) -> Result<(), Refusal> {
-        let topic = self.journal.topic_of(&capture);
+        let claim = self.journal.claim_of(&capture);
         match alarm::until(alarm, deadline, self.journal.append(capture, receipt)).await {
             Some(Ok(None)) => Ok(()),
             Some(Ok(Some(appended))) => self.acknowledged(appended, deadline, alarm).await,
-            Some(Err(error)) => Err(self.not_taken(error)),
-            None if self.journal.is_refused_for(topic) => Err(Refusal::TopicFull),
-            None => Err(self.too_late()),
+            Some(Err(error)) => Err(not_taken(error)),
+            None => Err(self.journal.refuse_waiting(claim).map_or_else(|| self.too_late(), not_taken)),
         }
     }
 
     /// Waits until it is safe, until `deadline`.
     async fn acknowledged(&self, appended: Appended, deadline: Instant, alarm: &Mutex<Alarm>) -> Result<(), Refusal> {
         match alarm::until(alarm, deadline, appended.acknowledged()).await {
-            Some(acknowledged) => acknowledged.map_err(|error| self.not_taken(error)),
+            Some(acknowledged) => acknowledged.map_err(not_taken),
             None => {
                 let refusal = self.too_late();
                 if appended.abandon(refusal.reason()) { Ok(()) } else { Err(refusal) }
             }
-        }
-    }
-
-    fn not_taken(&self, error: AppendError) -> Refusal {
-        match error {
-            AppendError::Full if self.journal.is_full() => Refusal::JournalFull,
-            AppendError::Full => Refusal::QueueFull,
-            AppendError::TopicFull => Refusal::TopicFull,
-            AppendError::Closed => Refusal::Stopping,
-            AppendError::Unpublishable => Refusal::Unpublishable,
-            AppendError::Failed => Refusal::JournalFailed,
         }
     }
 
@@ -235,9 +229,21 @@ impl Intake {
 
     /// Hands a capture over for which nobody waits.
     fn offer(&self, capture: Box<Capture>, receipt: &mut Option<Receipt<'_>>) {
-        if let Some(receipt) = receipt.take() {
+        let Some(receipt) = receipt.take() else { return };
+        if self.is_dead_letter_without_room(&capture) {
+            receipt.end(Reason::TopicFull);
+        } else {
             self.journal.offer(capture, receipt);
         }
+    }
+
+    /// Whether a capture cannot become an event, and its dead-letter topic holds its whole share: it must not take that of its command.
+    fn is_dead_letter_without_room(&self, capture: &Capture) -> bool {
+        let is_one = self.journal.lacks_dead_letter_share(capture) && self.normaliser.rejects(capture);
+        if is_one {
+            self.journal.refuse_dead_letter(capture);
+        }
+        is_one
     }
 
     /// Keeps the bytes of a sender we know, for whoever mends what was wrong.
@@ -246,6 +252,17 @@ impl Intake {
         if !self.journal.keep(capture(admitted, raw, outcome)) {
             self.metrics.rejected_dropped.inc();
         }
+    }
+}
+
+const fn not_taken(error: AppendError) -> Refusal {
+    match error {
+        AppendError::QueueFull => Refusal::QueueFull,
+        AppendError::JournalFull => Refusal::JournalFull,
+        AppendError::TopicFull => Refusal::TopicFull,
+        AppendError::Closed => Refusal::Stopping,
+        AppendError::Unpublishable => Refusal::Unpublishable,
+        AppendError::Failed => Refusal::JournalFailed,
     }
 }
 

@@ -93,6 +93,11 @@ impl Topics {
         &self.names
     }
 
+    /// Every topic, in the order of [`Topics::names`].
+    pub fn all(&self) -> impl Iterator<Item = Topic> {
+        (0..self.names.len()).map(Topic)
+    }
+
     /// The topic's name.
     pub fn name(&self, topic: Topic) -> &str {
         self.names.get(topic.0).map_or("", |name| name)

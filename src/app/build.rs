@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::admin::Admin;
 use crate::auth::Apps;
+use crate::capture::Capture;
 use crate::clock;
 use crate::config;
 use crate::config::Config;
@@ -168,8 +169,8 @@ impl Built {
         };
         let admin = serve_admin(admin, admin_listener)?;
         let shown = Shown { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };
-        let shares = || Shares::new(Arc::clone(&topics), metrics.intake.topic_full.clone());
-        let (journal, backlog, journaling) = journal(config, &ledger, &apps, shares, &shown)?;
+        let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full.clone());
+        let (journal, backlog, journaling) = journal(config, &ledger, shares, &shown)?;
         let (files, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
         let intake = Intake {
             apps: Arc::clone(&apps),
@@ -177,6 +178,7 @@ impl Built {
             policy: policy(&config.decide),
             decides: config.decide.commands,
             journal,
+            normaliser: normaliser(config, &apps, &topics),
             ledger: ledger.clone(),
             metrics: metrics.intake,
             deadline: config.callbacks.deadline,
@@ -185,7 +187,7 @@ impl Built {
             control,
             kafka,
             backlog,
-            normaliser: Normaliser::new(apps, Arc::clone(&topics), mode(config.envelope.mode)),
+            normaliser: normaliser(config, &apps, &topics),
             topics: Arc::clone(&topics),
             metrics: metrics.publish,
             gather: match ack {
@@ -280,6 +282,10 @@ fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
     Apps::new(ids).signed(tokens.in_force(), config.callbacks.sign_window)
 }
 
+fn normaliser(config: &Config, apps: &Arc<Apps>, topics: &Arc<Topics>) -> Normaliser {
+    Normaliser::new(Arc::clone(apps), Arc::clone(topics), mode(config.envelope.mode))
+}
+
 fn topics(config: &Config) -> Topics {
     let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
     Topics::of_commands(prefixes, &config.topics.commands)
@@ -362,13 +368,7 @@ struct Shown<'s> {
     lifecycle: &'s Lifecycle,
 }
 
-fn journal(
-    config: &Config,
-    ledger: &Ledger,
-    apps: &Arc<Apps>,
-    shares: impl FnOnce() -> Shares,
-    shown: &Shown<'_>,
-) -> Result<Sides, Failure> {
+fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &Shown<'_>) -> Result<Sides, Failure> {
     let ack = ack(config.ack);
     match ack {
         Ack::Broker | Ack::Memory => {
@@ -377,12 +377,12 @@ fn journal(
                 let dir = dir.display();
                 tracing::warn!(%dir, "the journal there belongs to another callbridge that is running, and stays with it");
             }
-            let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone(), shares());
+            let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone(), shares);
             Ok((journal, backlog, None))
         }
         Ack::Journal => {
             shown.lifecycle.set_waits_for("the journal is being read");
-            let opened = open_journal(config, ledger, apps, shown.metrics)?;
+            let opened = open_journal(config, ledger, shares, shown.metrics)?;
             shown.lifecycle.set_waits_for(lifecycle::STARTING);
             let OnDisk { journal, backlog, committer, tender, gauge, .. } = opened;
             // Nobody else sets it.
@@ -393,12 +393,7 @@ fn journal(
 }
 
 /// Opens the journal on disk, and says what was found.
-fn open_journal(
-    config: &Config,
-    ledger: &Ledger,
-    apps: &Arc<Apps>,
-    metrics: &JournalMetrics,
-) -> Result<OnDisk, Failure> {
+fn open_journal(config: &Config, ledger: &Ledger, shares: Shares, metrics: &JournalMetrics) -> Result<OnDisk, Failure> {
     let began = clock::monotonic();
     let settings = Settings {
         dir: config.journal.dir.clone(),
@@ -409,9 +404,10 @@ fn open_journal(
             config::OnCorruption::Refuse => OnCorruption::Refuse,
             config::OnCorruption::Salvage => OnCorruption::Salvage,
         },
+        capture_bytes_max: config.callbacks.raw_record_bytes_max() + Capture::OVERHEAD_BYTES,
         wait_max: 2 * config.callbacks.deadline,
     };
-    let opened = durable::open(&settings, bounds(&config.queue), ledger, apps, metrics).map_err(Failure::Journal)?;
+    let opened = durable::open(&settings, bounds(&config.queue), ledger, shares, metrics).map_err(Failure::Journal)?;
     let dir = settings.dir.display();
     if let Some(it) = opened.is_gone_with {
         tracing::warn!(%dir, "the journal is on no disk of its own: it survives this process, not this {it}");

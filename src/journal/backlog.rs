@@ -13,8 +13,8 @@ use super::entry::Entry;
 use super::entry::Position;
 use super::entry::Standing;
 use super::log::Seq;
-use super::queue::Held;
 use super::queue::Queue;
+use super::room::Freed;
 use super::stored::Stored;
 
 /// See the module.
@@ -34,12 +34,23 @@ enum Form {
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     /// The room in the queue that comes free.
-    freed: Vec<(Option<Topic>, Held)>,
+    freed: Freed,
     delivered: u64,
     /// By number, each with what its record takes, in bytes.
     stored: Vec<(Seq, u32)>,
+    /// Of each of those, whose share it takes.
+    shares: Vec<Share>,
     late: u64,
     ring: Ring,
+}
+
+/// Whose share of the log a capture takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Share {
+    /// That of the topic that it was taken for.
+    pub(super) topic: Option<Topic>,
+    /// Or of this one, if it was moved there.
+    pub(super) dead_letters: Topic,
 }
 
 impl Backlog {
@@ -94,13 +105,14 @@ impl Backlog {
             && let Some(position) = entry.position
         {
             settled.stored.push((position.seq, entry.record_bytes));
+            settled.shares.push(stored.share_of(entry));
             // A late one may be marked as counted on disk: it was abandoned while it was written.
             let is_late = stored.take_late(position.seq);
             settled.late += u64::from(is_late);
             settled.delivered += u64::from(entry.standing == Standing::Counted && !is_late);
             return;
         }
-        settled.add(entry.topic, self.cost_of(entry));
+        self.free_queued(entry, settled);
         if entry.standing == Standing::Counted {
             match &entry.promise {
                 Some(promise) if !promise.keep(&mut settled.ring) => self.ledger.late(1),
@@ -115,7 +127,7 @@ impl Backlog {
         if entry.position.is_some() {
             return true;
         }
-        settled.add(entry.topic, self.cost_of(entry));
+        self.free_queued(entry, settled);
         let mut ring = Ring::default();
         let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
         if entry.standing == Standing::Counted && is_ours_to_count {
@@ -127,14 +139,14 @@ impl Backlog {
 
     /// Frees the room of what was settled, and counts what was delivered: once for many.
     pub(crate) fn free(&self, settled: &mut Settled) {
-        let Settled { freed, delivered, stored: captures_stored, late, ring } = settled;
+        let Settled { freed, delivered, stored: captures, shares, late, ring } = settled;
         match &self.form {
             Form::Memory(queue) if !freed.is_empty() => {
-                queue.free_of(freed.drain(..));
+                queue.free(freed);
                 self.ledger.deliver(*delivered);
             }
-            Form::Disk(stored) if !captures_stored.is_empty() => {
-                stored.delivered(captures_stored);
+            Form::Disk(stored) if !captures.is_empty() => {
+                stored.delivered(captures, shares);
                 self.ledger.deliver_stored(*delivered);
                 self.ledger.late(*late);
             }
@@ -143,37 +155,31 @@ impl Backlog {
         // Now that it counts.
         ring.out();
         *delivered = 0;
-        captures_stored.clear();
+        captures.clear();
+        shares.clear();
         *late = 0;
     }
 
     /// Says that an entry goes to another topic than it was thought to, and takes of that one's share if there is room in it.
-    pub(crate) fn moves_to(&self, entry: &mut Entry, topic: Topic) {
-        if let Form::Memory(queue) = &self.form
-            && entry.topic.is_some_and(|counted| counted != topic)
-        {
-            queue.move_share(entry, topic);
+    pub(crate) fn moves_to(&self, entry: &Entry, topic: Topic) {
+        if entry.topic.get().is_none_or(|counted| counted == topic) {
+            return;
         }
-    }
-
-    /// The room that an entry takes in the queue.
-    fn cost_of(&self, entry: &Entry) -> usize {
-        match &self.form {
-            Form::Memory(queue) => queue.cost_of(entry.cost_bytes),
-            Form::Disk(_) => 0,
-        }
-    }
-}
-
-impl Settled {
-    fn add(&mut self, topic: Option<Topic>, cost: usize) {
-        // Records of one topic are often reported together.
-        match self.freed.last_mut() {
-            Some((last, held)) if *last == topic => {
-                held.captures += 1;
-                held.bytes += cost;
+        let has_moved = match &self.form {
+            Form::Memory(queue) => {
+                queue.move_share((entry.topic.get(), topic), queue.of_queued(entry.cost_bytes), || true)
             }
-            Some(_) | None => self.freed.push((topic, Held { captures: 1, bytes: cost })),
+            Form::Disk(stored) => stored.moves_to(entry, topic),
+        };
+        if has_moved {
+            entry.topic.set(Some(topic));
+        }
+    }
+
+    /// Frees the room that an entry takes in the queue.
+    fn free_queued(&self, entry: &Entry, settled: &mut Settled) {
+        if let Form::Memory(queue) = &self.form {
+            settled.freed.add(entry.topic.get(), queue.of_queued(entry.cost_bytes));
         }
     }
 }

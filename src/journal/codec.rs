@@ -24,6 +24,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::auth::Apps;
+use crate::auth::VerifiedApp;
 use crate::capture::Capture;
 use crate::capture::Outcome;
 use crate::capture::Raw;
@@ -102,14 +103,26 @@ pub(crate) fn encode(capture: &Capture, apps: &Apps, bytes: &mut Vec<u8>) {
 }
 
 /// What a capture has in common with all that go the same way: a hash of its SdkAppid and command, or of what it is without one. Not
-/// of its topic, whose name the next configuration may change.
+/// of its topic, whose name the next configuration may change. It is kept in the log, so no version may make another one of the same.
 pub(crate) fn key(capture: &Capture, apps: &Apps) -> u32 {
-    let kind = match (&capture.outcome, capture.command) {
-        (Outcome::Refused { .. }, _) => "rejected",
-        (_, Some(command)) => command.name(),
-        (_, None) => "unknown",
-    };
-    crc32c::crc32c_append(crc32c::crc32c(apps.id(capture.app).as_bytes()), kind.as_bytes())
+    match capture.outcome {
+        Outcome::Happened | Outcome::Decided(_) => key_of_command(capture.app, capture.command, apps),
+        Outcome::Refused { .. } => key_of_dead_letters(capture.app, apps),
+    }
+}
+
+/// The key of captures of a command; `None` stands for every command that is not of the table.
+pub(super) fn key_of_command(app: VerifiedApp, command: Option<Command>, apps: &Apps) -> u32 {
+    key_of(app, command.map_or("unknown", Command::name), apps)
+}
+
+/// The key of captures that were refused.
+pub(super) fn key_of_dead_letters(app: VerifiedApp, apps: &Apps) -> u32 {
+    key_of(app, "rejected", apps)
+}
+
+fn key_of(app: VerifiedApp, kind: &str, apps: &Apps) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(apps.id(app).as_bytes()), kind.as_bytes())
 }
 
 /// The capture in `bytes`.

@@ -34,6 +34,8 @@ use super::log::writer::Appended;
 use super::log::writer::Writer;
 use super::promise::Promise;
 use super::queue::Queue;
+use super::room::Freed;
+use super::shares::Shares;
 
 /// Entries taken at a time.
 const TAKE_MAX: usize = 4096;
@@ -53,6 +55,8 @@ const ROOM_PAUSE: Duration = Duration::from_millis(10);
 const TEND_EVERY: Duration = Duration::from_millis(500);
 /// Between two steps of a compaction that nobody waits for, so many times what one takes: the disk is there for the callbacks.
 const REST: u32 = 3;
+/// For undelivered captures of applications that are not configured.
+const NO_TOPIC: &str = "other";
 /// How often the same complaint is made.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -197,25 +201,24 @@ impl Committer {
         let bytes_max = FRAME_BYTES.min(self.writer.batch_bytes_max());
         hand.batch.clear();
         let mut count = 0;
-        for entry in &hand.entries {
+        for entry in &mut hand.entries {
             // The cost is more than it takes in the frame.
             if count > 0 && hand.batch.bytes() + entry.cost_bytes > bytes_max {
                 break;
             }
             let is_abandoned = entry.promise.as_ref().is_some_and(Promise::is_abandoned);
             let is_counted = entry.standing == Standing::Counted && !is_abandoned;
-            let key = codec::key(&entry.capture, &self.apps);
-            hand.batch.push(is_counted, key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
+            entry.record_bytes =
+                hand.batch.push(is_counted, entry.key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
         }
         count
     }
 
     fn keep_promises(&self, hand: &mut Hand, appended: Appended, count: usize) {
-        let (mut bytes, mut stored, mut late) = (0, 0, Vec::new());
-        for (seq, entry) in (appended.first_seq..).zip(hand.entries.drain(..count)) {
-            bytes += self.queue.cost_of(entry.cost_bytes);
-            let is_late = entry.promise.is_some_and(|promise| !promise.keep(&mut hand.ring));
+        let (mut stored, mut late) = (0, Vec::new());
+        for (seq, entry) in (appended.first_seq..).zip(hand.entries.iter().take(count)) {
+            let is_late = entry.promise.as_ref().is_some_and(|promise| !promise.keep(&mut hand.ring));
             if is_late {
                 late.push(seq);
             }
@@ -224,7 +227,11 @@ impl Committer {
         // Before anybody is told, and before they can be read: they must not be delivered before they were stored.
         self.ledger.store(stored);
         hand.ring.out();
-        self.queue.free(count, bytes);
+        let bytes_of = |entry: &Entry| usize::try_from(entry.record_bytes).unwrap_or(usize::MAX);
+        self.queue.stored(
+            hand.entries.iter().take(count).map(|entry| (entry.topic.get(), entry.cost_bytes, bytes_of(entry))),
+        );
+        hand.entries.drain(..count);
         self.committed.advance(appended.first_seq + count as u64, late);
     }
 
@@ -250,16 +257,16 @@ impl Committer {
 
     /// Ends entries that will not become durable.
     fn lose(&self, entries: &mut VecDeque<Entry>, reason: Reason) {
-        let (count, mut bytes, mut ring) = (entries.len(), 0, Ring::default());
+        let (mut freed, mut ring) = (Freed::default(), Ring::default());
         for entry in entries.drain(..) {
-            bytes += self.queue.cost_of(entry.cost_bytes);
+            freed.add(entry.topic.get(), self.queue.of_queued(entry.cost_bytes));
             let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
             if entry.standing == Standing::Counted && is_ours_to_count {
                 self.ledger.lose_queued(reason);
             }
         }
         ring.out();
-        self.queue.free(count, bytes);
+        self.queue.free(&mut freed);
     }
 }
 
@@ -267,6 +274,8 @@ impl Committer {
 #[derive(Debug)]
 pub(crate) struct Tender {
     pub(super) store: Store<Directory>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) shares: Arc<Shares>,
     pub(super) metrics: JournalMetrics,
 }
 
@@ -294,6 +303,7 @@ impl Tender {
                 }
             };
             self.metrics.show(&self.store.fill());
+            self.show_undelivered();
             if lifecycle.phase() >= Phase::Recording {
                 return Ok(());
             }
@@ -304,5 +314,15 @@ impl Tender {
                 Tended::Hurry => {}
             }
         }
+    }
+
+    fn show_undelivered(&self) {
+        let held = self.queue.look_at_log(|room| {
+            let of_topics: Vec<(&str, usize)> = self.shares.by_name(|topic| room.taken_by(topic)).collect();
+            (room.taken(), of_topics)
+        });
+        let Some((taken, of_topics)) = held else { return };
+        let of_none = taken - of_topics.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        self.metrics.show_undelivered(of_topics.into_iter().chain([(NO_TOPIC, of_none)]));
     }
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::auth::Apps;
 use crate::clock::Wait;
 use crate::ledger::Ledger;
 use crate::metrics::journal::JournalMetrics;
@@ -32,12 +31,16 @@ use super::log::recovery::Found;
 use super::log::recovery::Opened;
 use super::log::store::Store;
 use super::queue::Queue;
+use super::shares::Shares;
+use super::stored::Parts;
 use super::stored::Stored;
 
 /// The most that the journal takes when nobody says how much it may.
 const QUOTA_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// Above these tenths of its quota the process is not ready: others should take what comes.
-const ALARM_TENTHS: u64 = 9;
+/// While there is no room for so many of the longest captures the process is not ready: others should take what comes.
+const ALARM_CAPTURES: usize = 2;
+/// But a small journal is ready while this part of what may be undelivered is free.
+const ALARM_PART: usize = 10;
 
 /// Where the journal is, and what it may take.
 #[derive(Debug, Clone)]
@@ -48,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) free_bytes_min: u64,
     pub(crate) on_corruption: OnCorruption,
+    /// What the longest capture costs.
+    pub(crate) capture_bytes_max: usize,
     /// The process is not ready while the disk takes longer than this to sync or to read.
     pub(crate) wait_max: Duration,
 }
@@ -71,10 +76,13 @@ pub(crate) struct OnDisk {
 #[derive(Debug)]
 pub(crate) struct Gauge {
     store: Store<Directory>,
+    queue: Arc<Queue>,
     is_full: Arc<AtomicBool>,
     sync_wait: Arc<Wait>,
     read_wait: Arc<Wait>,
     wait_max: Duration,
+    /// When less than this is left of what may be undelivered, it is nearly full.
+    alarm_bytes: usize,
 }
 
 /// Why the journal cannot be opened.
@@ -171,13 +179,14 @@ pub(crate) fn open(
     settings: &Settings,
     bounds: Bounds,
     ledger: &Ledger,
-    apps: &Arc<Apps>,
+    shares: Shares,
     metrics: &JournalMetrics,
 ) -> Result<OnDisk, JournalError> {
     let directory = Directory::open(&settings.dir)?;
     let is_gone_with = directory.is_gone_with();
     let mode_for_others = directory.mode_for_others();
     let options = options(settings, &directory)?;
+    let undelivered_bytes_max = usize::try_from(options.undelivered_bytes_max()).unwrap_or(usize::MAX);
     let mut seed = [0; 8];
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| JournalError::Entropy(error.into()))?;
@@ -188,28 +197,52 @@ pub(crate) fn open(
     })?;
     ledger.recover(found.counted);
     metrics.damaged.inc_by(found.damage.iter().map(|damage| damage.captures).sum());
-    let queue = Arc::new(Queue::new(bounds, 0, ledger.clone()));
+    let (apps, shares) = (shares.apps(), Arc::new(shares));
+    let queue = Arc::new(Queue::new(&bounds, Some(undelivered_bytes_max), shares.topics(), ledger.clone()));
+    for (key, bytes) in &found.live {
+        queue.recovered(shares.of_key(*key), usize::try_from(*bytes).unwrap_or(usize::MAX));
+    }
     let committed = Arc::new(Committed::new(store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
     let sync_wait = Arc::new(Wait::default());
-    let stored = Stored::new(Arc::clone(&committed), store.clone(), Arc::clone(apps), metrics.clone());
+    let stored = Stored::new(Parts {
+        committed: Arc::clone(&committed),
+        store: store.clone(),
+        queue: Arc::clone(&queue),
+        shares: Arc::clone(&shares),
+        apps: Arc::clone(&apps),
+        metrics: metrics.clone(),
+    });
     let read_wait = stored.read_wait();
     Ok(OnDisk {
-        journal: Journal { queue: Arc::clone(&queue), ack: Ack::Journal, is_full: Arc::clone(&is_full), shares: None },
+        journal: Journal {
+            queue: Arc::clone(&queue),
+            ack: Ack::Journal,
+            is_full: Arc::clone(&is_full),
+            shares: Arc::clone(&shares),
+        },
         backlog: Backlog::on_disk(stored, ledger.clone()),
         committer: Committer {
-            queue,
+            queue: Arc::clone(&queue),
             writer,
             store: store.clone(),
             committed,
-            apps: Arc::clone(apps),
+            apps: Arc::clone(&apps),
             ledger: ledger.clone(),
             metrics: metrics.clone(),
             is_full: Arc::clone(&is_full),
             sync_wait: Arc::clone(&sync_wait),
         },
-        tender: Tender { store: store.clone(), metrics: metrics.clone() },
-        gauge: Gauge { store, is_full, sync_wait, read_wait, wait_max: settings.wait_max },
+        tender: Tender { store: store.clone(), queue: Arc::clone(&queue), shares, metrics: metrics.clone() },
+        gauge: Gauge {
+            store,
+            queue,
+            is_full,
+            sync_wait,
+            read_wait,
+            wait_max: settings.wait_max,
+            alarm_bytes: ALARM_CAPTURES * settings.capture_bytes_max,
+        },
         found,
         is_gone_with,
         mode_for_others,
@@ -287,8 +320,12 @@ impl Gauge {
         if fill.is_full || self.is_full.load(std::sync::atomic::Ordering::Relaxed) {
             return Err("the journal is full".to_owned());
         }
-        if fill.held_bytes / ALARM_TENTHS >= fill.quota_bytes / 10 {
-            return Err(format!("the journal is nearly full: {} of {} bytes", fill.held_bytes, fill.quota_bytes));
+        // Topics that are stuck leave room to the others, and are no reason to send those elsewhere; until next to none is left.
+        let (undelivered, free) = self.queue.look_at_log(|room| (room.taken(), room.free())).unwrap_or_default();
+        if free < self.alarm_bytes.min((undelivered + free) / ALARM_PART) {
+            return Err(format!(
+                "the journal is nearly full: {undelivered} bytes are not delivered, and {free} are left"
+            ));
         }
         for (done, wait) in [("synced", &self.sync_wait), ("read", &self.read_wait)] {
             let age = wait.age();

@@ -1,5 +1,7 @@
 //! One capture in the journal.
 
+use std::cell::Cell;
+
 use crate::capture::Capture;
 use crate::record::Topic;
 
@@ -14,8 +16,10 @@ pub(crate) struct Entry {
     pub(crate) capture: Box<Capture>,
     /// What it costs. Here, because whoever settles it has no other reason to look at the capture.
     pub(crate) cost_bytes: usize,
-    /// Whose share of the queue it takes, where there are shares.
-    pub(super) topic: Option<Topic>,
+    /// Its key in the log, where there is one.
+    pub(super) key: u32,
+    /// Whose share of the room it takes, if a topic's. A cell, as that may turn out while a record is made of the capture.
+    pub(super) topic: Cell<Option<Topic>>,
     pub(super) standing: Standing,
     pub(super) promise: Option<Promise>,
     /// What its record takes, in bytes, if it is on disk.
@@ -45,6 +49,15 @@ pub(crate) struct Position {
 impl Entry {
     pub(super) fn new(capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Self {
         let cost_bytes = capture.cost_bytes();
-        Self { capture, cost_bytes, topic: None, standing, promise, record_bytes: 0, position: None }
+        Self {
+            capture,
+            cost_bytes,
+            key: 0,
+            topic: Cell::new(None),
+            standing,
+            promise,
+            record_bytes: 0,
+            position: None,
+        }
     }
 }

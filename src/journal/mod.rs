@@ -19,25 +19,21 @@ pub(crate) mod inspect;
 pub(crate) mod log;
 mod promise;
 mod queue;
+mod room;
+mod shares;
 mod stored;
 mod turn;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-
-use prometheus::IntCounterVec;
 
 use crate::capture::Capture;
-use crate::capture::Outcome;
-use crate::clock;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
 use crate::record::Topic;
-use crate::record::Topics;
 use crate::refusal::Reason;
-use crate::throttle::Throttle;
 
 pub(crate) use self::backlog::Backlog;
 pub(crate) use self::backlog::Settled;
@@ -46,9 +42,10 @@ pub(crate) use self::entry::Entry;
 pub(crate) use self::entry::Position;
 use self::entry::Standing;
 use self::promise::Promise;
-use self::queue::Full;
 use self::queue::Queue;
 use self::queue::WaitError;
+use self::room::Full;
+pub(crate) use self::shares::Shares;
 pub(crate) use self::stored::TAKE_BYTES;
 
 /// When a callback counts as acknowledged.
@@ -77,7 +74,9 @@ pub(crate) struct Bounds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AppendError {
     /// No room, and no room to wait for it.
-    Full,
+    QueueFull,
+    /// No room on disk, or in what of it may be undelivered.
+    JournalFull,
     /// Its topic holds its whole share of the room.
     TopicFull,
     /// No more captures are taken.
@@ -95,6 +94,13 @@ pub(crate) async fn attend() {
     bell::attend().await;
 }
 
+/// The room that a capture takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    topic: Option<Topic>,
+    cost_bytes: usize,
+}
+
 /// The journal as intake sees it.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -102,52 +108,13 @@ pub(crate) struct Journal {
     ack: Ack,
     /// The disk has no room.
     is_full: Arc<AtomicBool>,
-    /// Where captures stay in the queue until Kafka has them.
-    shares: Option<Shares>,
-}
-
-/// The shares of topics in the queue.
-#[derive(Debug)]
-pub(crate) struct Shares {
-    topics: Arc<Topics>,
-    /// Callbacks that were lost because their topic held its whole share, by topic.
-    refused: IntCounterVec,
-    log: Throttle,
-}
-
-/// How often it is logged at most that a topic holds its whole share.
-const SHARE_LOG_PERIOD: Duration = Duration::from_secs(10);
-
-impl Shares {
-    /// Of these topics. `refused` counts by topic.
-    pub(crate) fn new(topics: Arc<Topics>, refused: IntCounterVec) -> Self {
-        for name in topics.names() {
-            refused.with_label_values(&[name]);
-        }
-        Self { topics, refused, log: Throttle::new(SHARE_LOG_PERIOD) }
-    }
-
-    /// Where a capture goes, as far as that is known before it is normalised.
-    fn topic_of(&self, capture: &Capture) -> Topic {
-        match capture.outcome {
-            Outcome::Happened | Outcome::Decided(_) => self.topics.of(capture.app, capture.command),
-            Outcome::Refused { .. } => self.topics.rejected(capture.app),
-        }
-    }
-
-    fn refused(&self, topic: Topic) {
-        let topic = self.topics.name(topic);
-        self.refused.with_label_values(&[topic]).inc();
-        if self.log.permits(clock::monotonic()) {
-            tracing::warn!(topic, "a topic holds its whole share of the queue; callbacks for it are refused");
-        }
-    }
+    shares: Arc<Shares>,
 }
 
 /// Makes a journal in memory. It is not open yet: what is appended waits until [`Journal::open`].
 pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger, shares: Shares) -> (Journal, Backlog) {
-    let queue = Arc::new(Queue::new(bounds, shares.topics.names().len(), ledger.clone()));
-    let journal = Journal { queue: Arc::clone(&queue), ack, is_full: Arc::default(), shares: Some(shares) };
+    let queue = Arc::new(Queue::new(&bounds, None, shares.topics(), ledger.clone()));
+    let journal = Journal { queue: Arc::clone(&queue), ack, is_full: Arc::default(), shares: Arc::new(shares) };
     (journal, Backlog::in_memory(queue, ledger))
 }
 
@@ -180,14 +147,11 @@ impl Journal {
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
     ) -> Result<Option<Appended>, AppendError> {
-        let place = self.queue.wait(self.topic_of(&capture), capture.cost_bytes()).await;
+        let Claim { topic, cost_bytes } = self.claim_of(&capture);
+        let place = self.queue.wait(topic, cost_bytes).await;
         let place = place.map_err(|error| match error {
             WaitError::Closed => AppendError::Closed,
-            WaitError::Full(Full::Queue) => AppendError::Full,
-            WaitError::Full(Full::Topic(topic)) => {
-                self.refused(topic);
-                AppendError::TopicFull
-            }
+            WaitError::Full(full) => self.refuse_for(full).unwrap_or(AppendError::QueueFull),
         })?;
         let (entry, appended) = self.entry(capture);
         place.push(entry, receipt).map_err(|_closed| AppendError::Closed)?;
@@ -206,30 +170,39 @@ impl Journal {
     }
 
     fn new_entry(&self, capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Entry {
-        let topic = self.topic_of(&capture);
-        Entry { topic, ..Entry::new(capture, standing, promise) }
+        let (key, topic) = self.shares.of(&capture);
+        Entry { key, topic: Cell::new(topic), ..Entry::new(capture, standing, promise) }
     }
 
-    /// Whose share a capture takes.
-    pub(crate) fn topic_of(&self, capture: &Capture) -> Option<Topic> {
-        self.shares.as_ref().map(|shares| shares.topic_of(capture))
+    /// What room a capture takes.
+    pub(crate) fn claim_of(&self, capture: &Capture) -> Claim {
+        Claim { topic: self.shares.of(capture).1, cost_bytes: capture.cost_bytes() }
     }
 
-    /// Whether a capture that waits for room waits for the share of its topic. That is counted.
-    pub(crate) fn is_refused_for(&self, topic: Option<Topic>) -> bool {
-        match self.queue.fullness(topic) {
-            Full::Queue => false,
+    /// Why a capture is refused that has waited for this room in vain; nothing if it was only slow.
+    pub(crate) fn refuse_waiting(&self, claim: Claim) -> Option<AppendError> {
+        self.refuse_for(self.queue.fullness(claim.topic, claim.cost_bytes))
+    }
+
+    fn refuse_for(&self, full: Full) -> Option<AppendError> {
+        match full {
             Full::Topic(topic) => {
-                self.refused(topic);
-                true
+                self.shares.refused(topic);
+                Some(AppendError::TopicFull)
             }
+            Full::Log => Some(AppendError::JournalFull),
+            Full::Queue => self.is_full().then_some(AppendError::JournalFull),
         }
     }
 
-    fn refused(&self, topic: Topic) {
-        if let Some(shares) = &self.shares {
-            shares.refused(topic);
-        }
+    /// Whether a capture would find no room in the share of its dead-letter topic, should it turn out to go there.
+    pub(crate) fn lacks_dead_letter_share(&self, capture: &Capture) -> bool {
+        self.queue.lacks_share(self.shares.dead_letters(capture.app), capture.cost_bytes())
+    }
+
+    /// Counts a callback as refused for want of that.
+    pub(crate) fn refuse_dead_letter(&self, capture: &Capture) {
+        self.shares.refused(self.shares.dead_letters(capture.app));
     }
 
     /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
@@ -237,13 +210,10 @@ impl Journal {
         let mut receipt = Some(receipt);
         let offered = self.queue.offer(self.new_entry(capture, Standing::Counted, None), &mut receipt);
         let (Err(full), Some(receipt)) = (offered, receipt) else { return };
-        receipt.end(match full {
-            Full::Topic(topic) => {
-                self.refused(topic);
-                Reason::TopicFull
-            }
-            Full::Queue if self.is_full() => Reason::JournalFull,
-            Full::Queue => Reason::QueueFull,
+        receipt.end(match self.refuse_for(full) {
+            Some(AppendError::TopicFull) => Reason::TopicFull,
+            Some(AppendError::JournalFull) => Reason::JournalFull,
+            Some(_) | None => Reason::QueueFull,
         });
     }
 

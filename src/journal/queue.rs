@@ -1,11 +1,10 @@
 //! The queue between intake and the publisher: entries in order, and the room they take, under one lock.
 //!
-//! Room is counted in captures and in bytes. It is taken when an entry is pushed and free again once the entry is settled, so what the
-//! publisher has taken still counts. Those who wait for room get it in the order of arrival.
+//! Room is taken when an entry is pushed and free again once the entry is settled, so what the publisher has taken still counts. Where
+//! captures go to disk, they leave the queue then, and go on to take room in the log until they are delivered. Those who wait for room get
+//! it in the order of arrival.
 //!
-//! Where entries stay until Kafka has them, each topic has a *share*: it may hold at most four times what is free. So a lone topic gets
-//! four fifths of the room, and k topics that Kafka does not take always leave 1/(4k+1) of it to the others. Whoever waits for the share of
-//! a topic stands in nobody else's way.
+//! Each topic has a share of the room ([`SharedRoom`]). Whoever waits for the share of a topic stands in nobody else's way.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -13,6 +12,8 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::thread::Thread;
 
 use tokio::sync::oneshot;
@@ -20,56 +21,41 @@ use tokio::sync::oneshot;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
 use crate::record::Topic;
+use crate::share::SharedRoom;
 
 use super::Bounds;
 use super::entry::Entry;
+use super::room::Freed;
+use super::room::Full;
+use super::room::Held;
+use super::room::Room;
 use super::turn;
-
-/// How many times what is free one topic may hold.
-const SHARE: usize = 4;
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Queue {
     entries: Mutex<Entries>,
-    bounds: Bounds,
+    bytes_max: usize,
     pub(super) ledger: Ledger,
     /// Whom to wake when there is something to take.
     taker: OnceLock<Thread>,
+    /// Something that goes to another topic than was thought has found no room in its share.
+    lacks_share: AtomicBool,
 }
 
 /// Under one lock, so that nothing comes in behind the end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entries {
     waiting: VecDeque<Entry>,
     /// Until then appends wait, whatever room there is.
     is_open: bool,
     is_closed: bool,
-    /// All the room that is taken.
-    held: Held,
-    /// Of it, what each topic holds. Empty where there are no shares.
-    by_topic: Vec<Held>,
+    room: Room,
     /// Who waits for room, by topic; each line in order of arrival, and none empty.
-    lines: BTreeMap<Option<Topic>, Line>,
-    /// What all of them wait with.
-    line_bytes: usize,
+    lines: BTreeMap<Option<Topic>, VecDeque<Waiter>>,
+    /// What they may wait with, in bytes.
+    line_bytes: SharedRoom,
     next_ticket: u64,
-}
-
-/// Room that is taken.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Held {
-    pub(super) captures: usize,
-    pub(super) bytes: usize,
-}
-
-/// What there is no room in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Full {
-    /// In the whole queue.
-    Queue,
-    /// In the share of the topic.
-    Topic(Topic),
 }
 
 /// Why nobody may wait for room.
@@ -81,17 +67,11 @@ pub(super) enum WaitError {
     Closed,
 }
 
-#[derive(Debug, Default)]
-struct Line {
-    waiters: VecDeque<Waiter>,
-    bytes: usize,
-}
-
 /// Somebody who waits for room.
 #[derive(Debug)]
 struct Waiter {
     ticket: u64,
-    cost: usize,
+    cost_bytes: usize,
     has_room: oneshot::Sender<()>,
 }
 
@@ -101,23 +81,37 @@ pub(super) struct Place<'q> {
     queue: &'q Queue,
     topic: Option<Topic>,
     ticket: u64,
-    cost: usize,
+    cost_bytes: usize,
     is_used: bool,
 }
 
 impl Queue {
-    /// An empty queue, with shares for so many topics if there are any. It is not open yet.
-    pub(super) fn new(bounds: Bounds, topics: usize, ledger: Ledger) -> Self {
-        let entries = Entries { by_topic: vec![Held::default(); topics], ..Entries::default() };
-        Self { entries: Mutex::new(entries), bounds, ledger, taker: OnceLock::new() }
+    /// An empty queue, with shares for so many topics. It is not open yet. With `log_bytes_max` its captures go on to the log, where
+    /// what is not delivered may take so many bytes.
+    pub(super) fn new(bounds: &Bounds, log_bytes_max: Option<usize>, topics: usize, ledger: Ledger) -> Self {
+        let entries = Entries {
+            waiting: VecDeque::new(),
+            is_open: false,
+            is_closed: false,
+            room: Room::new(bounds, log_bytes_max, topics),
+            lines: BTreeMap::new(),
+            line_bytes: SharedRoom::new(bounds.waiting_bytes_max, topics),
+            next_ticket: 0,
+        };
+        Self {
+            entries: Mutex::new(entries),
+            bytes_max: bounds.bytes_max,
+            ledger,
+            taker: OnceLock::new(),
+            lacks_share: AtomicBool::new(false),
+        }
     }
 
     /// Lines up an entry if it is open and has room, and nobody waits for that. If not, the entry comes back and the receipt is left
     /// alone.
     pub(super) fn append(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
-        let cost = self.cost_of(entry.cost_bytes);
         let mut entries = self.lock();
-        if !entries.is_open || entries.reserve(entry.topic, cost, self.bounds).is_err() {
+        if !entries.is_open || entries.reserve(entry.topic.get(), entry.cost_bytes).is_err() {
             return Err(entry);
         }
         self.push(entries, entry, receipt);
@@ -126,59 +120,57 @@ impl Queue {
 
     /// Does as [`Queue::append`], and before it is open too.
     pub(super) fn offer(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Full> {
-        let cost = self.cost_of(entry.cost_bytes);
         let mut entries = self.lock();
-        entries.reserve(entry.topic, cost, self.bounds)?;
+        entries.reserve(entry.topic.get(), entry.cost_bytes)?;
         self.push(entries, entry, receipt);
         Ok(())
     }
 
+    /// Lines up an entry as if there were room: for tests of a disk that is full before that is taken.
+    #[cfg(test)]
+    pub(super) fn push_beyond_room(&self, entry: Entry, receipt: Receipt<'_>) {
+        let mut entries = self.lock();
+        entries.room.take(entry.topic.get(), self.of_queued(entry.cost_bytes));
+        self.push(entries, entry, &mut Some(receipt));
+    }
+
     /// Waits until it is open and has room, in order of arrival.
     pub(super) async fn wait(&self, topic: Option<Topic>, cost_bytes: usize) -> Result<Place<'_>, WaitError> {
-        let (place, has_room) = self.line_up(topic, self.cost_of(cost_bytes))?;
+        let (place, has_room) = self.line_up(topic, cost_bytes)?;
         // Whoever is not told that there is room has been sent away.
         has_room.await.map_err(|_closed| WaitError::Closed)?;
         Ok(place)
     }
 
     /// Takes the last place in line, as long as those who wait are within their bound. The lines have shares too.
-    fn line_up(&self, topic: Option<Topic>, cost: usize) -> Result<(Place<'_>, oneshot::Receiver<()>), WaitError> {
+    fn line_up(
+        &self,
+        topic: Option<Topic>,
+        cost_bytes: usize,
+    ) -> Result<(Place<'_>, oneshot::Receiver<()>), WaitError> {
         let (has_room, receiver) = oneshot::channel();
         let (ticket, given) = {
             let mut entries = self.lock();
             if entries.is_closed {
                 return Err(WaitError::Closed);
             }
-            let free = self.bounds.waiting_bytes_max - entries.line_bytes;
-            if cost > free {
-                return Err(WaitError::Full(Full::Queue));
-            }
-            let bytes = entries.lines.get(&topic).map_or(0, |line| line.bytes) + cost;
-            if let Some(topic) = topic
-                && bytes > free.saturating_mul(SHARE)
-            {
-                return Err(WaitError::Full(Full::Topic(topic)));
+            if !entries.line_bytes.has_room(topic, cost_bytes) {
+                return Err(WaitError::Full(entries.fullness(topic, cost_bytes)));
             }
             let ticket = entries.next_ticket;
             entries.next_ticket += 1;
-            entries.line_bytes += cost;
-            let line = entries.lines.entry(topic).or_default();
-            line.bytes = bytes;
-            line.waiters.push_back(Waiter { ticket, cost, has_room });
+            entries.line_bytes.take(topic, cost_bytes);
+            entries.lines.entry(topic).or_default().push_back(Waiter { ticket, cost_bytes, has_room });
             // There may have come room since it was asked for.
-            (ticket, entries.give_room(self.bounds))
+            (ticket, entries.give_room())
         };
         tell(given);
-        Ok((Place { queue: self, topic, ticket, cost, is_used: false }, receiver))
+        Ok((Place { queue: self, topic, ticket, cost_bytes, is_used: false }, receiver))
     }
 
-    /// What a capture of `topic` waits for that has to wait now.
-    pub(super) fn fullness(&self, topic: Option<Topic>) -> Full {
-        let entries = self.lock();
-        match entries.fits(topic, 0, self.bounds) {
-            Err(full @ Full::Topic(_)) => full,
-            Err(Full::Queue) | Ok(()) => Full::Queue,
-        }
+    /// What a capture waits for that has to wait now.
+    pub(super) fn fullness(&self, topic: Option<Topic>, cost_bytes: usize) -> Full {
+        self.lock().fullness(topic, cost_bytes)
     }
 
     /// Moves up to `max` entries to `into`, oldest first. Their room stays taken.
@@ -192,35 +184,76 @@ impl Queue {
         }
     }
 
-    /// Frees the room of settled captures without a topic.
-    pub(super) fn free(&self, captures: usize, bytes: usize) {
-        self.free_of([(None, Held { captures, bytes })]);
+    /// What a capture takes that waits in the queue.
+    pub(super) fn of_queued(&self, cost_bytes: usize) -> Held {
+        Held::queued(cost_bytes.min(self.bytes_max), cost_bytes)
     }
 
-    /// Frees the room of settled captures.
-    pub(super) fn free_of(&self, freed: impl IntoIterator<Item = (Option<Topic>, Held)>) {
+    /// Frees room of captures that were settled.
+    pub(super) fn free(&self, freed: &mut Freed) {
         let given = {
             let mut entries = self.lock();
-            for (topic, held) in freed {
-                entries.release(topic, held);
-            }
-            entries.give_room(self.bounds)
+            freed.drain().for_each(|(topic, held)| entries.room.give(topic, held));
+            entries.give_room()
         };
         tell(given);
     }
 
-    /// Counts an entry to the share of `to`, unless that is taken: then it stays where it is.
-    pub(super) fn move_share(&self, entry: &mut Entry, to: Topic) {
-        let held = Held { captures: 1, bytes: self.cost_of(entry.cost_bytes) };
+    /// Captures have gone from the queue to the log. Of each: its topic, its cost, and what its record takes, in bytes.
+    pub(super) fn stored(&self, captures: impl Iterator<Item = (Option<Topic>, usize, usize)>) {
+        let given = {
+            let mut entries = self.lock();
+            for (topic, cost_bytes, record_bytes) in captures {
+                let queued = entries.room.of_queued(cost_bytes);
+                entries.room.give(topic, queued);
+                entries.room.take(topic, Held::stored(record_bytes));
+            }
+            entries.give_room()
+        };
+        tell(given);
+    }
+
+    /// What was found in the log takes its room there, in bytes.
+    pub(super) fn recovered(&self, topic: Option<Topic>, log_bytes: usize) {
+        self.lock().room.take(topic, Held::stored(log_bytes));
+    }
+
+    /// Counts what was taken for one topic to the share of another, if there is room in it and `may_move` says so. Returns whether it did.
+    pub(super) fn move_share(
+        &self,
+        (from, to): (Option<Topic>, Topic),
+        held: Held,
+        may_move: impl FnOnce() -> bool,
+    ) -> bool {
         let mut entries = self.lock();
-        entries.release(entry.topic, held);
-        if entries.fits(Some(to), held.bytes, self.bounds).is_ok() {
-            entry.topic = Some(to);
-        }
-        entries.hold(entry.topic, held);
-        let given = entries.give_room(self.bounds);
+        entries.room.give(from, held);
+        let has_room = entries.room.check(Some(to), held).is_ok();
+        let moves = has_room && may_move();
+        entries.room.take(if moves { Some(to) } else { from }, held);
+        let given = entries.give_room();
         drop(entries);
         tell(given);
+        if !has_room {
+            self.lacks_share.store(true, Ordering::Relaxed);
+        }
+        moves
+    }
+
+    /// Whether a capture would find no room in the share of a topic that it may turn out to go to. Costs nothing unless another one has
+    /// found none.
+    pub(super) fn lacks_share(&self, topic: Topic, cost_bytes: usize) -> bool {
+        if !self.lacks_share.load(Ordering::Relaxed) {
+            return false;
+        }
+        let lacks = matches!(self.fullness(Some(topic), cost_bytes), Full::Topic(_));
+        // The next one that finds none says so again.
+        self.lacks_share.store(lacks, Ordering::Relaxed);
+        lacks
+    }
+
+    /// What is held of the log now, as `look` sees it.
+    pub(super) fn look_at_log<T>(&self, look: impl FnOnce(&SharedRoom) -> T) -> Option<T> {
+        self.lock().room.log().map(look)
     }
 
     /// Lets appends through.
@@ -228,7 +261,7 @@ impl Queue {
         let given = {
             let mut entries = self.lock();
             entries.is_open = true;
-            entries.give_room(self.bounds)
+            entries.give_room()
         };
         tell(given);
     }
@@ -238,7 +271,6 @@ impl Queue {
         let lines = {
             let mut entries = self.lock();
             entries.is_closed = true;
-            entries.line_bytes = 0;
             std::mem::take(&mut entries.lines)
         };
         // Without the lock: this wakes them.
@@ -256,11 +288,6 @@ impl Queue {
     pub(super) fn wakes(&self, taker: Thread) {
         // A second taker would be a bug, and would find nothing.
         let _first = self.taker.set(taker);
-    }
-
-    /// What a capture takes of the room for bytes. The longest body takes all of it, however little that is.
-    pub(super) fn cost_of(&self, bytes: usize) -> usize {
-        bytes.min(self.bounds.bytes_max)
     }
 
     /// Lines up an entry that has its room.
@@ -291,83 +318,58 @@ impl Queue {
 
 impl Entries {
     /// Takes room, if there is some that nobody in line is to have. Before it is open they are to have none.
-    fn reserve(&mut self, topic: Option<Topic>, cost: usize, bounds: Bounds) -> Result<(), Full> {
+    fn reserve(&mut self, topic: Option<Topic>, cost_bytes: usize) -> Result<(), Full> {
         if self.is_closed {
             return Err(Full::Queue);
         }
-        self.fits(topic, cost, bounds)?;
+        self.check(topic, cost_bytes)?;
         if self.is_open && !self.lines.is_empty() {
-            let waits_for_queue = |(topic, line): (&Option<Topic>, &Line)| {
-                let first = line.waiters.front().map_or(0, |waiter| waiter.cost);
-                !matches!(self.fits(*topic, first, bounds), Err(Full::Topic(_)))
+            let waits_for_all = |(topic, line): (&Option<Topic>, &VecDeque<Waiter>)| {
+                let first = line.front().map_or(0, |waiter| waiter.cost_bytes);
+                !matches!(self.check(*topic, first), Err(Full::Topic(_)))
             };
-            if self.lines.contains_key(&topic) || self.lines.iter().any(waits_for_queue) {
+            if self.lines.contains_key(&topic) || self.lines.iter().any(waits_for_all) {
                 return Err(Full::Queue);
             }
         }
-        self.hold(topic, Held { captures: 1, bytes: cost });
+        self.room.take(topic, self.room.of_queued(cost_bytes));
         Ok(())
     }
 
-    fn fits(&self, topic: Option<Topic>, cost: usize, bounds: Bounds) -> Result<(), Full> {
-        let captures_free = bounds.captures_max - self.held.captures;
-        let bytes_free = bounds.bytes_max - self.held.bytes;
-        if captures_free == 0 || cost > bytes_free {
-            return Err(Full::Queue);
-        }
-        let share = topic.and_then(|topic| Some((topic, self.by_topic.get(topic.index())?)));
-        match share {
-            Some((topic, held))
-                if held.captures >= captures_free.saturating_mul(SHARE)
-                    || held.bytes + cost > bytes_free.saturating_mul(SHARE) =>
-            {
-                Err(Full::Topic(topic))
-            }
-            Some(_) | None => Ok(()),
-        }
+    fn check(&self, topic: Option<Topic>, cost_bytes: usize) -> Result<(), Full> {
+        self.room.check(topic, self.room.of_queued(cost_bytes))
     }
 
-    fn hold(&mut self, topic: Option<Topic>, more: Held) {
-        self.held.captures += more.captures;
-        self.held.bytes += more.bytes;
-        if let Some(held) = topic.and_then(|topic| self.by_topic.get_mut(topic.index())) {
-            held.captures += more.captures;
-            held.bytes += more.bytes;
-        }
-    }
-
-    fn release(&mut self, topic: Option<Topic>, freed: Held) {
-        self.held.captures -= freed.captures;
-        self.held.bytes -= freed.bytes;
-        if let Some(held) = topic.and_then(|topic| self.by_topic.get_mut(topic.index())) {
-            held.captures -= freed.captures;
-            held.bytes -= freed.bytes;
-        }
+    fn fullness(&self, topic: Option<Topic>, cost_bytes: usize) -> Full {
+        self.check(topic, cost_bytes).err().unwrap_or(Full::Queue)
     }
 
     /// Gives what room there is to those in line. They are to be told once the lock is free.
-    fn give_room(&mut self, bounds: Bounds) -> Vec<Waiter> {
+    fn give_room(&mut self) -> Vec<Waiter> {
         let mut given = Vec::new();
         while self.is_open
-            && let Some(topic) = self.next_in_line(bounds)
-            && let Some(line) = self.lines.get_mut(&topic)
-            && let Some(first) = line.waiters.pop_front()
+            && let Some(topic) = self.next_in_line()
+            && let Some(first) = self.lines.get_mut(&topic).and_then(VecDeque::pop_front)
         {
-            line.bytes -= first.cost;
-            if line.waiters.is_empty() {
-                self.lines.remove(&topic);
-            }
-            self.line_bytes -= first.cost;
-            self.hold(topic, Held { captures: 1, bytes: first.cost });
+            self.leave_line(topic, first.cost_bytes);
+            self.room.take(topic, self.room.of_queued(first.cost_bytes));
             given.push(first);
         }
         given
     }
 
+    /// One who stood in this line does not any more.
+    fn leave_line(&mut self, topic: Option<Topic>, cost_bytes: usize) {
+        self.line_bytes.give(topic, cost_bytes);
+        if self.lines.get(&topic).is_some_and(VecDeque::is_empty) {
+            self.lines.remove(&topic);
+        }
+    }
+
     /// Whose turn it is: of those whose topic has room in its share, the first that came, if there is room for it.
-    fn next_in_line(&self, bounds: Bounds) -> Option<Option<Topic>> {
-        let firsts = self.lines.iter().filter_map(|(topic, line)| Some((line.waiters.front()?, *topic)));
-        let fits = firsts.map(|(first, topic)| (first.ticket, topic, self.fits(topic, first.cost, bounds)));
+    fn next_in_line(&self) -> Option<Option<Topic>> {
+        let firsts = self.lines.iter().filter_map(|(topic, line)| Some((line.front()?, *topic)));
+        let fits = firsts.map(|(first, topic)| (first.ticket, topic, self.check(topic, first.cost_bytes)));
         let next = fits.filter(|(.., fits)| !matches!(fits, Err(Full::Topic(_)))).min_by_key(|(ticket, ..)| *ticket);
         next.and_then(|(_, topic, fits)| fits.is_ok().then_some(topic))
     }
@@ -402,27 +404,24 @@ impl Drop for Place<'_> {
         }
         let given = {
             let mut entries = self.queue.lock();
-            if !entries.leave_line(self) && !entries.is_closed {
-                entries.release(self.topic, Held { captures: 1, bytes: self.cost });
+            if !entries.give_up(self) && !entries.is_closed {
+                let queued = entries.room.of_queued(self.cost_bytes);
+                entries.room.give(self.topic, queued);
             }
             // Also when it stood first: what was too little for it may be enough for the next.
-            entries.give_room(self.queue.bounds)
+            entries.give_room()
         };
         tell(given);
     }
 }
 
 impl Entries {
-    /// Whether the place was still in line. Behind the end nobody needs room, and those in line never had any.
-    fn leave_line(&mut self, place: &Place<'_>) -> bool {
+    /// Gives up a place. Returns whether it was still in line: behind the end nobody needs room, and those in line never had any.
+    fn give_up(&mut self, place: &Place<'_>) -> bool {
         let Some(line) = self.lines.get_mut(&place.topic) else { return false };
-        let Ok(nth) = line.waiters.binary_search_by_key(&place.ticket, |waiter| waiter.ticket) else { return false };
-        drop(line.waiters.remove(nth));
-        line.bytes -= place.cost;
-        if line.waiters.is_empty() {
-            self.lines.remove(&place.topic);
-        }
-        self.line_bytes -= place.cost;
+        let Ok(nth) = line.binary_search_by_key(&place.ticket, |waiter| waiter.ticket) else { return false };
+        drop(line.remove(nth));
+        self.leave_line(place.topic, place.cost_bytes);
         true
     }
 }

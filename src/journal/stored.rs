@@ -10,7 +10,9 @@ use crate::auth::Apps;
 use crate::clock;
 use crate::clock::Wait;
 use crate::metrics::journal::JournalMetrics;
+use crate::record::Topic;
 
+use super::backlog::Share;
 use super::codec;
 use super::codec::DecodeError;
 use super::committed::Committed;
@@ -24,7 +26,12 @@ use super::log::cursor::ReadError;
 use super::log::directory::Directory;
 use super::log::format::Captured;
 use super::log::format::Frame;
+use super::log::store::Delivery;
 use super::log::store::Store;
+use super::queue::Queue;
+use super::room::Freed;
+use super::room::Held;
+use super::shares::Shares;
 
 /// How much is read from disk at a time, in bytes, however little of it is still to be delivered: the publisher has other things to do.
 pub(crate) const TAKE_BYTES: u64 = 16 << 20;
@@ -49,19 +56,28 @@ pub(super) struct Stored {
 #[derive(Debug)]
 struct Decoder {
     store: Store<Directory>,
+    queue: Arc<Queue>,
+    shares: Arc<Shares>,
     apps: Arc<Apps>,
     metrics: JournalMetrics,
     complain_at: Instant,
 }
 
+/// What the publisher's side is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
+    pub(super) committed: Arc<Committed>,
+    pub(super) store: Store<Directory>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) shares: Arc<Shares>,
+    pub(super) apps: Arc<Apps>,
+    pub(super) metrics: JournalMetrics,
+}
+
 impl Stored {
-    pub(super) fn new(
-        committed: Arc<Committed>,
-        store: Store<Directory>,
-        apps: Arc<Apps>,
-        metrics: JournalMetrics,
-    ) -> Self {
-        let decoder = Decoder { store: store.clone(), apps, metrics, complain_at: clock::monotonic() };
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { committed, store, queue, shares, apps, metrics } = parts;
+        let decoder = Decoder { store: store.clone(), queue, shares, apps, metrics, complain_at: clock::monotonic() };
         let (cursor, again) = (Cursor::default(), Cursor::default());
         Self { committed, store, cursor, next_seq: 0, again, decoder, read_wait: Arc::default() }
     }
@@ -138,14 +154,40 @@ impl Stored {
         }
     }
 
-    /// Notes captures as delivered, each with what its record takes, in bytes.
-    pub(super) fn delivered(&self, captures: &[(Seq, u32)]) {
-        self.store.delivered(captures);
+    /// Notes captures as delivered, each with what its record takes, in bytes, and whose share that is.
+    pub(super) fn delivered(&self, captures: &[(Seq, u32)], shares: &[Share]) {
+        let mut freed = Freed::default();
+        let noted = self.store.delivered(captures);
+        for ((delivery, (_, record_bytes)), share) in noted.into_iter().zip(captures).zip(shares) {
+            let topic = match delivery {
+                Delivery::First => share.topic,
+                Delivery::FirstOfMarked => Some(share.dead_letters),
+                Delivery::Repeated => continue,
+            };
+            freed.add(topic, Held::stored(usize::try_from(*record_bytes).unwrap_or(usize::MAX)));
+        }
+        self.decoder.queue.free(&mut freed);
     }
 
     /// Whether the sender of a capture was answered 503. Says so once.
     pub(super) fn take_late(&self, seq: Seq) -> bool {
         self.committed.take_late(seq)
+    }
+
+    /// Whose share of the log an entry takes.
+    pub(super) fn share_of(&self, entry: &Entry) -> Share {
+        Share { topic: entry.topic.get(), dead_letters: self.decoder.shares.dead_letters(entry.capture.app) }
+    }
+
+    /// Counts an entry to the share of its dead-letter topic, if it goes there and there is room. Returns whether it did.
+    pub(super) fn moves_to(&self, entry: &Entry, topic: Topic) -> bool {
+        let Some(position) = entry.position else { return false };
+        if topic != self.decoder.shares.dead_letters(entry.capture.app) {
+            return false;
+        }
+        let held = Held::stored(usize::try_from(entry.record_bytes).unwrap_or(usize::MAX));
+        // Marked, as it may be read again.
+        self.decoder.queue.move_share((entry.topic.get(), topic), held, || self.store.mark(position.seq))
     }
 }
 
@@ -166,6 +208,12 @@ impl Decoder {
             };
             let standing = if is_counted { Standing::Counted } else { Standing::Uncounted };
             let mut entry = Entry::new(Box::new(capture), standing, None);
+            let topic = if self.store.is_marked(seq) {
+                Some(self.shares.dead_letters(entry.capture.app))
+            } else {
+                self.shares.of_key(captured.key)
+            };
+            entry.topic.set(topic);
             entry.record_bytes = captured.record_bytes();
             entry.position = Some(Position { seq, place });
             take(entry);

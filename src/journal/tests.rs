@@ -14,6 +14,7 @@ use std::task::Wake;
 use std::task::Waker;
 use std::thread;
 
+use prometheus::IntCounterVec;
 use prometheus::Opts;
 
 use super::bell::tests::Counted;
@@ -23,6 +24,7 @@ use crate::capture::Outcome;
 use crate::capture::Raw;
 use crate::clock::UnixMillis;
 use crate::command::Command;
+use crate::record::Topics;
 use crate::refusal::Account;
 
 const COST: usize = Capture::OVERHEAD_BYTES + 100;
@@ -50,7 +52,7 @@ fn capture_of(command: Option<Command>, number: i64) -> Box<Capture> {
 
 fn shares() -> Shares {
     let refused = IntCounterVec::new(Opts::new("refused", "By topic."), &["topic"]).unwrap();
-    Shares::new(Arc::new(Topics::new(["t"])), refused)
+    Shares::new(Arc::new(Topics::new(["t"])), Arc::new(Apps::new([1])), refused)
 }
 
 fn open(ack: Ack, bounds: Bounds) -> (Journal, Backlog, Ledger) {
@@ -154,7 +156,7 @@ fn those_who_wait_are_bounded_too() {
     let mut receipt = Some(ledger.receive(None));
     let mut waits = Box::pin(journal.append(capture(1), &mut receipt));
     assert!(poll(waits.as_mut()).is_pending());
-    assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::Full);
+    assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::QueueFull);
     drop(waits);
     let mut receipt = Some(ledger.receive(None));
     assert!(poll(pin!(journal.append(capture(3), &mut receipt))).is_pending(), "a place came back");
@@ -311,9 +313,10 @@ fn a_promise_is_kept_or_abandoned_and_never_both_however_the_threads_meet() {
         let entries = take_all(&mut backlog);
         let together = Barrier::new(2);
         let is_200: Vec<bool> = thread::scope(|scope| {
-            scope.spawn(|| {
+            let (together, backlog) = (&together, &backlog);
+            scope.spawn(move || {
                 together.wait();
-                entries.iter().for_each(|entry| settle(&backlog, entry));
+                entries.iter().for_each(|entry| settle(backlog, entry));
             });
             together.wait();
             // Backwards every other time, so that they meet in the middle.
@@ -418,8 +421,9 @@ fn those_who_wait_for_the_share_of_a_topic_stand_in_nobody_else_s_way() {
         .map(|(number, receipt)| Box::pin(journal.append(capture_of(Some(STUCK), number), receipt)))
         .collect();
     assert!(waiting.iter_mut().all(|append| poll(append.as_mut()).is_pending()));
-    let topic = journal.topic_of(&capture_of(Some(STUCK), 0));
-    assert!(journal.is_refused_for(topic) && !journal.is_refused_for(journal.topic_of(&capture(0))));
+    let claim = |command| journal.claim_of(&capture_of(command, 0));
+    assert_eq!(journal.refuse_waiting(claim(Some(STUCK))), Some(AppendError::TopicFull));
+    assert_eq!(journal.refuse_waiting(claim(None)), None);
 
     append(&journal, &ledger, 100).unwrap();
     let taken = take_all(&mut backlog);
@@ -454,12 +458,12 @@ fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
     let mut held = Vec::new();
     for _round in 0..5 {
         fill(&journal, &ledger, STUCK);
-        for mut entry in take_all(&mut backlog) {
-            backlog.moves_to(&mut entry, rejected);
+        for entry in take_all(&mut backlog) {
+            backlog.moves_to(&entry, rejected);
             held.push(entry);
         }
     }
-    let moved = held.iter().filter(|entry| entry.topic == Some(rejected)).count();
+    let moved = held.iter().filter(|entry| entry.topic.get() == Some(rejected)).count();
     assert!(moved >= 72 && (moved + 1..90).contains(&held.len()), "{moved} of {}", held.len());
     append(&journal, &ledger, 0).unwrap();
     for entry in &held {

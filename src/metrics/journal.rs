@@ -5,6 +5,8 @@ use std::time::Duration;
 use prometheus::Histogram;
 use prometheus::IntCounter;
 use prometheus::IntGauge;
+use prometheus::IntGaugeVec;
+use prometheus::Opts;
 use prometheus::Registry;
 
 use super::publish::histogram;
@@ -46,6 +48,7 @@ pub(crate) struct JournalMetrics {
     quota_bytes: IntGauge,
     segments: IntGauge,
     undelivered: IntGauge,
+    undelivered_bytes: IntGaugeVec,
     is_full: IntGauge,
     copied_bytes: IntCounter,
     won_bytes: IntCounter,
@@ -86,6 +89,13 @@ impl JournalMetrics {
             quota_bytes: IntGauge::new("callbridge_journal_quota_bytes", "What the journal's files may take.")?,
             segments: IntGauge::new("callbridge_journal_segments", "The segments that the journal has.")?,
             undelivered: IntGauge::new("callbridge_journal_undelivered_captures", "Captures that are not delivered.")?,
+            undelivered_bytes: IntGaugeVec::new(
+                Opts::new(
+                    "callbridge_journal_undelivered_bytes",
+                    "What captures take that are not delivered, by the topic in whose share they are; other: no topic of this configuration.",
+                ),
+                &["topic"],
+            )?,
             is_full: IntGauge::new("callbridge_journal_full", "1 while there is no room for another file.")?,
             copied_bytes: IntCounter::new(
                 "callbridge_journal_compaction_copied_bytes_total",
@@ -115,6 +125,7 @@ impl JournalMetrics {
         for gauge in gauges {
             registry.register(Box::new(gauge.clone()))?;
         }
+        registry.register(Box::new(metrics.undelivered_bytes.clone()))?;
         Ok(metrics)
     }
 
@@ -122,6 +133,13 @@ impl JournalMetrics {
     pub(crate) fn committed(&self, took: Duration, captures: usize) {
         self.sync.observe(took.as_secs_f64());
         self.frame.observe(f64::from(u32::try_from(captures).unwrap_or(u32::MAX)));
+    }
+
+    /// Shows what is not delivered, in bytes, by topic.
+    pub(crate) fn show_undelivered<'t>(&self, by_topic: impl Iterator<Item = (&'t str, usize)>) {
+        for (topic, bytes) in by_topic {
+            self.undelivered_bytes.with_label_values(&[topic]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
     }
 
     /// Shows how full it is.

@@ -32,6 +32,7 @@ use self::event::Event;
 use self::facts::Facts;
 use self::part::EVENTS_MAX;
 use self::part::Part;
+use self::part::Parts;
 use self::time::rfc3339;
 
 /// The word in `callbridge-reason` for an after-callback whose fields have the wrong shape.
@@ -81,6 +82,11 @@ impl Normaliser {
     /// The record that `capture` becomes as a whole. The same capture always becomes the same record.
     pub fn record<'a>(&'a self, capture: &'a Capture) -> Record<'a> {
         self.record_of(capture, Part::WHOLE)
+    }
+
+    /// Whether `capture` cannot become an event and goes to `<prefix>.rejected` as a whole.
+    pub fn rejects(&self, capture: &Capture) -> bool {
+        !Parts::of(capture).is_batch() && self.record(capture).rejection.is_some()
     }
 
     /// The record that one of its [`Parts`](part::Parts) becomes.

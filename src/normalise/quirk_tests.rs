@@ -148,7 +148,7 @@ fn a_push_comes_in_a_batch_or_flat() {
         .iter()
         .map(|body| {
             let capture = capture(app, "Push.OfflinePush", body);
-            let part = part::Parts::of(&capture).iter().next().unwrap();
+            let part = Parts::of(&capture).iter().next().unwrap();
             json_of(&normaliser.record_of(&capture, part))["id"].to_string()
         })
         .collect();

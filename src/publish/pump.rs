@@ -251,18 +251,18 @@ impl Pump {
         }
         let (topic, rejection) = (record.topic, record.rejection);
         let is_held_up = self.is_held_up();
+        // Also what is let go takes the share of the topic that it goes to.
+        self.backlog.moves_to(&item.entry, topic);
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
         if is_new && !lane.lets_in(&item) {
             return;
         }
         if is_held_up || !lane.takes(&item) || !lane.waiting.is_empty() {
-            self.backlog.moves_to(&mut item.entry, topic);
             lane.waiting.push_back(item);
             return;
         }
         let (sequence, bytes) = (self.unreported.next(), record.bytes());
         let sent = self.kafka.send(self.topics.name(topic), &record, lane.timestamp_ms(&item), sequence);
-        self.backlog.moves_to(&mut item.entry, topic);
         match sent {
             Ok(()) => {
                 lane.sent(item.is_suspect);
@@ -287,6 +287,8 @@ impl Pump {
         let capture = &item.entry.capture;
         let topic = self.topics.of(capture.app, capture.command);
         let is_held_up = self.is_held_up();
+        // Also what is let go takes the share of the topic that it goes to.
+        self.backlog.moves_to(&item.entry, topic);
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
         if is_new && !lane.lets_in(&item) {
             return;

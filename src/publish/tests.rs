@@ -93,7 +93,7 @@ impl Rig {
             quick.iter().chain(properties).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let properties = Properties::new(Ack::Broker, &configured).with_bootstrap(cluster.bootstrap_servers());
         let kafka = Unstarted::new(&properties, metrics.kafka).unwrap();
-        let shares = Shares::new(Arc::clone(&topics), metrics.intake.topic_full);
+        let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full);
         let bounds = Bounds { captures_max: 1000, bytes_max: 1 << 24, waiting_bytes_max: 0 };
         let (journal, backlog) = journal::in_memory(Ack::Memory, bounds, ledger.clone(), shares);
         journal.open();

@@ -6,31 +6,46 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use prometheus::IntCounterVec;
+use prometheus::Opts;
 use prometheus::Registry;
 use tempfile::TempDir;
 
 use super::*;
+use crate::auth::Apps;
 use crate::capture::Capture;
 use crate::capture::Outcome;
 use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::journal::Appended;
+use crate::command::Command;
 use crate::journal::Settled;
 use crate::journal::TAKE_BYTES;
 use crate::journal::codec;
 use crate::journal::entry::Entry;
+use crate::journal::entry::Standing;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
+use crate::record::Topic;
+use crate::record::Topics;
+use crate::refusal::Account;
 use crate::refusal::Reason;
+use crate::share::SharedRoom;
 
 const SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
 
 fn apps() -> Arc<Apps> {
     Arc::new(Apps::new([1]))
+}
+
+const STUCK: Command = Command::named("State.StateChange");
+
+fn capture_of(command: Command, body_bytes: usize) -> Box<Capture> {
+    Box::new(Capture { command: Some(command), ..capture(0, body_bytes) })
 }
 
 fn capture(number: i64, body_bytes: usize) -> Capture {
@@ -48,12 +63,18 @@ fn open_with(dir: &TempDir, segment_bytes: u64, segments: u64) -> (OnDisk, Ledge
         quota_bytes: Some(segments * segment_bytes),
         free_bytes_min: 0,
         on_corruption: OnCorruption::Refuse,
+        capture_bytes_max: 4 * BLOCK_BYTES,
         wait_max: Duration::from_secs(3),
     };
     let bounds = Bounds { captures_max: 1000, bytes_max: 1 << 30, waiting_bytes_max: 1 << 30 };
     let ledger = Ledger::default();
     let metrics = JournalMetrics::register(&Registry::new()).unwrap();
-    (open(&settings, bounds, &ledger, &apps(), &metrics).unwrap(), ledger)
+    (open(&settings, bounds, &ledger, shares(), &metrics).unwrap(), ledger)
+}
+
+fn shares() -> Shares {
+    let refused = IntCounterVec::new(Opts::new("refused", "By topic."), &["topic"]).unwrap();
+    Shares::new(Arc::new(Topics::new(["t"])), apps(), refused)
 }
 
 /// Its threads.
@@ -107,7 +128,8 @@ fn what_is_delivered_is_recorded_while_a_frame_waits_for_room() {
     journal.open();
     // Three in each of three segments, which leaves them room for a record; the tenth waits.
     for number in 0..12 {
-        journal.offer(Box::new(capture(number, 4 * BLOCK_BYTES)), ledger.receive(None));
+        let entry = journal.new_entry(Box::new(capture(number, 4 * BLOCK_BYTES)), Standing::Counted, None);
+        journal.queue.push_beyond_room(entry, ledger.receive(None));
     }
     let running = Running::start(committer, tender);
     wait_until("it is full", || journal.is_full());
@@ -286,6 +308,124 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
     }
     let numbers: Vec<Seq> = numbers.into_iter().map(|position| position.seq).collect();
     assert_eq!(numbers, (1099..=2400).step_by(3).collect::<Vec<Seq>>());
+}
+
+/// Offers captures until one is refused because its topic holds its whole share. Returns how many were taken.
+fn fill(journal: &Journal, ledger: &Ledger, command: Command, body_bytes: usize) -> usize {
+    let refused = || ledger.read().ended[Reason::TopicFull.index()];
+    let before = refused();
+    let is_taken = || {
+        journal.offer(capture_of(command, body_bytes), ledger.receive(Some(command)));
+        refused() == before
+    };
+    std::iter::from_fn(|| is_taken().then_some(())).count()
+}
+
+/// What of the log is held: by all, and by the topics of the stuck command and of dead letters.
+fn held(journal: &Journal) -> (usize, usize, usize) {
+    let stuck = journal.shares.of(&capture_of(STUCK, 0)).1.unwrap();
+    let look = |room: &SharedRoom| (room.taken(), room.taken_by(stuck), room.taken_by(dead_letters()));
+    journal.queue.look_at_log(look).unwrap()
+}
+
+fn dead_letters() -> Topic {
+    Topics::new(["t"]).rejected(apps().iter().next().unwrap())
+}
+
+fn wait_until_stored(ledger: &Ledger) {
+    wait_until("all are on disk", || ledger.read().waiting_queue == 0);
+}
+
+#[test]
+fn a_topic_holds_its_share_of_the_log_also_after_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let (body_bytes, segments) = (2000, 20);
+    let (OnDisk { journal, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, segments);
+    let room = usize::try_from(16 * SEGMENT_BYTES * 7 / 8).unwrap();
+    let running = Running::start(committer, tender);
+    journal.open();
+    // What is still in the queue counts with more than it takes on disk.
+    let (mut taken, mut more) = (0, 1);
+    while more > 0 {
+        more = fill(&journal, &ledger, STUCK, body_bytes);
+        taken += more;
+        wait_until_stored(&ledger);
+    }
+    let (all, of_stuck, _) = held(&journal);
+    assert!(of_stuck == all && all.abs_diff(room / 5 * 4) < 4 * body_bytes, "{all} of {room} for {taken}");
+    journal.close();
+    running.end();
+
+    let (OnDisk { journal, mut backlog, committer, tender, gauge, found, .. }, ledger) =
+        open_with(&dir, SEGMENT_BYTES, segments);
+    assert_eq!((found.counted, held(&journal)), (taken as u64, (all, all, 0)));
+    let running = Running::start(committer, tender);
+    journal.open();
+    assert_eq!(fill(&journal, &ledger, STUCK, body_bytes), 0);
+    // Others go on for a multiple of all that there is, and it is ready.
+    for _ in 0..3 * room / body_bytes {
+        journal.offer(Box::new(capture(1, body_bytes)), ledger.receive(None));
+        wait_until_stored(&ledger);
+        let (entries, _) = take(&mut backlog, 4096);
+        entries.iter().filter(|entry| entry.capture.received.0 == 1).for_each(|entry| settle(&backlog, entry));
+        gauge.can_take().unwrap();
+    }
+    assert_eq!(held(&journal).1, all);
+    let lost = ledger.read().ended_total(Account::Lost);
+    assert_eq!(lost, 1, "the stuck one that was tried");
+    journal.close();
+    running.end();
+}
+
+#[test]
+fn a_dead_letter_takes_the_share_of_its_topic_however_often_it_is_read() {
+    let dir = TempDir::new().unwrap();
+    let (OnDisk { journal, mut backlog, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 20);
+    let running = Running::start(committer, tender);
+    journal.open();
+    for _ in 0..8 {
+        journal.offer(capture_of(STUCK, 100), ledger.receive(Some(STUCK)));
+    }
+    wait_until_stored(&ledger);
+    let mut entries = Vec::new();
+    wait_until("all are read", || {
+        entries.extend(take(&mut backlog, 10).0);
+        entries.len() == 8
+    });
+    // No command is known again from a capture without a query.
+    let all = held(&journal).0;
+    assert_eq!(held(&journal), (all, all, 0));
+    entries.iter().step_by(2).for_each(|entry| backlog.moves_to(entry, dead_letters()));
+    assert_eq!(held(&journal), (all, all / 2, all / 2));
+    let (mut again, mut at) = (Vec::new(), entries[0].position);
+    while let Some(position) = at {
+        at = backlog.read_again(position, |entry| again.push(entry)).map(|(next, _bytes)| next);
+    }
+    for entry in entries.iter().step_by(2).chain(again.iter().step_by(2)) {
+        backlog.moves_to(entry, dead_letters());
+    }
+    assert_eq!((again.len(), held(&journal)), (8, (all, all / 2, all / 2)), "each is moved once");
+    // And counts once, whichever copy is delivered first.
+    again.iter_mut().for_each(|entry| entry.standing = Standing::Uncounted);
+    again.iter().skip(3).chain(&entries).for_each(|entry| settle(&backlog, entry));
+    assert_eq!(held(&journal), (0, 0, 0));
+    journal.close();
+    running.end();
+}
+
+#[test]
+fn a_small_journal_whose_room_is_nearly_taken_is_not_ready() {
+    let dir = TempDir::new().unwrap();
+    let (OnDisk { journal, gauge, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 5);
+    let mut stuck = Command::all();
+    let why = loop {
+        match gauge.can_take() {
+            Ok(()) => fill(&journal, &ledger, stuck.next().unwrap(), 100),
+            Err(why) => break why,
+        };
+    };
+    assert!(why.starts_with("the journal is nearly full: "), "{why}");
+    assert_eq!(ledger.read().ended[Reason::JournalFull.index()], 0, "it is said before");
 }
 
 fn is_segment(file: &std::fs::DirEntry) -> bool {

@@ -350,7 +350,7 @@ impl<D: Disk> Compaction<D> {
         let mut state = store.lock();
         let offsets = std::mem::take(&mut writing.offsets);
         let numbers = Numbers::Sparse { first: first.first, offsets };
-        let (mut delivered, mut unsaved) = (Marks::default(), Marks::default());
+        let (mut delivered, mut unsaved, mut marked) = (Marks::default(), Marks::default(), Marks::default());
         for ordinal in 0..numbers.count() {
             let seq = numbers.at(ordinal);
             let Some((_, input)) = state.segments.range(..=seq).next_back() else { continue };
@@ -360,6 +360,9 @@ impl<D: Disk> Compaction<D> {
             }
             if input.unsaved.has(of_input) && !options.has(Mutant::LoseUnsaved) {
                 unsaved.set(ordinal);
+            }
+            if input.marked.has(of_input) && !options.has(Mutant::LoseMarks) {
+                marked.set(ordinal);
             }
         }
         let (mut live_bytes, mut files_bytes) = (0, 0);
@@ -380,6 +383,7 @@ impl<D: Disk> Compaction<D> {
             live_bytes,
             delivered,
             unsaved,
+            marked,
             is_damaged: false,
             is_unfit: false,
             said: writing.said,

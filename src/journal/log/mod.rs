@@ -134,6 +134,13 @@ impl Options {
         self.quota_bytes.saturating_sub(self.segment_bytes)
     }
 
+    /// How many bytes of records may be undelivered: what compaction can make room for at any time, beside a segment that is written, one
+    /// that was, a spare and the reserve; and in the smallest log half a segment.
+    pub(crate) fn undelivered_bytes_max(&self) -> u64 {
+        let room = self.quota_bytes.saturating_sub(SEGMENTS_MIN * self.segment_bytes) / 8 * 7;
+        room.max(self.segment_bytes / 2)
+    }
+
     /// How many runs of what was delivered one frame records at most.
     fn runs_per_frame_max(&self) -> u64 {
         (self.segment_bytes / BYTES_PER_RUN).clamp(1, RUNS_MAX)

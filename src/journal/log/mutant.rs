@@ -27,6 +27,8 @@ pub(crate) enum Mutant {
     DeliveredAtCopy,
     /// What was delivered while a compaction copied is never recorded.
     LoseUnsaved,
+    /// What was marked is not any more behind a compaction.
+    LoseMarks,
     /// A compaction takes in one segment more than it may.
     RangeTooWide,
     /// A start takes the segment behind an output for one of its inputs.
@@ -54,7 +56,7 @@ pub(crate) enum Mutant {
 #[cfg(any(test, feature = "mutants"))]
 impl Mutant {
     /// All of them, with the names that choose them.
-    pub(crate) const ALL: [(&'static str, Self); 22] = [
+    pub(crate) const ALL: [(&'static str, Self); 23] = [
         ("ack_before_sync", Self::AckBeforeSync),
         ("no_directory_sync", Self::NoDirectorySync),
         ("recycle_too_early", Self::RecycleTooEarly),
@@ -66,6 +68,7 @@ impl Mutant {
         ("forget_runs", Self::ForgetRuns),
         ("delivered_at_copy", Self::DeliveredAtCopy),
         ("lose_unsaved", Self::LoseUnsaved),
+        ("lose_marks", Self::LoseMarks),
         ("range_too_wide", Self::RangeTooWide),
         ("supersede_equal", Self::SupersedeEqual),
         ("torn_output", Self::TornOutput),

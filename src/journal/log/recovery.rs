@@ -51,6 +51,8 @@ pub(crate) struct Found {
     pub(crate) counted: u64,
     /// Captures that are not delivered, and that it does not count.
     pub(crate) uncounted: u64,
+    /// What the records of both take, in bytes, by key.
+    pub(crate) live: BTreeMap<u32, u64>,
     /// What was read, in bytes.
     pub(crate) read_bytes: u64,
     /// Where an append was cut off. It was never acknowledged.
@@ -205,6 +207,7 @@ impl<F: DiskFile> Survey<F> {
             }
             runs.extend(scan.delivered.drain(..).map(|(first, last)| (last, first)));
             let delivered = take_delivered(&mut runs, &scan);
+            scan.add_up(&delivered);
             next = Some((scan.session, first_seq));
             self.segments.push((scan, file, delivered));
         }
@@ -306,6 +309,9 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
 }
 
 fn segment<F>(scan: Scan, file: F, mut delivered: Marks, found: &mut Found) -> Segment<F> {
+    for (key, bytes) in &scan.live {
+        *found.live.entry(*key).or_default() += bytes;
+    }
     for ordinal in 0..scan.captures() {
         if scan.missing.has(ordinal) {
             // There is nothing to deliver.
@@ -319,7 +325,7 @@ fn segment<F>(scan: Scan, file: F, mut delivered: Marks, found: &mut Found) -> S
         }
     }
     Segment {
-        live_bytes: scan.live_bytes(&delivered),
+        live_bytes: scan.live.values().sum(),
         name: scan.name,
         file: Arc::new(file),
         file_bytes: scan.file_bytes,
@@ -331,6 +337,7 @@ fn segment<F>(scan: Scan, file: F, mut delivered: Marks, found: &mut Found) -> S
         used_bytes: scan.used_bytes,
         delivered,
         unsaved: Marks::default(),
+        marked: Marks::default(),
         is_damaged: !scan.damage.is_empty(),
         is_unfit: false,
         said: scan.said,

@@ -1,5 +1,6 @@
 //! Reads a segment whole, and says what is in it and what is not.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use super::Damage;
@@ -42,8 +43,10 @@ pub(crate) struct Scan {
     pub(super) ends: Vec<End>,
     /// Of its captures.
     pub(crate) numbers: Numbers,
-    /// What each takes, in bytes; nothing if it cannot be read.
-    sizes: Vec<u32>,
+    /// Of each, its key and what its record takes, in bytes; nothing if it cannot be read.
+    records: Vec<(u32, u32)>,
+    /// What the records of those take that are not delivered, in bytes, by key.
+    pub(super) live: BTreeMap<u32, u64>,
     /// Captures that the ledger does not count, by their ordinal.
     pub(super) uncounted: Marks,
     /// Captures that cannot be read, by their ordinal. Of an output, it is not known which.
@@ -117,7 +120,8 @@ pub(crate) fn scan(
         } else {
             Numbers::Dense { first: named_seq, count: 0 }
         },
-        sizes: Vec::new(),
+        records: Vec::new(),
+        live: BTreeMap::new(),
         uncounted: Marks::default(),
         missing: Marks::default(),
         delivered: Vec::new(),
@@ -170,10 +174,14 @@ impl Scan {
         self.missing.count()
     }
 
-    /// What the records of those take that are not in `delivered`, in bytes.
-    pub(super) fn live_bytes(&self, delivered: &Marks) -> u64 {
-        let live = (0..).zip(&self.sizes).filter(|(ordinal, _)| *ordinal < self.captures() && !delivered.has(*ordinal));
-        live.map(|(_, bytes)| u64::from(*bytes)).sum()
+    /// Adds up what the records of those take that are not in `delivered`. What is known of each by itself is forgotten by that.
+    pub(super) fn add_up(&mut self, delivered: &Marks) {
+        let captures = self.captures();
+        for (ordinal, (key, bytes)) in (0..captures).zip(std::mem::take(&mut self.records)) {
+            if bytes > 0 && !delivered.has(ordinal) {
+                *self.live.entry(key).or_default() += u64::from(bytes);
+            }
+        }
     }
 
     /// Notes that everything from where it ends up to `to`, if that can be told, was acknowledged and cannot be read.
@@ -295,7 +303,7 @@ impl Scan {
         if let Numbers::Dense { first, count } = &mut self.numbers {
             *count = self.end_seq - *first;
             // What was missing has no size.
-            self.sizes.resize(usize::try_from(frame.header.first_seq - *first).unwrap_or(0), 0);
+            self.records.resize(usize::try_from(frame.header.first_seq - *first).unwrap_or(0), (0, 0));
         }
         for record in frame.records() {
             match record {
@@ -304,9 +312,9 @@ impl Scan {
                         offsets.extend(u32::try_from(captured.seq - *first));
                     }
                     if !captured.is_counted {
-                        self.uncounted.set(self.sizes.len() as u64);
+                        self.uncounted.set(self.records.len() as u64);
                     }
-                    self.sizes.push(captured.record_bytes());
+                    self.records.push((captured.key, captured.record_bytes()));
                 }
                 Record::Delivered(runs) => {
                     self.said.add(runs.iter().next().map_or(Seq::MAX, |(first, _)| first), runs.record_bytes());

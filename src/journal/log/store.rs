@@ -149,6 +149,8 @@ pub(super) struct Segment<F> {
     pub(super) delivered: Marks,
     /// Delivered, and not recorded in the log yet.
     pub(super) unsaved: Marks,
+    /// See [`Store::mark`].
+    pub(super) marked: Marks,
     pub(super) is_damaged: bool,
     /// It turned out that it cannot be compacted.
     pub(super) is_unfit: bool,
@@ -175,6 +177,17 @@ impl<D: Disk> Shared<D> {
         self.failure.check()?;
         self.disk.sync_directory().inspect_err(|_error| self.failure.note())
     }
+}
+
+/// What it was to note a capture as delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// It was not delivered before.
+    First,
+    /// The same, and it is marked.
+    FirstOfMarked,
+    /// It was delivered before, or is not there.
+    Repeated,
 }
 
 /// Whether the files are in order.
@@ -204,24 +217,39 @@ impl<D: Disk> Store<D> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes captures as delivered, each with what its record takes, in bytes. Each counts once.
-    pub(crate) fn delivered(&self, captures: &[(Seq, u32)]) {
+    /// Notes captures as delivered, each with what its record takes, in bytes. Returns, for each, whether it is news.
+    pub(crate) fn delivered(&self, captures: &[(Seq, u32)]) -> Vec<Delivery> {
         let mut state = self.lock();
         let subtracts_twice = self.shared.options.has(Mutant::SubtractTwice);
         let mut is_any_whole = false;
-        for (seq, bytes) in captures {
-            let Some((_, segment)) = state.segments.range_mut(..=seq).next_back() else { continue };
-            let Some(ordinal) = segment.numbers.ordinal(*seq) else { continue };
-            if segment.delivered.set(ordinal) || subtracts_twice {
-                segment.unsaved.set(ordinal);
-                segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(*bytes));
-                is_any_whole |= segment.is_delivered();
+        let note = |(seq, bytes): &(Seq, u32)| {
+            let Some((segment, ordinal)) = state.find_mut(*seq) else { return Delivery::Repeated };
+            if !segment.delivered.set(ordinal) && !subtracts_twice {
+                return Delivery::Repeated;
             }
-        }
+            segment.unsaved.set(ordinal);
+            segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(*bytes));
+            is_any_whole |= segment.is_delivered();
+            if segment.marked.has(ordinal) { Delivery::FirstOfMarked } else { Delivery::First }
+        };
+        let noted = captures.iter().map(note).collect();
         drop(state);
         if is_any_whole {
             self.shared.untended.notify_one();
         }
+        noted
+    }
+
+    /// Marks a capture for as long as this run lasts. Returns false if it was marked before, was delivered or is not there.
+    pub(crate) fn mark(&self, seq: Seq) -> bool {
+        let mut state = self.lock();
+        let found = state.find_mut(seq).filter(|(segment, ordinal)| !segment.delivered.has(*ordinal));
+        found.is_some_and(|(segment, ordinal)| segment.marked.set(ordinal))
+    }
+
+    /// Whether a capture is marked.
+    pub(crate) fn is_marked(&self, seq: Seq) -> bool {
+        self.lock().find(seq).is_some_and(|(segment, ordinal)| segment.marked.has(ordinal))
     }
 
     /// Whether a capture was delivered, or is not there.
@@ -472,10 +500,20 @@ impl<F> State<F> {
         self.segments.values().map(|it| it.file_bytes).sum::<u64>() + others * options.segment_bytes + superseded
     }
 
+    /// The segment of a capture, and its ordinal there.
+    fn find(&self, seq: Seq) -> Option<(&Segment<F>, u64)> {
+        let (_, segment) = self.segments.range(..=seq).next_back()?;
+        Some((segment, segment.numbers.ordinal(seq)?))
+    }
+
+    fn find_mut(&mut self, seq: Seq) -> Option<(&mut Segment<F>, u64)> {
+        let (_, segment) = self.segments.range_mut(..=seq).next_back()?;
+        let ordinal = segment.numbers.ordinal(seq)?;
+        Some((segment, ordinal))
+    }
+
     pub(super) fn is_delivered(&self, seq: Seq) -> bool {
-        let segment = self.segments.range(..=seq).next_back().map(|(_, segment)| segment);
-        let ordinal = segment.and_then(|segment| Some((segment, segment.numbers.ordinal(seq)?)));
-        ordinal.is_none_or(|(segment, ordinal)| segment.delivered.has(ordinal))
+        self.find(seq).is_none_or(|(segment, ordinal)| segment.delivered.has(ordinal))
     }
 
     /// What was delivered and is not recorded, as at most `max` runs; and whether that is all.

@@ -207,6 +207,7 @@ impl<D: Disk> Writer<D> {
             live_bytes: 0,
             delivered: Marks::default(),
             unsaved: Marks::default(),
+            marked: Marks::default(),
             is_damaged: false,
             is_unfit: false,
             said,

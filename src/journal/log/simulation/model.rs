@@ -69,8 +69,31 @@ pub(super) struct Start<'s> {
     pub(super) damage: &'s [Damage],
 }
 
-/// What a run of the program has to deliver: where each capture is and what its record takes, in bytes.
-pub(super) type Undelivered = BTreeMap<Seq, (Place, u32)>;
+/// What a run of the program has to deliver.
+pub(super) type Undelivered = BTreeMap<Seq, OnDisk>;
+
+/// A capture that is not delivered: where it is, its key, and what its record takes, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct OnDisk {
+    pub(super) place: Place,
+    pub(super) key: u32,
+    pub(super) record_bytes: u32,
+}
+
+impl OnDisk {
+    pub(super) fn of(captured: &Captured<'_>, place: Place) -> Self {
+        Self { place, key: captured.key, record_bytes: captured.record_bytes() }
+    }
+}
+
+/// What these take, in bytes, by key.
+pub(super) fn bytes_by_key(undelivered: &Undelivered) -> BTreeMap<u32, u64> {
+    let mut bytes = BTreeMap::new();
+    for waiting in undelivered.values() {
+        *bytes.entry(waiting.key).or_default() += u64::from(waiting.record_bytes);
+    }
+    bytes
+}
 
 impl Capture {
     /// Its bytes, behind those in `into`.
@@ -88,6 +111,10 @@ impl Capture {
 
     pub(super) const fn is_counted(&self) -> bool {
         self.is_counted
+    }
+
+    pub(super) const fn key(&self) -> u32 {
+        self.length as u32 % 3
     }
 
     fn is(&self, is_counted: bool, bytes: &[u8]) -> bool {
@@ -204,13 +231,17 @@ impl Model {
                 self.meet(seq, found)?;
                 present.insert(seq);
                 if !start.store.is_delivered(seq) {
-                    returned.insert(seq, (place, captured.record_bytes()));
+                    returned.insert(seq, OnDisk::of(&captured, place));
                     *(if is_counted { &mut counted } else { &mut uncounted }) += 1;
                 }
             }
         }
         if (start.found.counted, start.found.uncounted) != (counted, uncounted) {
             return Err(format!("{:?}, but there are {counted} counted and {uncounted} uncounted", start.found));
+        }
+        let by_key = bytes_by_key(&returned);
+        if !self.is_hurt && start.found.live != by_key {
+            return Err(format!("{:?} bytes wait by key, but the start has found {:?}", by_key, start.found.live));
         }
         self.check_missing(start, &present, &returned)?;
         if let Some(seq) = self.recorded.intersection(&self.delivered).find(|seq| returned.contains_key(seq)) {

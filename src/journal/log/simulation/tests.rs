@@ -102,6 +102,7 @@ fn each_fault_of_compaction_is_found() {
         Mutant::ForgetRuns,
         Mutant::DeliveredAtCopy,
         Mutant::LoseUnsaved,
+        Mutant::LoseMarks,
         Mutant::RangeTooWide,
         Mutant::SupersedeEqual,
         Mutant::TornOutput,

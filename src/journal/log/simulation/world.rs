@@ -1,5 +1,6 @@
 //! Runs the log on a simulated disk, beside the model, and compares them.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::panic;
@@ -16,9 +17,11 @@ use super::history::Setup;
 use super::model::Capture;
 use super::model::Hurt;
 use super::model::Model;
+use super::model::OnDisk;
 use super::model::Start;
 use super::model::Undelivered;
 use super::model::Violation;
+use super::model::bytes_by_key;
 use super::random::Random;
 use crate::journal::log::AppendError;
 use crate::journal::log::OnCorruption;
@@ -36,6 +39,7 @@ use crate::journal::log::format::Frame;
 use crate::journal::log::mutant::Mutant;
 use crate::journal::log::recovery;
 use crate::journal::log::recovery::Opened;
+use crate::journal::log::store::Delivery;
 use crate::journal::log::store::Store;
 use crate::journal::log::store::TendError;
 use crate::journal::log::store::Tended;
@@ -67,6 +71,10 @@ struct Run {
     undelivered: Undelivered,
     /// In this run.
     delivered: BTreeSet<Seq>,
+    /// In this run.
+    marked: BTreeSet<Seq>,
+    /// What waits, in bytes, by key: what was found, with what came, without what was reported as delivered for the first time.
+    by_key: BTreeMap<u32, u64>,
     cursor: Cursor,
     read_to: Seq,
     /// What the files took at the start, in bytes.
@@ -161,10 +169,7 @@ impl World {
                 let Some(mut batch) = self.batch(sizes, *is_counted)? else { return Ok(()) };
                 self.append(&mut batch, *with_delivered, *is_patient, *fault).map(|_is_taken| ())
             }
-            Action::Deliver { captures, order } => {
-                self.deliver(*captures, *order);
-                Ok(())
-            }
+            Action::Deliver { captures, order } => self.deliver(*captures, *order),
             Action::Tend { fault } => self.tend(*fault),
             Action::Read { frames } => self.read(*frames),
             Action::ReadAgain { pick } => self.read_again(*pick),
@@ -206,7 +211,7 @@ impl World {
             self.open(None)?;
             self.read(u64::MAX)?;
             self.tend_until_done()?;
-            self.deliver(u64::MAX, Order::OldestFirst);
+            self.deliver(u64::MAX, Order::OldestFirst)?;
             self.tend_until_done()?;
             let Some(mut batch) = self.batch(&[100], true)? else { return Err("it cannot be opened".to_owned()) };
             if !self.append(&mut batch, true, true, None)? {
@@ -258,6 +263,8 @@ impl World {
             writer,
             undelivered,
             delivered: BTreeSet::new(),
+            marked: BTreeSet::new(),
+            by_key: found.live,
             cursor: Cursor::default(),
             read_to: 0,
             began_with_bytes: self.disk.used_bytes(),
@@ -284,7 +291,7 @@ impl World {
         for size in sizes {
             let room = bytes_max.saturating_sub(batch.bytes() + CAPTURE_RECORD_BYTES_MIN);
             let capture = self.model.give((*size).min(room), is_counted);
-            batch.push(capture.is_counted(), 7, |into| capture.write(into));
+            batch.push(capture.is_counted(), capture.key(), |into| capture.write(into));
             captures.push(capture);
         }
         Ok(Some((batch, captures)))
@@ -323,15 +330,18 @@ impl World {
         match cursor.next(&run.store) {
             Ok(Some((place, frame))) if place == appended.place && frame.header.first_seq == appended.first_seq => {
                 self.model.acknowledge(captures, &frame)?;
-                run.undelivered.extend(frame.captures().map(|it| (it.seq, (place, it.record_bytes()))));
+                for captured in frame.captures() {
+                    run.undelivered.insert(captured.seq, OnDisk::of(&captured, place));
+                    *run.by_key.entry(captured.key).or_default() += u64::from(captured.record_bytes());
+                }
             }
             other => return Err(format!("what was just appended at {:?} is {other:?}", appended.place)),
         }
         self.check_room().map(|()| true)
     }
 
-    fn deliver(&mut self, captures: u64, order: Order) {
-        let Some(run) = &mut self.run else { return };
+    fn deliver(&mut self, captures: u64, order: Order) -> Result<(), Violation> {
+        let Some(run) = &mut self.run else { return Ok(()) };
         let mut seqs: Vec<Seq> = run.undelivered.keys().copied().collect();
         match order {
             Order::OldestFirst => {}
@@ -347,14 +357,34 @@ impl World {
         }
         seqs.truncate(usize::try_from(captures).unwrap_or(usize::MAX));
         let mut reports = Vec::new();
+        let mut keys = Vec::new();
         for seq in seqs {
             self.model.deliver(seq);
-            reports.extend(run.undelivered.remove(&seq).map(|(_, bytes)| (seq, bytes)));
+            let waiting = run.undelivered.remove(&seq).unwrap();
+            reports.push((seq, waiting.record_bytes));
+            keys.push(waiting.key);
             run.delivered.insert(seq);
         }
         // A second time, as when a report comes twice.
         reports.extend_from_within(..reports.len().min(1));
-        run.store.delivered(&reports);
+        keys.extend_from_within(..keys.len().min(1));
+        let noted = run.store.delivered(&reports);
+        for ((delivery, (seq, bytes)), key) in noted.into_iter().zip(reports).zip(keys) {
+            if delivery == Delivery::Repeated {
+                continue;
+            }
+            let left = run.by_key.get_mut(&key).and_then(|left| Some((left.checked_sub(u64::from(bytes))?, left)));
+            let Some((less, left)) = left else {
+                return Err(format!("{seq} is taken off what does not wait"));
+            };
+            *left = less;
+            let is_marked = run.marked.contains(&seq);
+            if (delivery == Delivery::FirstOfMarked) != is_marked {
+                return Err(format!("of {seq} it is said {delivery:?}, and it was marked: {is_marked}"));
+            }
+        }
+        run.by_key.retain(|_, bytes| *bytes > 0);
+        Ok(())
     }
 
     /// The files' thread comes to rest.
@@ -400,12 +430,12 @@ impl World {
     /// What the store reckons with is what is there.
     fn check_bytes(&mut self) -> Result<(), Violation> {
         let Some(run) = &self.run else { return Ok(()) };
-        let live: u64 = run.undelivered.values().map(|(_, bytes)| u64::from(*bytes)).sum();
-        let reckoned = run.store.live_bytes();
-        if live == reckoned || self.model.is_hurt() {
+        let (live, reckoned) = (live_bytes(run), run.store.live_bytes());
+        let by_key = bytes_by_key(&run.undelivered);
+        if self.model.is_hurt() || live == reckoned && by_key == run.by_key {
             Ok(())
         } else {
-            Err(format!("{live} bytes wait, and it reckons with {reckoned}"))
+            Err(format!("{by_key:?} bytes wait, and it reckons with {reckoned} and {:?}", run.by_key))
         }
     }
 
@@ -413,7 +443,7 @@ impl World {
     fn check_rest(&mut self) -> Result<(), Violation> {
         let Some(run) = &self.run else { return Ok(()) };
         let (segment, overhead) = (self.options.segment_bytes, 6 * BLOCK_BYTES as u64);
-        let live: u64 = run.undelivered.values().map(|(_, bytes)| u64::from(*bytes)).sum();
+        let live = live_bytes(run);
         let allowed = 2 * live * segment / (segment - overhead) + 5 * segment;
         let can_tell = !self.is_resized && !self.model.is_hurt() && !run.store.is_pausing();
         let fill = run.store.fill();
@@ -423,11 +453,18 @@ impl World {
         Ok(())
     }
 
-    /// One that was read, or appended, is found again, wherever it is now.
+    /// One that was read, or appended, is found again, wherever it is now. It is marked then, as its reader may do.
     fn read_again(&mut self, pick: u64) -> Result<(), Violation> {
-        let Some(run) = &self.run else { return Ok(()) };
+        let Some(run) = &mut self.run else { return Ok(()) };
         let Some(index) = pick.checked_rem(run.undelivered.len() as u64) else { return Ok(()) };
-        let Some((wanted, (place, _))) = run.undelivered.iter().nth(index as usize) else { return Ok(()) };
+        let Some((wanted, OnDisk { place, .. })) = run.undelivered.iter().nth(index as usize) else { return Ok(()) };
+        if run.store.is_marked(*wanted) != run.marked.contains(wanted) {
+            return Err(format!("whether {wanted} was marked is not known any more"));
+        }
+        let is_new = run.marked.insert(*wanted);
+        if run.store.mark(*wanted) != is_new {
+            return Err(format!("{wanted} was marked, or could not be"));
+        }
         let mut cursor = Cursor::at(*place);
         loop {
             let frame = match cursor.next(&run.store) {
@@ -582,7 +619,7 @@ impl World {
             && !self.is_resized
             && !self.model.is_hurt()
             && !run.store.is_pausing();
-        let live: u64 = run.undelivered.values().map(|(_, bytes)| u64::from(*bytes)).sum();
+        let live = live_bytes(run);
         // But for the newest, a spare and the reserve, with seven eighths of what a small segment has without its overhead.
         let needed = (self.options.quota_bytes - 3 * self.options.segment_bytes) / 2;
         if can_tell && live < needed {
@@ -603,6 +640,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// What is not delivered, in bytes of its records.
+fn live_bytes(run: &Run) -> u64 {
+    run.undelivered.values().map(|waiting| u64::from(waiting.record_bytes)).sum()
 }
 
 /// The frames of a segment that have captures: where each is, and its captures' numbers.
