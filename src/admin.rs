@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use crate::journal::durable::Gauge;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
+use crate::metrics::lifecycle::LifecycleMetrics;
 use crate::publish::control::Control;
 use crate::publish::kafka::Health;
 
@@ -38,6 +39,7 @@ const STUCK_AFTER: Duration = Duration::from_secs(10);
 pub(crate) struct Admin {
     pub(crate) registry: Registry,
     pub(crate) lifecycle: Lifecycle,
+    pub(crate) metrics: LifecycleMetrics,
     pub(crate) kafka: Arc<Health>,
     pub(crate) pump: Arc<Control>,
     /// The journal on disk, if there is one and it has been read.
@@ -68,7 +70,7 @@ impl Admin {
         let page: fn(&Self) -> Response<Full<Bytes>> = match request.uri().path() {
             "/livez" => |admin| verdict(admin.is_alive(), "alive"),
             "/readyz" => |admin| verdict(admin.is_ready(), "ready"),
-            "/metrics" => Self::metrics,
+            "/metrics" => Self::scrape,
             _ => return text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".into()),
         };
         if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -105,7 +107,8 @@ impl Admin {
         }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    fn scrape(&self) -> Response<Full<Bytes>> {
+        self.metrics.show(self.is_ready().is_ok(), self.lifecycle.phase());
         let mut body = Vec::new();
         let encoder = TextEncoder::new();
         if let Err(error) = encoder.encode(&self.registry.gather(), &mut body) {

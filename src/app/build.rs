@@ -162,6 +162,7 @@ impl Built {
         let admin = Admin {
             registry,
             lifecycle: lifecycle.clone(),
+            metrics: metrics.lifecycle,
             kafka: kafka.health(),
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),

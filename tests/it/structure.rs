@@ -30,7 +30,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("throttle", &[]),
     ("config", &["command", "sender"]),
-    ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
+    ("metrics", &["clock", "command", "decide", "ledger", "lifecycle", "normalise", "refusal"]),
     ("logging", &["clock", "metrics"]),
     (
         "journal",
@@ -76,7 +76,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ),
     ("publish", &["capture", "clock", "journal", "lifecycle", "metrics", "normalise", "record", "refusal"]),
     ("follow", &["auth", "clock", "decide", "http", "metrics"]),
-    ("admin", &["clock", "journal", "lifecycle", "publish"]),
+    ("admin", &["clock", "journal", "lifecycle", "metrics", "publish"]),
     // Wiring.
     (
         "app",
