@@ -32,6 +32,7 @@ mod journal;
 mod logging;
 mod metrics;
 mod publish;
+mod systemd;
 
 // Wiring.
 mod app;

@@ -28,6 +28,7 @@ const NAMES: &[(&str, &[&str])] = &[
     // Edges. Intake and publish meet in the journal only.
     ("alarm", &[]),
     ("lifecycle", &[]),
+    ("systemd", &[]),
     ("throttle", &[]),
     ("config", &["command", "sender"]),
     ("metrics", &["clock", "command", "decide", "ledger", "lifecycle", "normalise", "refusal"]),
@@ -75,8 +76,8 @@ const NAMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("publish", &["capture", "clock", "journal", "lifecycle", "metrics", "normalise", "record", "refusal"]),
-    ("follow", &["auth", "clock", "decide", "http", "metrics"]),
-    ("admin", &["clock", "journal", "lifecycle", "metrics", "publish"]),
+    ("follow", &["auth", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
+    ("admin", &["clock", "journal", "lifecycle", "metrics", "publish", "systemd"]),
     // Wiring.
     (
         "app",
@@ -98,6 +99,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "publish",
             "record",
             "sender",
+            "systemd",
             "throttle",
         ],
     ),
