@@ -20,7 +20,8 @@ use crate::follow::files::Files;
 use crate::follow::tls::TlsFiles;
 use crate::follow::tls::TlsPaths;
 use crate::follow::tokens::TokenFiles;
-use crate::http::budget::Budget;
+use crate::http::body::Bodies;
+use crate::http::body::Budget;
 use crate::http::listener;
 use crate::http::listener::Limits;
 use crate::http::preamble::Preamble;
@@ -284,15 +285,17 @@ fn topics(config: &Config) -> Topics {
 fn service(config: &Config, intake: Intake, lifecycle: Lifecycle) -> Service {
     let callbacks = &config.callbacks;
     let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
-    let (path, body_bytes_max) = (callbacks.path.clone(), callbacks.body_bytes_max);
-    let budget = Budget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone());
+    let path = callbacks.path.clone();
+    let bodies = Bodies {
+        bytes_max: callbacks.body_bytes_max,
+        timeout: callbacks.body_timeout,
+        budget: Budget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone()),
+    };
     Service {
         intake,
         path,
         senders,
-        body_bytes_max,
-        body_timeout: callbacks.body_timeout,
-        budget,
+        bodies,
         nameless_log: Throttle::new(REQUEST_LOG_PERIOD),
         not_http_log: Throttle::new(REQUEST_LOG_PERIOD),
         lifecycle,
