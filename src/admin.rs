@@ -2,6 +2,7 @@
 
 mod listener;
 
+use std::future;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -20,12 +21,16 @@ use prometheus::Encoder;
 use prometheus::Registry;
 use prometheus::TextEncoder;
 use tokio::net::TcpListener;
+use tokio::time;
 
 use crate::journal::durable::Gauge;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
+use crate::metrics::lifecycle::LifecycleMetrics;
 use crate::publish::control::Control;
 use crate::publish::kafka::Health;
+use crate::systemd;
+use crate::systemd::Notice;
 
 /// The methods of all pages.
 const METHODS: &str = "GET, HEAD";
@@ -33,11 +38,15 @@ const METHODS: &str = "GET, HEAD";
 /// A thread that has not turned for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
+/// The watchdog is fed so many times in its timeout: one notice that is lost costs nothing.
+const WATCHDOG_PART: u32 = 3;
+
 /// What the admin listener tells of.
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) registry: Registry,
     pub(crate) lifecycle: Lifecycle,
+    pub(crate) metrics: LifecycleMetrics,
     pub(crate) kafka: Arc<Health>,
     pub(crate) pump: Arc<Control>,
     /// The journal on disk, if there is one and it has been read.
@@ -55,8 +64,10 @@ impl Admin {
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
             let lifecycle = self.lifecycle.clone();
+            let admin = Arc::new(self);
             tokio::select! {
-                () = listener::serve(listener, Arc::new(self)) => {}
+                () = listener::serve(listener, Arc::clone(&admin)) => {}
+                () = feed_watchdog(systemd::watchdog_timeout(), || admin.is_alive().is_ok(), systemd::notify) => {}
                 () = lifecycle.reached(Phase::Stopped) => {}
             }
             Ok(())
@@ -68,7 +79,7 @@ impl Admin {
         let page: fn(&Self) -> Response<Full<Bytes>> = match request.uri().path() {
             "/livez" => |admin| verdict(admin.is_alive(), "alive"),
             "/readyz" => |admin| verdict(admin.is_ready(), "ready"),
-            "/metrics" => Self::metrics,
+            "/metrics" => Self::scrape,
             _ => return text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".into()),
         };
         if matches!(*request.method(), Method::GET | Method::HEAD) {
@@ -105,7 +116,8 @@ impl Admin {
         }
     }
 
-    fn metrics(&self) -> Response<Full<Bytes>> {
+    fn scrape(&self) -> Response<Full<Bytes>> {
+        self.metrics.show(self.is_ready().is_ok(), self.lifecycle.phase());
         let mut body = Vec::new();
         let encoder = TextEncoder::new();
         if let Err(error) = encoder.encode(&self.registry.gather(), &mut body) {
@@ -116,6 +128,17 @@ impl Admin {
             response.headers_mut().insert(header::CONTENT_TYPE, format);
         }
         response
+    }
+}
+
+/// Tells the service manager that this process is alive, for as long as it is, if there is a watchdog that wants to know. Never ends.
+async fn feed_watchdog(timeout: Option<Duration>, is_alive: impl Fn() -> bool, notify: impl Fn(Notice)) {
+    let Some(timeout) = timeout else { return future::pending().await };
+    loop {
+        if is_alive() {
+            notify(Notice::Watchdog);
+        }
+        time::sleep(timeout / WATCHDOG_PART).await;
     }
 }
 
@@ -130,4 +153,34 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn the_watchdog_is_fed_only_while_the_process_is_alive() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let fed_while = |timeout: Option<Duration>, is_alive: fn(u32) -> bool| {
+            let (asked, fed) = <(Cell<u32>, Cell<u32>)>::default();
+            let is_alive = || {
+                asked.set(asked.get() + 1);
+                is_alive(asked.get())
+            };
+            let feeding = feed_watchdog(timeout, is_alive, |_notice| fed.set(fed.get() + 1));
+            runtime.block_on(async {
+                tokio::select! {
+                    () = feeding => {}
+                    () = async { while asked.get() < 6 { time::sleep(Duration::from_millis(1)).await } } => {}
+                }
+            });
+            fed.get()
+        };
+        let timeout = Some(Duration::from_millis(3));
+        assert!(fed_while(timeout, |_nth| true) >= 6);
+        assert_eq!(fed_while(timeout, |nth| nth <= 2), 2);
+    }
 }

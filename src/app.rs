@@ -40,6 +40,9 @@ use crate::publish::kafka::ClientError;
 use crate::publish::topics::Missing;
 use crate::publish::topics::Told;
 use crate::publish::topics::TopicsClient;
+use crate::systemd;
+use crate::systemd::NoListener;
+use crate::systemd::Notice;
 
 use self::build::Built;
 use self::build::Publishing;
@@ -63,6 +66,9 @@ pub(crate) enum Failure {
         /// Why not.
         source: io::Error,
     },
+    /// The sockets that the service manager has passed cannot be used.
+    #[error("use the sockets of the service manager")]
+    Passed(#[source] NoListener),
     /// librdkafka does not take the configuration as a whole, or cannot start.
     #[error("start the kafka client")]
     Kafka(#[source] ClientError),
@@ -103,6 +109,7 @@ impl Failure {
 ///
 /// It could not start. Nothing was taken.
 pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::Ended, Failure> {
+    let passed = systemd::passed_sockets().map_err(Failure::Passed)?;
     system::raise_descriptor_limit();
     // For what is rare: it accepts connections, and waits for signals.
     let runtime =
@@ -115,7 +122,7 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::Ended, Fai
     let workers = workers::Unstarted::new(config.workers).map_err(Failure::system("the workers"))?;
     let registry = Registry::new();
     log.metrics().register(&registry).map_err(Failure::Metrics)?;
-    let building = build(config.clone(), registry)?;
+    let building = build(config.clone(), registry, passed)?;
     let Some(built) = runtime.block_on(signals.unless_stopped(building)) else {
         return Ok(stop::Ended::Stopped);
     };
@@ -128,11 +135,15 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::Ended, Fai
 }
 
 /// Builds everything, on a thread of its own: reading a large journal takes a while, and a signal is to be heard all the while.
-fn build(config: Config, registry: Registry) -> Result<oneshot::Receiver<Result<Built, Failure>>, Failure> {
+fn build(
+    config: Config,
+    registry: Registry,
+    passed: Vec<TcpListener>,
+) -> Result<oneshot::Receiver<Result<Built, Failure>>, Failure> {
     let (done, built) = oneshot::channel();
     let _building = spawn("start", move || {
         // Nobody waits any more when it was told to stop.
-        let _told = done.send(Built::new(&config, registry, serve_admin));
+        let _told = done.send(Built::new(&config, registry, passed, serve_admin));
     })?;
     Ok(built)
 }
@@ -310,6 +321,7 @@ fn serve_now(readying: &Readying, served: &build::Served) {
             readying.callbacks_scheme, readying.callbacks_address, readying.admin_address
         ));
         tracing::info!("ready");
+        systemd::notify(Notice::Ready);
     }
 }
 

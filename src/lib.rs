@@ -33,6 +33,7 @@ mod journal;
 mod logging;
 mod metrics;
 mod publish;
+mod systemd;
 
 // Wiring.
 mod app;

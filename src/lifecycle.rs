@@ -30,6 +30,32 @@ pub(crate) enum Phase {
     Stopped,
 }
 
+impl Phase {
+    /// All of them, in order.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Starting,
+        Self::Serving,
+        Self::KeepAccepting,
+        Self::Closing,
+        Self::Draining,
+        Self::Recording,
+        Self::Stopped,
+    ];
+
+    /// Its name on `/metrics`.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::KeepAccepting => "keep_accepting",
+            Self::Closing => "closing",
+            Self::Draining => "draining",
+            Self::Recording => "recording",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 /// What the process waits for while it starts, when that is nothing in particular.
 pub(crate) const STARTING: &str = "starting";
 
@@ -133,6 +159,7 @@ mod tests {
 
     #[test]
     fn phases_only_move_on_and_the_deadline_comes_with_the_stop() {
+        assert!(Phase::ALL.is_sorted());
         let lifecycle = Lifecycle::new();
         assert_eq!((lifecycle.phase(), lifecycle.deadline()), (Phase::Starting, None));
         let deadline = clock::monotonic();

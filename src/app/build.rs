@@ -21,7 +21,8 @@ use crate::follow::files::Files;
 use crate::follow::tls::TlsFiles;
 use crate::follow::tls::TlsPaths;
 use crate::follow::tokens::TokenFiles;
-use crate::http::budget::Budget;
+use crate::http::body::Bodies;
+use crate::http::body::Budget;
 use crate::http::listener;
 use crate::http::listener::Limits;
 use crate::http::preamble::Preamble;
@@ -145,6 +146,7 @@ impl Built {
     pub(super) fn new(
         config: &Config,
         registry: Registry,
+        passed: Vec<TcpListener>,
         serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, Failure>,
     ) -> Result<Self, Failure> {
         let ledger = Ledger::default();
@@ -156,13 +158,14 @@ impl Built {
         let apps = Arc::new(apps(config, &tokens));
         let topics = Arc::new(topics(config));
         let ack = ack(config.ack);
-        let (listeners, admin_listener) = Listeners::bind(config)?;
+        let (listeners, admin_listener) = Listeners::bind(config, passed)?;
         let (embedded, properties) = kafka(config, ack, &topics)?;
         let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
         let admin = Admin {
             registry,
             lifecycle: lifecycle.clone(),
+            metrics: metrics.lifecycle,
             kafka: kafka.health(),
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),
@@ -196,23 +199,15 @@ impl Built {
             },
         };
         let readying = readying(config, &topics, &listeners);
+        let following = Following { blocklist: files, tokens, tls, lifecycle: lifecycle.clone() };
         let served = Served {
             service: Arc::new(service(config, intake, lifecycle.clone())),
-            preamble: Arc::new(preamble(&config.callbacks, tls.as_ref())),
+            preamble: Arc::new(preamble(&config.callbacks, following.tls.as_ref())),
             limits: limits(config, gauge.get()),
             lifecycle,
             ledger,
         };
-        Ok(Self {
-            served,
-            publishing,
-            journaling,
-            readying,
-            admin,
-            following: Following { blocklist: files, tokens, tls },
-            listeners,
-            embedded,
-        })
+        Ok(Self { served, publishing, journaling, readying, admin, following, listeners, embedded })
     }
 }
 
@@ -245,17 +240,19 @@ impl Publishing {
 }
 
 impl Listeners {
-    /// Binds both. That of the admin listener is not part of what is kept.
-    fn bind(config: &Config) -> Result<(Self, TcpListener), Failure> {
-        let bind = |address: SocketAddr| {
+    /// Binds those that were not `passed`: the callback listener comes first. That of the admin listener is not part of what is kept.
+    fn bind(config: &Config, passed: Vec<TcpListener>) -> Result<(Self, TcpListener), Failure> {
+        let passed_count = passed.len();
+        let mut passed = passed.into_iter();
+        let mut bind = |address: SocketAddr| {
             let failed = |source| Failure::Listen { address, source };
-            let listener = listener::bind(address).map_err(failed)?;
+            let listener = passed.next().map_or_else(|| listener::bind(address), Ok).map_err(failed)?;
             let bound = listener.local_addr().map_err(failed)?;
             Ok::<_, Failure>((listener, bound))
         };
         let (callbacks, callbacks_address) = bind(config.callbacks.listen)?;
         let (admin, admin_address) = bind(config.admin.listen)?;
-        tracing::info!(callbacks = %callbacks_address, admin = %admin_address, "listening");
+        tracing::info!(callbacks = %callbacks_address, admin = %admin_address, passed = passed_count, "listening");
         Ok((Self { callbacks, callbacks_address, admin_address }, admin))
     }
 }
@@ -294,15 +291,17 @@ fn topics(config: &Config) -> Topics {
 fn service(config: &Config, intake: Intake, lifecycle: Lifecycle) -> Service {
     let callbacks = &config.callbacks;
     let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
-    let (path, body_bytes_max) = (callbacks.path.clone(), callbacks.body_bytes_max);
-    let budget = Budget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone());
+    let path = callbacks.path.clone();
+    let bodies = Bodies {
+        bytes_max: callbacks.body_bytes_max,
+        timeout: callbacks.body_timeout,
+        budget: Budget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone()),
+    };
     Service {
         intake,
         path,
         senders,
-        body_bytes_max,
-        body_timeout: callbacks.body_timeout,
-        budget,
+        bodies,
         nameless_log: Throttle::new(REQUEST_LOG_PERIOD),
         not_http_log: Throttle::new(REQUEST_LOG_PERIOD),
         lifecycle,

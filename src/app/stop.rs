@@ -19,6 +19,8 @@ use crate::config::Config;
 use crate::ledger::Ledger;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
+use crate::systemd;
+use crate::systemd::Notice;
 
 use super::Pumping;
 use super::Running;
@@ -78,6 +80,7 @@ impl Signals {
             started = start => Some(started),
             name = self.next() => {
                 tracing::info!(signal = name, "ending before it has started");
+                systemd::notify(Notice::Stopping);
                 say(&Ledger::default().read().to_string());
                 None
             }
@@ -158,6 +161,7 @@ async fn stop(running: &mut Running, config: &Config) {
     let lifecycle = &served.lifecycle;
     let deadline = clock::monotonic() + config.drain;
     lifecycle.begin_stop(deadline);
+    systemd::notify(Notice::Stopping);
     // Whoever sends here learns only by and by that this process stops; until then it must be answered.
     time::sleep(config.callbacks.keep_accepting).await;
     lifecycle.enter(Phase::Closing);

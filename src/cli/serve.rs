@@ -90,8 +90,10 @@ fn exit_code_of(ended: Result<Ended, Failure>) -> ExitCode {
         Err(failure) => {
             tracing::error!(error = chain(&failure), "callbridge cannot run");
             match failure {
-                // librdkafka judged the properties together, and files are as bad the next time: restarting will not help.
-                Failure::Kafka(_) | Failure::Tokens(_) | Failure::Tls(_) => ExitCode::from(EXIT_CONFIG),
+                // librdkafka judged the properties together, and files and sockets are as bad the next time: restarting will not help.
+                Failure::Kafka(_) | Failure::Passed(_) | Failure::Tokens(_) | Failure::Tls(_) => {
+                    ExitCode::from(EXIT_CONFIG)
+                }
                 Failure::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
                 Failure::Listen { .. }
                 | Failure::Embedded(_)

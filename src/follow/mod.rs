@@ -22,6 +22,10 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use crate::clock;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
+use crate::systemd;
+use crate::systemd::Notice;
 
 use self::files::Files;
 use self::tls::TlsFiles;
@@ -39,6 +43,8 @@ pub(crate) struct Following {
     pub(crate) blocklist: Files,
     pub(crate) tokens: TokenFiles,
     pub(crate) tls: Option<TlsFiles>,
+    /// Only a process that serves tells of its reloads.
+    pub(crate) lifecycle: Lifecycle,
 }
 
 impl Following {
@@ -64,12 +70,21 @@ impl Following {
     }
 
     fn reload(&mut self) {
+        self.notify(Notice::Reloading);
         let now = clock::monotonic();
         let mut reloaded = Reloaded::default();
         self.blocklist.reload(now, &mut reloaded);
         self.tokens.reload(now, &mut reloaded);
         self.tls.iter_mut().for_each(|tls| tls.reload(now, &mut reloaded));
         reloaded.log();
+        self.notify(Notice::Ready);
+    }
+
+    /// Tells the service manager. One that waits for the start or for the stop must not take this for its end.
+    fn notify(&self, notice: Notice) {
+        if self.lifecycle.phase() == Phase::Serving {
+            systemd::notify(notice);
+        }
     }
 }
 
@@ -114,7 +129,12 @@ mod tests {
         let metrics = BlocklistMetrics::register(&registry).expect("metrics");
         let (blocklist, _) = Files::load(files, metrics);
         let metrics = TokenMetrics::register(&registry).expect("metrics");
-        Following { blocklist, tokens: TokenFiles::load([], metrics).expect("no files"), tls: None }
+        Following {
+            blocklist,
+            tokens: TokenFiles::load([], metrics).expect("no files"),
+            tls: None,
+            lifecycle: Lifecycle::new(),
+        }
     }
 
     #[test]

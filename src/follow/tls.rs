@@ -22,11 +22,11 @@ use crate::follow::file::FileError;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
 use crate::follow::file::read;
-use crate::http::expiry::Validity;
 use crate::http::preamble::Tls;
 use crate::http::tls;
 use crate::http::tls::BadTls;
 use crate::http::tls::Pems;
+use crate::http::tls::certificate::Validity;
 use crate::metrics::tls::TlsMetrics;
 
 /// How long files may not fit together: certificate and key are replaced one after the other.

@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
+use std::net::Ipv6Addr;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -19,8 +21,6 @@ use tokio::task::JoinSet;
 
 use super::listener::LAST_ARRIVALS;
 use super::listener::Limits;
-use super::peers::Peers;
-use super::peers::peer_key;
 use super::phase::ConnectionPhase;
 use super::phase::Moment;
 use super::phase::Progress;
@@ -296,5 +296,42 @@ impl Limits {
             ConnectionPhase::Idle => Some(self.idle_timeout),
             ConnectionPhase::Service | ConnectionPhase::Linger | ConnectionPhase::Ended => None,
         }
+    }
+}
+
+/// How many connections each peer has, where that is bounded.
+#[derive(Debug, Default)]
+struct Peers {
+    open: HashMap<IpAddr, usize>,
+}
+
+impl Peers {
+    /// How many connections `peer` has.
+    fn open(&self, peer: IpAddr) -> usize {
+        self.open.get(&peer).copied().unwrap_or_default()
+    }
+
+    /// Counts a connection of `peer`.
+    fn enter(&mut self, peer: IpAddr) {
+        *self.open.entry(peer).or_default() += 1;
+    }
+
+    /// One of `peer`'s has ended.
+    fn leave(&mut self, peer: Option<IpAddr>) {
+        let Some(peer) = peer else { return };
+        if let Entry::Occupied(mut open) = self.open.entry(peer) {
+            *open.get_mut() -= 1;
+            if *open.get() == 0 {
+                open.remove();
+            }
+        }
+    }
+}
+
+/// Who counts as one peer: an address, or a network of IPv6 that one host may have for itself.
+fn peer_key(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> 64 << 64).into(),
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -29,6 +30,7 @@ use crate::lifecycle::Phase;
 use crate::throttle::Throttle;
 
 use super::connection::Connection;
+use super::connection::Stream;
 use super::connections::Connections;
 use super::phase::ConnectionPhase;
 use super::phase::Progress;
@@ -38,8 +40,6 @@ use super::reply;
 use super::service::ConnectionService;
 use super::service::Peer;
 use super::service::Service;
-use super::service::Timers;
-use super::stream::Stream;
 
 /// Connections the kernel holds while none is accepted. `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4096;
@@ -307,7 +307,7 @@ fn serve_connection(
 ) -> impl Future<Output = Result<(), hyper::Error>> {
     let io = TokioIo::new(Connection::new(stream, progress.clone()));
     // One for the connection: all connections would otherwise count references to the one service, from every thread.
-    let service = Arc::new(ConnectionService { service, peer, progress, timers: Timers::default() });
+    let service = Arc::new(ConnectionService { service, peer, progress, answer_timer: Mutex::default() });
     let service = service_fn(move |request| Arc::clone(&service).serve(request));
     http1::Builder::new()
         // The listener ends slow heads and idle connections.

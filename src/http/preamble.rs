@@ -13,9 +13,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::sender::Networks;
 
+use super::connection::Stream;
 use super::proxy;
 use super::service::Peer;
-use super::stream::Stream;
 
 /// What TLS on the callback listener runs on.
 #[derive(Debug)]

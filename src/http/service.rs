@@ -1,30 +1,22 @@
 //! From a request to a reply: the limits around [`Intake`], and the entry in the ledger.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::task::Context;
-use std::task::Poll;
-use std::time::Duration;
 use std::time::Instant;
 
 use hyper::Method;
 use hyper::Request;
-use hyper::body::Body;
-use hyper::body::Bytes;
-use hyper::body::Frame;
+use hyper::Version;
 use hyper::body::Incoming;
 use hyper::header;
+use hyper::header::HeaderMap;
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 
-use crate::alarm;
 use crate::alarm::Alarm;
 use crate::auth;
-use crate::capture::Raw;
 use crate::clock;
 use crate::command::Command;
 use crate::intake::Admitted;
@@ -40,8 +32,7 @@ use crate::request::QueryError;
 use crate::sender::Senders;
 use crate::throttle::Throttle;
 
-use super::budget::Budget;
-use super::framing;
+use super::body::Bodies;
 use super::phase::ConnectionPhase;
 use super::phase::Progress;
 use super::reply;
@@ -58,11 +49,7 @@ pub(crate) struct Service {
     pub(crate) path: Option<String>,
     /// Whose callbacks are taken; `None`: anybody's.
     pub(crate) senders: Option<Senders>,
-    pub(crate) body_bytes_max: usize,
-    /// From a head to the last byte of its body.
-    pub(crate) body_timeout: Duration,
-    /// Room for bodies that are on their way.
-    pub(crate) budget: Budget,
+    pub(crate) bodies: Bodies,
     /// How often it is logged that a query was lost.
     pub(crate) nameless_log: Throttle,
     /// How often it is logged that a request cannot be read as HTTP.
@@ -80,7 +67,8 @@ pub(super) struct ConnectionService {
     pub(super) service: Arc<Service>,
     pub(super) peer: Peer,
     pub(super) progress: Progress,
-    pub(super) timers: Timers,
+    /// For the deadline of the answer. Each request's is later than that of the one before.
+    pub(super) answer_timer: Mutex<Alarm>,
 }
 
 /// Who is at the other side of a connection.
@@ -90,15 +78,6 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// Whether a header of the PROXY protocol names nobody: the proxy speaks for itself, and `X-Forwarded-For` counts for nothing.
     pub(super) is_proxy_itself: bool,
-}
-
-/// The timers of a connection's requests, one for each kind of deadline, since each must only move on.
-#[derive(Debug, Default)]
-pub(super) struct Timers {
-    /// For bodies.
-    pub(super) body: Mutex<Alarm>,
-    /// For answers.
-    pub(super) answer: Mutex<Alarm>,
 }
 
 impl ConnectionService {
@@ -127,14 +106,12 @@ impl ConnectionService {
             Step::Nameless(verdict) => Box::pin(self.answer_nameless(verdict, &mut body, began)).await,
             Step::Read(receipt, admitted) => {
                 let mut receipt = Some(receipt);
-                let read = service.body(&admitted, body.as_mut());
-                let answer = match alarm::until(&self.timers.body, began + service.body_timeout, read).await {
-                    Some(Ok(raw)) => {
+                let answer = match service.bodies.read(&admitted, body.as_mut(), began).await {
+                    Ok(raw) => {
                         body = None;
-                        service.intake.accept(admitted, raw, &mut receipt, &self.timers.answer).await
+                        service.intake.accept(admitted, raw, &mut receipt, &self.answer_timer).await
                     }
-                    Some(Err(refusal)) => Err(refusal),
-                    None => Err(Refusal::BodyTimeout),
+                    Err(refusal) => Err(refusal),
                 };
                 if answer.is_ok() {
                     self.progress.mark_used();
@@ -144,7 +121,7 @@ impl ConnectionService {
         };
         let goes_on = !reply::is_closing(&reply)
             && match body {
-                Some(unread) => Box::pin(self.drain(&parts, unread, began)).await,
+                Some(unread) => Box::pin(service.bodies.drain(&parts.headers, unread, began)).await,
                 None => true,
             };
         if !goes_on {
@@ -168,14 +145,13 @@ impl ConnectionService {
     ) -> Reply {
         let service = &*self.service;
         let Some(incoming) = body else { return reply::ok() };
-        let read = is_blank(incoming, service.body_bytes_max);
-        let refusal = match alarm::until(&self.timers.body, began + service.body_timeout, read).await {
-            Some(Ok(true)) => {
+        let refusal = match service.bodies.is_blank(incoming, began).await {
+            Ok(true) => {
                 *body = None;
                 service.intake.metrics.probes.inc();
                 return reply::ok();
             }
-            Some(Ok(false)) => {
+            Ok(false) => {
                 let refusal = verdict.err().unwrap_or(Refusal::CommandMissing);
                 if service.nameless_log.permits(began) {
                     tracing::warn!(
@@ -186,35 +162,10 @@ impl ConnectionService {
                 }
                 refusal
             }
-            Some(Err(refusal)) => refusal,
-            None => Refusal::BodyTimeout,
+            Err(refusal) => refusal,
         };
         let receipt = service.intake.ledger.receive(None);
         conclude(Err(refusal), Some(receipt))
-    }
-
-    /// Reads a body that nobody wants and drops it, so that the connection can be used on. Returns whether it came to its end: it has
-    /// the limits of any body, and one that waits for a `100 Continue` is not asked for.
-    async fn drain(&self, head: &Parts, mut body: Incoming, began: Instant) -> bool {
-        if body.is_end_stream() {
-            return true;
-        }
-        let limit = self.service.body_bytes_max as u64;
-        if body.size_hint().lower() > limit || head.headers.contains_key(header::EXPECT) {
-            return false;
-        }
-        let drained = async {
-            let mut bytes = 0;
-            while bytes <= limit {
-                match next_frame(&mut body).await {
-                    Ok(Some(frame)) => bytes += frame.data_ref().map_or(0, |data| data.len() as u64),
-                    Ok(None) => return true,
-                    Err(_broken_off) => return false,
-                }
-            }
-            false
-        };
-        alarm::until(&self.timers.body, began + self.service.body_timeout, drained).await.unwrap_or(false)
     }
 }
 
@@ -241,7 +192,7 @@ impl Service {
             // What cannot be read is a callback all the same, of no command in the table.
             Err(_) => Query::names_command(raw_query).then_some(None),
         };
-        let framing = framing::check(parts);
+        let framing = check_framing(parts);
         let sender = self.check_sender(parts, peer);
         if command.is_none() {
             let is_welcome = framing.clone().and_then(|()| match &sender {
@@ -300,44 +251,9 @@ impl Service {
         if self.path.as_deref().is_some_and(|path| path != parts.uri.path()) {
             return Err(Refusal::Path);
         }
-        framing::check_coding(&parts.headers)?;
+        check_coding(&parts.headers)?;
         let query = query.map_err(Refusal::Query)?;
         self.intake.admit(head, parts.uri.query().unwrap_or_default(), query)
-    }
-
-    /// Reads the body, behind a copy of the query. If it has to be waited for, there must be room in the budget. That is given back with
-    /// the last byte: from there on the journal's bounds hold. No timer here: the caller holds the time that a body may take.
-    async fn body(&self, admitted: &Admitted<'_>, body: Option<&mut Incoming>) -> Result<Raw, Refusal> {
-        let Some(body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
-        let limit = self.body_bytes_max;
-        let hint = body.size_hint();
-        let expected = usize::try_from(hint.lower()).ok().filter(|expected| *expected <= limit);
-        let Some(expected) = expected else { return Err(Refusal::BodyTooLarge { limit }) };
-        // What comes in chunks may be as long as any.
-        let awaited = if hint.exact().is_some() { expected } else { limit };
-        let mut room = None;
-        // Copied: what comes is a part of the connection's buffer, and would hold all of it for as long as it waits. In small
-        // chunks, that would be many times the body.
-        let mut raw = Raw::begin(admitted.query(), expected);
-        loop {
-            let frame = poll_fn(|cx| {
-                let frame = poll_frame(body, cx);
-                if frame.is_pending() && room.is_none() && !body.is_end_stream() {
-                    room = self.budget.reserve(awaited, admitted.kind());
-                    if room.is_none() {
-                        return Poll::Ready(Err(Refusal::BodiesFull));
-                    }
-                }
-                frame
-            });
-            let Some(frame) = frame.await? else { break };
-            let Ok(data) = frame.into_data() else { continue };
-            if data.len() > limit - raw.body().len() {
-                return Err(Refusal::BodyTooLarge { limit });
-            }
-            raw.push(&data);
-        }
-        Ok(raw.end())
     }
 }
 
@@ -355,33 +271,46 @@ fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Re
     }
 }
 
-/// Whether a body is white space or `{}`. Reads it only until that is known, and no more than `limit` bytes.
-async fn is_blank(body: &mut Incoming, limit: usize) -> Result<bool, Refusal> {
-    let mut rest = EMPTY_OBJECT;
-    let mut bytes = 0;
-    while let Some(frame) = next_frame(body).await? {
-        let Ok(data) = frame.into_data() else { continue };
-        bytes += data.len();
-        if bytes > limit {
-            return Err(Refusal::BodyTooLarge { limit });
-        }
-        for byte in data.iter().filter(|byte| !byte.is_ascii_whitespace()) {
-            match rest.split_first() {
-                Some((expected, behind)) if expected == byte => rest = behind,
-                _other => return Ok(false),
-            }
-        }
+/// Refuses heads that hyper takes and we do not: what another server on the way could read differently.
+///
+/// hyper refuses most of these itself. Of a head with both a length and `chunked` it keeps `chunked`, and ends the connection with
+/// the answer, so that nothing behind it is read as a request.
+///
+/// A line of a head may end in LF alone, as RFC 9112 allows. It ends a line wherever it stands: whoever passes one on inside a value is
+/// against RFC 9110, and what follows it is judged as the header that it then is.
+fn check_framing(head: &Parts) -> Result<(), Refusal> {
+    check_host(head)?;
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        (Some(_), _) => Err(Refusal::TransferEncoding),
     }
-    Ok(rest.is_empty() || rest == EMPTY_OBJECT)
 }
 
-const EMPTY_OBJECT: &[u8] = b"{}";
-
-/// The next part of a body; `None` at its end.
-async fn next_frame(body: &mut Incoming) -> Result<Option<Frame<Bytes>>, Refusal> {
-    poll_fn(|cx| poll_frame(body, cx)).await
+/// Refuses a body with a content coding: Tencent does not compress.
+fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let lines = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    let mut codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let is_plain = codings.all(|coding| coding.eq_ignore_ascii_case(b"identity"));
+    if is_plain { Ok(()) } else { Err(Refusal::ContentEncoding) }
 }
 
-fn poll_frame(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, Refusal>> {
-    Pin::new(body).poll_frame(cx).map(|frame| frame.transpose().map_err(|_broken_off| Refusal::BrokenOff))
+/// One `Host` in HTTP/1.1, at most one in 1.0. It may be empty: RFC 9112 3.2 has it so where a request has no authority, and monitors
+/// send it.
+fn check_host(head: &Parts) -> Result<(), Refusal> {
+    let mut hosts = head.headers.get_all(header::HOST).into_iter().map(HeaderValue::as_bytes);
+    match (hosts.next(), hosts.next()) {
+        (None, _) if head.version == Version::HTTP_10 => Ok(()),
+        (Some(host), None) if is_host(host) => Ok(()),
+        _ => Err(Refusal::Host),
+    }
+}
+
+/// Whether it has only what a host and a port are written with.
+fn is_host(host: &[u8]) -> bool {
+    let is_other = |byte| {
+        matches!(byte, b'"' | b'#' | b',' | b'/' | b'<' | b'>' | b'?' | b'@' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
+    };
+    host.iter().all(|byte| byte.is_ascii_graphic() && !is_other(*byte))
 }

@@ -3,6 +3,9 @@
 //! Sessions are not resumed: senders keep their connections, and a session from before a change would pass by a new check of client
 //! certificates.
 
+pub(crate) mod certificate;
+mod pem;
+
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -14,12 +17,11 @@ use rustls::server::NoServerSessionStorage;
 use rustls::server::VerifierBuilderError;
 use rustls::server::WebPkiClientVerifier;
 
-use super::der::INTEGER;
-use super::der::OCTET_STRING;
-use super::der::SEQUENCE;
-use super::der::element;
-use super::pem;
-use super::pem::BadPem;
+use self::certificate::INTEGER;
+use self::certificate::OCTET_STRING;
+use self::certificate::SEQUENCE;
+use self::certificate::element;
+use self::pem::BadPem;
 
 /// The RSA keys that ring signs with.
 const RSA_BITS: RangeInclusive<usize> = 2048..=4096;

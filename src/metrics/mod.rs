@@ -5,7 +5,9 @@ pub(crate) mod intake;
 pub(crate) mod journal;
 pub(crate) mod kafka;
 pub(crate) mod ledger;
+pub(crate) mod lifecycle;
 pub(crate) mod log;
+mod process;
 pub(crate) mod publish;
 pub(crate) mod tls;
 pub(crate) mod tokens;
@@ -28,12 +30,14 @@ pub(crate) struct Metrics {
     pub(crate) blocklist: blocklist::BlocklistMetrics,
     pub(crate) tokens: tokens::TokenMetrics,
     pub(crate) tls: tls::TlsMetrics,
+    pub(crate) lifecycle: lifecycle::LifecycleMetrics,
 }
 
 impl Metrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry, ledger: &Ledger) -> Result<Self, prometheus::Error> {
         registry.register(Box::new(ledger::LedgerCollector::new(ledger.clone())?))?;
+        registry.register(Box::new(process::ProcessCollector::new()?))?;
         Ok(Self {
             intake: intake::IntakeMetrics::register(registry)?,
             publish: publish::PublishMetrics::register(registry)?,
@@ -42,6 +46,7 @@ impl Metrics {
             blocklist: blocklist::BlocklistMetrics::register(registry)?,
             tokens: tokens::TokenMetrics::register(registry)?,
             tls: tls::TlsMetrics::register(registry)?,
+            lifecycle: lifecycle::LifecycleMetrics::register(registry)?,
         })
     }
 }

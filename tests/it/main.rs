@@ -45,6 +45,7 @@ mod quarantine;
 mod schemas;
 mod seeds;
 mod senders;
+mod service_manager;
 mod signals;
 mod signature;
 mod stalled_output;

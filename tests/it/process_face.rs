@@ -8,6 +8,7 @@ use std::io::BufRead;
 use std::io::BufReader;
 use std::net::SocketAddr;
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -28,6 +29,7 @@ use crate::support::load;
 use crate::support::ports;
 use crate::support::process;
 use crate::support::process::Process;
+use crate::support::settings;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_callbridge");
 const MINUTE: Duration = Duration::from_secs(60);
@@ -441,7 +443,7 @@ fn metrics_are_what_prometheus_takes() {
     let text = get(bridge.admin, "/metrics").text();
     let families = families(&text);
     for (name, family) in &families {
-        assert!(name.starts_with("callbridge_"), "{name}");
+        assert!(name.starts_with("callbridge_") || name.starts_with("process_"), "{name}");
         assert!(family.help.ends_with('.') && family.help.len() > 10, "{name}: {}", family.help);
         assert!(!family.samples.is_empty(), "{name} has no sample");
         assert_eq!(family.kind == "counter", name.ends_with("_total"), "{name} is a {}", family.kind);
@@ -451,6 +453,55 @@ fn metrics_are_what_prometheus_takes() {
     }
     let answers = &families["callbridge_answer_after_duration_seconds"].samples;
     assert_eq!(answers["callbridge_answer_after_duration_seconds_count"], 20.0);
+}
+
+#[test]
+fn readiness_and_the_phase_of_the_process_are_metrics() {
+    let shown = |bridge: &Bridge| {
+        let metrics = bridge.metrics();
+        let phase = |(name, value): (&String, &f64)| {
+            let phase = name.strip_prefix("callbridge_phase{phase=\"")?.strip_suffix("\"}")?;
+            (*value == 1.0).then(|| phase.to_owned())
+        };
+        (metrics["callbridge_ready"], metrics.iter().filter_map(phase).collect::<Vec<_>>())
+    };
+    let [callbacks, admin, kafka] = ports::free().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let unready = ["--ack", "broker", "--sdk-app-id", APP, "--brokers", &kafka.to_string()];
+    let bridge = Bridge::start_unready(callbacks, admin, &unready);
+    wait_for(|| Client::connect(admin).ok());
+    assert_eq!(shown(&bridge), (0.0, vec!["starting".to_owned()]));
+    let settings = settings::file("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 500000\n");
+    let mut bridge = Bridge::start(&[EMBEDDED, &["--config", settings::path(&settings)]].concat());
+    assert_eq!(shown(&bridge), (1.0, vec!["serving".to_owned()]));
+    bridge.signal(Signal::TERM);
+    wait_for(|| (get(bridge.admin, "/readyz").text() == "stopping\n").then_some(()));
+    assert_eq!(shown(&bridge), (0.0, vec!["keep_accepting".to_owned()]));
+}
+
+#[test]
+fn the_standard_metrics_of_a_process_are_those_of_proc() {
+    let bridge = Bridge::start(EMBEDDED);
+    let folder = Path::new("/proc").join(bridge.pid().as_raw_pid().to_string());
+    let metrics = bridge.metrics();
+    let status = fs::read_to_string(folder.join("status")).unwrap();
+    let number = |name: &str| -> f64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let limits = fs::read_to_string(folder.join("limits")).unwrap();
+    let max_fds: f64 =
+        limits.split("Max open files").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    let is_near = |name: &str, expected: f64| (metrics[name] / expected - 1.0).abs() < 0.2;
+    assert!(is_near("process_resident_memory_bytes", 1024.0 * number("VmRSS:")), "{metrics:#?}");
+    assert!(is_near("process_virtual_memory_bytes", 1024.0 * number("VmSize:")), "{metrics:#?}");
+    assert!(is_near("process_threads", number("Threads:")), "{metrics:#?}");
+    assert!(is_near("process_open_fds", fs::read_dir(folder.join("fd")).unwrap().count() as f64), "{metrics:#?}");
+    assert_eq!(metrics["process_max_fds"], max_fds);
+    let now = clock::wall().0 as f64 / 1000.0;
+    assert!((now - 120.0..=now).contains(&metrics["process_start_time_seconds"]), "{metrics:#?}");
+    let cpu = metrics["process_cpu_seconds_total"];
+    assert!(cpu > 0.0 && cpu < 120.0, "{cpu}");
+    bridge.metrics_until(|metrics| metrics["process_cpu_seconds_total"] > cpu);
 }
 
 #[test]

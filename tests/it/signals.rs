@@ -12,6 +12,7 @@ use crate::support::http;
 use crate::support::http::Client;
 use crate::support::journal;
 use crate::support::load;
+use crate::support::load::Load;
 use crate::support::openssl::Pair;
 use crate::support::ports;
 use crate::support::powercut::PowerCut;
@@ -76,6 +77,28 @@ fn sighup_reloads_blocklists_tokens_and_tls_and_logs_what_it_read() {
     }
     assert_eq!(bridge.metrics()["callbridge_blocklist_rules"], 2.0);
     bridge.stop_in_order();
+}
+
+#[test]
+fn sighup_under_load_fails_no_callback_in_any_mode() {
+    const RELOADS: usize = 20;
+    for ack in ["memory", "broker", "journal"] {
+        let files = Files::new();
+        let list = files.write("list", "alice\n");
+        let args = ["--sdk-app-id", APP, "--embedded-broker", "--ack", ack, "--blocklist", &list];
+        let mut bridge = Bridge::start(&args);
+        let load = Load::start_at_rate(bridge.callbacks, APP, 16, 1, 2000);
+        wait::until("callbacks are taken", || load.acknowledged() >= 1000);
+        for nth in 1..=RELOADS {
+            fs::write(&list, format!("user{nth}\n")).unwrap();
+            bridge.signal(Signal::HUP);
+            wait::until("it reloads", || logged(&bridge, RELOADED).len() == nth);
+        }
+        let outcome = load.stop();
+        let failed = outcome.issued.iter().filter(|sent| sent.status != Some(200)).count();
+        assert_eq!(failed, 0, "{ack}: of {}", outcome.issued.len());
+        bridge.stop_in_order();
+    }
 }
 
 #[test]

@@ -29,9 +29,10 @@ const NAMES: &[(&str, &[&str])] = &[
     // Edges. Intake and publish meet in the journal only.
     ("alarm", &[]),
     ("lifecycle", &[]),
+    ("systemd", &[]),
     ("throttle", &[]),
     ("config", &["command", "sender"]),
-    ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
+    ("metrics", &["clock", "command", "decide", "ledger", "lifecycle", "normalise", "refusal"]),
     ("logging", &["clock", "metrics"]),
     (
         "journal",
@@ -89,8 +90,8 @@ const NAMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("publish", &["capture", "clock", "journal", "lifecycle", "metrics", "normalise", "record", "refusal"]),
-    ("follow", &["auth", "clock", "decide", "http", "metrics"]),
-    ("admin", &["clock", "journal", "lifecycle", "publish"]),
+    ("follow", &["auth", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
+    ("admin", &["clock", "journal", "lifecycle", "metrics", "publish", "systemd"]),
     // Wiring.
     (
         "app",
@@ -113,6 +114,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "publish",
             "record",
             "sender",
+            "systemd",
             "throttle",
         ],
     ),

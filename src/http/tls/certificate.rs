@@ -1,4 +1,4 @@
-//! From when and until when certificates are valid.
+//! The little that is read of DER: from when and until when certificates are valid, and elements of keys.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -8,9 +8,12 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::clock::UnixMillis;
 
-use super::der::SEQUENCE;
-use super::der::element;
-
+/// A list of elements.
+pub(super) const SEQUENCE: u8 = 0x30;
+/// A number.
+pub(super) const INTEGER: u8 = 0x02;
+/// Bytes, which may be DER again.
+pub(super) const OCTET_STRING: u8 = 0x04;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
@@ -95,6 +98,21 @@ fn time(element_bytes: &[u8]) -> Option<i64> {
     let part = |at: usize| rest.get(at..at + 2)?.parse::<i8>().ok();
     let time = DateTime::new(year, part(0)?, part(2)?, part(4)?, part(6)?, part(8)?, 0).ok()?;
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second())
+}
+
+/// What the element at the beginning of `bytes` holds, and what is behind it, if it has that tag.
+pub(super) fn element(bytes: &[u8], tag: Option<u8>) -> Option<(&[u8], &[u8])> {
+    let (&[found, first], rest) = bytes.split_first_chunk()?;
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81..=0x84 => {
+            let (length, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            (length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
+        }
+        _ => return None,
+    };
+    let is_wanted = tag.is_none_or(|tag| tag == found);
+    rest.split_at_checked(length).filter(|_element| is_wanted)
 }
 
 #[cfg(test)]
