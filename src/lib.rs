@@ -36,4 +36,4 @@ mod publish;
 // Wiring.
 mod app;
 pub mod cli;
-pub mod config;
+mod config;

@@ -13,9 +13,9 @@ use tokio::signal::unix::signal;
 use tokio::time;
 
 use crate::clock;
-use crate::config::Ack;
 use crate::config::Config;
 use crate::http::listener::Order;
+use crate::journal::Ack;
 use crate::ledger::Ledger;
 use crate::shutdown::Phase;
 

@@ -13,7 +13,7 @@ const NAME_LENGTH_MAX: usize = 253;
 
 /// Why a text is no address of a broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadBroker {
+pub(super) enum BadBroker {
     /// There is nothing between two commas, or nothing at all.
     #[error("is empty; expected HOST:PORT, with commas between")]
     Empty,
@@ -39,7 +39,7 @@ pub enum BadBroker {
 
 /// One broker, as far as callbridge must know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Broker<'b> {
+pub(super) struct Broker<'b> {
     host: &'b str,
 }
 
@@ -49,7 +49,7 @@ impl<'b> Broker<'b> {
     /// # Errors
     ///
     /// The client would not understand it, or understand something else.
-    pub(crate) fn parse(text: &'b str, security_protocol: &str) -> Result<Self, BadBroker> {
+    pub(super) fn parse(text: &'b str, security_protocol: &str) -> Result<Self, BadBroker> {
         let address = match text.split_once("://") {
             None => text,
             Some((protocol, address)) => {
@@ -108,7 +108,7 @@ impl<'b> Broker<'b> {
     }
 
     /// Whether what is sent to it stays on this machine.
-    pub(crate) fn is_local(self) -> bool {
+    pub(super) fn is_local(self) -> bool {
         let name = self.host.strip_suffix('.').unwrap_or(self.host).to_ascii_lowercase();
         let is_loopback = |address: IpAddr| address.to_canonical().is_loopback() || address.is_unspecified();
         name == "localhost" || name.ends_with(".localhost") || name.parse().is_ok_and(is_loopback)

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use serde::Deserialize;
 
 use crate::auth::Apps;
 use crate::clock::Wait;
@@ -42,7 +43,8 @@ const QUOTA_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 const ALARM_TENTHS: u64 = 9;
 
 /// Where the journal is, and what it may take.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
     pub(crate) dir: PathBuf,
     pub(crate) segment_bytes: u64,
@@ -50,8 +52,22 @@ pub(crate) struct Settings {
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) free_bytes_min: u64,
     pub(crate) on_corruption: OnCorruption,
-    /// The process is not ready while the disk takes longer than this to sync or to read.
+    /// The process is not ready while the disk takes longer than this to sync or to read. Follows from the deadline of a callback.
+    #[serde(skip)]
     pub(crate) wait_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("/var/lib/callbridge"),
+            segment_bytes: 16 * 1024 * 1024,
+            quota_bytes: None,
+            free_bytes_min: 16 * 1024 * 1024,
+            on_corruption: OnCorruption::Refuse,
+            wait_max: Duration::from_secs(3),
+        }
+    }
 }
 
 /// A journal on disk, whose threads are not started.

@@ -28,6 +28,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus::IntCounterVec;
+use serde::Deserialize;
 
 use crate::capture::Capture;
 use crate::capture::Outcome;
@@ -52,7 +53,8 @@ use self::queue::WaitError;
 pub(crate) use self::stored::TAKE_BYTES;
 
 /// When a callback counts as acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Ack {
     /// When it is on disk.
     Journal,
@@ -63,7 +65,8 @@ pub(crate) enum Ack {
 }
 
 /// The bounds of what is in memory only.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Bounds {
     /// How many captures may wait, for Kafka or for the disk.
     pub(crate) captures_max: usize,
@@ -71,6 +74,12 @@ pub(crate) struct Bounds {
     pub(crate) bytes_max: usize,
     /// How many bytes may wait for room. What comes then is lost at once.
     pub(crate) waiting_bytes_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { captures_max: 100_000, bytes_max: 64 * 1024 * 1024, waiting_bytes_max: 16 * 1024 * 1024 }
+    }
 }
 
 /// Why the journal did not take a capture. It is gone.

@@ -187,7 +187,7 @@ fn check_says_what_is_right() {
     let ok = "config ok: ack broker, apps 1400000000 to tencent-chat.*, brokers embedded";
     let closed = format!(
         "application 1400000000: takes callbacks that are signed with a token of {token}; from 203.0.113.0/24, \
-         2001:db8::1/128 only, also through the proxies 10.0.0.0/8; on /callbacks/2f1c9a only; without TLS"
+         2001:db8::1/128 only, also through the proxies 10.0.0.0/8; on the configured path only; without TLS"
     );
     let files = format!("blocklist ok: {list}: 2 rules\ntokens ok: {token}: 2 tokens");
     assert_eq!((with_files.code, with_files.stdout), (0, format!("{ok}\n{closed}\n{files}\n")));

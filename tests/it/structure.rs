@@ -29,7 +29,6 @@ const NAMES: &[(&str, &[&str])] = &[
     ("alarm", &[]),
     ("shutdown", &[]),
     ("throttle", &[]),
-    ("config", &["command", "sender"]),
     ("metrics", &["command", "decide", "ledger", "normalise", "refusal"]),
     ("logging", &["clock", "metrics"]),
     (
@@ -57,6 +56,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("follow", &["auth", "clock", "decide", "http", "metrics"]),
     ("admin", &["clock", "journal", "publish", "shutdown"]),
     // Wiring.
+    ("config", &["command", "decide", "follow", "journal", "normalise", "publish", "sender"]),
     (
         "app",
         &[
@@ -82,20 +82,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &[
-            "app",
-            "auth",
-            "clock",
-            "config",
-            "decide",
-            "follow",
-            "journal",
-            "logging",
-            "metrics",
-            "normalise",
-            "publish",
-            "record",
-        ],
+        &["app", "auth", "clock", "config", "decide", "follow", "journal", "logging", "metrics", "normalise", "record"],
     ),
 ];
 
