@@ -1,12 +1,11 @@
 //! Makes a [`Config`] of what was given, or says everything that is wrong with it.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::path::Path;
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
-
-use serde::Deserialize;
 
 use crate::config::App;
 use crate::config::Config;
@@ -16,7 +15,6 @@ use crate::config::layers::Layers;
 use crate::config::layers::Range;
 use crate::config::problem::Origin;
 use crate::config::problem::Problem;
-use crate::config::values;
 use crate::journal::Ack;
 use crate::journal::durable;
 
@@ -65,30 +63,11 @@ const RANGES: &[Range] = &[
     ("journal.free_bytes_min", 0, i64::MAX),
 ];
 
-/// What the environment and the flags give for applications. The ids take the place of the file's applications; the others are for
-/// applications that have none of their own.
-#[derive(Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct EveryApp {
-    sdk_app_id: Vec<String>,
-    #[serde(deserialize_with = "values::topic_prefix")]
-    topic_prefix: String,
-    #[serde(deserialize_with = "values::token_files")]
-    token_files: Vec<PathBuf>,
-}
-
-impl Default for EveryApp {
-    fn default() -> Self {
-        Self { sdk_app_id: Vec::new(), topic_prefix: "tencent-chat".to_owned(), token_files: Vec::new() }
-    }
-}
-
 /// Reads the settings and checks them. Relative paths of the file are relative to `folder`.
 pub(super) fn check(mut layers: Layers, folder: &Path) -> Result<Config, Vec<Problem>> {
-    let every_app: EveryApp = layers.read("apps[]", RANGES);
-    let mut config: Config = layers.read("", RANGES);
+    let Some(mut config) = layers.read(RANGES) else { return Err(layers.problems) };
     locate_files(&layers, &mut config, folder);
-    apply_to_apps(&mut layers, &mut config, &every_app);
+    apply_to_apps(&mut layers, &mut config);
     if config.workers == 0 {
         // One is right where the system does not tell.
         config.workers = thread::available_parallelism().map_or(1, usize::from);
@@ -139,7 +118,9 @@ fn locate_files(layers: &Layers, config: &mut Config, folder: &Path) {
     locate("journal.dir", &mut config.journal.dir);
 }
 
-fn apply_to_apps(layers: &mut Layers, config: &mut Config, every: &EveryApp) {
+/// Completes the applications of the file with what the environment and the flags say, or puts those in their place.
+fn apply_to_apps(layers: &mut Layers, config: &mut Config) {
+    let every = mem::take(&mut config.every_app);
     let replacing = "apps[].sdk_app_id";
     let is_replaced = layers.origin(replacing).is_some();
     let mut ids = BTreeSet::new();

@@ -27,13 +27,6 @@ const STATISTICS: &str = "statistics.interval.ms";
 /// Readiness and the metrics of the client follow its statistics; 0 would mean none.
 const STATISTICS_MS: RangeInclusive<i64> = 1..=5_000;
 
-/// A property that must not have other values than these. librdkafka writes booleans in three ways.
-struct Fixed {
-    property: &'static str,
-    taken: &'static [&'static str],
-    why: &'static str,
-}
-
 const SECURITY_PROTOCOL: &str = "security.protocol";
 
 /// Whether the certificate of a broker is verified.
@@ -48,35 +41,32 @@ pub(super) const FALSE: &[&str] = &["false", "f", "0"];
 const ALL: &[&str] = &["all", "-1"];
 const ACKS_WHY: &str = "must be all: with fewer replicas a record that was acknowledged could be lost with one broker";
 
-const FIXED: &[Fixed] = &[
-    Fixed { property: "acks", taken: ALL, why: ACKS_WHY },
-    Fixed { property: "request.required.acks", taken: ALL, why: ACKS_WHY },
-    Fixed {
-        property: "delivery.report.only.error",
-        taken: FALSE,
-        why: "must be false: without reports of success nothing could ever be acknowledged",
-    },
-    Fixed {
-        property: "enable.idempotence",
-        taken: TRUE,
-        why: "must be true: without it a retry can write records out of order",
-    },
-    Fixed {
-        property: "enable.gapless.guarantee",
-        taken: TRUE,
-        why: "must be true: without it records overtake those of the same key that failed before them",
-    },
-    Fixed {
-        property: "transactional.id",
-        taken: &[],
-        why: "must not be set: no transaction would ever be committed, so consumers could not read the records",
-    },
-    Fixed { property: "metadata.broker.list", taken: &[], why: "must not be set: call it bootstrap.servers" },
-    Fixed {
-        property: "test.mock.num.brokers",
-        taken: &[],
-        why: "must not be set: records would go to a broker in memory; to try that, use embedded_broker",
-    },
+/// Properties with the only values that keep callbridge's promises, and the reason.
+const FIXED: &[(&str, &[&str], &str)] = &[
+    ("acks", ALL, ACKS_WHY),
+    ("request.required.acks", ALL, ACKS_WHY),
+    (
+        "delivery.report.only.error",
+        FALSE,
+        "must be false: without reports of success nothing could ever be acknowledged",
+    ),
+    ("enable.idempotence", TRUE, "must be true: without it a retry can write records out of order"),
+    (
+        "enable.gapless.guarantee",
+        TRUE,
+        "must be true: without it records overtake those of the same key that failed before them",
+    ),
+    (
+        "transactional.id",
+        &[],
+        "must not be set: no transaction would ever be committed, so consumers could not read the records",
+    ),
+    ("metadata.broker.list", &[], "must not be set: call it bootstrap.servers"),
+    (
+        "test.mock.num.brokers",
+        &[],
+        "must not be set: records would go to a broker in memory; to try that, use embedded_broker",
+    ),
 ];
 
 /// Checks the properties: whether they keep callbridge's promises, the addresses, and what librdkafka says of each.
@@ -121,9 +111,9 @@ fn broken_promise(name: &str, value: &str) -> Option<&'static str> {
     if name == STATISTICS && value.parse().is_ok_and(|millis| !STATISTICS_MS.contains(&millis)) {
         return Some("must be from 1 to 5000: readiness follows the statistics");
     }
-    let fixed = FIXED.iter().find(|fixed| fixed.property == name)?;
-    let is_taken = fixed.taken.iter().any(|taken| taken.eq_ignore_ascii_case(value));
-    (!is_taken).then_some(fixed.why)
+    let (_, taken, why) = FIXED.iter().find(|(property, ..)| *property == name)?;
+    let is_taken = taken.iter().any(|taken| taken.eq_ignore_ascii_case(value));
+    (!is_taken).then_some(*why)
 }
 
 fn check_servers(layers: &mut Layers, properties: &BTreeMap<String, String>, embedded_broker: bool) {

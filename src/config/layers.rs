@@ -8,13 +8,15 @@ use std::fs;
 use std::mem;
 use std::path::Path;
 
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use toml::Spanned;
 use toml::Table;
 use toml::Value;
 use toml::de::DeTable;
 use toml::de::DeValue;
+use toml::de::ValueDeserializer;
 
+use crate::config::Config;
 use crate::config::flags::Flags;
 use crate::config::problem::Origin;
 use crate::config::problem::Problem;
@@ -81,21 +83,19 @@ impl Layers {
                 return self.problem(Some(Origin::File { name, line: None }), "", format!("cannot be read: {error}"));
             }
         };
-        let (parsed, mut errors) = DeTable::parse_recoverable(&text);
-        let table = text.parse::<Table>().map_err(|error| errors.is_empty().then(|| errors.push(error)));
-        let line = |at: usize| text.get(..at).unwrap_or(&text).matches('\n').count() + 1;
+        let origin = |at: usize| {
+            let line = text.get(..at).unwrap_or(&text).matches('\n').count() + 1;
+            Origin::File { name: name.clone(), line: Some(line) }
+        };
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        self.is_file_unknown = !errors.is_empty();
         for error in &errors {
-            self.is_file_unknown = true;
-            let line = Some(line(error.span().map_or(0, |span| span.start)));
             // toml explains some mistakes in several lines; a problem is one.
             let what = error.message().lines().collect::<Vec<_>>().join(", ");
-            self.problem(Some(Origin::File { name: name.clone(), line }), "", what);
+            self.problem(Some(origin(error.span().map_or(0, |span| span.start))), "", what);
         }
-        if let Ok(table) = table
-            && !self.is_file_unknown
-        {
-            let origin = |at: usize| Origin::File { name: name.clone(), line: Some(line(at)) };
-            self.table("", &table, parsed.get_ref(), &origin);
+        if errors.is_empty() {
+            self.table("", table.get_ref(), &origin);
         }
     }
 
@@ -147,26 +147,17 @@ impl Layers {
         }
     }
 
-    /// Reads the settings below `section`, which is empty for all of them but `apps[]`.
-    pub(super) fn read<T: DeserializeOwned + Default>(&mut self, section: &str, ranges: &[Range]) -> T {
+    /// What all of it says, but for what is wrong. `None` when too much is.
+    pub(super) fn read(&mut self, ranges: &[Range]) -> Option<Config> {
         while self.problems.len() < PROBLEMS_MAX {
             self.check_values(ranges);
-            let root = self.nested();
-            let value = match section {
-                "" => Value::Table(root.into_iter().filter(|(name, _)| name != "apps[]").collect()),
-                _ => root.get(section).cloned().unwrap_or(Value::Table(Table::new())),
+            let error = match serde_path_to_error::deserialize::<_, Config>(Value::Table(self.nested())) {
+                Ok(config) => return Some(config),
+                Err(error) => error,
             };
-            match serde_path_to_error::deserialize(value) {
-                Ok(settings) => return settings,
-                Err(error) => {
-                    let error: serde_path_to_error::Error<toml::de::Error> = error;
-                    let at = error.path().to_string();
-                    let path = if section.is_empty() { at } else { format!("{section}.{at}") };
-                    self.misfit(path, error.inner().message());
-                }
-            }
+            self.misfit(error.path().to_string(), error.inner().message());
         }
-        T::default()
+        None
     }
 
     /// Adds a problem with the setting at `path`. It was made where that was given.
@@ -214,45 +205,40 @@ impl Layers {
     }
 
     /// Adds the values of a table and of those within it. Nesting is bounded: the parser refuses what is too deep.
-    fn table(&mut self, above: &str, table: &Table, spans: &DeTable<'_>, origin: &impl Fn(usize) -> Origin) {
-        for (key, span) in spans {
-            let Some(value) = table.get(key.get_ref().as_ref()) else { continue };
-            let origin_here = origin(key.span().start);
+    fn table(&mut self, above: &str, table: &DeTable<'_>, origin: &impl Fn(usize) -> Origin) {
+        for (key, value) in table {
             let path = if above.is_empty() { key.get_ref().to_string() } else { format!("{above}.{}", key.get_ref()) };
+            let here = origin(key.span().start);
+            let (value, is_property) = (value.get_ref(), path.starts_with("kafka."));
+            let is_table = |app: &Spanned<DeValue<'_>>| app.get_ref().is_table();
             if path.starts_with("apps.") || key.get_ref().contains('[') {
                 // A quoted key must not pass for an element of an array.
-                self.problem(Some(origin_here), &path, "no such setting");
-                continue;
-            }
-            match (value, span.get_ref()) {
-                (Value::Table(table), DeValue::Table(spans)) if path != "apps" => {
-                    if !path.starts_with("kafka.") || table.is_empty() {
-                        self.insert(path.clone(), Value::Table(Table::new()), origin_here);
-                    }
-                    self.table(&path, table, spans, origin);
+                self.problem(Some(here), &path, "no such setting");
+            } else if let Some(table) = value.as_table().filter(|_table| path != "apps") {
+                if !is_property || table.is_empty() {
+                    self.insert(path.clone(), Value::Table(Table::new()), here);
                 }
-                (Value::Array(apps), DeValue::Array(spans)) if path == "apps" && apps.iter().all(Value::is_table) => {
-                    self.apps(apps, spans, origin);
+                self.table(&path, table, origin);
+            } else if let Some(apps) = value.as_array().filter(|apps| path == "apps" && apps.iter().all(is_table)) {
+                for (index, app) in apps.iter().enumerate() {
+                    let path = format!("apps[{index}]");
+                    self.insert(path.clone(), Value::Table(Table::new()), origin(app.span().start));
+                    app.get_ref().as_table().into_iter().for_each(|table| self.table(&path, table, origin));
                 }
-                // librdkafka takes all of them as text.
-                (Value::Integer(number), _) if path.starts_with("kafka.") => {
-                    self.insert(path, number.to_string().into(), origin_here);
-                }
-                (Value::Boolean(boolean), _) if path.starts_with("kafka.") => {
-                    self.insert(path, boolean.to_string().into(), origin_here);
-                }
-                _ => self.insert(path, value.clone(), origin_here),
+            } else {
+                self.leaf(path, value, here);
             }
         }
     }
 
-    fn apps(&mut self, apps: &[Value], spans: &[Spanned<DeValue<'_>>], origin: &impl Fn(usize) -> Origin) {
-        for (index, (app, span)) in apps.iter().zip(spans).enumerate() {
-            let path = format!("apps[{index}]");
-            self.insert(path.clone(), Value::Table(Table::new()), origin(span.span().start));
-            if let (Value::Table(table), DeValue::Table(spans)) = (app, span.get_ref()) {
-                self.table(&path, table, spans, origin);
-            }
+    fn leaf(&mut self, path: String, value: &DeValue<'_>, origin: Origin) {
+        let is_property = path.starts_with("kafka.");
+        match Value::deserialize(ValueDeserializer::from(Spanned::new(0..0, value.clone()))) {
+            // librdkafka takes all of them as text.
+            Ok(Value::Integer(number)) if is_property => self.insert(path, number.to_string().into(), origin),
+            Ok(Value::Boolean(boolean)) if is_property => self.insert(path, boolean.to_string().into(), origin),
+            Ok(value) => self.insert(path, value, origin),
+            Err(_) => self.problem(Some(origin), &path, "must be a number of 64 bits at most"),
         }
     }
 

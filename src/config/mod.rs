@@ -45,18 +45,20 @@ const REJECTED_HEADERS_BYTES: usize = 64 * 1024;
 const CONFIG_VARIABLE: &str = "CALLBRIDGE_CONFIG";
 
 /// What callbridge runs on. One that [`load`] returns has been checked. `deploy/callbridge.example.toml` describes each setting.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Config {
     pub(crate) ack: Ack,
     /// At least 1.
     pub(crate) workers: usize,
-    #[serde(rename = "drain_seconds", deserialize_with = "values::seconds")]
+    #[serde(rename = "drain_seconds", default = "values::eight_seconds", deserialize_with = "values::seconds")]
     pub(crate) drain: Duration,
     pub(crate) callbacks: Callbacks,
     pub(crate) admin: AdminSettings,
     /// At least one, each id once.
     pub(crate) apps: Vec<App>,
+    #[serde(rename = "apps[]")]
+    every_app: EveryApp,
     pub(crate) kafka: KafkaSettings,
     pub(crate) embedded_broker: bool,
     pub(crate) topics: TopicSettings,
@@ -131,6 +133,18 @@ pub(crate) struct App {
     /// Empty: its callbacks are not signed.
     #[serde(deserialize_with = "values::token_files")]
     pub(crate) token_files: Vec<PathBuf>,
+}
+
+/// What the environment and the flags say of applications. The ids take the place of the file's applications; the others are for
+/// applications that have none of their own.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct EveryApp {
+    sdk_app_id: Vec<String>,
+    #[serde(deserialize_with = "values::topic_prefix")]
+    topic_prefix: String,
+    #[serde(deserialize_with = "values::token_files")]
+    token_files: Vec<PathBuf>,
 }
 
 /// The Kafka client: librdkafka's properties, by librdkafka's names; only those that were given. Holds `bootstrap.servers` unless the
@@ -240,26 +254,9 @@ impl Callbacks {
     }
 }
 
-impl Default for Config {
+impl Default for EveryApp {
     fn default() -> Self {
-        Self {
-            ack: Ack::Journal,
-            workers: 0,
-            drain: Duration::from_secs(8),
-            callbacks: Callbacks::default(),
-            admin: AdminSettings::default(),
-            apps: Vec::new(),
-            kafka: KafkaSettings::default(),
-            embedded_broker: false,
-            topics: TopicSettings::default(),
-            envelope: EnvelopeSettings::default(),
-            blocklist: BlocklistSettings::default(),
-            decide: Decide::default(),
-            queue: Bounds::default(),
-            journal: durable::Settings::default(),
-            log: Log::default(),
-            warnings: Vec::new(),
-        }
+        Self { sdk_app_id: Vec::new(), topic_prefix: "tencent-chat".to_owned(), token_files: Vec::new() }
     }
 }
 

@@ -28,6 +28,11 @@ pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dura
     u64::deserialize(deserializer).map(Duration::from_secs)
 }
 
+/// How long a stop may take where nobody says.
+pub(super) const fn eight_seconds() -> Duration {
+    Duration::from_secs(8)
+}
+
 /// The path of a URL.
 pub(super) fn url_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let is_path = |path: &str| {

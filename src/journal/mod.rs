@@ -53,10 +53,11 @@ use self::queue::WaitError;
 pub(crate) use self::stored::TAKE_BYTES;
 
 /// When a callback counts as acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Ack {
     /// When it is on disk.
+    #[default]
     Journal,
     /// When Kafka has confirmed every record it became.
     Broker,
