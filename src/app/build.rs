@@ -44,6 +44,7 @@ use crate::journal::inspect;
 use crate::journal::inspect::Owner;
 use crate::journal::log::recovery::Found;
 use crate::ledger::Ledger;
+use crate::metrics;
 use crate::metrics::Metrics;
 use crate::metrics::journal::JournalMetrics;
 use crate::metrics::publish::PublishMetrics;
@@ -52,6 +53,7 @@ use crate::publish::control::Control;
 use crate::publish::embedded::EmbeddedBroker;
 use crate::publish::kafka::ClientError;
 use crate::publish::kafka::Unstarted;
+use crate::publish::kafka::librdkafka_version;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Backoff;
 use crate::publish::pump::Pump;
@@ -151,6 +153,7 @@ impl Built {
     ) -> Result<Self, Failure> {
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
+        metrics::build::register(&registry, &librdkafka_version()).map_err(Failure::Metrics)?;
         let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
             .map_err(Failure::Tokens)?;
         let tls_paths = config.callbacks.tls.as_ref();

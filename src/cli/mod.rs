@@ -1,19 +1,26 @@
 //! The command line: one file a subcommand.
 
 mod check;
+mod completions;
 mod journal;
+mod man;
 mod serve;
 
+use std::io;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::Subcommand;
 
 use crate::config::flags::Flags;
+use crate::metrics::build::COMMIT;
+use crate::metrics::build::VERSION;
+use crate::publish::kafka;
 
 /// Takes Tencent Cloud Chat callbacks, answers them within their deadline, and publishes them to Kafka.
 #[derive(Debug, Parser)]
-#[command(name = "callbridge", version, about)]
+#[command(name = "callbridge", version = version(), about)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -30,6 +37,10 @@ enum Command {
     Check(Flags),
     /// Look at the journal on disk without changing it, also while a bridge writes to it.
     Journal(journal::Args),
+    /// Print a script that completes this command line in a shell.
+    Completions(completions::Args),
+    /// Write the manual pages of all commands into a directory.
+    Man(man::Args),
 }
 
 impl Cli {
@@ -39,6 +50,21 @@ impl Cli {
             Command::Serve(flags) => serve::run(&flags),
             Command::Check(flags) => check::run(&flags),
             Command::Journal(args) => journal::run(&args),
+            Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => man::run(&args),
         }
+    }
+}
+
+fn version() -> String {
+    format!("{VERSION} (commit {COMMIT}, librdkafka {})", kafka::librdkafka_version())
+}
+
+/// Writes `bytes` to stdout. A reader that ends early, as of `callbridge completions bash | head`, is no failure.
+fn print(bytes: &[u8]) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Ok(()) | Err(_) => ExitCode::SUCCESS,
     }
 }

@@ -82,7 +82,20 @@ const NAMES: &[(&str, &[&str])] = &[
     ),
     (
         "cli",
-        &["app", "auth", "clock", "config", "decide", "follow", "journal", "logging", "metrics", "normalise", "record"],
+        &[
+            "app",
+            "auth",
+            "clock",
+            "config",
+            "decide",
+            "follow",
+            "journal",
+            "logging",
+            "metrics",
+            "normalise",
+            "publish",
+            "record",
+        ],
     ),
 ];
 
