@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use crate::config::App;
 use crate::config::Config;
-use crate::config::brokers::Broker;
+use crate::config::brokers;
 use crate::config::kafka;
 use crate::config::layers::Layers;
-use crate::config::layers::Range;
 use crate::config::problem::Origin;
 use crate::config::problem::Problem;
+use crate::config::reader::Range;
 use crate::journal::Ack;
-use crate::journal::durable;
 
 /// What the sender allows for an answer.
 const SENDER_DEADLINE: Duration = Duration::from_secs(2);
@@ -65,25 +64,18 @@ const RANGES: &[Range] = &[
 
 /// Reads the settings and checks them. Relative paths of the file are relative to `folder`.
 pub(super) fn check(mut layers: Layers, folder: &Path) -> Result<Config, Vec<Problem>> {
-    let Some(mut config) = layers.read(RANGES) else { return Err(layers.problems) };
-    locate_files(&layers, &mut config, folder);
-    apply_to_apps(&mut layers, &mut config);
-    if config.workers == 0 {
-        // One is right where the system does not tell.
-        config.workers = thread::available_parallelism().map_or(1, usize::from);
+    let mut config = layers.read(RANGES);
+    if let Some(config) = &mut config {
+        locate_files(&layers, config, folder);
+        complete(&mut layers, config);
+        kafka::check(&mut layers, &mut config.kafka.properties, config.embedded_broker);
+        check_callbacks(&mut layers, config);
+        check_topics(&mut layers, config);
+        check_sizes(&mut layers, config);
     }
-    config.journal.wait_max = 2 * config.callbacks.deadline;
-    kafka::check(&mut layers, &mut config.kafka.properties, config.embedded_broker);
-    check_callbacks(&mut layers, &config);
-    check_topics(&mut layers, &config);
-    check_journal(&mut layers, &config.journal);
-    check_sizes(&mut layers, &config);
-
     let Layers { mut problems, warnings, .. } = layers;
-    if !problems.is_empty() {
-        problems.sort_by_key(rank);
-        return Err(problems);
-    }
+    problems.sort_by_key(rank);
+    let mut config = config.filter(|_| problems.is_empty()).ok_or(problems)?;
     config.warnings = warnings;
     config.warnings.extend(exposed(&config));
     Ok(config)
@@ -118,8 +110,18 @@ fn locate_files(layers: &Layers, config: &mut Config, folder: &Path) {
     locate("journal.dir", &mut config.journal.dir);
 }
 
+/// Fills in what follows from other settings or from the machine.
+fn complete(layers: &mut Layers, config: &mut Config) {
+    if config.workers == 0 {
+        // One is right where the system does not tell.
+        config.workers = thread::available_parallelism().map_or(1, usize::from);
+    }
+    config.journal.wait_max = 2 * config.callbacks.deadline;
+    complete_apps(layers, config);
+}
+
 /// Completes the applications of the file with what the environment and the flags say, or puts those in their place.
-fn apply_to_apps(layers: &mut Layers, config: &mut Config) {
+fn complete_apps(layers: &mut Layers, config: &mut Config) {
     let every = mem::take(&mut config.every_app);
     let replacing = "apps[].sdk_app_id";
     let is_replaced = layers.origin(replacing).is_some();
@@ -192,12 +194,6 @@ fn check_topics(layers: &mut Layers, config: &Config) {
     }
 }
 
-fn check_journal(layers: &mut Layers, journal: &durable::Settings) {
-    if !journal.segment_bytes.is_multiple_of(BLOCK_BYTES) {
-        layers.fault("journal.segment_bytes", "must be a multiple of 4096");
-    }
-}
-
 /// Compares sizes that must fit into each other.
 fn check_sizes(layers: &mut Layers, config: &Config) {
     let (callbacks, journal) = (&config.callbacks, &config.journal);
@@ -216,6 +212,9 @@ fn check_sizes(layers: &mut Layers, config: &Config) {
         let why =
             "must be at least 65536 above callbacks.body_bytes_max: what cannot be used is kept raw, as one record";
         layers.contradiction(kafka::MESSAGE_BYTES_PATH, body, why);
+    }
+    if !journal.segment_bytes.is_multiple_of(BLOCK_BYTES) {
+        layers.fault("journal.segment_bytes", "must be a multiple of 4096");
     }
     if config.ack != Ack::Journal {
         return;
@@ -244,7 +243,7 @@ fn exposed(config: &Config) -> Vec<String> {
     }
     let properties = &config.kafka.properties;
     let protocol = kafka::security_protocol(properties).to_ascii_lowercase();
-    let is_remote = |server: &&str| Broker::parse(server, &protocol).is_ok_and(|broker| !broker.is_local());
+    let is_remote = |server: &&str| brokers::host(server, &protocol).is_ok_and(|host| !brokers::is_local(host));
     if protocol.ends_with("plaintext")
         && let Some(broker) = kafka::servers(properties).find(is_remote)
     {

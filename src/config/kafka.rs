@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use crate::config::brokers::Broker;
+use crate::config::brokers;
 use crate::config::layers::Layers;
 use crate::publish::kafka::problems;
 
@@ -128,7 +128,7 @@ fn check_servers(layers: &mut Layers, properties: &BTreeMap<String, String>, emb
         return layers.fault(path, "must not be set with embedded_broker: records go to one or the other");
     }
     for server in servers(properties) {
-        if let Err(bad) = Broker::parse(server, security_protocol(properties)) {
+        if let Err(bad) = brokers::host(server, security_protocol(properties)) {
             // Before the sign there may be a password.
             let shown =
                 server.rsplit_once('@').map_or_else(|| server.to_owned(), |(_user, host)| format!("...@{host}"));

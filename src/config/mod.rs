@@ -9,6 +9,7 @@ mod brokers;
 mod check;
 mod kafka;
 mod layers;
+mod reader;
 #[cfg(test)]
 mod tests;
 mod values;
