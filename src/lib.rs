@@ -38,4 +38,4 @@ mod systemd;
 // Wiring.
 mod app;
 pub mod cli;
-pub mod config;
+mod config;

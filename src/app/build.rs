@@ -11,15 +11,14 @@ use std::time::Duration;
 
 use crate::admin::Admin;
 use crate::auth::Apps;
-use crate::capture::Capture;
 use crate::clock;
-use crate::config;
+use crate::config::Callbacks;
 use crate::config::Config;
-use crate::decide;
+use crate::config::TopicSettings;
+use crate::decide::Policy;
 use crate::follow::Following;
 use crate::follow::files::Files;
 use crate::follow::tls::TlsFiles;
-use crate::follow::tls::TlsPaths;
 use crate::follow::tokens::TokenFiles;
 use crate::http::body::Bodies;
 use crate::http::body::Budget;
@@ -31,7 +30,6 @@ use crate::intake::Intake;
 use crate::journal;
 use crate::journal::Ack;
 use crate::journal::Backlog;
-use crate::journal::Bounds;
 use crate::journal::Journal;
 use crate::journal::Shares;
 use crate::journal::commit::Committer;
@@ -39,23 +37,22 @@ use crate::journal::commit::Tender;
 use crate::journal::durable;
 use crate::journal::durable::Gauge;
 use crate::journal::durable::OnDisk;
-use crate::journal::durable::Settings;
 use crate::journal::inspect;
 use crate::journal::inspect::Owner;
-use crate::journal::log::OnCorruption;
 use crate::journal::log::recovery::Found;
 use crate::ledger::Ledger;
 use crate::lifecycle;
 use crate::lifecycle::Lifecycle;
+use crate::metrics;
 use crate::metrics::Metrics;
 use crate::metrics::journal::JournalMetrics;
 use crate::metrics::publish::PublishMetrics;
 use crate::normalise::Normaliser;
-use crate::normalise::envelope::Mode;
 use crate::publish::control::Control;
 use crate::publish::embedded::EmbeddedBroker;
 use crate::publish::kafka::ClientError;
 use crate::publish::kafka::Unstarted;
+use crate::publish::kafka::librdkafka_version;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Backoff;
 use crate::publish::pump::Pump;
@@ -151,15 +148,15 @@ impl Built {
     ) -> Result<Self, Failure> {
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
+        metrics::build::register(&registry, &librdkafka_version()).map_err(Failure::Metrics)?;
         let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
             .map_err(Failure::Tokens)?;
-        let tls_paths = config.callbacks.tls.as_ref().map(tls_paths);
-        let tls = tls_paths.map(|paths| TlsFiles::start(&paths, metrics.tls)).transpose().map_err(Failure::Tls)?;
+        let tls_paths = config.callbacks.tls.as_ref();
+        let tls = tls_paths.map(|paths| TlsFiles::start(paths, metrics.tls)).transpose().map_err(Failure::Tls)?;
         let apps = Arc::new(apps(config, &tokens));
         let topics = Arc::new(topics(config));
-        let ack = ack(config.ack);
         let (listeners, admin_listener) = Listeners::bind(config, passed)?;
-        let (embedded, properties) = kafka(config, ack, &topics)?;
+        let (embedded, properties) = kafka(config, &topics)?;
         let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
         let admin = Admin {
@@ -178,7 +175,7 @@ impl Built {
         let intake = Intake {
             apps: Arc::clone(&apps),
             blocklist,
-            policy: policy(&config.decide),
+            policy: Policy { all_refused: config.decide.all_refused, before_loaded: config.decide.before_loaded },
             decides: config.decide.commands,
             journal,
             normaliser: normaliser(config, &apps, &topics),
@@ -193,7 +190,7 @@ impl Built {
             normaliser: normaliser(config, &apps, &topics),
             topics: Arc::clone(&topics),
             metrics: metrics.publish,
-            gather: match ack {
+            gather: match config.ack {
                 Ack::Broker => Duration::ZERO,
                 Ack::Journal | Ack::Memory => GATHER,
             },
@@ -258,9 +255,9 @@ impl Listeners {
 }
 
 /// The client's properties, and the broker in this process if there is to be one.
-fn kafka(config: &Config, ack: Ack, topics: &Topics) -> Result<(Option<EmbeddedBroker>, Properties), Failure> {
+fn kafka(config: &Config, topics: &Topics) -> Result<(Option<EmbeddedBroker>, Properties), Failure> {
     let configured: &BTreeMap<String, String> = &config.kafka.properties;
-    let properties = Properties::new(ack, configured);
+    let properties = Properties::new(config.ack, configured);
     if !config.embedded_broker {
         return Ok((None, properties));
     }
@@ -280,7 +277,7 @@ fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
 }
 
 fn normaliser(config: &Config, apps: &Arc<Apps>, topics: &Arc<Topics>) -> Normaliser {
-    Normaliser::new(Arc::clone(apps), Arc::clone(topics), mode(config.envelope.mode))
+    Normaliser::new(Arc::clone(apps), Arc::clone(topics), config.envelope.mode)
 }
 
 fn topics(config: &Config) -> Topics {
@@ -308,15 +305,7 @@ fn service(config: &Config, intake: Intake, lifecycle: Lifecycle) -> Service {
     }
 }
 
-fn tls_paths(tls: &config::Tls) -> TlsPaths {
-    TlsPaths {
-        certificate: tls.certificate_file.clone(),
-        key: tls.key_file.clone(),
-        client_ca: tls.client_ca_file.clone(),
-    }
-}
-
-fn preamble(callbacks: &config::Callbacks, tls: Option<&TlsFiles>) -> Preamble {
+fn preamble(callbacks: &Callbacks, tls: Option<&TlsFiles>) -> Preamble {
     let header_from = if callbacks.proxy_protocol { callbacks.proxies.clone() } else { Networks::default() };
     Preamble {
         proxies: callbacks.proxies.clone(),
@@ -349,7 +338,7 @@ fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying
             creation: config.topics.create.then(|| creation(&config.topics)),
             longest_record: (!config.embedded_broker).then(|| config.callbacks.raw_record_bytes_max()),
         },
-        is_ready_alone: config.ack == config::Ack::Journal,
+        is_ready_alone: config.ack == Ack::Journal,
         callbacks_scheme: if config.callbacks.tls.is_some() { "https" } else { "http" },
         callbacks_address: listeners.callbacks_address,
         admin_address: listeners.admin_address,
@@ -368,15 +357,14 @@ struct Shown<'s> {
 }
 
 fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &Shown<'_>) -> Result<Sides, Failure> {
-    let ack = ack(config.ack);
-    match ack {
-        Ack::Broker | Ack::Memory => {
+    match config.ack {
+        ack @ (Ack::Broker | Ack::Memory) => {
             let dir = &config.journal.dir;
             if inspect::refuse_waiting(dir).map_err(Failure::Journal)? == Owner::Other {
                 let dir = dir.display();
                 tracing::warn!(%dir, "the journal there belongs to another callbridge that is running, and stays with it");
             }
-            let (journal, backlog) = journal::in_memory(ack, bounds(&config.queue), ledger.clone(), shares);
+            let (journal, backlog) = journal::in_memory(ack, config.queue, ledger.clone(), shares);
             Ok((journal, backlog, None))
         }
         Ack::Journal => {
@@ -394,20 +382,8 @@ fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &Shown<'_>) 
 /// Opens the journal on disk, and says what was found.
 fn open_journal(config: &Config, ledger: &Ledger, shares: Shares, metrics: &JournalMetrics) -> Result<OnDisk, Failure> {
     let began = clock::monotonic();
-    let settings = Settings {
-        dir: config.journal.dir.clone(),
-        segment_bytes: config.journal.segment_bytes,
-        quota_bytes: config.journal.quota_bytes,
-        free_bytes_min: config.journal.free_bytes_min,
-        on_corruption: match config.journal.on_corruption {
-            config::OnCorruption::Refuse => OnCorruption::Refuse,
-            config::OnCorruption::Salvage => OnCorruption::Salvage,
-        },
-        capture_bytes_max: config.callbacks.raw_record_bytes_max() + Capture::OVERHEAD_BYTES,
-        wait_max: 2 * config.callbacks.deadline,
-    };
-    let opened = durable::open(&settings, bounds(&config.queue), ledger, shares, metrics).map_err(Failure::Journal)?;
-    let dir = settings.dir.display();
+    let opened = durable::open(&config.journal, config.queue, ledger, shares, metrics).map_err(Failure::Journal)?;
+    let dir = config.journal.dir.display();
     if let Some(it) = opened.is_gone_with {
         tracing::warn!(%dir, "the journal is on no disk of its own: it survives this process, not this {it}");
     }
@@ -428,39 +404,7 @@ fn open_journal(config: &Config, ledger: &Ledger, shares: Shares, metrics: &Jour
     Ok(opened)
 }
 
-const fn ack(ack: config::Ack) -> Ack {
-    match ack {
-        config::Ack::Journal => Ack::Journal,
-        config::Ack::Broker => Ack::Broker,
-        config::Ack::Memory => Ack::Memory,
-    }
-}
-
-const fn bounds(queue: &config::Queue) -> Bounds {
-    Bounds { captures_max: queue.captures_max, bytes_max: queue.bytes_max, waiting_bytes_max: queue.waiting_bytes_max }
-}
-
-const fn mode(mode: config::EnvelopeMode) -> Mode {
-    match mode {
-        config::EnvelopeMode::Structured => Mode::Structured,
-        config::EnvelopeMode::Binary => Mode::Binary,
-    }
-}
-
-const fn policy(policy: &config::Decide) -> decide::Policy {
-    decide::Policy {
-        all_refused: match policy.all_refused {
-            config::AllRefused::List => decide::AllRefused::List,
-            config::AllRefused::Reject => decide::AllRefused::Reject,
-        },
-        before_loaded: match policy.before_loaded {
-            config::BeforeLoaded::Allow => decide::BeforeLoaded::Allow,
-            config::BeforeLoaded::Refuse => decide::BeforeLoaded::Refuse,
-        },
-    }
-}
-
-const fn creation(topics: &config::Topics) -> Creation {
+const fn creation(topics: &TopicSettings) -> Creation {
     Creation {
         partitions: topics.partitions,
         replication_factor: topics.replication_factor,

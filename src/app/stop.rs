@@ -14,8 +14,8 @@ use tokio::signal::unix::signal;
 use tokio::time;
 
 use crate::clock;
-use crate::config::Ack;
 use crate::config::Config;
+use crate::journal::Ack;
 use crate::ledger::Ledger;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;

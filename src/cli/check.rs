@@ -1,65 +1,59 @@
-//! `callbridge check`: the configuration and the files that it names, judged without running.
+//! `callbridge check`: checks the configuration and the files that it names, without running.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::io;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use crate::auth::Tokens;
 use crate::cli::serve;
-use crate::cli::serve::Args;
-use crate::config::Ack;
+use crate::cli::serve::chain;
+use crate::clock;
+use crate::config;
 use crate::config::App;
 use crate::config::Callbacks;
 use crate::config::Config;
-use crate::config::JudgeKafka;
-use crate::config::Tls;
+use crate::config::flags::Flags;
+use crate::decide::blocklist::Rules;
+use crate::follow;
+use crate::follow::file::FileError;
+use crate::follow::tls::TlsPaths;
+use crate::journal::Ack;
 use crate::journal::inspect;
 
 /// What good files hold, in a few words, and warnings about it.
-pub(crate) struct Contents {
-    pub(crate) summary: String,
-    pub(crate) warnings: Vec<String>,
+struct Contents {
+    summary: String,
+    warnings: Vec<String>,
 }
 
-/// Reads a file, and returns what it holds, or what is wrong, each mistake as one line that names the file.
-pub(crate) type JudgeFile = fn(&Path) -> Result<Contents, Vec<String>>;
-
-/// The same for the files of TLS, which are judged together.
-pub(crate) type JudgeTls = fn(&Tls) -> Result<Contents, Vec<String>>;
-
-/// Who judges which files.
-pub(crate) struct Judges {
-    pub(crate) blocklist: JudgeFile,
-    pub(crate) tokens: JudgeFile,
-    pub(crate) tls: JudgeTls,
-}
-
-/// Judges what `args` name. Says on stdout what is right, and on stderr what is not.
-pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka, judges: &Judges) -> ExitCode {
-    let config = match args.config(judge_kafka) {
+/// Checks what `flags` name. Says on stdout what is right, and on stderr what is not.
+pub(super) fn run(flags: &Flags) -> ExitCode {
+    let config = match config::load(flags, env::vars_os()) {
         Ok(config) => config,
         Err(problems) => return serve::refuse(&problems),
     };
     let mut report = Report { right: vec![format!("config ok: {}", summary(&config))], ..Report::default() };
     report.right.extend(config.apps.iter().map(|app| access(app, &config.callbacks)));
-    report.warnings.extend(config.warnings.iter().map(ToString::to_string));
+    report.warnings.extend(config.warnings.iter().cloned());
     for file in &config.blocklist.files {
-        report.add("blocklist", file, (judges.blocklist)(file));
+        report.add("blocklist", file, blocklist(file));
     }
     // Several applications may share one.
     let token_files: BTreeSet<&PathBuf> = config.apps.iter().flat_map(|app| &app.token_files).collect();
     for file in token_files {
-        report.add("tokens", file, (judges.tokens)(file));
+        report.add("tokens", file, tokens(file));
     }
-    if let Some(tls) = &config.callbacks.tls {
-        report.add("tls", &tls.certificate_file, (judges.tls)(tls));
+    if let Some(paths) = &config.callbacks.tls {
+        report.add("tls", &paths.certificate, tls(paths));
     }
     if config.ack != Ack::Journal
         && let Err(error) = inspect::refuse_waiting(&config.journal.dir)
     {
-        report.wrong.push(serve::chain(&error));
+        report.wrong.push(chain(&error));
     }
     let Report { right, warnings, wrong } = report;
     let is_good = wrong.is_empty();
@@ -74,6 +68,43 @@ pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka, judges: &Judges) -> Exit
     }
 }
 
+/// What a blocklist file holds, or which lines of it are wrong.
+fn blocklist(file: &Path) -> Result<Contents, Vec<String>> {
+    match follow::file::read::<Rules>(file) {
+        Ok(rules) => Ok(Contents { summary: format!("{} rules", rules.len()), warnings: Vec::new() }),
+        Err(FileError::Bad(bad_lines)) => {
+            let more = bad_lines.count - bad_lines.first.len();
+            let more = (more > 0).then(|| format!("{}: and {more} more bad lines", file.display()));
+            Err(bad_lines.first.iter().map(|line| format!("{}: {line}", file.display())).chain(more).collect())
+        }
+        Err(error) => Err(vec![format!("{}: {error}", file.display())]),
+    }
+}
+
+/// How many tokens a file holds, or what is wrong with it.
+fn tokens(file: &Path) -> Result<Contents, Vec<String>> {
+    match follow::file::read::<Tokens>(file) {
+        Ok(tokens) => {
+            let weak = tokens.weakness().map(|weakness| format!("{}: {weakness}", file.display()));
+            Ok(Contents { summary: format!("{} tokens", tokens.len()), warnings: weak.into_iter().collect() })
+        }
+        Err(error) => Err(vec![format!("{}: {error}", file.display())]),
+    }
+}
+
+/// What clients of TLS are asked for, or what is wrong with its files.
+fn tls(paths: &TlsPaths) -> Result<Contents, Vec<String>> {
+    match follow::tls::load(paths) {
+        Ok(validity) => {
+            let summary = if paths.client_ca.is_some() { "clients must show a certificate" } else { "any client" };
+            let invalid = validity.and_then(|validity| validity.invalid(clock::wall()));
+            let warning = invalid.map(|invalid| format!("{}: {invalid}", paths.certificate.display()));
+            Ok(Contents { summary: summary.to_owned(), warnings: warning.into_iter().collect() })
+        }
+        Err(error) => Err(vec![format!("callbacks.tls: {}", chain(&error))]),
+    }
+}
+
 /// What there is to say, each as one line.
 #[derive(Default)]
 struct Report {
@@ -83,8 +114,8 @@ struct Report {
 }
 
 impl Report {
-    fn add(&mut self, kind: &str, file: &Path, judged: Result<Contents, Vec<String>>) {
-        match judged {
+    fn add(&mut self, kind: &str, file: &Path, checked: Result<Contents, Vec<String>>) {
+        match checked {
             Ok(contents) => {
                 self.right.push(format!("{kind} ok: {}: {}", file.display(), contents.summary));
                 self.warnings.extend(contents.warnings);
@@ -108,8 +139,9 @@ fn access(app: &App, callbacks: &Callbacks) -> String {
         [] => String::new(),
         networks => format!(", also through the proxies {}", list(networks)),
     };
-    let path = callbacks.path.as_ref().map_or_else(|| "on any path".to_owned(), |path| format!("on {path} only"));
-    let tls = match callbacks.tls.as_ref().map(|tls| &tls.client_ca_file) {
+    // The path is not shown: it may be a secret.
+    let path = if callbacks.path.is_some() { "on the configured path only" } else { "on any path" };
+    let tls = match callbacks.tls.as_ref().map(|tls| &tls.client_ca) {
         None => "without TLS".to_owned(),
         Some(None) => "over TLS, from any client".to_owned(),
         Some(Some(client_ca)) => format!("over TLS, from clients with a certificate below {}", client_ca.display()),

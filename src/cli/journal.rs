@@ -21,6 +21,7 @@ use crate::clock::UnixMillis;
 use crate::journal::codec;
 use crate::journal::codec::Kept;
 use crate::journal::durable::JournalError;
+use crate::journal::durable::Settings;
 use crate::journal::inspect;
 use crate::journal::inspect::Inspection;
 use crate::journal::inspect::OnDisk;
@@ -71,7 +72,7 @@ struct Place {
 /// Where `serve` has it when no flag and no `CALLBRIDGE_DATA_DIR` says otherwise: it obeys the setting's own variable too.
 fn usual_dir() -> PathBuf {
     let given = env::var_os("CALLBRIDGE_JOURNAL_DIR").filter(|dir| !dir.is_empty());
-    given.map_or_else(|| PathBuf::from("/var/lib/callbridge"), PathBuf::from)
+    given.map_or_else(|| Settings::default().dir, PathBuf::from)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -1,4 +1,4 @@
-//! `callbridge serve`: its flags, made from the table of settings, and what it does.
+//! `callbridge serve`: runs the bridge.
 
 use std::env;
 use std::error::Error;
@@ -6,19 +6,11 @@ use std::io;
 use std::io::IsTerminal;
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use clap::Arg;
-use clap::ArgAction;
-use clap::ArgMatches;
-use clap::Command;
-use clap::FromArgMatches;
-use clap::error::Error as UsageError;
-use clap::value_parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::app;
@@ -26,17 +18,10 @@ use crate::app::Failure;
 use crate::app::stop::Ended;
 use crate::app::system;
 use crate::config;
-use crate::config::CONFIG_VARIABLE;
-use crate::config::Config;
-use crate::config::Flags;
-use crate::config::JudgeKafka;
 use crate::config::Log;
 use crate::config::LogFormat;
+use crate::config::flags::Flags;
 use crate::config::problem::Problem;
-use crate::config::setting::Flag;
-use crate::config::setting::SETTINGS;
-use crate::config::setting::Setting;
-use crate::config::setting::Shape;
 use crate::logging::LogWriter;
 use crate::metrics::log::LogMetrics;
 
@@ -44,24 +29,16 @@ use crate::metrics::log::LogMetrics;
 const EXIT_USAGE: u8 = 2;
 
 /// The configuration cannot be used; restarting will not help. (`EX_CONFIG`.)
+pub(crate) const EXIT_CONFIG: u8 = 78;
+
 /// How long stderr may take before there is a log.
 const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(crate) const EXIT_CONFIG: u8 = 78;
-
-const CONFIG_FLAG: &str = "config";
-
-/// The flags of `serve` and `check`, unjudged: the config layer tells their mistakes together with the others.
-#[derive(Debug)]
-pub(crate) struct Args {
-    flags: Flags,
-}
-
 /// Runs the bridge until it is asked to stop.
-pub(crate) fn run(args: &Args, judge_kafka: JudgeKafka) -> ExitCode {
+pub(crate) fn run(flags: &Flags) -> ExitCode {
     // Before secrets are read.
     let dumps = system::forbid_core_dumps();
-    let config = match args.config(judge_kafka) {
+    let config = match config::load(flags, env::vars_os()) {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
     };
@@ -141,67 +118,6 @@ fn exit_code(problems: &[Problem]) -> u8 {
     if problems.iter().all(Problem::is_of_usage) { EXIT_USAGE } else { EXIT_CONFIG }
 }
 
-impl Args {
-    /// The configuration that these flags, the environment and the config file make.
-    pub(crate) fn config(&self, judge_kafka: JudgeKafka) -> Result<Config, Vec<Problem>> {
-        config::load(&self.flags, env::vars_os(), judge_kafka)
-    }
-}
-
-impl clap::Args for Args {
-    fn augment_args(command: Command) -> Command {
-        let config = Arg::new(CONFIG_FLAG)
-            .long(CONFIG_FLAG)
-            .value_name("FILE")
-            .value_parser(value_parser!(PathBuf))
-            .help(format!("The config file (TOML) [env: {CONFIG_VARIABLE}]"));
-        let flags = SETTINGS.iter().filter_map(|setting| Some(argument(setting, setting.flag?)));
-        command.arg(config).args(flags)
-    }
-
-    fn augment_args_for_update(command: Command) -> Command {
-        Self::augment_args(command)
-    }
-}
-
-impl FromArgMatches for Args {
-    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, UsageError> {
-        let config = matches.get_one::<PathBuf>(CONFIG_FLAG).cloned();
-        let flags = SETTINGS.iter().filter_map(|setting| setting.flag);
-        let given = flags.filter_map(|flag| Some((flag.name, values(matches, flag)?))).collect();
-        Ok(Self { flags: Flags { config, given } })
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), UsageError> {
-        *self = Self::from_arg_matches(matches)?;
-        Ok(())
-    }
-}
-
-fn argument(setting: &Setting, flag: Flag) -> Arg {
-    let default = setting.default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
-    let variable = match (setting.variables().into_iter().next(), flag.shape) {
-        (Some(variable), Shape::Often(_)) => format!("{variable}, with commas between"),
-        (Some(variable), Shape::Once(_) | Shape::Switch) => variable,
-        // What is left are the properties of Kafka, with a variable each.
-        (None, _) => "CALLBRIDGE_KAFKA_NAME, with '_' for each '.'".to_owned(),
-    };
-    let help = format!("{} [setting: {}]{default} [env: {variable}]", flag.help, setting.path);
-    let argument = Arg::new(flag.name).long(flag.name).help(help);
-    match flag.shape {
-        Shape::Switch => argument.action(ArgAction::SetTrue),
-        Shape::Once(value) => argument.value_name(value),
-        Shape::Often(value) => argument.value_name(value).action(ArgAction::Append),
-    }
-}
-
-fn values(matches: &ArgMatches, flag: Flag) -> Option<Vec<String>> {
-    match flag.shape {
-        Shape::Switch => matches.get_flag(flag.name).then(|| vec!["true".to_owned()]),
-        Shape::Once(_) | Shape::Often(_) => Some(matches.get_many::<String>(flag.name)?.cloned().collect()),
-    }
-}
-
 /// Logs go to stderr: stdout is for the addresses and the ledger.
 fn start_log(log: &Log) -> Result<LogWriter, Failure> {
     let on_terminal = io::stderr().is_terminal();
@@ -230,65 +146,23 @@ fn start_log(log: &Log) -> Result<LogWriter, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::iter;
-    use std::path::PathBuf;
 
     use clap::Args as _;
     use clap::Command;
     use clap::FromArgMatches;
 
-    use crate::cli::serve::Args;
     use crate::cli::serve::EXIT_CONFIG;
     use crate::cli::serve::EXIT_USAGE;
     use crate::cli::serve::exit_code;
     use crate::config;
-    use crate::config::Flags;
-    use crate::config::setting::SETTINGS;
-
-    fn parse(line: &str) -> Flags {
-        let matches = Args::augment_args(Command::new("serve")).get_matches_from(line.split(' '));
-        Args::from_arg_matches(&matches).unwrap().flags
-    }
-
-    #[test]
-    fn flags_are_taken_as_they_are_written() {
-        let flags = parse(
-            "serve --config c.toml --sdk-app-id 1 --sdk-app-id x --embedded-broker --brokers a:1,b:2 --kafka linger.ms=5 \
-             --workers many",
-        );
-        let given: BTreeMap<&str, Vec<String>> = flags.given.into_iter().collect();
-        let expected = [
-            ("brokers", vec!["a:1,b:2"]),
-            ("embedded-broker", vec!["true"]),
-            ("kafka", vec!["linger.ms=5"]),
-            ("sdk-app-id", vec!["1", "x"]),
-            ("workers", vec!["many"]),
-        ];
-        let expected: BTreeMap<&str, Vec<String>> =
-            expected.map(|(name, values)| (name, values.into_iter().map(str::to_owned).collect())).into();
-        assert_eq!(flags.config, Some(PathBuf::from("c.toml")));
-        assert_eq!(given, expected);
-    }
-
-    #[test]
-    fn the_help_of_each_flag_names_its_setting_its_default_and_its_variable() {
-        let command = Args::augment_args(Command::new("serve"));
-        command.clone().debug_assert();
-        for setting in SETTINGS {
-            let Some(flag) = setting.flag else { continue };
-            let argument = command.get_arguments().find(|argument| argument.get_long() == Some(flag.name)).unwrap();
-            let help = argument.get_help().unwrap().to_string();
-            assert!(help.contains(&format!("[setting: {}]", setting.path)), "{help}");
-            assert!(help.contains("[env: CALLBRIDGE_"), "{help}");
-            assert_eq!(setting.default.is_some(), help.contains("[default: "), "{help}");
-        }
-    }
+    use crate::config::flags::Flags;
 
     #[test]
     fn mistakes_of_the_command_line_alone_are_2_and_all_others_78() {
         let code = |line: &str| {
-            let problems = config::load(&parse(line), iter::empty(), |_| Vec::new()).unwrap_err();
+            let matches = Flags::augment_args(Command::new("serve")).get_matches_from(line.split(' '));
+            let problems = config::load(&Flags::from_arg_matches(&matches).unwrap(), iter::empty()).unwrap_err();
             exit_code(&problems)
         };
         assert_eq!(code("serve --sdk-app-id 1 --brokers a:1 --ack never"), EXIT_USAGE);

@@ -11,107 +11,66 @@ const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 /// The longest name of the DNS.
 const NAME_LENGTH_MAX: usize = 253;
 
-/// Why a text is no address of a broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BadBroker {
-    /// There is nothing between two commas, or nothing at all.
-    #[error("is empty; expected HOST:PORT, with commas between")]
-    Empty,
-    /// A prefix that is no protocol of Kafka.
-    #[error("expected HOST:PORT; the only prefixes are plaintext://, ssl://, sasl_plaintext:// and sasl_ssl://")]
-    Scheme,
-    /// The client would pass over this address and all behind it.
-    #[error("its protocol is not that of security.protocol, so the client would ignore it")]
-    OtherProtocol,
-    /// There is a port, but no host.
-    #[error("the host before the port is missing")]
-    NoHost,
-    /// The host is neither a name nor an address.
-    #[error("the host must be a name or an IP address; addresses are separated by commas")]
-    Host,
-    /// The port is no port.
-    #[error("the port must be a number from 1 to 65535")]
-    Port,
-    /// An address of IPv6 whose end may be a port.
-    #[error("an IPv6 address with a port is written as [::1]:9092")]
-    Ipv6,
-}
+const EMPTY: &str = "is empty; expected HOST:PORT, with commas between";
+const SCHEME: &str =
+    "expected HOST:PORT; the only prefixes are plaintext://, ssl://, sasl_plaintext:// and sasl_ssl://";
+/// The client would pass over this address and all behind it.
+const OTHER_PROTOCOL: &str = "its protocol is not that of security.protocol, so the client would ignore it";
+const NO_HOST: &str = "the host before the port is missing";
+const HOST: &str = "the host must be a name or an IP address; addresses are separated by commas";
+const PORT: &str = "the port must be a number from 1 to 65535";
+const IPV6: &str = "an IPv6 address with a port is written as [::1]:9092";
 
-/// One broker, as far as callbridge must know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Broker<'b> {
-    host: &'b str,
-}
-
-impl<'b> Broker<'b> {
-    /// Reads `[PROTOCOL://]HOST[:PORT]`.
-    ///
-    /// # Errors
-    ///
-    /// The client would not understand it, or understand something else.
-    pub(crate) fn parse(text: &'b str, security_protocol: &str) -> Result<Self, BadBroker> {
-        let address = match text.split_once("://") {
-            None => text,
-            Some((protocol, address)) => {
-                if !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)) {
-                    return Err(BadBroker::Scheme);
-                }
-                if !protocol.eq_ignore_ascii_case(security_protocol) {
-                    return Err(BadBroker::OtherProtocol);
-                }
-                address
+/// The host of `[PROTOCOL://]HOST[:PORT]`.
+///
+/// # Errors
+///
+/// Why the client would not understand it, or understand something else.
+pub(super) fn host<'b>(text: &'b str, security_protocol: &str) -> Result<&'b str, &'static str> {
+    let address = match text.split_once("://") {
+        None => text,
+        Some((protocol, _)) if !PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(protocol)) => {
+            return Err(SCHEME);
+        }
+        Some((protocol, _)) if !protocol.eq_ignore_ascii_case(security_protocol) => return Err(OTHER_PROTOCOL),
+        Some((_, address)) => address,
+    };
+    if address.is_empty() {
+        return Err(EMPTY);
+    }
+    let (host, port) = match address.strip_prefix('[').map(|rest| rest.split_once(']').ok_or(HOST)) {
+        Some(bracketed) => {
+            let (host, port) = bracketed?;
+            (Some(host).filter(|host| is_ipv6(host)).ok_or(HOST)?, port)
+        }
+        None if address.matches(':').count() > 1 => return bare_ipv6(address),
+        None => {
+            let (host, port) = address.split_at(address.find(':').unwrap_or(address.len()));
+            if host.is_empty() {
+                return Err(NO_HOST);
             }
-        };
-        if address.is_empty() {
-            return Err(BadBroker::Empty);
+            (Some(host).filter(|host| is_host(host)).ok_or(HOST)?, port)
         }
-        if let Some(rest) = address.strip_prefix('[') {
-            return Self::bracketed(rest);
-        }
-        if address.matches(':').count() > 1 {
-            return Self::bare_ipv6(address);
-        }
-        let (host, port) = address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port)));
-        if host.is_empty() {
-            return Err(BadBroker::NoHost);
-        }
-        if !is_host(host) {
-            return Err(BadBroker::Host);
-        }
-        if port.is_some_and(|port| !is_port(port)) {
-            return Err(BadBroker::Port);
-        }
-        Ok(Self { host })
-    }
+    };
+    if port.is_empty() || port.strip_prefix(':').is_some_and(is_port) { Ok(host) } else { Err(PORT) }
+}
 
-    /// `rest` is what follows the bracket.
-    fn bracketed(rest: &'b str) -> Result<Self, BadBroker> {
-        let (host, behind) = rest.split_once(']').ok_or(BadBroker::Host)?;
-        if !is_ipv6(host) {
-            return Err(BadBroker::Host);
-        }
-        match behind.strip_prefix(':') {
-            None if behind.is_empty() => Ok(Self { host }),
-            Some(port) if is_port(port) => Ok(Self { host }),
-            None | Some(_) => Err(BadBroker::Port),
-        }
-    }
+/// Whether what is sent to `host` stays on this machine.
+pub(super) fn is_local(host: &str) -> bool {
+    let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback() || address.is_unspecified();
+    name == "localhost" || name.ends_with(".localhost") || name.parse().is_ok_and(is_loopback)
+}
 
-    /// The client takes all of it for the address, and the default port: `fe80::1:9092` would be another machine.
-    fn bare_ipv6(address: &'b str) -> Result<Self, BadBroker> {
-        let may_end_in_port = address.rsplit_once(':').is_some_and(|(address, port)| is_ipv6(address) && is_port(port));
-        if is_ipv6(address) && !may_end_in_port {
-            return Ok(Self { host: address });
-        }
-        let has_ipv6 = address.rsplit_once(':').is_some_and(|(address, _port)| is_ipv6(address));
-        Err(if has_ipv6 { BadBroker::Ipv6 } else { BadBroker::Host })
-    }
-
-    /// Whether what is sent to it stays on this machine.
-    pub(crate) fn is_local(self) -> bool {
-        let name = self.host.strip_suffix('.').unwrap_or(self.host).to_ascii_lowercase();
-        let is_loopback = |address: IpAddr| address.to_canonical().is_loopback() || address.is_unspecified();
-        name == "localhost" || name.ends_with(".localhost") || name.parse().is_ok_and(is_loopback)
+/// The client takes all of it for the address, and the default port: `fe80::1:9092` would be another machine.
+fn bare_ipv6(address: &str) -> Result<&str, &'static str> {
+    let has_port = |is_wanted: fn(&str) -> bool| {
+        address.rsplit_once(':').is_some_and(|(address, port)| is_ipv6(address) && is_wanted(port))
+    };
+    match is_ipv6(address) {
+        true if !has_port(is_port) => Ok(address),
+        _ if has_port(|_any| true) => Err(IPV6),
+        _ => Err(HOST),
     }
 }
 
@@ -143,13 +102,13 @@ fn is_port(port: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<&str, BadBroker> {
-        Broker::parse(text, "SASL_SSL").map(|broker| broker.host)
+    fn parse(text: &str) -> Result<&str, &'static str> {
+        host(text, "SASL_SSL")
     }
 
     #[test]
     fn takes_what_librdkafka_understands() {
-        for (text, host) in [
+        for (text, expected) in [
             ("kafka-1.kafka_net.svc:9092", "kafka-1.kafka_net.svc"),
             ("kafka", "kafka"),
             ("kafka.example.com.:65535", "kafka.example.com."),
@@ -165,61 +124,61 @@ mod tests {
             ("SASL_SSL://kafka:9093", "kafka"),
             ("sasl_ssl://[::1]", "::1"),
         ] {
-            assert_eq!(parse(text), Ok(host), "{text}");
+            assert_eq!(parse(text), Ok(expected), "{text}");
         }
     }
 
     #[test]
     fn rejects_what_librdkafka_would_misunderstand() {
         for (text, bad) in [
-            ("", BadBroker::Empty),
-            ("sasl_ssl://", BadBroker::Empty),
-            ("127.0.0.1:99999", BadBroker::Port),
-            ("kafka:65536", BadBroker::Port),
-            ("kafka:0", BadBroker::Port),
-            ("kafka:", BadBroker::Port),
-            ("kafka:abc", BadBroker::Port),
-            ("kafka:+9092", BadBroker::Port),
-            ("kafka:-1", BadBroker::Port),
-            ("kafka:90 92", BadBroker::Port),
-            ("kafka:9092/", BadBroker::Port),
-            ("[::1]9092", BadBroker::Port),
-            ("[::1]:", BadBroker::Port),
-            (":9092", BadBroker::NoHost),
-            ("http://kafka:9092", BadBroker::Scheme),
-            ("://kafka:9092", BadBroker::Scheme),
-            ("a:9092 sasl_ssl://b:9092", BadBroker::Scheme),
-            ("PLAINTEXT://kafka:9092", BadBroker::OtherProtocol),
-            ("a:9092;b:9092", BadBroker::Host),
-            ("a:9092 b:9092", BadBroker::Host),
-            ("a;b", BadBroker::Host),
-            ("my kafka:9092", BadBroker::Host),
-            ("kafka/9092", BadBroker::Host),
-            ("user@kafka:9092", BadBroker::Host),
-            ("user:password@kafka:9092", BadBroker::Host),
-            ("kafk\u{e4}:9092", BadBroker::Host),
-            ("kafka..com:9092", BadBroker::Host),
-            ("256.0.0.1:9092", BadBroker::Host),
-            ("10.0.0:9092", BadBroker::Host),
-            ("9092", BadBroker::Host),
-            ("[kafka]:9092", BadBroker::Host),
-            ("[10.0.0.1]:9092", BadBroker::Host),
-            ("[::1:9092", BadBroker::Host),
-            ("fe80::1:9092", BadBroker::Ipv6),
-            ("::1:9092", BadBroker::Ipv6),
-            ("2001:db8:0:0:0:0:0:1:9092", BadBroker::Ipv6),
-            ("::1:99999", BadBroker::Ipv6),
-            ("::1:abcdef", BadBroker::Ipv6),
+            ("", EMPTY),
+            ("sasl_ssl://", EMPTY),
+            ("127.0.0.1:99999", PORT),
+            ("kafka:65536", PORT),
+            ("kafka:0", PORT),
+            ("kafka:", PORT),
+            ("kafka:abc", PORT),
+            ("kafka:+9092", PORT),
+            ("kafka:-1", PORT),
+            ("kafka:90 92", PORT),
+            ("kafka:9092/", PORT),
+            ("[::1]9092", PORT),
+            ("[::1]:", PORT),
+            (":9092", NO_HOST),
+            ("http://kafka:9092", SCHEME),
+            ("://kafka:9092", SCHEME),
+            ("a:9092 sasl_ssl://b:9092", SCHEME),
+            ("PLAINTEXT://kafka:9092", OTHER_PROTOCOL),
+            ("a:9092;b:9092", HOST),
+            ("a:9092 b:9092", HOST),
+            ("a;b", HOST),
+            ("my kafka:9092", HOST),
+            ("kafka/9092", HOST),
+            ("user@kafka:9092", HOST),
+            ("user:password@kafka:9092", HOST),
+            ("kafk\u{e4}:9092", HOST),
+            ("kafka..com:9092", HOST),
+            ("256.0.0.1:9092", HOST),
+            ("10.0.0:9092", HOST),
+            ("9092", HOST),
+            ("[kafka]:9092", HOST),
+            ("[10.0.0.1]:9092", HOST),
+            ("[::1:9092", HOST),
+            ("fe80::1:9092", IPV6),
+            ("::1:9092", IPV6),
+            ("2001:db8:0:0:0:0:0:1:9092", IPV6),
+            ("::1:99999", IPV6),
+            ("::1:abcdef", IPV6),
         ] {
             assert_eq!(parse(text), Err(bad), "{text}");
         }
-        assert_eq!(parse(&format!("{}.com:9092", "a".repeat(64))), Err(BadBroker::Host));
-        assert_eq!(parse(&format!("{}:9092", "a.".repeat(128))), Err(BadBroker::Host));
+        assert_eq!(parse(&format!("{}.com:9092", "a".repeat(64))), Err(HOST));
+        assert_eq!(parse(&format!("{}:9092", "a.".repeat(128))), Err(HOST));
     }
 
     #[test]
     fn only_addresses_of_this_machine_are_local() {
-        let is_local = |text: &str| Broker::parse(text, "plaintext").unwrap().is_local();
+        let is_local_address = |text: &str| is_local(host(text, "plaintext").unwrap());
         for local in [
             "localhost",
             "LOCALHOST:1",
@@ -229,10 +188,10 @@ mod tests {
             "[::1]:1",
             "[::ffff:127.0.0.1]",
         ] {
-            assert!(is_local(local), "{local}");
+            assert!(is_local_address(local), "{local}");
         }
         for remote in ["kafka:1", "localhost.example.com", "10.0.0.1", "[fe80::1]:1", "notlocalhost"] {
-            assert!(!is_local(remote), "{remote}");
+            assert!(!is_local_address(remote), "{remote}");
         }
     }
 }

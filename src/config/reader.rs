@@ -1,217 +1,205 @@
-//! Takes typed values out of the layers one by one, and collects every problem instead of stopping at the first.
-//!
-//! Where a value cannot be had, a stand-in is returned. Nobody sees it: a reader that has problems makes no `Config`.
+//! Lets serde read what was given. A value that does not fit is reported and left out, so that the next one is found too.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::ops::RangeInclusive;
-use std::path::PathBuf;
-use std::time::Duration;
+use toml::Table;
+use toml::Value;
 
-use crate::config::problem::Fault;
+use crate::config::Config;
+use crate::config::flags::Flags;
+use crate::config::layers::Layers;
+use crate::config::layers::SECTIONS;
+use crate::config::layers::variable_of;
 use crate::config::problem::Origin;
-use crate::config::problem::Problem;
-use crate::config::setting::nearest;
-use crate::config::setting::paths;
-use crate::config::source::Entry;
-use crate::config::source::Value;
 
-/// The values that were given, and the problems found so far.
-pub(crate) struct Reader {
-    pub(crate) entries: BTreeMap<String, Entry>,
-    /// The paths that were asked for. What was given and never asked for does not exist.
-    asked: BTreeSet<String>,
-    /// What relative paths of the file are relative to.
-    folder: PathBuf,
-    pub(crate) problems: Vec<Problem>,
-}
+/// A file with more mistakes than this is probably not a config file at all.
+const PROBLEMS_MAX: usize = 100;
 
-impl Reader {
-    pub(crate) fn new(entries: BTreeMap<String, Entry>, folder: PathBuf, problems: Vec<Problem>) -> Self {
-        Self { entries, asked: BTreeSet::new(), folder, problems }
-    }
+const SOCKET_ADDRESS: &str = "an IP address and a port, like 0.0.0.0:8080";
 
-    /// The value at `path`, if there is one.
-    pub(crate) fn take(&mut self, path: &str) -> Option<&Value> {
-        self.asked.insert(path.to_owned());
-        self.entries.get(path).map(|entry| &entry.value)
-    }
+/// The smallest and the largest value of an integer setting.
+pub(super) type Range = (&'static str, i64, i64);
 
-    /// Says what is wrong at `path`, and where that stands.
-    pub(crate) fn fault(&mut self, path: &str, fault: Fault) {
-        self.fault_beside(path, path, fault);
-    }
-
-    /// Like [`Self::fault`]; the place is that of `other` when nobody gave `path`.
-    pub(crate) fn fault_beside(&mut self, path: &str, other: &str, fault: Fault) {
-        let origin = self.origin(path).or_else(|| self.origin(other)).cloned();
-        self.problems.push(Problem { origin, path: path.to_owned(), fault });
-    }
-
-    /// Says that `path` contradicts `other`, unless one of them is wrong by itself.
-    pub(crate) fn contradiction(&mut self, path: &str, other: &str, why: &'static str) {
-        if !self.is_faulty(path) && !self.is_faulty(other) {
-            self.fault_beside(path, other, Fault::Contradicts(why));
+impl Layers {
+    /// What all of it says, but for what is wrong. `None` when too much is.
+    pub(super) fn read(&mut self, ranges: &[Range]) -> Option<Config> {
+        while self.problems.len() < PROBLEMS_MAX {
+            self.check_values(ranges);
+            let error = match serde_path_to_error::deserialize::<_, Config>(Value::Table(self.nested())) {
+                Ok(config) => return Some(config),
+                Err(error) => error,
+            };
+            self.misfit(error.path().to_string(), error.inner().message());
         }
-    }
-
-    /// Whether something is wrong at `path`.
-    pub(crate) fn is_faulty(&self, path: &str) -> bool {
-        self.problems.iter().any(|problem| problem.path == path)
-    }
-
-    /// The paths that begin with `prefix`.
-    pub(crate) fn paths_under(&self, prefix: &str) -> Vec<String> {
-        self.entries.keys().filter(|path| path.starts_with(prefix)).cloned().collect()
-    }
-
-    /// Says of each value nobody asked for that there is no such setting.
-    pub(crate) fn finish(&mut self) {
-        let unknown: Vec<String> = self.entries.keys().filter(|path| !self.asked.contains(*path)).cloned().collect();
-        for path in unknown {
-            let near = nearest(&without_index(&path), &paths());
-            self.fault(&path, Fault::Unknown(near));
-        }
-    }
-
-    /// Text that is not empty.
-    pub(crate) fn text(&mut self, path: &str) -> Option<String> {
-        self.read(path, "text that is not empty", |value| match value {
-            Value::Raw(text) | Value::Text(text) => Some(text.clone()).filter(|text| !text.is_empty()),
-            Value::Integer(_) | Value::Boolean(_) | Value::Texts(_) | Value::Other => None,
-        })
-    }
-
-    /// Like [`Self::texts`]; one alone needs no list.
-    pub(crate) fn words(&mut self, path: &str) -> Vec<String> {
-        if let Some(Value::Text(word)) = self.take(path)
-            && !word.is_empty()
-        {
-            return vec![word.clone()];
-        }
-        self.texts(path)
-    }
-
-    /// Several texts; none by default.
-    pub(crate) fn texts(&mut self, path: &str) -> Vec<String> {
-        let texts = self.read(path, "a list of texts that are not empty", |value| match value {
-            Value::Raw(text) => Some(text.split(',').map(|part| part.trim().to_owned()).collect::<Vec<_>>()),
-            Value::Texts(texts) => Some(texts.clone()),
-            Value::Text(_) | Value::Integer(_) | Value::Boolean(_) | Value::Other => None,
-        });
-        let texts = texts.unwrap_or_default();
-        if texts.iter().any(String::is_empty) {
-            self.fault(path, Fault::Wanted("a list of texts that are not empty"));
-        }
-        texts
-    }
-
-    /// Paths: of the file relative to its folder, of a variable or a flag to where the program was started.
-    pub(crate) fn files(&mut self, path: &str) -> Vec<PathBuf> {
-        let texts = self.texts(path);
-        texts.into_iter().map(|text| self.located(path, text)).collect()
-    }
-
-    /// One path, like [`Self::files`].
-    pub(crate) fn folder(&mut self, path: &str) -> PathBuf {
-        let text = self.text(path).unwrap_or_default();
-        self.located(path, text)
-    }
-
-    /// True or false; false by default.
-    pub(crate) fn boolean(&mut self, path: &str) -> bool {
-        let boolean = self.read(path, "true or false", |value| match value {
-            Value::Boolean(boolean) => Some(*boolean),
-            Value::Raw(text) => text.parse().ok(),
-            Value::Text(_) | Value::Integer(_) | Value::Texts(_) | Value::Other => None,
-        });
-        boolean.unwrap_or_default()
-    }
-
-    /// A whole number in `range`.
-    pub(crate) fn integer(&mut self, path: &str, range: &RangeInclusive<i64>) -> Option<i64> {
-        let number = self.read(path, "a whole number", |value| match value {
-            Value::Integer(number) => Some(*number),
-            Value::Raw(text) => text.parse().ok(),
-            Value::Text(_) | Value::Boolean(_) | Value::Texts(_) | Value::Other => None,
-        })?;
-        if range.contains(&number) {
-            return Some(number);
-        }
-        self.fault(path, Fault::OutOfRange { min: *range.start(), max: *range.end() });
         None
     }
 
-    /// A number of bytes or things in `range`, which is not negative.
-    pub(crate) fn count(&mut self, path: &str, range: &RangeInclusive<i64>) -> usize {
-        let number = self.integer(path, range).unwrap_or(*range.start());
-        usize::try_from(number).unwrap_or(usize::MAX)
-    }
-
-    /// A number that Kafka's protocol writes in 32 bits: from 1 to `max`.
-    pub(crate) fn kafka_count(&mut self, path: &str, max: i32) -> Option<i32> {
-        let number = self.integer(path, &(1..=i64::from(max)))?;
-        i32::try_from(number).ok()
-    }
-
-    /// A time, given in milliseconds in `range`.
-    pub(crate) fn millis(&mut self, path: &str, range: &RangeInclusive<i64>) -> Duration {
-        Duration::from_millis(self.integer(path, range).unwrap_or_default().unsigned_abs())
-    }
-
-    /// A time, given in seconds in `range`.
-    pub(crate) fn seconds(&mut self, path: &str, range: &RangeInclusive<i64>) -> Duration {
-        Duration::from_secs(self.integer(path, range).unwrap_or_default().unsigned_abs())
-    }
-
-    /// An IP address with a port.
-    pub(crate) fn address(&mut self, path: &str) -> SocketAddr {
-        let address = self.read(path, "an IP address and a port, like 0.0.0.0:8080", |value| match value {
-            Value::Raw(text) | Value::Text(text) => text.parse().ok(),
-            Value::Integer(_) | Value::Boolean(_) | Value::Texts(_) | Value::Other => None,
-        });
-        address.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
-    }
-
-    /// One of `words`, as what it means.
-    pub(crate) fn choice<T: Copy>(&mut self, path: &str, stand_in: T, words: &[(&str, T)]) -> T {
-        let Some(given) = self.text(path) else { return stand_in };
-        if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == given) {
-            return *meaning;
+    /// All values as the file would have them.
+    fn nested(&self) -> Table {
+        let mut root = Table::new();
+        'values: for (path, (value, _origin)) in &self.given {
+            let (sections, key) = match path.strip_prefix("kafka.") {
+                // The names of properties have dots in them.
+                Some(property) => ("kafka", property),
+                None => path.rsplit_once('.').unwrap_or(("", path)),
+            };
+            let mut table = &mut root;
+            for section in sections.split('.').filter(|section| !section.is_empty()) {
+                let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+                // One that is no table is reported as such.
+                let Some(inner) = section.as_table_mut() else { continue 'values };
+                table = inner;
+            }
+            table.insert(key.to_owned(), value.clone());
         }
-        let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        self.fault(path, Fault::NotOneOf(known.join(", ")));
-        stand_in
-    }
-
-    fn read<T>(&mut self, path: &str, wanted: &'static str, understand: impl Fn(&Value) -> Option<T>) -> Option<T> {
-        let understood = understand(self.take(path)?);
-        if understood.is_none() {
-            self.fault(path, Fault::Wanted(wanted));
+        let apps: Vec<Value> = (0..).map_while(|index| root.remove(&format!("apps[{index}]"))).collect();
+        if !apps.is_empty() {
+            root.insert("apps".to_owned(), Value::Array(apps));
         }
-        understood
+        root
     }
 
-    fn origin(&self, path: &str) -> Option<&Origin> {
-        self.entries.get(path)?.origin.as_ref()
-    }
-
-    fn located(&self, path: &str, text: String) -> PathBuf {
-        match self.origin(path) {
-            Some(Origin::File { .. }) => self.folder.join(text),
-            Some(Origin::Variable(_) | Origin::Flag(_)) | None => PathBuf::from(text),
+    /// Reports what serde does not look at: empty texts, lists in the place of tables, and integers that are out of range.
+    fn check_values(&mut self, ranges: &[Range]) {
+        let mut wrong = Vec::new();
+        for (path, (value, _origin)) in &self.given {
+            let is_empty = |value: &Value| value.as_str().is_some_and(str::is_empty);
+            let has_empty = is_empty(value) || value.as_array().is_some_and(|items| items.iter().any(is_empty));
+            if has_empty && !path.starts_with("kafka.") {
+                wrong.push((path.clone(), "must not be empty".to_owned()));
+            }
+            if SECTIONS.contains(&path.as_str()) && !value.is_table() {
+                // From a list serde would take the fields in their order.
+                wrong.push((path.clone(), "must be a table".to_owned()));
+            }
+            if path == "apps" && value.as_array().is_none_or(|apps| !apps.is_empty()) {
+                wrong.push((path.clone(), "must be tables, each under its own [[apps]]".to_owned()));
+            }
+            let range = ranges.iter().find(|(name, ..)| *name == without_index(path));
+            if let (Some((_, min, max)), Some(number)) = (range, value.as_integer())
+                && !(*min..=*max).contains(&number)
+            {
+                wrong.push((path.clone(), format!("must be from {min} to {max}")));
+            }
         }
+        for (path, what) in wrong {
+            self.fault(&path, what);
+            self.remove(&path);
+        }
+    }
+
+    /// Leaves out the value at `path`, which serde did not take. Text of a variable or a flag gets a second chance as what is wanted.
+    fn misfit(&mut self, path: String, message: &str) {
+        // Of a list the mistake may be in an element.
+        let path = match path.rsplit_once('[') {
+            Some((list, _index)) if self.given.contains_key(list) => list.to_owned(),
+            _ => path,
+        };
+        if let Some(name) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+            let mut others = self.given.range(path.clone()..).filter(|(other, _)| is_within(other, &path));
+            let origin = others.next().map(|(_path, (_value, origin))| origin.clone());
+            self.problem(origin, &format!("{path}.{name}"), format!("is missing: {path} needs it"));
+            return self.remove(&path);
+        }
+        let (value, origin) = self.given.get(&path).cloned().unzip();
+        if message.starts_with("unknown field") {
+            self.unknown(&path, origin, message);
+        } else {
+            let is_of_file = matches!(origin, Some(Origin::File { .. }));
+            if let Some(Value::String(text)) = value.as_ref().filter(|_value| !is_of_file)
+                && let Some(value) = as_wanted(text, message)
+                && let Some((slot, _origin)) = self.given.get_mut(&path)
+            {
+                *slot = value;
+                return;
+            }
+            let is_no_text = value.is_some_and(|value| value.is_table()) && !is_of_file;
+            let what = if is_no_text { "must be UTF-8".to_owned() } else { plain(message) };
+            self.problem(origin, &path, what);
+        }
+        self.remove(&path);
+    }
+
+    /// A variable that is misnamed is a warning only: others may use such names too.
+    fn unknown(&mut self, path: &str, origin: Option<Origin>, message: &str) {
+        let (section, name) = path.rsplit_once('.').map_or(("", path), |(section, name)| (section, name));
+        let section = if section.is_empty() { String::new() } else { format!("{section}.") };
+        let mut known: Vec<String> = names_in(message).into_iter().map(str::to_owned).collect();
+        if let Some(Origin::Variable(variable)) = origin {
+            if section.is_empty() {
+                known.extend(Flags::default().all().map(|flag| flag.name.replace('-', "_")));
+            }
+            let near = nearest(name, &known).map(|near| variable_of(&format!("{section}{near}")));
+            self.warnings.push(format!("{variable}: no such setting{}", did_you_mean(near)));
+        } else {
+            let near = nearest(name, &known).map(|near| format!("{section}{near}"));
+            self.problem(origin, path, format!("no such setting{}", did_you_mean(near)));
+        }
+    }
+
+    fn remove(&mut self, path: &str) {
+        self.given.retain(|other, _value| !is_within(other, path));
     }
 }
 
-/// `apps[3].x` as the table of settings has it: `apps[].x`.
+/// Whether `other` is `path` or below it.
+fn is_within(other: &str, path: &str) -> bool {
+    other.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
+/// `apps[3].x` as `apps[].x`.
 fn without_index(path: &str) -> String {
-    match (path.find('['), path.find(']')) {
-        (Some(open), Some(close)) if open < close => {
-            format!("{}[]{}", path.get(..open).unwrap_or_default(), path.get(close + 1..).unwrap_or_default())
-        }
-        _ => path.to_owned(),
+    let is_digit = |letter: char| letter.is_ascii_digit();
+    match path.strip_prefix("apps[") {
+        Some(rest) => format!("apps[{}", rest.trim_start_matches(is_digit)),
+        None => path.to_owned(),
     }
+}
+
+/// What serde's `message` wants, made of the text of a variable or a flag.
+fn as_wanted(text: &str, message: &str) -> Option<Value> {
+    match expected(message)? {
+        "usize" | "u64" | "i64" | "i32" => text.parse().ok().map(Value::Integer),
+        "a boolean" => text.parse().ok().map(Value::Boolean),
+        "a sequence" => Some(Value::from(text.split(',').map(|part| part.trim().to_owned()).collect::<Vec<_>>())),
+        _ => None,
+    }
+}
+
+/// serde's message without the value that it repeats, which may be a secret, in words of the file rather than of Rust.
+fn plain(message: &str) -> String {
+    let wanted = match expected(message) {
+        None if message == "invalid socket address syntax" => SOCKET_ADDRESS,
+        None => return message.to_owned(),
+        Some(_) if message.starts_with("unknown variant") => {
+            return format!("must be one of {}", names_in(message).join(", "));
+        }
+        Some("usize" | "u64" | "i64" | "i32") => "a whole number",
+        Some("a boolean") => "true or false",
+        Some("a sequence") => "a list of texts",
+        Some("a string" | "path string" | "string only") => "text",
+        Some("socket address") => SOCKET_ADDRESS,
+        Some(other) => other,
+    };
+    format!("must be {wanted}")
+}
+
+fn expected(message: &str) -> Option<&str> {
+    let is_of_serde = message.starts_with("invalid ") || message.starts_with("unknown ");
+    message.rsplit_once(", expected ").filter(|_| is_of_serde).map(|(_value, expected)| expected)
+}
+
+/// The names that serde's `message` would have taken.
+fn names_in(message: &str) -> Vec<&str> {
+    expected(message).unwrap_or_default().split('`').skip(1).step_by(2).collect()
+}
+
+/// The one of `known` that `name` is probably a misspelling of.
+fn nearest<'k>(name: &str, known: &'k [String]) -> Option<&'k String> {
+    // Three letters wrong in a long name is a slip; in a short one it is another name.
+    let distance_max = (name.len() / 4).min(3);
+    let distances = known.iter().map(|other| (strsim::levenshtein(name, other), other));
+    distances.filter(|(distance, _)| *distance <= distance_max).min().map(|(_, nearest)| nearest)
+}
+
+fn did_you_mean(near: Option<String>) -> String {
+    near.map(|near| format!("; did you mean {near}?")).unwrap_or_default()
 }

@@ -18,6 +18,8 @@ pub mod answer;
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use serde::Deserialize;
+
 use crate::clock::UnixMillis;
 use crate::decide::blocklist::Blocklist;
 use crate::decide::rule::Rule;
@@ -33,7 +35,8 @@ pub struct Policy {
 }
 
 /// The answer when the rules refuse every user who asks, on an account that is open.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AllRefused {
     /// List them all, with `ErrorCode` 0.
     #[default]
@@ -43,7 +46,8 @@ pub enum AllRefused {
 }
 
 /// The answer before any list was loaded.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BeforeLoaded {
     /// Let everyone subscribe.
     #[default]

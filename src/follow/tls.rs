@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use serde::Deserialize;
 
 use crate::clock;
 use crate::follow::ATTEMPTS;
@@ -33,10 +34,14 @@ use crate::metrics::tls::TlsMetrics;
 const PAIRING: Duration = Duration::from_secs(2);
 
 /// Which files there are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TlsPaths {
+    #[serde(rename = "certificate_file")]
     pub(crate) certificate: PathBuf,
+    #[serde(rename = "key_file")]
     pub(crate) key: PathBuf,
+    #[serde(rename = "client_ca_file")]
     pub(crate) client_ca: Option<PathBuf>,
 }
 

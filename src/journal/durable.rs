@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use serde::Deserialize;
 
 use crate::clock::Wait;
 use crate::ledger::Ledger;
@@ -43,7 +44,8 @@ const ALARM_CAPTURES: usize = 2;
 const ALARM_PART: usize = 10;
 
 /// Where the journal is, and what it may take.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
     pub(crate) dir: PathBuf,
     pub(crate) segment_bytes: u64,
@@ -51,10 +53,26 @@ pub(crate) struct Settings {
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) free_bytes_min: u64,
     pub(crate) on_corruption: OnCorruption,
-    /// What the longest capture costs.
+    /// What the longest capture costs. Follows from the longest body of a callback.
+    #[serde(skip)]
     pub(crate) capture_bytes_max: usize,
-    /// The process is not ready while the disk takes longer than this to sync or to read.
+    /// The process is not ready while the disk takes longer than this to sync or to read. Follows from the deadline of a callback.
+    #[serde(skip)]
     pub(crate) wait_max: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("/var/lib/callbridge"),
+            segment_bytes: 16 * 1024 * 1024,
+            quota_bytes: None,
+            free_bytes_min: 16 * 1024 * 1024,
+            on_corruption: OnCorruption::Refuse,
+            capture_bytes_max: 512 * 1024,
+            wait_max: Duration::from_secs(3),
+        }
+    }
 }
 
 /// A journal on disk, whose threads are not started.

@@ -29,6 +29,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
+use serde::Deserialize;
+
 use crate::capture::Capture;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
@@ -49,9 +51,11 @@ pub(crate) use self::shares::Shares;
 pub(crate) use self::stored::TAKE_BYTES;
 
 /// When a callback counts as acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Ack {
     /// When it is on disk.
+    #[default]
     Journal,
     /// When Kafka has confirmed every record it became.
     Broker,
@@ -60,7 +64,8 @@ pub(crate) enum Ack {
 }
 
 /// The bounds of what is in memory only.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub(crate) struct Bounds {
     /// How many captures may wait, for Kafka or for the disk.
     pub(crate) captures_max: usize,
@@ -68,6 +73,12 @@ pub(crate) struct Bounds {
     pub(crate) bytes_max: usize,
     /// How many bytes may wait for room. What comes then is lost at once.
     pub(crate) waiting_bytes_max: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { captures_max: 100_000, bytes_max: 64 * 1024 * 1024, waiting_bytes_max: 16 * 1024 * 1024 }
+    }
 }
 
 /// Why the journal did not take a capture. It is gone.

@@ -1,6 +1,7 @@
 //! What Prometheus may know. Every metric is registered once, in a struct that is passed down; label values come from closed lists.
 
 pub(crate) mod blocklist;
+pub(crate) mod build;
 pub(crate) mod intake;
 pub(crate) mod journal;
 pub(crate) mod kafka;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
 use serde::Serialize;
 
 use crate::clock::UnixMillis;
@@ -21,7 +22,8 @@ use super::time::Rfc3339;
 use super::time::rfc3339;
 
 /// How an envelope is written into a record. (CloudEvents, Kafka protocol binding 1.0.2, section 3.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// The whole event is the value.
     #[default]

@@ -29,6 +29,7 @@ use rdkafka::producer::BaseRecord;
 use rdkafka::producer::DeliveryResult;
 use rdkafka::producer::Producer;
 use rdkafka::producer::ProducerContext;
+use rdkafka::util::get_rdkafka_version;
 
 use crate::clock::Heartbeat;
 use crate::metrics::kafka::KafkaMetrics;
@@ -51,6 +52,12 @@ fn client_config(properties: &Properties) -> ClientConfig {
     // That brokers close connections is said at this level.
     config.set_log_level(RDKafkaLogLevel::Info);
     config
+}
+
+/// The version of librdkafka that is linked.
+pub(crate) fn librdkafka_version() -> String {
+    let (_number, version) = get_rdkafka_version();
+    version
 }
 
 /// Lets librdkafka judge each property by itself. Returns what is wrong, by property.

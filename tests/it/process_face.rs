@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
 use std::fs::File;
 use std::io::BufRead;
@@ -126,6 +127,62 @@ min_insync_replicas = 2
 }
 
 #[test]
+fn the_version_names_the_commit_and_librdkafka_and_so_does_build_info() {
+    let version = run(&[], &["--version"]).stdout;
+    let (package, build) = version.trim_end().split_once(" (commit ").unwrap();
+    let (commit, librdkafka) = build.strip_suffix(')').unwrap().split_once(", librdkafka ").unwrap();
+    assert_eq!(package, concat!("callbridge ", env!("CARGO_PKG_VERSION")));
+    assert!(librdkafka.split('.').count() >= 3 && librdkafka.starts_with(|digit: char| digit.is_ascii_digit()));
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
+    if repository.join(".git").exists() && env::var_os("CALLBRIDGE_COMMIT").is_none() {
+        let head = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(repository).output().unwrap();
+        assert_eq!(commit, &String::from_utf8(head.stdout).unwrap()[..12]);
+    }
+
+    let bridge = Bridge::start(EMBEDDED);
+    let labels = format!("commit=\"{commit}\",librdkafka=\"{librdkafka}\",version=\"{}\"", env!("CARGO_PKG_VERSION"));
+    let metrics = bridge.admin_page("/metrics").1;
+    assert!(metrics.contains(&format!("callbridge_build_info{{{labels}}} 1\n")), "{metrics}");
+}
+
+#[test]
+fn completions_are_printed_for_every_shell_and_bash_completes_with_them() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let run = run(&[], &["completions", shell]);
+        assert_eq!((run.code, run.stderr.as_str()), (0, ""), "{shell}");
+        for word in ["serve", "journal", "completions", "sdk-app-id", "admin-listen"] {
+            assert!(run.stdout.contains(word), "{shell}: {word}");
+        }
+    }
+    let script = "source <(\"$0\" completions bash); COMP_WORDS=(callbridge serve --emb); COMP_CWORD=2
+        _callbridge callbridge --emb serve; echo \"${COMPREPLY[@]}\"
+        set -o pipefail; \"$0\" completions bash | true; echo $?";
+    let output = Command::new("bash").args(["-c", script, BINARY]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "--embedded-broker\n0\n", "{output:?}");
+    assert_eq!(run(&[], &["completions", "tcsh"]).code, 2);
+}
+
+#[test]
+fn a_manual_page_is_written_for_each_command() {
+    let folder = folder();
+    let dir = folder.path().join("new/man1");
+    let written = run(&[], &["man", dir.to_str().unwrap()]);
+    assert_eq!((written.code, written.stdout.as_str(), written.stderr.as_str()), (0, "", ""));
+    let page = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    for name in ["callbridge", "callbridge-serve", "callbridge-check", "callbridge-journal-export"] {
+        assert!(page(&format!("{name}.1")).contains(&format!(".TH {name} 1")), "{name}");
+    }
+    assert!(page("callbridge-serve.1").contains("sdk\\-app\\-id"));
+
+    let file = write(&folder, "file", "");
+    let refused = run(&[], &["man", &format!("{file}/man1")]);
+    assert_eq!(
+        (refused.code, refused.stderr),
+        (1, format!("callbridge man: {file}/man1: Not a directory (os error 20)\n"))
+    );
+}
+
+#[test]
 fn a_config_file_that_cannot_be_read_or_is_no_toml_is_78() {
     let folder = folder();
     let nowhere = folder.path().join("nowhere.toml").to_str().unwrap().to_owned();
@@ -189,7 +246,7 @@ fn check_says_what_is_right() {
     let ok = "config ok: ack broker, apps 1400000000 to tencent-chat.*, brokers embedded";
     let closed = format!(
         "application 1400000000: takes callbacks that are signed with a token of {token}; from 203.0.113.0/24, \
-         2001:db8::1/128 only, also through the proxies 10.0.0.0/8; on /callbacks/2f1c9a only; without TLS"
+         2001:db8::1/128 only, also through the proxies 10.0.0.0/8; on the configured path only; without TLS"
     );
     let files = format!("blocklist ok: {list}: 2 rules\ntokens ok: {token}: 2 tokens");
     assert_eq!((with_files.code, with_files.stdout), (0, format!("{ok}\n{closed}\n{files}\n")));

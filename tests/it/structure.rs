@@ -31,7 +31,6 @@ const NAMES: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("systemd", &[]),
     ("throttle", &[]),
-    ("config", &["command", "sender"]),
     ("metrics", &["clock", "command", "decide", "ledger", "lifecycle", "normalise", "refusal"]),
     ("logging", &["clock", "metrics"]),
     (
@@ -93,6 +92,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("follow", &["auth", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
     ("admin", &["clock", "journal", "lifecycle", "metrics", "publish", "systemd"]),
     // Wiring.
+    ("config", &["capture", "command", "decide", "follow", "journal", "normalise", "publish", "sender"]),
     (
         "app",
         &[

@@ -101,6 +101,8 @@ pub(crate) mod mutant;
 
 use std::io;
 
+use serde::Deserialize;
+
 /// The number of a capture in the log.
 pub(crate) type Seq = u64;
 
@@ -148,7 +150,8 @@ impl Options {
 }
 
 /// What to do when acknowledged captures cannot be read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum OnCorruption {
     /// Do not start, so that somebody looks.
     #[default]

@@ -1,0 +1,22 @@
+//! Which build runs.
+
+use prometheus::IntGauge;
+use prometheus::Opts;
+use prometheus::Registry;
+
+/// The version of callbridge.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The commit that it is built from: 12 hex digits, or `unknown` where the sources do not say.
+pub(crate) const COMMIT: &str = env!("CALLBRIDGE_COMMIT");
+
+/// Registers the metric that says which build runs. It is always 1.
+pub(crate) fn register(registry: &Registry, librdkafka: &str) -> Result<(), prometheus::Error> {
+    let opts = Opts::new("callbridge_build_info", "The version, commit and Kafka client of this process. Always 1.")
+        .const_label("version", VERSION)
+        .const_label("commit", COMMIT)
+        .const_label("librdkafka", librdkafka);
+    let info = IntGauge::with_opts(opts)?;
+    info.set(1);
+    registry.register(Box::new(info))
+}
