@@ -13,7 +13,7 @@ use clap::Subcommand;
 use crate::auth::Tokens;
 use crate::clock;
 use crate::config::Tls;
-use crate::decide::blocklist::Rules;
+use crate::decide::rules::Rules;
 use crate::follow;
 use crate::follow::file::FileError;
 use crate::follow::tls::TlsPaths;
