@@ -124,7 +124,8 @@ fn take_line(line: &[u8], rules: &mut Gathered) -> Result<(), Mistake> {
     }
     let line = str::from_utf8(line).map_err(|_error| Mistake::NotUtf8)?;
     // Of comments too: after a lone carriage return the rest of an old Mac's file would look like one.
-    if let Some(control) = line.chars().find(|c| c.is_control() && *c != '\t') {
+    let may_have_control = line.bytes().any(|byte| !(byte == b'\t' || (b' '..=b'~').contains(&byte)));
+    if may_have_control && let Some(control) = line.chars().find(|c| c.is_control() && *c != '\t') {
         return Err(Mistake::Control(control));
     }
     let line = line.trim_matches(BLANKS);

@@ -249,7 +249,8 @@ impl<'a> Words<'a> {
 
     /// The next word, and what is left after it.
     fn split(&self) -> (&'a str, &'a str) {
-        let (word, rest) = self.rest.split_once(BLANKS).unwrap_or((self.rest, ""));
+        let end = memchr::memchr2(b' ', b'\t', self.rest.as_bytes()).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at_checked(end).unwrap_or((self.rest, ""));
         (word, rest.trim_start_matches(BLANKS))
     }
 }

@@ -11,6 +11,7 @@ mod shard;
 
 use std::fmt;
 use std::hash::RandomState;
+use std::iter;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -26,8 +27,10 @@ const SHARD_ENTRIES: usize = 1024;
 const SHARD_BITS_MAX: u32 = 24;
 /// The entries of a set that is built are gathered in so many buckets, as a power of two, by their hash.
 const BUCKET_BITS: u32 = 10;
-/// What a bucket is made of, so that it grows without copying, and without room for twice of what it holds.
-const CHUNK_BYTES: usize = 32 * 1024;
+/// What a bucket is made of: chunks that are never copied, each as large as all before it, between these sizes. One as large as the largest
+/// is an allocation that nothing shares, so its memory is free for shards as soon as its bucket is built.
+const CHUNK_BYTES_MIN: usize = 1024;
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
 /// What an entry is found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -147,7 +150,7 @@ impl<V: Value> Set<V> {
     fn rebuilt(&self) -> Self {
         let mut gathering = Gathering::with(self.layout.hasher.clone());
         self.iter().for_each(|(key, value)| gathering.put(key, &value));
-        gathering.build(|_old, _new| true, |_key, _value| {})
+        gathering.build(|_old, _new| true, |_entry| {})
     }
 
     fn shard(&self, number: usize) -> Option<&Shard> {
@@ -171,8 +174,7 @@ const fn node_bits(shard_bits: u32) -> u32 {
 #[derive(Debug)]
 pub(crate) struct Gathering<V> {
     hasher: RandomState,
-    /// Of each bucket the chunks: entries, each with its length (LEB128) before it.
-    buckets: Vec<Vec<Vec<u8>>>,
+    buckets: Vec<Bucket>,
     count: usize,
     entry: Vec<u8>,
     value: PhantomData<fn() -> V>,
@@ -186,7 +188,13 @@ impl<V: Value> Default for Gathering<V> {
 
 impl<V: Value> Gathering<V> {
     fn with(hasher: RandomState) -> Self {
-        Self { hasher, buckets: vec![Vec::new(); 1 << BUCKET_BITS], count: 0, entry: Vec::new(), value: PhantomData }
+        Self {
+            hasher,
+            buckets: (0..1 << BUCKET_BITS).map(|_bucket| Bucket::default()).collect(),
+            count: 0,
+            entry: Vec::new(),
+            value: PhantomData,
+        }
     }
 
     /// Adds an entry. Its key may be there already.
@@ -195,20 +203,15 @@ impl<V: Value> Gathering<V> {
         let hash = buckets.hash(key.scope, key.id.as_bytes());
         self.entry.clear();
         Entry::push(&mut self.entry, key, value);
-        let Some(chunks) = self.buckets.get_mut(buckets.shard_of(hash)) else { return };
-        if chunks.last().is_none_or(|chunk| chunk.len() + self.entry.len() >= CHUNK_BYTES) {
-            chunks.push(Vec::new());
-        }
-        if let Some(chunk) = chunks.last_mut() {
-            number::push(chunk, u64::try_from(self.entry.len()).unwrap_or(u64::MAX));
-            chunk.extend_from_slice(&self.entry);
+        if let Some(bucket) = self.buckets.get_mut(buckets.shard_of(hash)) {
+            bucket.push(&self.entry);
             self.count += 1;
         }
     }
 
     /// The set of all that was gathered. Of two values of one key `replaces` says whether the later takes the place of the
     /// earlier. Then `visit` is called with each entry.
-    pub(crate) fn build(self, replaces: impl Fn(&V, &V) -> bool, mut visit: impl FnMut(Key<'_>, &V)) -> Set<V> {
+    pub(crate) fn build(self, replaces: impl Fn(&V, &V) -> bool, mut visit: impl FnMut(Entry<'_, V>)) -> Set<V> {
         let shards_for = self.count.div_ceil(SHARD_ENTRIES).next_power_of_two();
         let layout = Layout { hasher: self.hasher, bits: shards_for.ilog2().min(SHARD_BITS_MAX) };
         let mut buckets = self.buckets.into_iter();
@@ -217,17 +220,15 @@ impl<V: Value> Gathering<V> {
             (1 << BUCKET_BITS.saturating_sub(layout.bits), 1 << layout.bits.saturating_sub(BUCKET_BITS));
         let mut shards = Vec::with_capacity(1 << layout.bits);
         while shards.len() < 1 << layout.bits {
-            let gathered: Vec<Vec<u8>> = buckets.by_ref().take(buckets_each).flatten().collect();
+            let gathered: Vec<Bucket> = buckets.by_ref().take(buckets_each).collect();
             let mut items: Vec<Item<'_>> = gathered
                 .iter()
-                .flat_map(|chunk| entries(chunk))
+                .flat_map(Bucket::entries)
                 .map(|entry| Item { hash: layout.hash_entry::<V>(entry), entry, is_removal: false })
                 .collect();
             items.sort_by_key(|item| item.hash);
             let items = settle(items, &replaces);
-            for entry in items.iter().filter_map(|item| Entry::<V>::read(item.entry)) {
-                visit(Key { scope: entry.scope, id: str::from_utf8(entry.id).unwrap_or_default() }, &entry.value);
-            }
+            items.iter().filter_map(|item| Entry::read(item.entry)).for_each(&mut visit);
             let mut rest = items.as_slice();
             for number in shards.len()..shards.len() + shards_each {
                 let count = rest.partition_point(|item| layout.shard_of(item.hash) == number);
@@ -244,14 +245,40 @@ impl<V: Value> Gathering<V> {
     }
 }
 
-/// The entries of a chunk.
-fn entries(mut chunk: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::from_fn(move || {
-        let bytes = usize::try_from(number::take(&mut chunk)?).ok()?;
-        let (entry, rest) = chunk.split_at_checked(bytes)?;
-        chunk = rest;
-        Some(entry)
-    })
+/// Some of the entries of a set that is not built yet, each with its length (LEB128) before it.
+#[derive(Debug, Default)]
+struct Bucket {
+    chunks: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Bucket {
+    fn push(&mut self, entry: &[u8]) {
+        let length = u64::try_from(entry.len()).unwrap_or(u64::MAX);
+        let has_room = |chunk: &Vec<u8>| chunk.len() + entry.len() + number::BYTES_MAX <= chunk.capacity();
+        if !self.chunks.last().is_some_and(has_room) {
+            let bytes = self.bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(entry.len() + number::BYTES_MAX);
+            self.chunks.push(Vec::with_capacity(bytes));
+        }
+        if let Some(chunk) = self.chunks.last_mut() {
+            self.bytes -= chunk.len();
+            number::push(chunk, length);
+            chunk.extend_from_slice(entry);
+            self.bytes += chunk.len();
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &[u8]> {
+        self.chunks.iter().flat_map(|chunk| {
+            let mut rest = chunk.as_slice();
+            iter::from_fn(move || {
+                let bytes = usize::try_from(number::take(&mut rest)?).ok()?;
+                let (entry, others) = rest.split_at_checked(bytes)?;
+                rest = others;
+                Some(entry)
+            })
+        })
+    }
 }
 
 #[cfg(test)]
@@ -298,7 +325,7 @@ mod tests {
         for (scope, id, value) in entries {
             gathering.put(Key { scope: *scope, id }, value);
         }
-        gathering.build(|old, new| new >= old, |_key, _value| {})
+        gathering.build(|old, new| new >= old, |_entry| {})
     }
 
     fn an_entry() -> impl Strategy<Value = (u64, String, String)> {
@@ -387,7 +414,7 @@ mod tests {
             gathering.put(Key { scope: 1, id: &format!("{}", number % 3000) }, &String::new());
         }
         let mut visited = Vec::new();
-        let set = gathering.build(|_old, _new| true, |key, _value| visited.push(key.id.to_owned()));
+        let set = gathering.build(|_old, _new| true, |entry| visited.push(entry.id.to_owned()));
         visited.sort();
         visited.dedup();
         assert_eq!((visited.len(), set.len()), (3000, 3000));

@@ -42,17 +42,17 @@ impl Gathered {
         let mut counted: Vec<Account> = (0..number_of(accounts.len())).map(Account::new).collect();
         let rules = rules.build(
             |old, new| new.until > old.until,
-            |key, held| {
-                if let Some(reason) = held.reason.checked_sub(FIRST_REASON).and_then(|at| reasons.get_mut(place_of(at)))
-                {
+            |entry| {
+                let reason = entry.value.reason.checked_sub(FIRST_REASON);
+                if let Some(reason) = reason.and_then(|place| reasons.get_mut(place_of(place))) {
                     reason.rules += 1;
                 }
-                let account = match key.scope {
-                    scope::CLOSED => accounts.get(key.id).copied(),
+                let account = match entry.scope {
+                    scope::CLOSED => str::from_utf8(entry.id).ok().and_then(|name| accounts.get(name).copied()),
                     scope => scope::account_of(scope),
                 };
                 if let Some(account) = account.and_then(|number| counted.get_mut(place_of(number))) {
-                    account.add(scope::kind_of(key.scope), held.until);
+                    account.add(scope::kind_of(entry.scope), entry.value.until);
                 }
             },
         );
@@ -67,8 +67,8 @@ impl Gathered {
         }
         Rules {
             rules,
-            accounts: by_name.build(|_, _| true, |_, _| {}),
-            reasons: by_number.build(|_, _| true, |_, _| {}),
+            accounts: by_name.build(|_old, _new| true, |_entry| {}),
+            reasons: by_number.build(|_old, _new| true, |_entry| {}),
             unused,
         }
     }

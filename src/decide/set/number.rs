@@ -1,6 +1,9 @@
 //! Unsigned numbers as LEB128: seven bits a byte, the lowest first, the top bit set in all bytes but the last.
 
-/// Appends `number`: one byte below 128, ten at most.
+/// The most bytes that a number takes.
+pub(crate) const BYTES_MAX: usize = 10;
+
+/// Appends `number`: one byte below 128.
 pub(crate) fn push(bytes: &mut Vec<u8>, mut number: u64) {
     loop {
         let [low, ..] = number.to_le_bytes();
@@ -13,7 +16,19 @@ pub(crate) fn push(bytes: &mut Vec<u8>, mut number: u64) {
 }
 
 /// Takes a number from the front of `bytes`. `None` if none is there.
+#[inline]
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
+    match bytes.split_first() {
+        // Nearly all are so small.
+        Some((byte, rest)) if *byte < 0x80 => {
+            *bytes = rest;
+            Some(u64::from(*byte))
+        }
+        _ => take_long(bytes),
+    }
+}
+
+fn take_long(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0;
     for shift in (0..u64::BITS).step_by(7) {
         let (byte, rest) = bytes.split_first()?;

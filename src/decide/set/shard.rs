@@ -72,10 +72,11 @@ const fn tag_of(hash: u64) -> u8 {
 }
 
 /// The parts of an entry.
-pub(super) struct Entry<'b, V> {
-    pub(super) value: V,
-    pub(super) scope: u64,
-    pub(super) id: &'b [u8],
+#[derive(Debug)]
+pub(crate) struct Entry<'b, V> {
+    pub(crate) value: V,
+    pub(crate) scope: u64,
+    pub(crate) id: &'b [u8],
 }
 
 impl<'b, V: Value> Entry<'b, V> {
