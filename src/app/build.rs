@@ -458,7 +458,10 @@ const fn mode(mode: config::EnvelopeMode) -> Mode {
     }
 }
 
-const fn policy(policy: &config::Decide) -> decide::Policy {
+fn policy(policy: &config::Decide) -> decide::Policy {
+    if policy.dry_run {
+        tracing::warn!("decide.dry_run is set: decisions are published, and nobody is refused");
+    }
     decide::Policy {
         all_refused: match policy.all_refused {
             config::AllRefused::List => decide::AllRefused::List,
@@ -468,6 +471,7 @@ const fn policy(policy: &config::Decide) -> decide::Policy {
             config::BeforeLoaded::Allow => decide::BeforeLoaded::Allow,
             config::BeforeLoaded::Refuse => decide::BeforeLoaded::Refuse,
         },
+        dry_run: policy.dry_run,
     }
 }
 

@@ -308,6 +308,7 @@ fn decide(reader: &mut Reader) -> Decide {
     Decide {
         all_refused: reader.choice("decide.all_refused", AllRefused::List, &all_refused),
         before_loaded: reader.choice("decide.before_loaded", BeforeLoaded::Allow, &before_loaded),
+        dry_run: reader.boolean("decide.dry_run"),
         commands: commands(reader, "decide.commands", |command| command.asks() != Asks::Nobody),
     }
 }

@@ -221,6 +221,8 @@ pub struct Decide {
     pub all_refused: AllRefused,
     /// What is answered before the first blocklist is loaded. Default: `allow`.
     pub before_loaded: BeforeLoaded,
+    /// Whether decisions are published and not enforced. Default: no.
+    pub dry_run: bool,
     /// The commands that are decided at all; the others are allowed. Default: `OfficialAccount.CallbackBeforeAddSubscriber`.
     pub commands: CommandSet,
 }

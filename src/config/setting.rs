@@ -137,6 +137,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     flagged("blocklist.files", None, "blocklist", Shape::Often("FILE"), "A blocklist; may be repeated"),
     plain("decide.all_refused", "list"),
     plain("decide.before_loaded", "allow"),
+    plain("decide.dry_run", "false"),
     plain("decide.commands", "OfficialAccount.CallbackBeforeAddSubscriber"),
     plain("queue.bytes_max", "67108864"),
     plain("queue.captures_max", "100000"),

@@ -35,6 +35,8 @@ pub struct Policy {
     pub all_refused: AllRefused,
     /// What to answer while there is no list.
     pub before_loaded: BeforeLoaded,
+    /// Whether decisions are made and published, but everyone is allowed.
+    pub dry_run: bool,
 }
 
 /// The answer when the rules refuse every user who asks, on an account that is open.
@@ -81,12 +83,21 @@ pub struct Decision {
     pub generation: u64,
     /// Why the request is refused as a whole, if it is. Otherwise the answer lists `refused`.
     pub rejection: Option<Rejection>,
+    /// Whether the answer says so. In a dry run it allows everyone.
+    pub enforced: bool,
 }
 
 impl Decision {
     /// Everyone is allowed, and no list was asked.
     pub const fn unjudged() -> Self {
-        Self { outcome: Outcome::Allow, refused: Vec::new(), rules: Vec::new(), generation: 0, rejection: None }
+        Self {
+            outcome: Outcome::Allow,
+            refused: Vec::new(),
+            rules: Vec::new(),
+            generation: 0,
+            rejection: None,
+            enforced: true,
+        }
     }
 }
 
@@ -130,12 +141,13 @@ pub enum Rejection {
 
 /// Judges `question` by `blocklist`, as of `now`. Allocates next to nothing unless somebody is refused.
 pub fn decide(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: UnixMillis) -> Decision {
-    match policy.before_loaded {
+    let decision = match policy.before_loaded {
         BeforeLoaded::Refuse if !blocklist.is_loaded() => {
             reject(question, Rejection::NotLoaded, "no blocklist loaded".into(), blocklist.generation())
         }
         BeforeLoaded::Refuse | BeforeLoaded::Allow => judge(question, blocklist, policy, now),
-    }
+    };
+    Decision { enforced: !policy.dry_run, ..decision }
 }
 
 /// Judges a question that `users` ask together of each of `accounts`: it is refused where a rule refuses one of them. Then it is the
@@ -147,7 +159,8 @@ pub fn decide_each(
     policy: Policy,
     now: UnixMillis,
 ) -> Decision {
-    let mut all = Decision { generation: blocklist.generation(), ..Decision::unjudged() };
+    let (generation, enforced) = (blocklist.generation(), !policy.dry_run);
+    let mut all = Decision { generation, enforced, ..Decision::unjudged() };
     let (mut refused, mut rules) = (HashSet::new(), HashSet::new());
     let mut anyone_accepted = false;
     for account in accounts {
@@ -181,6 +194,7 @@ fn reject(question: &Question<'_>, rejection: Rejection, rule: Box<str>, generat
         rules: vec![rule],
         generation,
         rejection: Some(rejection),
+        enforced: true,
     }
 }
 
@@ -233,7 +247,7 @@ fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: Un
         (Outcome::Refuse, AllRefused::Reject) => Some(Rejection::AllRefused),
         (Outcome::Refuse, AllRefused::List) | (Outcome::Allow | Outcome::Partial, _) => None,
     };
-    Decision { outcome, refused, rules, generation, rejection }
+    Decision { outcome, refused, rules, generation, rejection, enforced: true }
 }
 
 #[cfg(test)]
@@ -245,8 +259,9 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-    const LIST: Policy = Policy { all_refused: AllRefused::List, before_loaded: BeforeLoaded::Allow };
-    const REJECT: Policy = Policy { all_refused: AllRefused::Reject, before_loaded: BeforeLoaded::Refuse };
+    const LIST: Policy = Policy { all_refused: AllRefused::List, before_loaded: BeforeLoaded::Allow, dry_run: false };
+    const REJECT: Policy =
+        Policy { all_refused: AllRefused::Reject, before_loaded: BeforeLoaded::Refuse, dry_run: false };
 
     fn list_of(texts: &[&str]) -> Blocklist {
         Blocklist::of(texts.iter().map(|text| Arc::new(parse(text.as_bytes()).expect("good"))), 7)
