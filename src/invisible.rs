@@ -33,6 +33,9 @@ pub fn is_invisible(character: char) -> bool {
 
 /// The first invisible character of `text`.
 pub fn first_invisible(text: &str) -> Option<char> {
+    if text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return None;
+    }
     text.chars().find(|character| is_invisible(*character))
 }
 

@@ -14,6 +14,7 @@ use crate::auth::Apps;
 use crate::clock;
 use crate::config::Callbacks;
 use crate::config::Config;
+use crate::config::Decide;
 use crate::config::TopicSettings;
 use crate::decide::Policy;
 use crate::follow::Following;
@@ -175,7 +176,7 @@ impl Built {
         let intake = Intake {
             apps: Arc::clone(&apps),
             blocklist,
-            policy: Policy { all_refused: config.decide.all_refused, before_loaded: config.decide.before_loaded },
+            policy: policy(&config.decide),
             decides: config.decide.commands,
             journal,
             normaliser: normaliser(config, &apps, &topics),
@@ -274,6 +275,13 @@ fn kafka(config: &Config, topics: &Topics) -> Result<(Option<EmbeddedBroker>, Pr
 fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
     let ids = config.apps.iter().map(|app| app.sdk_app_id);
     Apps::new(ids).signed(tokens.in_force(), config.callbacks.sign_window)
+}
+
+fn policy(decide: &Decide) -> Policy {
+    if decide.dry_run {
+        tracing::warn!("decide.dry_run is set: decisions are published, and nobody is refused");
+    }
+    Policy { all_refused: decide.all_refused, before_loaded: decide.before_loaded, dry_run: decide.dry_run }
 }
 
 fn normaliser(config: &Config, apps: &Arc<Apps>, topics: &Arc<Topics>) -> Normaliser {

@@ -17,7 +17,7 @@ use crate::config::App;
 use crate::config::Callbacks;
 use crate::config::Config;
 use crate::config::flags::Flags;
-use crate::decide::blocklist::Rules;
+use crate::decide::rules::Rules;
 use crate::follow;
 use crate::follow::file::FileError;
 use crate::follow::tls::TlsPaths;

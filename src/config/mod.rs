@@ -200,6 +200,8 @@ pub(crate) struct Decide {
     /// The commands that are decided at all; the others are allowed.
     #[serde(deserialize_with = "values::decided_commands")]
     pub(crate) commands: CommandSet,
+    /// Whether decisions are published and not enforced.
+    pub(crate) dry_run: bool,
 }
 
 /// What is logged, and how.
@@ -311,6 +313,7 @@ impl Default for Decide {
         Self {
             all_refused: AllRefused::List,
             before_loaded: BeforeLoaded::Allow,
+            dry_run: false,
             commands: subscribing.unwrap_or(CommandSet::ALL),
         }
     }

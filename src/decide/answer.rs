@@ -57,6 +57,9 @@ const NO_LIST: Listing<'static> =
 ///
 /// [`Shape::ResultItems`] needs to know who was asked about, too: see [`result_items`].
 pub fn body(shape: Shape, decision: &Decision) -> Bytes {
+    if !decision.enforced {
+        return Bytes::from_static(OK);
+    }
     let is_subscription = shape == Shape::RefusedSubscribers;
     match decision.rejection {
         Some(Rejection::AccountClosed) if is_subscription => Bytes::from_static(NO_SUBSCRIBERS),
@@ -78,7 +81,7 @@ pub fn body(shape: Shape, decision: &Decision) -> Bytes {
 pub fn result_items(accounts: &[Cow<'_, str>], decision: &Decision) -> Bytes {
     let refused: HashSet<&str> = decision.refused.iter().map(|account| &**account).collect();
     let items = accounts.iter().map(|account| {
-        let (code, info) = match refused.contains(&**account) {
+        let (code, info) = match decision.enforced && refused.contains(&**account) {
             true => (FRIEND_REFUSED, "refused by the blocklist"),
             false => (0, ""),
         };
@@ -101,7 +104,7 @@ mod tests {
 
     fn decision(outcome: Outcome, refused: &[&str], rejection: Option<Rejection>) -> Decision {
         let refused = refused.iter().map(|id| Box::from(*id)).collect();
-        Decision { outcome, refused, rules: Vec::new(), generation: 1, rejection }
+        Decision { outcome, refused, rules: Vec::new(), generation: 1, rejection, enforced: true }
     }
 
     #[test]
@@ -130,6 +133,19 @@ mod tests {
         );
         let nobody = result_items(&[], &Decision::unjudged());
         assert_eq!(nobody, r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0,"ResultItem":[]}"#);
+    }
+
+    #[test]
+    fn what_is_not_enforced_is_allowed_in_every_shape() {
+        let allowed = decision(Outcome::Allow, &[], None);
+        for rejection in [None, Some(Rejection::AccountClosed), Some(Rejection::AllRefused), Some(Rejection::NotLoaded)]
+        {
+            let refused = Decision { enforced: false, ..decision(Outcome::Refuse, &["bob"], rejection) };
+            for shape in [Shape::Plain, Shape::RefusedSubscribers, Shape::RefusedMembers] {
+                assert_eq!(body(shape, &refused), body(shape, &allowed));
+            }
+            assert_eq!(result_items(&["bob".into()], &refused), result_items(&["bob".into()], &allowed));
+        }
     }
 
     #[test]

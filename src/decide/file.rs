@@ -3,13 +3,18 @@
 //! UTF-8, one sentence a line. A byte order mark, CRLF, blank lines and blanks at the ends are taken; a line that
 //! begins with `#` is a comment. One bad line makes the file bad, since a list with a hole in it lets somebody through.
 
+use std::mem;
 use std::str;
 
-use crate::decide::blocklist::Rules;
+use crate::clock::UnixMillis;
 use crate::decide::mistake::Mistake;
 use crate::decide::rule::BLANKS;
+use crate::decide::rule::KEYWORDS;
 use crate::decide::rule::Rule;
+use crate::decide::rule::Sentence;
 use crate::decide::rule::refuse_hidden_lines;
+use crate::decide::rules::Rules;
+use crate::decide::rules::gathered::Gathered;
 
 /// A line that is no rule.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,31 +38,94 @@ pub struct BadLines {
     pub count: usize,
 }
 
-/// Reads a whole file.
+/// The longest line that is read, so that a file without lines takes no more memory than one with them.
+const LINE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Reads a whole text.
 ///
 /// # Errors
 ///
 /// Its bad lines. There is at least one.
 pub fn parse(text: &[u8]) -> Result<Rules, BadLines> {
-    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text);
-    let mut rules = Rules::default();
-    let mut bad_lines = BadLines::default();
-    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
-        if let Err(mistake) = take_line(line, &mut rules) {
-            bad_lines.count += 1;
-            if bad_lines.first.len() < BAD_LINES_MAX {
-                bad_lines.first.push(BadLine { line: index + 1, mistake });
+    let mut reading = Reading::default();
+    reading.push(text);
+    reading.finish()
+}
+
+/// The text of a file, read in pieces of any size.
+#[derive(Debug, Default)]
+pub struct Reading {
+    rules: Gathered,
+    bad_lines: BadLines,
+    /// How many lines have ended.
+    lines: usize,
+    /// The line that has not ended yet, or what is kept of it if it is too long.
+    begun: Vec<u8>,
+}
+
+impl Reading {
+    /// Reads the next piece.
+    pub fn push(&mut self, piece: &[u8]) {
+        let mut rest = piece;
+        while let Some((line, after)) = memchr::memchr(b'\n', rest).and_then(|end| rest.split_at_checked(end)) {
+            if self.begun.is_empty() {
+                self.take(line);
+            } else {
+                self.begin(line);
+                let mut line = mem::take(&mut self.begun);
+                self.take(&line);
+                line.clear();
+                self.begun = line;
+            }
+            rest = after.get(1..).unwrap_or_default();
+        }
+        self.begin(rest);
+    }
+
+    /// The rules of all pieces.
+    ///
+    /// # Errors
+    ///
+    /// The bad lines. There is at least one.
+    pub fn finish(mut self) -> Result<Rules, BadLines> {
+        let last = mem::take(&mut self.begun);
+        self.take(&last);
+        if self.bad_lines.count == 0 { Ok(self.rules.finish()) } else { Err(self.bad_lines) }
+    }
+
+    /// Keeps a part of a line, as far as it is needed to know that the line is too long.
+    fn begin(&mut self, part: &[u8]) {
+        let room = (LINE_BYTES_MAX + 1).saturating_sub(self.begun.len());
+        self.begun.extend_from_slice(part.get(..room).unwrap_or(part));
+    }
+
+    /// Takes a line that has ended.
+    fn take(&mut self, line: &[u8]) {
+        let line = if self.lines == 0 { line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line) } else { line };
+        self.lines += 1;
+        if let Err(mistake) = take_line(line, &mut self.rules) {
+            self.bad_lines.count += 1;
+            if self.bad_lines.first.len() < BAD_LINES_MAX {
+                self.bad_lines.first.push(BadLine { line: self.lines, mistake });
             }
         }
     }
-    if bad_lines.count == 0 { Ok(rules) } else { Err(bad_lines) }
 }
 
 /// Adds to `rules` what one line says.
-fn take_line(line: &[u8], rules: &mut Rules) -> Result<(), Mistake> {
-    let line = str::from_utf8(line.strip_suffix(b"\r").unwrap_or(line)).map_err(|_error| Mistake::NotUtf8)?;
+fn take_line(line: &[u8], rules: &mut Gathered) -> Result<(), Mistake> {
+    if line.len() > LINE_BYTES_MAX {
+        return Err(Mistake::TooLong);
+    }
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if let Some(user) = plain_id(line) {
+        rules.put(&Rule::Block { user: user.into(), account: None }, UnixMillis::NEVER, None);
+        return Ok(());
+    }
+    let line = str::from_utf8(line).map_err(|_error| Mistake::NotUtf8)?;
     // Of comments too: after a lone carriage return the rest of an old Mac's file would look like one.
-    if let Some(control) = line.chars().find(|c| c.is_control() && *c != '\t') {
+    let may_have_control = line.bytes().any(|byte| !(byte == b'\t' || (b' '..=b'~').contains(&byte)));
+    if may_have_control && let Some(control) = line.chars().find(|c| c.is_control() && *c != '\t') {
         return Err(Mistake::Control(control));
     }
     let line = line.trim_matches(BLANKS);
@@ -65,16 +133,23 @@ fn take_line(line: &[u8], rules: &mut Rules) -> Result<(), Mistake> {
         return refuse_hidden_lines(line);
     }
     if !line.is_empty() {
-        let (rule, until) = Rule::parse(line)?;
-        rules.insert(&rule, until);
+        let Sentence { rule, until, because } = Sentence::parse(line)?;
+        rules.put(&rule, until, because);
     }
     Ok(())
+}
+
+/// The line, if it is an id in plain ASCII, as nearly all lines of a large list are. It means the same as it would as a sentence.
+fn plain_id(line: &[u8]) -> Option<&str> {
+    let is_plain = line.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'"');
+    let is_id = is_plain && !line.is_empty() && !line.starts_with(b"#");
+    let id = str::from_utf8(line).ok().filter(|_line| is_id)?;
+    (!KEYWORDS.contains(&id)).then_some(id)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::UnixMillis;
     use proptest::prelude::*;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -140,7 +215,59 @@ mod tests {
         assert_eq!((bad_lines.first.len(), bad_lines.count), (BAD_LINES_MAX, 5000));
     }
 
+    #[test]
+    fn a_line_of_a_mebibyte_is_read_and_a_longer_one_is_a_mistake() {
+        let long = "a".repeat(LINE_BYTES_MAX);
+        assert!(parse(format!("{long}\nbob").as_bytes()).expect("good").blocks(&long, NOW));
+        for text in [format!("bob\n{long}a\neve"), format!("bob\n{}", long.repeat(3))] {
+            let bad_lines = parse(text.as_bytes()).expect_err("bad");
+            let first: Vec<String> = bad_lines.first.iter().map(ToString::to_string).collect();
+            assert_eq!(first, ["line 2: more than 1048576 bytes in one line; expected one rule a line"]);
+        }
+    }
+
+    #[test]
+    fn a_plain_line_means_what_it_means_as_a_sentence() {
+        for line in [
+            "a",
+            "@TOA#_1",
+            "a\"b",
+            "#a",
+            "\"",
+            "on",
+            "block",
+            "pardon",
+            "until",
+            "~!$%&'()*+,-./:;<=>?[\\]^_`{|}",
+            "\u{7f}",
+            "é",
+        ] {
+            let as_line = parse(line.as_bytes()).map(|rules| rules.len()).map_err(|bad| bad.first[0].mistake.clone());
+            let as_sentence = parse(format!(" {line}").as_bytes()).map(|rules| rules.len());
+            assert_eq!(as_line, as_sentence.map_err(|bad| bad.first[0].mistake.clone()), "{line}");
+            assert_eq!(plain_id(line.as_bytes()).is_some(), as_line == Ok(1) && line.is_ascii(), "{line}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_text_means_the_same_in_pieces_of_any_size(
+            text in "(\u{feff}|)(([a-c]|block [a-c]|close @a|#x|block|é)(\n|\r\n|)){0,12}",
+            sizes in proptest::collection::vec(1..9_usize, 1..5),
+        ) {
+            let mut reading = Reading::default();
+            let (mut rest, mut sizes) = (text.as_bytes(), sizes.into_iter().cycle());
+            while !rest.is_empty() {
+                let (piece, after) = rest.split_at(sizes.next().expect("endless").min(rest.len()));
+                reading.push(piece);
+                rest = after;
+            }
+            let outcome = |read: Result<Rules, BadLines>| read.map(|rules| {
+                (rules.len(), ["a", "b", "c"].map(|user| rules.blocks(user, NOW)), rules.on("@a").is_some())
+            });
+            prop_assert_eq!(outcome(reading.finish()), outcome(parse(text.as_bytes())));
+        }
+
         #[test]
         fn no_bytes_make_the_parser_panic(text in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _rules_or_bad_lines = parse(&text);

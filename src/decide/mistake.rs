@@ -5,6 +5,9 @@ use std::fmt;
 /// What is wrong with a line. Nothing of it was taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Mistake {
+    /// The line is longer than any that is read.
+    #[error("more than 1048576 bytes in one line; expected one rule a line")]
+    TooLong,
     /// The line holds bytes that are no text.
     #[error("bytes that are not UTF-8; expected a text file in UTF-8")]
     NotUtf8,
@@ -59,8 +62,8 @@ pub enum Expected {
     Reason,
     /// What may follow a line's only word.
     AfterWord,
-    /// What may follow `block USER`.
-    AfterBlocked,
+    /// What may follow `block USER` and `pardon USER`.
+    AfterUser,
     /// What may follow any other rule.
     AfterRule,
     /// What may follow the time.
@@ -75,8 +78,10 @@ impl fmt::Display for Expected {
             Self::On => "`on` and an account",
             Self::Time => "a time of RFC 3339, as 2027-01-31T00:00:00Z",
             Self::Reason => "a reason",
-            Self::AfterWord => "`until`, `because` or the end, or a line that begins with `block`, `close` or `allow`",
-            Self::AfterBlocked => "`on`, `until`, `because` or the end of the line",
+            Self::AfterWord => {
+                "`until`, `because` or the end, or a line that begins with `block`, `pardon`, `close` or `allow`"
+            }
+            Self::AfterUser => "`on`, `until`, `because` or the end of the line",
             Self::AfterRule => "`until`, `because` or the end of the line",
             Self::AfterTime => "`because` or the end of the line",
         })

@@ -1,13 +1,18 @@
 //! The decision: who of those who ask may subscribe to an Official Account, or join a group, or write to it or to a user.
 //!
 //! Pure: the list, the policy and the time are arguments. In order of precedence: a closed account refuses the whole
-//! request; a block refuses the user; an account with allow rules refuses everyone it does not allow.
+//! request; a pardon undoes every block of the user; a block refuses the user; an account with allow rules refuses everyone it
+//! does not allow.
 
 pub mod mistake;
 
 mod time;
 
 pub mod rule;
+
+mod set;
+
+pub mod rules;
 
 pub mod blocklist;
 
@@ -32,6 +37,8 @@ pub struct Policy {
     pub all_refused: AllRefused,
     /// What to answer while there is no list.
     pub before_loaded: BeforeLoaded,
+    /// Whether decisions are made and published, but everyone is allowed.
+    pub dry_run: bool,
 }
 
 /// The answer when the rules refuse every user who asks, on an account that is open.
@@ -80,12 +87,21 @@ pub struct Decision {
     pub generation: u64,
     /// Why the request is refused as a whole, if it is. Otherwise the answer lists `refused`.
     pub rejection: Option<Rejection>,
+    /// Whether the answer says so. In a dry run it allows everyone.
+    pub enforced: bool,
 }
 
 impl Decision {
     /// Everyone is allowed, and no list was asked.
     pub const fn unjudged() -> Self {
-        Self { outcome: Outcome::Allow, refused: Vec::new(), rules: Vec::new(), generation: 0, rejection: None }
+        Self {
+            outcome: Outcome::Allow,
+            refused: Vec::new(),
+            rules: Vec::new(),
+            generation: 0,
+            rejection: None,
+            enforced: true,
+        }
     }
 }
 
@@ -127,21 +143,15 @@ pub enum Rejection {
     NotLoaded,
 }
 
-/// Judges `question` by `blocklist`, as of `now`. Allocates nothing unless somebody is refused.
+/// Judges `question` by `blocklist`, as of `now`. Allocates next to nothing unless somebody is refused.
 pub fn decide(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: UnixMillis) -> Decision {
-    let account = question.account;
-    let generation = blocklist.generation();
-    if !blocklist.is_loaded() {
-        return match policy.before_loaded {
-            BeforeLoaded::Allow => judge(question, blocklist, policy, now),
-            BeforeLoaded::Refuse => reject(question, Rejection::NotLoaded, "no blocklist loaded".into(), generation),
-        };
-    }
-    if blocklist.closes(account, now) {
-        let rule = Rule::Close { account: account.into() };
-        return reject(question, Rejection::AccountClosed, rule.to_string().into(), generation);
-    }
-    judge(question, blocklist, policy, now)
+    let decision = match policy.before_loaded {
+        BeforeLoaded::Refuse if !blocklist.is_loaded() => {
+            reject(question, Rejection::NotLoaded, "no blocklist loaded".into(), blocklist.generation())
+        }
+        BeforeLoaded::Refuse | BeforeLoaded::Allow => judge(question, blocklist, policy, now),
+    };
+    Decision { enforced: !policy.dry_run, ..decision }
 }
 
 /// Judges a question that `users` ask together of each of `accounts`: it is refused where a rule refuses one of them. Then it is the
@@ -153,7 +163,8 @@ pub fn decide_each(
     policy: Policy,
     now: UnixMillis,
 ) -> Decision {
-    let mut all = Decision { generation: blocklist.generation(), ..Decision::unjudged() };
+    let (generation, enforced) = (blocklist.generation(), !policy.dry_run);
+    let mut all = Decision { generation, enforced, ..Decision::unjudged() };
     let (mut refused, mut rules) = (HashSet::new(), HashSet::new());
     let mut anyone_accepted = false;
     for account in accounts {
@@ -187,13 +198,20 @@ fn reject(question: &Question<'_>, rejection: Rejection, rule: Box<str>, generat
         rules: vec![rule],
         generation,
         rejection: Some(rejection),
+        enforced: true,
     }
 }
 
-/// Judges each who asks, on an account that is not closed.
+/// Judges the account, and then each who asks.
 fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: UnixMillis) -> Decision {
     let account = question.account;
-    let is_restricted = blocklist.restricts(account, now);
+    let generation = blocklist.generation();
+    let on_account = blocklist.on(account);
+    if on_account.is_closed(now) {
+        let rule = Rule::Close { account: account.into() };
+        return reject(question, Rejection::AccountClosed, rule.to_string().into(), generation);
+    }
+    let is_restricted = on_account.is_restricted(now);
     let mut seen = HashSet::new();
     let mut refused = Vec::new();
     let mut rules = Vec::new();
@@ -201,9 +219,13 @@ fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: Un
     let mut anyone_left_out = false;
     for user in question.users {
         let user = &**user;
-        let is_blocked = blocklist.blocks(user, now);
-        let is_blocked_here = blocklist.blocks_on(user, account, now);
-        let is_left_out = is_restricted && !blocklist.allows(user, account, now);
+        let mut is_blocked = blocklist.blocks(user, now);
+        let mut is_blocked_here = on_account.block(user, now);
+        // Few are blocked, so pardons are looked up last.
+        if (is_blocked || is_blocked_here) && (blocklist.pardons(user, now) || on_account.pardon(user, now)) {
+            (is_blocked, is_blocked_here) = (false, false);
+        }
+        let is_left_out = is_restricted && !on_account.allow(user, now);
         if !(is_blocked || is_blocked_here || is_left_out) {
             anyone_accepted = true;
             continue;
@@ -229,7 +251,7 @@ fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: Un
         (Outcome::Refuse, AllRefused::Reject) => Some(Rejection::AllRefused),
         (Outcome::Refuse, AllRefused::List) | (Outcome::Allow | Outcome::Partial, _) => None,
     };
-    Decision { outcome, refused, rules, generation: blocklist.generation(), rejection }
+    Decision { outcome, refused, rules, generation, rejection, enforced: true }
 }
 
 #[cfg(test)]
@@ -241,8 +263,9 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-    const LIST: Policy = Policy { all_refused: AllRefused::List, before_loaded: BeforeLoaded::Allow };
-    const REJECT: Policy = Policy { all_refused: AllRefused::Reject, before_loaded: BeforeLoaded::Refuse };
+    const LIST: Policy = Policy { all_refused: AllRefused::List, before_loaded: BeforeLoaded::Allow, dry_run: false };
+    const REJECT: Policy =
+        Policy { all_refused: AllRefused::Reject, before_loaded: BeforeLoaded::Refuse, dry_run: false };
 
     fn list_of(texts: &[&str]) -> Blocklist {
         Blocklist::of(texts.iter().map(|text| Arc::new(parse(text.as_bytes()).expect("good"))), 7)
@@ -305,10 +328,40 @@ mod tests {
                 sentences: &["close @a"],
             },
         ];
+        assert_cases(&cases);
+    }
+
+    #[test]
+    fn a_pardon_undoes_blocks_and_nothing_else() {
+        assert_cases(&[
+            Case { rules: "bob\npardon bob", refused: &[], sentences: &[] },
+            Case { rules: "pardon bob on @a\nbob\nblock bob on @a", refused: &[], sentences: &[] },
+            Case { rules: "block bob on @a\npardon bob", refused: &[], sentences: &[] },
+            Case { rules: "bob\npardon bob on @b\npardon alice", refused: &["bob"], sentences: &["block bob"] },
+            Case { rules: "bob\npardon bob until 2020-01-01T00:00:00Z", refused: &["bob"], sentences: &["block bob"] },
+            Case {
+                rules: "pardon bob\nbob\nallow alice on @a",
+                refused: &["bob"],
+                sentences: &["only those allowed on @a"],
+            },
+            Case {
+                rules: "pardon bob\nbob\nallow bob on @a",
+                refused: &["alice"],
+                sentences: &["only those allowed on @a"],
+            },
+            Case {
+                rules: "close @a\npardon alice\npardon bob on @a",
+                refused: &["alice", "bob"],
+                sentences: &["close @a"],
+            },
+        ]);
+    }
+
+    fn assert_cases(cases: &[Case]) {
         for Case { rules, refused, sentences } in cases {
             let decision = ask("@a", &["alice", "bob", "alice"], &list_of(&[rules]), LIST);
-            assert_eq!(texts(&decision.refused), refused, "{rules}");
-            assert_eq!(texts(&decision.rules), sentences, "{rules}");
+            assert_eq!(texts(&decision.refused), *refused, "{rules}");
+            assert_eq!(texts(&decision.rules), *sentences, "{rules}");
             let outcome = match refused.len() {
                 0 => Outcome::Allow,
                 1 => Outcome::Partial,
@@ -351,6 +404,13 @@ mod tests {
         assert_eq!(texts(&decision.refused), ["bob", "carol"]);
         assert_eq!(texts(&decision.rules), ["block bob", "only those allowed on @a"]);
         assert_eq!(list.rule_count(), 4);
+    }
+
+    #[test]
+    fn a_pardon_of_one_source_undoes_the_block_of_another() {
+        let list = list_of(&["bob\nblock carol on @a", "pardon bob on @a\npardon carol"]);
+        assert_eq!(ask("@a", &["bob", "carol"], &list, LIST).outcome, Outcome::Allow);
+        assert_eq!(texts(&ask("@b", &["bob", "carol"], &list, LIST).refused), ["bob"]);
     }
 
     #[test]
@@ -403,23 +463,55 @@ mod tests {
         assert_eq!((decision.refused.capacity(), decision.rules.capacity()), (0, 0));
     }
 
+    /// What the sentences of all sources say of a user on `@a`, read one by one.
+    fn is_refused_by(sentences: &[String], user: &str) -> bool {
+        const PAST: &str = " until 2020-01-01T00:00:00Z";
+        let has = |rule: String| {
+            sentences.iter().any(|sentence| *sentence.trim_end_matches(" until 2999-01-01T00:00:00Z") == rule)
+        };
+        let blocked = has(format!("block {user}")) || has(format!("block {user} on @a"));
+        let pardoned = has(format!("pardon {user}")) || has(format!("pardon {user} on @a"));
+        let is_allow = |sentence: &&String| {
+            sentence.starts_with("allow") && sentence.contains(" on @a") && !sentence.ends_with(PAST)
+        };
+        let left_out = sentences.iter().any(|sentence| is_allow(&sentence)) && !has(format!("allow {user} on @a"));
+        has("close @a".to_owned()) || (blocked && !pardoned) || left_out
+    }
+
+    fn a_sentence() -> impl Strategy<Value = String> {
+        let rule = prop_oneof![
+            4 => "(block|pardon) [a-e]( on @[ab])?",
+            2 => "allow [a-e] on @[ab]",
+            1 => Just("close @b".to_owned()),
+            1 => Just("close @a until 2020-01-01T00:00:00Z".to_owned()),
+        ];
+        let end = prop_oneof![4 => Just(""), 1 => Just(" until 2020-01-01T00:00:00Z"), 1 => Just(" until 2999-01-01T00:00:00Z")];
+        (rule, end).prop_map(|(rule, end)| if rule.starts_with("close") { rule } else { format!("{rule}{end}") })
+    }
+
     proptest! {
         #[test]
-        fn refused_ids_are_those_asked_about_in_order_and_once(
-            users in proptest::collection::vec("[a-e]", 0..12),
-            rules in proptest::collection::vec("[a-e]|block [a-e] on @a|allow [a-e] on @a|close @b", 0..6),
-            account in "@[ab]",
+        fn a_decision_is_what_a_walk_over_all_sentences_says(
+            users in prop::collection::vec("[a-f]", 0..12),
+            sources in prop::collection::vec(prop::collection::vec(a_sentence(), 0..8), 0..4),
+            closes in prop::bool::weighted(0.1),
         ) {
+            let mut sources = sources;
+            if closes {
+                sources.push(vec!["close @a".to_owned()]);
+            }
             let users: Vec<&str> = users.iter().map(String::as_str).collect();
-            let decision = ask(&account, &users, &list_of(&[&rules.join("\n")]), LIST);
-            let refused = texts(&decision.refused);
-            let mut once = Vec::new();
+            let lists: Vec<String> = sources.iter().map(|sentences| sentences.join("\n")).collect();
+            let lists: Vec<&str> = lists.iter().map(String::as_str).collect();
+            let decision = ask("@a", &users, &list_of(&lists), LIST);
+            let sentences = sources.concat();
+            let mut expected: Vec<&str> = Vec::new();
             for user in users {
-                if refused.contains(&user) && !once.contains(&user) {
-                    once.push(user);
+                if is_refused_by(&sentences, user) && !expected.contains(&user) {
+                    expected.push(user);
                 }
             }
-            prop_assert_eq!(refused, once);
+            prop_assert_eq!(texts(&decision.refused), expected);
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::invisible::is_invisible;
 pub(crate) const BLANKS: [char; 2] = [' ', '\t'];
 
 /// Words that mean something, so that an id of the same letters is written as a JSON string.
-const KEYWORDS: [&str; 6] = ["block", "close", "allow", "on", "until", "because"];
+pub(crate) const KEYWORDS: [&str; 7] = ["block", "pardon", "close", "allow", "on", "until", "because"];
 
 /// How much of a wrong word a [`Mistake`] shows, in characters.
 const SHOWN_CHARS_MAX: usize = 40;
@@ -31,6 +31,13 @@ pub enum Rule<'a> {
         /// Who is blocked.
         user: Cow<'a, str>,
         /// The only account he is blocked on, if it is not everywhere.
+        account: Option<Cow<'a, str>>,
+    },
+    /// The user is not blocked, whatever rules say so: on this account, or on any.
+    Pardon {
+        /// Who is pardoned.
+        user: Cow<'a, str>,
+        /// The only account he is pardoned on, if it is not everywhere.
         account: Option<Cow<'a, str>>,
     },
     /// Nobody may subscribe to the account.
@@ -47,47 +54,52 @@ pub enum Rule<'a> {
     },
 }
 
-impl<'a> Rule<'a> {
-    /// Reads one sentence: its rule, and the end of the rule's life ([`UnixMillis::NEVER`] where none is given). The
-    /// reason is for the file's readers and is not kept.
+impl Rule<'_> {
+    /// The account that it names, if it names one.
+    pub fn account(&self) -> Option<&str> {
+        match self {
+            Self::Block { account, .. } | Self::Pardon { account, .. } => account.as_deref(),
+            Self::Close { account } | Self::Allow { account, .. } => Some(account),
+        }
+    }
+}
+
+/// A rule with all that a sentence says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sentence<'a> {
+    /// The rule.
+    pub rule: Rule<'a>,
+    /// The rule holds before this: [`UnixMillis::NEVER`] where no end is given.
+    pub until: UnixMillis,
+    /// The text after `because`.
+    pub because: Option<&'a str>,
+}
+
+impl<'a> Sentence<'a> {
+    /// Reads one sentence.
     ///
     /// # Errors
     ///
     /// The first mistake in the sentence.
-    pub fn parse(sentence: &'a str) -> Result<(Self, UnixMillis), Mistake> {
+    pub fn parse(sentence: &'a str) -> Result<Self, Mistake> {
         let mut words = Words { rest: sentence.trim_matches(BLANKS) };
-        let (rule, mut next) = if words.take("block") {
-            let user = words.id(Expected::User)?;
-            if words.take("on") {
-                (Self::Block { user, account: Some(words.id(Expected::Account)?) }, Expected::AfterRule)
-            } else {
-                (Self::Block { user, account: None }, Expected::AfterBlocked)
-            }
-        } else if words.take("close") {
-            (Self::Close { account: words.id(Expected::Account)? }, Expected::AfterRule)
-        } else if words.take("allow") {
-            let user = words.id(Expected::User)?;
-            if !words.take("on") {
-                return Err(words.wrong(Expected::On));
-            }
-            (Self::Allow { user, account: words.id(Expected::Account)? }, Expected::AfterRule)
-        } else {
-            (Self::Block { user: words.id(Expected::User)?, account: None }, Expected::AfterWord)
-        };
+        let (rule, mut next) = words.rule()?;
         let mut until = UnixMillis::NEVER;
         if words.take("until") {
             until = words.time()?;
             next = Expected::AfterTime;
         }
+        let mut because = None;
         if words.take("because") {
             if words.rest.is_empty() {
                 return Err(Mistake::Ended(Expected::Reason));
             }
             refuse_hidden_lines(words.rest)?;
+            because = Some(words.rest);
         } else if !words.rest.is_empty() {
             return Err(words.wrong(next));
         }
-        Ok((rule, until))
+        Ok(Self { rule, until, because })
     }
 }
 
@@ -97,6 +109,10 @@ impl fmt::Display for Rule<'_> {
             Self::Block { user, account: None } => write!(formatter, "block {}", Written(user)),
             Self::Block { user, account: Some(account) } => {
                 write!(formatter, "block {} on {}", Written(user), Written(account))
+            }
+            Self::Pardon { user, account: None } => write!(formatter, "pardon {}", Written(user)),
+            Self::Pardon { user, account: Some(account) } => {
+                write!(formatter, "pardon {} on {}", Written(user), Written(account))
             }
             Self::Close { account } => write!(formatter, "close {}", Written(account)),
             Self::Allow { user, account } => write!(formatter, "allow {} on {}", Written(user), Written(account)),
@@ -134,6 +150,37 @@ struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
+    /// Takes the words of a rule, and tells what may follow them.
+    fn rule(&mut self) -> Result<(Rule<'a>, Expected), Mistake> {
+        if self.take("block") {
+            let user = self.id(Expected::User)?;
+            let (account, next) = self.on_account()?;
+            Ok((Rule::Block { user, account }, next))
+        } else if self.take("pardon") {
+            let user = self.id(Expected::User)?;
+            let (account, next) = self.on_account()?;
+            Ok((Rule::Pardon { user, account }, next))
+        } else if self.take("close") {
+            Ok((Rule::Close { account: self.id(Expected::Account)? }, Expected::AfterRule))
+        } else if self.take("allow") {
+            let user = self.id(Expected::User)?;
+            if !self.take("on") {
+                return Err(self.wrong(Expected::On));
+            }
+            Ok((Rule::Allow { user, account: self.id(Expected::Account)? }, Expected::AfterRule))
+        } else {
+            Ok((Rule::Block { user: self.id(Expected::User)?, account: None }, Expected::AfterWord))
+        }
+    }
+
+    /// Takes `on` and an account, if they follow a user.
+    fn on_account(&mut self) -> Result<(Option<Cow<'a, str>>, Expected), Mistake> {
+        if self.take("on") {
+            return Ok((Some(self.id(Expected::Account)?), Expected::AfterRule));
+        }
+        Ok((None, Expected::AfterUser))
+    }
+
     /// Takes the next word if it is this keyword. Returns whether it was.
     fn take(&mut self, keyword: &str) -> bool {
         let (word, rest) = self.split();
@@ -202,7 +249,8 @@ impl<'a> Words<'a> {
 
     /// The next word, and what is left after it.
     fn split(&self) -> (&'a str, &'a str) {
-        let (word, rest) = self.rest.split_once(BLANKS).unwrap_or((self.rest, ""));
+        let end = memchr::memchr2(b' ', b'\t', self.rest.as_bytes()).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at_checked(end).unwrap_or((self.rest, ""));
         (word, rest.trim_start_matches(BLANKS))
     }
 }
@@ -262,10 +310,18 @@ mod tests {
                 Rule::Allow { user: "carol c".into(), account: "@TOA#_staff".into() },
                 UnixMillis::NEVER,
             ),
+            ("pardon dave", Rule::Pardon { user: "dave".into(), account: None }, UnixMillis::NEVER),
+            (
+                "pardon dave on @TOA#_news until 2027-01-31T00:00:00Z because not mine",
+                Rule::Pardon { user: "dave".into(), account: Some("@TOA#_news".into()) },
+                end,
+            ),
+            ("\"pardon\"", block("pardon"), UnixMillis::NEVER),
             ("block bob because until 2020", block("bob"), UnixMillis::NEVER),
         ];
         for (sentence, rule, until) in cases {
-            assert_eq!(Rule::parse(sentence), Ok((rule, until)), "{sentence}");
+            let read = Sentence::parse(sentence).map(|sentence| (sentence.rule, sentence.until));
+            assert_eq!(read, Ok((rule, until)), "{sentence}");
         }
     }
 
@@ -274,6 +330,12 @@ mod tests {
         let cases = [
             ("block", "the line ends; expected a user"),
             ("close", "the line ends; expected an account"),
+            ("pardon", "the line ends; expected a user"),
+            ("pardon bob @a", "found `@a`; expected `on`, `until`, `because` or the end of the line"),
+            (
+                "block pardon",
+                "found the keyword `pardon`; expected a user, and one of that name is written as a JSON string",
+            ),
             ("on", "found the keyword `on`; expected a user, and one of that name is written as a JSON string"),
             (
                 "until 2027-01-31T00:00:00Z",
@@ -296,11 +358,11 @@ mod tests {
             ("allow bob until 2027-01-31T00:00:00Z", "found `until`; expected `on` and an account"),
             (
                 "bob on @a",
-                "found `on`; expected `until`, `because` or the end, or a line that begins with `block`, `close` or `allow`",
+                "found `on`; expected `until`, `because` or the end, or a line that begins with `block`, `pardon`, `close` or `allow`",
             ),
             (
                 "mallory # no",
-                "found `#`; expected `until`, `because` or the end, or a line that begins with `block`, `close` or `allow`",
+                "found `#`; expected `until`, `because` or the end, or a line that begins with `block`, `pardon`, `close` or `allow`",
             ),
             ("bob until", "the line ends; expected a time of RFC 3339, as 2027-01-31T00:00:00Z"),
             ("bob until tomorrow", "found `tomorrow`; expected a time of RFC 3339, as 2027-01-31T00:00:00Z"),
@@ -325,7 +387,7 @@ mod tests {
             ("block \"\"", "found an empty id; expected a user"),
         ];
         for (sentence, message) in cases {
-            let mistake = Rule::parse(sentence).expect_err(sentence);
+            let mistake = Sentence::parse(sentence).expect_err(sentence);
             assert_eq!(mistake.to_string(), message, "{sentence}");
         }
     }
@@ -351,7 +413,7 @@ mod tests {
                 "bob until 2027-01-31T00:00:00Z because~ spam",
             ] {
                 let sentence = sentence.replace('~', &character.to_string());
-                assert_eq!(Rule::parse(&sentence), Err(Mistake::Invisible(character)), "{sentence:?}");
+                assert_eq!(Sentence::parse(&sentence), Err(Mistake::Invisible(character)), "{sentence:?}");
             }
         }
         assert_eq!(
@@ -369,7 +431,7 @@ mod tests {
             (r#""a\u0000\u001f\u0085\u007f""#, "a\0\u{1f}\u{85}\u{7f}", r#"block "a\u0000\u001f\u0085\u007f""#),
             ("\"two words\u{3000}\"", "two words\u{3000}", r#"block "two words\u3000""#),
         ] {
-            let (rule, _until) = Rule::parse(sentence).expect(sentence);
+            let rule = Sentence::parse(sentence).expect(sentence).rule;
             assert_eq!(rule, block(user), "{sentence}");
             assert_eq!(rule.to_string(), written, "{sentence}");
         }
@@ -377,14 +439,14 @@ mod tests {
 
     #[test]
     fn rejects_a_reason_that_some_editors_show_as_several_lines() {
-        assert_eq!(Rule::parse("bob because spam\u{2028}mallory"), Err(Mistake::Invisible('\u{2028}')));
-        assert!(Rule::parse("bob because spam\u{a0}and\u{200b}more").is_ok());
+        assert_eq!(Sentence::parse("bob because spam\u{2028}mallory"), Err(Mistake::Invisible('\u{2028}')));
+        assert!(Sentence::parse("bob because spam\u{a0}and\u{200b}more").is_ok());
     }
 
     #[test]
     fn a_long_wrong_word_is_shown_cut() {
         let sentence = format!("bob {}", "你".repeat(1000));
-        let mistake = Rule::parse(&sentence).expect_err("two words");
+        let mistake = Sentence::parse(&sentence).expect_err("two words");
         assert_eq!(
             mistake,
             Mistake::Found { found: format!("{}…", "你".repeat(40)).into(), expected: Expected::AfterWord }
@@ -407,18 +469,20 @@ mod tests {
             let rules = [
                 block(&user),
                 block_on(&user, &account),
+                Rule::Pardon { user: (&user).into(), account: None },
+                Rule::Pardon { user: (&user).into(), account: Some((&account).into()) },
                 Rule::Close { account: (&account).into() },
                 Rule::Allow { user: (&user).into(), account: (&account).into() },
             ];
             for rule in rules {
                 let sentence = rule.to_string();
-                prop_assert_eq!(Rule::parse(&sentence), Ok((rule, UnixMillis::NEVER)));
+                prop_assert_eq!(Sentence::parse(&sentence), Ok(Sentence { rule, until: UnixMillis::NEVER, because: None }));
             }
         }
 
         #[test]
-        fn no_sentence_makes_the_parser_panic(sentence in "(block |close |allow |on |until |because |\"|\\PC| ){0,8}") {
-            let _rule_or_mistake = Rule::parse(&sentence);
+        fn no_sentence_makes_the_parser_panic(sentence in "(block |pardon |close |allow |on |until |because |\"|\\PC| ){0,8}") {
+            let _rule_or_mistake = Sentence::parse(&sentence);
         }
     }
 }

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs;
+use std::fs::File;
 use std::fs::Metadata;
 use std::io;
 use std::io::Read;
@@ -24,13 +25,21 @@ pub(crate) const STILL: Duration = Duration::from_millis(250);
 pub(crate) trait Content: Sized + fmt::Debug {
     /// What such a file is called in the log.
     const KIND: &'static str;
-    /// The largest file that is read. A larger one is bad.
-    const BYTES_MAX: u64;
     /// What is wrong with a bad one.
     type Bad: std::error::Error + 'static;
 
-    /// Understands a whole file.
-    fn parse(bytes: &[u8]) -> Result<Self, Self::Bad>;
+    /// Reads a whole file.
+    fn read(file: File) -> Result<Self, FileError<Self::Bad>>;
+}
+
+/// The bytes of a file that has at most `bytes_max`. A larger one is bad.
+pub(crate) fn read_small<B: std::error::Error>(file: File, bytes_max: u64) -> Result<Vec<u8>, FileError<B>> {
+    let mut bytes = Vec::new();
+    let read = file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(read).is_ok_and(|read| read > bytes_max) {
+        return Err(FileError::TooLarge(bytes_max));
+    }
+    Ok(bytes)
 }
 
 /// Why a file cannot be used.
@@ -56,12 +65,7 @@ pub(crate) fn read<C: Content>(path: &Path) -> Result<C, FileError<C::Bad>> {
     if !fs::metadata(path)?.is_file() {
         return Err(FileError::NotRegular);
     }
-    let mut bytes = Vec::new();
-    let read = fs::File::open(path)?.take(C::BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if u64::try_from(read).is_ok_and(|read| read > C::BYTES_MAX) {
-        return Err(FileError::TooLarge(C::BYTES_MAX));
-    }
-    C::parse(&bytes).map_err(FileError::Bad)
+    C::read(File::open(path)?)
 }
 
 /// A file and what is known of it.
@@ -270,11 +274,10 @@ mod tests {
 
     impl Content for Any {
         const KIND: &'static str = "any";
-        const BYTES_MAX: u64 = 3;
         type Bad = fmt::Error;
 
-        fn parse(_bytes: &[u8]) -> Result<Self, Self::Bad> {
-            Ok(Self)
+        fn read(file: File) -> Result<Self, FileError<Self::Bad>> {
+            read_small(file, 3).map(|_bytes| Self)
         }
     }
 

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::decide::blocklist::Blocklist;
-use crate::decide::blocklist::Rules;
+use crate::decide::rules::Rules;
 use crate::follow::Reloaded;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
@@ -21,6 +21,9 @@ use crate::metrics::blocklist::BlocklistMetrics;
 pub(crate) struct Files {
     files: Vec<FollowedFile<Rules>>,
     blocklist: Arc<ArcSwap<Blocklist>>,
+    /// Lists that were replaced, while a decision may still read them. Kept so that they are dropped by this thread: to free the rules
+    /// of a large list takes longer than a decision may.
+    replaced: Vec<Arc<Blocklist>>,
     metrics: BlocklistMetrics,
 }
 
@@ -34,7 +37,7 @@ impl Files {
         let nothing_read = if paths.is_empty() { Blocklist::of([], 0) } else { Blocklist::unloaded() };
         let blocklist = Arc::new(ArcSwap::from_pointee(nothing_read));
         let files = paths.into_iter().map(FollowedFile::new).collect();
-        let mut files = Self { files, blocklist: Arc::clone(&blocklist), metrics };
+        let mut files = Self { files, blocklist: Arc::clone(&blocklist), replaced: Vec::new(), metrics };
         let now = clock::monotonic();
         files.visit(|file| file.load(now));
         (files, blocklist)
@@ -48,6 +51,7 @@ impl Files {
     /// Looks at every file once.
     pub(crate) fn step(&mut self, now: Instant) {
         self.visit(|file| file.look(now));
+        self.drop_replaced();
     }
 
     /// Reads every file.
@@ -73,16 +77,22 @@ impl Files {
     }
 
     /// Makes a list of the last good rules of every file, and puts it in force.
-    fn swap(&self, now: UnixMillis) {
+    fn swap(&mut self, now: UnixMillis) {
         let generation = self.blocklist.load().generation() + 1;
         let sources = self.files.iter().filter_map(FollowedFile::last_good).map(Arc::clone);
         let blocklist = Blocklist::of(sources, generation);
         let rules = blocklist.rule_count();
-        self.blocklist.store(Arc::new(blocklist));
+        // Not `store`, which would drop the old list, here or at whoever reads it last.
+        self.replaced.push(self.blocklist.swap(Arc::new(blocklist)));
         self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.metrics.rules.set(i64::try_from(rules).unwrap_or(i64::MAX));
         self.metrics.loaded_timestamp.set(Duration::from_millis(now.0.unsigned_abs()).as_secs_f64());
         tracing::info!(generation, rules, "blocklist loaded");
+    }
+
+    /// Drops the replaced lists that nobody reads any more. Whoever loads a list now gets a newer one, so that none is read again.
+    fn drop_replaced(&mut self) {
+        self.replaced.retain(|list| Arc::strong_count(list) > 1);
     }
 }
 
@@ -373,6 +383,19 @@ mod tests {
             following.settle();
         }
         assert_eq!(following.metrics.file_errors.get(), 2);
+    }
+
+    #[test]
+    fn a_replaced_list_is_dropped_by_the_thread_that_replaced_it() {
+        let mut following = Following::of(&["list"], put("alice"));
+        let decision = following.blocklist.load();
+        let old = Arc::downgrade(&Arc::clone(&decision));
+        following.replace("list", "bob");
+        following.step(LOOK_EVERY);
+        drop(decision);
+        assert!(old.upgrade().is_some(), "not by the decision");
+        following.step(LOOK_EVERY);
+        assert!(old.upgrade().is_none());
     }
 
     #[test]

@@ -1,23 +1,37 @@
 //! What a blocklist file holds.
 
 use std::fmt;
+use std::fs::File;
+use std::io::ErrorKind;
+use std::io::Read;
 
-use crate::decide::blocklist::Rules;
-use crate::decide::file;
 use crate::decide::file::BadLines;
+use crate::decide::file::Reading;
+use crate::decide::rules::Rules;
 use crate::follow::file::Content;
+use crate::follow::file::FileError;
+
+/// How much of a file is read at once.
+const PIECE_BYTES: usize = 256 * 1024;
 
 /// How many bad lines a log shows.
 const SHOWN_LINES_MAX: usize = 10;
 
 impl Content for Rules {
     const KIND: &'static str = "blocklist";
-    /// Some millions of rules.
-    const BYTES_MAX: u64 = 256 * 1024 * 1024;
     type Bad = BadLines;
 
-    fn parse(bytes: &[u8]) -> Result<Self, BadLines> {
-        file::parse(bytes)
+    /// Reads piece by piece, so that a file takes no memory beside its rules.
+    fn read(mut file: File) -> Result<Self, FileError<BadLines>> {
+        let (mut piece, mut reading) = (vec![0; PIECE_BYTES], Reading::default());
+        loop {
+            match file.read(&mut piece) {
+                Ok(0) => return reading.finish().map_err(FileError::Bad),
+                Ok(read) => reading.push(piece.get(..read).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 }
 
@@ -38,11 +52,11 @@ impl fmt::Display for BadLines {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::decide::file;
 
     #[test]
     fn a_file_of_many_bad_lines_shows_ten() {
-        let bad_lines = <Rules as Content>::parse("block\n".repeat(1000).as_bytes()).expect_err("bad");
+        let bad_lines = file::parse("block\n".repeat(1000).as_bytes()).expect_err("bad");
         let shown = bad_lines.to_string();
         assert!(shown.starts_with("line 1: the line ends; expected a user; line 2: "), "{shown}");
         assert!(shown.ends_with("; line 10: the line ends; expected a user; and 990 more bad lines"), "{shown}");

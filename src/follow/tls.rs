@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
+use std::fs::File;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::follow::file::FileError;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
 use crate::follow::file::read;
+use crate::follow::file::read_small;
 use crate::http::preamble::Tls;
 use crate::http::tls;
 use crate::http::tls::BadTls;
@@ -32,6 +34,9 @@ use crate::metrics::tls::TlsMetrics;
 
 /// How long files may not fit together: certificate and key are replaced one after the other.
 const PAIRING: Duration = Duration::from_secs(2);
+
+/// The largest file that is read.
+const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Which files there are.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -67,11 +72,10 @@ impl fmt::Debug for Pem {
 
 impl Content for Pem {
     const KIND: &'static str = "tls";
-    const BYTES_MAX: u64 = 4 * 1024 * 1024;
     type Bad = Infallible;
 
-    fn parse(bytes: &[u8]) -> Result<Self, Infallible> {
-        Ok(Self(bytes.to_vec()))
+    fn read(file: File) -> Result<Self, FileError<Infallible>> {
+        read_small(file, PEM_BYTES_MAX).map(Self)
     }
 }
 

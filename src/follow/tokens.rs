@@ -1,5 +1,6 @@
 //! The token files: loads them at the start, and replaces an application's tokens whenever one of its files holds something new.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,9 +13,14 @@ use crate::clock;
 use crate::follow::ATTEMPTS;
 use crate::follow::Reloaded;
 use crate::follow::file::Content;
+use crate::follow::file::FileError;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
+use crate::follow::file::read_small;
 use crate::metrics::tokens::TokenMetrics;
+
+/// The largest token file that is read.
+const BYTES_MAX: u64 = 64 * 1024;
 
 /// Files that cannot be used at the start. What is wrong with each has been logged.
 #[derive(Debug, thiserror::Error)]
@@ -38,11 +44,10 @@ struct SignedApp {
 
 impl Content for Tokens {
     const KIND: &'static str = "token";
-    const BYTES_MAX: u64 = 64 * 1024;
     type Bad = BadTokens;
 
-    fn parse(bytes: &[u8]) -> Result<Self, BadTokens> {
-        Self::parse(bytes)
+    fn read(file: File) -> Result<Self, FileError<BadTokens>> {
+        Self::parse(&read_small(file, BYTES_MAX)?).map_err(FileError::Bad)
     }
 }
 

@@ -59,6 +59,18 @@ struct KeptDecision<'a> {
     refused: Vec<Cow<'a, str>>,
     rules: Vec<Cow<'a, str>>,
     generation: u64,
+    /// Left out where it is.
+    #[serde(default = "enforced", skip_serializing_if = "is_enforced")]
+    enforced: bool,
+}
+
+const fn enforced() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_enforced(enforced: &bool) -> bool {
+    *enforced
 }
 
 /// A refusal, as it is kept.
@@ -214,6 +226,7 @@ impl<'b> Kept<'b> {
                     generation: kept.generation,
                     // Only the answer needed it, and that was given.
                     rejection: None,
+                    enforced: kept.enforced,
                 }))
             }
             REFUSED => {
@@ -232,6 +245,7 @@ fn decision_json(decision: &Decision) -> Vec<u8> {
         refused: borrowed(&decision.refused),
         rules: borrowed(&decision.rules),
         generation: decision.generation,
+        enforced: decision.enforced,
     };
     serde_json::to_vec(&kept).unwrap_or_default()
 }
@@ -302,13 +316,18 @@ mod tests {
             rules: vec!["block mallory".into()],
             generation: 7,
             rejection: None,
+            enforced: true,
         };
+        let dry_run = Decision { enforced: false, ..decision.clone() };
         let outcomes = [
             Outcome::Happened,
             Outcome::Decided(decision),
+            Outcome::Decided(dry_run),
             Outcome::Refused { reason: Reason::NotJson, detail: "not \u{1} JSON \\u00e9".into() },
         ];
-        for (outcome, peer) in outcomes.into_iter().zip(["127.0.0.1:80", "[2001:db8::1]:65535", "[::1]:1"]) {
+        for (outcome, peer) in
+            outcomes.into_iter().zip(["127.0.0.1:80", "[2001:db8::1]:65535", "[2001:db8::2]:2", "[::1]:1"])
+        {
             let before = capture(query, b"{\"a\": \xff\x00}", outcome, peer);
             assert_eq!(format!("{:?}", restored(&before)), format!("{before:?}"));
         }
@@ -327,15 +346,17 @@ mod tests {
         // With all that JSON escapes.
         let text = || "[\u{0}-\u{7f}\u{e9}]{0,40}".prop_map(Box::from);
         let texts = || prop::collection::vec(text(), 0..20);
-        let decided = (texts(), texts(), any::<u64>()).prop_map(|(refused, rules, generation)| {
-            Outcome::Decided(Decision {
-                outcome: decide::Outcome::Partial,
-                refused,
-                rules,
-                generation,
-                rejection: None,
-            })
-        });
+        let decided =
+            (texts(), texts(), any::<u64>(), any::<bool>()).prop_map(|(refused, rules, generation, enforced)| {
+                Outcome::Decided(Decision {
+                    outcome: decide::Outcome::Partial,
+                    refused,
+                    rules,
+                    generation,
+                    rejection: None,
+                    enforced,
+                })
+            });
         let reason = prop::sample::select(&Reason::ALL[..]);
         let refused = (reason, text()).prop_map(|(reason, detail)| Outcome::Refused { reason, detail });
         prop_oneof![Just(()).prop_map(|()| Outcome::Happened), decided, refused]

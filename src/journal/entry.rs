@@ -49,15 +49,6 @@ pub(crate) struct Position {
 impl Entry {
     pub(super) fn new(capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Self {
         let cost_bytes = capture.cost_bytes();
-        Self {
-            capture,
-            cost_bytes,
-            key: 0,
-            topic: Cell::new(None),
-            standing,
-            promise,
-            record_bytes: 0,
-            position: None,
-        }
+        Self { capture, cost_bytes, key: 0, topic: Cell::new(None), standing, promise, record_bytes: 0, position: None }
     }
 }

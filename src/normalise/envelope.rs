@@ -60,6 +60,9 @@ struct Decided<'a> {
     refused: &'a [Box<str>],
     rules: &'a [Box<str>],
     generation: u64,
+    /// Only where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enforced: Option<bool>,
 }
 
 /// What is computed for an envelope, and lives on the stack.
@@ -174,6 +177,7 @@ impl<'a> Envelope<'a> {
                 refused: &decision.refused,
                 rules: &decision.rules,
                 generation: decision.generation,
+                enforced: (!decision.enforced).then_some(false),
             };
             push_json(value, &decided);
             value.push(b',');

@@ -311,6 +311,7 @@ fn a_decision_travels_with_the_question() {
         rules: vec!["block jared".into()],
         generation: 7,
         rejection: None,
+        enforced: true,
     });
     let value = json_of(&normaliser.record(&capture));
     assert_eq!(value["decision"], "partial");
@@ -318,6 +319,11 @@ fn a_decision_travels_with_the_question() {
         value["data"]["decision"],
         json!({"outcome": "partial", "refused": ["jared"], "rules": ["block jared"], "generation": 7})
     );
+    if let Outcome::Decided(decision) = &mut capture.outcome {
+        decision.enforced = false;
+    }
+    let value = json_of(&normaliser.record(&capture));
+    assert_eq!((&value["decision"], &value["data"]["decision"]["enforced"]), (&json!("partial"), &json!(false)));
 }
 
 #[test]

@@ -275,6 +275,52 @@ fn a_record_says_which_generation_decided_and_by_which_rules() {
     assert_eq!(decisions, expected);
 }
 
+#[test]
+fn a_pardon_overrules_the_block_of_another_file() {
+    let lists = Lists::new();
+    lists.replace("theirs", "alice\nbob\nblock carol on @TOA#_news\nblock dave on @TOA#_news\n");
+    lists.replace("ours", "pardon alice because known\npardon bob on @TOA#_staff\npardon carol on @TOA#_news\n");
+    let bridge = lists.start("", &["theirs", "ours"]);
+    let mut sender = Sender::to(&bridge);
+    assert_eq!(sender.blocked(), ["bob", "dave"]);
+    assert_eq!(sender.ask("@TOA#_staff", &["alice", "bob"]), Answer::listing(&[]));
+    lists.replace("ours", "pardon alice\nclose @TOA#_news\n");
+    wait_for_generation(&bridge, 2);
+    assert_eq!(sender.ask("@TOA#_news", &["alice"]).code, 1, "close wins");
+    assert_eq!(sender.ask("@TOA#_staff", &["alice", "bob"]), Answer::listing(&["bob"]));
+}
+
+#[test]
+fn a_dry_run_allows_everyone_and_publishes_what_it_would_have_refused() {
+    let lists = Lists::new();
+    lists.replace("list", "bob\nclose @TOA#_sports\n");
+    let settings = "decide.dry_run = true\ndecide.all_refused = \"reject\"\ntopics.partitions = 1";
+    let bridge = lists.start(settings, &["list"]);
+    let mut sender = Sender::to(&bridge);
+    for (account, users) in
+        [("@TOA#_news", &["alice", "bob"][..]), ("@TOA#_sports", &["bob"]), ("@TOA#_news", &["alice"])]
+    {
+        assert_eq!(sender.ask(account, users), Answer::listing(&[]), "{account} {users:?}");
+    }
+
+    let records = Reader::open(&bridge.embedded_kafka(), &[&format!("tencent-chat.{COMMAND}")]).collect(3, MINUTE);
+    let decisions = records.iter().map(|record| {
+        let value: Value = serde_json::from_slice(&record.value).unwrap();
+        (value["decision"].clone(), value["data"]["decision"].clone())
+    });
+    let decided = |outcome: &str, refused: Value, rules: Value| {
+        let decision =
+            json!({"outcome": outcome, "refused": refused, "rules": rules, "generation": 1, "enforced": false});
+        (json!(outcome), decision)
+    };
+    let expected = [
+        decided("partial", json!(["bob"]), json!(["block bob"])),
+        decided("refuse", json!(["bob"]), json!(["close @TOA#_sports"])),
+        decided("allow", json!([]), json!([])),
+    ];
+    assert_eq!(decisions.collect::<Vec<_>>(), expected);
+}
+
 /// A folder of blocklists.
 struct Lists(TempDir);
 

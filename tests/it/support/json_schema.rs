@@ -213,6 +213,7 @@ fn decision() -> Value {
             "refused": texts("Who was refused, in the order asked, each once."),
             "rules": texts("The rules that refused them, each once."),
             "generation": {"type": "integer", "minimum": 0, "description": "The blocklist's; 0 where none was asked."},
+            "enforced": {"const": false, "description": "Only in a dry run: this would have been the decision, and everyone was allowed."},
         },
     })
 }

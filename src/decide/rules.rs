@@ -1,0 +1,268 @@
+//! The rules of one source, as one version that never changes: a change makes the next version, and costs microseconds.
+//!
+//! One [`Set`] holds all rules. A rule's scope in it is what its id stands for: a user everywhere, an account, or a user on one account, by
+//! the kind of the rule. Accounts have numbers for that, and a set of their own, so that an account without rules costs one lookup
+//! for all users.
+
+mod edit;
+pub mod gathered;
+mod held;
+mod scope;
+
+use crate::clock::UnixMillis;
+use crate::decide::rule::Rule;
+use crate::decide::rules::edit::Edit;
+use crate::decide::rules::gathered::Gathered;
+use crate::decide::rules::held::Account;
+use crate::decide::rules::held::Held;
+use crate::decide::rules::held::Reason;
+use crate::decide::set::Key;
+use crate::decide::set::Set;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Rules {
+    rules: Set<Held>,
+    accounts: Set<Account>,
+    reasons: Set<Reason>,
+    unused: Numbers,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Gathered::default().finish()
+    }
+}
+
+/// The next number for an account, and for a reason. None is given twice while the versions go on.
+#[derive(Debug, Clone, Copy)]
+struct Numbers {
+    account: u64,
+    reason: u64,
+}
+
+/// What is known of a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The rule holds before this.
+    pub until: UnixMillis,
+    /// The text after `because`.
+    pub because: Option<Box<str>>,
+}
+
+/// A change of one rule.
+#[derive(Debug, Clone)]
+pub enum Change<'a> {
+    /// Adds the rule, or gives it another end and another reason.
+    Put {
+        /// The rule.
+        rule: Rule<'a>,
+        /// The rule holds before this.
+        until: UnixMillis,
+        /// Why.
+        because: Option<&'a str>,
+    },
+    /// Removes the rule.
+    Remove(Rule<'a>),
+}
+
+impl Rules {
+    /// How many different rules there are, those past their end included.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there is no rule at all.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// Whether a rule blocks `user` everywhere.
+    pub fn blocks(&self, user: &str, now: UnixMillis) -> bool {
+        self.holds(scope::BLOCKED, user, now)
+    }
+
+    /// Whether a rule pardons `user` everywhere.
+    pub fn pardons(&self, user: &str, now: UnixMillis) -> bool {
+        self.holds(scope::PARDONED, user, now)
+    }
+
+    /// The rules on `account`; `None` if there are none.
+    pub fn on<'r>(&'r self, account: &'r str) -> Option<OnAccount<'r>> {
+        Some(OnAccount { rules: self, name: account, account: self.accounts.get(Account::key(account))? })
+    }
+
+    /// What is known of `rule`; `None` if it is not there.
+    pub fn find(&self, rule: &Rule<'_>) -> Option<Found> {
+        let number = match rule.account() {
+            Some(account) => self.accounts.get(Account::key(account))?.number,
+            None => 0,
+        };
+        let held = self.rules.get(scope::key(rule, number))?;
+        let because = self.reasons.get(Reason::key(held.reason)).map(|reason| reason.text);
+        Some(Found { until: held.until, because })
+    }
+
+    /// The next version. Of several changes of one rule the last counts.
+    #[must_use]
+    pub fn changed<'c>(&self, changes: impl IntoIterator<Item = Change<'c>>) -> Self {
+        let mut edit = Edit::of(self);
+        for change in changes {
+            match change {
+                Change::Put { rule, until, because } => edit.put(&rule, until, because),
+                Change::Remove(rule) => edit.remove(&rule),
+            }
+        }
+        edit.finish()
+    }
+
+    fn holds(&self, scope: u64, id: &str, now: UnixMillis) -> bool {
+        self.rules.get(Key { scope, id }).is_some_and(|held| now < held.until)
+    }
+}
+
+/// The rules of one source on one account.
+#[derive(Debug, Clone, Copy)]
+pub struct OnAccount<'r> {
+    rules: &'r Rules,
+    name: &'r str,
+    account: Account,
+}
+
+impl OnAccount<'_> {
+    /// Whether a rule closes the account.
+    pub fn is_closed(&self, now: UnixMillis) -> bool {
+        self.account.closes > 0 && self.rules.holds(scope::CLOSED, self.name, now)
+    }
+
+    /// Whether only users that are allowed may subscribe.
+    pub fn is_restricted(&self, now: UnixMillis) -> bool {
+        self.account.allows > 0 && now < self.account.allows_until
+    }
+
+    /// Whether a rule blocks `user` on this account.
+    pub fn blocks(&self, user: &str, now: UnixMillis) -> bool {
+        self.account.blocks > 0 && self.rules.holds(scope::blocked_on(self.account.number), user, now)
+    }
+
+    /// Whether a rule pardons `user` on this account.
+    pub fn pardons(&self, user: &str, now: UnixMillis) -> bool {
+        self.account.pardons > 0 && self.rules.holds(scope::pardoned_on(self.account.number), user, now)
+    }
+
+    /// Whether a rule allows `user` on this account.
+    pub fn allows(&self, user: &str, now: UnixMillis) -> bool {
+        self.account.allows > 0 && self.rules.holds(scope::allowed_on(self.account.number), user, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use crate::decide::rule::Sentence;
+
+    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
+
+    type Model = HashMap<String, (UnixMillis, Option<String>)>;
+
+    /// A sentence, with ends before and after [`NOW`], in seconds, in milliseconds, and beyond what 32 bits of seconds hold.
+    fn a_sentence() -> impl Strategy<Value = String> {
+        let rule = prop_oneof![
+            "block [a-e]",
+            "pardon [a-e]",
+            "block [a-e] on @[a-c]",
+            "pardon [a-e] on @[a-c]",
+            "allow [a-e] on @[a-c]",
+            "close @[a-c]",
+        ];
+        let until = prop_oneof![
+            Just(""),
+            Just(" until 2020-01-01T00:00:00Z"),
+            Just(" until 1969-12-31T23:59:59Z"),
+            Just(" until 2027-01-15T08:00:00Z"),
+            Just(" until 2027-01-15T08:00:00.001Z"),
+            Just(" until 2150-01-01T00:00:00Z"),
+            Just(" until 9999-12-31T23:59:59Z"),
+        ];
+        let because = prop_oneof![Just(String::new()), " because [x-z]{1,2}"];
+        (rule, until, because).prop_map(|(rule, until, because)| format!("{rule}{until}{because}"))
+    }
+
+    /// Compares all that can be asked, each with the answer of a walk over the model.
+    fn assert_same(rules: &Rules, model: &Model) {
+        assert_eq!(rules.len(), model.len());
+        for (sentence, (until, because)) in model {
+            let rule = Sentence::parse(sentence).expect("a sentence").rule;
+            let found = Found { until: *until, because: because.as_deref().map(Box::from) };
+            assert_eq!(rules.find(&rule), Some(found), "{sentence}");
+        }
+        let holds = |sentence: String| model.get(&sentence).is_some_and(|(until, _)| NOW < *until);
+        for user in ["a", "b", "c", "d", "e", "f"] {
+            assert_eq!(rules.blocks(user, NOW), holds(format!("block {user}")));
+            assert_eq!(rules.pardons(user, NOW), holds(format!("pardon {user}")));
+            for account in ["@a", "@b", "@c", "@d"] {
+                let on = rules.on(account);
+                let is = |ask: fn(&OnAccount<'_>, &str) -> bool| on.as_ref().is_some_and(|on| ask(on, user));
+                assert_eq!(is(|on, user| on.blocks(user, NOW)), holds(format!("block {user} on {account}")));
+                assert_eq!(is(|on, user| on.pardons(user, NOW)), holds(format!("pardon {user} on {account}")));
+                assert_eq!(is(|on, user| on.allows(user, NOW)), holds(format!("allow {user} on {account}")));
+            }
+        }
+        for account in ["@a", "@b", "@c", "@d"] {
+            let on = rules.on(account);
+            let is_allow = |sentence: &str| sentence.starts_with("allow") && sentence.ends_with(account);
+            let restricted = model.iter().any(|(sentence, (until, _))| is_allow(sentence) && NOW < *until);
+            assert_eq!(on.as_ref().is_some_and(|on| on.is_restricted(NOW)), restricted, "{account}");
+            assert_eq!(on.as_ref().is_some_and(|on| on.is_closed(NOW)), holds(format!("close {account}")));
+            let is_named = model.keys().any(|sentence| sentence.ends_with(account));
+            assert_eq!(on.is_some(), is_named, "an account without rules is forgotten");
+        }
+        let reasons: HashMap<_, _> =
+            model.values().filter_map(|(_, because)| because.clone()).map(|text| (text, ())).collect();
+        assert!(rules.reasons.len() >= reasons.len());
+        assert!(!reasons.is_empty() || rules.reasons.is_empty(), "reasons go with the last of their rules");
+    }
+
+    proptest! {
+        #[test]
+        fn rules_are_what_a_naive_list_would_be_through_all_changes(
+            start in prop::collection::vec(a_sentence(), 0..30),
+            batches in prop::collection::vec(prop::collection::vec((a_sentence(), any::<bool>()), 1..12), 0..12),
+        ) {
+            let (mut gathered, mut model) = (Gathered::default(), Model::new());
+            for text in &start {
+                let Sentence { rule, until, because } = Sentence::parse(text).expect("a sentence");
+                gathered.put(&rule, until, because);
+                let kept = model.entry(rule.to_string()).or_insert((until, because.map(str::to_owned)));
+                if until > kept.0 {
+                    *kept = (until, because.map(str::to_owned));
+                }
+            }
+            let mut rules = gathered.finish();
+            assert_same(&rules, &model);
+            for batch in &batches {
+                let changes = batch.iter().map(|(text, is_put)| {
+                    let Sentence { rule, until, because } = Sentence::parse(text).expect("a sentence");
+                    if *is_put { Change::Put { rule, until, because } } else { Change::Remove(rule) }
+                });
+                let changes: Vec<Change<'_>> = changes.collect();
+                for change in &changes {
+                    match change {
+                        Change::Put { rule, until, because } => {
+                            model.insert(rule.to_string(), (*until, because.map(str::to_owned)));
+                        }
+                        Change::Remove(rule) => {
+                            model.remove(&rule.to_string());
+                        }
+                    }
+                }
+                rules = rules.changed(changes);
+                assert_same(&rules, &model);
+            }
+        }
+    }
+}

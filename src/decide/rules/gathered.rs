@@ -1,0 +1,109 @@
+//! Rules that become one version at once, as those of a file do.
+
+use std::collections::HashMap;
+
+use crate::clock::UnixMillis;
+use crate::decide::rule::Rule;
+use crate::decide::rules::Numbers;
+use crate::decide::rules::Rules;
+use crate::decide::rules::held::Account;
+use crate::decide::rules::held::Held;
+use crate::decide::rules::held::NO_REASON;
+use crate::decide::rules::held::Reason;
+use crate::decide::rules::scope;
+use crate::decide::set::Gathering;
+
+/// How many different reasons are remembered to be shared. Beyond it a reason may be kept more than once.
+const REASONS_SHARED_MAX: usize = 65_536;
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub struct Gathered {
+    rules: Gathering<Held>,
+    /// The numbers of the accounts.
+    accounts: HashMap<Box<str>, u64>,
+    /// All reasons, in the order of their numbers.
+    reasons: Vec<Reason>,
+    /// The numbers of those that are shared.
+    shared: HashMap<Box<str>, u64>,
+}
+
+impl Gathered {
+    /// Adds a rule that holds before `until`. Of two ends for the same rule the later counts.
+    pub fn put(&mut self, rule: &Rule<'_>, until: UnixMillis, because: Option<&str>) {
+        let reason = because.map_or(NO_REASON, |because| self.reason(because));
+        let account = rule.account().map_or(0, |account| self.account(account));
+        self.rules.put(scope::key(rule, account), &Held { until, reason });
+    }
+
+    /// The version that has them.
+    pub fn finish(self) -> Rules {
+        let Self { rules, accounts, mut reasons, .. } = self;
+        let mut counted: Vec<Account> = (0..number_of(accounts.len())).map(Account::new).collect();
+        let rules = rules.build(
+            |old, new| new.until > old.until,
+            |entry| {
+                let reason = entry.value.reason.checked_sub(FIRST_REASON);
+                if let Some(reason) = reason.and_then(|place| reasons.get_mut(place_of(place))) {
+                    reason.rules += 1;
+                }
+                let account = match entry.scope {
+                    scope::CLOSED => str::from_utf8(entry.id).ok().and_then(|name| accounts.get(name).copied()),
+                    scope => scope::account_of(scope),
+                };
+                if let Some(account) = account.and_then(|number| counted.get_mut(place_of(number))) {
+                    account.add(scope::kind_of(entry.scope), entry.value.until);
+                }
+            },
+        );
+        let unused = Numbers { account: number_of(accounts.len()), reason: FIRST_REASON + number_of(reasons.len()) };
+        let mut by_name = Gathering::default();
+        for (name, number) in &accounts {
+            counted.get(place_of(*number)).into_iter().for_each(|account| by_name.put(Account::key(name), account));
+        }
+        let mut by_number = Gathering::default();
+        for (number, reason) in (FIRST_REASON..).zip(&reasons).filter(|(_, reason)| reason.rules > 0) {
+            by_number.put(Reason::key(number), reason);
+        }
+        Rules {
+            rules,
+            accounts: by_name.build(|_old, _new| true, |_entry| {}),
+            reasons: by_number.build(|_old, _new| true, |_entry| {}),
+            unused,
+        }
+    }
+
+    /// The number of an account.
+    fn account(&mut self, name: &str) -> u64 {
+        if let Some(number) = self.accounts.get(name) {
+            return *number;
+        }
+        let number = number_of(self.accounts.len());
+        self.accounts.insert(name.into(), number);
+        number
+    }
+
+    /// The number of a reason.
+    fn reason(&mut self, text: &str) -> u64 {
+        if let Some(number) = self.shared.get(text) {
+            return *number;
+        }
+        if self.shared.len() >= REASONS_SHARED_MAX {
+            self.shared.clear();
+        }
+        let number = FIRST_REASON + number_of(self.reasons.len());
+        self.reasons.push(Reason { rules: 0, text: text.into() });
+        self.shared.insert(text.into(), number);
+        number
+    }
+}
+
+const FIRST_REASON: u64 = NO_REASON + 1;
+
+fn number_of(place: usize) -> u64 {
+    u64::try_from(place).unwrap_or(u64::MAX)
+}
+
+fn place_of(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

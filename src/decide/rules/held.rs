@@ -1,0 +1,198 @@
+//! What the sets of a source hold of a rule, an account and a reason, and the bytes that say so.
+
+use std::cmp::Ordering;
+
+use crate::clock::UnixMillis;
+use crate::decide::rules::scope::Kind;
+use crate::decide::set::Key;
+use crate::decide::set::Value;
+use crate::decide::set::number;
+
+/// The number that stands for no reason.
+pub(super) const NO_REASON: u64 = 0;
+
+/// What is held of a rule: one byte where it never ends and has no reason, and four more for most ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    pub(super) until: UnixMillis,
+    /// The number of its reason.
+    pub(super) reason: u64,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { until: UnixMillis::NEVER, reason: NO_REASON }
+    }
+}
+
+impl Value for Held {
+    fn push(&self, bytes: &mut Vec<u8>) {
+        push_with_end(bytes, self.reason, self.until);
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
+        let (reason, until) = take_with_end(bytes)?;
+        Some(Self { until, reason })
+    }
+}
+
+/// What is held of an account that has rules.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Account {
+    /// Stands for it in scopes.
+    pub(super) number: u64,
+    /// How many rules there are of each kind.
+    pub(super) closes: u64,
+    pub(super) blocks: u64,
+    pub(super) pardons: u64,
+    pub(super) allows: u64,
+    /// The latest end of an `allow`.
+    pub(super) allows_until: UnixMillis,
+    /// How many of them end then. If none does although there are some, the latest end is not known.
+    pub(super) allows_latest: u64,
+}
+
+impl Account {
+    pub(super) const fn new(number: u64) -> Self {
+        let allows_until = UnixMillis(i64::MIN);
+        Self { number, closes: 0, blocks: 0, pardons: 0, allows: 0, allows_until, allows_latest: 0 }
+    }
+
+    /// The key of the account of this name.
+    pub(super) const fn key(name: &str) -> Key<'_> {
+        Key { scope: 0, id: name }
+    }
+
+    pub(super) const fn has_rules(&self) -> bool {
+        self.closes > 0 || self.blocks > 0 || self.pardons > 0 || self.allows > 0
+    }
+
+    /// Counts a rule that is new.
+    pub(super) fn add(&mut self, kind: Kind, until: UnixMillis) {
+        *self.count_mut(kind) += 1;
+        if kind == Kind::Allow {
+            self.add_end(until);
+        }
+    }
+
+    /// Takes note of the end of an `allow`.
+    pub(super) fn add_end(&mut self, until: UnixMillis) {
+        match until.cmp(&self.allows_until) {
+            Ordering::Less => {}
+            Ordering::Equal => self.allows_latest += 1,
+            Ordering::Greater => (self.allows_until, self.allows_latest) = (until, 1),
+        }
+    }
+
+    /// Counts a rule no longer.
+    pub(super) fn remove(&mut self, kind: Kind, until: UnixMillis) {
+        *self.count_mut(kind) -= 1;
+        if kind == Kind::Allow && until == self.allows_until {
+            self.allows_latest -= 1;
+        }
+    }
+
+    /// Whether the latest end of an `allow` is not known.
+    pub(super) const fn has_lost_latest(&self) -> bool {
+        self.allows > 0 && self.allows_latest == 0
+    }
+
+    const fn count_mut(&mut self, kind: Kind) -> &mut u64 {
+        match kind {
+            Kind::Block => &mut self.blocks,
+            Kind::Pardon => &mut self.pardons,
+            Kind::Allow => &mut self.allows,
+            Kind::Close => &mut self.closes,
+        }
+    }
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl Value for Account {
+    fn push(&self, bytes: &mut Vec<u8>) {
+        for count in [self.number, self.closes, self.blocks, self.pardons, self.allows] {
+            number::push(bytes, count);
+        }
+        push_with_end(bytes, self.allows_latest, self.allows_until);
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
+        let mut next = || number::take(bytes);
+        let [number, closes, blocks, pardons, allows] = [next()?, next()?, next()?, next()?, next()?];
+        let (allows_latest, allows_until) = take_with_end(bytes)?;
+        Some(Self { number, closes, blocks, pardons, allows, allows_until, allows_latest })
+    }
+}
+
+/// Why rules are there. Rules with the same reason share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reason {
+    /// How many rules have it.
+    pub(super) rules: u64,
+    pub(super) text: Box<str>,
+}
+
+impl Reason {
+    /// The key of the reason of this number.
+    pub(super) const fn key(number: u64) -> Key<'static> {
+        Key { scope: number, id: "" }
+    }
+}
+
+impl Value for Reason {
+    fn push(&self, bytes: &mut Vec<u8>) {
+        number::push(bytes, self.rules);
+        number::push(bytes, u64::try_from(self.text.len()).unwrap_or(u64::MAX));
+        bytes.extend_from_slice(self.text.as_bytes());
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<Self> {
+        let rules = number::take(bytes)?;
+        let length = usize::try_from(number::take(bytes)?).ok()?;
+        let (text, rest) = bytes.split_at_checked(length)?;
+        *bytes = rest;
+        Some(Self { rules, text: str::from_utf8(text).ok()?.into() })
+    }
+}
+
+// How an end is written: in the lowest bits of a number before it.
+const NEVER: u64 = 0;
+const SECONDS: u64 = 1;
+const MILLIS: u64 = 2;
+const FORM_BITS: u32 = 2;
+
+/// Appends a number and an end: nothing more where it never comes, four bytes for a whole second before 2106, eight for any other.
+fn push_with_end(bytes: &mut Vec<u8>, number: u64, end: UnixMillis) {
+    let number = number << FORM_BITS;
+    let seconds = if end.0 % 1000 == 0 { u32::try_from(end.0 / 1000).ok() } else { None };
+    if end == UnixMillis::NEVER {
+        number::push(bytes, number | NEVER);
+    } else if let Some(seconds) = seconds {
+        number::push(bytes, number | SECONDS);
+        bytes.extend_from_slice(&seconds.to_le_bytes());
+    } else {
+        number::push(bytes, number | MILLIS);
+        bytes.extend_from_slice(&end.0.to_le_bytes());
+    }
+}
+
+fn take_with_end(bytes: &mut &[u8]) -> Option<(u64, UnixMillis)> {
+    let number = number::take(bytes)?;
+    let end = match number & ((1 << FORM_BITS) - 1) {
+        NEVER => UnixMillis::NEVER,
+        SECONDS => UnixMillis(i64::from(u32::from_le_bytes(take_array(bytes)?)) * 1000),
+        _ => UnixMillis(i64::from_le_bytes(take_array(bytes)?)),
+    };
+    Some((number >> FORM_BITS, end))
+}
+
+fn take_array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (array, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*array)
+}

@@ -1,0 +1,74 @@
+//! What the id of a rule stands for, as a number. Small numbers take less room, so rules that hold everywhere have the first.
+
+use crate::decide::rule::Rule;
+use crate::decide::set::Key;
+
+/// The kind of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Block,
+    Pardon,
+    Allow,
+    Close,
+}
+
+/// The id is a user, blocked everywhere.
+pub(super) const BLOCKED: u64 = 0;
+/// The id is a user, pardoned everywhere.
+pub(super) const PARDONED: u64 = 1;
+/// The id is a closed account.
+pub(super) const CLOSED: u64 = 2;
+/// The first scope of those on accounts.
+const ON_ACCOUNTS: u64 = 3;
+/// How many scopes an account has.
+const EACH: u64 = 3;
+
+/// The id is a user, blocked on the account of this number.
+pub(super) const fn blocked_on(account: u64) -> u64 {
+    ON_ACCOUNTS + EACH * account
+}
+
+/// The id is a user, pardoned on the account of this number.
+pub(super) const fn pardoned_on(account: u64) -> u64 {
+    blocked_on(account) + 1
+}
+
+/// The id is a user, allowed on the account of this number.
+pub(super) const fn allowed_on(account: u64) -> u64 {
+    blocked_on(account) + 2
+}
+
+/// The key of `rule`, where `account` is the number of the account that it names.
+pub(super) fn key<'r>(rule: &'r Rule<'_>, account: u64) -> Key<'r> {
+    let (scope, id) = match rule {
+        Rule::Block { user, account: None } => (BLOCKED, user),
+        Rule::Block { user, account: Some(_) } => (blocked_on(account), user),
+        Rule::Pardon { user, account: None } => (PARDONED, user),
+        Rule::Pardon { user, account: Some(_) } => (pardoned_on(account), user),
+        Rule::Allow { user, account: _ } => (allowed_on(account), user),
+        Rule::Close { account } => (CLOSED, account),
+    };
+    Key { scope, id }
+}
+
+/// The number of the account whose users `scope` is for, if it is for those of one.
+pub(super) const fn account_of(scope: u64) -> Option<u64> {
+    match scope.checked_sub(ON_ACCOUNTS) {
+        Some(on_accounts) => Some(on_accounts / EACH),
+        None => None,
+    }
+}
+
+/// The kind of the rules in `scope`.
+pub(super) const fn kind_of(scope: u64) -> Kind {
+    match scope {
+        BLOCKED => Kind::Block,
+        PARDONED => Kind::Pardon,
+        CLOSED => Kind::Close,
+        _ => match (scope - ON_ACCOUNTS) % EACH {
+            0 => Kind::Block,
+            1 => Kind::Pardon,
+            _ => Kind::Allow,
+        },
+    }
+}

@@ -1,0 +1,422 @@
+//! A set of many small entries that is never changed: a change makes a new version, which shares with the old one all but a small part.
+//!
+//! Made for some ten million ids. Exact: what it says to hold, it holds. An entry is a *key*, which is a scope and an id, with a value.
+//! It takes its own bytes and about six more. A lookup reads two far places in memory, or one where nothing is found.
+//!
+//! Entries stand in shards, in the order of their hash, and shards hang in nodes, so that a change of one entry copies a shard, the
+//! node it hangs in, and the list of the nodes: some tens of kilobytes. To drop a set frees as many allocations as it has shards.
+
+pub(crate) mod number;
+mod shard;
+
+use std::fmt;
+use std::hash::RandomState;
+use std::iter;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::decide::set::shard::Entry;
+use crate::decide::set::shard::Item;
+use crate::decide::set::shard::Layout;
+use crate::decide::set::shard::Shard;
+use crate::decide::set::shard::settle;
+
+/// How many entries a shard has at most when it is made for them; at least half of it on average.
+const SHARD_ENTRIES: usize = 1024;
+/// The most bits that tell the shard: sixteen million shards.
+const SHARD_BITS_MAX: u32 = 24;
+/// The entries of a set that is built are gathered in so many buckets, as a power of two, by their hash.
+const BUCKET_BITS: u32 = 10;
+/// What a bucket is made of: chunks that are never copied, each as large as all before it, between these sizes. One as large as the largest
+/// is an allocation that nothing shares, so its memory is free for shards as soon as its bucket is built.
+const CHUNK_BYTES_MIN: usize = 1024;
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
+
+/// What an entry is found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key<'a> {
+    /// What the id means. Small numbers take less room.
+    pub(crate) scope: u64,
+    /// Any text.
+    pub(crate) id: &'a str,
+}
+
+/// What an entry says of its key, in some bytes that know where they end.
+pub(crate) trait Value: Sized {
+    /// Appends it.
+    fn push(&self, bytes: &mut Vec<u8>);
+
+    /// Takes it from the front of `bytes`; `None` if it is not there.
+    fn take(bytes: &mut &[u8]) -> Option<Self>;
+}
+
+/// See the [module](self).
+pub(crate) struct Set<V> {
+    layout: Layout,
+    /// All nodes have as many shards; their numbers are powers of two.
+    nodes: Arc<[Arc<[Shard]>]>,
+    len: usize,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<V> Clone for Set<V> {
+    fn clone(&self) -> Self {
+        Self { layout: self.layout.clone(), nodes: Arc::clone(&self.nodes), len: self.len, value: PhantomData }
+    }
+}
+
+impl<V> fmt::Debug for Set<V> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} entries in {} shards", self.len, 1_u64 << self.layout.bits)
+    }
+}
+
+impl<V: Value> Set<V> {
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The value of `key`, if it is in the set.
+    pub(crate) fn get(&self, key: Key<'_>) -> Option<V> {
+        let hash = self.layout.hash(key.scope, key.id.as_bytes());
+        self.shard(self.layout.shard_of(hash))?.get(key, hash, &self.layout)
+    }
+
+    /// All entries, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Key<'_>, V)> {
+        let entries = self.nodes.iter().flat_map(|node| node.iter()).flat_map(Shard::entries);
+        entries.filter_map(|entry| {
+            let Entry { value, scope, id } = Entry::<V>::read(entry)?;
+            Some((Key { scope, id: str::from_utf8(id).ok()? }, value))
+        })
+    }
+
+    /// The next version: with the value of each key that has one here, and without those that have none. Of several changes of one key
+    /// the last counts.
+    #[must_use]
+    pub(crate) fn changed<'k>(&self, changes: impl IntoIterator<Item = (Key<'k>, Option<V>)>) -> Self
+    where
+        V: Default,
+    {
+        let mut entries = Vec::new();
+        let mut places = Vec::new();
+        for (key, value) in changes {
+            let start = entries.len();
+            let is_removal = value.is_none();
+            Entry::push(&mut entries, key, &value.unwrap_or_default());
+            places.push((self.layout.hash(key.scope, key.id.as_bytes()), start..entries.len(), is_removal));
+        }
+        // Stable: of several changes of one key the last stays the last.
+        places.sort_by_key(|(hash, _, _)| *hash);
+        let items = places
+            .into_iter()
+            .filter_map(|(hash, place, is_removal)| Some(Item { hash, entry: entries.get(place)?, is_removal }));
+        let changed = self.changed_by(&items.collect::<Vec<_>>());
+        if changed.has_outgrown_its_shards() { changed.rebuilt() } else { changed }
+    }
+
+    fn changed_by(&self, mut changes: &[Item<'_>]) -> Self {
+        let mut nodes = self.nodes.to_vec();
+        let mut len = self.len;
+        while let Some(first) = changes.first() {
+            let number = self.layout.shard_of(first.hash);
+            let count = changes.partition_point(|change| self.layout.shard_of(change.hash) == number);
+            let (of_shard, rest) = changes.split_at_checked(count).unwrap_or((changes, &[]));
+            changes = rest;
+            let (node, place) = self.place(number);
+            let shard = nodes.get_mut(node).and_then(|node| Arc::make_mut(node).get_mut(place));
+            if let Some(shard) = shard {
+                len -= shard.len();
+                *shard = shard.changed::<V>(of_shard, &self.layout);
+                len += shard.len();
+            }
+        }
+        Self { layout: self.layout.clone(), nodes: nodes.into(), len, value: PhantomData }
+    }
+
+    /// Whether the shards have become so large that a change copies much, or so small that they waste room.
+    fn has_outgrown_its_shards(&self) -> bool {
+        let made_for = SHARD_ENTRIES << self.layout.bits;
+        self.len > 2 * made_for || (self.layout.bits > 0 && self.len < made_for / 4)
+    }
+
+    /// The same entries, in as many shards as they need.
+    fn rebuilt(&self) -> Self {
+        let mut gathering = Gathering::with(self.layout.hasher.clone());
+        self.iter().for_each(|(key, value)| gathering.put(key, &value));
+        gathering.build(|_old, _new| true, |_entry| {})
+    }
+
+    fn shard(&self, number: usize) -> Option<&Shard> {
+        let (node, place) = self.place(number);
+        self.nodes.get(node)?.get(place)
+    }
+
+    /// The node of a shard, and the place in it.
+    const fn place(&self, number: usize) -> (usize, usize) {
+        let bits = node_bits(self.layout.bits);
+        (number >> bits, number & ((1 << bits) - 1))
+    }
+}
+
+/// A node has as many shards as there are numbers of so many bits: about as many as there are nodes.
+const fn node_bits(shard_bits: u32) -> u32 {
+    shard_bits / 2
+}
+
+/// The entries of a set that is not built yet. So a set that is built at once is made without copying a shard twice.
+#[derive(Debug)]
+pub(crate) struct Gathering<V> {
+    hasher: RandomState,
+    buckets: Vec<Bucket>,
+    count: usize,
+    entry: Vec<u8>,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<V: Value> Default for Gathering<V> {
+    fn default() -> Self {
+        Self::with(RandomState::new())
+    }
+}
+
+impl<V: Value> Gathering<V> {
+    fn with(hasher: RandomState) -> Self {
+        Self {
+            hasher,
+            buckets: (0..1 << BUCKET_BITS).map(|_bucket| Bucket::default()).collect(),
+            count: 0,
+            entry: Vec::new(),
+            value: PhantomData,
+        }
+    }
+
+    /// Adds an entry. Its key may be there already.
+    pub(crate) fn put(&mut self, key: Key<'_>, value: &V) {
+        let buckets = Layout { hasher: self.hasher.clone(), bits: BUCKET_BITS };
+        let hash = buckets.hash(key.scope, key.id.as_bytes());
+        self.entry.clear();
+        Entry::push(&mut self.entry, key, value);
+        if let Some(bucket) = self.buckets.get_mut(buckets.shard_of(hash)) {
+            bucket.push(&self.entry);
+            self.count += 1;
+        }
+    }
+
+    /// The set of all that was gathered. Of two values of one key `replaces` says whether the later takes the place of the
+    /// earlier. Then `visit` is called with each entry.
+    pub(crate) fn build(self, replaces: impl Fn(&V, &V) -> bool, mut visit: impl FnMut(Entry<'_, V>)) -> Set<V> {
+        let shards_for = self.count.div_ceil(SHARD_ENTRIES).next_power_of_two();
+        let layout = Layout { hasher: self.hasher, bits: shards_for.ilog2().min(SHARD_BITS_MAX) };
+        let mut buckets = self.buckets.into_iter();
+        // Buckets and shards are both in the order of the hash: some buckets hold one shard, or one bucket holds some shards.
+        let (buckets_each, shards_each) =
+            (1 << BUCKET_BITS.saturating_sub(layout.bits), 1 << layout.bits.saturating_sub(BUCKET_BITS));
+        let mut shards = Vec::with_capacity(1 << layout.bits);
+        while shards.len() < 1 << layout.bits {
+            let gathered: Vec<Bucket> = buckets.by_ref().take(buckets_each).collect();
+            let mut items: Vec<Item<'_>> = gathered
+                .iter()
+                .flat_map(Bucket::entries)
+                .map(|entry| Item { hash: layout.hash_entry::<V>(entry), entry, is_removal: false })
+                .collect();
+            items.sort_by_key(|item| item.hash);
+            let items = settle(items, &replaces);
+            items.iter().filter_map(|item| Entry::read(item.entry)).for_each(&mut visit);
+            let mut rest = items.as_slice();
+            for number in shards.len()..shards.len() + shards_each {
+                let count = rest.partition_point(|item| layout.shard_of(item.hash) == number);
+                let (mine, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
+                shards.push(Shard::of(mine, &layout));
+                rest = others;
+            }
+        }
+        let len = shards.iter().map(Shard::len).sum();
+        let nodes = shards.chunks(1 << node_bits(layout.bits)).map(Arc::from).collect();
+        let set = Set { layout, nodes, len, value: PhantomData };
+        // Where many of what was gathered had the same key.
+        if set.has_outgrown_its_shards() { set.rebuilt() } else { set }
+    }
+}
+
+/// Some of the entries of a set that is not built yet, each with its length (LEB128) before it.
+#[derive(Debug, Default)]
+struct Bucket {
+    chunks: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Bucket {
+    fn push(&mut self, entry: &[u8]) {
+        let length = u64::try_from(entry.len()).unwrap_or(u64::MAX);
+        let has_room = |chunk: &Vec<u8>| chunk.len() + entry.len() + number::BYTES_MAX <= chunk.capacity();
+        if !self.chunks.last().is_some_and(has_room) {
+            let bytes = self.bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(entry.len() + number::BYTES_MAX);
+            self.chunks.push(Vec::with_capacity(bytes));
+        }
+        if let Some(chunk) = self.chunks.last_mut() {
+            self.bytes -= chunk.len();
+            number::push(chunk, length);
+            chunk.extend_from_slice(entry);
+            self.bytes += chunk.len();
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &[u8]> {
+        self.chunks.iter().flat_map(|chunk| {
+            let mut rest = chunk.as_slice();
+            iter::from_fn(move || {
+                let bytes = usize::try_from(number::take(&mut rest)?).ok()?;
+                let (entry, others) = rest.split_at_checked(bytes)?;
+                rest = others;
+                Some(entry)
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    /// A value of any length.
+    impl Value for String {
+        fn push(&self, bytes: &mut Vec<u8>) {
+            number::push(bytes, self.len().try_into().expect("short"));
+            bytes.extend_from_slice(self.as_bytes());
+        }
+
+        fn take(bytes: &mut &[u8]) -> Option<Self> {
+            let count = number::take(bytes)?.try_into().ok()?;
+            let (text, rest) = bytes.split_at_checked(count)?;
+            *bytes = rest;
+            Some(str::from_utf8(text).ok()?.to_owned())
+        }
+    }
+
+    type Model = HashMap<(u64, String), String>;
+
+    fn assert_same(set: &Set<String>, model: &Model) {
+        assert_eq!(set.len(), model.len());
+        let listed: Vec<_> = set.iter().map(|(key, value)| ((key.scope, key.id.to_owned()), value)).collect();
+        assert_eq!(listed.len(), model.len(), "each is listed once");
+        assert_eq!(listed.into_iter().collect::<Model>(), *model);
+        for ((scope, id), value) in model {
+            assert_eq!(set.get(Key { scope: *scope, id }).as_ref(), Some(value));
+            assert_eq!(set.get(Key { scope: scope + 1000, id }), None);
+            assert_eq!(
+                set.get(Key { scope: *scope, id: &format!("{id}x") }).as_ref(),
+                model.get(&(*scope, format!("{id}x")))
+            );
+        }
+    }
+
+    fn gathered(entries: &[(u64, String, String)]) -> Set<String> {
+        let mut gathering = Gathering::default();
+        for (scope, id, value) in entries {
+            gathering.put(Key { scope: *scope, id }, value);
+        }
+        gathering.build(|old, new| new >= old, |_entry| {})
+    }
+
+    fn an_entry() -> impl Strategy<Value = (u64, String, String)> {
+        let long = || prop_oneof![240..260_usize, Just(2000)].prop_map(|bytes| "x".repeat(bytes));
+        let id = prop_oneof![8 => "[a-c]{0,3}", 4 => "user-[0-9]{1,3}", 1 => long()];
+        let scope = prop_oneof![0..3_u64, 100..400_u64];
+        (scope, id, prop_oneof![4 => Just(String::new()), 4 => "[a-z]{1,3}", 1 => long()])
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_set_is_what_a_map_would_be_through_all_changes(
+            start in prop::collection::vec(an_entry(), 0..300),
+            batches in prop::collection::vec(prop::collection::vec((an_entry(), any::<bool>()), 1..100), 0..5),
+        ) {
+            let mut model = Model::new();
+            for (scope, id, value) in start.clone() {
+                let kept = model.entry((scope, id)).or_insert_with(|| value.clone());
+                *kept = value.max(kept.clone());
+            }
+            let mut set = gathered(&start);
+            assert_same(&set, &model);
+            for batch in batches {
+                let old = (set.clone(), model.clone());
+                let changes = batch.iter().map(|((scope, id, value), is_put)| (Key { scope: *scope, id }, is_put.then(|| value.clone())));
+                set = set.changed(changes);
+                for ((scope, id, value), is_put) in batch {
+                    match is_put {
+                        true => model.insert((scope, id), value),
+                        false => model.remove(&(scope, id)),
+                    };
+                }
+                assert_same(&set, &model);
+                assert_same(&old.0, &old.1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_set_that_grows_and_shrinks_by_single_changes_stays_exact() {
+        let ids: Vec<String> = (0..20_000).map(|number| format!("user-{number}")).collect();
+        let mut set = gathered(&[]);
+        let mut bits_seen = vec![set.layout.bits];
+        for ids in ids.chunks(50) {
+            set = set.changed(ids.iter().map(|id| (Key { scope: 0, id }, Some(id.clone()))));
+            bits_seen.push(set.layout.bits);
+        }
+        let model = |ids: &[String]| ids.iter().map(|id| ((0, id.clone()), id.clone())).collect::<Model>();
+        assert_same(&set, &model(&ids));
+        let (gone, left) = ids.split_at(19_900);
+        for ids in gone.chunks(50) {
+            set = set.changed(ids.iter().map(|id| (Key { scope: 0, id }, None)));
+            bits_seen.push(set.layout.bits);
+        }
+        assert_same(&set, &model(left));
+        bits_seen.dedup();
+        assert!(bits_seen.len() > 4, "it was rebuilt on the way: {bits_seen:?}");
+        assert_eq!(set.layout.bits, 0);
+    }
+
+    #[test]
+    fn a_change_shares_all_shards_but_one_with_the_version_before() {
+        let entries: Vec<_> = (0..50_000).map(|number| (0, format!("user-{number}"), String::new())).collect();
+        let before = gathered(&entries);
+        let after = before.changed([(Key { scope: 0, id: "mallory" }, Some(String::new()))]);
+        let nodes = before.nodes.iter().zip(after.nodes.iter());
+        assert_eq!(nodes.filter(|(old, new)| !Arc::ptr_eq(old, new)).count(), 1);
+        assert!(before.nodes.len() >= 8);
+        assert_eq!((before.get(Key { scope: 0, id: "mallory" }), before.len()), (None, 50_000));
+        assert!(after.get(Key { scope: 0, id: "mallory" }).is_some());
+    }
+
+    #[test]
+    fn the_same_id_many_times_takes_the_room_of_one() {
+        let entries: Vec<_> = (0..50_000).map(|number| (0, format!("user-{}", number % 10), String::new())).collect();
+        let set = gathered(&entries);
+        assert_eq!((set.len(), set.layout.bits), (10, 0));
+    }
+
+    #[test]
+    fn gathering_visits_each_entry_once() {
+        let mut gathering = Gathering::default();
+        for number in 0..5000 {
+            gathering.put(Key { scope: 1, id: &format!("{}", number % 3000) }, &String::new());
+        }
+        let mut visited = Vec::new();
+        let set = gathering.build(|_old, _new| true, |entry| visited.push(entry.id.to_owned()));
+        visited.sort();
+        visited.dedup();
+        assert_eq!((visited.len(), set.len()), (3000, 3000));
+    }
+}

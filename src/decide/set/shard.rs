@@ -1,0 +1,299 @@
+//! A shard: some hundreds of entries in one allocation that never changes.
+//!
+//! Entries stand in groups. First come the heads of all groups, 64 bytes each, then the entries, group by group:
+//!
+//! ```text
+//! head:  start of the group's entries, behind the heads (u32) │ 30 tags │ 30 lengths; 0: no more entries
+//! entry: value │ scope (LEB128) │ id             with its length (LEB128) before it where that is 255 or more
+//! ```
+//!
+//! The tag is a byte of the entry's hash, so that a lookup reads a head and, most often, only the entry that it looks for.
+//! Groups stand in the order of the hash, as shards do.
+
+use std::hash::BuildHasher;
+use std::hash::Hasher;
+use std::hash::RandomState;
+use std::sync::Arc;
+
+use crate::decide::set::Key;
+use crate::decide::set::Value;
+use crate::decide::set::number;
+
+const HEAD_BYTES: usize = 64;
+const START_BYTES: usize = 4;
+/// The most entries of a group.
+const SLOTS: usize = 30;
+const _: () = assert!(START_BYTES + 2 * SLOTS == HEAD_BYTES);
+/// How many entries a group has on average. With random hashes one of about 700 groups would have more than [`SLOTS`].
+const GROUP_ENTRIES: usize = 17;
+/// Stands for the length of an entry that has its length before it.
+const LONG: u8 = u8::MAX;
+
+/// Where an entry stands, by its hash: the top bits tell the shard, those below them the group, the lowest byte is the tag.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    /// SipHash with a random key: ids come from strangers, who must not be able to fill one group.
+    pub(super) hasher: RandomState,
+    /// There are as many shards as numbers of so many bits; 24 at most.
+    pub(super) bits: u32,
+}
+
+impl Layout {
+    pub(super) fn hash(&self, scope: u64, id: &[u8]) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_u64(scope);
+        hasher.write(id);
+        hasher.finish()
+    }
+
+    pub(super) fn hash_entry<V: Value>(&self, entry: &[u8]) -> u64 {
+        Entry::<V>::read(entry).map_or(0, |entry| self.hash(entry.scope, entry.id))
+    }
+
+    /// The number of the shard. Does not fall as the hash rises.
+    pub(super) fn shard_of(&self, hash: u64) -> usize {
+        index(hash.checked_shr(u64::BITS - self.bits).unwrap_or(0))
+    }
+
+    /// The number of the group, one of `groups`. Does not fall as the hash rises within a shard.
+    fn group_of(&self, hash: u64, groups: usize) -> usize {
+        let below_shard = (hash << self.bits) >> 32;
+        index((below_shard * u64::try_from(groups).unwrap_or(u64::MAX)) >> 32)
+    }
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+const fn tag_of(hash: u64) -> u8 {
+    let [tag, ..] = hash.to_le_bytes();
+    tag
+}
+
+/// The parts of an entry.
+#[derive(Debug)]
+pub(crate) struct Entry<'b, V> {
+    pub(crate) value: V,
+    pub(crate) scope: u64,
+    pub(crate) id: &'b [u8],
+}
+
+impl<'b, V: Value> Entry<'b, V> {
+    pub(super) fn push(bytes: &mut Vec<u8>, key: Key<'_>, value: &V) {
+        value.push(bytes);
+        number::push(bytes, key.scope);
+        bytes.extend_from_slice(key.id.as_bytes());
+    }
+
+    pub(super) fn read(mut bytes: &'b [u8]) -> Option<Self> {
+        Some(Self { value: V::take(&mut bytes)?, scope: number::take(&mut bytes)?, id: bytes })
+    }
+
+    fn has_key_of(&self, other: &Self) -> bool {
+        self.scope == other.scope && self.id == other.id
+    }
+}
+
+/// An entry that is to be put into a shard, or whose key is to be removed from it.
+#[derive(Clone, Copy)]
+pub(super) struct Item<'a> {
+    pub(super) hash: u64,
+    pub(super) entry: &'a [u8],
+    pub(super) is_removal: bool,
+}
+
+/// Leaves one item a key, of items in the order of their hash. Of two of the same key `replaces` says whether the later one
+/// takes the place of the earlier. Removals are gone at the end.
+pub(super) fn settle<'a, V: Value>(items: Vec<Item<'a>>, replaces: impl Fn(&V, &V) -> bool) -> Vec<Item<'a>> {
+    let mut settled: Vec<Item<'a>> = Vec::with_capacity(items.len());
+    for item in items {
+        let of_hash = settled.iter_mut().rev().take_while(|other| other.hash == item.hash);
+        let read = |item: &Item<'a>| Entry::<V>::read(item.entry);
+        let mut twins = of_hash.filter_map(|other| Some((read(other)?, read(&item)?, other)));
+        match twins.find(|(old, new, _)| old.has_key_of(new)) {
+            None => settled.push(item),
+            Some((old, new, twin)) if replaces(&old.value, &new.value) => *twin = item,
+            Some(_) => {}
+        }
+    }
+    settled.retain(|item| !item.is_removal);
+    settled
+}
+
+/// See the [module](self).
+#[derive(Debug, Clone)]
+pub(super) struct Shard {
+    groups: u32,
+    count: u32,
+    bytes: Arc<[u8]>,
+}
+
+impl Shard {
+    /// A shard of `items`, which are in the order of their hash, one a key, and no removals.
+    pub(super) fn of(items: &[Item<'_>], layout: &Layout) -> Self {
+        let mut groups = items.len().div_ceil(GROUP_ENTRIES);
+        loop {
+            match Self::of_groups(items, layout, groups) {
+                Some(shard) => return shard,
+                None => groups += 1 + groups / 16,
+            }
+        }
+    }
+
+    /// `None` if a group would have too many entries.
+    fn of_groups(items: &[Item<'_>], layout: &Layout, groups: usize) -> Option<Self> {
+        let bytes = items.iter().map(|item| item.entry.len()).sum();
+        let mut writer = Writer::new(groups, bytes);
+        let mut rest = items;
+        for group in 0..groups {
+            let count = rest.iter().take_while(|item| layout.group_of(item.hash, groups) == group).count();
+            let (mine, others) = rest.split_at_checked(count)?;
+            writer.push(group, mine.iter().map(|item| (tag_of(item.hash), item.entry)))?;
+            rest = others;
+        }
+        Some(writer.finish())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        index(self.count.into())
+    }
+
+    /// What a lookup finds.
+    pub(super) fn get<V: Value>(&self, key: Key<'_>, hash: u64, layout: &Layout) -> Option<V> {
+        let group = layout.group_of(hash, self.groups());
+        let mut tagged = self.group(group).filter(|(tag, _entry)| *tag == tag_of(hash));
+        tagged.find_map(|(_tag, entry)| {
+            let entry = Entry::<V>::read(entry)?;
+            (entry.scope == key.scope && entry.id == key.id.as_bytes()).then_some(entry.value)
+        })
+    }
+
+    /// This shard with `changes`, which are in the order of their hash; of several of one key the last counts. Copies the groups that do
+    /// not change.
+    pub(super) fn changed<V: Value>(&self, changes: &[Item<'_>], layout: &Layout) -> Self {
+        self.changed_in_place::<V>(changes, layout).unwrap_or_else(|| {
+            let mut items: Vec<Item<'_>> = self
+                .entries()
+                .map(|entry| Item { hash: layout.hash_entry::<V>(entry), entry, is_removal: false })
+                .chain(changes.iter().copied())
+                .collect();
+            // Stable: what changes an entry stays behind it.
+            items.sort_by_key(|item| item.hash);
+            Self::of(&settle::<V>(items, |_old, _new| true), layout)
+        })
+    }
+
+    /// `None` if a group would have too many entries.
+    fn changed_in_place<V: Value>(&self, changes: &[Item<'_>], layout: &Layout) -> Option<Self> {
+        let added = changes.iter().map(|change| change.entry.len()).sum::<usize>();
+        let mut writer = Writer::new(self.groups(), self.bytes.len() + added);
+        let mut rest = changes;
+        for group in 0..self.groups() {
+            let count = rest.iter().take_while(|change| layout.group_of(change.hash, self.groups()) == group).count();
+            let (mine, others) = rest.split_at_checked(count)?;
+            rest = others;
+            if mine.is_empty() {
+                writer.push(group, self.group(group))?;
+                continue;
+            }
+            let mut entries: Vec<(u8, &[u8])> = self.group(group).collect();
+            for change in mine {
+                let changed = Entry::<V>::read(change.entry)?;
+                let is_other = |entry| Entry::<V>::read(entry).is_none_or(|entry| !entry.has_key_of(&changed));
+                entries.retain(|(_tag, entry)| is_other(*entry));
+                if !change.is_removal {
+                    entries.push((tag_of(change.hash), change.entry));
+                }
+            }
+            writer.push(group, entries.into_iter())?;
+        }
+        rest.is_empty().then(|| writer.finish())
+    }
+
+    /// All entries.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.groups()).flat_map(|group| self.group(group)).map(|(_tag, entry)| entry)
+    }
+
+    fn groups(&self) -> usize {
+        index(self.groups.into())
+    }
+
+    fn group(&self, group: usize) -> Group<'_> {
+        self.try_group(group).unwrap_or_default()
+    }
+
+    fn try_group(&self, group: usize) -> Option<Group<'_>> {
+        let head = self.bytes.get(group * HEAD_BYTES..)?;
+        let (start, head) = head.split_first_chunk::<START_BYTES>()?;
+        let (tags, head) = head.split_at_checked(SLOTS)?;
+        let lengths = head.get(..SLOTS)?;
+        let start = self.groups() * HEAD_BYTES + index(u32::from_le_bytes(*start).into());
+        Some(Group { tags, lengths, rest: self.bytes.get(start..)? })
+    }
+}
+
+/// The entries of a group, each with its tag. Reads no byte of an entry, unless one is long.
+#[derive(Default)]
+struct Group<'b> {
+    tags: &'b [u8],
+    lengths: &'b [u8],
+    rest: &'b [u8],
+}
+
+impl<'b> Iterator for Group<'b> {
+    type Item = (u8, &'b [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (tag, tags) = self.tags.split_first()?;
+        let (length, lengths) = self.lengths.split_first()?;
+        let bytes = match *length {
+            0 => return None,
+            LONG => index(number::take(&mut self.rest)?),
+            length => usize::from(length),
+        };
+        let (entry, rest) = self.rest.split_at_checked(bytes)?;
+        *self = Self { tags, lengths, rest };
+        Some((*tag, entry))
+    }
+}
+
+/// Makes a shard, group by group.
+struct Writer {
+    groups: usize,
+    count: usize,
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    fn new(groups: usize, entries_bytes: usize) -> Self {
+        let mut bytes = Vec::with_capacity(groups * HEAD_BYTES + entries_bytes);
+        bytes.resize(groups * HEAD_BYTES, 0);
+        Self { groups, count: 0, bytes }
+    }
+
+    /// `None` if they are too many.
+    fn push<'a>(&mut self, group: usize, entries: impl Iterator<Item = (u8, &'a [u8])>) -> Option<()> {
+        let mut head = [0; HEAD_BYTES];
+        let (start, rest) = head.split_first_chunk_mut::<START_BYTES>()?;
+        *start = u32::try_from(self.bytes.len() - self.groups * HEAD_BYTES).ok()?.to_le_bytes();
+        let (tags, lengths) = rest.split_at_mut_checked(SLOTS)?;
+        for (slot, (tag, entry)) in entries.enumerate() {
+            *tags.get_mut(slot)? = tag;
+            let length = u8::try_from(entry.len()).unwrap_or(LONG);
+            *lengths.get_mut(slot)? = length;
+            if length == LONG {
+                number::push(&mut self.bytes, u64::try_from(entry.len()).ok()?);
+            }
+            self.bytes.extend_from_slice(entry);
+            self.count += 1;
+        }
+        self.bytes.get_mut(group * HEAD_BYTES..)?.first_chunk_mut().map(|place: &mut [u8; HEAD_BYTES]| *place = head)
+    }
+
+    fn finish(self) -> Shard {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Shard { groups: count(self.groups), count: count(self.count), bytes: self.bytes.into() }
+    }
+}
