@@ -49,3 +49,4 @@ mod structure;
 mod support;
 mod tls;
 mod topics;
+mod watching;
