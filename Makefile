@@ -45,6 +45,14 @@ outage: SECONDS := 600
 outage: kafka ## Kafka away for SECONDS=600 at 2000 callbacks a second; says what became of them, and of the memory
 	CALLBRIDGE_OUTAGE_SECONDS=$(SECONDS) cargo test --release --test it an_outage_at_2000_a_second -- --nocapture
 
+ROUNDS := 5
+RATE := 2000
+
+.PHONY: rolling
+rolling: kafka ## rolling restarts behind nginx and HAProxy at RATE=2000 a second, ROUNDS=5, with both acknowledgements
+	for ack in journal broker; do CALLBRIDGE_ROLLING_ACK=$$ack CALLBRIDGE_ROLLING_RATE=$(RATE) CALLBRIDGE_ROLLING_ROUNDS=$(ROUNDS) \
+		cargo test --release --test it a_rolling_restart_behind -- --nocapture || exit 1; done
+
 .PHONY: check
 check: lint test mutants ## everything that CI holds: format, lints, documents, tests
 

@@ -38,6 +38,7 @@ mod process_face;
 mod promises;
 mod proxies;
 mod quarantine;
+mod rolling;
 mod schemas;
 mod seeds;
 mod senders;
