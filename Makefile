@@ -53,6 +53,14 @@ rolling: kafka ## rolling restarts behind nginx and HAProxy at RATE=2000 a secon
 	for ack in journal broker; do CALLBRIDGE_ROLLING_ACK=$$ack CALLBRIDGE_ROLLING_RATE=$(RATE) CALLBRIDGE_ROLLING_ROUNDS=$(ROUNDS) \
 		cargo test --release --test it a_rolling_restart_behind -- --nocapture || exit 1; done
 
+.PHONY: paging
+paging: kafka ## a frozen Kafka and one that is gone page within 3 minutes, in real time
+	CALLBRIDGE_PAGING_REAL_TIME=1 cargo test --test it paging:: -- --nocapture
+
+.PHONY: dashboard
+dashboard: ## makes deploy/grafana/dashboard.json anew; needs Go
+	cd deploy/grafana/generator && go run . >../dashboard.json.new && mv ../dashboard.json.new ../dashboard.json
+
 .PHONY: check
 check: lint test mutants ## everything that CI holds: format, lints, documents, tests
 

@@ -3,14 +3,7 @@
 //! `CALLBRIDGE_ROLLING_RATE`, `_ROUNDS` and `_ACK` make them longer: `make rolling`.
 
 use std::env;
-use std::io;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::io::Read;
-use std::io::Write;
 use std::net::SocketAddr;
-use std::net::TcpListener;
-use std::net::TcpStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -36,6 +29,7 @@ use crate::support::http::callback_target;
 use crate::support::kafka::Kafka;
 use crate::support::load;
 use crate::support::ports;
+use crate::support::stub::Stub;
 use crate::support::wait;
 
 const CONNECTIONS: u64 = 16;
@@ -57,10 +51,10 @@ const BETWEEN_PIECES: Duration = Duration::from_millis(20);
 
 type Start = fn(Upstreams, &dyn Fn(String) -> String) -> Proxy;
 
-const NGINX: Start = |upstreams, change| proxies::start_nginx(upstreams, |config| change(in_root(config)));
+const NGINX: Start = |upstreams, change| proxies::start_nginx(upstreams, |config| change(in_root(&config)));
 const HAPROXY: Start = |upstreams, change| proxies::start_haproxy(upstreams, change);
 
-fn in_root(config: String) -> String {
+fn in_root(config: &str) -> String {
     config.replace("location /tencent/", "location /")
 }
 
@@ -103,7 +97,8 @@ fn a_503_of_one_replica_is_tried_on_the_other_and_only_where_the_line_says_so() 
         return;
     }
     let bridge = Bridge::start_light(APP, "");
-    let full = Refuser::start();
+    // As a callbridge with a full journal answers.
+    let full = Stub::start("503 Service Unavailable");
     let upstreams = Upstreams { callbacks: [full.address, bridge.callbacks], admin: [bridge.admin; 2] };
     for (start, line, without) in [(NGINX, " http_503 ", " "), (HAPROXY, "empty-response 503", "empty-response")] {
         let failed = |change: &dyn Fn(String) -> String| {
@@ -313,41 +308,4 @@ fn send(connection: &mut Option<Client>, address: SocketAddr, body: &str) -> Opt
 
 fn post(address: SocketAddr, number: u64) -> u16 {
     send(&mut None, address, &body(number, number, 0)).unwrap_or_default()
-}
-
-/// A server that answers everything with 503 at once, as a callbridge with a full journal does.
-struct Refuser {
-    address: SocketAddr,
-}
-
-impl Refuser {
-    fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                // A connection that ends is an error too.
-                thread::spawn(move || refuse_all(BufReader::new(stream)).unwrap_err());
-            }
-        });
-        Self { address }
-    }
-}
-
-fn refuse_all(mut connection: BufReader<TcpStream>) -> io::Result<()> {
-    loop {
-        let mut length = 0;
-        let mut line = String::new();
-        while line != "\r\n" {
-            line.clear();
-            if connection.read_line(&mut line)? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().unwrap();
-            }
-        }
-        io::copy(&mut connection.by_ref().take(length), &mut io::sink())?;
-        connection.get_mut().write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")?;
-    }
 }
