@@ -62,7 +62,24 @@ dashboard: ## makes deploy/grafana/dashboard.json anew; needs Go
 	cd deploy/grafana/generator && go run . >../dashboard.json.new && mv ../dashboard.json.new ../dashboard.json
 
 .PHONY: check
-check: lint test mutants ## everything that CI holds: format, lints, documents, tests
+check: lint deny test mutants ## everything that CI holds: format, lints, documents, tests
+
+# Installing it takes minutes, so that what is missing is said and not installed.
+.PHONY: deny
+deny: ## licences, bans and sources of all dependencies, and advisories where their database can be had; needs cargo-deny 0.20.2
+	@if command -v cargo-deny >/dev/null; then \
+		cargo deny --log-level error check licenses bans sources && \
+		if cargo deny --log-level off fetch db >/dev/null 2>&1; then cargo deny --log-level error check advisories; \
+		else echo 'SKIPPED advisories: their database cannot be fetched'; fi; \
+	else echo 'SKIPPED deny: there is no cargo-deny (cargo install cargo-deny --version 0.20.2 --locked)'; [ "$$CALLBRIDGE_REQUIRE_REAL" != 1 ]; fi
+
+.PHONY: sbom
+sbom: ## target/sbom/callbridge.cdx.json: all crates and the C libraries in them; needs cargo-cyclonedx 0.5.9 and Python
+	@mkdir -p target/sbom
+	cargo cyclonedx --quiet --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --override-filename sbom
+	@mv sbom.json target/sbom/crates.json
+	@cargo metadata --locked --format-version 1 >target/sbom/metadata.json
+	$(or $(wildcard target/venv/bin/python),python3) deploy/sbom/c_libraries.py target/sbom/crates.json target/sbom/metadata.json >target/sbom/callbridge.cdx.json
 
 .PHONY: lint
 lint: ## format, clippy and documents, without the tests

@@ -49,6 +49,7 @@ mod signature;
 mod stalled_output;
 mod stop;
 mod structure;
+mod supply;
 mod support;
 mod tls;
 mod topics;
