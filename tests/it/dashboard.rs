@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,8 +11,10 @@ use std::time::Duration;
 
 use callbridge::clock;
 use serde_json::Value;
+use tempfile::NamedTempFile;
 use tempfile::TempDir;
 
+use crate::documents;
 use crate::proxies::missing;
 use crate::seeds;
 use crate::seeds::APP;
@@ -40,6 +43,7 @@ const EXCEPTIONS: &[(&str, &str)] = &[
 const SOMETIMES: &[&str] = &[
     "callbridge_journal_undelivered_bytes",
     "callbridge_kafka_watchdog_restarts_total",
+    "callbridge_phase",
     "callbridge_ready",
     "callbridge_topic_oldest_undelivered_seconds",
     "process_cpu_seconds_total",
@@ -88,7 +92,7 @@ fn every_panel_has_a_title_a_unit_a_description_and_a_chosen_source() {
 
 #[test]
 fn every_metric_is_on_the_dashboard_or_in_a_rule_and_every_expression_has_data() {
-    if missing("prometheus") {
+    if missing("prometheus") || missing("promtool") {
         return;
     }
     let Some(kafka) = Kafka::shared() else { return };
@@ -97,6 +101,7 @@ fn every_metric_is_on_the_dashboard_or_in_a_rule_and_every_expression_has_data()
     let bridge = Bridge::start_with("callbacks.keep_accepting_ms = 0\n", &args);
     let load = Load::start_at_rate(bridge.callbacks, APP, 4, 1, 200);
     let (scraped, names) = scraped(&bridge);
+    assert_promtool_accepts(&scraped);
     let known = [&shipped(), &rules()].map(|text| names_in(text)).concat();
     for name in &names {
         let is_excepted = EXCEPTIONS.iter().any(|(excepted, _why)| excepted == name);
@@ -128,11 +133,20 @@ fn every_metric_is_on_the_dashboard_or_in_a_rule_and_every_expression_has_data()
         sender.post(&callback_target(APP, seed.command), seed.body.as_bytes()).unwrap();
         left.retain(|expression| prometheus.query(&filled(expression)).unwrap().is_empty());
     }
-    for (page, expression) in runbook_expressions() {
+    for (page, expression) in documented_expressions() {
         prometheus.query(&expression).unwrap_or_else(|error| panic!("{page}: {expression}: {error}"));
     }
     assert_rules_are_healthy(&prometheus);
     load.stop();
+}
+
+/// `promtool check metrics` finds no missing HELP, no wrong suffix and no unit other than a base unit.
+fn assert_promtool_accepts(scraped: &str) {
+    let mut file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    file.write_all(scraped.as_bytes()).unwrap();
+    let input = file.reopen().unwrap();
+    let output = Command::new("promtool").args(["check", "metrics"]).stdin(input).output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
 }
 
 /// Every rule was evaluated, and without an error.
@@ -168,14 +182,13 @@ fn filled(expression: &str) -> String {
     expression.replace("$job", ".+").replace("$instance", ".+").replace("$__rate_interval", "20s")
 }
 
-/// The blocks of PromQL in the runbook pages.
-fn runbook_expressions() -> Vec<(String, String)> {
+/// The blocks of PromQL in the operators' documents and runbook pages.
+fn documented_expressions() -> Vec<(String, String)> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(root().join("docs/runbooks")).unwrap() {
-        let path = entry.unwrap().path();
-        let text = fs::read_to_string(&path).unwrap();
+    for page in documents::pages() {
+        let text = fs::read_to_string(root().join(&page)).unwrap();
         for block in text.split("```promql\n").skip(1) {
-            found.push((path.display().to_string(), block.split("```").next().unwrap().trim().to_owned()));
+            found.push((page.clone(), block.split("```").next().unwrap().trim().to_owned()));
         }
     }
     assert!(found.len() > 20);

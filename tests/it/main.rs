@@ -22,6 +22,7 @@ mod crashes;
 mod dashboard;
 mod disk_faults;
 mod disks;
+mod documents;
 mod embedded;
 mod faults;
 mod fresh_topics;

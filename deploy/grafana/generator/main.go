@@ -117,7 +117,7 @@ var rows = []row{
 		{"Blocklist loaded", "dateTimeAsIso", "When the blocklist in force was loaded; 1970 without one.", one(line{"{{instance}}", fmt.Sprintf("1000 * callbridge_blocklist_loaded_timestamp_seconds{%s}", selected)})},
 		{"Certificate ends", "dateTimeAsIso", "1970 without TLS.", one(line{"{{instance}}", fmt.Sprintf("1000 * callbridge_tls_certificate_expires_timestamp_seconds{%s}", selected)})},
 		{"Log lines dropped", "reqps", "stderr is not read fast enough.", one(rate("callbridge_log_lines_dropped_total"))},
-		{"Ready", "short", "1: /readyz answers 200.", one(each("callbridge_ready"))},
+		{"Ready", "short", "1: /readyz answers 200; and how many processes are in which phase.", one(each("callbridge_ready"), sum("callbridge_phase", "phase"))},
 		{"CPU", "short", "Cores in use.", one(line{"{{instance}}", fmt.Sprintf("rate(process_cpu_seconds_total{%s}[$__rate_interval])", selected)})},
 		{"Memory", "bytes", "Resident.", one(each("process_resident_memory_bytes"))},
 		{"File descriptors", "short", "Open, and the limit.", one(each("process_open_fds"), each("process_max_fds"))},
