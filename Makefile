@@ -46,8 +46,41 @@ outage: SECONDS := 600
 outage: kafka ## Kafka away for SECONDS=600 at 2000 callbacks a second; says what became of them, and of the memory
 	CALLBRIDGE_OUTAGE_SECONDS=$(SECONDS) cargo test --release --test it an_outage_at_2000_a_second -- --nocapture
 
+ROUNDS := 5
+RATE := 2000
+
+.PHONY: rolling
+rolling: kafka ## rolling restarts behind nginx and HAProxy at RATE=2000 a second, ROUNDS=5, with both acknowledgements
+	for ack in journal broker; do CALLBRIDGE_ROLLING_ACK=$$ack CALLBRIDGE_ROLLING_RATE=$(RATE) CALLBRIDGE_ROLLING_ROUNDS=$(ROUNDS) \
+		cargo test --release --test it a_rolling_restart_behind -- --nocapture || exit 1; done
+
+.PHONY: paging
+paging: kafka ## a frozen Kafka and one that is gone page within 3 minutes, in real time
+	CALLBRIDGE_PAGING_REAL_TIME=1 cargo test --test it paging:: -- --nocapture
+
+.PHONY: dashboard
+dashboard: ## makes deploy/grafana/dashboard.json anew; needs Go
+	cd deploy/grafana/generator && go run . >../dashboard.json.new && mv ../dashboard.json.new ../dashboard.json
+
 .PHONY: check
-check: lint test mutants ## everything that CI holds: format, lints, documents, tests
+check: lint deny test mutants ## everything that CI holds: format, lints, documents, tests
+
+# Installing it takes minutes, so that what is missing is said and not installed.
+.PHONY: deny
+deny: ## licences, bans and sources of all dependencies, and advisories where their database can be had; needs cargo-deny 0.20.2
+	@if command -v cargo-deny >/dev/null; then \
+		cargo deny --log-level error check licenses bans sources && \
+		if cargo deny --log-level off fetch db >/dev/null 2>&1; then cargo deny --log-level error check advisories; \
+		else echo 'SKIPPED advisories: their database cannot be fetched'; fi; \
+	else echo 'SKIPPED deny: there is no cargo-deny (cargo install cargo-deny --version 0.20.2 --locked)'; [ "$$CALLBRIDGE_REQUIRE_REAL" != 1 ]; fi
+
+.PHONY: sbom
+sbom: ## target/sbom/callbridge.cdx.json: all crates and the C libraries in them; needs cargo-cyclonedx 0.5.9 and Python
+	@mkdir -p target/sbom
+	cargo cyclonedx --quiet --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --override-filename sbom
+	@mv sbom.json target/sbom/crates.json
+	@cargo metadata --locked --format-version 1 >target/sbom/metadata.json
+	$(or $(wildcard target/venv/bin/python),python3) deploy/sbom/c_libraries.py target/sbom/crates.json target/sbom/metadata.json >target/sbom/callbridge.cdx.json
 
 .PHONY: lint
 lint: ## format, clippy and documents, without the tests

@@ -44,13 +44,17 @@ fn haproxy_s_default_check_finds_it_up_and_counts_as_no_callback() {
     }
     // HAProxy's own checks come from 127.0.0.1, as the callbacks that it passes on do.
     let senders = "callbacks.senders = [\"127.0.0.1\"]\ncallbacks.proxies = [\"127.20.0.1\"]";
-    let from_proxy = |config: String| config.replace(" check inter 1s", " source 127.20.0.1 check inter 100ms");
-    let header = |config: String| from_proxy(config).replace(" check ", " send-proxy-v2 check-send-proxy check ");
-    let cases: [(&str, &dyn Fn(String) -> String); 3] = [
-        ("", &|config| config.replace("inter 1s", "inter 100ms")),
-        (senders, &from_proxy),
-        (&format!("{senders}\ncallbacks.proxy_protocol = true"), &header),
-    ];
+    let checks_callbacks = |config: String, words: &str| {
+        let config = config.replace("    http-check send meth GET uri /readyz\n", "");
+        let admin = config.lines().filter_map(|line| Some(line.split_once(" port ")?.1.to_owned())).collect::<Vec<_>>();
+        let config = admin.iter().fold(config, |config, port| config.replace(&format!(" port {port}"), words));
+        config.replace("inter 200ms", "inter 100ms")
+    };
+    let plain = |config| checks_callbacks(config, "");
+    let from_proxy = |config| checks_callbacks(config, " source 127.20.0.1");
+    let header = |config| checks_callbacks(config, " source 127.20.0.1 send-proxy-v2 check-send-proxy");
+    let cases: [(&str, &dyn Fn(String) -> String); 3] =
+        [("", &plain), (senders, &from_proxy), (&format!("{senders}\ncallbacks.proxy_protocol = true"), &header)];
     for (settings, change) in cases {
         let bridge = Bridge::start_light(APP, settings);
         let proxy = haproxy(&bridge, change);
@@ -62,34 +66,81 @@ fn haproxy_s_default_check_finds_it_up_and_counts_as_no_callback() {
     }
 }
 
+#[test]
+fn both_proxies_send_chosen_commands_to_a_server_of_ones_own() {
+    if missing("nginx") || missing("haproxy") {
+        return;
+    }
+    let bridge = Bridge::start_light(APP, "");
+    // Another callbridge stands for that server; its ledger says what came.
+    let own = Bridge::start_light(APP, "");
+    let routed = |config: String| config.replace("#own ", "").replace("127.0.0.1:8090", &own.callbacks.to_string());
+    for proxy in [nginx(&bridge, routed), haproxy(&bridge, routed)] {
+        for command in
+            ["Group.CallbackBeforeSendMsg", "C2C.CallbackBeforeSendMsg", load::COMMAND, "Group.CallbackAfterSendMsg"]
+        {
+            let target = callback_target(APP, command).replacen('/', "/tencent/in", 1);
+            let body = format!("{{\"CallbackCommand\":\"{command}\"}}");
+            let response = Client::connect(proxy.address).unwrap().post(&target, body.as_bytes()).unwrap();
+            assert_eq!(response.status, 200, "{command}: {response:?}");
+        }
+    }
+    let [others, own] = [bridge, own].map(|bridge| bridge.stop_in_order().ledger["received"]);
+    assert_eq!((others, own), (4, 4));
+}
+
 /// Whether a program is missing, so that the test is skipped.
-fn missing(program: &str) -> bool {
+pub(crate) fn missing(program: &str) -> bool {
     let found = Command::new(program).arg("-v").output();
     real::found_or_skipped(found.map(drop).map_err(|_missing| format!("there is no {program}"))).is_none()
 }
 
 /// A running proxy.
-struct Proxy {
-    address: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
     _process: Process,
     _folder: TempDir,
 }
 
+/// The two callbridges behind a proxy: where they take callbacks and probes.
+#[derive(Clone, Copy)]
+pub(crate) struct Upstreams {
+    pub(crate) callbacks: [SocketAddr; 2],
+    pub(crate) admin: [SocketAddr; 2],
+}
+
+impl Upstreams {
+    /// One callbridge, which stands for both.
+    fn only(bridge: &Bridge) -> Self {
+        Self { callbacks: [bridge.callbacks; 2], admin: [bridge.admin; 2] }
+    }
+}
+
 fn nginx(bridge: &Bridge, change: impl Fn(String) -> String) -> Proxy {
-    start("nginx.conf", bridge, change, |folder, config| {
+    start_nginx(Upstreams::only(bridge), change)
+}
+
+fn haproxy(bridge: &Bridge, change: impl Fn(String) -> String) -> Proxy {
+    start_haproxy(Upstreams::only(bridge), change)
+}
+
+/// Runs nginx with the configuration of `deploy/proxy`, changed by `change`.
+pub(crate) fn start_nginx(upstreams: Upstreams, change: impl Fn(String) -> String) -> Proxy {
+    start("nginx.conf", upstreams, change, |folder, config| {
         let words = ["nginx", "-p", folder, "-c", config, "-g", "daemon off; user root;"];
         words.map(str::to_owned).to_vec()
     })
 }
 
-fn haproxy(bridge: &Bridge, change: impl Fn(String) -> String) -> Proxy {
-    start("haproxy.cfg", bridge, change, |_folder, config| ["haproxy", "-f", config].map(str::to_owned).to_vec())
+/// The same for HAProxy.
+pub(crate) fn start_haproxy(upstreams: Upstreams, change: impl Fn(String) -> String) -> Proxy {
+    start("haproxy.cfg", upstreams, change, |_folder, config| ["haproxy", "-f", config].map(str::to_owned).to_vec())
 }
 
-/// Runs a proxy with a configuration of `deploy/proxy`, on a port of its own and in front of `bridge`.
+/// Runs a proxy with a configuration of `deploy/proxy`, on a port of its own.
 fn start(
     name: &str,
-    bridge: &Bridge,
+    upstreams: Upstreams,
     change: impl Fn(String) -> String,
     command: impl Fn(&str, &str) -> Vec<String>,
 ) -> Proxy {
@@ -98,9 +149,13 @@ fn start(
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/proxy").join(name);
     let shipped = fs::read_to_string(shipped).unwrap();
+    let Upstreams { callbacks, admin } = upstreams;
     let config = shipped
         .replace("127.0.0.1:8000", &address.to_string())
-        .replace("127.0.0.1:8080", &bridge.callbacks.to_string());
+        .replace("127.0.0.1:8080", &callbacks[0].to_string())
+        .replace("127.0.0.1:8081", &callbacks[1].to_string())
+        .replace("port 9464", &format!("port {}", admin[0].port()))
+        .replace("port 9465", &format!("port {}", admin[1].port()));
     let path = folder.path().join(name);
     fs::write(&path, change(config)).unwrap();
     let words = command(folder.path().to_str().unwrap(), path.to_str().unwrap());
