@@ -20,6 +20,7 @@ mod commands;
 mod connections;
 mod crashes;
 mod deploy_docker;
+mod deploy_docs;
 mod deploy_kubernetes;
 mod deploy_systemd;
 mod disk_faults;
