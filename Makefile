@@ -73,7 +73,7 @@ $(KAFKA)/libs: tests/kafka/pom.xml
 	@touch $@
 
 .PHONY: tools
-tools: target/venv/$(subst $() ,+,$(PYTHON)) helm ## the tools of the tests: from PyPI, from Debian, and Helm from its source
+tools: target/venv/$(subst $() ,+,$(PYTHON)) ## the tools of the tests, from PyPI and Debian
 	@command -v kcat >/dev/null && command -v fiu-run >/dev/null && command -v podman >/dev/null && command -v runc >/dev/null || \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 		then DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEBIAN); \
@@ -87,9 +87,10 @@ target/venv/$(subst $() ,+,$(PYTHON)):
 
 # Helm is not in Debian: it is built with Go, in four minutes the first time on a machine.
 .PHONY: helm
-helm: target/helm-$(HELM)/helm
+helm: target/helm-$(HELM)/helm ## Helm, from its source
 
 target/helm-$(HELM)/helm:
+	@mkdir -p target
 	@if command -v go >/dev/null; then GOBIN=$(CURDIR)/$(@D) go install helm.sh/helm/v4/cmd/helm@$(HELM) 2>$(@D).log || \
 		{ rm -rf $(@D); cat $(@D).log; exit 1; }; else echo 'there is no go to build Helm with'; exit 1; fi
 
@@ -100,7 +101,7 @@ image: ## the container image from source, with podman and stand-ins for its bas
 KUBERNETES := 1.36.3
 
 .PHONY: kubernetes
-kubernetes: tools target/kubernetes-$(KUBERNETES)/kube-apiserver target/crds/crds ## the chart against a real kube-apiserver (Go, etcd-server and kubectl; 10 minutes the first time)
+kubernetes: tools helm target/kubernetes-$(KUBERNETES)/kube-apiserver target/crds/crds ## the chart against a real kube-apiserver (Go, etcd-server and kubectl; 10 minutes the first time)
 	@bash tests/kubernetes/apiserver.sh target/kubernetes-$(KUBERNETES)/kube-apiserver target/helm-$(HELM)/helm target/venv/bin/python target/crds/crds
 
 target/kubernetes-$(KUBERNETES)/kube-apiserver:
@@ -129,6 +130,7 @@ manifests: helm ## renders deploy/kubernetes from the chart, and copies the aler
 real:
 	-@$(MAKE) -s kafka
 	-@$(MAKE) -s tools
+	-@$(MAKE) -s helm
 
 .PHONY: bench
 bench: kafka ## the benchmarks: the hot path without I/O, then the whole server beside a bare hyper one
