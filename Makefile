@@ -106,7 +106,7 @@ $(KAFKA)/libs: tests/kafka/pom.xml
 	@touch $@
 
 .PHONY: tools
-tools: target/venv/$(subst $() ,+,$(PYTHON)) helm ## the tools of the tests: from PyPI, from Debian, and Helm from its source
+tools: target/venv/$(subst $() ,+,$(PYTHON)) ## the tools of the tests, from PyPI and Debian
 	@command -v kcat >/dev/null && command -v fiu-run >/dev/null && command -v podman >/dev/null && command -v runc >/dev/null || \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 		then DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEBIAN); \
@@ -120,16 +120,37 @@ target/venv/$(subst $() ,+,$(PYTHON)):
 
 # Helm is not in Debian: it is built with Go, in four minutes the first time on a machine.
 .PHONY: helm
-helm: target/helm-$(HELM)/helm
+helm: target/helm-$(HELM)/helm ## Helm, from its source
 
 target/helm-$(HELM)/helm:
+	@mkdir -p target
 	@if command -v go >/dev/null; then GOBIN=$(CURDIR)/$(@D) go install helm.sh/helm/v4/cmd/helm@$(HELM) 2>$(@D).log || \
 		{ rm -rf $(@D); cat $(@D).log; exit 1; }; else echo 'there is no go to build Helm with'; exit 1; fi
+
+.PHONY: image
+image: ## the container image from source, with podman and stand-ins for its base images (root, mmdebstrap; 10 minutes)
+	bash tests/docker/build-from-source.sh target/docker
+
+KUBERNETES := 1.36.3
+
+.PHONY: kubernetes
+kubernetes: tools helm target/kubernetes-$(KUBERNETES)/kube-apiserver target/crds/crds ## the chart against a real kube-apiserver (Go, etcd-server and kubectl; 10 minutes the first time)
+	@bash tests/kubernetes/apiserver.sh target/kubernetes-$(KUBERNETES)/kube-apiserver target/helm-$(HELM)/helm target/venv/bin/python target/crds/crds
+
+target/kubernetes-$(KUBERNETES)/kube-apiserver:
+	sh tests/kubernetes/build-apiserver.sh $(@D) $(KUBERNETES)
+
+target/crds/crds:
+	sh tests/kubernetes/build-crds.sh $(@D)
 
 .PHONY: deb
 deb: ## the Debian package, in target/debian; needs cargo-deb (cargo install cargo-deb --version 3.8.0 --locked) and lintian
 	cargo deb
 	lintian --fail-on warning target/debian/callbridge_*.deb
+
+.PHONY: systemd
+systemd: deb ## the Debian package under a real systemd: started, restarted and upgraded under load, purged (root, mmdebstrap, systemd-container)
+	bash tests/systemd/nspawn.sh "$$(ls -t target/debian/callbridge_*.deb | head -1)" target/systemd
 
 .PHONY: manifests
 manifests: helm ## renders deploy/kubernetes from the chart, and copies the alert rules into it
@@ -142,6 +163,7 @@ manifests: helm ## renders deploy/kubernetes from the chart, and copies the aler
 real:
 	-@$(MAKE) -s kafka
 	-@$(MAKE) -s tools
+	-@$(MAKE) -s helm
 
 .PHONY: bench
 bench: kafka ## the benchmarks: the hot path without I/O, then the whole server beside a bare hyper one

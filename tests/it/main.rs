@@ -21,6 +21,7 @@ mod connections;
 mod crashes;
 mod dashboard;
 mod deploy_docker;
+mod deploy_docs;
 mod deploy_kubernetes;
 mod deploy_systemd;
 mod disk_faults;
