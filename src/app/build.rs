@@ -120,6 +120,7 @@ pub(super) struct Publishing {
     topics: Arc<Topics>,
     metrics: PublishMetrics,
     gather: Duration,
+    unreported_max: Duration,
 }
 
 /// What keeps the journal on disk, each part on its own thread.
@@ -200,6 +201,7 @@ impl Built {
                 Ack::Broker => Duration::ZERO,
                 Ack::Journal | Ack::Memory => GATHER,
             },
+            unreported_max: config.publish.unreported_max,
         };
         let readying = readying(config, &topics, &listeners);
         let served = Served {
@@ -243,6 +245,7 @@ impl Publishing {
             metrics: self.metrics,
             gather: self.gather,
             backoff: Backoff::default(),
+            unreported_max: self.unreported_max,
         };
         Ok((Pump::new(setup), topics_client))
     }

@@ -28,6 +28,7 @@ use crate::config::Kafka;
 use crate::config::Log;
 use crate::config::LogFormat;
 use crate::config::OnCorruption;
+use crate::config::Publish;
 use crate::config::Queue;
 use crate::config::Tls;
 use crate::config::Topics;
@@ -86,6 +87,7 @@ pub(crate) fn check(layers: [Layer; 4], folder: PathBuf, judge_kafka: JudgeKafka
         kafka: Kafka { properties: kafka::properties(reader, embedded_broker, judge_kafka) },
         embedded_broker,
         topics: topics(reader),
+        publish: Publish { unreported_max: reader.seconds("publish.unreported_max_seconds", &(1..=3600)) },
         envelope: envelope(reader),
         blocklist: Blocklist { files: reader.files("blocklist.files") },
         decide: decide(reader),

@@ -54,6 +54,8 @@ pub struct Config {
     pub embedded_broker: bool,
     /// Which topics there are, and how they are made.
     pub topics: Topics,
+    /// How records are published.
+    pub publish: Publish,
     /// How an event is written to Kafka.
     pub envelope: Envelope,
     /// Where the blocklist comes from.
@@ -189,6 +191,13 @@ pub struct Topics {
     pub min_insync_replicas: Option<i32>,
     /// How long a new topic keeps records, in milliseconds; -1 is for ever. Default: absent, as the broker has it.
     pub retention_ms: Option<i64>,
+}
+
+/// How records are published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// How long a record may have no delivery report although its topic has leaders, before the Kafka client is replaced. Default: 120 s.
+    pub unreported_max: Duration,
 }
 
 /// How an event is written to Kafka.

@@ -133,6 +133,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     absent("topics.min_insync_replicas"),
     absent("topics.retention_ms"),
     plain("topics.commands", "all"),
+    plain("publish.unreported_max_seconds", "120"),
     plain("envelope.mode", "structured"),
     flagged("blocklist.files", None, "blocklist", Shape::Often("FILE"), "A blocklist; may be repeated"),
     plain("decide.all_refused", "list"),

@@ -47,5 +47,6 @@ mod stalled_output;
 mod stop;
 mod structure;
 mod support;
+mod three_nodes;
 mod tls;
 mod topics;
