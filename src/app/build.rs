@@ -113,6 +113,7 @@ pub(super) struct Publishing {
     topics: Arc<Topics>,
     metrics: PublishMetrics,
     gather: Duration,
+    unreported_max: Duration,
 }
 
 /// What keeps the journal on disk, each part on its own thread.
@@ -195,6 +196,7 @@ impl Built {
                 Ack::Broker => Duration::ZERO,
                 Ack::Journal | Ack::Memory => GATHER,
             },
+            unreported_max: config.publish.unreported_max,
         };
         let readying = readying(config, &topics, &listeners);
         let following = Following { blocklist: files, tokens, tls, lifecycle: lifecycle.clone() };
@@ -232,6 +234,7 @@ impl Publishing {
             metrics: self.metrics,
             gather: self.gather,
             backoff: Backoff::default(),
+            unreported_max: self.unreported_max,
         };
         Ok((Pump::new(setup), topics_client))
     }

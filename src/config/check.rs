@@ -38,6 +38,7 @@ const RANGES: &[Range] = &[
     ("workers", 0, 1024),
     ("drain_seconds", 1, 3600),
     ("callbacks.sign_window_seconds", 1, 86_400),
+    ("publish.unreported_max_seconds", 1, 3600),
     // Far more than any callback has.
     ("callbacks.body_bytes_max", 1, 16 * 1024 * 1024),
     ("callbacks.bodies_bytes_max", 1, QUEUE_MAX),

@@ -63,6 +63,7 @@ pub(crate) struct Config {
     pub(crate) kafka: KafkaSettings,
     pub(crate) embedded_broker: bool,
     pub(crate) topics: TopicSettings,
+    pub(crate) publish: PublishSettings,
     pub(crate) envelope: EnvelopeSettings,
     pub(crate) blocklist: BlocklistSettings,
     pub(crate) decide: Decide,
@@ -175,6 +176,15 @@ pub(crate) struct TopicSettings {
     pub(crate) replication_factor: Option<i32>,
     pub(crate) min_insync_replicas: Option<i32>,
     pub(crate) retention_ms: Option<i64>,
+}
+
+/// How records are published.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct PublishSettings {
+    /// How long a record may have no delivery report although its topic has leaders, before the Kafka client is replaced.
+    #[serde(rename = "unreported_max_seconds", deserialize_with = "values::seconds")]
+    pub(crate) unreported_max: Duration,
 }
 
 /// How an event is written to Kafka.
@@ -304,6 +314,12 @@ impl Default for TopicSettings {
             min_insync_replicas: None,
             retention_ms: None,
         }
+    }
+}
+
+impl Default for PublishSettings {
+    fn default() -> Self {
+        Self { unreported_max: Duration::from_secs(120) }
     }
 }
 

@@ -134,6 +134,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.topics.replication_factor, None);
     assert_eq!(config.topics.min_insync_replicas, None);
     assert_eq!(config.topics.retention_ms, None);
+    assert_eq!(config.publish.unreported_max, Duration::from_secs(120));
     assert_eq!(config.envelope.mode, Mode::Structured);
     assert!(config.blocklist.files.is_empty());
     assert_eq!(config.decide.all_refused, AllRefused::List);

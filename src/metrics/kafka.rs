@@ -21,6 +21,8 @@ pub(crate) struct KafkaMetrics {
     retries: IntGauge,
     /// Producers replaced after a fatal error.
     pub(crate) rebuilds: IntCounter,
+    /// Producers replaced because they reported nothing of some records.
+    pub(crate) watchdog_restarts: IntCounter,
 }
 
 /// The few statistics that are used. librdkafka sometimes emits cut or malformed JSON; that is then no statistics.
@@ -88,8 +90,13 @@ impl KafkaMetrics {
             "callbridge_kafka_producer_rebuilds_total",
             "Producers replaced after an error that librdkafka calls fatal.",
         )?;
+        let watchdog_restarts = IntCounter::new(
+            "callbridge_kafka_watchdog_restarts_total",
+            "Producers replaced because records had no delivery report for too long although Kafka was well.",
+        )?;
         registry.register(Box::new(round_trip_p99.clone()))?;
         registry.register(Box::new(rebuilds.clone()))?;
+        registry.register(Box::new(watchdog_restarts.clone()))?;
         Ok(Self {
             queue_records: gauge(
                 "callbridge_kafka_queue_records",
@@ -112,6 +119,7 @@ impl KafkaMetrics {
                 "Requests that were sent again, since the producer's start.",
             )?,
             rebuilds,
+            watchdog_restarts,
         })
     }
 

@@ -32,6 +32,10 @@ pub(super) struct Orders {
     pub(super) opened: Vec<usize>,
     /// The smallest limit of the topics that is known, in bytes of a batch, if it has been read again.
     pub(super) limit: Option<Option<usize>>,
+    /// Topics of which the pump asks whether they have leaders, by their place among the names.
+    pub(super) suspects: Vec<usize>,
+    /// The answer: those of them that do.
+    pub(super) with_leaders: Option<Vec<usize>>,
     /// When the pump ends although something waits. It stays once it is set.
     pub(super) give_up_at: Option<Instant>,
     /// The pump has taken up a limit, and its producer does not keep to it yet.
@@ -86,7 +90,8 @@ impl Control {
         orders.is_applying |= orders.limit.is_some();
         let is_applying = orders.is_applying;
         let (opened, limit) = (mem::take(&mut orders.opened), orders.limit.take());
-        Orders { opened, limit, give_up_at: orders.give_up_at, is_applying }
+        let with_leaders = orders.with_leaders.take();
+        Orders { opened, limit, with_leaders, suspects: Vec::new(), give_up_at: orders.give_up_at, is_applying }
     }
 
     /// The pump's producer keeps to the limit that it took up.
@@ -98,6 +103,22 @@ impl Control {
     pub(super) fn ask_for_limits(&self) -> bool {
         self.is_asked.store(true, Ordering::Relaxed);
         self.watcher.get().map(Thread::unpark).is_some()
+    }
+
+    /// Asks whether these topics have leaders. The answer comes with [`Control::take`].
+    pub(super) fn ask_for_leaders(&self, topics: Vec<usize>) {
+        self.lock().suspects.extend(topics);
+        self.watcher.get().map(Thread::unpark);
+    }
+
+    /// The topics of which the pump asks whether they have leaders. It must be answered.
+    pub(super) fn take_suspects(&self) -> Vec<usize> {
+        mem::take(&mut self.lock().suspects)
+    }
+
+    /// Of the topics that were asked about, these have leaders. The pump looks at this at its next turn.
+    pub(super) fn have_leaders(&self, topics: Vec<usize>) {
+        self.lock().with_leaders = Some(topics);
     }
 
     fn lock(&self) -> MutexGuard<'_, Orders> {

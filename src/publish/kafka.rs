@@ -488,6 +488,16 @@ impl Kafka {
         self.metrics.rebuilds.inc();
     }
 
+    /// A producer is replaced because it reports nothing of some records.
+    pub(crate) fn count_watchdog_restart(&self) {
+        self.metrics.watchdog_restarts.inc();
+    }
+
+    /// Whether a connection to some broker stands.
+    pub(crate) fn is_any_broker_up(&self) -> bool {
+        self.health.is_any_broker_up()
+    }
+
     /// Ends the producer. What it still holds is reported as failed; some of it may be in Kafka all the same.
     pub(crate) fn stop(&mut self) {
         if let Some(running) = self.running.take() {

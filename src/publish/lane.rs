@@ -181,9 +181,15 @@ impl Unreported {
         self.places.len() - self.free.len()
     }
 
-    /// When the one that has waited longest was sent. Looks at every place.
-    pub(super) fn oldest(&self) -> Option<Instant> {
-        self.places.iter().flatten().map(|sent| sent.sent_at).min()
+    /// When the record that has waited longest was sent, for each of so many topics. Looks at every place.
+    pub(super) fn oldest(&self, topics: usize) -> Vec<Option<Instant>> {
+        let mut oldest: Vec<Option<Instant>> = vec![None; topics];
+        for sent in self.places.iter().flatten() {
+            if let Some(oldest) = oldest.get_mut(sent.topic.index()) {
+                *oldest = Some(oldest.map_or(sent.sent_at, |before| before.min(sent.sent_at)));
+            }
+        }
+        oldest
     }
 
     pub(super) fn into_all(self) -> impl Iterator<Item = Sent> {

@@ -15,6 +15,7 @@ mod protocol_hint;
 pub(crate) mod pump;
 mod replication;
 pub(crate) mod topics;
+mod watchdog;
 
 #[cfg(test)]
 mod tests;

@@ -34,8 +34,9 @@ fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
         ("socket.keepalive.enable", "true"),
         ("socket.nagle.disable", "true"),
         ("reconnect.backoff.max.ms", "2000"),
-        // The time in which "no such topic" may still be a cluster that has not caught up. From 2 147 484 on it inverts.
-        ("topic.metadata.propagation.max.ms", "2100000"),
+        // For so long a topic that is gone is still believed in, and one that is back is not. Nothing is sent to a topic before it was
+        // seen, and what fails meanwhile is sent again, so nothing speaks for more than the default.
+        ("topic.metadata.propagation.max.ms", "30000"),
         ("topic.metadata.refresh.interval.ms", "60000"),
         // Java's default for records with a key. Changing it later moves keys to other partitions.
         ("partitioner", "murmur2_random"),

@@ -47,6 +47,7 @@ use super::lane::Lane;
 use super::lane::Load;
 use super::lane::Sent;
 use super::lane::Unreported;
+use super::watchdog::Watchdog;
 
 /// Entries taken from the journal at a time, so that reports are looked at in between.
 const TAKE_MAX: usize = 1024;
@@ -88,6 +89,7 @@ pub(crate) struct Pump {
     /// How long entries gather before a turn. Nobody waits for them then.
     gather: Duration,
     backoff: Backoff,
+    watchdog: Watchdog,
     lanes: Vec<Lane>,
     unreported: Unreported,
     next_order: u64,
@@ -121,14 +123,17 @@ pub(crate) struct Setup {
     pub(crate) metrics: PublishMetrics,
     pub(crate) gather: Duration,
     pub(crate) backoff: Backoff,
+    /// How long a record may have no delivery report while Kafka is well, before there is a new producer.
+    pub(crate) unreported_max: Duration,
 }
 
 impl Pump {
     /// A pump that has not begun.
     pub(crate) fn new(setup: Setup) -> Self {
-        let Setup { backlog, kafka, normaliser, topics, metrics, gather, backoff } = setup;
+        let Setup { backlog, kafka, normaliser, topics, metrics, gather, backoff, unreported_max } = setup;
         let batch_size = BatchSize::new(kafka.batch_bytes());
-        let lanes = topics.names().iter().map(|_| Lane::default()).collect();
+        let topics_count = topics.names().len();
+        let lanes = (0..topics_count).map(|_nth| Lane::default()).collect();
         Self {
             backlog,
             kafka,
@@ -137,6 +142,7 @@ impl Pump {
             metrics,
             gather,
             backoff,
+            watchdog: Watchdog::new(unreported_max, topics_count),
             lanes,
             unreported: Unreported::default(),
             next_order: 0,
@@ -170,13 +176,16 @@ impl Pump {
                 self.awaits_limits_until = Some(now + LIMITS_WITHIN);
             }
             self.replace_if_dead(now);
+            if let Some(topics) = orders.with_leaders {
+                self.replace_if_silent(&topics, now);
+            }
             self.resize_batches(now);
             if orders.is_applying && self.shrinks_since.is_none() {
                 control.limit_is_applied();
             }
             let has_more = self.may_publish && (self.take_entries(now) | self.read_again());
             self.send_waiting(now);
-            self.observe(now);
+            self.observe(control, now);
             let give_up_at = orders.give_up_at;
             // What came before the topics were there has no way to go any more.
             if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now || !self.may_publish) {
@@ -195,7 +204,7 @@ impl Pump {
         let now = clock::monotonic();
         self.take_last_reports(now);
         self.observe_at = now;
-        self.observe(now);
+        self.observe(control, now);
     }
 
     /// Lets the lanes of these topics send.
@@ -413,7 +422,23 @@ impl Pump {
         self.replace_producer(now);
     }
 
+    /// Replaces a producer that reports nothing of some records, although their topics have leaders.
+    fn replace_if_silent(&mut self, with_leaders: &[usize], now: Instant) {
+        let silent = self.watchdog.restarts_for(with_leaders, now);
+        if silent.is_empty() || self.replace_at.is_some() {
+            return;
+        }
+        let names = silent.iter().filter_map(|topic| self.topics.names().get(*topic)).map(String::as_str);
+        tracing::warn!(
+            topics = names.collect::<Vec<_>>().join(", "),
+            "kafka's client reports nothing of records although their topics have leaders; a new producer sends them again"
+        );
+        self.kafka.count_watchdog_restart();
+        self.replace_producer(now);
+    }
+
     fn replace_producer(&mut self, now: Instant) {
+        self.watchdog.replaced();
         self.kafka.stop();
         self.take_reports(now);
         // What was never reported is not in Kafka, or nobody will ever say so.
@@ -479,12 +504,17 @@ impl Pump {
         next.map_or(NAP, |next| next.saturating_duration_since(now))
     }
 
-    fn observe(&mut self, now: Instant) {
+    fn observe(&mut self, control: &Control, now: Instant) {
         if now < self.observe_at {
             return;
         }
         self.observe_at = now + OBSERVE_EVERY;
-        let oldest = self.unreported.oldest().map(|sent_at| now.saturating_duration_since(sent_at));
-        self.metrics.turned(self.unreported.len(), oldest.unwrap_or_default());
+        let oldest = self.unreported.oldest(self.lanes.len());
+        let overdue = self.watchdog.observe(&oldest, self.kafka.is_any_broker_up(), now);
+        if !overdue.is_empty() {
+            control.ask_for_leaders(overdue);
+        }
+        let longest = oldest.into_iter().flatten().min().map(|sent_at| now.saturating_duration_since(sent_at));
+        self.metrics.turned(self.unreported.len(), longest.unwrap_or_default());
     }
 }

@@ -3,7 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::mpsc;
 use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -49,12 +52,15 @@ use crate::publish::pump::Pump;
 use crate::publish::pump::Setup;
 use crate::publish::topics::Needs;
 use crate::publish::topics::Told;
+use crate::publish::topics::TopicsClient;
 use crate::record::Topics;
 use crate::refusal::Reason;
 
 const CHANGED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountInfoChanged");
 const DESTROYED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountDestroyed");
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), max: Duration::from_secs(1) };
+/// Longer than the tests that do not wait for it need.
+const UNREPORTED_MAX: Duration = Duration::from_secs(3);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A pump at work, and the cluster it works against.
@@ -66,6 +72,7 @@ struct Rig {
     ledger: Ledger,
     registry: Registry,
     control: Arc<Control>,
+    topics_client: TopicsClient,
     pump: JoinHandle<()>,
 }
 
@@ -98,18 +105,21 @@ impl Rig {
         let (journal, backlog) = journal::in_memory(Ack::Memory, bounds, ledger.clone(), shares);
         journal.open();
         let normaliser = Normaliser::new(Arc::clone(&apps), Arc::clone(&topics), Mode::Structured);
+        let (started, has_started) = mpsc::channel();
         let pump = {
             let (topics, control) = (Arc::clone(&topics), Arc::clone(&control));
             thread::spawn(move || {
                 backlog.wakes(thread::current());
                 let kafka = kafka.start(thread::current()).unwrap();
+                started.send(kafka.topics_client()).unwrap();
                 let metrics = metrics.publish;
-                let setup =
-                    Setup { backlog, kafka, normaliser, topics, metrics, gather: Duration::ZERO, backoff: BACKOFF };
+                let (gather, backoff, unreported_max) = (Duration::ZERO, BACKOFF, UNREPORTED_MAX);
+                let setup = Setup { backlog, kafka, normaliser, topics, metrics, gather, backoff, unreported_max };
                 Pump::new(setup).run(&control);
             })
         };
-        Self { cluster, apps, topics, journal, ledger, registry, control, pump }
+        let topics_client = has_started.recv().unwrap();
+        Self { cluster, apps, topics, journal, ledger, registry, control, topics_client, pump }
     }
 
     /// Lets the pump begin. What was appended before goes out as one batch, if it fits.
@@ -121,6 +131,23 @@ impl Rig {
     fn publish_only(&self, command: Command) {
         let topic = self.topics.of(self.apps.iter().next().unwrap(), Some(command));
         self.control.publish([topic.index()], self.pump.thread());
+    }
+
+    /// Runs `test` while the topics are watched, as they are in callbridge.
+    fn watched(&self, test: impl FnOnce()) {
+        let needs = Needs { names: self.topics.names().to_vec(), creation: None, longest_record: None };
+        let (client, control, stop) = (&self.topics_client, &self.control, &Lifecycle::new());
+        thread::scope(|scope| {
+            let watching = scope.spawn(move || client.watch(&needs, control, stop, |_told| {}));
+            let outcome = panic::catch_unwind(AssertUnwindSafe(test));
+            stop.set();
+            watching.thread().unpark();
+            outcome.unwrap_or_else(|panic| panic::resume_unwind(panic));
+        });
+    }
+
+    fn topic(&self, command: Command) -> &str {
+        self.topics.name(self.topics.of(self.apps.iter().next().unwrap(), Some(command)))
     }
 
     fn fail_produce(&self, errors: &[RDKafkaRespErr]) {
@@ -632,4 +659,29 @@ fn a_batch_that_fails_is_not_overtaken_by_what_is_behind_it() {
         assert_eq!(firsts(&finished.read(CHANGED)), (0..400).collect::<Vec<_>>(), "{error:?}");
         assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (400, 0), "{error:?}");
     }
+}
+
+/// The age of the oldest record without a report, in seconds.
+const OLDEST: &str = "callbridge_oldest_unreported_seconds";
+const WATCHDOG_RESTARTS: &str = "callbridge_kafka_watchdog_restarts_total";
+
+#[test]
+fn a_record_that_is_never_reported_gets_a_new_producer_once_its_topic_has_leaders() {
+    // The client keeps it to itself for so long.
+    let rig = Rig::start(&[("linger.ms", "900000")]);
+    rig.cluster.partition_leader(rig.topic(CHANGED), 0, None).unwrap();
+    rig.publish();
+    rig.append(CHANGED, 0);
+    rig.watched(|| {
+        wait_until("it waits", || rig.metric(OLDEST) > 1.5 * UNREPORTED_MAX.as_secs_f64());
+        assert_eq!(rig.metric(WATCHDOG_RESTARTS), 0.0, "it cannot be sent");
+        rig.cluster.partition_leader(rig.topic(CHANGED), 0, Some(1)).unwrap();
+        wait_until("a new producer", || rig.metric(WATCHDOG_RESTARTS) == 1.0);
+        wait_until("it is sent again", || (0.0..UNREPORTED_MAX.as_secs_f64()).contains(&rig.metric(OLDEST)));
+        wait_until("it waits again", || rig.metric(OLDEST) > 0.0);
+    });
+    rig.control.give_up_at(clock::monotonic(), rig.pump.thread());
+    let finished = rig.finish();
+    assert_eq!(finished.metric("callbridge_kafka_producer_rebuilds_total"), 0.0, "it was not dead");
+    assert_eq!(finished.ledger.read().waiting_queue, 1);
 }

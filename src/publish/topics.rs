@@ -307,9 +307,15 @@ struct Watch<'w> {
 impl Watch<'_> {
     fn turn(&mut self, tell: &mut impl FnMut(Told<'_>)) {
         let is_asked = self.control.takes_question();
+        let suspects = self.control.take_suspects();
         // To look holds the producer, which is in the way if it is just being replaced.
-        let looks = !self.is_complete || !is_asked && self.client.health.is_any_broker_up();
+        let is_due = !is_asked && self.client.health.is_any_broker_up();
+        let looks = !self.is_complete || !suspects.is_empty() || is_due;
         let looked = looks.then(|| self.client.look(&self.needs.names, self.fetch_limit));
+        if !suspects.is_empty() {
+            let is_there = |topic: &usize| matches!(&looked, Some(Ok(look)) if look.there.contains(topic));
+            self.control.have_leaders(suspects.into_iter().filter(is_there).collect());
+        }
         match &looked {
             Some(Ok(look)) => {
                 self.fetch_limit = FETCH_LIMIT;

@@ -58,6 +58,7 @@ mod stop;
 mod structure;
 mod supply;
 mod support;
+mod three_nodes;
 mod tls;
 mod topics;
 mod watching;

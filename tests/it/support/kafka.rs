@@ -188,6 +188,22 @@ impl Kafka {
         });
     }
 
+    /// Makes a topic of one partition with these replicas, of which the first is to lead, and waits until it does.
+    pub(crate) fn create_topic_on(&self, name: &str, replicas: &[i32]) {
+        let topic = NewTopic::new(name, 1, TopicReplication::Variable(std::slice::from_ref(&replicas)))
+            .set("min.insync.replicas", "2");
+        let admin = admin(&self.client());
+        block_on(admin.create_topics(&[topic], &options())).unwrap()[0].as_ref().unwrap();
+        let leads = |partitions: &[Partition]| partitions.iter().any(|it| it.leader == replicas[0]);
+        wait::until("the first replica leads", || leads(&partitions_of(&admin, name)));
+    }
+
+    /// Waits until every replica of a topic is in sync.
+    pub(crate) fn wait_until_in_sync(&self, name: &str) {
+        let is_in_sync = |partition: &Partition| partition.in_sync.len() == partition.replicas.len();
+        wait::until("all replicas are in sync", || self.describe(name).partitions.iter().all(is_in_sync));
+    }
+
     /// Deletes a topic, and waits until it is gone.
     pub(crate) fn delete_topic(&self, name: &str) {
         let admin = admin(&self.client());
@@ -259,6 +275,12 @@ impl Node {
     /// Ends it at once (SIGKILL) and waits for that. What it wrote stays.
     pub(crate) fn kill(&mut self) {
         self.process.signal(Signal::KILL);
+        self.process.wait(REQUEST);
+    }
+
+    /// Lets it hand over what it leads and end (SIGTERM), and waits for that.
+    pub(crate) fn stop(&mut self) {
+        self.process.signal(Signal::TERM);
         self.process.wait(REQUEST);
     }
 

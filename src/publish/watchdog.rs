@@ -1,0 +1,193 @@
+//! Finds topics whose records get no delivery report any more, although Kafka is well.
+//!
+//! librdkafka retries without end and says nothing meanwhile, and there are partitions that it has stopped serving for good: those of a topic
+//! that was deleted and created again with leaders of a lower epoch, for example. Only a new producer gets them going again.
+//!
+//! A topic is overdue when the record that has waited longest stays the same one for too long. A topic that is only slow moves on. Time while
+//! no broker can be reached does not count.
+
+use std::time::Duration;
+use std::time::Instant;
+
+/// The longest that a topic is waited for. Each restart doubles the time until the next one for the same topic.
+const LIMIT_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// Decides when a new producer is needed.
+#[derive(Debug)]
+pub(super) struct Watchdog {
+    limit: Duration,
+    topics: Vec<Watched>,
+}
+
+/// One topic.
+#[derive(Debug, Clone)]
+struct Watched {
+    oldest: Option<Oldest>,
+    /// After how long it is overdue.
+    limit: Duration,
+}
+
+/// The record that has waited longest.
+#[derive(Debug, Clone)]
+struct Oldest {
+    /// Tells it from others.
+    sent_at: Instant,
+    since: Instant,
+    /// It was found overdue, and whether its topic has leaders is not known yet.
+    is_asked_about: bool,
+}
+
+impl Watchdog {
+    /// Each of `topics` topics is overdue after `limit` at first.
+    pub(super) fn new(limit: Duration, topics: usize) -> Self {
+        Self { limit, topics: vec![Watched { oldest: None, limit }; topics] }
+    }
+
+    /// For each topic, when the oldest record without a report was sent. Returns the topics that are overdue: each once, until
+    /// [`Watchdog::restarts_for`] says what is known of their leaders.
+    pub(super) fn observe(&mut self, oldest: &[Option<Instant>], is_any_broker_up: bool, now: Instant) -> Vec<usize> {
+        let mut overdue = Vec::new();
+        for (index, (topic, sent_at)) in self.topics.iter_mut().zip(oldest).enumerate() {
+            match &mut topic.oldest {
+                Some(oldest) if *sent_at == Some(oldest.sent_at) => {
+                    if !is_any_broker_up {
+                        oldest.since = now;
+                    }
+                    let is_overdue = now.saturating_duration_since(oldest.since) >= topic.limit;
+                    if is_overdue && !oldest.is_asked_about {
+                        oldest.is_asked_about = true;
+                        overdue.push(index);
+                    }
+                }
+                before => {
+                    if before.is_some() {
+                        // It was reported, so reports come.
+                        topic.limit = self.limit;
+                    }
+                    *before = sent_at.map(|sent_at| Oldest { sent_at, since: now, is_asked_about: false });
+                }
+            }
+        }
+        overdue
+    }
+
+    /// Of the topics that are overdue, those among `with_leaders` have a leader for each partition. Returns those that still are overdue: they
+    /// need a new producer. The others are waited for anew.
+    pub(super) fn restarts_for(&mut self, with_leaders: &[usize], now: Instant) -> Vec<usize> {
+        let mut restarts = Vec::new();
+        for (index, topic) in self.topics.iter_mut().enumerate() {
+            let Some(oldest) = topic.oldest.as_mut().filter(|oldest| oldest.is_asked_about) else { continue };
+            (oldest.is_asked_about, oldest.since) = (false, now);
+            if with_leaders.contains(&index) {
+                topic.limit = (topic.limit * 2).min(LIMIT_MAX.max(self.limit));
+                restarts.push(index);
+            }
+        }
+        restarts
+    }
+
+    /// There is a new producer, to which everything is sent again. That the old one's records are gone is no sign that reports come.
+    pub(super) fn replaced(&mut self) {
+        for topic in &mut self.topics {
+            topic.oldest = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+
+    const LIMIT: Duration = Duration::from_secs(120);
+    const NONE: Vec<usize> = Vec::new();
+
+    /// A watchdog over two topics, and a clock that begins with it.
+    fn watchdog() -> (Watchdog, impl Fn(u64) -> Instant) {
+        let began = clock::monotonic();
+        (Watchdog::new(LIMIT, 2), move |second| began + Duration::from_secs(second))
+    }
+
+    #[test]
+    fn a_record_without_a_report_makes_a_new_producer_when_its_topic_has_leaders() {
+        let (mut watchdog, at) = watchdog();
+        let stuck = [None, Some(at(0))];
+        assert_eq!(watchdog.observe(&stuck, true, at(0)), NONE);
+        assert_eq!(watchdog.observe(&stuck, true, at(119)), NONE);
+        assert_eq!(watchdog.observe(&stuck, true, at(120)), [1]);
+        assert_eq!(watchdog.observe(&stuck, true, at(121)), NONE, "it is asked about already");
+        assert_eq!(watchdog.restarts_for(&[0, 1], at(122)), [1]);
+    }
+
+    #[test]
+    fn a_topic_without_leaders_is_waited_for_and_asked_about_again() {
+        let (mut watchdog, at) = watchdog();
+        let stuck = [Some(at(0)), None];
+        watchdog.observe(&stuck, true, at(0));
+        assert_eq!(watchdog.observe(&stuck, true, at(120)), [0]);
+        assert_eq!(watchdog.restarts_for(&[], at(121)), NONE);
+        assert_eq!(watchdog.observe(&stuck, true, at(240)), NONE);
+        assert_eq!(watchdog.observe(&stuck, true, at(241)), [0]);
+        assert_eq!(watchdog.restarts_for(&[0], at(242)), [0]);
+    }
+
+    #[test]
+    fn time_without_any_broker_does_not_count() {
+        let (mut watchdog, at) = watchdog();
+        let stuck = [Some(at(0)), None];
+        watchdog.observe(&stuck, true, at(0));
+        assert_eq!(watchdog.observe(&stuck, false, at(3600)), NONE);
+        assert_eq!(watchdog.observe(&stuck, true, at(3719)), NONE);
+        assert_eq!(watchdog.observe(&stuck, true, at(3720)), [0]);
+    }
+
+    #[test]
+    fn a_slow_topic_that_moves_is_never_overdue() {
+        let (mut watchdog, at) = watchdog();
+        for second in 0..1000 {
+            // Each record waits for ten minutes, and one a minute is reported.
+            let oldest = [Some(at(second / 60)), None];
+            assert_eq!(watchdog.observe(&oldest, true, at(600 + second)), NONE, "{second}");
+        }
+    }
+
+    #[test]
+    fn the_time_until_the_next_restart_doubles_up_to_half_an_hour() {
+        let (mut watchdog, at) = watchdog();
+        let (mut now, mut restarts) = (0, Vec::new());
+        for _nth in 0..7 {
+            let (sent, stuck) = (now, [Some(at(now)), None]);
+            while watchdog.observe(&stuck, true, at(now)).is_empty() {
+                now += 1;
+            }
+            assert_eq!(watchdog.restarts_for(&[0], at(now)), [0]);
+            watchdog.replaced();
+            assert_eq!(watchdog.observe(&[None, None], true, at(now)), NONE, "nothing is sent yet");
+            restarts.push(now - sent);
+        }
+        assert_eq!(restarts, [120, 240, 480, 960, 1800, 1800, 1800]);
+    }
+
+    #[test]
+    fn a_report_resets_the_time_of_its_own_topic_only() {
+        let (mut watchdog, at) = watchdog();
+        watchdog.observe(&[Some(at(0)); 2], true, at(0));
+        assert_eq!(watchdog.observe(&[Some(at(0)); 2], true, at(120)), [0, 1]);
+        assert_eq!(watchdog.restarts_for(&[0, 1], at(120)), [0, 1]);
+        watchdog.replaced();
+        watchdog.observe(&[Some(at(121)); 2], true, at(121));
+        // The first record of one topic is reported, the other's is not.
+        watchdog.observe(&[Some(at(122)), Some(at(121))], true, at(122));
+        assert_eq!(watchdog.observe(&[Some(at(122)), Some(at(121))], true, at(242)), [0]);
+        assert_eq!(watchdog.observe(&[Some(at(122)), Some(at(121))], true, at(361)), [1]);
+    }
+
+    #[test]
+    fn what_is_reported_meanwhile_needs_no_new_producer() {
+        let (mut watchdog, at) = watchdog();
+        watchdog.observe(&[Some(at(0)), None], true, at(0));
+        assert_eq!(watchdog.observe(&[Some(at(0)), None], true, at(120)), [0]);
+        watchdog.observe(&[Some(at(100)), None], true, at(121));
+        assert_eq!(watchdog.restarts_for(&[0], at(122)), NONE);
+    }
+}
