@@ -8,10 +8,12 @@ mod serve;
 
 use std::io;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::Subcommand;
+use clap_complete::Shell;
 
 use crate::config::flags::Flags;
 use crate::metrics::build::COMMIT;
@@ -38,9 +40,15 @@ enum Command {
     /// Look at the journal on disk without changing it, also while a bridge writes to it.
     Journal(journal::Args),
     /// Print a script that completes this command line in a shell.
-    Completions(completions::Args),
+    Completions {
+        /// The shell to write for.
+        shell: Shell,
+    },
     /// Write the manual pages of all commands into a directory.
-    Man(man::Args),
+    Man {
+        /// Where the pages go. The directory is created if it is missing.
+        dir: PathBuf,
+    },
 }
 
 impl Cli {
@@ -50,8 +58,8 @@ impl Cli {
             Command::Serve(flags) => serve::run(&flags),
             Command::Check(flags) => check::run(&flags),
             Command::Journal(args) => journal::run(&args),
-            Command::Completions(args) => completions::run(&args),
-            Command::Man(args) => man::run(&args),
+            Command::Completions { shell } => completions::run(shell),
+            Command::Man { dir } => man::run(&dir),
         }
     }
 }
