@@ -9,12 +9,13 @@ use std::process::Command;
 const ARCHIVED: &str = ".archived-commit";
 
 fn main() {
-    println!("cargo::rerun-if-env-changed=CALLBRIDGE_COMMIT");
+    println!("cargo::rerun-if-env-changed=BUILD_COMMIT");
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={ARCHIVED}");
-    let given = env::var("CALLBRIDGE_COMMIT").ok();
+    let given = env::var("BUILD_COMMIT").ok();
     let commit = given.and_then(|text| checked(&text)).or_else(of_archive).or_else(of_checkout);
-    println!("cargo::rustc-env=CALLBRIDGE_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
+    // No name with CALLBRIDGE_: cargo also gives it to what it runs, where it would be a misnamed setting.
+    println!("cargo::rustc-env=SHOWN_COMMIT={}", commit.as_deref().unwrap_or("unknown"));
 }
 
 fn of_archive() -> Option<String> {

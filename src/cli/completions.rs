@@ -8,17 +8,10 @@ use clap_complete::Shell;
 use super::Cli;
 use super::print;
 
-/// The arguments of `completions`.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// The shell to write for.
-    shell: Shell,
-}
-
-/// Prints the script.
-pub(super) fn run(args: &Args) -> ExitCode {
+/// Prints the script for `shell`.
+pub(super) fn run(shell: Shell) -> ExitCode {
     // Into memory first: written to a pipe that is closed early, it would panic.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "callbridge", &mut script);
+    clap_complete::generate(shell, &mut Cli::command(), "callbridge", &mut script);
     print(&script)
 }

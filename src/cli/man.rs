@@ -4,27 +4,19 @@ use std::fs;
 use std::io;
 use std::io::Write;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::CommandFactory;
 
 use super::Cli;
 
-/// The arguments of `man`.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {
-    /// Where the pages go. The directory is created if it is missing.
-    dir: PathBuf,
-}
-
-/// Writes the pages.
-pub(super) fn run(args: &Args) -> ExitCode {
-    match write(&args.dir) {
+/// Writes the pages into `dir`.
+pub(super) fn run(dir: &Path) -> ExitCode {
+    match write(dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // When nobody reads it, the exit code still tells.
-            let _ = writeln!(io::stderr(), "callbridge man: {}: {error}", args.dir.display());
+            let _ = writeln!(io::stderr(), "callbridge man: {}: {error}", dir.display());
             ExitCode::FAILURE
         }
     }

@@ -9,10 +9,12 @@ mod serve;
 
 use std::io;
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::Subcommand;
+use clap_complete::Shell;
 
 use crate::config::flags::Flags;
 use crate::metrics::build::COMMIT;
@@ -41,9 +43,15 @@ enum Command {
     /// Ask a running bridge's admin listener whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
     Healthcheck(healthcheck::Args),
     /// Print a script that completes this command line in a shell.
-    Completions(completions::Args),
+    Completions {
+        /// The shell to write for.
+        shell: Shell,
+    },
     /// Write the manual pages of all commands into a directory.
-    Man(man::Args),
+    Man {
+        /// Where the pages go. The directory is created if it is missing.
+        dir: PathBuf,
+    },
 }
 
 impl Cli {
@@ -54,8 +62,8 @@ impl Cli {
             Command::Check(flags) => check::run(&flags),
             Command::Journal(args) => journal::run(&args),
             Command::Healthcheck(args) => healthcheck::run(&args),
-            Command::Completions(args) => completions::run(&args),
-            Command::Man(args) => man::run(&args),
+            Command::Completions { shell } => completions::run(shell),
+            Command::Man { dir } => man::run(&dir),
         }
     }
 }

@@ -60,7 +60,7 @@ pub(crate) struct Flags {
 }
 
 /// A flag that gives one setting.
-pub(super) struct Flag {
+pub(super) struct FlagValue {
     /// Without its dashes.
     pub(super) name: &'static str,
     /// The setting, by its path in the file.
@@ -71,7 +71,7 @@ pub(super) struct Flag {
 
 impl Flags {
     /// Every flag but `--config` and `--kafka`.
-    pub(super) fn all(&self) -> [Flag; 12] {
+    pub(super) fn all(&self) -> [FlagValue; 12] {
         let one = |value: &Option<String>| value.clone().map(Value::from);
         let switch = |is_given: bool| is_given.then_some(Value::Boolean(true));
         let several = |values: &[String]| (!values.is_empty()).then(|| Value::from(values.to_vec()));
@@ -89,7 +89,7 @@ impl Flags {
             ("blocklist", "blocklist.files", several(&self.blocklist)),
             ("data-dir", "journal.dir", one(&self.data_dir)),
         ]
-        .map(|(name, path, value)| Flag { name, path, value })
+        .map(|(name, path, value)| FlagValue { name, path, value })
     }
 }
 

@@ -147,9 +147,19 @@ impl Layers {
     /// Says that `path` contradicts `other`, unless one of them is wrong by itself. The place is that of `other` where nobody gave `path`.
     pub(super) fn contradiction(&mut self, path: &str, other: &str, why: &str) {
         if !self.is_faulty(path) && !self.is_faulty(other) {
-            let origin = self.origin(path).or_else(|| self.origin(other)).cloned();
-            self.problem(origin, path, why);
+            match self.origin(path) {
+                Some(_) => self.fault(path, why),
+                None => self.absent(path, self.origin(other).cloned(), why),
+            }
         }
+    }
+
+    /// Adds a problem with the setting at `path`, which nobody gave, at the place of another one.
+    pub(super) fn absent(&mut self, path: &str, other: Option<Origin>, what: &str) {
+        // That variable or flag does not name this setting.
+        let is_unnamed = matches!(other, Some(Origin::Variable(_) | Origin::Flag(_)));
+        let what = if is_unnamed { format!("{path}: {what}") } else { what.to_owned() };
+        self.problem(other, path, what);
     }
 
     /// Says that nobody gave `path`, unless somebody did, but wrongly, or may have.

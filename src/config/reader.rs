@@ -96,7 +96,7 @@ impl Layers {
         if let Some(name) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
             let mut others = self.given.range(path.clone()..).filter(|(other, _)| is_within(other, &path));
             let origin = others.next().map(|(_path, (_value, origin))| origin.clone());
-            self.problem(origin, &format!("{path}.{name}"), format!("is missing: {path} needs it"));
+            self.absent(&format!("{path}.{name}"), origin, &format!("is missing: {path} needs it"));
             return self.remove(&path);
         }
         let (value, origin) = self.given.get(&path).cloned().unzip();

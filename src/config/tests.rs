@@ -603,6 +603,24 @@ fn a_variable_that_is_empty_counts_as_absent() {
 }
 
 #[test]
+fn a_setting_that_is_missing_beside_a_variable_or_a_flag_is_named() {
+    let variables = &[("CALLBRIDGE_CALLBACKS_TLS_KEY_FILE", "k"), ("CALLBRIDGE_CALLBACKS_BODY_BYTES_MAX", "900000")];
+    let flags = &[("admin-listen", "127.0.0.1:8080"), ("listen", "127.0.0.1:8080")];
+    let given = Given { file: &format!("queue.bytes_max = 800000\n{LEAST}"), variables, flags };
+    assert_eq!(
+        given.problems(),
+        [
+            "callbridge.toml:1: queue.bytes_max: must not be below callbacks.body_bytes_max: the longest body would never fit",
+            "CALLBRIDGE_CALLBACKS_TLS_KEY_FILE: callbacks.tls.certificate_file: is missing: callbacks.tls needs it",
+            "--admin-listen: must not be where callbacks.listen is: an address has one listener",
+        ]
+    );
+    let given = Given { file: LEAST, variables: &[("CALLBRIDGE_DRAIN_SECONDS", "1")], ..Given::default() };
+    let why = "must be below drain_seconds: a stop would have no time left to drain";
+    assert_eq!(given.problems(), [format!("CALLBRIDGE_DRAIN_SECONDS: callbacks.keep_accepting_ms: {why}")]);
+}
+
+#[test]
 fn a_setting_given_by_both_its_variables_is_a_mistake() {
     let variables = &[("CALLBRIDGE_LISTEN", "0.0.0.0:1"), ("CALLBRIDGE_CALLBACKS_LISTEN", "0.0.0.0:2")];
     let given = Given { file: LEAST, variables, ..Given::default() };

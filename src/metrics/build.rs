@@ -8,7 +8,7 @@ use prometheus::Registry;
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The commit that it is built from: 12 hex digits, or `unknown` where the sources do not say.
-pub(crate) const COMMIT: &str = env!("CALLBRIDGE_COMMIT");
+pub(crate) const COMMIT: &str = env!("SHOWN_COMMIT");
 
 /// Registers the metric that says which build runs. It is always 1.
 pub(crate) fn register(registry: &Registry, librdkafka: &str) -> Result<(), prometheus::Error> {

@@ -140,7 +140,7 @@ impl Rig {
         thread::scope(|scope| {
             let watching = scope.spawn(move || client.watch(&needs, control, stop, |_told| {}));
             let outcome = panic::catch_unwind(AssertUnwindSafe(test));
-            stop.set();
+            stop.enter(Phase::Stopped);
             watching.thread().unpark();
             outcome.unwrap_or_else(|panic| panic::resume_unwind(panic));
         });

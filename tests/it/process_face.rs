@@ -134,7 +134,7 @@ fn the_version_names_the_commit_and_librdkafka_and_so_does_build_info() {
     assert_eq!(package, concat!("callbridge ", env!("CARGO_PKG_VERSION")));
     assert!(librdkafka.split('.').count() >= 3 && librdkafka.starts_with(|digit: char| digit.is_ascii_digit()));
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
-    if repository.join(".git").exists() && env::var_os("CALLBRIDGE_COMMIT").is_none() {
+    if repository.join(".git").exists() && env::var_os("BUILD_COMMIT").is_none() {
         let head = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(repository).output().unwrap();
         assert_eq!(commit, &String::from_utf8(head.stdout).unwrap()[..12]);
     }
