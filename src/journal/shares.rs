@@ -84,7 +84,10 @@ impl Shares {
         let topic = self.topics.name(topic);
         self.refused.with_label_values(&[topic]).inc();
         if self.log.permits(clock::monotonic()) {
-            tracing::warn!(topic, "undelivered callbacks of a topic take its whole share; more of them are refused");
+            tracing::warn!(
+                topic,
+                "a topic holds its whole share of the room for undelivered callbacks; more of its callbacks are refused"
+            );
         }
     }
 }

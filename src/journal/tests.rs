@@ -398,7 +398,9 @@ fn topics_that_are_not_delivered_hold_their_shares_and_leave_the_rest_to_others(
     for bounds in [Bounds { captures_max: 900, ..ROOMY }, Bounds { bytes_max: 900 * COST, ..ROOMY }] {
         let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
         assert_eq!(fill(&journal, &ledger, STUCK), 720, "four fifths");
-        assert_eq!(fill(&journal, &ledger, ALSO_STUCK), 144, "four fifths of the rest");
+        // Four fifths of the rest, of which some may be what other topics are sure of.
+        let also = fill(&journal, &ledger, ALSO_STUCK);
+        assert!((120..=144).contains(&also), "{also}");
         let mut receipt = Some(ledger.receive(Some(STUCK)));
         journal.offer(capture_of(Some(STUCK), 0), receipt.take().unwrap());
         assert_eq!(ledger.read().ended[Reason::TopicFull.index()], 1);
