@@ -103,7 +103,7 @@ impl Time {
         if is_real {
             Self { divisor: 1, limit: Duration::from_secs(180) }
         } else {
-            Self { divisor: 10, limit: Duration::from_secs(60) }
+            Self { divisor: 10, limit: Duration::from_secs(90) }
         }
     }
 

@@ -11,6 +11,7 @@ use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::load;
+use crate::support::openssl::Pair;
 use crate::support::ports;
 use crate::support::process::Process;
 use crate::support::real;
@@ -24,10 +25,10 @@ fn nginx_passes_the_query_on_and_a_query_that_it_loses_is_refused() {
         return;
     }
     let bridge = Bridge::start_light(APP, "");
-    let good = nginx(&bridge, |config| config);
+    let good = nginx(&bridge, &|config| config);
     assert_eq!(post(&good), 200);
     for (losing, status) in [("/$1", 403), ("/$1?SdkAppid=1400000000", 400), ("/$1%3f$args", 403)] {
-        let proxy = nginx(&bridge, |config| {
+        let proxy = nginx(&bridge, &|config| {
             let config = config.replace("location /tencent/ {", "location ~ ^/tencent/(.*)$ {");
             config.replace("proxy_pass http://callbridge/;", &format!("proxy_pass http://callbridge{losing};"))
         });
@@ -75,7 +76,7 @@ fn both_proxies_send_chosen_commands_to_a_server_of_ones_own() {
     // Another callbridge stands for that server; its ledger says what came.
     let own = Bridge::start_light(APP, "");
     let routed = |config: String| config.replace("#own ", "").replace("127.0.0.1:8090", &own.callbacks.to_string());
-    for proxy in [nginx(&bridge, routed), haproxy(&bridge, routed)] {
+    for proxy in [nginx(&bridge, &routed), haproxy(&bridge, &routed)] {
         for command in
             ["Group.CallbackBeforeSendMsg", "C2C.CallbackBeforeSendMsg", load::COMMAND, "Group.CallbackAfterSendMsg"]
         {
@@ -87,6 +88,65 @@ fn both_proxies_send_chosen_commands_to_a_server_of_ones_own() {
     }
     let [others, own] = [bridge, own].map(|bridge| bridge.stop_in_order().ledger["received"]);
     assert_eq!((others, own), (4, 4));
+}
+
+#[test]
+fn both_proxies_end_tls_and_say_who_sent_a_callback() {
+    if missing("nginx") || missing("haproxy") {
+        return;
+    }
+    let Some(pair) = Pair::make("proxy") else { return };
+    let both = TempDir::with_prefix_in("pem-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let pem = both.path().join("callbridge.pem");
+    let read = |path: &Path| fs::read_to_string(path).unwrap();
+    fs::write(&pem, read(&pair.certificate) + &read(&pair.key)).unwrap();
+    let bridge = Bridge::start_light(APP, "callbacks.senders = [\"127.0.0.2\"]\ncallbacks.proxies = [\"127.0.0.1\"]");
+    let [port] = ports::free();
+    let tls = |config: String| {
+        config
+            .replace("#tls ", "")
+            .replace("127.0.0.1:8443", &format!("127.0.0.1:{port}"))
+            .replace("/etc/haproxy/callbridge.pem", pem.to_str().unwrap())
+            .replace("/etc/nginx/callbridge.crt", pair.certificate.to_str().unwrap())
+            .replace("/etc/nginx/callbridge.key", pair.key.to_str().unwrap())
+    };
+    let url = format!("https://127.0.0.1:{port}");
+    for start in [nginx, haproxy] {
+        let _proxy = start(&bridge, &tls);
+        assert_eq!(["127.0.0.2", "127.0.0.3"].map(|from| post_from(from, &url, &pair.certificate)), [200, 403]);
+    }
+}
+
+#[test]
+fn haproxy_passes_bytes_through_with_the_sender_in_a_proxy_header() {
+    if missing("haproxy") {
+        return;
+    }
+    let Some(pair) = Pair::make("bridge") else { return };
+    let settings = format!(
+        "callbacks.senders = [\"127.0.0.2\"]\ncallbacks.proxies = [\"127.0.0.1\"]\ncallbacks.proxy_protocol = true\n\
+         callbacks.tls.certificate_file = {:?}\ncallbacks.tls.key_file = {:?}",
+        pair.certificate, pair.key
+    );
+    let bridge = Bridge::start_light(APP, &settings);
+    let [port] = ports::free();
+    let _proxy =
+        haproxy(&bridge, &|config| config.replace("#tcp ", "").replace("127.0.0.1:8444", &format!("127.0.0.1:{port}")));
+    let url = format!("https://127.0.0.1:{port}");
+    assert_eq!(["127.0.0.2", "127.0.0.3"].map(|from| post_from(from, &url, &pair.certificate)), [200, 403]);
+}
+
+/// Posts a callback from an address of this machine by curl.
+fn post_from(from: &str, url: &str, authority: &Path) -> u16 {
+    let url = format!("{url}{}", tencent_target());
+    let output = Command::new("curl")
+        .args(["-sS", "--max-time", "30", "--interface", from, "-o", "/dev/null", "-w", "%{http_code}", "--cacert"])
+        .arg(authority)
+        .args(["-d", &load::body("@a", 0), &url])
+        .output()
+        .unwrap();
+    let status = String::from_utf8(output.stdout).unwrap();
+    status.parse().unwrap_or_else(|_none| panic!("{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 /// Whether a program is missing, so that the test is skipped.
@@ -116,18 +176,18 @@ impl Upstreams {
     }
 }
 
-fn nginx(bridge: &Bridge, change: impl Fn(String) -> String) -> Proxy {
+fn nginx(bridge: &Bridge, change: &dyn Fn(String) -> String) -> Proxy {
     start_nginx(Upstreams::only(bridge), change)
 }
 
-fn haproxy(bridge: &Bridge, change: impl Fn(String) -> String) -> Proxy {
+fn haproxy(bridge: &Bridge, change: &dyn Fn(String) -> String) -> Proxy {
     start_haproxy(Upstreams::only(bridge), change)
 }
 
-/// Runs nginx with the configuration of `deploy/proxy`, changed by `change`.
+/// Runs nginx, as one process so that none is left behind, with the configuration of `deploy/proxy`, changed by `change`.
 pub(crate) fn start_nginx(upstreams: Upstreams, change: impl Fn(String) -> String) -> Proxy {
     start("nginx.conf", upstreams, change, |folder, config| {
-        let words = ["nginx", "-p", folder, "-c", config, "-g", "daemon off; user root;"];
+        let words = ["nginx", "-p", folder, "-c", config, "-g", "daemon off; master_process off;"];
         words.map(str::to_owned).to_vec()
     })
 }
@@ -168,6 +228,9 @@ fn start(
 }
 
 fn post(proxy: &Proxy) -> u16 {
-    let target = callback_target(APP, load::COMMAND).replacen('/', "/tencent/in", 1);
-    Client::connect(proxy.address).unwrap().post(&target, load::body("@a", 0).as_bytes()).unwrap().status
+    Client::connect(proxy.address).unwrap().post(&tencent_target(), load::body("@a", 0).as_bytes()).unwrap().status
+}
+
+fn tencent_target() -> String {
+    callback_target(APP, load::COMMAND).replacen('/', "/tencent/in", 1)
 }

@@ -98,22 +98,10 @@ const FAULTS: &[(&str, &str, &str)] = &[
         "(callbridge_callbacks_lost_total unless callbridge_callbacks_lost_total offset 5m)\n            or ",
         "",
     ),
-    ("CallbridgeKafkaTakesNothing", "and (callbridge_records_unreported > 0 or callbridge_kafka_brokers_up == 0)", ""),
-    (
-        "CallbridgeKafkaTakesNothing",
-        "(callbridge_records_unreported > 0 or callbridge_kafka_brokers_up == 0)",
-        "callbridge_kafka_brokers_up == 0",
-    ),
-    (
-        "CallbridgeKafkaTakesNothing",
-        "(callbridge_records_unreported > 0 or callbridge_kafka_brokers_up == 0)",
-        "callbridge_records_unreported > 0",
-    ),
-    (
-        "CallbridgeKafkaTakesNothing",
-        "increase(callbridge_records_total{outcome=\"delivered\"}[90s])",
-        "increase(callbridge_records_total{outcome=\"failed\"}[90s])",
-    ),
+    ("CallbridgeKafkaTakesNothing", "callbridge_records_unreported > 0\n            or ", ""),
+    ("CallbridgeKafkaTakesNothing", "and callbridge_kafka_brokers_up == 0", ""),
+    ("CallbridgeKafkaTakesNothing", "callbridge_kafka_brokers_up == 0", "callbridge_kafka_brokers_up < 0"),
+    ("CallbridgeKafkaTakesNothing", "{outcome=\"delivered\"}[90s])) == 0", "{outcome=\"delivered\"}[90s])) >= 0"),
     ("CallbridgeJournalFillsUp", "or callbridge_journal_full == 1", ""),
     (
         "CallbridgeJournalFillsUp",
