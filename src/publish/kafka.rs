@@ -194,13 +194,12 @@ impl Health {
 #[derive(Debug)]
 struct Mailbox {
     reports: Mutex<Vec<Report>>,
-    is_fatal: AtomicBool,
     reader: Thread,
 }
 
 impl Mailbox {
     fn new(reader: Thread) -> Self {
-        Self { reports: Mutex::default(), is_fatal: AtomicBool::new(false), reader }
+        Self { reports: Mutex::default(), reader }
     }
 
     fn put(&self, report: Report) {
@@ -264,13 +263,7 @@ impl ClientContext for Context {
     // Called twice for each event, so nothing is counted here.
     fn error(&self, error: KafkaError, reason: &str) {
         let code = code_of(&error);
-        if code == RDKafkaErrorCode::Fatal {
-            let is_first = !self.mailbox.is_fatal.swap(true, Ordering::Relaxed);
-            self.mailbox.reader.unpark();
-            if is_first {
-                tracing::warn!(reason, "the kafka producer is dead, and will be replaced");
-            }
-        } else if code == RDKafkaErrorCode::AllBrokersDown {
+        if code == RDKafkaErrorCode::AllBrokersDown {
             self.health.is_any_broker_up.store(false, Ordering::Relaxed);
             if !self.health.is_outage_told.swap(true, Ordering::Relaxed) {
                 tracing::warn!(reason, "no kafka broker can be reached");
@@ -459,9 +452,10 @@ impl Kafka {
         into.append(&mut self.mailbox.reports.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Whether the producer is dead and must be replaced.
+    /// Whether the producer is dead and must be replaced. It is so before the reports are there of what it died of.
     pub(crate) fn is_fatal(&self) -> bool {
-        self.mailbox.is_fatal.load(Ordering::Relaxed)
+        // Its error events do not say it: they come with the code of the cause, which may be that of a passing error.
+        self.running.as_ref().is_some_and(|running| running.producer.client().fatal_error().is_some())
     }
 
     /// The largest batch that its producer makes, in bytes. A longer record has a batch of its own.

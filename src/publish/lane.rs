@@ -211,6 +211,9 @@ pub(super) struct Lane {
     is_proving: bool,
     pub(super) rests_until: Option<Instant>,
     pub(super) backoff: Duration,
+    /// Its last failure ended the producer. Until a record is delivered, one at a time is sent: librdkafka still sends a batch that it has
+    /// made when the one before is refused.
+    pub(super) has_cost_producer: bool,
     /// All that is here: waiting, in flight, failed.
     held: usize,
     held_bytes: usize,
@@ -301,7 +304,7 @@ impl Lane {
 
     /// Whether the item may be sent, if it is the next.
     pub(super) fn takes(&self, item: &Item) -> bool {
-        let credit = if item.is_suspect { 1 } else { CREDIT };
+        let credit = if item.is_suspect || self.has_cost_producer { 1 } else { CREDIT };
         self.is_open
             && self.failed.is_empty()
             && self.rests_until.is_none()

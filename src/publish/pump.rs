@@ -70,11 +70,13 @@ const NAP: Duration = Duration::from_millis(100);
 pub(crate) struct Backoff {
     pub(crate) first: Duration,
     pub(crate) max: Duration,
+    /// Where the failure has cost a producer, and so the other topics a repeat: when a topic is forbidden, for example.
+    pub(crate) refused_max: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_secs(1), max: Duration::from_secs(60) }
+        Self { first: Duration::from_secs(1), max: Duration::from_secs(60), refused_max: Duration::from_secs(600) }
     }
 }
 

@@ -58,7 +58,8 @@ use crate::refusal::Reason;
 
 const CHANGED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountInfoChanged");
 const DESTROYED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountDestroyed");
-const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), max: Duration::from_secs(1) };
+const BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(50), max: Duration::from_secs(1), refused_max: Duration::from_secs(1) };
 /// Longer than the tests that do not wait for it need.
 const UNREPORTED_MAX: Duration = Duration::from_secs(3);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -85,6 +86,10 @@ struct Read {
 
 impl Rig {
     fn start(properties: &[(&str, &str)]) -> Self {
+        Self::start_with(properties, BACKOFF)
+    }
+
+    fn start_with(properties: &[(&str, &str)], backoff: Backoff) -> Self {
         let cluster = MockCluster::new(1).unwrap();
         let apps = Arc::new(Apps::new([1]));
         let own = CommandSet::select([CHANGED.name(), DESTROYED.name()], |_any| true).unwrap();
@@ -113,7 +118,7 @@ impl Rig {
                 let kafka = kafka.start(thread::current()).unwrap();
                 started.send(kafka.topics_client()).unwrap();
                 let metrics = metrics.publish;
-                let (gather, backoff, unreported_max) = (Duration::ZERO, BACKOFF, UNREPORTED_MAX);
+                let (gather, unreported_max) = (Duration::ZERO, UNREPORTED_MAX);
                 let setup = Setup { backlog, kafka, normaliser, topics, metrics, gather, backoff, unreported_max };
                 Pump::new(setup).run(&control);
             })
@@ -684,4 +689,47 @@ fn a_record_that_is_never_reported_gets_a_new_producer_once_its_topic_has_leader
     let finished = rig.finish();
     assert_eq!(finished.metric("callbridge_kafka_producer_rebuilds_total"), 0.0, "it was not dead");
     assert_eq!(finished.ledger.read().waiting_queue, 1);
+}
+
+#[test]
+fn a_topic_that_stays_forbidden_costs_producers_less_and_less_often() {
+    let (first, max) = (Duration::from_millis(50), Duration::from_millis(100));
+    let rig = Rig::start_with(&[], Backoff { first, max, refused_max: Duration::from_secs(10) });
+    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 7]);
+    rig.append(CHANGED, 0);
+    rig.publish();
+    let rebuilds = || rig.metric("callbridge_kafka_producer_rebuilds_total");
+    wait_until("the first producer is dead", || rebuilds() >= 1.0);
+    let began = clock::monotonic();
+    wait_until("seven are dead", || rebuilds() >= 7.0);
+    // 50 ms, doubled five times. At `max` it would be 600 ms, and what replacing them takes.
+    let least = 63 * first;
+    assert!(clock::monotonic() - began > least - max, "{:?}", clock::monotonic() - began);
+    assert_eq!(firsts(&rig.finish().read(CHANGED)), [0]);
+}
+
+#[test]
+fn an_error_that_costs_no_producer_is_retried_at_least_as_often_as_before() {
+    let (first, max) = (Duration::from_millis(10), Duration::from_millis(100));
+    let rig =
+        Rig::start_with(&[("topic.metadata.propagation.max.ms", "0")], Backoff { first, max, refused_max: MINUTE });
+    rig.cluster.topic_error(rig.topic(CHANGED), RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
+    rig.append(CHANGED, 0);
+    rig.publish();
+    // The eleventh would come after 20 seconds if the time were not bounded.
+    wait_until("it fails again and again", || rig.metric("callbridge_records_total{failed}") >= 11.0);
+    assert_eq!(rig.metric("callbridge_kafka_producer_rebuilds_total"), 0.0);
+    rig.cluster.topic_error(rig.topic(CHANGED), RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    assert_eq!(firsts(&rig.finish().read(CHANGED)), [0]);
+}
+
+#[test]
+fn a_dead_producer_is_replaced_although_nothing_more_is_sent() {
+    let rig = Rig::start_with(&[], Backoff { first: 10 * MINUTE, max: 10 * MINUTE, refused_max: 10 * MINUTE });
+    rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
+    rig.append(CHANGED, 0);
+    rig.publish();
+    wait_until("it is replaced", || rig.metric("callbridge_kafka_producer_rebuilds_total") == 1.0);
+    rig.control.give_up_at(clock::monotonic(), rig.pump.thread());
+    assert_eq!(rig.finish().ledger.read().waiting_queue, 1);
 }

@@ -32,6 +32,7 @@ impl Pump {
             && lane.failed.is_empty()
         {
             lane.backoff = Duration::ZERO;
+            lane.has_cost_producer = false;
         }
         self.release(item, topic);
         self.backlog.settle(&item.entry, &mut self.settled);
@@ -73,8 +74,8 @@ impl Pump {
             }
             Failure::Passing(code) | Failure::Timestamp(code) => {
                 self.metrics.ended(RecordOutcome::Failed);
-                let is_first = self.lanes.get(topic.index()).is_some_and(|lane| lane.failed.is_empty());
-                if is_first {
+                if let Some(lane) = self.lanes.get_mut(topic.index()).filter(|lane| lane.failed.is_empty()) {
+                    lane.has_cost_producer = self.kafka.is_fatal();
                     tracing::warn!(topic = name, %code, "kafka did not take a record; it is sent again");
                 }
                 self.stop_lane(item, topic, self.backoff.first);
@@ -157,7 +158,8 @@ impl Pump {
     pub(super) fn stop_lane(&mut self, item: Item, topic: Topic, rest: Duration) {
         let Some(lane) = self.lanes.get_mut(topic.index()) else { return };
         if lane.failed.is_empty() {
-            lane.backoff = (lane.backoff * 2).max(rest).min(self.backoff.max);
+            let max = if lane.has_cost_producer { self.backoff.refused_max } else { self.backoff.max };
+            lane.backoff = (lane.backoff * 2).max(rest).min(max);
         }
         lane.failed.insert(item.order, item);
     }
