@@ -24,12 +24,13 @@ use crate::config::problem::Problem;
 const VARIABLE_PREFIX: &str = "CALLBRIDGE_";
 
 /// The tables of the file whose settings have variables; a table within another stands before it.
-pub(super) const SECTIONS: [&str; 11] = [
+pub(super) const SECTIONS: [&str; 12] = [
     "callbacks.tls",
     "callbacks",
     "admin",
     "kafka",
     "topics",
+    "publish",
     "envelope",
     "blocklist",
     "decide",

@@ -30,6 +30,7 @@ use crate::config::Decide;
 use crate::config::EnvelopeSettings;
 use crate::config::Log;
 use crate::config::LogFormat;
+use crate::config::PublishSettings;
 use crate::config::TopicSettings;
 use crate::config::flags::Flags;
 use crate::config::layers::Layers;
@@ -211,6 +212,7 @@ fn paths() -> Vec<String> {
         within::<App>("apps[0]."),
         vec!["kafka.bootstrap.servers".to_owned()],
         within::<TopicSettings>("topics."),
+        within::<PublishSettings>("publish."),
         within::<EnvelopeSettings>("envelope."),
         within::<BlocklistSettings>("blocklist."),
         within::<Decide>("decide."),

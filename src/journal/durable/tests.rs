@@ -172,14 +172,15 @@ fn a_capture_abandoned_before_its_frame_is_written_is_counted_as_late_once() {
 #[test]
 fn a_capture_abandoned_while_its_frame_is_written_is_counted_as_late_once() {
     let dir = TempDir::new().unwrap();
-    let (OnDisk { mut backlog, committer: Committer { mut writer, committed, .. }, tender, .. }, ledger) =
+    let (OnDisk { mut backlog, committer: Committer { mut writer, committed, queue, .. }, tender, .. }, ledger) =
         open_with(&dir, SEGMENT_BYTES, 8);
     tender.store.tend().unwrap();
     let mut batch = Batch::new();
     for number in 0..2 {
         ledger.receive(None).accept();
         // When the frame is filled, both are still waited for.
-        batch.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
+        let record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
+        queue.recovered(None, record_bytes as usize);
     }
     let first = writer.append(&mut batch, false).unwrap().first_seq;
     assert!(take(&mut backlog, 10).0.is_empty(), "it is durable and not counted");
