@@ -107,7 +107,7 @@ fn a_503_of_one_replica_is_tried_on_the_other_and_only_where_the_line_says_so() 
             statuses.filter(|status| *status != 200).count()
         };
         assert_eq!(failed(&|config| config), 0, "{line}");
-        assert_eq!(failed(&|config| replaced(&config, line, without)), 4, "{line}");
+        assert!(failed(&|config| replaced(&config, line, without)) > 0, "{line}");
     }
 }
 
