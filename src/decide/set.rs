@@ -27,10 +27,9 @@ const SHARD_ENTRIES: usize = 1024;
 const SHARD_BITS_MAX: u32 = 24;
 /// The entries of a set that is built are gathered in so many buckets, as a power of two, by their hash.
 const BUCKET_BITS: u32 = 10;
-/// What a bucket is made of: chunks that are never copied, each as large as all before it, between these sizes. One as large as the largest
-/// is an allocation that nothing shares, so its memory is free for shards as soon as its bucket is built.
-const CHUNK_BYTES_MIN: usize = 1024;
-const CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// What a bucket is made of: chunks that are never copied, each as large as all before it, between these sizes.
+const CHUNK_BYTES_MIN: usize = 4 * 1024;
+const CHUNK_BYTES_MAX: usize = 32 * 1024;
 
 /// What an entry is found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

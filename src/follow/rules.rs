@@ -52,7 +52,30 @@ impl fmt::Display for BadLines {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use std::io::Seek;
+    use std::io::SeekFrom;
+    use std::io::Write;
+
     use crate::decide::file;
+
+    #[test]
+    fn a_file_of_more_than_256_mebibytes_is_read_to_its_end() {
+        let mut file = tempfile::tempfile().expect("a file");
+        // One line of zeros, which takes no place on the disk; what is behind it shows that it was read.
+        file.seek(SeekFrom::Start(257 << 20)).expect("sought");
+        file.write_all(b"\nbob\nblock").expect("written");
+        file.rewind().expect("rewound");
+        let Err(FileError::Bad(bad_lines)) = Rules::read(file) else { panic!("two lines are bad") };
+        let first: Vec<String> = bad_lines.first.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            first,
+            [
+                "line 1: more than 1048576 bytes in one line; expected one rule a line",
+                "line 3: the line ends; expected a user",
+            ]
+        );
+    }
 
     #[test]
     fn a_file_of_many_bad_lines_shows_ten() {
