@@ -52,6 +52,7 @@ use crate::metrics::journal::JournalMetrics;
 use crate::metrics::publish::PublishMetrics;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
+use crate::publish::budget::BUDGET_BYTES;
 use crate::publish::control::Control;
 use crate::publish::embedded::EmbeddedBroker;
 use crate::publish::kafka::ClientError;
@@ -243,6 +244,7 @@ impl Publishing {
             metrics: self.metrics,
             gather: self.gather,
             backoff: Backoff::default(),
+            budget_bytes: BUDGET_BYTES,
         };
         Ok((Pump::new(setup), topics_client))
     }

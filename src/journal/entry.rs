@@ -1,4 +1,4 @@
-//! One capture in the journal.
+//! One capture in the journal: as the queue has it, and as the publisher reads it.
 
 use crate::capture::Capture;
 use crate::record::Topic;
@@ -7,10 +7,10 @@ use super::log::Seq;
 use super::log::cursor::Place;
 use super::promise::Promise;
 
-/// A capture on its way to Kafka.
+/// A capture in the queue.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// What is on its way. Behind a pointer, as an entry is moved half a dozen times.
+    /// Behind a pointer, as an entry is moved half a dozen times.
     pub(crate) capture: Box<Capture>,
     /// What it costs. Here, because whoever settles it has no other reason to look at the capture.
     pub(crate) cost_bytes: usize,
@@ -18,10 +18,6 @@ pub(crate) struct Entry {
     pub(super) topic: Option<Topic>,
     pub(super) standing: Standing,
     pub(super) promise: Option<Promise>,
-    /// What its record takes, in bytes, if it is on disk.
-    pub(super) record_bytes: u32,
-    /// Where it can be read again, if it is on disk.
-    pub(crate) position: Option<Position>,
 }
 
 /// What the ledger makes of an entry's end.
@@ -33,18 +29,45 @@ pub(super) enum Standing {
     Uncounted,
 }
 
-/// Where a capture is in the log.
+/// A capture that is not delivered, as the publisher reads it.
+#[derive(Debug)]
+pub(crate) struct Undelivered<'c> {
+    pub(crate) capture: &'c Capture,
+    pub(crate) ticket: Ticket,
+    /// Whose share of the queue it takes, where there are shares.
+    pub(crate) share: Option<Topic>,
+}
+
+/// What it takes to read a capture again, and to settle it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) position: Position,
+    pub(super) standing: Standing,
+    /// What its record takes, in bytes, if it is on disk.
+    pub(super) record_bytes: u32,
+}
+
+/// Where a capture can be read again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Position {
     /// Its number.
     pub(crate) seq: Seq,
-    /// Its frame.
-    pub(crate) place: Place,
+    /// Its frame, if it is on disk.
+    pub(super) place: Place,
 }
 
 impl Entry {
     pub(super) fn new(capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Self {
         let cost_bytes = capture.cost_bytes();
-        Self { capture, cost_bytes, topic: None, standing, promise, record_bytes: 0, position: None }
+        Self { capture, cost_bytes, topic: None, standing, promise }
+    }
+}
+
+#[cfg(test)]
+impl Ticket {
+    /// One of a capture with this number.
+    pub(crate) fn numbered(seq: Seq) -> Self {
+        let position = Position { seq, ..Position::default() };
+        Self { position, standing: Standing::Counted, record_bytes: 0 }
     }
 }

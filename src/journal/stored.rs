@@ -1,6 +1,6 @@
 //! The backlog of the journal on disk: the publisher's side of the log.
 
-use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::Thread;
 use std::time::Duration;
@@ -14,9 +14,10 @@ use crate::metrics::journal::JournalMetrics;
 use super::codec;
 use super::codec::DecodeError;
 use super::committed::Committed;
-use super::entry::Entry;
 use super::entry::Position;
 use super::entry::Standing;
+use super::entry::Ticket;
+use super::entry::Undelivered;
 use super::log::Seq;
 use super::log::cursor::Cursor;
 use super::log::cursor::Place;
@@ -75,11 +76,16 @@ impl Stored {
         Arc::clone(&self.read_wait)
     }
 
-    /// Moves up to about `max` entries to `into`. Returns whether there may be more at once: also when much was read, of which little was
-    /// still to be delivered.
-    pub(super) fn take(&mut self, max: usize, into: &mut VecDeque<Entry>) -> bool {
-        let mut read_bytes = 0;
-        while into.len() < max && read_bytes < TAKE_BYTES {
+    /// Behind what was read last.
+    pub(super) const fn read_to(&self) -> Seq {
+        self.next_seq
+    }
+
+    /// Gives up to about `max` captures. Returns whether there may be more at once: also when much was read, of which little was still to
+    /// be delivered.
+    pub(super) fn read(&mut self, max: usize, mut give: impl FnMut(&Undelivered<'_>)) -> bool {
+        let (mut count, mut read_bytes) = (0, 0);
+        while count < max && read_bytes < TAKE_BYTES {
             match self.read_wait.during(|| self.cursor.next(&self.store)) {
                 Ok(Some((place, frame))) => {
                     let end = frame.header.end_seq;
@@ -93,7 +99,10 @@ impl Stored {
                         continue;
                     }
                     read_bytes += frame.header.padded_bytes();
-                    self.decoder.decode(place, &frame, self.next_seq, |entry| into.push_back(entry));
+                    self.decoder.decode(place, &frame, self.next_seq..Seq::MAX, |capture| {
+                        count += 1;
+                        give(capture);
+                    });
                     self.next_seq = self.next_seq.max(end);
                 }
                 Ok(None) => {
@@ -116,9 +125,10 @@ impl Stored {
         self.committed.is_closed() && self.cursor.is_at_end(&self.store)
     }
 
-    /// Reads again one frame at `from`, and gives those of its captures that are not delivered and not before `from`. Returns where to
-    /// read on, which is `from` itself when the disk does not read now, and how much was read, in bytes; `None` at the end of what there is.
-    pub(super) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<(Position, u64)> {
+    /// Reads again one frame at `from`, and gives those of its captures that were read before, are not delivered and not before `from`.
+    /// Returns where to read on, which is `from` itself when the disk does not read now, and how much was read, in bytes; `None` at the end
+    /// of what there is.
+    pub(super) fn read_again(&mut self, from: Position, give: impl FnMut(&Undelivered<'_>)) -> Option<(Position, u64)> {
         if self.again.place() != from.place {
             self.again.go_to(from.place);
         }
@@ -126,7 +136,7 @@ impl Stored {
             Ok(Some((place, frame))) => {
                 // A frame may end before `from`: compactions cut them elsewhere.
                 let (seq, bytes) = (frame.header.end_seq.max(from.seq), frame.header.padded_bytes());
-                self.decoder.decode(place, &frame, from.seq, take);
+                self.decoder.decode(place, &frame, from.seq..self.next_seq, give);
                 Some((Position { seq, place: self.again.place() }, bytes))
             }
             Ok(None) => None,
@@ -150,11 +160,11 @@ impl Stored {
 }
 
 impl Decoder {
-    /// Gives those captures of a frame that are not delivered and not before `from`.
-    fn decode(&mut self, place: Place, frame: &Frame<'_>, from: Seq, mut take: impl FnMut(Entry)) {
+    /// Gives those captures of a frame that are not delivered and within `wanted`.
+    fn decode(&mut self, place: Place, frame: &Frame<'_>, wanted: Range<Seq>, mut give: impl FnMut(&Undelivered<'_>)) {
         for captured in frame.captures() {
             let Captured { seq, is_counted, bytes, .. } = captured;
-            if seq < from || self.store.is_delivered(seq) {
+            if !wanted.contains(&seq) || self.store.is_delivered(seq) {
                 continue;
             }
             let capture = match codec::decode(bytes, &self.apps) {
@@ -165,10 +175,9 @@ impl Decoder {
                 }
             };
             let standing = if is_counted { Standing::Counted } else { Standing::Uncounted };
-            let mut entry = Entry::new(Box::new(capture), standing, None);
-            entry.record_bytes = captured.record_bytes();
-            entry.position = Some(Position { seq, place });
-            take(entry);
+            let position = Position { seq, place };
+            let ticket = Ticket { position, standing, record_bytes: captured.record_bytes() };
+            give(&Undelivered { capture: &capture, ticket, share: None });
         }
     }
 

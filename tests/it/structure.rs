@@ -54,7 +54,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "sender", "throttle",
         ],
     ),
-    ("publish", &["capture", "clock", "journal", "metrics", "normalise", "record", "refusal", "shutdown"]),
+    ("publish", &["capture", "clock", "journal", "metrics", "normalise", "record", "refusal", "share", "shutdown"]),
     ("follow", &["auth", "clock", "decide", "http", "metrics"]),
     ("admin", &["clock", "journal", "publish", "shutdown"]),
     // Wiring.
