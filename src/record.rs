@@ -94,8 +94,14 @@ impl Topics {
     }
 
     /// Every topic, in the order of [`Topics::names`].
-    pub fn all(&self) -> impl Iterator<Item = Topic> {
+    pub fn all(&self) -> impl Iterator<Item = Topic> + use<> {
         (0..self.names.len()).map(Topic)
+    }
+
+    /// Where what `topic` does not take goes.
+    pub fn rejected_beside(&self, topic: Topic) -> Topic {
+        let slots = self.slots.iter().find(|slots| slots.contains(&topic));
+        slots.and_then(|slots| slots.get(REJECTED)).copied().unwrap_or(topic)
     }
 
     /// The topic's name.

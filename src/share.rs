@@ -41,6 +41,11 @@ impl SharedRoom {
         Self { capacity, taken: 0, by_topic: vec![0; topics], sure, unclaimed: sure * topics }
     }
 
+    /// All of it.
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// What nobody holds.
     pub const fn free(&self) -> usize {
         self.capacity.saturating_sub(self.taken)

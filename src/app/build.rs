@@ -49,6 +49,7 @@ use crate::metrics::Metrics;
 use crate::metrics::journal::JournalMetrics;
 use crate::metrics::publish::PublishMetrics;
 use crate::normalise::Normaliser;
+use crate::publish::budget::BUDGET_BYTES;
 use crate::publish::control::Control;
 use crate::publish::embedded::EmbeddedBroker;
 use crate::publish::kafka::ClientError;
@@ -235,6 +236,7 @@ impl Publishing {
             gather: self.gather,
             backoff: Backoff::default(),
             unreported_max: self.unreported_max,
+            budget_bytes: BUDGET_BYTES,
         };
         Ok((Pump::new(setup), topics_client))
     }

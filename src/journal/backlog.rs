@@ -1,5 +1,7 @@
-//! The journal as the publisher sees it, whatever it is made of.
+//! The journal as the publisher reads it, whatever it is made of. Every capture has a number, in the order of the journal, and can be read
+//! again by it until it is settled.
 
+use std::collections::BTreeMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::Thread;
@@ -12,10 +14,15 @@ use super::bell::Ring;
 use super::entry::Entry;
 use super::entry::Position;
 use super::entry::Standing;
+use super::entry::Ticket;
+use super::entry::Undelivered;
 use super::log::Seq;
 use super::queue::Queue;
 use super::room::Freed;
 use super::stored::Stored;
+
+/// How many captures in memory are read again at a time.
+const READ_MAX: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -26,160 +33,192 @@ pub(crate) struct Backlog {
 
 #[derive(Debug)]
 enum Form {
-    Memory(Arc<Queue>),
+    Memory(Memory),
     Disk(Box<Stored>),
 }
 
-/// Entries that were settled, and whose end is not counted yet.
-#[derive(Debug, Default)]
-pub(crate) struct Settled {
-    /// The room in the queue that comes free.
-    freed: Freed,
-    delivered: u64,
-    /// By number, each with what its record takes, in bytes.
-    stored: Vec<(Seq, u32)>,
-    /// Of each of those, whose share it takes.
-    shares: Vec<Share>,
-    late: u64,
-    ring: Ring,
+/// What was taken from the queue and is not settled. Its room in the queue stays taken, and so bounds it.
+#[derive(Debug)]
+struct Memory {
+    queue: Arc<Queue>,
+    entries: BTreeMap<Seq, Entry>,
+    next_seq: Seq,
+    fresh: VecDeque<Entry>,
 }
 
-/// Whose share of the log a capture takes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Share {
-    /// That of the topic that it was taken for.
-    pub(super) topic: Option<Topic>,
-    /// Or of this one, if it was moved there.
-    pub(super) dead_letters: Topic,
+/// What has become of captures. Nothing counts, and nobody who waits is told, before it is given to [`Backlog::settle`].
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    delivered: Vec<Ticket>,
+    given_up: Vec<(Ticket, Reason)>,
+    moved: Vec<(Ticket, Topic)>,
+}
+
+impl Settled {
+    /// Every record of a capture is in Kafka.
+    pub(crate) fn delivered(&mut self, ticket: Ticket) {
+        self.delivered.push(ticket);
+    }
+
+    /// Kafka will never take a capture. One on disk stays there, for a process that can do more with it; any other is lost.
+    pub(crate) fn given_up(&mut self, ticket: Ticket, reason: Reason) {
+        self.given_up.push((ticket, reason));
+    }
+
+    /// A capture goes to another topic than it was thought to.
+    pub(crate) fn moved(&mut self, ticket: Ticket, topic: Topic) {
+        self.moved.push((ticket, topic));
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.delivered.is_empty() && self.given_up.is_empty() && self.moved.is_empty()
+    }
 }
 
 impl Backlog {
     pub(super) const fn in_memory(queue: Arc<Queue>, ledger: Ledger) -> Self {
-        Self { form: Form::Memory(queue), ledger }
+        let memory = Memory { queue, entries: BTreeMap::new(), next_seq: 0, fresh: VecDeque::new() };
+        Self { form: Form::Memory(memory), ledger }
     }
 
     pub(super) fn on_disk(stored: Stored, ledger: Ledger) -> Self {
         Self { form: Form::Disk(Box::new(stored)), ledger }
     }
 
-    /// Names the thread that takes, so that it is woken (`unpark`) when there is something to take.
-    pub(crate) fn wakes(&self, taker: Thread) {
+    /// Names the thread that reads, so that it is woken (`unpark`) when there is something to read.
+    pub(crate) fn wakes(&self, reader: Thread) {
         match &self.form {
-            Form::Memory(queue) => queue.wakes(taker),
-            Form::Disk(stored) => stored.wakes(taker),
+            Form::Memory(memory) => memory.queue.wakes(reader),
+            Form::Disk(stored) => stored.wakes(reader),
         }
     }
 
-    /// Moves up to about `max` entries to `into`, oldest first. Returns whether there may be more at once.
-    pub(crate) fn take(&mut self, max: usize, into: &mut VecDeque<Entry>) -> bool {
+    /// Whether what is given up stays for the next start.
+    pub(crate) const fn keeps_given_up(&self) -> bool {
+        matches!(self.form, Form::Disk(_))
+    }
+
+    /// The number behind everything that [`Backlog::read`] has given.
+    pub(crate) fn read_to(&self) -> Seq {
+        match &self.form {
+            Form::Memory(memory) => memory.next_seq,
+            Form::Disk(stored) => stored.read_to(),
+        }
+    }
+
+    /// Gives up to about `max` captures that were never given before, in order. Returns whether there may be more at once.
+    pub(crate) fn read(&mut self, max: usize, give: impl FnMut(&Undelivered<'_>)) -> bool {
         match &mut self.form {
-            Form::Memory(queue) => {
-                queue.take(max, into);
-                into.len() >= max
-            }
-            Form::Disk(stored) => stored.take(max, into),
+            Form::Memory(memory) => memory.read(max, give),
+            Form::Disk(stored) => stored.read(max, give),
         }
     }
 
-    /// Whether nothing waits to be taken and nothing more will come.
+    /// Whether everything was read and nothing more will come.
     pub(crate) fn is_at_end(&mut self) -> bool {
         match &mut self.form {
-            Form::Memory(queue) => queue.is_at_end(),
+            Form::Memory(memory) => memory.queue.is_at_end(),
             Form::Disk(stored) => stored.is_at_end(),
         }
     }
 
-    /// Reads some entries again, from `from` on, in order; some of them may have been delivered. `None` at the end of what there is, and
-    /// where nothing can be read again. Returns where to read on, and how many bytes were read.
-    pub(crate) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<(Position, u64)> {
+    /// Gives some captures again, from `from` on, in order, that were given before and are not settled. Returns where to read on, and how
+    /// many bytes were read; `None` if there is nothing to read from there on.
+    pub(crate) fn read_again(&mut self, from: Position, give: impl FnMut(&Undelivered<'_>)) -> Option<(Position, u64)> {
         match &mut self.form {
-            Form::Memory(_) => None,
-            Form::Disk(stored) => stored.read_again(from, take),
+            Form::Memory(memory) => memory.read_again(from.seq, give),
+            Form::Disk(stored) => stored.read_again(from, give),
         }
     }
 
-    /// Settles an entry all of whose records are in Kafka, and keeps the promise made for it. It counts, and who waits is told, at the
-    /// next [`Backlog::free`].
-    pub(crate) fn settle(&self, entry: &Entry, settled: &mut Settled) {
-        if let Form::Disk(stored) = &self.form
-            && let Some(position) = entry.position
-        {
-            settled.stored.push((position.seq, entry.record_bytes));
-            settled.shares.push(stored.share_of(entry));
-            // A late one may be marked as counted on disk: it was abandoned while it was written.
-            let is_late = stored.take_late(position.seq);
-            settled.late += u64::from(is_late);
-            settled.delivered += u64::from(entry.standing == Standing::Counted && !is_late);
+    /// Counts what has become of captures, frees their room, and then keeps the promises made for them.
+    pub(crate) fn settle(&mut self, settled: &mut Settled) {
+        if settled.is_empty() {
             return;
         }
-        self.free_queued(entry, settled);
-        if entry.standing == Standing::Counted {
-            match &entry.promise {
-                Some(promise) if !promise.keep(&mut settled.ring) => self.ledger.late(1),
-                Some(_) | None => settled.delivered += 1,
+        match &mut self.form {
+            Form::Memory(memory) => memory.settle(settled, &self.ledger),
+            Form::Disk(stored) => {
+                let (mut delivered, mut late) = (0, 0);
+                for ticket in &settled.delivered {
+                    // A late one may be marked as counted on disk: it was abandoned while it was written.
+                    let is_late = stored.take_late(ticket.position.seq);
+                    late += u64::from(is_late);
+                    delivered += u64::from(ticket.standing == Standing::Counted && !is_late);
+                }
+                settled.moved.iter().for_each(|(ticket, topic)| stored.moves_to(ticket, *topic));
+                stored.delivered(&settled.delivered);
+                self.ledger.deliver_stored(delivered);
+                self.ledger.late(late);
             }
         }
+        settled.delivered.clear();
+        settled.given_up.clear();
+        settled.moved.clear();
+    }
+}
+
+impl Memory {
+    fn read(&mut self, max: usize, mut give: impl FnMut(&Undelivered<'_>)) -> bool {
+        self.queue.take(max, &mut self.fresh);
+        let has_more = self.fresh.len() >= max;
+        for entry in self.fresh.drain(..) {
+            give(&undelivered(self.next_seq, &entry));
+            self.entries.insert(self.next_seq, entry);
+            self.next_seq += 1;
+        }
+        has_more
     }
 
-    /// Settles an entry that Kafka will never take. One that is on disk stays there, for a process that can do more with it. Any other
-    /// is lost, and its sender, if still there, is told so. Returns whether it stays.
-    pub(crate) fn give_up(&self, entry: &Entry, reason: Reason, settled: &mut Settled) -> bool {
-        if entry.position.is_some() {
-            return true;
+    fn read_again(&self, from: Seq, mut give: impl FnMut(&Undelivered<'_>)) -> Option<(Position, u64)> {
+        let (mut last, mut bytes) = (None, 0);
+        for (seq, entry) in self.entries.range(from..).take(READ_MAX) {
+            give(&undelivered(*seq, entry));
+            last = Some(*seq);
+            bytes += entry.cost_bytes as u64;
         }
-        self.free_queued(entry, settled);
-        let mut ring = Ring::default();
-        let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
-        if entry.standing == Standing::Counted && is_ours_to_count {
-            self.ledger.lose_queued(reason);
-        }
-        ring.out();
-        false
+        last.map(|last| (Position { seq: last + 1, ..Position::default() }, bytes))
     }
 
-    /// Frees the room of what was settled, and counts what was delivered: once for many.
-    pub(crate) fn free(&self, settled: &mut Settled) {
-        let Settled { freed, delivered, stored: captures, shares, late, ring } = settled;
-        match &self.form {
-            Form::Memory(queue) if !freed.is_empty() => {
-                queue.free(freed);
-                self.ledger.deliver(*delivered);
+    fn settle(&mut self, settled: &Settled, ledger: &Ledger) {
+        for (ticket, topic) in &settled.moved {
+            let entry = self.entries.get_mut(&ticket.position.seq).filter(|entry| entry.topic != Some(*topic));
+            if let Some(entry) = entry
+                && self.queue.move_share((entry.topic, *topic), self.queue.of_queued(entry.cost_bytes), || true)
+            {
+                entry.topic = Some(*topic);
             }
-            Form::Disk(stored) if !captures.is_empty() => {
-                stored.delivered(captures, shares);
-                self.ledger.deliver_stored(*delivered);
-                self.ledger.late(*late);
+        }
+        let (mut freed, mut ring, mut delivered) = (Freed::default(), Ring::default(), 0);
+        for ticket in &settled.delivered {
+            let Some(entry) = self.entries.remove(&ticket.position.seq) else { continue };
+            freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
+            if entry.standing == Standing::Counted {
+                match &entry.promise {
+                    Some(promise) if !promise.keep(&mut ring) => ledger.late(1),
+                    Some(_) | None => delivered += 1,
+                }
             }
-            Form::Memory(_) | Form::Disk(_) => {}
+        }
+        for (ticket, reason) in &settled.given_up {
+            let Some(entry) = self.entries.remove(&ticket.position.seq) else { continue };
+            freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
+            let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
+            if entry.standing == Standing::Counted && is_ours_to_count {
+                ledger.lose_queued(*reason);
+            }
+        }
+        if !freed.is_empty() {
+            self.queue.free(&mut freed);
+            ledger.deliver(delivered);
         }
         // Now that it counts.
         ring.out();
-        *delivered = 0;
-        captures.clear();
-        shares.clear();
-        *late = 0;
     }
+}
 
-    /// Says that an entry goes to another topic than it was thought to, and takes of that one's share if there is room in it.
-    pub(crate) fn moves_to(&self, entry: &Entry, topic: Topic) {
-        if entry.topic.get().is_none_or(|counted| counted == topic) {
-            return;
-        }
-        let has_moved = match &self.form {
-            Form::Memory(queue) => {
-                queue.move_share((entry.topic.get(), topic), queue.of_queued(entry.cost_bytes), || true)
-            }
-            Form::Disk(stored) => stored.moves_to(entry, topic),
-        };
-        if has_moved {
-            entry.topic.set(Some(topic));
-        }
-    }
-
-    /// Frees the room that an entry takes in the queue.
-    fn free_queued(&self, entry: &Entry, settled: &mut Settled) {
-        if let Form::Memory(queue) = &self.form {
-            settled.freed.add(entry.topic.get(), queue.of_queued(entry.cost_bytes));
-        }
-    }
+fn undelivered(seq: Seq, entry: &Entry) -> Undelivered<'_> {
+    let position = Position { seq, ..Position::default() };
+    let ticket = Ticket { position, standing: entry.standing, record_bytes: 0, share: None };
+    Undelivered { capture: &entry.capture, ticket, share: entry.topic }
 }

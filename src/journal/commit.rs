@@ -228,9 +228,8 @@ impl Committer {
         self.ledger.store(stored);
         hand.ring.out();
         let bytes_of = |entry: &Entry| usize::try_from(entry.record_bytes).unwrap_or(usize::MAX);
-        self.queue.stored(
-            hand.entries.iter().take(count).map(|entry| (entry.topic.get(), entry.cost_bytes, bytes_of(entry))),
-        );
+        self.queue
+            .stored(hand.entries.iter().take(count).map(|entry| (entry.topic, entry.cost_bytes, bytes_of(entry))));
         hand.entries.drain(..count);
         self.committed.advance(appended.first_seq + count as u64, late);
     }
@@ -259,7 +258,7 @@ impl Committer {
     fn lose(&self, entries: &mut VecDeque<Entry>, reason: Reason) {
         let (mut freed, mut ring) = (Freed::default(), Ring::default());
         for entry in entries.drain(..) {
-            freed.add(entry.topic.get(), self.queue.of_queued(entry.cost_bytes));
+            freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
             let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
             if entry.standing == Standing::Counted && is_ours_to_count {
                 self.ledger.lose_queued(reason);

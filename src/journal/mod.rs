@@ -24,7 +24,6 @@ mod shares;
 mod stored;
 mod turn;
 
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -40,9 +39,12 @@ use crate::refusal::Reason;
 pub(crate) use self::backlog::Backlog;
 pub(crate) use self::backlog::Settled;
 use self::bell::Ring;
-pub(crate) use self::entry::Entry;
+use self::entry::Entry;
 pub(crate) use self::entry::Position;
 use self::entry::Standing;
+pub(crate) use self::entry::Ticket;
+pub(crate) use self::entry::Undelivered;
+pub(crate) use self::log::Seq;
 use self::promise::Promise;
 use self::queue::Queue;
 use self::queue::WaitError;
@@ -182,7 +184,7 @@ impl Journal {
 
     fn new_entry(&self, capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Entry {
         let (key, topic) = self.shares.of(&capture);
-        Entry { key, topic: Cell::new(topic), ..Entry::new(capture, standing, promise) }
+        Entry { key, topic, ..Entry::new(capture, standing, promise) }
     }
 
     /// What room a capture takes.

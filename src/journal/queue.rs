@@ -111,7 +111,7 @@ impl Queue {
     /// alone.
     pub(super) fn append(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
         let mut entries = self.lock();
-        if !entries.is_open || entries.reserve(entry.topic.get(), entry.cost_bytes).is_err() {
+        if !entries.is_open || entries.reserve(entry.topic, entry.cost_bytes).is_err() {
             return Err(entry);
         }
         self.push(entries, entry, receipt);
@@ -121,7 +121,7 @@ impl Queue {
     /// Does as [`Queue::append`], and before it is open too.
     pub(super) fn offer(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Full> {
         let mut entries = self.lock();
-        entries.reserve(entry.topic.get(), entry.cost_bytes)?;
+        entries.reserve(entry.topic, entry.cost_bytes)?;
         self.push(entries, entry, receipt);
         Ok(())
     }
@@ -130,7 +130,7 @@ impl Queue {
     #[cfg(test)]
     pub(super) fn push_beyond_room(&self, entry: Entry, receipt: Receipt<'_>) {
         let mut entries = self.lock();
-        entries.room.take(entry.topic.get(), self.of_queued(entry.cost_bytes));
+        entries.room.take(entry.topic, self.of_queued(entry.cost_bytes));
         self.push(entries, entry, &mut Some(receipt));
     }
 

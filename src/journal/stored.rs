@@ -1,6 +1,6 @@
 //! The backlog of the journal on disk: the publisher's side of the log.
 
-use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::Thread;
 use std::time::Duration;
@@ -12,13 +12,14 @@ use crate::clock::Wait;
 use crate::metrics::journal::JournalMetrics;
 use crate::record::Topic;
 
-use super::backlog::Share;
 use super::codec;
 use super::codec::DecodeError;
 use super::committed::Committed;
-use super::entry::Entry;
 use super::entry::Position;
+use super::entry::Share;
 use super::entry::Standing;
+use super::entry::Ticket;
+use super::entry::Undelivered;
 use super::log::Seq;
 use super::log::cursor::Cursor;
 use super::log::cursor::Place;
@@ -91,11 +92,16 @@ impl Stored {
         Arc::clone(&self.read_wait)
     }
 
-    /// Moves up to about `max` entries to `into`. Returns whether there may be more at once: also when much was read, of which little was
-    /// still to be delivered.
-    pub(super) fn take(&mut self, max: usize, into: &mut VecDeque<Entry>) -> bool {
-        let mut read_bytes = 0;
-        while into.len() < max && read_bytes < TAKE_BYTES {
+    /// Behind what was read last.
+    pub(super) const fn read_to(&self) -> Seq {
+        self.next_seq
+    }
+
+    /// Gives up to about `max` captures. Returns whether there may be more at once: also when much was read, of which little was still to
+    /// be delivered.
+    pub(super) fn read(&mut self, max: usize, mut give: impl FnMut(&Undelivered<'_>)) -> bool {
+        let (mut count, mut read_bytes) = (0, 0);
+        while count < max && read_bytes < TAKE_BYTES {
             match self.read_wait.during(|| self.cursor.next(&self.store)) {
                 Ok(Some((place, frame))) => {
                     let end = frame.header.end_seq;
@@ -109,7 +115,10 @@ impl Stored {
                         continue;
                     }
                     read_bytes += frame.header.padded_bytes();
-                    self.decoder.decode(place, &frame, self.next_seq, |entry| into.push_back(entry));
+                    self.decoder.decode(place, &frame, self.next_seq..Seq::MAX, |capture| {
+                        count += 1;
+                        give(capture);
+                    });
                     self.next_seq = self.next_seq.max(end);
                 }
                 Ok(None) => {
@@ -132,9 +141,10 @@ impl Stored {
         self.committed.is_closed() && self.cursor.is_at_end(&self.store)
     }
 
-    /// Reads again one frame at `from`, and gives those of its captures that are not delivered and not before `from`. Returns where to
-    /// read on, which is `from` itself when the disk does not read now, and how much was read, in bytes; `None` at the end of what there is.
-    pub(super) fn read_again(&mut self, from: Position, take: impl FnMut(Entry)) -> Option<(Position, u64)> {
+    /// Reads again one frame at `from`, and gives those of its captures that were read before, are not delivered and not before `from`.
+    /// Returns where to read on, which is `from` itself when the disk does not read now, and how much was read, in bytes; `None` at the end
+    /// of what there is.
+    pub(super) fn read_again(&mut self, from: Position, give: impl FnMut(&Undelivered<'_>)) -> Option<(Position, u64)> {
         if self.again.place() != from.place {
             self.again.go_to(from.place);
         }
@@ -142,7 +152,7 @@ impl Stored {
             Ok(Some((place, frame))) => {
                 // A frame may end before `from`: compactions cut them elsewhere.
                 let (seq, bytes) = (frame.header.end_seq.max(from.seq), frame.header.padded_bytes());
-                self.decoder.decode(place, &frame, from.seq, take);
+                self.decoder.decode(place, &frame, from.seq..self.next_seq, give);
                 Some((Position { seq, place: self.again.place() }, bytes))
             }
             Ok(None) => None,
@@ -154,49 +164,50 @@ impl Stored {
         }
     }
 
-    /// Notes captures as delivered, each with what its record takes, in bytes, and whose share that is.
-    pub(super) fn delivered(&self, captures: &[(Seq, u32)], shares: &[Share]) {
+    /// Notes captures as delivered, and frees their room in the log.
+    pub(super) fn delivered(&self, tickets: &[Ticket]) {
+        let captures: Vec<(Seq, u32)> =
+            tickets.iter().map(|ticket| (ticket.position.seq, ticket.record_bytes)).collect();
         let mut freed = Freed::default();
-        let noted = self.store.delivered(captures);
-        for ((delivery, (_, record_bytes)), share) in noted.into_iter().zip(captures).zip(shares) {
+        for (delivery, ticket) in self.store.delivered(&captures).into_iter().zip(tickets) {
             let topic = match delivery {
-                Delivery::First => share.topic,
-                Delivery::FirstOfMarked => Some(share.dead_letters),
+                Delivery::First => ticket.share.and_then(|share| share.topic),
+                Delivery::FirstOfMarked => ticket.share.map(|share| share.dead_letters),
                 Delivery::Repeated => continue,
             };
-            freed.add(topic, Held::stored(usize::try_from(*record_bytes).unwrap_or(usize::MAX)));
+            freed.add(topic, Held::stored(bytes_of(ticket)));
         }
         self.decoder.queue.free(&mut freed);
+    }
+
+    /// Counts a capture to the share of its dead-letter topic, if it goes there and there is room.
+    pub(super) fn moves_to(&self, ticket: &Ticket, topic: Topic) {
+        if let Some(share) = ticket.share
+            && topic == share.dead_letters
+        {
+            // Marked, as it may be read again.
+            let mark = || self.store.mark(ticket.position.seq);
+            let _has_moved = self.decoder.queue.move_share((share.topic, topic), Held::stored(bytes_of(ticket)), mark);
+        }
     }
 
     /// Whether the sender of a capture was answered 503. Says so once.
     pub(super) fn take_late(&self, seq: Seq) -> bool {
         self.committed.take_late(seq)
     }
+}
 
-    /// Whose share of the log an entry takes.
-    pub(super) fn share_of(&self, entry: &Entry) -> Share {
-        Share { topic: entry.topic.get(), dead_letters: self.decoder.shares.dead_letters(entry.capture.app) }
-    }
-
-    /// Counts an entry to the share of its dead-letter topic, if it goes there and there is room. Returns whether it did.
-    pub(super) fn moves_to(&self, entry: &Entry, topic: Topic) -> bool {
-        let Some(position) = entry.position else { return false };
-        if topic != self.decoder.shares.dead_letters(entry.capture.app) {
-            return false;
-        }
-        let held = Held::stored(usize::try_from(entry.record_bytes).unwrap_or(usize::MAX));
-        // Marked, as it may be read again.
-        self.decoder.queue.move_share((entry.topic.get(), topic), held, || self.store.mark(position.seq))
-    }
+/// What the record of a capture takes in the log.
+fn bytes_of(ticket: &Ticket) -> usize {
+    usize::try_from(ticket.record_bytes).unwrap_or(usize::MAX)
 }
 
 impl Decoder {
-    /// Gives those captures of a frame that are not delivered and not before `from`.
-    fn decode(&mut self, place: Place, frame: &Frame<'_>, from: Seq, mut take: impl FnMut(Entry)) {
+    /// Gives those captures of a frame that are not delivered and within `wanted`.
+    fn decode(&mut self, place: Place, frame: &Frame<'_>, wanted: Range<Seq>, mut give: impl FnMut(&Undelivered<'_>)) {
         for captured in frame.captures() {
             let Captured { seq, is_counted, bytes, .. } = captured;
-            if seq < from || self.store.is_delivered(seq) {
+            if !wanted.contains(&seq) || self.store.is_delivered(seq) {
                 continue;
             }
             let capture = match codec::decode(bytes, &self.apps) {
@@ -207,16 +218,12 @@ impl Decoder {
                 }
             };
             let standing = if is_counted { Standing::Counted } else { Standing::Uncounted };
-            let mut entry = Entry::new(Box::new(capture), standing, None);
-            let topic = if self.store.is_marked(seq) {
-                Some(self.shares.dead_letters(entry.capture.app))
-            } else {
-                self.shares.of_key(captured.key)
-            };
-            entry.topic.set(topic);
-            entry.record_bytes = captured.record_bytes();
-            entry.position = Some(Position { seq, place });
-            take(entry);
+            let position = Position { seq, place };
+            let (topic, dead_letters) = (self.shares.of_key(captured.key), self.shares.dead_letters(capture.app));
+            let share = Some(Share { topic, dead_letters });
+            let ticket = Ticket { position, standing, record_bytes: captured.record_bytes(), share };
+            let counted = if self.store.is_marked(seq) { Some(dead_letters) } else { topic };
+            give(&Undelivered { capture: &capture, ticket, share: counted });
         }
     }
 

@@ -1,6 +1,5 @@
 //! Room, order, the end, and who wins between an answer and its deadline.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::pin::pin;
@@ -83,26 +82,58 @@ fn promised(journal: &Journal, ledger: &Ledger, number: i64) -> Appended {
     append(journal, ledger, number).unwrap().expect("a promise")
 }
 
-fn settle(backlog: &Backlog, entry: &Entry) {
+/// What the publisher was given.
+struct Taken {
+    number: i64,
+    command: Option<Command>,
+    ticket: Ticket,
+}
+
+fn taken(undelivered: &Undelivered<'_>) -> Taken {
+    let Undelivered { capture, ticket, .. } = undelivered;
+    Taken { number: capture.received.0, command: capture.command, ticket: *ticket }
+}
+
+fn settle(backlog: &mut Backlog, taken: &Taken) {
     let mut settled = Settled::default();
-    backlog.settle(entry, &mut settled);
-    backlog.free(&mut settled);
+    settled.delivered(taken.ticket);
+    backlog.settle(&mut settled);
 }
 
-fn give_up(backlog: &Backlog, entry: &Entry) {
+fn give_up(backlog: &mut Backlog, taken: &Taken) {
     let mut settled = Settled::default();
-    backlog.give_up(entry, Reason::Unpublishable, &mut settled);
-    backlog.free(&mut settled);
+    settled.given_up(taken.ticket, Reason::Unpublishable);
+    backlog.settle(&mut settled);
 }
 
-fn take_all(backlog: &mut Backlog) -> Vec<Entry> {
-    let mut taken = VecDeque::new();
-    backlog.take(usize::MAX, &mut taken);
-    taken.into()
+fn take_all(backlog: &mut Backlog) -> Vec<Taken> {
+    let mut all = Vec::new();
+    backlog.read(usize::MAX, |undelivered| all.push(taken(undelivered)));
+    all
 }
 
-fn numbers(entries: &[Entry]) -> Vec<i64> {
-    entries.iter().map(|entry| entry.capture.received.0).collect()
+fn numbers(all: &[Taken]) -> Vec<i64> {
+    all.iter().map(|taken| taken.number).collect()
+}
+
+#[test]
+fn captures_in_memory_can_be_read_again_in_order_until_they_are_settled() {
+    let (journal, mut backlog, ledger) = open(Ack::Memory, ROOMY);
+    for number in 0..600 {
+        append(&journal, &ledger, number).unwrap();
+    }
+    let all = take_all(&mut backlog);
+    for delivered in [&all[0], &all[300]] {
+        settle(&mut backlog, delivered);
+    }
+    append(&journal, &ledger, 600).unwrap();
+    let (mut from, mut again) = (Some(Position::default()), Vec::new());
+    while let Some(position) = from {
+        let read = backlog.read_again(position, |undelivered| again.push(taken(undelivered)));
+        from = read.map(|(next, _bytes)| next);
+    }
+    let expected: Vec<i64> = (1..600).filter(|number| *number != 300).collect();
+    assert_eq!(numbers(&again), expected, "what was never read is not read again");
 }
 
 #[test]
@@ -119,7 +150,7 @@ fn it_is_full_when_either_bound_is_reached_and_each_settled_entry_makes_room_for
 
         let taken = take_all(&mut backlog);
         assert!(poll(third.as_mut()).is_pending(), "what is taken still needs its room");
-        settle(&backlog, &taken[0]);
+        settle(&mut backlog, &taken[0]);
         assert!(poll(third.as_mut()).is_ready(), "{bounds:?}");
         assert_eq!(numbers(&take_all(&mut backlog)), [2]);
         assert_eq!((ledger.read().delivered, ledger.read().waiting_queue), (1, 2));
@@ -139,7 +170,7 @@ fn who_waits_gets_room_in_the_order_of_arrival() {
     for expected in 0..3 {
         let taken = take_all(&mut backlog);
         assert_eq!(numbers(&taken), [expected]);
-        settle(&backlog, &taken[0]);
+        settle(&mut backlog, &taken[0]);
         assert!(!journal.keep(capture(9)), "nobody who comes later is before those who wait");
         // The last is asked first.
         let ready: Vec<_> = (0..waiting.len()).rev().filter(|nth| poll(waiting[*nth].as_mut()).is_ready()).collect();
@@ -174,7 +205,7 @@ fn an_append_that_is_dropped_while_it_waits_leaves_its_place_and_its_room_to_oth
     }
     assert_eq!(ledger.read().ended_total(Account::Refused), 3, "broken off");
     let first = take_all(&mut backlog).remove(0);
-    settle(&backlog, &first);
+    settle(&mut backlog, &first);
     append(&journal, &ledger, 2).unwrap();
     assert_eq!(numbers(&take_all(&mut backlog)), [2]);
 }
@@ -187,7 +218,7 @@ fn a_capture_that_is_larger_than_all_room_takes_all_of_it() {
         append(&journal, &ledger, number).unwrap();
         assert!(!journal.keep(capture(9)));
         let first = take_all(&mut backlog).remove(0);
-        settle(&backlog, &first);
+        settle(&mut backlog, &first);
     }
 }
 
@@ -197,7 +228,7 @@ fn bounds_beyond_what_can_be_counted_are_no_bounds() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
     append(&journal, &ledger, 0).unwrap();
     let first = take_all(&mut backlog).remove(0);
-    settle(&backlog, &first);
+    settle(&mut backlog, &first);
 }
 
 #[test]
@@ -230,7 +261,7 @@ fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
     let taken = take_all(&mut backlog);
     assert_eq!(numbers(&taken), [0]);
     assert!(backlog.is_at_end());
-    settle(&backlog, &taken[0]);
+    settle(&mut backlog, &taken[0]);
     assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::Closed);
     journal.offer(capture(3), ledger.receive(None));
     assert!(!journal.keep(capture(4)));
@@ -250,7 +281,7 @@ fn who_waits_is_woken_once_it_is_safe_and_what_somebody_left_is_delivered_all_th
     assert!(pin!(leaves.acknowledged()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
     drop(leaves);
     for entry in take_all(&mut backlog) {
-        settle(&backlog, &entry);
+        settle(&mut backlog, &entry);
     }
     assert_eq!(woken.0.load(Ordering::SeqCst), 1);
     assert_eq!(waiting.as_mut().poll(&mut cx), Poll::Ready(Ok(())));
@@ -281,8 +312,8 @@ fn who_is_told_what_became_of_it_finds_it_counted() {
         assert!(pin!(appended.acknowledged()).poll(&mut Context::from_waker(&waker)).is_pending());
     }
     let entries = take_all(&mut backlog);
-    settle(&backlog, &entries[0]);
-    give_up(&backlog, &entries[1]);
+    settle(&mut backlog, &entries[0]);
+    give_up(&mut backlog, &entries[1]);
     assert_eq!(*looks.seen.lock().unwrap(), [(1, 0), (1, 1)]);
 }
 
@@ -293,7 +324,7 @@ fn what_kafka_will_never_take_is_lost_once_and_an_answer_that_waits_is_no_200() 
     let gone = promised(&journal, &ledger, 1);
     assert!(!gone.abandon(Reason::Deadline));
     for entry in take_all(&mut backlog) {
-        give_up(&backlog, &entry);
+        give_up(&mut backlog, &entry);
     }
     assert_eq!(poll(pin!(waits.acknowledged())), Poll::Ready(Err(AppendError::Unpublishable)), "it is told at once");
     assert!(!waits.abandon(Reason::Deadline));
@@ -313,7 +344,7 @@ fn a_promise_is_kept_or_abandoned_and_never_both_however_the_threads_meet() {
         let entries = take_all(&mut backlog);
         let together = Barrier::new(2);
         let is_200: Vec<bool> = thread::scope(|scope| {
-            let (together, backlog) = (&together, &backlog);
+            let (together, backlog) = (&together, &mut backlog);
             scope.spawn(move || {
                 together.wait();
                 entries.iter().for_each(|entry| settle(backlog, entry));
@@ -366,7 +397,7 @@ fn nothing_that_was_taken_comes_in_behind_the_end() {
                 let mut settled = 0;
                 while !backlog.is_at_end() {
                     for entry in take_all(&mut backlog) {
-                        settle(&backlog, &entry);
+                        settle(&mut backlog, &entry);
                         settled += 1;
                     }
                 }
@@ -407,8 +438,8 @@ fn topics_that_are_not_delivered_hold_their_shares_and_leave_the_rest_to_others(
         for number in 0..1000 {
             append(&journal, &ledger, number).unwrap();
             let taken = take_all(&mut backlog);
-            let other = taken.iter().find(|entry| entry.capture.command.is_none()).unwrap();
-            settle(&backlog, other);
+            let other = taken.iter().find(|entry| entry.command.is_none()).unwrap();
+            settle(&mut backlog, other);
         }
     }
 }
@@ -429,9 +460,9 @@ fn those_who_wait_for_the_share_of_a_topic_stand_in_nobody_else_s_way() {
 
     append(&journal, &ledger, 100).unwrap();
     let taken = take_all(&mut backlog);
-    settle(&backlog, &taken[8]);
+    settle(&mut backlog, &taken[8]);
     assert!(waiting.iter_mut().all(|append| poll(append.as_mut()).is_pending()), "it is no room of theirs");
-    settle(&backlog, &taken[0]);
+    settle(&mut backlog, &taken[0]);
     let ready: Vec<bool> = waiting.iter_mut().map(|append| poll(append.as_mut()).is_ready()).collect();
     assert_eq!(ready, [true, false], "the first that came");
 }
@@ -449,7 +480,7 @@ fn those_who_wait_for_the_whole_queue_are_not_overtaken() {
     let mut receipt = Some(ledger.receive(Some(ALSO_STUCK)));
     assert!(journal.append_now(capture_of(Some(ALSO_STUCK), 3), &mut receipt).is_err(), "it would fit");
     let taken = take_all(&mut backlog);
-    settle(&backlog, &taken[0]);
+    settle(&mut backlog, &taken[0]);
     assert!(poll(waits.as_mut()).is_ready());
 }
 
@@ -460,16 +491,19 @@ fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
     let mut held = Vec::new();
     for _round in 0..5 {
         fill(&journal, &ledger, STUCK);
-        for entry in take_all(&mut backlog) {
-            backlog.moves_to(&entry, rejected);
-            held.push(entry);
+        let mut settled = Settled::default();
+        for taken in take_all(&mut backlog) {
+            settled.moved(taken.ticket, rejected);
+            held.push(taken);
         }
+        backlog.settle(&mut settled);
     }
-    let moved = held.iter().filter(|entry| entry.topic.get() == Some(rejected)).count();
+    let mut moved = 0;
+    let _end = backlog.read_again(Position::default(), |taken| moved += usize::from(taken.share == Some(rejected)));
     assert!(moved >= 72 && (moved + 1..90).contains(&held.len()), "{moved} of {}", held.len());
     append(&journal, &ledger, 0).unwrap();
     for entry in &held {
-        settle(&backlog, entry);
+        settle(&mut backlog, entry);
     }
     assert_eq!(fill(&journal, &ledger, STUCK), 72, "all of their room came back");
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use prometheus::Gauge;
+use prometheus::GaugeVec;
 use prometheus::Histogram;
 use prometheus::HistogramOpts;
 use prometheus::IntCounter;
@@ -49,6 +50,9 @@ pub(crate) struct PublishMetrics {
     rejected: IntCounterVec,
     unreported: IntGauge,
     oldest_unreported: Gauge,
+    oldest_undelivered: GaugeVec,
+    /// Of it, by topic.
+    oldest_by_topic: Vec<Gauge>,
     queue: LocalHistogram,
     normalise: LocalHistogram,
     delivery: LocalHistogram,
@@ -77,6 +81,13 @@ impl PublishMetrics {
             "callbridge_oldest_unreported_seconds",
             "How long the oldest record without a delivery report has been waiting for it.",
         )?;
+        let oldest_undelivered = GaugeVec::new(
+            Opts::new(
+                "callbridge_topic_oldest_undelivered_seconds",
+                "How long ago the oldest callback was received that waits for this topic; 0 when none waits.",
+            ),
+            &["topic"],
+        )?;
         // A queue is empty within a turn of the pump, or Kafka is away and it takes as long as that takes.
         let queue = histogram(
             "callbridge_queue_duration_seconds",
@@ -100,11 +111,35 @@ impl PublishMetrics {
         registry.register(Box::new(rejected.clone()))?;
         registry.register(Box::new(unreported.clone()))?;
         registry.register(Box::new(oldest_unreported.clone()))?;
+        registry.register(Box::new(oldest_undelivered.clone()))?;
         for histogram in [&queue, &normalise, &delivery] {
             registry.register(Box::new(histogram.clone()))?;
         }
         let (queue, normalise, delivery) = (queue.local(), normalise.local(), delivery.local());
-        Ok(Self { records: by_outcome, rejected, unreported, oldest_unreported, queue, normalise, delivery })
+        let oldest_by_topic = Vec::new();
+        Ok(Self {
+            records: by_outcome,
+            rejected,
+            unreported,
+            oldest_unreported,
+            oldest_undelivered,
+            oldest_by_topic,
+            queue,
+            normalise,
+            delivery,
+        })
+    }
+
+    /// Shows these topics, of which nothing waits yet.
+    pub(crate) fn show_topics(&mut self, names: &[String]) {
+        self.oldest_by_topic = names.iter().map(|name| self.oldest_undelivered.with_label_values(&[name])).collect();
+    }
+
+    /// How long the oldest callback of each topic has been waiting, in the same order.
+    pub(crate) fn show_oldest(&self, ages: impl Iterator<Item = Duration>) {
+        for (gauge, age) in self.oldest_by_topic.iter().zip(ages) {
+            gauge.set(age.as_secs_f64());
+        }
     }
 
     /// Counts the records that are in Kafka.

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::journal::Ack;
 
+use super::budget::BUDGET_BYTES;
+use super::budget::RECORD_BYTES;
+
 /// The properties callbridge sets unless the configuration does: librdkafka's names, with the reason of each.
 fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
     let linger_ms = match ack {
@@ -25,9 +28,9 @@ fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
         ("message.timeout.ms", "0"),
         ("linger.ms", linger_ms),
         ("compression.type", "lz4"),
-        // The queue that counts is the journal's; this one only must not be the smaller.
-        ("queue.buffering.max.messages", "1000000"),
-        ("queue.buffering.max.kbytes", "1048576"),
+        // The publisher's budget is the bound. Twice, so that what each topic may always send beyond it finds room.
+        ("queue.buffering.max.messages", &(2 * BUDGET_BYTES / RECORD_BYTES).to_string()),
+        ("queue.buffering.max.kbytes", &(2 * BUDGET_BYTES / 1024).to_string()),
         // The default of 60 s sees a frozen leader late.
         ("socket.timeout.ms", "30000"),
         ("request.timeout.ms", "20000"),

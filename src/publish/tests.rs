@@ -44,6 +44,7 @@ use crate::lifecycle::Phase;
 use crate::metrics::Metrics;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
+use crate::publish::budget::BUDGET_BYTES;
 use crate::publish::control::Control;
 use crate::publish::kafka::Unstarted;
 use crate::publish::properties::Properties;
@@ -90,6 +91,10 @@ impl Rig {
     }
 
     fn start_with(properties: &[(&str, &str)], backoff: Backoff) -> Self {
+        Self::start_within(BUDGET_BYTES, properties, backoff)
+    }
+
+    fn start_within(budget_bytes: usize, properties: &[(&str, &str)], backoff: Backoff) -> Self {
         let cluster = MockCluster::new(1).unwrap();
         let apps = Arc::new(Apps::new([1]));
         let own = CommandSet::select([CHANGED.name(), DESTROYED.name()], |_any| true).unwrap();
@@ -118,8 +123,17 @@ impl Rig {
                 let kafka = kafka.start(thread::current()).unwrap();
                 started.send(kafka.topics_client()).unwrap();
                 let metrics = metrics.publish;
-                let (gather, unreported_max) = (Duration::ZERO, UNREPORTED_MAX);
-                let setup = Setup { backlog, kafka, normaliser, topics, metrics, gather, backoff, unreported_max };
+                let setup = Setup {
+                    backlog,
+                    kafka,
+                    normaliser,
+                    topics,
+                    metrics,
+                    gather: Duration::ZERO,
+                    backoff,
+                    budget_bytes,
+                    unreported_max: UNREPORTED_MAX,
+                };
                 Pump::new(setup).run(&control);
             })
         };
@@ -656,7 +670,7 @@ fn a_batch_that_fails_is_not_overtaken_by_what_is_behind_it() {
         rig.publish();
         for number in 100..400 {
             rig.append(CHANGED, number);
-            // So that some come in each state of the lane.
+            // So that some come in each state of the outbox.
             thread::sleep(Duration::from_millis(2));
         }
         let finished = rig.finish();
@@ -732,4 +746,104 @@ fn a_dead_producer_is_replaced_although_nothing_more_is_sent() {
     wait_until("it is replaced", || rig.metric("callbridge_kafka_producer_rebuilds_total") == 1.0);
     rig.control.give_up_at(clock::monotonic(), rig.pump.thread());
     assert_eq!(rig.finish().ledger.read().waiting_queue, 1);
+}
+
+/// A budget that a few records of these tests fill.
+const SMALL_BUDGET: usize = 10_000;
+
+#[test]
+fn a_stuck_topic_leaves_the_others_their_part_of_the_budget() {
+    use RDKafkaRespErr as E;
+    let rig = Rig::start_within(200_000, &[("topic.metadata.refresh.interval.ms", "100")], BACKOFF);
+    let stuck = rig.topics.name(rig.topics.of(rig.apps.iter().next().unwrap(), Some(DESTROYED))).to_owned();
+    rig.cluster.topic_error(&stuck, E::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
+    rig.publish();
+    (0..400).for_each(|number| rig.append(DESTROYED, number));
+    let unreported = || rig.metric("callbridge_records_unreported");
+    wait_until("the client has its part", || unreported() > 50.0);
+    (400..800).for_each(|number| rig.append(CHANGED, number));
+    wait_until("the others are delivered", || rig.ledger.read().delivered == 400);
+    let least = 200_000.0 * 0.8 / 1500.0;
+    wait_until("the rest waits in the journal", || (0.7 * least..300.0).contains(&unreported()));
+    rig.cluster.topic_error(&stuck, E::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(DESTROYED)), (0..400).collect::<Vec<_>>());
+    assert_eq!(firsts(&finished.read(CHANGED)), (400..800).collect::<Vec<_>>());
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (800, 0));
+}
+
+#[test]
+fn the_longest_body_passes_a_budget_that_is_smaller_than_it() {
+    let rig = Rig::start_within(SMALL_BUDGET, &[], BACKOFF);
+    let name = "x".repeat(262_144 - 60);
+    for number in 0..3 {
+        rig.append_body(CHANGED, &format!(r#"{{"Official_Account":"a","Name":"{name}","EventTime":{number}}}"#));
+        rig.append(CHANGED, 10 + number);
+    }
+    rig.publish();
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(CHANGED)), [0, 10, 1, 11, 2, 12]);
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (6, 0));
+}
+
+/// A batch of 200 events, which are more than [`SMALL_BUDGET`] by far, and an event behind them.
+fn append_large_batch(rig: &Rig) -> Command {
+    let push = Command::find("Push.OfflinePush").unwrap();
+    let event = |number: u64| format!(r#"{{"To_Account":"a","PushID":"{number}","EventTime":{number}}}"#);
+    rig.append_body(push, &format!(r#"{{"Events":[{}]}}"#, (1..201).map(event).collect::<Vec<_>>().join(",")));
+    rig.append_body(push, &event(201));
+    push
+}
+
+#[test]
+fn a_batch_larger_than_the_budget_is_sent_part_by_part_and_each_once() {
+    let rig = Rig::start_within(SMALL_BUDGET, &[], BACKOFF);
+    let push = append_large_batch(&rig);
+    rig.publish();
+    let finished = rig.finish();
+    let numbers: Vec<u64> = finished.read(push).iter().map(|record| record.number).collect();
+    assert_eq!(numbers, (1..202).collect::<Vec<_>>());
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (2, 0));
+}
+
+#[test]
+fn a_batch_larger_than_the_budget_goes_on_where_a_dead_producer_left_it() {
+    let rig = Rig::start_within(SMALL_BUDGET, &[], BACKOFF);
+    let push = append_large_batch(&rig);
+    rig.publish();
+    for delivered in [20.0, 40.0, 60.0, 80.0, 100.0] {
+        wait_until("more of it is delivered", || rig.metric("callbridge_records_total{delivered}") >= delivered);
+        rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
+    }
+    let finished = rig.finish();
+    let records = finished.read(push);
+    assert_eq!(firsts(&records), (1..202).collect::<Vec<_>>());
+    assert!(finished.metric("callbridge_kafka_producer_rebuilds_total") >= 1.0);
+    // Each time what was with the client, at most, and not all from the first on.
+    assert!(records.len() < 201 + 5 * 30, "{}", records.len());
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (2, 0));
+}
+
+#[test]
+fn the_oldest_that_waits_for_each_topic_is_shown() {
+    let rig = Rig::start(&[]);
+    let received = UnixMillis(clock::wall().0 - 100_000);
+    rig.append_received(DESTROYED, &body(DESTROYED, 0), received);
+    rig.append(DESTROYED, 1);
+    let oldest = |command: Command| {
+        let name = rig.topics.name(rig.topics.of(rig.apps.iter().next().unwrap(), Some(command)));
+        rig.metric(&format!("callbridge_topic_oldest_undelivered_seconds{{{name}}}"))
+    };
+    let is_shown = |name| rig.registry.gather().iter().any(|family| family.name() == name);
+    wait_until("the pump has begun", || is_shown("callbridge_topic_oldest_undelivered_seconds"));
+    wait_until("it is shown while its topic is not there", || oldest(DESTROYED) >= 100.0);
+    assert_eq!(oldest(CHANGED), 0.0);
+    rig.cluster.broker_down(1).unwrap();
+    rig.publish();
+    wait_until("the client has them", || rig.metric("callbridge_records_unreported") == 2.0);
+    wait_until("it is shown while it is with the client", || oldest(DESTROYED) >= 100.0);
+    rig.cluster.broker_up(1).unwrap();
+    wait_until("all are delivered", || rig.ledger.read().delivered == 2);
+    wait_until("none waits", || oldest(DESTROYED) == 0.0);
+    rig.finish();
 }

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use callbridge::clock;
+use callbridge::command::Command;
 
 use crate::seeds;
 use crate::support::alone::Alone;
@@ -23,6 +24,7 @@ use crate::support::oracle;
 use crate::support::oracle::Tally;
 use crate::support::ports;
 use crate::support::reader::Reader;
+use crate::support::samples;
 use crate::support::torture;
 use crate::support::torture::APP;
 use crate::support::wait;
@@ -192,6 +194,81 @@ fn what_the_publisher_does_not_hold_in_memory_is_read_again_from_disk_once_and_i
     assert_eq!(records.len() as u64, clients * times, "each once");
     let ledger = assert_all_delivered(bridge, &kafka, "parked", &outcome);
     assert_eq!(ledger.delivered, outcome.acknowledged().count() as u64 + clients * times);
+}
+
+/// Callbacks of each command while Kafka is frozen. All of them with the client take about 100 MiB.
+const OF_EACH_COMMAND: u64 = 800;
+/// What the process may grow by in an outage, whatever the number of topics.
+const OUTAGE_BYTES_MAX: u64 = 48 << 20;
+/// Each command's callbacks are sent by one of so many connections, so their order is known.
+const SENDERS: usize = 8;
+
+/// Posts `times` callbacks of each command, with their numbers from `first` on as the id of the request.
+fn post_of_each_command(bridge: &Bridge, first: u64, times: u64) {
+    let samples: Vec<_> = Command::all().map(samples::first_of).collect();
+    thread::scope(|scope| {
+        for samples in samples.chunks(samples.len().div_ceil(SENDERS)) {
+            scope.spawn(move || {
+                let mut client = Client::connect(bridge.callbacks).unwrap();
+                for number in first..first + times {
+                    for sample in samples {
+                        let target = format!("{}&RequestID={number}", http::callback_target(APP, sample.command));
+                        let answer = client.post(&target, sample.callback.get().as_bytes()).unwrap();
+                        assert_eq!(answer.status, 200, "{}: {}", sample.command, answer.text());
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// The numbers of the requests that became the records of a topic, each once, in the order of their first record.
+fn request_numbers(kafka: &Kafka, topic: &str) -> Vec<u64> {
+    let mut numbers: Vec<u64> = Vec::new();
+    for record in Reader::open(&kafka.client(), &[topic]).collect_to_end() {
+        let envelope: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
+        let number = envelope["requestid"].as_str().unwrap().parse().unwrap();
+        if numbers.last().is_none_or(|last| *last < number) {
+            numbers.push(number);
+        }
+    }
+    numbers
+}
+
+#[test]
+fn an_outage_with_callbacks_of_all_commands_takes_at_most_48_mib_of_memory() {
+    let _alone = Alone::take();
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let names = Command::all().map(Command::name).chain(["unknown", "rejected"]);
+    let topics: Vec<String> = names.map(|name| format!("every.{name}")).collect();
+    topics.iter().for_each(|topic| kafka.create_topic(topic, 1, 1));
+    let (_folder, dir) = journal::folder();
+    let settings = Settings::new_without_topics(&kafka.bootstrap(), "every", "");
+    let bridge = settings.with_variable("CALLBRIDGE_TOPICS_COMMANDS", "all").start(&dir);
+    let watch = Watch::start(bridge.admin);
+    post_of_each_command(&bridge, 0, 2);
+    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+    let idle = bridge.resident_bytes();
+    kafka.node(1).freeze();
+    post_of_each_command(&bridge, 2, OF_EACH_COMMAND);
+    bridge.metrics_until(|metrics| metrics["callbridge_records_unreported"] >= 5000.0);
+    let resident = bridge.resident_bytes();
+    assert!(resident < idle + OUTAGE_BYTES_MAX, "{idle} became {resident}");
+    let metrics = bridge.metrics();
+    for topic in &topics[..Command::COUNT] {
+        let age = metrics[&format!("callbridge_topic_oldest_undelivered_seconds{{topic=\"{topic}\"}}")];
+        assert!(age > 0.0, "{topic}");
+    }
+    kafka.node(1).thaw();
+    wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+    watch.assert_balanced();
+    for topic in &topics[..Command::COUNT] {
+        assert_eq!(request_numbers(&kafka, topic), (0..2 + OF_EACH_COMMAND).collect::<Vec<_>>(), "{topic}");
+    }
+    let count = (2 + OF_EACH_COMMAND) * Command::COUNT as u64;
+    let expected = Ledger { received: count, delivered: count, ..Ledger::default() };
+    let stopped = bridge.stop_and_wait();
+    assert_eq!((stopped.code, Ledger::of_exit(&stopped.ledger)), (0, expected), "{}", stopped.stderr);
 }
 
 #[test]

@@ -88,7 +88,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "throttle",
         ],
     ),
-    ("publish", &["capture", "clock", "journal", "lifecycle", "metrics", "normalise", "record", "refusal"]),
+    ("publish", &["capture", "clock", "journal", "lifecycle", "metrics", "normalise", "record", "refusal", "share"]),
     ("follow", &["auth", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
     ("admin", &["clock", "journal", "lifecycle", "metrics", "publish", "systemd"]),
     // Wiring.

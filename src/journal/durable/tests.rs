@@ -1,6 +1,5 @@
 //! The journal on a real disk, with its threads or without them.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::thread;
 use std::thread::JoinHandle;
@@ -22,8 +21,9 @@ use crate::command::Command;
 use crate::journal::Appended;
 use crate::journal::Settled;
 use crate::journal::TAKE_BYTES;
+use crate::journal::Ticket;
+use crate::journal::Undelivered;
 use crate::journal::codec;
-use crate::journal::entry::Entry;
 use crate::journal::entry::Standing;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
@@ -108,16 +108,26 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn take(backlog: &mut Backlog, max: usize) -> (Vec<Entry>, bool) {
-    let mut taken = VecDeque::new();
-    let has_more = backlog.take(max, &mut taken);
-    (taken.into(), has_more)
+/// What the publisher was given: the number of the capture, and what settles it.
+type Taken = (i64, Ticket);
+
+fn take(backlog: &mut Backlog, max: usize) -> (Vec<Taken>, bool) {
+    let mut taken = Vec::new();
+    let has_more = backlog.read(max, |undelivered| taken.push((undelivered.capture.received.0, undelivered.ticket)));
+    (taken, has_more)
 }
 
-fn settle(backlog: &Backlog, entry: &Entry) {
+fn settle(backlog: &mut Backlog, (_, ticket): &Taken) {
     let mut settled = Settled::default();
-    backlog.settle(entry, &mut settled);
-    backlog.free(&mut settled);
+    settled.delivered(*ticket);
+    backlog.settle(&mut settled);
+}
+
+/// Counts a capture to its dead-letter topic.
+fn moves(backlog: &mut Backlog, (_, ticket): &Taken) {
+    let mut settled = Settled::default();
+    settled.moved(*ticket, dead_letters());
+    backlog.settle(&mut settled);
 }
 
 #[test]
@@ -135,7 +145,7 @@ fn what_is_delivered_is_recorded_while_a_frame_waits_for_room() {
     wait_until("it is full", || journal.is_full());
     // One of the three: nothing is free by that.
     let (entries, _) = take(&mut backlog, 1);
-    settle(&backlog, &entries[0]);
+    settle(&mut backlog, &entries[0]);
     wait_until("it is recorded", || !store.has_unsaved());
     assert_eq!((store.fill().undelivered, journal.is_full()), (8, true));
     journal.close();
@@ -161,7 +171,7 @@ fn a_capture_abandoned_before_its_frame_is_written_is_counted_as_late_once() {
         entries.extend(take(&mut backlog, 10).0);
         entries.len() == 2
     });
-    entries.iter().for_each(|entry| settle(&backlog, entry));
+    entries.iter().for_each(|entry| settle(&mut backlog, entry));
     let balance = ledger.read();
     assert_eq!((balance.ended[Reason::Deadline.index()], balance.late), (1, 1));
     assert_eq!((balance.delivered, balance.waiting_total()), (1, 0));
@@ -189,7 +199,7 @@ fn a_capture_abandoned_while_its_frame_is_written_is_counted_as_late_once() {
     committed.advance(first + 2, [first + 1]);
     let (entries, _) = take(&mut backlog, 10);
     assert_eq!(entries.len(), 2);
-    entries.iter().for_each(|entry| settle(&backlog, entry));
+    entries.iter().for_each(|entry| settle(&mut backlog, entry));
     let balance = ledger.read();
     assert_eq!((balance.ended[Reason::Deadline.index()], balance.late), (1, 1));
     assert_eq!((balance.delivered, balance.waiting_total()), (1, 0));
@@ -231,7 +241,7 @@ fn a_stop_does_not_wait_for_a_segment_that_only_records() {
         let (OnDisk { journal, mut backlog, committer, tender, .. }, _ledger) = open_with(&dir, SEGMENT_BYTES, 8);
         let store = tender.store.clone();
         let (entries, _) = take(&mut backlog, 1);
-        settle(&backlog, &entries[0]);
+        settle(&mut backlog, &entries[0]);
         let running = Running::start(committer, tender);
         wait_until("it is recorded", || !store.has_unsaved());
         journal.close();
@@ -263,7 +273,7 @@ fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
     drop(tender);
 
     let (OnDisk { mut backlog, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
-    let numbers = |entries: &[Entry]| entries.iter().map(|entry| entry.capture.received.0).collect::<Vec<i64>>();
+    let numbers = |taken: &[Taken]| taken.iter().map(|(number, _)| *number).collect::<Vec<i64>>();
     let (first, has_more) = take(&mut backlog, 10);
     assert_eq!((numbers(&first), has_more), (vec![0], true));
     let (rest, has_more) = take(&mut backlog, 10);
@@ -292,7 +302,7 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
         entries.extend(take(&mut backlog, 2400).0);
     }
     // In the middle of a frame, which the output will have no end at.
-    let from = entries.iter().filter_map(|entry| entry.position).find(|position| position.seq == 1099).unwrap();
+    let from = entries.iter().map(|(_, ticket)| ticket.position).find(|position| position.seq == 1099).unwrap();
     let delivered: Vec<(Seq, u32)> = (1..=2400).filter(|seq| seq % 3 != 1).map(|seq| (seq, record_bytes)).collect();
     tender.store.delivered(&delivered);
     let segments = || std::fs::read_dir(dir.path()).unwrap().filter(|it| is_segment(it.as_ref().unwrap())).count();
@@ -304,7 +314,9 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
 
     let (mut at, mut numbers) = (Some(from), Vec::new());
     while let Some(position) = at {
-        at = backlog.read_again(position, |entry| numbers.extend(entry.position)).map(|(next, _bytes)| next);
+        at = backlog
+            .read_again(position, |undelivered| numbers.push(undelivered.ticket.position))
+            .map(|(next, _bytes)| next);
         assert!(at.is_none_or(|next| next.seq >= position.seq), "{at:?} behind {position:?}");
     }
     let numbers: Vec<Seq> = numbers.into_iter().map(|position| position.seq).collect();
@@ -368,7 +380,7 @@ fn a_topic_holds_its_share_of_the_log_also_after_a_restart() {
         journal.offer(Box::new(capture(1, body_bytes)), ledger.receive(None));
         wait_until_stored(&ledger);
         let (entries, _) = take(&mut backlog, 4096);
-        entries.iter().filter(|entry| entry.capture.received.0 == 1).for_each(|entry| settle(&backlog, entry));
+        entries.iter().filter(|(number, _)| *number == 1).for_each(|entry| settle(&mut backlog, entry));
         gauge.can_take().unwrap();
     }
     assert_eq!(held(&journal).1, all);
@@ -396,19 +408,18 @@ fn a_dead_letter_takes_the_share_of_its_topic_however_often_it_is_read() {
     // No command is known again from a capture without a query.
     let all = held(&journal).0;
     assert_eq!(held(&journal), (all, all, 0));
-    entries.iter().step_by(2).for_each(|entry| backlog.moves_to(entry, dead_letters()));
+    entries.iter().step_by(2).for_each(|entry| moves(&mut backlog, entry));
     assert_eq!(held(&journal), (all, all / 2, all / 2));
-    let (mut again, mut at) = (Vec::new(), entries[0].position);
+    let (mut again, mut at) = (Vec::new(), Some(entries[0].1.position));
     while let Some(position) = at {
-        at = backlog.read_again(position, |entry| again.push(entry)).map(|(next, _bytes)| next);
+        let push = |undelivered: &Undelivered<'_>| again.push((undelivered.capture.received.0, undelivered.ticket));
+        at = backlog.read_again(position, push).map(|(next, _bytes)| next);
     }
-    for entry in entries.iter().step_by(2).chain(again.iter().step_by(2)) {
-        backlog.moves_to(entry, dead_letters());
-    }
+    entries.iter().step_by(2).chain(again.iter().step_by(2)).for_each(|entry| moves(&mut backlog, entry));
     assert_eq!((again.len(), held(&journal)), (8, (all, all / 2, all / 2)), "each is moved once");
     // And counts once, whichever copy is delivered first.
-    again.iter_mut().for_each(|entry| entry.standing = Standing::Uncounted);
-    again.iter().skip(3).chain(&entries).for_each(|entry| settle(&backlog, entry));
+    again.iter_mut().for_each(|(_, ticket)| ticket.standing = Standing::Uncounted);
+    again.iter().skip(3).chain(&entries).for_each(|entry| settle(&mut backlog, entry));
     assert_eq!(held(&journal), (0, 0, 0));
     journal.close();
     running.end();

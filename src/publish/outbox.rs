@@ -1,0 +1,579 @@
+//! One topic on its way to Kafka: what is with the client, and from where on the journal is to be read again. It keeps order.
+//!
+//! An outbox holds no captures. It sends what it is given as the journal is read; where it cannot, it *pauses* at that capture and takes
+//! part again in the reading from there. When a record fails it is *stopped* until all that it sent is reported, and pauses at the first
+//! capture that failed. Captures that are delivered or in flight are passed over when they are read again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::clock::UnixMillis;
+use crate::journal::Position;
+use crate::journal::Seq;
+use crate::journal::Ticket;
+
+use super::kafka::Failure;
+use super::kafka::Verdict;
+use super::pump::Backoff;
+
+/// A record whose time is no farther from now names it, whatever Kafka said of others: it may have judged a whole batch.
+const NEVER_DOUBTED_MS: u64 = 1000;
+
+/// A capture on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Item {
+    pub(super) ticket: Ticket,
+    pub(super) received: UnixMillis,
+}
+
+impl Item {
+    pub(super) const fn seq(self) -> Seq {
+        self.ticket.position.seq
+    }
+}
+
+/// From where on the journal is to be read again.
+#[derive(Debug, Clone, Copy)]
+struct Pause {
+    position: Position,
+    /// Since when the oldest capture from there on waits.
+    received: UnixMillis,
+    /// The room that the next record needs, as far as it is known.
+    needed_bytes: usize,
+    /// The pass in which it was set.
+    pass: u64,
+}
+
+/// What is with the client of one capture.
+#[derive(Debug)]
+struct InFlight {
+    item: Item,
+    unreported: usize,
+    /// The first part that was not sent, if there is one.
+    unsent_part: Option<usize>,
+    failed: Option<(usize, Verdict)>,
+    /// When its first record was sent.
+    sent_at: Option<Instant>,
+}
+
+/// All that was sent of a capture is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) item: Item,
+    pub(super) outcome: Outcome,
+}
+
+/// What became of a capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// All of it is in Kafka.
+    Delivered,
+    /// The parts before this one are in Kafka; it and what follows were not sent.
+    DeliveredTo(usize),
+    /// The parts before the given one are in Kafka; that one is not.
+    Failed(usize, Verdict),
+}
+
+/// Records of batches that were too large.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// Why, as it was said of one of them.
+    pub(super) failure: Failure,
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+    pub(super) bytes_of_shortest: usize,
+    /// The captures that they were made of, as far as all of each is reported.
+    pub(super) items: Vec<Item>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    /// Its topic has been seen in the cluster.
+    is_open: bool,
+    in_flight: BTreeMap<Seq, InFlight>,
+    unreported: usize,
+    paused: Option<Pause>,
+    is_stopped: bool,
+    /// Its last failure was of its own record; it was not taken down with its producer by another topic's.
+    is_cause: bool,
+    /// Its failures cost producers, and so the other topics repeats. Until a record is delivered, one at a time is sent: librdkafka still
+    /// sends a batch that it has made when the one before it is refused.
+    costs_producers: bool,
+    /// Nothing may follow before all in flight is reported.
+    is_alone: bool,
+    resume_at: Option<Instant>,
+    backoff: Duration,
+    /// How far a record's time may be from now, in milliseconds, if Kafka has refused one. Beyond it no time is named: Kafka refuses one
+    /// record at a time, and each of them costs a producer.
+    distance_ms_max: Option<u64>,
+    refused: Option<Refused>,
+}
+
+impl Outbox {
+    /// Its topic is there.
+    pub(super) const fn open(&mut self) {
+        self.is_open = true;
+    }
+
+    /// Nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.in_flight.is_empty() && self.paused.is_none()
+    }
+
+    /// Takes what is new in the journal.
+    pub(super) const fn is_live(&self) -> bool {
+        self.paused.is_none()
+    }
+
+    /// When the record that has waited longest for its report was sent: records are sent in order.
+    pub(super) fn oldest_sent(&self) -> Option<Instant> {
+        self.in_flight.first_key_value().and_then(|(_, in_flight)| in_flight.sent_at)
+    }
+
+    /// When the oldest capture that waits was received.
+    pub(super) fn oldest(&self) -> Option<UnixMillis> {
+        let in_flight = self.in_flight.first_key_value().map(|(_, in_flight)| in_flight.item.received);
+        in_flight.into_iter().chain(self.paused.map(|pause| pause.received)).min()
+    }
+
+    /// Whether it takes part in a pass: it is live, or in a pass from `again_from` it is paused no later than `seq` and has not paused in
+    /// this pass.
+    pub(super) fn takes(&self, seq: Seq, again_from: Option<Seq>, pass: u64) -> bool {
+        match (self.paused, again_from) {
+            (None, None) => true,
+            (Some(pause), Some(from)) => pause.pass != pass && (from..=seq).contains(&pause.position.seq),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+
+    /// Whether a record may be sent now. One that is `suspect` must be alone.
+    pub(super) fn can_send(&self, is_suspect: bool) -> bool {
+        self.can_move() && (!is_suspect || self.unreported == 0)
+    }
+
+    fn can_move(&self) -> bool {
+        self.is_open && !self.is_stopped && !self.is_alone && self.resume_at.is_none()
+    }
+
+    /// The first part of a capture that is to be sent; `None`: it is in flight.
+    pub(super) fn next_part(&self, seq: Seq) -> Option<usize> {
+        match self.in_flight.get(&seq) {
+            None => Some(0),
+            Some(in_flight) => in_flight.unsent_part,
+        }
+    }
+
+    /// From where on the journal is to be read again now, and the room that the next record needs.
+    pub(super) fn resumes(&self) -> Option<(Position, usize)> {
+        self.paused.filter(|_| self.can_move()).map(|pause| (pause.position, pause.needed_bytes))
+    }
+
+    /// Pauses at a capture of a pass that it takes part in: what comes before was sent.
+    pub(super) fn pause_at(&mut self, item: Item, needed_bytes: usize, pass: u64) {
+        let (position, received) = (item.ticket.position, item.received);
+        self.paused = Some(Pause { position, received, needed_bytes, pass });
+    }
+
+    /// Goes back to a capture, if it has not paused before that already.
+    pub(super) fn go_back_to(&mut self, item: Item, pass: u64) {
+        match &mut self.paused {
+            Some(pause) if pause.position.seq < item.seq() => pause.pass = pass,
+            Some(_) | None => self.pause_at(item, 0, pass),
+        }
+    }
+
+    /// A pass has read from `from` to before `next`; `None`: to the end of what may be read again. Its last capture was received at `last`.
+    pub(super) fn passed(&mut self, from: Seq, next: Option<Position>, last: Option<UnixMillis>, pass: u64) {
+        let Some(pause) = &mut self.paused else { return };
+        let is_within = |seq: Seq| seq == from || next.is_none_or(|next| (from..next.seq).contains(&seq));
+        if pause.pass == pass || pause.position.seq < from || !is_within(pause.position.seq) {
+            return;
+        }
+        match next {
+            Some(position) => {
+                let received = last.unwrap_or(pause.received);
+                *pause = Pause { position, received, needed_bytes: 0, pass: pause.pass };
+            }
+            None => self.paused = None,
+        }
+    }
+
+    /// A record of a capture was sent.
+    pub(super) fn sent(&mut self, item: Item, is_suspect: bool, now: Instant) {
+        self.unreported += 1;
+        self.is_cause = false;
+        self.is_alone |= is_suspect || self.costs_producers;
+        let in_flight = self.of(item);
+        in_flight.unreported += 1;
+        in_flight.sent_at.get_or_insert(now);
+    }
+
+    /// Nothing is sent of a capture from this part on, for now.
+    pub(super) fn stops_before(&mut self, item: Item, part: usize) -> Option<Ended> {
+        self.of(item).unsent_part = Some(part);
+        self.ended(item.seq())
+    }
+
+    /// A part could not be sent, and never will be as it is.
+    pub(super) fn failed(&mut self, item: Item, part: usize, failure: Failure) -> Option<Ended> {
+        self.of(item).fail(part, Verdict::Failed(failure));
+        self.ended(item.seq())
+    }
+
+    /// All parts of a capture were sent.
+    pub(super) fn all_sent(&mut self, item: Item) {
+        self.of(item).unsent_part = None;
+    }
+
+    /// A record was reported.
+    pub(super) fn reported(&mut self, seq: Seq, part: usize, verdict: Verdict) -> Option<Ended> {
+        self.unreported -= 1;
+        self.is_alone &= self.unreported > 0;
+        let in_flight = self.in_flight.get_mut(&seq)?;
+        in_flight.unreported -= 1;
+        match verdict {
+            Verdict::Delivered => {}
+            Verdict::Unproven | Verdict::Failed(_) => in_flight.fail(part, verdict),
+        }
+        self.ended(seq)
+    }
+
+    /// Sends nothing before all in flight is reported, though nothing has failed.
+    pub(super) const fn wait_for_reports(&mut self) {
+        self.is_alone = self.unreported > 0;
+    }
+
+    /// Stops at a capture that failed, until all in flight is reported; then it rests, at first for `rest`.
+    pub(super) fn stop(&mut self, item: Item, pass: u64, rest: Duration, backoff: Backoff) {
+        if !self.is_stopped {
+            self.is_stopped = true;
+            let max = if self.costs_producers { backoff.refused_max } else { backoff.max };
+            self.backoff = (self.backoff * 2).max(rest).min(max);
+        }
+        self.go_back_to(item, pass);
+    }
+
+    /// Whether something has failed whose reports are not all there.
+    pub(super) const fn is_stopped(&self) -> bool {
+        self.is_stopped
+    }
+
+    /// It has stopped because Kafka did not take its own record.
+    pub(super) const fn caused_it(&mut self) {
+        self.is_cause = true;
+    }
+
+    /// The producer is dead. If this is the topic that it died of, it rests longer and longer from now on, for the sake of the others.
+    pub(super) const fn lost_producer(&mut self) {
+        self.costs_producers |= self.is_cause;
+    }
+
+    /// A capture is delivered: if it was sent after the last failure, that has passed.
+    pub(super) const fn succeeded(&mut self) {
+        if !self.is_stopped {
+            self.backoff = Duration::ZERO;
+            self.costs_producers = false;
+        }
+    }
+
+    /// Rests until `until`.
+    pub(super) const fn rest_until(&mut self, until: Instant) {
+        self.resume_at = Some(until);
+    }
+
+    /// When its rest ends.
+    pub(super) const fn resume_at(&self) -> Option<Instant> {
+        self.resume_at
+    }
+
+    /// Begins to rest once it is stopped and everything sent is reported; and ends a rest that is over.
+    pub(super) fn turn(&mut self, now: Instant) {
+        if self.is_stopped && self.unreported == 0 {
+            self.is_stopped = false;
+            self.resume_at = Some(now + self.backoff);
+        }
+        self.resume_at = self.resume_at.filter(|until| *until > now);
+    }
+
+    /// The batch of a record was too large.
+    pub(super) fn refuse(&mut self, failure: Failure, bytes: usize) {
+        let refused = self.refused.get_or_insert(Refused {
+            failure,
+            records: 0,
+            bytes: 0,
+            bytes_of_shortest: bytes,
+            items: Vec::new(),
+        });
+        refused.records += 1;
+        refused.bytes += bytes;
+        refused.bytes_of_shortest = refused.bytes_of_shortest.min(bytes);
+    }
+
+    /// A capture has ended because a batch of its records was too large.
+    pub(super) fn refuse_item(&mut self, item: Item) {
+        if let Some(refused) = &mut self.refused {
+            refused.items.push(item);
+        }
+    }
+
+    /// What was too large since this was asked last.
+    pub(super) const fn take_refused(&mut self) -> Option<Refused> {
+        self.refused.take()
+    }
+
+    /// Kafka refused the time of a record that was received at `received`. What is half as far from now is doubted from here on.
+    pub(super) fn doubt(&mut self, received: UnixMillis, now: UnixMillis) {
+        let doubted = (now.0.abs_diff(received.0) / 2).max(NEVER_DOUBTED_MS);
+        self.distance_ms_max = Some(self.distance_ms_max.map_or(doubted, |max| max.min(doubted)));
+    }
+
+    /// The time that a record names; `None`: that of sending.
+    pub(super) fn timestamp_ms(&self, received: UnixMillis, now: impl FnOnce() -> UnixMillis) -> Option<i64> {
+        let is_believed = |max| now().0.abs_diff(received.0) <= max;
+        self.distance_ms_max.is_none_or(is_believed).then_some(received.0)
+    }
+
+    fn of(&mut self, item: Item) -> &mut InFlight {
+        self.in_flight.entry(item.seq()).or_insert(InFlight {
+            item,
+            unreported: 0,
+            unsent_part: Some(0),
+            failed: None,
+            sent_at: None,
+        })
+    }
+
+    fn ended(&mut self, seq: Seq) -> Option<Ended> {
+        let in_flight = self.in_flight.get(&seq)?;
+        if in_flight.unreported > 0 {
+            return None;
+        }
+        let outcome = match (in_flight.failed, in_flight.unsent_part) {
+            (Some((part, verdict)), _) => Outcome::Failed(part, verdict),
+            (None, Some(part)) => Outcome::DeliveredTo(part),
+            (None, None) => Outcome::Delivered,
+        };
+        let item = in_flight.item;
+        self.in_flight.remove(&seq);
+        Some(Ended { item, outcome })
+    }
+}
+
+impl InFlight {
+    fn fail(&mut self, part: usize, verdict: Verdict) {
+        let (first, before) = self.failed.unwrap_or((part, verdict));
+        // A record that was refused takes others down with its producer; what became of those says nothing.
+        self.failed = Some((first.min(part), if is_refusal(before) { before } else { verdict }));
+    }
+}
+
+const fn is_refusal(verdict: Verdict) -> bool {
+    match verdict {
+        Verdict::Delivered | Verdict::Unproven => false,
+        Verdict::Failed(failure) => failure.is_refusal(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use rdkafka::error::RDKafkaErrorCode as Code;
+
+    const REST: Duration = Duration::from_secs(1);
+    const PASSING: Verdict = Verdict::Failed(Failure::Passing(Code::TopicAuthorizationFailed));
+
+    fn item(seq: Seq) -> Item {
+        Item { ticket: Ticket::numbered(seq), received: UnixMillis(i64::try_from(seq).unwrap()) }
+    }
+
+    fn position(seq: Seq) -> Position {
+        item(seq).ticket.position
+    }
+
+    fn open() -> Outbox {
+        let mut outbox = Outbox::default();
+        outbox.open();
+        outbox
+    }
+
+    fn send(outbox: &mut Outbox, seq: Seq) {
+        outbox.sent(item(seq), false, clock::monotonic());
+        outbox.all_sent(item(seq));
+    }
+
+    /// Sends the first `parts` parts of a capture that has one more.
+    fn send_parts(outbox: &mut Outbox, seq: Seq, parts: usize) {
+        (0..parts).for_each(|_part| outbox.sent(item(seq), false, clock::monotonic()));
+        assert_eq!(outbox.stops_before(item(seq), parts), None);
+    }
+
+    fn ended(seq: Seq, outcome: Outcome) -> Option<Ended> {
+        Some(Ended { item: item(seq), outcome })
+    }
+
+    fn resumes_at(outbox: &Outbox) -> Option<Seq> {
+        outbox.resumes().map(|(position, _)| position.seq)
+    }
+
+    #[test]
+    fn after_a_failure_it_waits_for_all_reports_and_resumes_at_the_first_that_failed() {
+        let (mut outbox, now) = (open(), clock::monotonic());
+        (1..=4).for_each(|seq| send(&mut outbox, seq));
+        assert_eq!(outbox.reported(3, 0, PASSING), ended(3, Outcome::Failed(0, PASSING)));
+        outbox.stop(item(3), 1, REST, Backoff::default());
+        assert!(!outbox.is_live() && !outbox.can_send(false));
+        assert_eq!(outbox.reported(1, 0, Verdict::Delivered), ended(1, Outcome::Delivered));
+        assert_eq!(outbox.reported(2, 0, PASSING), ended(2, Outcome::Failed(0, PASSING)));
+        outbox.stop(item(2), 1, REST, Backoff::default());
+        outbox.turn(now);
+        assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, None), "one is not reported");
+
+        assert_eq!(outbox.reported(4, 0, Verdict::Delivered), ended(4, Outcome::Delivered));
+        outbox.turn(now);
+        assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, Some(now + REST)));
+        outbox.turn(now + REST);
+        assert_eq!(resumes_at(&outbox), Some(2));
+        assert_eq!(outbox.oldest(), Some(UnixMillis(2)));
+    }
+
+    #[test]
+    fn a_rest_doubles_until_something_is_delivered_after_the_failure() {
+        let (mut outbox, mut now) = (open(), clock::monotonic());
+        let mut rest = |outbox: &mut Outbox| {
+            send(outbox, 1);
+            outbox.reported(1, 0, PASSING);
+            outbox.stop(item(1), 1, REST, Backoff::default());
+            outbox.turn(now);
+            let rest = outbox.resume_at().unwrap() - now;
+            now += rest;
+            outbox.turn(now);
+            rest.as_secs()
+        };
+        assert_eq!([0; 8].map(|_| rest(&mut outbox)), [1, 2, 4, 8, 16, 32, 60, 60]);
+        outbox.succeeded();
+        assert_eq!(rest(&mut outbox), 1);
+    }
+
+    #[test]
+    fn a_topic_that_producers_die_of_rests_for_up_to_ten_minutes_and_those_beside_it_do_not() {
+        let (mut cause, mut beside, now) = (open(), open(), clock::monotonic());
+        let rest = |outbox: &mut Outbox, is_cause: bool| {
+            send(outbox, 1);
+            outbox.reported(1, 0, PASSING);
+            outbox.stop(item(1), 1, REST, Backoff::default());
+            if is_cause {
+                outbox.caused_it();
+            }
+            outbox.lost_producer();
+            outbox.turn(now);
+            let rest = outbox.resume_at().unwrap() - now;
+            outbox.turn(now + rest);
+            rest.as_secs()
+        };
+        let rests = [0; 12].map(|_| (rest(&mut cause, true), rest(&mut beside, false)));
+        assert_eq!(rests[5..], [(32, 32), (64, 60), (128, 60), (256, 60), (512, 60), (600, 60), (600, 60)]);
+        cause.succeeded();
+        assert_eq!(rest(&mut cause, false), 1);
+    }
+
+    #[test]
+    fn where_it_paused_it_takes_part_again_in_a_later_pass_until_it_has_caught_up() {
+        let mut outbox = open();
+        assert!(outbox.takes(5, None, 1));
+        outbox.pause_at(item(5), 100, 1);
+        assert!(!outbox.takes(6, None, 1) && !outbox.takes(7, None, 2), "what is new is read again");
+        assert_eq!(outbox.resumes().map(|(position, bytes)| (position.seq, bytes)), Some((5, 100)));
+
+        // It is at hand when another reads from before, and passes over what was not its own.
+        assert!(!outbox.takes(4, Some(3), 3) && outbox.takes(5, Some(3), 3) && outbox.takes(9, Some(3), 3));
+        outbox.passed(3, Some(position(10)), Some(UnixMillis(9)), 3);
+        assert_eq!((resumes_at(&outbox), outbox.oldest()), (Some(10), Some(UnixMillis(9))));
+        // It pauses in the middle of a pass, and goes no further in it.
+        assert!(outbox.takes(12, Some(10), 4));
+        outbox.pause_at(item(12), 100, 4);
+        assert!(!outbox.takes(13, Some(10), 4));
+        outbox.passed(10, Some(position(20)), None, 4);
+        assert_eq!(outbox.resumes().map(|(position, bytes)| (position.seq, bytes)), Some((12, 100)));
+        assert!(!outbox.takes(25, Some(20), 5), "it is still before that");
+        outbox.passed(20, Some(position(30)), None, 5);
+        assert_eq!(resumes_at(&outbox), Some(12));
+        // Something that was sent before fails: it goes back, and on from there.
+        outbox.go_back_to(item(14), 5);
+        assert_eq!(resumes_at(&outbox), Some(12));
+        outbox.go_back_to(item(2), 5);
+        assert_eq!(resumes_at(&outbox), Some(2));
+        outbox.passed(2, None, None, 6);
+        assert!(outbox.is_live() && outbox.is_empty());
+    }
+
+    #[test]
+    fn a_capture_in_flight_is_passed_over_when_it_is_read_again() {
+        let mut outbox = open();
+        assert_eq!(outbox.next_part(1), Some(0));
+        send(&mut outbox, 1);
+        assert_eq!(outbox.next_part(1), None);
+        send_parts(&mut outbox, 2, 3);
+        assert_eq!(outbox.next_part(2), Some(3));
+    }
+
+    #[test]
+    fn a_batch_of_events_goes_on_at_the_first_part_that_was_not_delivered() {
+        let mut outbox = open();
+        send_parts(&mut outbox, 1, 2);
+        assert_eq!(outbox.reported(1, 0, Verdict::Delivered), None);
+        assert_eq!(outbox.reported(1, 1, Verdict::Delivered), ended(1, Outcome::DeliveredTo(2)));
+
+        send_parts(&mut outbox, 2, 4);
+        for (part, verdict) in [(0, Verdict::Delivered), (3, PASSING), (1, Verdict::Unproven)] {
+            assert_eq!(outbox.reported(2, part, verdict), None);
+        }
+        let failed = outbox.reported(2, 2, Verdict::Delivered);
+        assert_eq!(failed, ended(2, Outcome::Failed(1, Verdict::Unproven)));
+        // More of it may follow while some is in flight.
+        send_parts(&mut outbox, 3, 1);
+        outbox.sent(item(3), false, clock::monotonic());
+        outbox.all_sent(item(3));
+        assert_eq!(outbox.reported(3, 0, Verdict::Delivered), None);
+        assert_eq!(outbox.reported(3, 1, Verdict::Delivered), ended(3, Outcome::Delivered));
+        assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn a_refused_record_decides_for_its_whole_batch_of_events() {
+        let refused = Verdict::Failed(Failure::TooLarge(Code::MessageSizeTooLarge));
+        let down = Verdict::Failed(Failure::Fatal(Code::GaplessGuarantee));
+        for verdicts in [[refused, down], [down, refused]] {
+            let mut outbox = open();
+            send_parts(&mut outbox, 1, 2);
+            assert_eq!(outbox.reported(1, 1, verdicts[0]), None);
+            assert_eq!(outbox.reported(1, 0, verdicts[1]), ended(1, Outcome::Failed(0, refused)));
+        }
+    }
+
+    #[test]
+    fn a_suspect_is_sent_alone_until_all_its_records_are_reported() {
+        let mut outbox = open();
+        send(&mut outbox, 1);
+        assert!(outbox.can_send(false) && !outbox.can_send(true));
+        outbox.reported(1, 0, Verdict::Delivered);
+        assert!(outbox.can_send(true));
+        outbox.sent(item(2), true, clock::monotonic());
+        outbox.sent(item(2), true, clock::monotonic());
+        outbox.all_sent(item(2));
+        assert!(!outbox.can_send(false));
+        assert_eq!(outbox.reported(2, 0, Verdict::Delivered), None);
+        assert!(!outbox.can_send(false));
+        assert_eq!(outbox.reported(2, 1, Verdict::Delivered), ended(2, Outcome::Delivered));
+        assert!(outbox.can_send(true));
+    }
+
+    #[test]
+    fn waiting_for_reports_that_are_all_there_is_no_wait() {
+        let mut outbox = open();
+        outbox.wait_for_reports();
+        assert!(outbox.can_send(true));
+    }
+}

@@ -1,0 +1,579 @@
+//! Everything on its way to Kafka: makes records of captures, hands them to the client for the outbox of their topic, and decides what
+//! becomes of a capture once its records are reported.
+//!
+//! Nothing is ever given up because of an error that may pass. A record that Kafka will never take goes to `<prefix>.rejected`. But Kafka
+//! judges whole batches, so a record is believed to be bad only when it failed alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use crate::capture::Capture;
+use crate::capture::Outcome as Fate;
+use crate::clock;
+use crate::clock::UnixMillis;
+use crate::journal::Position;
+use crate::journal::Seq;
+use crate::journal::Settled;
+use crate::journal::Undelivered;
+use crate::metrics::publish::PublishMetrics;
+use crate::metrics::publish::RecordOutcome;
+use crate::normalise::Normaliser;
+use crate::normalise::part::Parts;
+use crate::record::Record;
+use crate::record::Topic;
+use crate::record::Topics;
+use crate::refusal::Reason;
+
+use super::batch_size::BatchSize;
+use super::budget::Budget;
+use super::kafka::Failure;
+use super::kafka::Kafka;
+use super::kafka::Report;
+use super::kafka::SendError;
+use super::kafka::Verdict;
+use super::outbox::Ended;
+use super::outbox::Item;
+use super::outbox::Outbox;
+use super::outbox::Outcome;
+use super::outbox::Refused;
+use super::pump::Backoff;
+use super::unreported::Sent;
+use super::unreported::Unreported;
+
+/// Of how many records one is timed while it is made: reading the clock twice costs a tenth of making it.
+const SAMPLE_EVERY: u64 = 16;
+/// How long an outbox rests when the client's queue is full, or when a record is sent again that has not itself been refused.
+pub(super) const REST: Duration = Duration::from_millis(20);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) kafka: Kafka,
+    normaliser: Arc<Normaliser>,
+    pub(super) topics: Arc<Topics>,
+    pub(super) metrics: PublishMetrics,
+    backoff: Backoff,
+    /// What is given up stays in the journal.
+    keeps_given_up: bool,
+    outboxes: Vec<Outbox>,
+    budget: Budget,
+    unreported: Unreported,
+    /// What is known of single captures that were sent and not delivered.
+    marks: BTreeMap<Seq, Mark>,
+    /// The number of the newest pass over the journal.
+    pass: u64,
+    again_from: Option<Seq>,
+    last_received: Option<UnixMillis>,
+    records: u64,
+    pub(super) batch_size: BatchSize,
+    /// A batch was too large although the known limits allow it: perhaps they have changed.
+    pub(super) asks_for_limits: bool,
+    /// The producer is dead.
+    pub(super) needs_producer: bool,
+    /// Something was delivered since this was asked last.
+    pub(super) has_delivered: bool,
+    settled: Settled,
+}
+
+/// What Kafka said of a capture so far.
+#[derive(Debug, Clone, Default)]
+struct Mark {
+    /// Its batch will never be taken. It is sent alone next, and then it is known whether it was to blame.
+    is_suspect: bool,
+    /// Kafka refused the time of its record. It is sent without.
+    is_timeless: bool,
+    /// Its parts before this one are in Kafka.
+    next_part: usize,
+    /// Set when Kafka will never take its own record: what it said.
+    poison: Option<String>,
+    /// Kafka will not take it in any form.
+    is_given_up: bool,
+}
+
+/// Why a record was not handed over.
+#[derive(Debug, Clone, Copy)]
+enum Unsent {
+    /// Its topic has no room for so many bytes.
+    NoRoom(usize),
+    /// The client has none.
+    ClientFull,
+    Failed(Failure),
+}
+
+/// What an [`Outgoing`] works with.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) kafka: Kafka,
+    pub(super) normaliser: Normaliser,
+    pub(super) topics: Arc<Topics>,
+    pub(super) metrics: PublishMetrics,
+    pub(super) backoff: Backoff,
+    pub(super) budget_bytes: usize,
+    pub(super) keeps_given_up: bool,
+}
+
+impl Outgoing {
+    /// Nothing is on its way.
+    pub(super) fn new(parcel: Parcel) -> Self {
+        let Parcel { kafka, normaliser, topics, mut metrics, backoff, budget_bytes, keeps_given_up } = parcel;
+        let count = topics.names().len();
+        metrics.show_topics(topics.names());
+        Self {
+            batch_size: BatchSize::new(kafka.batch_bytes()),
+            kafka,
+            normaliser: Arc::new(normaliser),
+            topics,
+            metrics,
+            backoff,
+            keeps_given_up,
+            outboxes: (0..count).map(|_| Outbox::default()).collect(),
+            budget: Budget::new(budget_bytes, count),
+            unreported: Unreported::default(),
+            marks: BTreeMap::new(),
+            pass: 0,
+            again_from: None,
+            last_received: None,
+            records: 0,
+            asks_for_limits: false,
+            needs_producer: false,
+            has_delivered: false,
+            settled: Settled::default(),
+        }
+    }
+
+    /// Lets the outbox of a topic send.
+    pub(super) fn open(&mut self, topic: usize) {
+        if let Some(outbox) = self.outboxes.get_mut(topic) {
+            outbox.open();
+        }
+    }
+
+    /// Nothing waits here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.outboxes.iter().all(Outbox::is_empty)
+    }
+
+    /// Whether some topic takes what is new in the journal.
+    pub(super) fn is_any_live(&self) -> bool {
+        self.outboxes.iter().any(Outbox::is_live)
+    }
+
+    /// How many records have no report.
+    pub(super) fn unreported(&self) -> usize {
+        self.unreported.len()
+    }
+
+    /// What has become of captures, for the journal to settle.
+    pub(super) const fn settled(&mut self) -> &mut Settled {
+        &mut self.settled
+    }
+
+    /// Looks at what time has brought.
+    pub(super) fn turn(&mut self, now: Instant) {
+        self.outboxes.iter_mut().for_each(|outbox| outbox.turn(now));
+    }
+
+    /// When the first rest of an outbox ends.
+    pub(super) fn resume_at(&self) -> Option<Instant> {
+        self.outboxes.iter().filter_map(Outbox::resume_at).min()
+    }
+
+    /// From where on the journal is to be read again, for the outbox that is farthest behind of those that can go on.
+    pub(super) fn resumes(&self) -> Option<Position> {
+        let each = self.topics.all().zip(&self.outboxes);
+        let resumes = each.filter_map(|(topic, outbox)| {
+            let (position, needed_bytes) = outbox.resumes()?;
+            self.budget.has_much_room(topic, needed_bytes).then_some(position)
+        });
+        resumes.min_by_key(|position| position.seq)
+    }
+
+    /// What is offered next is read again from `from` on, or is new.
+    pub(super) const fn begin_pass(&mut self, again_from: Option<Seq>) {
+        self.pass += 1;
+        self.again_from = again_from;
+        self.last_received = None;
+    }
+
+    /// What was read again ends before `next`, or at the end of what can be read again.
+    pub(super) fn end_pass(&mut self, next: Option<Position>) {
+        let (pass, last) = (self.pass, self.last_received);
+        let Some(from) = self.again_from else { return };
+        self.outboxes.iter_mut().for_each(|outbox| outbox.passed(from, next, last, pass));
+    }
+
+    /// Sends a capture, if its topic takes part in this pass. If it cannot be sent now, its topic pauses there.
+    pub(super) fn offer(&mut self, undelivered: &Undelivered<'_>, now: Instant) {
+        let Undelivered { capture, ticket, share } = undelivered;
+        let item = Item { ticket: *ticket, received: capture.received };
+        self.last_received = Some(capture.received);
+        let mark = self.marks.get(&item.seq()).cloned().unwrap_or_default();
+        if mark.is_given_up || !self.may_take(capture, item) {
+            return;
+        }
+        let parts = Parts::of(capture);
+        if parts.is_batch() && mark.poison.is_none() {
+            self.offer_batch(capture, &parts, (item, &mark), now);
+            return;
+        }
+        let normaliser = Arc::clone(&self.normaliser);
+        self.records += 1;
+        let sample_began = self.records.is_multiple_of(SAMPLE_EVERY).then(clock::monotonic);
+        let record = match &mark.poison {
+            None => normaliser.record(capture),
+            Some(what) => normaliser.rejected(capture, Reason::Unpublishable.word(), what),
+        };
+        if let Some(began) = sample_began {
+            self.metrics.normalised(clock::monotonic().duration_since(began));
+        }
+        let topic = record.topic;
+        // Also what is not sent now takes the share of the topic that it goes to.
+        if share.is_some_and(|share| share != topic) {
+            self.settled.moved(item.ticket, topic);
+        }
+        if self.first_part(topic, item, &mark).is_none() {
+            return;
+        }
+        match self.send(topic, &record, (item, 0, &mark), now) {
+            Ok(()) => self.all_sent(topic, item),
+            Err(unsent) => self.unsent(unsent, topic, (item, 0), now),
+        }
+    }
+
+    /// Does the same for a capture that becomes several records. They share the outbox of its command, also those that go to the rejected
+    /// topic.
+    fn offer_batch(&mut self, capture: &Capture, parts: &Parts, (item, mark): (Item, &Mark), now: Instant) {
+        let topic = self.topics.of(capture.app, capture.command);
+        let Some(first) = self.first_part(topic, item, mark) else { return };
+        let normaliser = Arc::clone(&self.normaliser);
+        for (index, part) in parts.iter().enumerate().skip(first) {
+            let record = normaliser.record_of(capture, part);
+            if let Err(unsent) = self.send(topic, &record, (item, index, mark), now) {
+                self.unsent(unsent, topic, (item, index), now);
+                return;
+            }
+        }
+        self.all_sent(topic, item);
+    }
+
+    /// Whether a topic that the capture may go to takes part in this pass. Which one it is, is known when it is normalised.
+    fn may_take(&self, capture: &Capture, item: Item) -> bool {
+        let is_usable = match capture.outcome {
+            Fate::Happened | Fate::Decided(_) => true,
+            Fate::Refused { .. } => false,
+        };
+        self.takes(self.topics.rejected(capture.app), item)
+            || is_usable && self.takes(self.topics.of(capture.app, capture.command), item)
+    }
+
+    fn takes(&self, topic: Topic, item: Item) -> bool {
+        let outbox = self.outboxes.get(topic.index());
+        outbox.is_some_and(|outbox| outbox.takes(item.seq(), self.again_from, self.pass))
+    }
+
+    /// The first part of a capture that is to be sent now. If there is one and it cannot be sent, the topic pauses there.
+    fn first_part(&mut self, topic: Topic, item: Item, mark: &Mark) -> Option<usize> {
+        if !self.takes(topic, item) {
+            return None;
+        }
+        let outbox = self.outboxes.get_mut(topic.index())?;
+        let first = outbox.next_part(item.seq())?.max(mark.next_part);
+        if self.needs_producer || !outbox.can_send(mark.is_suspect) {
+            outbox.pause_at(item, 0, self.pass);
+            if mark.is_suspect {
+                outbox.wait_for_reports();
+            }
+            return None;
+        }
+        Some(first)
+    }
+
+    /// Hands a record over for the outbox of `topic`.
+    fn send(
+        &mut self,
+        topic: Topic,
+        record: &Record<'_>,
+        (item, part, mark): (Item, usize, &Mark),
+        now: Instant,
+    ) -> Result<(), Unsent> {
+        let Some(outbox) = self.outboxes.get_mut(topic.index()) else { return Err(Unsent::ClientFull) };
+        let cost = Budget::cost(record.bytes());
+        if !self.budget.has_room(topic, cost) {
+            return Err(Unsent::NoRoom(cost));
+        }
+        let timestamp_ms = if mark.is_timeless { None } else { outbox.timestamp_ms(item.received, clock::wall) };
+        let number = self.unreported.next();
+        self.kafka.send(self.topics.name(record.topic), record, timestamp_ms, number).map_err(|error| match error {
+            SendError::QueueFull => Unsent::ClientFull,
+            SendError::Failed(failure) => Unsent::Failed(failure),
+        })?;
+        outbox.sent(item, mark.is_suspect, now);
+        self.budget.take(topic, cost);
+        let (seq, rejection, bytes) = (item.seq(), record.rejection, record.bytes());
+        self.unreported.insert(Sent { topic, seq, part, rejection, sent_at: now, bytes });
+        Ok(())
+    }
+
+    fn all_sent(&mut self, topic: Topic, item: Item) {
+        if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
+            outbox.all_sent(item);
+        }
+    }
+
+    /// A part of a capture was not sent, nor is what follows.
+    fn unsent(&mut self, unsent: Unsent, topic: Topic, (item, part): (Item, usize), now: Instant) {
+        let Some(outbox) = self.outboxes.get_mut(topic.index()) else { return };
+        let ended = match unsent {
+            Unsent::NoRoom(bytes) => {
+                outbox.pause_at(item, bytes, self.pass);
+                outbox.stops_before(item, part)
+            }
+            Unsent::ClientFull => {
+                outbox.pause_at(item, 0, self.pass);
+                outbox.rest_until(now + REST);
+                outbox.stops_before(item, part)
+            }
+            Unsent::Failed(failure) => {
+                // The client judges each record by itself.
+                if matches!(failure, Failure::Poison(_)) {
+                    self.marks.entry(item.seq()).or_default().is_suspect = true;
+                }
+                // What follows must not overtake the parts that were sent before.
+                outbox.pause_at(item, 0, self.pass);
+                outbox.wait_for_reports();
+                outbox.failed(item, part, failure)
+            }
+        };
+        if let Some(ended) = ended {
+            self.ended(ended, topic);
+        }
+    }
+
+    /// Takes up reports.
+    pub(super) fn take_reports(&mut self, reports: impl IntoIterator<Item = Report>, now: Instant) {
+        for report in reports {
+            let Some(sent) = self.unreported.remove(report.sequence) else {
+                tracing::error!(sequence = report.sequence, "a delivery report names no record that was sent");
+                continue;
+            };
+            if let Verdict::Failed(failure @ Failure::TooLarge(_)) = report.verdict {
+                self.asks_for_limits |= !self.batch_size.explains(sent.bytes);
+                if let Some(outbox) = self.outboxes.get_mut(sent.topic.index()) {
+                    outbox.refuse(failure, sent.bytes);
+                }
+            }
+            let topic = sent.topic;
+            if let Some(ended) = self.reported(&sent, report.verdict, now) {
+                self.ended(ended, topic);
+            }
+        }
+    }
+
+    /// Settles what is in Kafka after all. The rest is not sent again: this is the end.
+    pub(super) fn take_last_reports(&mut self, reports: impl IntoIterator<Item = Report>, now: Instant) {
+        for report in reports {
+            let Some(sent) = self.unreported.remove(report.sequence) else { continue };
+            if let Some(Ended { item, outcome: Outcome::Delivered }) = self.reported(&sent, report.verdict, now) {
+                self.delivered(item, sent.topic);
+            }
+        }
+    }
+
+    /// The producer is gone: what was never reported is not in Kafka, or nobody will ever say so. It is sent again by the next producer.
+    pub(super) fn lose_producer(&mut self, now: Instant) {
+        for sent in self.unreported.take_all() {
+            self.metrics.ended(RecordOutcome::Failed);
+            let Some(Ended { item, outcome }) = self.reported(&sent, Verdict::Unproven, now) else { continue };
+            match outcome {
+                Outcome::Failed(part, verdict) => {
+                    self.goes_on_at(item, part);
+                    match verdict {
+                        Verdict::Failed(failure) if failure.is_refusal() => self.failed(item, sent.topic, failure),
+                        Verdict::Failed(_) | Verdict::Unproven | Verdict::Delivered => {
+                            self.stop(item, sent.topic, REST);
+                        }
+                    }
+                }
+                // One of its records has just failed.
+                Outcome::Delivered | Outcome::DeliveredTo(_) => {}
+            }
+        }
+        self.outboxes.iter_mut().for_each(Outbox::lost_producer);
+        self.judge_refused(now);
+        self.needs_producer = false;
+    }
+
+    fn reported(&mut self, sent: &Sent, verdict: Verdict, now: Instant) -> Option<Ended> {
+        self.budget.give(sent.topic, Budget::cost(sent.bytes));
+        if verdict == Verdict::Delivered {
+            self.metrics.delivered(now.saturating_duration_since(sent.sent_at), sent.rejection);
+        }
+        self.outboxes.get_mut(sent.topic.index())?.reported(sent.seq, sent.part, verdict)
+    }
+
+    fn ended(&mut self, Ended { item, outcome }: Ended, topic: Topic) {
+        match outcome {
+            Outcome::Delivered => self.delivered(item, topic),
+            // Its outbox has paused there.
+            Outcome::DeliveredTo(part) => self.goes_on_at(item, part),
+            Outcome::Failed(part, verdict) => {
+                self.goes_on_at(item, part);
+                match verdict {
+                    Verdict::Failed(failure) => self.failed(item, topic, failure),
+                    Verdict::Unproven | Verdict::Delivered => self.unproven(item, topic),
+                }
+            }
+        }
+    }
+
+    /// The parts of a capture before this one need not be sent again.
+    fn goes_on_at(&mut self, item: Item, part: usize) {
+        if part > 0 {
+            self.marks.entry(item.seq()).or_default().next_part = part;
+        }
+    }
+
+    fn delivered(&mut self, item: Item, topic: Topic) {
+        self.has_delivered = true;
+        if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
+            outbox.succeeded();
+        }
+        self.marks.remove(&item.seq());
+        self.settled.delivered(item.ticket);
+    }
+
+    fn unproven(&mut self, item: Item, topic: Topic) {
+        self.metrics.ended(RecordOutcome::Unproven);
+        tracing::warn!(
+            topic = self.topics.name(topic),
+            "kafka's client reports a delivery without an offset; the record is sent again"
+        );
+        self.stop(item, topic, REST);
+    }
+
+    fn failed(&mut self, item: Item, topic: Topic, failure: Failure) {
+        let topics = Arc::clone(&self.topics);
+        let name = topics.name(topic);
+        let mark = self.marks.get(&item.seq()).cloned().unwrap_or_default();
+        match failure {
+            Failure::Timestamp(code) if !mark.is_timeless => {
+                self.metrics.ended(RecordOutcome::Failed);
+                tracing::warn!(
+                    topic = name,
+                    %code,
+                    received_ms = item.received.0,
+                    "kafka refuses the time of a record; it, and others that are half as far from now, get the time of sending"
+                );
+                if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
+                    outbox.doubt(item.received, clock::wall());
+                }
+                self.marks.entry(item.seq()).or_default().is_timeless = true;
+                self.stop(item, topic, REST);
+            }
+            Failure::Passing(code) | Failure::Timestamp(code) => {
+                self.metrics.ended(RecordOutcome::Failed);
+                if self.outboxes.get(topic.index()).is_some_and(|outbox| !outbox.is_stopped()) {
+                    tracing::warn!(topic = name, %code, "kafka did not take a record; it is sent again");
+                }
+                self.stop(item, topic, self.backoff.first);
+                if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
+                    outbox.caused_it();
+                }
+            }
+            Failure::Fatal(_) => {
+                self.metrics.ended(RecordOutcome::Failed);
+                self.needs_producer = true;
+                self.stop(item, topic, REST);
+            }
+            Failure::TooLarge(_) if !mark.is_suspect => {
+                if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
+                    outbox.refuse_item(item);
+                }
+                self.needs_producer = true;
+                self.stop(item, topic, REST);
+            }
+            Failure::Poison(_) if !mark.is_suspect => {
+                self.metrics.ended(RecordOutcome::Failed);
+                self.marks.entry(item.seq()).or_default().is_suspect = true;
+                self.stop(item, topic, REST);
+            }
+            Failure::Poison(code) | Failure::TooLarge(code) => {
+                self.metrics.ended(RecordOutcome::Poison);
+                if mark.poison.is_some() {
+                    self.give_up(item);
+                    let fate =
+                        if self.keeps_given_up { "it stays in the journal until the next start" } else { "it is lost" };
+                    tracing::error!(topic = name, %code, fate, "kafka does not even take the raw bytes of a callback");
+                    return;
+                }
+                tracing::error!(topic = name, %code, "kafka will never take this record; it goes to the rejected topic");
+                self.marks.insert(item.seq(), Mark { poison: Some(code.to_string()), ..Mark::default() });
+                if let Some(outbox) = self.outboxes.get_mut(topics.rejected_beside(topic).index()) {
+                    outbox.go_back_to(item, self.pass);
+                }
+            }
+        }
+    }
+
+    /// Kafka takes a capture in no form.
+    fn give_up(&mut self, item: Item) {
+        if self.keeps_given_up {
+            self.marks.insert(item.seq(), Mark { is_given_up: true, ..Mark::default() });
+        } else {
+            self.marks.remove(&item.seq());
+        }
+        self.settled.given_up(item.ticket, Reason::Unpublishable);
+    }
+
+    /// Decides what to do about batches that were too large, once all that the dead producer had is reported: a record that had its batch to
+    /// itself is too long for its topic; else batches are halved.
+    fn judge_refused(&mut self, now: Instant) {
+        let batch_bytes = self.kafka.batch_bytes();
+        let mut too_long = Vec::new();
+        for (topic, outbox) in self.topics.all().zip(&mut self.outboxes) {
+            let Some(refused) = outbox.take_refused() else { continue };
+            let Refused { failure, records, bytes, bytes_of_shortest, items } = refused;
+            // Nothing shares a batch with a record that is as long as the longest batch.
+            if records == 1 || bytes_of_shortest >= batch_bytes {
+                too_long.extend(items.into_iter().map(|item| (item, topic, failure)));
+                continue;
+            }
+            let name = self.topics.name(topic);
+            tracing::warn!(
+                topic = name,
+                records,
+                bytes,
+                "kafka refuses a batch as too large; it is sent again in smaller ones"
+            );
+            self.batch_size.refused(bytes.min(batch_bytes), now);
+            items.iter().for_each(|_item| self.metrics.ended(RecordOutcome::Failed));
+        }
+        for (item, topic, failure) in too_long {
+            self.marks.entry(item.seq()).or_default().is_suspect = true;
+            self.failed(item, topic, failure);
+        }
+    }
+
+    /// Stops the outbox until everything it sent is known; then it rests, at first for `rest`.
+    fn stop(&mut self, item: Item, topic: Topic, rest: Duration) {
+        if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
+            outbox.stop(item, self.pass, rest, self.backoff);
+        }
+    }
+
+    /// For each topic, when the record was sent that has waited longest for its report.
+    pub(super) fn oldest_sent(&self) -> Vec<Option<Instant>> {
+        self.outboxes.iter().map(Outbox::oldest_sent).collect()
+    }
+
+    /// Shows how long the oldest records and captures have been waiting.
+    pub(super) fn observe(&mut self, now: Instant) {
+        let wall = clock::wall();
+        let oldest = self.unreported.oldest().map(|sent_at| now.saturating_duration_since(sent_at));
+        self.metrics.turned(self.unreported.len(), oldest.unwrap_or_default());
+        let ages = self.outboxes.iter().map(|outbox| outbox.oldest().map(|received| wall.since(received)));
+        self.metrics.show_oldest(ages.map(Option::unwrap_or_default));
+    }
+}

@@ -1,0 +1,85 @@
+//! The records that are with the client and have no delivery report yet, by the number that they were sent with.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crate::journal::Seq;
+use crate::record::Topic;
+
+/// A record that is with the client.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// Whose outbox it is of. Where it went is another topic if it is a part that was rejected.
+    pub(super) topic: Topic,
+    /// Its capture.
+    pub(super) seq: Seq,
+    /// Which part of that.
+    pub(super) part: usize,
+    pub(super) rejection: Option<&'static str>,
+    pub(super) sent_at: Instant,
+    /// As [`crate::record::Record::bytes`].
+    pub(super) bytes: usize,
+}
+
+/// See the module. It takes memory for what it holds, and no more.
+#[derive(Debug, Default)]
+pub(super) struct Unreported {
+    sent: BTreeMap<usize, Sent>,
+    next: usize,
+}
+
+impl Unreported {
+    /// The number for the next record.
+    pub(super) const fn next(&self) -> usize {
+        self.next
+    }
+
+    /// Keeps a record that was sent under [`Unreported::next`].
+    pub(super) fn insert(&mut self, sent: Sent) {
+        self.sent.insert(self.next, sent);
+        self.next += 1;
+    }
+
+    pub(super) fn remove(&mut self, number: usize) -> Option<Sent> {
+        self.sent.remove(&number)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// When the one that has waited longest was sent.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.sent.first_key_value().map(|(_, sent)| sent.sent_at)
+    }
+
+    /// Takes all of them.
+    pub(super) fn take_all(&mut self) -> impl Iterator<Item = Sent> + use<> {
+        std::mem::take(&mut self.sent).into_values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Apps;
+    use crate::clock;
+    use crate::record::Topics;
+
+    #[test]
+    fn reports_in_any_order_leave_the_oldest_first() {
+        let topic = Topics::new(["t"]).rejected(Apps::new([1]).iter().next().unwrap());
+        let (mut unreported, began) = (Unreported::default(), clock::monotonic());
+        let sent_at = |nth: u64| began + std::time::Duration::from_secs(nth);
+        for nth in 0..4 {
+            assert_eq!(unreported.next() as u64, nth);
+            unreported.insert(Sent { topic, seq: nth, part: 0, rejection: None, sent_at: sent_at(nth), bytes: 0 });
+        }
+        for (number, oldest) in [(2, Some(0)), (0, Some(1)), (1, Some(3)), (3, None)] {
+            assert_eq!(unreported.remove(number).map(|sent| sent.seq), Some(number as u64));
+            assert_eq!(unreported.oldest(), oldest.map(sent_at));
+        }
+        assert!(unreported.remove(3).is_none(), "a report that names nothing");
+        assert_eq!((unreported.len(), unreported.next()), (0, 4));
+    }
+}
