@@ -157,12 +157,17 @@ impl Outbox {
         self.paused.filter(|_| self.can_move()).map(|pause| (pause.position, pause.needed_bytes))
     }
 
-    /// Pauses at a capture. What is paused before stays so.
-    pub(super) fn pause(&mut self, item: Item, needed_bytes: usize, pass: u64) {
+    /// Pauses at a capture of a pass that it takes part in: what comes before was sent.
+    pub(super) fn pause_at(&mut self, item: Item, needed_bytes: usize, pass: u64) {
         let (position, received) = (item.ticket.position, item.received);
+        self.paused = Some(Pause { position, received, needed_bytes, pass });
+    }
+
+    /// Goes back to a capture, if it has not paused before that already.
+    pub(super) fn go_back_to(&mut self, item: Item, pass: u64) {
         match &mut self.paused {
-            Some(pause) if pause.position.seq < position.seq => pause.pass = pass,
-            paused => *paused = Some(Pause { position, received, needed_bytes, pass }),
+            Some(pause) if pause.position.seq < item.seq() => pause.pass = pass,
+            Some(_) | None => self.pause_at(item, 0, pass),
         }
     }
 
@@ -230,7 +235,7 @@ impl Outbox {
             self.is_stopped = true;
             self.backoff = (self.backoff * 2).max(rest).min(rest_max);
         }
-        self.pause(item, 0, pass);
+        self.go_back_to(item, pass);
     }
 
     /// Whether something has failed whose reports are not all there.
@@ -422,7 +427,7 @@ mod tests {
     fn where_it_paused_it_takes_part_again_in_a_later_pass_until_it_has_caught_up() {
         let mut outbox = open();
         assert!(outbox.takes(5, None, 1));
-        outbox.pause(item(5), 100, 1);
+        outbox.pause_at(item(5), 100, 1);
         assert!(!outbox.takes(6, None, 1) && !outbox.takes(7, None, 2), "what is new is read again");
         assert_eq!(outbox.resumes().map(|(position, bytes)| (position.seq, bytes)), Some((5, 100)));
 
@@ -432,14 +437,19 @@ mod tests {
         assert_eq!((resumes_at(&outbox), outbox.oldest()), (Some(10), Some(UnixMillis(9))));
         // It pauses in the middle of a pass, and goes no further in it.
         assert!(outbox.takes(12, Some(10), 4));
-        outbox.pause(item(12), 0, 4);
+        outbox.pause_at(item(12), 100, 4);
         assert!(!outbox.takes(13, Some(10), 4));
         outbox.passed(10, Some(position(20)), None, 4);
-        assert_eq!(resumes_at(&outbox), Some(10), "what was sent meanwhile is in flight, and passed over");
+        assert_eq!(outbox.resumes().map(|(position, bytes)| (position.seq, bytes)), Some((12, 100)));
         assert!(!outbox.takes(25, Some(20), 5), "it is still before that");
         outbox.passed(20, Some(position(30)), None, 5);
-        assert_eq!(resumes_at(&outbox), Some(10));
-        outbox.passed(10, None, None, 6);
+        assert_eq!(resumes_at(&outbox), Some(12));
+        // Something that was sent before fails: it goes back, and on from there.
+        outbox.go_back_to(item(14), 5);
+        assert_eq!(resumes_at(&outbox), Some(12));
+        outbox.go_back_to(item(2), 5);
+        assert_eq!(resumes_at(&outbox), Some(2));
+        outbox.passed(2, None, None, 6);
         assert!(outbox.is_live() && outbox.is_empty());
     }
 

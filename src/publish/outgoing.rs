@@ -280,7 +280,7 @@ impl Outgoing {
         let outbox = self.outboxes.get_mut(topic.index())?;
         let first = outbox.next_part(item.seq())?.max(mark.next_part);
         if self.needs_producer || !outbox.can_send(mark.is_suspect) {
-            outbox.pause(item, 0, self.pass);
+            outbox.pause_at(item, 0, self.pass);
             if mark.is_suspect {
                 outbox.wait_for_reports();
             }
@@ -326,11 +326,11 @@ impl Outgoing {
         let Some(outbox) = self.outboxes.get_mut(topic.index()) else { return };
         let ended = match unsent {
             Unsent::NoRoom(bytes) => {
-                outbox.pause(item, bytes, self.pass);
+                outbox.pause_at(item, bytes, self.pass);
                 outbox.stops_before(item, part)
             }
             Unsent::ClientFull => {
-                outbox.pause(item, 0, self.pass);
+                outbox.pause_at(item, 0, self.pass);
                 outbox.rest_until(now + REST);
                 outbox.stops_before(item, part)
             }
@@ -340,7 +340,7 @@ impl Outgoing {
                     self.marks.entry(item.seq()).or_default().is_suspect = true;
                 }
                 // What follows must not overtake the parts that were sent before.
-                outbox.pause(item, 0, self.pass);
+                outbox.pause_at(item, 0, self.pass);
                 outbox.wait_for_reports();
                 outbox.failed(item, part, failure)
             }
@@ -506,7 +506,7 @@ impl Outgoing {
                 tracing::error!(topic = name, %code, "kafka will never take this record; it goes to the rejected topic");
                 self.marks.insert(item.seq(), Mark { poison: Some(code.to_string()), ..Mark::default() });
                 if let Some(outbox) = self.outboxes.get_mut(topics.rejected_beside(topic).index()) {
-                    outbox.pause(item, 0, self.pass);
+                    outbox.go_back_to(item, self.pass);
                 }
             }
         }

@@ -195,7 +195,7 @@ fn what_the_publisher_does_not_hold_in_memory_is_read_again_from_disk_once_and_i
     assert_eq!(ledger.delivered, outcome.acknowledged().count() as u64 + clients * times);
 }
 
-/// Callbacks of each command while Kafka is frozen. Held in memory they would take more than 150 MiB.
+/// Callbacks of each command while Kafka is frozen. All of them with the client take about 100 MiB.
 const OF_EACH_COMMAND: u64 = 800;
 /// What the process may grow by in an outage, whatever the number of topics.
 const OUTAGE_BYTES_MAX: u64 = 48 << 20;
