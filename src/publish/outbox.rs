@@ -19,6 +19,9 @@ use super::kafka::Verdict;
 /// A record whose time is no farther from now names it, whatever Kafka said of others: it may have judged a whole batch.
 const NEVER_DOUBTED_MS: u64 = 1000;
 
+/// How many times the usual longest rest one has whose failures cost producers: ten minutes instead of one.
+const COSTLY: u32 = 10;
+
 /// A capture on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Item {
@@ -93,6 +96,10 @@ pub(super) struct Outbox {
     unreported: usize,
     paused: Option<Pause>,
     is_stopped: bool,
+    /// Its last failure was of its own record; it was not taken down with its producer by another topic's.
+    is_cause: bool,
+    /// Its failures cost producers, and so the other topics repeats.
+    costs_producers: bool,
     /// Nothing may follow before all in flight is reported.
     is_alone: bool,
     resume_at: Option<Instant>,
@@ -190,6 +197,7 @@ impl Outbox {
     /// A record of a capture was sent.
     pub(super) fn sent(&mut self, item: Item, is_suspect: bool) {
         self.unreported += 1;
+        self.is_cause = false;
         self.is_alone |= is_suspect;
         self.of(item).unreported += 1;
     }
@@ -233,7 +241,8 @@ impl Outbox {
     pub(super) fn stop(&mut self, item: Item, pass: u64, (rest, rest_max): (Duration, Duration)) {
         if !self.is_stopped {
             self.is_stopped = true;
-            self.backoff = (self.backoff * 2).max(rest).min(rest_max);
+            let max = if self.costs_producers { rest_max * COSTLY } else { rest_max };
+            self.backoff = (self.backoff * 2).max(rest).min(max);
         }
         self.go_back_to(item, pass);
     }
@@ -243,10 +252,21 @@ impl Outbox {
         self.is_stopped
     }
 
+    /// It has stopped because Kafka did not take its own record.
+    pub(super) const fn caused_it(&mut self) {
+        self.is_cause = true;
+    }
+
+    /// The producer is dead. If this is the topic that it died of, it rests longer and longer from now on, for the sake of the others.
+    pub(super) const fn lost_producer(&mut self) {
+        self.costs_producers |= self.is_cause;
+    }
+
     /// A capture is delivered: if it was sent after the last failure, that has passed.
     pub(super) const fn succeeded(&mut self) {
         if !self.is_stopped {
             self.backoff = Duration::ZERO;
+            self.costs_producers = false;
         }
     }
 
@@ -421,6 +441,28 @@ mod tests {
         assert_eq!([0; 8].map(|_| rest(&mut outbox)), [1, 2, 4, 8, 16, 32, 60, 60]);
         outbox.succeeded();
         assert_eq!(rest(&mut outbox), 1);
+    }
+
+    #[test]
+    fn a_topic_that_producers_die_of_rests_for_up_to_ten_minutes_and_those_beside_it_do_not() {
+        let (mut cause, mut beside, now) = (open(), open(), clock::monotonic());
+        let rest = |outbox: &mut Outbox, is_cause: bool| {
+            send(outbox, 1);
+            outbox.reported(1, 0, PASSING);
+            outbox.stop(item(1), 1, RESTS);
+            if is_cause {
+                outbox.caused_it();
+            }
+            outbox.lost_producer();
+            outbox.turn(now);
+            let rest = outbox.resume_at().unwrap() - now;
+            outbox.turn(now + rest);
+            rest.as_secs()
+        };
+        let rests = [0; 12].map(|_| (rest(&mut cause, true), rest(&mut beside, false)));
+        assert_eq!(rests[5..], [(32, 32), (64, 60), (128, 60), (256, 60), (512, 60), (600, 60), (600, 60)]);
+        cause.succeeded();
+        assert_eq!(rest(&mut cause, false), 1);
     }
 
     #[test]

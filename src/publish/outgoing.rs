@@ -399,6 +399,7 @@ impl Outgoing {
                 Outcome::Delivered | Outcome::DeliveredTo(_) => {}
             }
         }
+        self.outboxes.iter_mut().for_each(Outbox::lost_producer);
         self.judge_refused(now);
         self.needs_producer = false;
     }
@@ -476,6 +477,9 @@ impl Outgoing {
                     tracing::warn!(topic = name, %code, "kafka did not take a record; it is sent again");
                 }
                 self.stop(item, topic, self.backoff.first);
+                if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
+                    outbox.caused_it();
+                }
             }
             Failure::Fatal(_) => {
                 self.metrics.ended(RecordOutcome::Failed);
