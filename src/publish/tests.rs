@@ -763,7 +763,7 @@ fn a_stuck_topic_leaves_the_others_their_part_of_the_budget() {
     wait_until("the client has its part", || unreported() > 50.0);
     (400..800).for_each(|number| rig.append(CHANGED, number));
     wait_until("the others are delivered", || rig.ledger.read().delivered == 400);
-    let least = 200_000.0 * 0.8 / 1500.0;
+    let least = 200_000.0 * 0.8 / 2500.0;
     wait_until("the rest waits in the journal", || (0.7 * least..300.0).contains(&unreported()));
     rig.cluster.topic_error(&stuck, E::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
     let finished = rig.finish();
