@@ -166,8 +166,9 @@ real:
 	-@$(MAKE) -s helm
 
 .PHONY: bench
-bench: kafka ## the benchmarks: the hot path without I/O, then the whole server beside a bare hyper one
+bench: kafka ## the benchmarks: the hot path without I/O, the blocklist, then the whole server beside a bare hyper one
 	cargo bench --bench hot_path
+	cargo bench --bench blocklist
 	cargo bench --bench server
 
 # Without a sanitizer: there is no unsafe code to watch, and so it runs on the stable toolchain.

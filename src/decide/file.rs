@@ -124,8 +124,10 @@ fn take_line(line: &[u8], rules: &mut Gathered) -> Result<(), Mistake> {
     }
     let line = str::from_utf8(line).map_err(|_error| Mistake::NotUtf8)?;
     // Of comments too: after a lone carriage return the rest of an old Mac's file would look like one.
-    let may_have_control = line.bytes().any(|byte| !(byte == b'\t' || (b' '..=b'~').contains(&byte)));
-    if may_have_control && let Some(control) = line.chars().find(|c| c.is_control() && *c != '\t') {
+    // All bytes are looked at, whatever the first ones are: so the compiler looks at many at once.
+    let is_plain =
+        line.bytes().fold(true, |is_plain, byte| is_plain & (byte == b'\t' || (b' '..=b'~').contains(&byte)));
+    if !is_plain && let Some(control) = line.chars().find(|c| c.is_control() && *c != '\t') {
         return Err(Mistake::Control(control));
     }
     let line = line.trim_matches(BLANKS);
@@ -141,7 +143,7 @@ fn take_line(line: &[u8], rules: &mut Gathered) -> Result<(), Mistake> {
 
 /// The line, if it is an id in plain ASCII, as nearly all lines of a large list are. It means the same as it would as a sentence.
 fn plain_id(line: &[u8]) -> Option<&str> {
-    let is_plain = line.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'"');
+    let is_plain = line.iter().fold(true, |is_plain, byte| is_plain & byte.is_ascii_graphic() & (*byte != b'"'));
     let is_id = is_plain && !line.is_empty() && !line.starts_with(b"#");
     let id = str::from_utf8(line).ok().filter(|_line| is_id)?;
     (!KEYWORDS.contains(&id)).then_some(id)

@@ -1,7 +1,9 @@
 //! The blocklist files: loads them at the start, and makes a new list whenever one of them holds something new.
 
+use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -16,6 +18,12 @@ use crate::follow::file::FollowedFile;
 use crate::follow::file::Look;
 use crate::metrics::blocklist::BlocklistMetrics;
 
+/// How long after a replaced list was dropped its memory is given back.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(2);
+
+/// What that thread allocates, so that it knows the allocator at all.
+const GIVE_BACK_BYTES: usize = 1024;
+
 /// All blocklist files, and the list that is made of them. Nobody else changes the list.
 #[derive(Debug)]
 pub(crate) struct Files {
@@ -24,6 +32,8 @@ pub(crate) struct Files {
     /// Lists that were replaced, while a decision may still read them. Kept so that they are dropped by this thread: to free the rules
     /// of a large list takes longer than a decision may.
     replaced: Vec<Arc<Blocklist>>,
+    /// When to have the allocator give back what a load has left free.
+    give_back_at: Option<Instant>,
     metrics: BlocklistMetrics,
 }
 
@@ -37,7 +47,8 @@ impl Files {
         let nothing_read = if paths.is_empty() { Blocklist::of([], 0) } else { Blocklist::unloaded() };
         let blocklist = Arc::new(ArcSwap::from_pointee(nothing_read));
         let files = paths.into_iter().map(FollowedFile::new).collect();
-        let mut files = Self { files, blocklist: Arc::clone(&blocklist), replaced: Vec::new(), metrics };
+        let mut files =
+            Self { files, blocklist: Arc::clone(&blocklist), replaced: Vec::new(), give_back_at: None, metrics };
         let now = clock::monotonic();
         files.visit(|file| file.load(now));
         (files, blocklist)
@@ -51,7 +62,7 @@ impl Files {
     /// Looks at every file once.
     pub(crate) fn step(&mut self, now: Instant) {
         self.visit(|file| file.look(now));
-        self.drop_replaced();
+        self.drop_replaced(now);
     }
 
     /// Reads every file.
@@ -91,9 +102,24 @@ impl Files {
     }
 
     /// Drops the replaced lists that nobody reads any more. Whoever loads a list now gets a newer one, so that none is read again.
-    fn drop_replaced(&mut self) {
+    fn drop_replaced(&mut self, now: Instant) {
+        let before = self.replaced.len();
         self.replaced.retain(|list| Arc::strong_count(list) > 1);
+        if self.replaced.len() < before {
+            self.give_back_at = Some(now + GIVE_BACK_AFTER);
+        }
+        if self.give_back_at.take_if(|at| *at <= now).is_some() {
+            give_back();
+        }
     }
+}
+
+/// mimalloc gives back what has been free for a second, and looks for that when a thread ends. Without it a list that is replaced can leave as
+/// much memory behind as it had.
+fn give_back() {
+    let thread = thread::spawn(|| black_box(Vec::<u8>::with_capacity(GIVE_BACK_BYTES)).len());
+    // It has nothing to say, and cannot fail.
+    let _ended = thread.join();
 }
 
 #[cfg(test)]
