@@ -41,6 +41,7 @@ mod quarantine;
 mod schemas;
 mod seeds;
 mod senders;
+mod shares;
 mod signals;
 mod signature;
 mod stalled_output;
