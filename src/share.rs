@@ -73,15 +73,15 @@ impl SharedRoom {
     /// Says what has no room.
     pub fn check(&self, topic: impl Into<Option<Topic>>, amount: usize) -> Result<(), NoRoom> {
         let free = self.free();
-        let held = topic.into().and_then(|topic| self.by_topic.get(topic.index())).copied().unwrap_or(0);
-        let with_this = held.saturating_add(amount);
-        // Its first may be more than it is sure of: else what is large would never pass in a small room.
-        if held > 0 && with_this > self.sure && free > 0 {
-            let others_are_sure_of = self.unclaimed - self.sure.saturating_sub(held);
-            let exceeds_share = with_this > free.saturating_mul(SHARE);
-            // Not the whole room, so that whoever waits for its share does not stand in the way of others.
+        // What is larger than the room takes all of it, when nothing else is there.
+        if let Some(held) = topic.into().and_then(|topic| self.by_topic.get(topic.index()))
+            && held.saturating_add(amount) > self.sure
+            && self.taken > 0
+        {
+            let others_are_sure_of = self.unclaimed - self.sure.saturating_sub(*held);
+            let exceeds_share = held.saturating_add(amount) > free.saturating_mul(SHARE);
             if exceeds_share || amount > free.saturating_sub(others_are_sure_of) {
-                return Err(NoRoom::Topic);
+                return Err(if *held > 0 && free > 0 { NoRoom::Topic } else { NoRoom::Total });
             }
         }
         if amount > free { Err(NoRoom::Total) } else { Ok(()) }
@@ -162,7 +162,7 @@ mod tests {
     fn topics_that_fill_one_after_the_other_leave_the_others_what_they_are_sure_of() {
         let topics = topics(Command::COUNT);
         let sure = 1000;
-        for (stuck, amount) in [(10, 1), (60, 1), (60, 700), (63, 1000)] {
+        for (stuck, amount) in [(10, 1), (60, 1), (60, 700), (63, 3000)] {
             let mut room = SharedRoom::new(SURE_PART * Command::COUNT * sure, Command::COUNT);
             for topic in &topics[..stuck] {
                 while room.has_room(*topic, amount) {
@@ -193,7 +193,9 @@ mod tests {
     fn what_belongs_to_no_topic_may_take_all() {
         let mut room = SharedRoom::new(10, 1);
         assert!(room.has_room(None, 10));
-        room.take(None, 10);
+        room.take(None, 1);
+        assert!(room.has_room(None, 9));
+        room.take(None, 9);
         assert_eq!(room.check(None, 1), Err(NoRoom::Total));
         room.give(None, 10);
         assert_eq!(room.free(), 10);

@@ -4,7 +4,8 @@
 //! captures go to disk, they leave the queue then, and go on to take room in the log until they are delivered. Those who wait for room get
 //! it in the order of arrival.
 //!
-//! Each topic has a share of the room ([`SharedRoom`]). Whoever waits for the share of a topic stands in nobody else's way.
+//! Each topic has a share of the room ([`SharedRoom`]). Whoever waits for the share of a topic, or for the log, where room may not come for
+//! weeks, stands in nobody else's way.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -326,7 +327,7 @@ impl Entries {
         if self.is_open && !self.lines.is_empty() {
             let waits_for_all = |(topic, line): (&Option<Topic>, &VecDeque<Waiter>)| {
                 let first = line.front().map_or(0, |waiter| waiter.cost_bytes);
-                !matches!(self.check(*topic, first), Err(Full::Topic(_)))
+                matches!(self.check(*topic, first), Ok(()) | Err(Full::Queue))
             };
             if self.lines.contains_key(&topic) || self.lines.iter().any(waits_for_all) {
                 return Err(Full::Queue);
@@ -366,11 +367,12 @@ impl Entries {
         }
     }
 
-    /// Whose turn it is: of those whose topic has room in its share, the first that came, if there is room for it.
+    /// Whose turn it is: of those who wait for nothing but the queue, the first that came, if there is room for it.
     fn next_in_line(&self) -> Option<Option<Topic>> {
         let firsts = self.lines.iter().filter_map(|(topic, line)| Some((line.front()?, *topic)));
         let fits = firsts.map(|(first, topic)| (first.ticket, topic, self.check(topic, first.cost_bytes)));
-        let next = fits.filter(|(.., fits)| !matches!(fits, Err(Full::Topic(_)))).min_by_key(|(ticket, ..)| *ticket);
+        let next =
+            fits.filter(|(.., fits)| matches!(fits, Ok(()) | Err(Full::Queue))).min_by_key(|(ticket, ..)| *ticket);
         next.and_then(|(_, topic, fits)| fits.is_ok().then_some(topic))
     }
 }

@@ -469,7 +469,7 @@ fn those_who_wait_for_the_share_of_a_topic_stand_in_nobody_else_s_way() {
 
 #[test]
 fn those_who_wait_for_the_whole_queue_are_not_overtaken() {
-    let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { bytes_max: 3 * COST, ..ROOMY });
+    let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { bytes_max: 3 * COST + COST / 4, ..ROOMY });
     append(&journal, &ledger, 0).unwrap();
     append(&journal, &ledger, 1).unwrap();
     let mut receipt = Some(ledger.receive(Some(STUCK)));

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::seeds;
 use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
 use crate::support::errno;
@@ -30,15 +31,6 @@ const BEFORE: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
 const QUESTION: &str = r##"{"CallbackCommand":"OfficialAccount.CallbackBeforeAddSubscriber","Official_Account":"@TOA#_a",
     "Operator_Account":"o","SubscribeAccountList":[{"Subscriber_Account":"jared"},{"Subscriber_Account":"mallory"}]}"##;
 const ANSWER: &str = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0,"RefusedSubscribers_Account":["mallory"]}"#;
-
-/// Commands whose callbacks fill a small journal.
-const FILLING: [&str; 5] = [
-    "State.StateChange",
-    "Profile.CallbackPortraitSet",
-    "Sns.CallbackFriendAdd",
-    "Group.CallbackAfterCreateGroup",
-    "C2C.CallbackAfterSendMsg",
-];
 
 const CLIENTS: u64 = 8;
 /// What the process may grow by while its journal fills: less than what comes in.
@@ -147,20 +139,21 @@ pub(crate) fn a_quota_that_is_reached_is_503_until_segments_are_delivered() {
     let watch = Watch::start(bridge.admin);
     // Each topic takes its share, until too little is left for one that holds nothing yet.
     let mut client = Client::connect(bridge.callbacks).unwrap();
-    let body = format!("{{}}{}", " ".repeat(50_000));
     let mut acknowledged = 0;
-    for command in FILLING {
-        while bridge.lost("journal_full") == 0.0 {
-            let answer = client.post(&http::callback_target(APP, command), body.as_bytes()).unwrap();
-            if answer.status == 503 {
-                break;
+    let seeds = [seeds::AFTER_ADD_SUBSCRIBER, seeds::AFTER_DESTROYED].map(|seed| (seed.command, seed.body));
+    for (command, body) in seeds.into_iter().chain([("State.StateChange", "{}"), (load::COMMAND, "{}")]) {
+        for blanks in [50_000, 4_000] {
+            let body = format!("{body}{}", " ".repeat(blanks));
+            while bridge.lost("journal_full") == 0.0 {
+                let answer = client.post(&http::callback_target(APP, command), body.as_bytes()).unwrap();
+                if answer.status == 503 {
+                    break;
+                }
+                acknowledged += 1;
             }
-            acknowledged += 1;
         }
     }
     assert!(bridge.lost("journal_full") > 0.0 && bridge.lost("topic_full") > 0.0);
-    let (status, why) = bridge.admin_page("/readyz");
-    assert!(status == 503 && why.starts_with("the journal is nearly full: "), "{why}");
     let answer = client.post(&http::callback_target(APP, BEFORE), QUESTION.as_bytes()).unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, ANSWER), "a question needs no room");
     let files_bytes: u64 = std::fs::read_dir(&dir).unwrap().map(|it| it.unwrap().metadata().unwrap().len()).sum();
@@ -169,7 +162,8 @@ pub(crate) fn a_quota_that_is_reached_is_503_until_segments_are_delivered() {
     let stopped = bridge.stop_and_wait();
     assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] >= acknowledged, "{stopped:?}");
 
-    let bridge = settings(&kafka.bootstrap()).launch(&dir);
+    let settings = settings(&kafka.bootstrap());
+    let bridge = settings.start(&dir);
     let load = Load::start(bridge.callbacks, APP, CLIENTS, Duration::ZERO);
     wait_until_acknowledged(&load, 1000);
     assert!(Ledger::of_scrape(&bridge.metrics()).recovered >= acknowledged);

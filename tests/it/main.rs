@@ -51,6 +51,7 @@ mod schemas;
 mod seeds;
 mod senders;
 mod service_manager;
+mod shares;
 mod signals;
 mod signature;
 mod stalled_output;

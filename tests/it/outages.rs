@@ -409,7 +409,7 @@ fn a_missing_topic_takes_its_own_bytes_only_while_others_write_ten_times_the_quo
         kafka.create_topic(&format!("quiet.{suffix}"), 1, 1);
     }
     let (_folder, dir) = journal::folder();
-    let quota_bytes = 4 * journal::SEGMENT_BYTES;
+    let quota_bytes = 8 * journal::SEGMENT_BYTES;
     let settings = Settings::new_without_topics(&kafka.bootstrap(), "quiet", &format!("quota_bytes = {quota_bytes}"));
     let bridge = settings.start(&dir);
     let mut client = Client::connect(bridge.callbacks).unwrap();
