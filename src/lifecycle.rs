@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -71,6 +73,8 @@ struct Inner {
     /// Held while the state changes, so that no thread misses a change between its look and its wait.
     changing: Mutex<()>,
     changed: Condvar,
+    /// The phase, by its place in [`Phase::ALL`]: what is read for each response must not write to memory that all workers share.
+    phase: AtomicU8,
 }
 
 #[derive(Debug)]
@@ -85,12 +89,14 @@ impl Lifecycle {
     pub(crate) fn new() -> Self {
         let state = State { phase: Phase::Starting, waits_for: STARTING.to_owned(), deadline: None };
         let (changing, changed) = <(Mutex<()>, Condvar)>::default();
-        Self { inner: Arc::new(Inner { state: watch::Sender::new(state), changing, changed }) }
+        let phase = AtomicU8::new(state.phase as u8);
+        Self { inner: Arc::new(Inner { state: watch::Sender::new(state), changing, changed, phase }) }
     }
 
     /// The phase now.
     pub(crate) fn phase(&self) -> Phase {
-        self.inner.state.borrow().phase
+        let phase = Phase::ALL.get(usize::from(self.inner.phase.load(Ordering::Acquire)));
+        phase.copied().unwrap_or(Phase::Stopped)
     }
 
     /// When the stop must be over; `None` before it begins.
@@ -143,7 +149,10 @@ impl Lifecycle {
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         let _guard = self.inner.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.inner.state.send_modify(change);
+        self.inner.state.send_modify(|state| {
+            change(state);
+            self.inner.phase.store(state.phase as u8, Ordering::Release);
+        });
         self.inner.changed.notify_all();
     }
 }

@@ -33,7 +33,11 @@ pub(crate) enum Notice {
     Watchdog,
 }
 
-/// Tells it, where there is a service manager (`NOTIFY_SOCKET`). Never blocks: one that does not read is not told.
+/// How long a service manager that does not read is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Tells it, where there is a service manager (`NOTIFY_SOCKET`). One that does not read is not told: the watchdog's notices are not waited for at
+/// all, since they come again, and the others for a second.
 pub(crate) fn notify(notice: Notice) {
     let Some(address) = env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty()) else { return };
     let sent = || {
@@ -42,7 +46,10 @@ pub(crate) fn notify(notice: Notice) {
             _path => SocketAddr::from_pathname(&address)?,
         };
         let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
+        match notice {
+            Notice::Watchdog => socket.set_nonblocking(true)?,
+            Notice::Ready | Notice::Reloading | Notice::Stopping => socket.set_write_timeout(Some(PATIENCE))?,
+        }
         socket.send_to_addr(notice.to_string().as_bytes(), &address)
     };
     if let Err(error) = sent() {

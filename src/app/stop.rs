@@ -170,7 +170,7 @@ async fn stop(running: &mut Running, config: &Config) {
     }
     lifecycle.enter(Phase::Draining);
     served.service.intake.journal.close();
-    drain(&mut running.pump, lifecycle, config.ack).await;
+    drain(&mut running.pump, lifecycle, running.is_log_lasting).await;
     lifecycle.enter(Phase::Recording);
     if let Some(committer_ended) = &mut running.committer_ended
         && until(deadline + RECORD_LAST, committer_ended).await.is_none()
@@ -181,11 +181,12 @@ async fn stop(running: &mut Running, config: &Config) {
     }
 }
 
-/// Waits until the publisher has delivered what waits, or has no time left for it; with a journal on disk, or Kafka stands still.
-async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, ack: Ack) {
+/// Waits until the publisher has delivered what waits, or has no time left for it; or, if a log keeps it for the
+/// next start, until Kafka stands still.
+async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, is_log_lasting: bool) {
     let Some(deadline) = lifecycle.deadline() else { return };
     pump.control.give_up_at(deadline - CLIENT_END, &pump.thread);
-    if ack == Ack::Journal {
+    if is_log_lasting {
         tokio::select! {
             _ended = &mut pump.ended => return,
             () = stands_still(&pump.delivered) => pump.control.give_up_at(clock::monotonic(), &pump.thread),

@@ -68,6 +68,7 @@ impl Files {
     /// Reads every file.
     pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
         self.visit(|file| file.reload(now, reloaded));
+        self.drop_replaced(now);
     }
 
     /// Does `visit` to every file, and swaps the list once if any has new rules.
@@ -117,9 +118,10 @@ impl Files {
 /// mimalloc gives back what has been free for a second, and looks for that when a thread ends. Without it a list that is replaced can leave as
 /// much memory behind as it had.
 fn give_back() {
-    let thread = thread::spawn(|| black_box(Vec::<u8>::with_capacity(GIVE_BACK_BYTES)).len());
-    // It has nothing to say, and cannot fail.
-    let _ended = thread.join();
+    // Where the system has no thread to give, the memory stays for the next list.
+    if let Ok(thread) = thread::Builder::new().spawn(|| black_box(Vec::<u8>::with_capacity(GIVE_BACK_BYTES)).len()) {
+        let _ended = thread.join();
+    }
 }
 
 #[cfg(test)]

@@ -64,18 +64,19 @@ impl Following {
 
     fn step(&mut self) {
         let now = clock::monotonic();
-        self.blocklist.step(now);
+        // A large list takes seconds to load; a token that was taken back must not wait for it.
         self.tokens.step(now);
         self.tls.iter_mut().for_each(|tls| tls.step(now));
+        self.blocklist.step(now);
     }
 
     fn reload(&mut self) {
         self.notify(Notice::Reloading);
         let now = clock::monotonic();
         let mut reloaded = Reloaded::default();
-        self.blocklist.reload(now, &mut reloaded);
         self.tokens.reload(now, &mut reloaded);
         self.tls.iter_mut().for_each(|tls| tls.reload(now, &mut reloaded));
+        self.blocklist.reload(now, &mut reloaded);
         reloaded.log();
         self.notify(Notice::Ready);
     }

@@ -27,7 +27,7 @@ podman import -q --change "ENV PATH=/usr/local/rust/bin:/usr/bin:/bin" --change 
     --change 'ENV CARGO_NET_OFFLINE=true' --change 'ENV CARGO_PROFILE_RELEASE_LTO=off' --change 'ENV CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16' \
     "$dir/rust.tar" docker.io/library/rust:1.95-bookworm
 podman import -q "$dir/cc.tar" gcr.io/distroless/cc-debian12:nonroot
-podman build --format docker --build-arg CALLBRIDGE_COMMIT="$(git rev-parse HEAD)" --pull=never --network host -v "$toolchain:/usr/local/rust:ro" \
+podman build --format docker --build-arg BUILD_COMMIT="$(git rev-parse HEAD)" --pull=never --network host -v "$toolchain:/usr/local/rust:ro" \
     -v "${CARGO_HOME:-$HOME/.cargo}/registry:/usr/local/cargo/registry:ro" -f deploy/docker/Dockerfile -t callbridge:from-source .
 podman run --rm --network host --read-only --cap-drop ALL --security-opt no-new-privileges callbridge:from-source --version
 podman image inspect --format '{{.Size}} bytes' callbridge:from-source
