@@ -139,15 +139,14 @@ impl Backlog {
         match &mut self.form {
             Form::Memory(memory) => memory.settle(settled, &self.ledger),
             Form::Disk(stored) => {
+                settled.moved.iter().for_each(|(ticket, topic)| stored.moves_to(ticket, *topic));
                 let (mut delivered, mut late) = (0, 0);
-                for ticket in &settled.delivered {
+                for ticket in stored.delivered(&settled.delivered) {
                     // A late one may be marked as counted on disk: it was abandoned while it was written.
                     let is_late = stored.take_late(ticket.position.seq);
                     late += u64::from(is_late);
                     delivered += u64::from(ticket.standing == Standing::Counted && !is_late);
                 }
-                settled.moved.iter().for_each(|(ticket, topic)| stored.moves_to(ticket, *topic));
-                stored.delivered(&settled.delivered);
                 self.ledger.deliver_stored(delivered);
                 self.ledger.late(late);
             }

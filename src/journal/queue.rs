@@ -41,7 +41,7 @@ pub(super) struct Queue {
     /// Whom to wake when there is something to take.
     taker: OnceLock<Thread>,
     /// Something that goes to another topic than was thought has found no room in its share.
-    lacks_share: AtomicBool,
+    lacks_share: Box<[AtomicBool]>,
 }
 
 /// Under one lock, so that nothing comes in behind the end.
@@ -104,7 +104,7 @@ impl Queue {
             bytes_max: bounds.bytes_max,
             ledger,
             taker: OnceLock::new(),
-            lacks_share: AtomicBool::new(false),
+            lacks_share: (0..topics).map(|_topic| AtomicBool::new(false)).collect(),
         }
     }
 
@@ -235,7 +235,7 @@ impl Queue {
         drop(entries);
         tell(given);
         if !has_room {
-            self.lacks_share.store(true, Ordering::Relaxed);
+            self.set_lacks_share(to, true);
         }
         moves
     }
@@ -243,13 +243,21 @@ impl Queue {
     /// Whether a capture would find no room in the share of a topic that it may turn out to go to. Costs nothing unless another one has
     /// found none.
     pub(super) fn lacks_share(&self, topic: Topic, cost_bytes: usize) -> bool {
-        if !self.lacks_share.load(Ordering::Relaxed) {
+        if !self.lacks_share.get(topic.index()).is_some_and(|lacks| lacks.load(Ordering::Relaxed)) {
             return false;
         }
-        let lacks = matches!(self.fullness(Some(topic), cost_bytes), Full::Topic(_));
-        // The next one that finds none says so again.
-        self.lacks_share.store(lacks, Ordering::Relaxed);
-        lacks
+        let checked = self.lock().check(Some(topic), cost_bytes);
+        if checked.is_ok() {
+            // The next one that finds none says so again.
+            self.set_lacks_share(topic, false);
+        }
+        matches!(checked, Err(Full::Topic(_)))
+    }
+
+    fn set_lacks_share(&self, topic: Topic, lacks: bool) {
+        if let Some(lacks_share) = self.lacks_share.get(topic.index()) {
+            lacks_share.store(lacks, Ordering::Relaxed);
+        }
     }
 
     /// What is held of the log now, as `look` sees it.

@@ -164,11 +164,11 @@ impl Stored {
         }
     }
 
-    /// Notes captures as delivered, and frees their room in the log.
-    pub(super) fn delivered(&self, tickets: &[Ticket]) {
+    /// Notes captures as delivered, and frees their room in the log. Returns those that were not noted before.
+    pub(super) fn delivered<'t>(&self, tickets: &'t [Ticket]) -> Vec<&'t Ticket> {
         let captures: Vec<(Seq, u32)> =
             tickets.iter().map(|ticket| (ticket.position.seq, ticket.record_bytes)).collect();
-        let mut freed = Freed::default();
+        let (mut freed, mut firsts) = (Freed::default(), Vec::with_capacity(tickets.len()));
         for (delivery, ticket) in self.store.delivered(&captures).into_iter().zip(tickets) {
             let topic = match delivery {
                 Delivery::First => ticket.share.and_then(|share| share.topic),
@@ -176,14 +176,17 @@ impl Stored {
                 Delivery::Repeated => continue,
             };
             freed.add(topic, Held::stored(bytes_of(ticket)));
+            firsts.push(ticket);
         }
         self.decoder.queue.free(&mut freed);
+        firsts
     }
 
     /// Counts a capture to the share of its dead-letter topic, if it goes there and there is room.
     pub(super) fn moves_to(&self, ticket: &Ticket, topic: Topic) {
         if let Some(share) = ticket.share
             && topic == share.dead_letters
+            && !self.store.is_marked(ticket.position.seq)
         {
             // Marked, as it may be read again.
             let mark = || self.store.mark(ticket.position.seq);

@@ -53,8 +53,6 @@ struct InFlight {
     /// The first part that was not sent, if there is one.
     unsent_part: Option<usize>,
     failed: Option<(usize, Verdict)>,
-    /// When its first record was sent.
-    sent_at: Option<Instant>,
 }
 
 /// All that was sent of a capture is reported.
@@ -127,9 +125,10 @@ impl Outbox {
         self.paused.is_none()
     }
 
-    /// When the record that has waited longest for its report was sent: records are sent in order.
-    pub(super) fn oldest_sent(&self) -> Option<Instant> {
-        self.in_flight.first_key_value().and_then(|(_, in_flight)| in_flight.sent_at)
+    /// The oldest capture that is with the client, and how many of its records have no report. Unless one of them is reported, it stays the
+    /// same.
+    pub(super) fn oldest_in_flight(&self) -> Option<(Seq, usize)> {
+        self.in_flight.first_key_value().map(|(seq, in_flight)| (*seq, in_flight.unreported))
     }
 
     /// When the oldest capture that waits was received.
@@ -201,13 +200,11 @@ impl Outbox {
     }
 
     /// A record of a capture was sent.
-    pub(super) fn sent(&mut self, item: Item, is_suspect: bool, now: Instant) {
+    pub(super) fn sent(&mut self, item: Item, is_suspect: bool) {
         self.unreported += 1;
         self.is_cause = false;
         self.is_alone |= is_suspect || self.costs_producers;
-        let in_flight = self.of(item);
-        in_flight.unreported += 1;
-        in_flight.sent_at.get_or_insert(now);
+        self.of(item).unreported += 1;
     }
 
     /// Nothing is sent of a capture from this part on, for now.
@@ -235,7 +232,11 @@ impl Outbox {
         in_flight.unreported -= 1;
         match verdict {
             Verdict::Delivered => {}
-            Verdict::Unproven | Verdict::Failed(_) => in_flight.fail(part, verdict),
+            Verdict::Unproven | Verdict::Failed(_) => {
+                in_flight.fail(part, verdict);
+                // What follows must not overtake it, though its capture has not ended.
+                self.is_alone = self.unreported > 0;
+            }
         }
         self.ended(seq)
     }
@@ -336,13 +337,7 @@ impl Outbox {
     }
 
     fn of(&mut self, item: Item) -> &mut InFlight {
-        self.in_flight.entry(item.seq()).or_insert(InFlight {
-            item,
-            unreported: 0,
-            unsent_part: Some(0),
-            failed: None,
-            sent_at: None,
-        })
+        self.in_flight.entry(item.seq()).or_insert(InFlight { item, unreported: 0, unsent_part: Some(0), failed: None })
     }
 
     fn ended(&mut self, seq: Seq) -> Option<Ended> {
@@ -400,13 +395,13 @@ mod tests {
     }
 
     fn send(outbox: &mut Outbox, seq: Seq) {
-        outbox.sent(item(seq), false, clock::monotonic());
+        outbox.sent(item(seq), false);
         outbox.all_sent(item(seq));
     }
 
     /// Sends the first `parts` parts of a capture that has one more.
     fn send_parts(outbox: &mut Outbox, seq: Seq, parts: usize) {
-        (0..parts).for_each(|_part| outbox.sent(item(seq), false, clock::monotonic()));
+        (0..parts).for_each(|_part| outbox.sent(item(seq), false));
         assert_eq!(outbox.stops_before(item(seq), parts), None);
     }
 
@@ -534,7 +529,7 @@ mod tests {
         assert_eq!(failed, ended(2, Outcome::Failed(1, Verdict::Unproven)));
         // More of it may follow while some is in flight.
         send_parts(&mut outbox, 3, 1);
-        outbox.sent(item(3), false, clock::monotonic());
+        outbox.sent(item(3), false);
         outbox.all_sent(item(3));
         assert_eq!(outbox.reported(3, 0, Verdict::Delivered), None);
         assert_eq!(outbox.reported(3, 1, Verdict::Delivered), ended(3, Outcome::Delivered));
@@ -560,8 +555,8 @@ mod tests {
         assert!(outbox.can_send(false) && !outbox.can_send(true));
         outbox.reported(1, 0, Verdict::Delivered);
         assert!(outbox.can_send(true));
-        outbox.sent(item(2), true, clock::monotonic());
-        outbox.sent(item(2), true, clock::monotonic());
+        outbox.sent(item(2), true);
+        outbox.sent(item(2), true);
         outbox.all_sent(item(2));
         assert!(!outbox.can_send(false));
         assert_eq!(outbox.reported(2, 0, Verdict::Delivered), None);

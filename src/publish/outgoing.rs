@@ -182,6 +182,9 @@ impl Outgoing {
 
     /// From where on the journal is to be read again, for the outbox that is farthest behind of those that can go on.
     pub(super) fn resumes(&self) -> Option<Position> {
+        if self.needs_producer {
+            return None;
+        }
         let each = self.topics.all().zip(&self.outboxes);
         let resumes = each.filter_map(|(topic, outbox)| {
             let (position, needed_bytes) = outbox.resumes()?;
@@ -309,7 +312,7 @@ impl Outgoing {
             SendError::QueueFull => Unsent::ClientFull,
             SendError::Failed(failure) => Unsent::Failed(failure),
         })?;
-        outbox.sent(item, mark.is_suspect, now);
+        outbox.sent(item, mark.is_suspect);
         self.budget.take(topic, cost);
         let (seq, rejection, bytes) = (item.seq(), record.rejection, record.bytes());
         self.unreported.insert(Sent { topic, seq, part, rejection, sent_at: now, bytes });
@@ -563,9 +566,9 @@ impl Outgoing {
         }
     }
 
-    /// For each topic, when the record was sent that has waited longest for its report.
-    pub(super) fn oldest_sent(&self) -> Vec<Option<Instant>> {
-        self.outboxes.iter().map(Outbox::oldest_sent).collect()
+    /// For each topic, the oldest capture that is with the client, and how many of its records have no report.
+    pub(super) fn oldest_in_flight(&self) -> Vec<Option<(Seq, usize)>> {
+        self.outboxes.iter().map(Outbox::oldest_in_flight).collect()
     }
 
     /// Shows how long the oldest records and captures have been waiting.

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 use crate::clock;
 use crate::journal::Backlog;
+use crate::journal::Seq;
 use crate::journal::TAKE_BYTES;
 use crate::metrics::publish::PublishMetrics;
 use crate::normalise::Normaliser;
@@ -63,7 +64,7 @@ pub(crate) struct Pump {
     /// How long captures gather before a turn. Nobody waits for them then.
     gather: Duration,
     backoff: Backoff,
-    watchdog: Watchdog,
+    watchdog: Watchdog<(Seq, usize)>,
     /// Some topic may be published to.
     may_publish: bool,
     /// A dead producer is not replaced until then, or until the topics' limits are told.
@@ -307,7 +308,7 @@ impl Pump {
     /// How long there is nothing to do, unless a report or an order comes.
     fn until_next(&self, now: Instant) -> Duration {
         let next =
-            if self.is_held_up() { self.awaits_limits_until.or(self.replace_at) } else { self.outgoing.resume_at() };
+            if self.is_held_up() { self.awaits_limits_until.max(self.replace_at) } else { self.outgoing.resume_at() };
         next.map_or(NAP, |next| next.saturating_duration_since(now))
     }
 
@@ -317,7 +318,7 @@ impl Pump {
         }
         self.observe_at = now + OBSERVE_EVERY;
         let is_any_broker_up = self.outgoing.kafka.is_any_broker_up();
-        let overdue = self.watchdog.observe(&self.outgoing.oldest_sent(), is_any_broker_up, now);
+        let overdue = self.watchdog.observe(&self.outgoing.oldest_in_flight(), is_any_broker_up, now);
         if !overdue.is_empty() {
             control.ask_for_leaders(overdue);
         }

@@ -45,8 +45,9 @@ impl ReplicationFactor {
     }
 
     /// Whether the number of brokers is being watched, and is not settled yet.
-    pub(super) const fn is_waiting(&self) -> bool {
-        self.configured.is_none() && !self.has_shown_wanted && self.steady.is_some()
+    pub(super) fn is_waiting(&self, now: Instant) -> bool {
+        let is_settling = |(_, since): (i32, Instant)| now.saturating_duration_since(since) < STEADY;
+        self.configured.is_none() && !self.has_shown_wanted && self.steady.is_some_and(is_settling)
     }
 }
 

@@ -319,7 +319,8 @@ impl Watch<'_> {
         match &looked {
             Some(Ok(look)) => {
                 self.fetch_limit = FETCH_LIMIT;
-                let is_early = self.looks_left > 0 || look.there != self.there || self.replication.is_waiting();
+                let is_early =
+                    self.looks_left > 0 || look.there != self.there || self.replication.is_waiting(clock::monotonic());
                 self.pause = next_pause(self.pause, is_early);
                 self.there.clone_from(&look.there);
             }

@@ -12,44 +12,43 @@ use std::time::Instant;
 /// The longest that a topic is waited for. Each restart doubles the time until the next one for the same topic.
 const LIMIT_MAX: Duration = Duration::from_secs(30 * 60);
 
-/// Decides when a new producer is needed.
+/// Decides when a new producer is needed. `R` tells one record from another.
 #[derive(Debug)]
-pub(super) struct Watchdog {
+pub(super) struct Watchdog<R> {
     limit: Duration,
-    topics: Vec<Watched>,
+    topics: Vec<Watched<R>>,
 }
 
 /// One topic.
 #[derive(Debug, Clone)]
-struct Watched {
-    oldest: Option<Oldest>,
+struct Watched<R> {
+    oldest: Option<Oldest<R>>,
     /// After how long it is overdue.
     limit: Duration,
 }
 
 /// The record that has waited longest.
 #[derive(Debug, Clone)]
-struct Oldest {
-    /// Tells it from others.
-    sent_at: Instant,
+struct Oldest<R> {
+    record: R,
     since: Instant,
     /// It was found overdue, and whether its topic has leaders is not known yet.
     is_asked_about: bool,
 }
 
-impl Watchdog {
+impl<R: Copy + PartialEq> Watchdog<R> {
     /// Each of `topics` topics is overdue after `limit` at first.
     pub(super) fn new(limit: Duration, topics: usize) -> Self {
         Self { limit, topics: vec![Watched { oldest: None, limit }; topics] }
     }
 
-    /// For each topic, when the oldest record without a report was sent. Returns the topics that are overdue: each once, until
+    /// For each topic, the oldest record without a report. Returns the topics that are overdue: each once, until
     /// [`Watchdog::restarts_for`] says what is known of their leaders.
-    pub(super) fn observe(&mut self, oldest: &[Option<Instant>], is_any_broker_up: bool, now: Instant) -> Vec<usize> {
+    pub(super) fn observe(&mut self, oldest: &[Option<R>], is_any_broker_up: bool, now: Instant) -> Vec<usize> {
         let mut overdue = Vec::new();
-        for (index, (topic, sent_at)) in self.topics.iter_mut().zip(oldest).enumerate() {
+        for (index, (topic, record)) in self.topics.iter_mut().zip(oldest).enumerate() {
             match &mut topic.oldest {
-                Some(oldest) if *sent_at == Some(oldest.sent_at) => {
+                Some(oldest) if *record == Some(oldest.record) => {
                     if !is_any_broker_up {
                         oldest.since = now;
                     }
@@ -64,7 +63,7 @@ impl Watchdog {
                         // It was reported, so reports come.
                         topic.limit = self.limit;
                     }
-                    *before = sent_at.map(|sent_at| Oldest { sent_at, since: now, is_asked_about: false });
+                    *before = record.map(|record| Oldest { record, since: now, is_asked_about: false });
                 }
             }
         }
@@ -103,7 +102,7 @@ mod tests {
     const NONE: Vec<usize> = Vec::new();
 
     /// A watchdog over two topics, and a clock that begins with it.
-    fn watchdog() -> (Watchdog, impl Fn(u64) -> Instant) {
+    fn watchdog() -> (Watchdog<Instant>, impl Fn(u64) -> Instant) {
         let began = clock::monotonic();
         (Watchdog::new(LIMIT, 2), move |second| began + Duration::from_secs(second))
     }
