@@ -98,7 +98,6 @@ const NAMES: &[(&str, &[&str])] = &[
         &[
             "admin",
             "auth",
-            "capture",
             "clock",
             "config",
             "decide",
