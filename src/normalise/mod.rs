@@ -89,7 +89,7 @@ impl Normaliser {
         !Parts::of(capture).is_batch() && self.record(capture).rejection.is_some()
     }
 
-    /// The record that one of its [`Parts`](part::Parts) becomes.
+    /// The record that one of its [`Parts`] becomes.
     pub fn record_of<'a>(&'a self, capture: &'a Capture, part: Part) -> Record<'a> {
         let decision = match &capture.outcome {
             Outcome::Happened => None,
@@ -155,7 +155,7 @@ impl Normaliser {
         self.rejected_of(capture, Part::WHOLE, reason, detail)
     }
 
-    /// The same for one of its [`Parts`](part::Parts).
+    /// The same for one of its [`Parts`].
     pub fn rejected_of<'a>(
         &'a self,
         capture: &'a Capture,
