@@ -13,7 +13,7 @@ use crate::decide;
 use super::counter;
 use super::counters;
 use super::gauge;
-use super::publish::histogram;
+use super::histogram;
 
 /// See the module.
 #[derive(Debug)]
@@ -139,17 +139,17 @@ impl IntakeMetrics {
 fn answers(registry: &Registry) -> Result<(Histogram, Histogram), prometheus::Error> {
     // Microseconds when nothing is wrong.
     let answer_before = histogram(
+        registry,
         "callbridge_answer_before_duration_seconds",
         "From reading a before-callback's head to its answer.",
         &[0.000_025, 0.000_05, 0.0001, 0.00025, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 1.5],
     )?;
     // From memory's microseconds to the 1.5 s at which the answer is 503 and the sender's 2 s.
     let answer_after = histogram(
+        registry,
         "callbridge_answer_after_duration_seconds",
         "From reading an after-callback's head to its answer.",
         &[0.000_05, 0.0001, 0.00025, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 1.5, 2.0],
     )?;
-    registry.register(Box::new(answer_before.clone()))?;
-    registry.register(Box::new(answer_after.clone()))?;
     Ok((answer_before, answer_after))
 }

@@ -9,7 +9,9 @@ use prometheus::IntGaugeVec;
 use prometheus::Opts;
 use prometheus::Registry;
 
-use super::publish::histogram;
+use super::counter;
+use super::gauge;
+use super::histogram;
 
 /// How full the journal is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,7 +28,9 @@ pub(crate) struct Fill {
     pub(crate) undelivered: u64,
     /// Whether nothing more can be taken.
     pub(crate) is_full: bool,
-    /// What compactions have written since the start, in bytes.
+    /// Compactions since the start.
+    pub(crate) compactions: u64,
+    /// What they have written, in bytes.
     pub(crate) copied_bytes: u64,
     /// What they have made free, in bytes.
     pub(crate) won_bytes: u64,
@@ -50,6 +54,7 @@ pub(crate) struct JournalMetrics {
     undelivered: IntGauge,
     undelivered_bytes: IntGaugeVec,
     is_full: IntGauge,
+    compactions: IntCounter,
     copied_bytes: IntCounter,
     won_bytes: IntCounter,
 }
@@ -57,76 +62,74 @@ pub(crate) struct JournalMetrics {
 impl JournalMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self {
-            held: IntCounter::new(
+        let undelivered_bytes = IntGaugeVec::new(
+            Opts::new(
+                "callbridge_journal_undelivered_bytes",
+                "What captures take that are not delivered, by the topic in whose share they are; other: no topic of this configuration.",
+            ),
+            &["topic"],
+        )?;
+        registry.register(Box::new(undelivered_bytes.clone()))?;
+        Ok(Self {
+            held: counter(
+                registry,
                 "callbridge_journal_held_total",
                 "Captures that stay in the journal because this process cannot publish them, each time one is met.",
             )?,
-            read_errors: IntCounter::new(
+            read_errors: counter(
+                registry,
                 "callbridge_journal_read_errors_total",
                 "Reads of the journal that did not give what was written.",
             )?,
-            damaged: IntCounter::new(
+            damaged: counter(
+                registry,
                 "callbridge_journal_damaged_captures_total",
                 "Acknowledged captures that could not be read at the start, when told to go on without them.",
             )?,
             // A tenth of a millisecond on a good disk; above 0.2 s the deadline comes into sight.
             sync: histogram(
+                registry,
                 "callbridge_journal_commit_duration_seconds",
                 "Making one frame durable: the write and the sync.",
                 &[0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5],
             )?,
             frame: histogram(
+                registry,
                 "callbridge_journal_commit_captures",
                 "Captures made durable by one sync.",
                 &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0],
             )?,
-            files_bytes: IntGauge::new("callbridge_journal_files_bytes", "The journal's files.")?,
-            held_bytes: IntGauge::new(
+            files_bytes: gauge(registry, "callbridge_journal_files_bytes", "The journal's files.")?,
+            held_bytes: gauge(
+                registry,
                 "callbridge_journal_held_bytes",
                 "Of the journal's files, what holds captures that are not all delivered.",
             )?,
-            quota_bytes: IntGauge::new("callbridge_journal_quota_bytes", "What the journal's files may take.")?,
-            segments: IntGauge::new("callbridge_journal_segments", "The segments that the journal has.")?,
-            undelivered: IntGauge::new("callbridge_journal_undelivered_captures", "Captures that are not delivered.")?,
-            undelivered_bytes: IntGaugeVec::new(
-                Opts::new(
-                    "callbridge_journal_undelivered_bytes",
-                    "What captures take that are not delivered, by the topic in whose share they are; other: no topic of this configuration.",
-                ),
-                &["topic"],
+            quota_bytes: gauge(registry, "callbridge_journal_quota_bytes", "What the journal's files may take.")?,
+            segments: gauge(registry, "callbridge_journal_segments", "The segments that the journal has.")?,
+            undelivered: gauge(
+                registry,
+                "callbridge_journal_undelivered_captures",
+                "Captures that are not delivered.",
             )?,
-            is_full: IntGauge::new("callbridge_journal_full", "1 while there is no room for another file.")?,
-            copied_bytes: IntCounter::new(
+            undelivered_bytes,
+            is_full: gauge(registry, "callbridge_journal_full", "1 while there is no room for another file.")?,
+            compactions: counter(
+                registry,
+                "callbridge_journal_compactions_total",
+                "Compactions of the journal: files that became one with what is not delivered.",
+            )?,
+            copied_bytes: counter(
+                registry,
                 "callbridge_journal_compaction_copied_bytes_total",
                 "What compactions of the journal have written: captures that are not delivered, out of files of which most is.",
             )?,
-            won_bytes: IntCounter::new(
+            won_bytes: counter(
+                registry,
                 "callbridge_journal_compaction_won_bytes_total",
                 "What compactions of the journal have made free.",
             )?,
-        };
-        for counter in
-            [&metrics.held, &metrics.read_errors, &metrics.damaged, &metrics.copied_bytes, &metrics.won_bytes]
-        {
-            registry.register(Box::new(counter.clone()))?;
-        }
-        for histogram in [&metrics.sync, &metrics.frame] {
-            registry.register(Box::new(histogram.clone()))?;
-        }
-        let gauges = [
-            &metrics.files_bytes,
-            &metrics.held_bytes,
-            &metrics.quota_bytes,
-            &metrics.segments,
-            &metrics.undelivered,
-            &metrics.is_full,
-        ];
-        for gauge in gauges {
-            registry.register(Box::new(gauge.clone()))?;
-        }
-        registry.register(Box::new(metrics.undelivered_bytes.clone()))?;
-        Ok(metrics)
+        })
     }
 
     /// So many captures became durable together, and it took this long.
@@ -151,8 +154,13 @@ impl JournalMetrics {
         set(&self.segments, fill.segments);
         set(&self.undelivered, fill.undelivered);
         set(&self.is_full, u64::from(fill.is_full));
-        for (counter, bytes) in [(&self.copied_bytes, fill.copied_bytes), (&self.won_bytes, fill.won_bytes)] {
-            counter.inc_by(bytes.saturating_sub(counter.get()));
+        let counted = [
+            (&self.compactions, fill.compactions),
+            (&self.copied_bytes, fill.copied_bytes),
+            (&self.won_bytes, fill.won_bytes),
+        ];
+        for (counter, count) in counted {
+            counter.inc_by(count.saturating_sub(counter.get()));
         }
     }
 }

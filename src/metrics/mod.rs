@@ -13,6 +13,8 @@ pub(crate) mod publish;
 pub(crate) mod tls;
 pub(crate) mod tokens;
 
+use prometheus::Histogram;
+use prometheus::HistogramOpts;
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
@@ -64,6 +66,13 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, promet
     let gauge = IntGauge::new(name, help)?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)
+}
+
+/// A histogram with these upper bounds, registered.
+fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+    let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+    registry.register(Box::new(histogram.clone()))?;
+    Ok(histogram)
 }
 
 /// Counters by one label, registered.

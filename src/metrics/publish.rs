@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use prometheus::Gauge;
 use prometheus::GaugeVec;
-use prometheus::Histogram;
-use prometheus::HistogramOpts;
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
@@ -15,6 +13,10 @@ use prometheus::local::LocalHistogram;
 
 use crate::normalise::REJECTIONS;
 use crate::refusal::Reason;
+
+use super::counters;
+use super::gauge;
+use super::histogram;
 
 /// What became of a record that was handed to Kafka's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,19 +63,16 @@ pub(crate) struct PublishMetrics {
 impl PublishMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let records = IntCounterVec::new(
-            Opts::new("callbridge_records_total", "Records handed to Kafka's client, by what became of them."),
-            &["outcome"],
-        )?;
-        let rejected = IntCounterVec::new(
-            Opts::new("callbridge_rejected_total", "Records delivered to a rejected topic, by why they are there."),
-            &["reason"],
-        )?;
+        let outcomes = "Records handed to Kafka's client, by what became of them.";
+        let records = counters(registry, "callbridge_records_total", outcomes, "outcome")?;
+        let reasons = "Records delivered to a rejected topic, by why they are there.";
+        let rejected = counters(registry, "callbridge_rejected_total", reasons, "reason")?;
         let words = Reason::ALL.into_iter().filter(|reason| reason.is_kept()).map(Reason::word);
         for word in words.chain(REJECTIONS).chain([Reason::Unpublishable.word()]) {
             rejected.with_label_values(&[word]);
         }
-        let unreported = IntGauge::new(
+        let unreported = gauge(
+            registry,
             "callbridge_records_unreported",
             "Records with Kafka's client that have no delivery report yet.",
         )?;
@@ -90,31 +89,28 @@ impl PublishMetrics {
         )?;
         // A queue is empty within a turn of the pump, or Kafka is away and it takes as long as that takes.
         let queue = histogram(
+            registry,
             "callbridge_queue_duration_seconds",
             "From taking a capture to the pump taking it up.",
             &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0],
         )?;
         // Microseconds of work; anything near a millisecond is a body near the limit, or a machine in trouble.
         let normalise = histogram(
+            registry,
             "callbridge_normalise_duration_seconds",
             "Making a record from a capture; of sixteen records one is timed.",
             &[0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_05, 0.000_25, 0.001, 0.005],
         )?;
         // Linger and a round trip at best; 1.5 s is where broker mode gives up; 8.5 s is a leader election.
         let delivery = histogram(
+            registry,
             "callbridge_delivery_duration_seconds",
             "From handing a record to Kafka's client to its positive delivery report.",
             &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 5.0, 10.0, 60.0],
         )?;
         let by_outcome = RecordOutcome::ALL.map(|outcome| records.with_label_values(&[outcome.word()]));
-        registry.register(Box::new(records))?;
-        registry.register(Box::new(rejected.clone()))?;
-        registry.register(Box::new(unreported.clone()))?;
         registry.register(Box::new(oldest_unreported.clone()))?;
         registry.register(Box::new(oldest_undelivered.clone()))?;
-        for histogram in [&queue, &normalise, &delivery] {
-            registry.register(Box::new(histogram.clone()))?;
-        }
         let (queue, normalise, delivery) = (queue.local(), normalise.local(), delivery.local());
         let oldest_by_topic = Vec::new();
         Ok(Self {
@@ -182,9 +178,4 @@ impl PublishMetrics {
         self.normalise.flush();
         self.delivery.flush();
     }
-}
-
-/// A histogram with these upper bounds, in seconds.
-pub(super) fn histogram(name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
-    Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))
 }

@@ -391,6 +391,7 @@ impl<D: Disk> Compaction<D> {
         };
         state.segments.insert(first.first, segment);
         state.superseded.extend(inputs.iter().skip(1).map(|input| (input.name.clone(), input.file_bytes)));
+        state.compacted.passes += 1;
         state.compacted.copied += writing.offset;
         state.compacted.won += files_bytes.saturating_sub(writing.offset);
         Ok(())

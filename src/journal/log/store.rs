@@ -113,12 +113,14 @@ impl std::fmt::Debug for Random {
     }
 }
 
-/// What compactions have done, in bytes.
+/// What compactions have done.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Compacted {
-    /// Written.
+    /// How many there were.
+    pub(super) passes: u64,
+    /// What they have written, in bytes.
     pub(super) copied: u64,
-    /// Taken by the inputs, and not by the outputs any more.
+    /// What the inputs took and the outputs do not any more, in bytes.
     pub(super) won: u64,
 }
 
@@ -276,6 +278,7 @@ impl<D: Disk> Store<D> {
             quota_bytes: self.shared.options.quota_bytes,
             is_full: state.is_full && state.spares.is_empty(),
             segments: state.segments.len() as u64,
+            compactions: state.compacted.passes,
             copied_bytes: state.compacted.copied,
             won_bytes: state.compacted.won,
             ..Fill::default()
