@@ -105,13 +105,9 @@ impl Admin {
     fn is_ready(&self) -> Result<(), String> {
         match self.lifecycle.phase() {
             Phase::Starting => Err(self.lifecycle.waits_for()),
-            // Kafka's state is no reason to leave the rotation while there is room: what comes is safe here.
-            Phase::Serving if let Some(journal) = self.journal.get() => {
-                if !self.kafka.is_any_broker_up() && journal.is_full_for_all() {
-                    return Err("the journal is full, and no kafka broker can be reached".to_owned());
-                }
-                journal.can_take()
-            }
+            // Neither Kafka's state nor a topic that holds its share is a reason to leave the rotation: what comes for others is safe here,
+            // and before-callbacks are decided.
+            Phase::Serving if let Some(journal) = self.journal.get() => journal.can_take(),
             // Without a disk, what comes while Kafka is away fills the queue and is then refused: better sent to another replica.
             Phase::Serving if !self.kafka.is_any_broker_up() => Err("no kafka broker can be reached".to_owned()),
             Phase::Serving => Ok(()),

@@ -72,13 +72,9 @@ impl SharedRoom {
     ///
     /// Says what has no room.
     pub fn check(&self, topic: impl Into<Option<Topic>>, amount: usize) -> Result<(), NoRoom> {
-        self.check_beside(topic.into().and_then(|topic| self.by_topic.get(topic.index())).copied(), amount)
-    }
-
-    /// The same for a topic that holds so much.
-    fn check_beside(&self, held: Option<usize>, amount: usize) -> Result<(), NoRoom> {
         let free = self.free();
         // What is larger than the room takes all of it, when nothing else is there.
+        let held = topic.into().and_then(|topic| self.by_topic.get(topic.index())).copied();
         if let Some(held) = held
             && held.saturating_add(amount) > self.sure
             && self.taken > 0
@@ -98,12 +94,6 @@ impl SharedRoom {
     /// Whether [`SharedRoom::check`] finds room.
     pub fn has_room(&self, topic: impl Into<Option<Topic>>, amount: usize) -> bool {
         self.check(topic, amount).is_ok()
-    }
-
-    /// Whether topics hold something, and none of those has room for `amount` more.
-    pub fn is_full_for_holders(&self, amount: usize) -> bool {
-        let mut holders = self.by_topic.iter().copied().filter(|held| *held > 0).peekable();
-        holders.peek().is_some() && holders.all(|held| self.check_beside(Some(held), amount).is_err())
     }
 
     /// Takes `amount`, whether there is room or not: what was acknowledged cannot be refused any more.
@@ -211,17 +201,6 @@ mod tests {
         fill(&mut room, topics[1]);
         assert_eq!(room.check(topics[2], 200), Err(NoRoom::Topic), "the others are not to wait behind it");
         room.check(topics[3], 60).unwrap();
-    }
-
-    #[test]
-    fn it_is_full_for_holders_when_each_of_them_holds_its_share() {
-        let mut room = SharedRoom::new(1000, Command::COUNT);
-        let topics = topics(2);
-        assert!(!room.is_full_for_holders(1), "nobody holds anything");
-        fill(&mut room, topics[0]);
-        assert!(room.is_full_for_holders(1));
-        room.take(topics[1], 1);
-        assert!(!room.is_full_for_holders(1), "one of them has room");
     }
 
     #[test]

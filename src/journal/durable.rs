@@ -354,13 +354,6 @@ impl Gauge {
         Ok(())
     }
 
-    /// Whether every topic that has something undelivered holds its whole share. One topic that is stuck beside others that are delivered
-    /// is in trouble alone; without Kafka all are.
-    pub(crate) fn is_full_for_all(&self) -> bool {
-        let longest = self.alarm_bytes / ALARM_CAPTURES;
-        self.queue.look_at_log(|room| room.is_full_for_holders(room.clamp(longest))).unwrap_or_default()
-    }
-
     /// How long the publisher has been waiting for the disk.
     pub(crate) fn read_age(&self) -> Duration {
         self.read_wait.age()
