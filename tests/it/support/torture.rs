@@ -98,7 +98,9 @@ pub(crate) fn run(site: &mut impl Site, kafka: &Kafka, topic: &str, plan: &Plan)
     let Crashed { bridge, mut outcome, mut recovered } = crash(site, plan);
     send_until_acknowledged(&bridge, &mut outcome);
     wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
-    let records = Reader::open(&kafka.client(), &[topic]).collect_to_end();
+    // With the crashes grow the repeats.
+    let (mut records, limit) = (Vec::new(), Duration::from_secs(60) * (1 + plan.crashes / 100));
+    Reader::open(&kafka.client(), &[topic]).pass_to_end(limit, |record| records.push(record));
     let stopped = bridge.stop_and_wait();
     assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
     recovered += recovered_by(&stopped);
