@@ -169,7 +169,7 @@ const fn node_bits(shard_bits: u32) -> u32 {
     shard_bits / 2
 }
 
-/// The entries of a set that is not built yet. So a set that is built at once is made without copying a shard twice.
+/// Gathers the entries of a set, which [`Gathering::build`] then makes at once, without copying a shard twice.
 #[derive(Debug)]
 pub(crate) struct Gathering<V> {
     hasher: RandomState,
@@ -244,7 +244,7 @@ impl<V: Value> Gathering<V> {
     }
 }
 
-/// Some of the entries of a set that is not built yet, each with its length (LEB128) before it.
+/// Gathered entries of one shard, each with its length (LEB128) before it.
 #[derive(Debug, Default)]
 struct Bucket {
     chunks: Vec<Vec<u8>>,

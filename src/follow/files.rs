@@ -427,6 +427,14 @@ mod tests {
     }
 
     #[test]
+    fn lists_that_reloads_alone_replace_are_dropped() {
+        let mut following = Following::of(&["list"], put("alice"));
+        let old = Arc::downgrade(&following.blocklist.load_full());
+        following.files.reload(clock::monotonic(), &mut Reloaded::default());
+        assert!(old.upgrade().is_none());
+    }
+
+    #[test]
     fn a_file_that_vanishes_keeps_its_last_good_rules_until_it_is_back() {
         let mut following = Following::of(&["list"], put("alice"));
         fs::remove_file(following.path("list")).expect("removed");

@@ -17,6 +17,8 @@ use prometheus::IntCounterVec;
 use prometheus::Opts;
 
 use super::bell::tests::Counted;
+use super::room::Freed;
+use super::room::Held;
 use super::*;
 use crate::auth::Apps;
 use crate::capture::Outcome;
@@ -506,4 +508,20 @@ fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
         settle(&mut backlog, entry);
     }
     assert_eq!(fill(&journal, &ledger, STUCK), 72, "all of their room came back");
+}
+
+#[test]
+fn each_dead_letter_topic_lacks_its_own_share_only() {
+    let (topics, apps) = (Topics::new(["a", "b"]), Apps::new([1, 2]));
+    let [full, free] = [0, 1].map(|nth| topics.rejected(apps.iter().nth(nth).unwrap()));
+    let queue = Queue::new(&ROOMY, Some(10_000), topics.names().len(), Ledger::default());
+    queue.recovered(Some(full), 7900);
+    queue.recovered(None, 1000);
+    assert!(!queue.move_share((None, full), Held::stored(1000), || true));
+    assert!(!queue.lacks_share(free, 100), "nobody found too little there");
+    assert!(queue.lacks_share(full, 1000), "and that says nothing about this one");
+    let mut freed = Freed::default();
+    freed.add(Some(full), Held::stored(7900));
+    queue.free(&mut freed);
+    assert!(!queue.lacks_share(full, 1000), "it has room again");
 }

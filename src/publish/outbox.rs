@@ -571,4 +571,16 @@ mod tests {
         outbox.wait_for_reports();
         assert!(outbox.can_send(true));
     }
+
+    #[test]
+    fn a_part_that_fails_holds_what_follows_before_its_capture_has_ended() {
+        let mut outbox = open();
+        send_parts(&mut outbox, 1, 3);
+        outbox.pause_at(item(1), 0, 1);
+        assert!(outbox.resumes().is_some());
+        assert_eq!(outbox.reported(1, 0, PASSING), None);
+        assert_eq!(outbox.resumes(), None, "the fourth part must not overtake the first");
+        assert_eq!(outbox.reported(1, 1, Verdict::Delivered), None);
+        assert_eq!(outbox.reported(1, 2, Verdict::Delivered), ended(1, Outcome::Failed(0, PASSING)));
+    }
 }

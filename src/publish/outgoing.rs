@@ -104,7 +104,7 @@ enum Unsent {
 
 /// What an [`Outgoing`] works with.
 #[derive(Debug)]
-pub(super) struct Parcel {
+pub(super) struct OutgoingSetup {
     pub(super) kafka: Kafka,
     pub(super) normaliser: Normaliser,
     pub(super) topics: Arc<Topics>,
@@ -116,8 +116,8 @@ pub(super) struct Parcel {
 
 impl Outgoing {
     /// Nothing is on its way.
-    pub(super) fn new(parcel: Parcel) -> Self {
-        let Parcel { kafka, normaliser, topics, mut metrics, backoff, budget_bytes, keeps_given_up } = parcel;
+    pub(super) fn new(setup: OutgoingSetup) -> Self {
+        let OutgoingSetup { kafka, normaliser, topics, mut metrics, backoff, budget_bytes, keeps_given_up } = setup;
         let count = topics.names().len();
         metrics.show_topics(topics.names());
         Self {

@@ -25,7 +25,7 @@ use super::control::Control;
 use super::kafka::Kafka;
 use super::kafka::Report;
 use super::outgoing::Outgoing;
-use super::outgoing::Parcel;
+use super::outgoing::OutgoingSetup;
 use super::outgoing::REST;
 use super::watchdog::Watchdog;
 
@@ -101,10 +101,10 @@ impl Pump {
             setup;
         let watchdog = Watchdog::new(unreported_max, topics.names().len());
         let keeps_given_up = backlog.keeps_given_up();
-        let parcel = Parcel { kafka, normaliser, topics, metrics, backoff, budget_bytes, keeps_given_up };
+        let setup = OutgoingSetup { kafka, normaliser, topics, metrics, backoff, budget_bytes, keeps_given_up };
         Self {
             backlog,
-            outgoing: Outgoing::new(parcel),
+            outgoing: Outgoing::new(setup),
             gather,
             backoff,
             watchdog,

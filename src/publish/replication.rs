@@ -93,6 +93,14 @@ mod tests {
     }
 
     #[test]
+    fn a_number_of_brokers_that_has_settled_is_not_waited_for_any_more() {
+        let (began, mut factor) = (clock::monotonic(), ReplicationFactor::new(None));
+        factor.choose(1, began);
+        assert!(factor.is_waiting(began + STEADY - Duration::from_millis(1)));
+        assert!(!factor.is_waiting(began + STEADY), "though no topic may have been created");
+    }
+
+    #[test]
     fn a_configured_factor_is_taken_as_it_is() {
         assert_eq!(chosen(Some(1), &[(0, Some(3))]), [Some(1)]);
         assert_eq!(chosen(Some(5), &[(0, Some(1))]), [Some(5)]);
