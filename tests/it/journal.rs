@@ -26,7 +26,7 @@ use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
 use crate::support::load;
 use crate::support::mounted;
-use crate::support::mounted::MountPoint;
+use crate::support::mounted::mounted;
 use crate::support::oracle;
 use crate::support::ports;
 use crate::support::powercut::PowerCut;
@@ -163,16 +163,6 @@ fn a_disk_that_is_read_only_is_no_place_for_a_journal() {
     let stopped = Settings::new(&nobody(), "journal", "").launch(disk.path()).wait();
     assert_eq!(stopped.code, 78, "{}", stopped.stderr);
     assert!(stopped.stderr.contains(&format!("write to {}", disk.path().display())), "{}", stopped.stderr);
-}
-
-/// A filesystem of that kind, with a folder for a journal on it.
-fn mounted(kind: &str, options: &str) -> (MountPoint, PathBuf) {
-    let point = MountPoint::make();
-    let mut mount = Command::new("mount");
-    mount.args(["-t", kind, "none", "-o", options]).arg(point.path());
-    assert!(mount.status().unwrap().success(), "{mount:?}");
-    let dir = point.path().join("journal");
-    (point, dir)
 }
 
 #[test]

@@ -21,6 +21,8 @@ use crate::support::journal;
 use crate::support::kafka::Kafka;
 use crate::support::load;
 use crate::support::load::Load;
+use crate::support::mounted;
+use crate::support::mounted::mounted;
 use crate::support::oracle;
 use crate::support::ports;
 use crate::support::powercut::PowerCut;
@@ -178,6 +180,35 @@ fn in_journal_mode_a_frozen_kafka_does_not_hold_up_the_stop() {
     wait::until("the rest is delivered", || bridge.metrics()[DELIVERED] == TAKEN as f64);
     assert_eq!(bridge.stop_in_order().ledger["recovered"], TAKEN);
     drop(folder);
+}
+
+#[test]
+fn a_journal_that_goes_with_the_machine_waits_for_kafka_at_the_stop() {
+    const TAKEN: u64 = 20;
+    if real::found_or_skipped(mounted::allowed()).is_none() {
+        return;
+    }
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let (_memory, dir) = mounted("tmpfs", "size=64m");
+    let settings = journal::Settings::new(&kafka.bootstrap(), "stop-memory", "")
+        .with_variable("CALLBRIDGE_DRAIN_SECONDS", "60")
+        .with_variable("CALLBRIDGE_CALLBACKS_KEEP_ACCEPTING_MS", "100");
+    let mut bridge = settings.start(&dir);
+    assert_eq!(post(bridge.callbacks, TAKEN).unwrap().status, 200);
+    wait::until("kafka takes it", || bridge.metrics()[DELIVERED] == 1.0);
+    kafka.node(1).freeze();
+    for sequence in 0..TAKEN {
+        assert_eq!(post(bridge.callbacks, sequence).unwrap().status, 200);
+    }
+    bridge.signal(Signal::TERM);
+    wait::until("it drains", || bridge.metrics()[r#"callbridge_phase{phase="draining"}"#] == 1.0);
+    // Nothing tells that it does not give up: it is given three times as long as a journal on a disk would have.
+    thread::sleep(Duration::from_secs(1));
+    kafka.node(1).thaw();
+    let stopped = bridge.wait();
+    assert_eq!((stopped.code, stopped.ledger["waiting"]), (0, 0), "{}", stopped.stderr);
+    assert_eq!(stopped.ledger["delivered"], TAKEN + 1);
+    assert_balanced(&stopped);
 }
 
 #[test]

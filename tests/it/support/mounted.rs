@@ -79,3 +79,13 @@ impl Drop for MountPoint {
         let _status = self.guard.wait();
     }
 }
+
+/// A filesystem of that kind, with a folder for a journal on it.
+pub(crate) fn mounted(kind: &str, options: &str) -> (MountPoint, PathBuf) {
+    let point = MountPoint::make();
+    let mut mount = Command::new("mount");
+    mount.args(["-t", kind, "none", "-o", options]).arg(point.path());
+    assert!(mount.status().unwrap().success(), "{mount:?}");
+    let dir = point.path().join("journal");
+    (point, dir)
+}
