@@ -38,8 +38,8 @@ use crate::logging::LogWriter;
 use crate::publish::control::Control;
 use crate::publish::kafka::ClientError;
 use crate::publish::topics::Missing;
-use crate::publish::topics::Told;
 use crate::publish::topics::TopicsClient;
+use crate::publish::topics::TopicsProgress;
 use crate::systemd;
 use crate::systemd::NoListener;
 use crate::systemd::Notice;
@@ -119,7 +119,7 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::Ended, Fai
         let _inside = runtime.enter();
         stop::Signals::register(reload).map_err(Failure::system("signal handling"))?
     };
-    let workers = workers::Unstarted::new(config.workers).map_err(Failure::system("the workers"))?;
+    let workers = workers::UnstartedWorkers::new(config.workers).map_err(Failure::system("the workers"))?;
     let registry = Registry::new();
     log.metrics().register(&registry).map_err(Failure::Metrics)?;
     let building = build(config.clone(), registry, passed)?;
@@ -181,7 +181,7 @@ struct Pumping {
 fn start(
     built: Built,
     runtime: &Runtime,
-    workers: workers::Unstarted,
+    workers: workers::UnstartedWorkers,
     reloads: Receiver<()>,
     log: &LogWriter,
 ) -> Result<Running, Failure> {
@@ -202,7 +202,7 @@ fn start(
         let _inside = runtime.enter();
         let listener =
             tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
-        let setup = listener::Setup {
+        let setup = listener::ListenerSetup {
             service: Arc::clone(&served.service),
             preamble: Arc::clone(&served.preamble),
             limits: served.limits,
@@ -288,8 +288,8 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
         serve_now(readying, served);
     }
     let what = if readying.is_ready_alone { "not publishing" } else { "not ready" };
-    let tell = |told: Told<'_>| match told {
-        Told::Missing(missing) => {
+    let tell = |told: TopicsProgress<'_>| match told {
+        TopicsProgress::Missing(missing) => {
             match missing {
                 Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "{what}"),
                 Missing::Kafka(_) | Missing::Brokers(_) | Missing::Leaders(_) | Missing::Leader(..) => {
@@ -300,10 +300,10 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
             served.lifecycle.set_waits_for(&missing.to_string());
         }
         // What is in the journal can wait for its own topic only.
-        Told::OthersWork(there) if readying.is_ready_alone => control.publish(there.iter().copied(), pump),
-        Told::OthersWork(_) => {}
-        Told::Limit(smallest) => control.limit(smallest, pump),
-        Told::Complete => {
+        TopicsProgress::OthersWork(there) if readying.is_ready_alone => control.publish(there.iter().copied(), pump),
+        TopicsProgress::OthersWork(_) => {}
+        TopicsProgress::Limit(smallest) => control.limit(smallest, pump),
+        TopicsProgress::Complete => {
             control.publish(0..readying.topics.names.len(), pump);
             if readying.is_ready_alone {
                 tracing::info!("publishing");

@@ -22,9 +22,9 @@ use crate::follow::files::Files;
 use crate::follow::tls::TlsFiles;
 use crate::follow::tokens::TokenFiles;
 use crate::http::body::Bodies;
-use crate::http::body::Budget;
+use crate::http::body::BodyBudget;
 use crate::http::listener;
-use crate::http::listener::Limits;
+use crate::http::listener::ConnectionLimits;
 use crate::http::preamble::Preamble;
 use crate::http::service::Service;
 use crate::intake::Intake;
@@ -53,12 +53,12 @@ use crate::publish::budget::BUDGET_BYTES;
 use crate::publish::control::Control;
 use crate::publish::embedded::EmbeddedBroker;
 use crate::publish::kafka::ClientError;
-use crate::publish::kafka::Unstarted;
+use crate::publish::kafka::UnstartedKafka;
 use crate::publish::kafka::librdkafka_version;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Backoff;
 use crate::publish::pump::Pump;
-use crate::publish::pump::Setup;
+use crate::publish::pump::PumpSetup;
 use crate::publish::topics::Creation;
 use crate::publish::topics::Needs;
 use crate::publish::topics::TopicsClient;
@@ -100,7 +100,7 @@ pub(super) struct Built {
 pub(super) struct Served {
     pub(super) service: Arc<Service>,
     pub(super) preamble: Arc<Preamble>,
-    pub(super) limits: Limits,
+    pub(super) limits: ConnectionLimits,
     pub(super) lifecycle: Lifecycle,
     pub(super) ledger: Ledger,
 }
@@ -108,7 +108,7 @@ pub(super) struct Served {
 /// What becomes the pump, on its own thread.
 pub(super) struct Publishing {
     control: Arc<Control>,
-    kafka: Unstarted,
+    kafka: UnstartedKafka,
     backlog: Backlog,
     normaliser: Normaliser,
     topics: Arc<Topics>,
@@ -162,7 +162,7 @@ impl Built {
         let topics = Arc::new(topics(config));
         let (listeners, admin_listener) = Listeners::bind(config, passed)?;
         let (embedded, properties) = kafka(config, &topics)?;
-        let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
+        let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
         let admin = Admin {
             registry,
@@ -229,7 +229,7 @@ impl Publishing {
         let kafka = self.kafka.start(thread.clone())?;
         let topics_client = kafka.topics_client();
         self.backlog.wakes(thread.clone());
-        let setup = Setup {
+        let setup = PumpSetup {
             backlog: self.backlog,
             kafka,
             normaliser: self.normaliser,
@@ -307,7 +307,7 @@ fn service(config: &Config, intake: Intake, lifecycle: Lifecycle) -> Service {
     let bodies = Bodies {
         bytes_max: callbacks.body_bytes_max,
         timeout: callbacks.body_timeout,
-        budget: Budget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone()),
+        budget: BodyBudget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone()),
     };
     Service {
         intake,
@@ -330,13 +330,13 @@ fn preamble(callbacks: &Callbacks, tls: Option<&TlsFiles>) -> Preamble {
     }
 }
 
-fn limits(config: &Config, journal: Option<&Gauge>) -> Limits {
+fn limits(config: &Config, journal: Option<&Gauge>) -> ConnectionLimits {
     let callbacks = &config.callbacks;
     let journal_files = journal.map_or(0, |journal| journal.bytes_max() / config.journal.segment_bytes);
     let connections_max = system::connections_max(callbacks.connections_max, config.workers, journal_files);
     let is_direct = callbacks.proxies.0.is_empty();
     let per_peer_default = is_direct.then(|| (connections_max / PEER_SHARE).max(PEER_LEAST));
-    Limits {
+    ConnectionLimits {
         connections_max,
         per_peer_max: callbacks.connections_per_peer_max.or(per_peer_default),
         head_timeout: callbacks.head_timeout,

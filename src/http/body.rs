@@ -40,7 +40,7 @@ pub(crate) struct Bodies {
     pub(crate) bytes_max: usize,
     /// From a head to the last byte of its body.
     pub(crate) timeout: Duration,
-    pub(crate) budget: Budget,
+    pub(crate) budget: BodyBudget,
 }
 
 impl Bodies {
@@ -154,7 +154,7 @@ fn poll_frame(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Result<Option<F
 
 /// Room for the bodies that are on their way.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct BodyBudget {
     bytes_max: usize,
     taken: AtomicUsize,
     /// What is taken, to be seen.
@@ -165,11 +165,11 @@ pub(crate) struct Budget {
 /// Room for one body. Given back when dropped.
 #[derive(Debug)]
 struct Reserved<'b> {
-    budget: &'b Budget,
+    budget: &'b BodyBudget,
     bytes: usize,
 }
 
-impl Budget {
+impl BodyBudget {
     /// Room for so many bytes.
     pub(crate) const fn new(bytes_max: usize, gauge: IntGauge) -> Self {
         Self { bytes_max, taken: AtomicUsize::new(0), gauge, complaints: Throttle::new(COMPLAIN_EVERY) }
@@ -218,8 +218,8 @@ fn signed(bytes: usize) -> i64 {
 mod tests {
     use super::*;
 
-    fn budget(bytes_max: usize) -> Budget {
-        Budget::new(bytes_max, IntGauge::new("taken", "Bytes.").unwrap())
+    fn budget(bytes_max: usize) -> BodyBudget {
+        BodyBudget::new(bytes_max, IntGauge::new("taken", "Bytes.").unwrap())
     }
 
     #[test]

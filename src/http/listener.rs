@@ -63,7 +63,7 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// The listener's limits.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct ConnectionLimits {
     pub(crate) connections_max: usize,
     /// `None`: any number.
     pub(crate) per_peer_max: Option<usize>,
@@ -94,16 +94,16 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// What a listener serves with.
 #[derive(Debug)]
-pub(crate) struct Setup {
+pub(crate) struct ListenerSetup {
     pub(crate) service: Arc<Service>,
     pub(crate) preamble: Arc<Preamble>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: ConnectionLimits,
     /// Where connections are driven.
     pub(crate) workers: Vec<Handle>,
 }
 
 /// Serves until the process is in [`Phase::Closing`], and then until the last connection has ended.
-pub(crate) async fn serve(listener: TcpListener, setup: Setup, lifecycle: Lifecycle) {
+pub(crate) async fn serve(listener: TcpListener, setup: ListenerSetup, lifecycle: Lifecycle) {
     let mut server = Server::new(setup);
     let mut closing = pin!(lifecycle.reached(Phase::Closing));
     let mut sweep = time::interval(server.sweep_period);
@@ -153,8 +153,8 @@ struct Server {
 }
 
 impl Server {
-    fn new(setup: Setup) -> Self {
-        let Setup { service, preamble, limits, workers } = setup;
+    fn new(setup: ListenerSetup) -> Self {
+        let ListenerSetup { service, preamble, limits, workers } = setup;
         let metrics = &service.intake.metrics;
         let shortest = limits.head_timeout.min(limits.write_timeout).min(limits.idle_timeout);
         Self {

@@ -22,8 +22,8 @@ use crate::normalise::Normaliser;
 use crate::record::Topics;
 
 use super::control::Control;
+use super::kafka::DeliveryReport;
 use super::kafka::Kafka;
-use super::kafka::Report;
 use super::outgoing::Outgoing;
 use super::outgoing::OutgoingSetup;
 use super::outgoing::REST;
@@ -75,12 +75,12 @@ pub(crate) struct Pump {
     /// When the last one was replaced, and how long must pass until the next is: doubled each time, until a record is delivered.
     replaced: Option<(Instant, Duration)>,
     observe_at: Instant,
-    reports: Vec<Report>,
+    reports: Vec<DeliveryReport>,
 }
 
 /// What a pump works with.
 #[derive(Debug)]
-pub(crate) struct Setup {
+pub(crate) struct PumpSetup {
     pub(crate) backlog: Backlog,
     pub(crate) kafka: Kafka,
     pub(crate) normaliser: Normaliser,
@@ -96,8 +96,8 @@ pub(crate) struct Setup {
 
 impl Pump {
     /// A pump that has not begun.
-    pub(crate) fn new(setup: Setup) -> Self {
-        let Setup { backlog, kafka, normaliser, topics, metrics, gather, backoff, budget_bytes, unreported_max } =
+    pub(crate) fn new(setup: PumpSetup) -> Self {
+        let PumpSetup { backlog, kafka, normaliser, topics, metrics, gather, backoff, budget_bytes, unreported_max } =
             setup;
         let watchdog = Watchdog::new(unreported_max, topics.names().len());
         let keeps_given_up = backlog.keeps_given_up();

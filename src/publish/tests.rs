@@ -46,14 +46,14 @@ use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
 use crate::publish::budget::BUDGET_BYTES;
 use crate::publish::control::Control;
-use crate::publish::kafka::Unstarted;
+use crate::publish::kafka::UnstartedKafka;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Backoff;
 use crate::publish::pump::Pump;
-use crate::publish::pump::Setup;
+use crate::publish::pump::PumpSetup;
 use crate::publish::topics::Needs;
-use crate::publish::topics::Told;
 use crate::publish::topics::TopicsClient;
+use crate::publish::topics::TopicsProgress;
 use crate::record::Topics;
 use crate::refusal::Reason;
 
@@ -109,7 +109,7 @@ impl Rig {
         let configured: BTreeMap<String, String> =
             quick.iter().chain(properties).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let properties = Properties::new(Ack::Broker, &configured).with_bootstrap(cluster.bootstrap_servers());
-        let kafka = Unstarted::new(&properties, metrics.kafka).unwrap();
+        let kafka = UnstartedKafka::new(&properties, metrics.kafka).unwrap();
         let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full);
         let bounds = Bounds { captures_max: 1000, bytes_max: 1 << 24, waiting_bytes_max: 0 };
         let (journal, backlog) = journal::in_memory(Ack::Memory, bounds, ledger.clone(), shares);
@@ -123,7 +123,7 @@ impl Rig {
                 let kafka = kafka.start(thread::current()).unwrap();
                 started.send(kafka.topics_client()).unwrap();
                 let metrics = metrics.publish;
-                let setup = Setup {
+                let setup = PumpSetup {
                     backlog,
                     kafka,
                     normaliser,
@@ -456,17 +456,17 @@ fn limits_that_kafka_does_not_tell_are_asked_for_once_and_hold_up_nothing() {
     cluster.create_topic("there", 1, 1).unwrap();
     let properties = Properties::new(Ack::Journal, &BTreeMap::new()).with_bootstrap(cluster.bootstrap_servers());
     let metrics = Metrics::register(&Registry::new(), &Ledger::default()).unwrap();
-    let kafka = Unstarted::new(&properties, metrics.kafka).unwrap().start(thread::current()).unwrap();
+    let kafka = UnstartedKafka::new(&properties, metrics.kafka).unwrap().start(thread::current()).unwrap();
     let names = ["missing", "there"].map(str::to_owned).to_vec();
     let needs = Needs { names, creation: None, longest_record: Some(1000) };
     let (lifecycle, mut limits, mut others) = (Lifecycle::new(), Vec::new(), Vec::new());
     kafka.topics_client().watch(&needs, &Control::default(), &lifecycle, |told| match told {
-        Told::Limit(limit) => limits.push(limit),
-        Told::OthersWork(there) => {
+        TopicsProgress::Limit(limit) => limits.push(limit),
+        TopicsProgress::OthersWork(there) => {
             others.push(there.to_vec());
             lifecycle.enter(Phase::Stopped);
         }
-        Told::Missing(_) | Told::Complete => {}
+        TopicsProgress::Missing(_) | TopicsProgress::Complete => {}
     });
     assert_eq!((limits, others), (vec![None], vec![vec![1]]));
 }
