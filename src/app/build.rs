@@ -69,7 +69,7 @@ use crate::throttle::Throttle;
 use prometheus::IntCounter;
 use prometheus::Registry;
 
-use super::Failure;
+use super::ServeError;
 use super::system;
 
 /// One peer may have one in so many of all connections, and so many in any case, where nothing is configured.
@@ -149,20 +149,20 @@ impl Built {
         config: &Config,
         registry: Registry,
         passed: Vec<TcpListener>,
-        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, Failure>,
-    ) -> Result<Self, Failure> {
+        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, ServeError>,
+    ) -> Result<Self, ServeError> {
         let ledger = Ledger::default();
-        let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
-        metrics::build::register(&registry, &librdkafka_version()).map_err(Failure::Metrics)?;
+        let metrics = Metrics::register(&registry, &ledger).map_err(ServeError::Metrics)?;
+        metrics::build::register(&registry, &librdkafka_version()).map_err(ServeError::Metrics)?;
         let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
-            .map_err(Failure::Tokens)?;
+            .map_err(ServeError::Tokens)?;
         let tls_paths = config.callbacks.tls.as_ref();
-        let tls = tls_paths.map(|paths| TlsFiles::start(paths, metrics.tls)).transpose().map_err(Failure::Tls)?;
+        let tls = tls_paths.map(|paths| TlsFiles::start(paths, metrics.tls)).transpose().map_err(ServeError::Tls)?;
         let apps = Arc::new(apps(config, &tokens));
         let topics = Arc::new(topics(config));
         let (listeners, admin_listener) = Listeners::bind(config, passed)?;
         let (embedded, properties) = kafka(config, &topics)?;
-        let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
+        let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
         let admin = Admin {
             registry,
@@ -173,7 +173,7 @@ impl Built {
             journal: Arc::clone(&gauge),
         };
         let admin = serve_admin(admin, admin_listener)?;
-        let shown = Shown { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };
+        let shown = JournalView { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };
         let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full.clone());
         let (journal, backlog, journaling) = journal(config, &ledger, shares, &shown)?;
         let (files, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
@@ -246,14 +246,14 @@ impl Publishing {
 
 impl Listeners {
     /// Binds those that were not `passed`: the callback listener comes first. That of the admin listener is not part of what is kept.
-    fn bind(config: &Config, passed: Vec<TcpListener>) -> Result<(Self, TcpListener), Failure> {
+    fn bind(config: &Config, passed: Vec<TcpListener>) -> Result<(Self, TcpListener), ServeError> {
         let passed_count = passed.len();
         let mut passed = passed.into_iter();
         let mut bind = |address: SocketAddr| {
-            let failed = |source| Failure::Listen { address, source };
+            let failed = |source| ServeError::Listen { address, source };
             let listener = passed.next().map_or_else(|| listener::bind(address), Ok).map_err(failed)?;
             let bound = listener.local_addr().map_err(failed)?;
-            Ok::<_, Failure>((listener, bound))
+            Ok::<_, ServeError>((listener, bound))
         };
         let (callbacks, callbacks_address) = bind(config.callbacks.listen)?;
         let (admin, admin_address) = bind(config.admin.listen)?;
@@ -263,13 +263,13 @@ impl Listeners {
 }
 
 /// The client's properties, and the broker in this process if there is to be one.
-fn kafka(config: &Config, topics: &Topics) -> Result<(Option<EmbeddedBroker>, Properties), Failure> {
+fn kafka(config: &Config, topics: &Topics) -> Result<(Option<EmbeddedBroker>, Properties), ServeError> {
     let configured: &BTreeMap<String, String> = &config.kafka.properties;
     let properties = Properties::new(config.ack, configured);
     if !config.embedded_broker {
         return Ok((None, properties));
     }
-    let broker = EmbeddedBroker::start(topics.names(), config.topics.partitions).map_err(Failure::Embedded)?;
+    let broker = EmbeddedBroker::start(topics.names(), config.topics.partitions).map_err(ServeError::Embedded)?;
     let bootstrap = broker.bootstrap();
     super::say(&format!(
         "kafka on {bootstrap}\nthe embedded broker keeps nothing: what it has taken is gone when callbridge stops"
@@ -364,18 +364,18 @@ fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying
 type Sides = (Journal, Backlog, Option<Journaling>);
 
 /// Where the admin listener finds what there is to tell of the journal.
-struct Shown<'s> {
+struct JournalView<'s> {
     metrics: &'s JournalMetrics,
     /// Set once it is open.
     gauge: &'s OnceLock<Gauge>,
     lifecycle: &'s Lifecycle,
 }
 
-fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &Shown<'_>) -> Result<Sides, Failure> {
+fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &JournalView<'_>) -> Result<Sides, ServeError> {
     match config.ack {
         ack @ (Ack::Broker | Ack::Memory) => {
             let dir = &config.journal.dir;
-            if inspect::refuse_waiting(dir).map_err(Failure::Journal)? == Owner::Other {
+            if inspect::refuse_waiting(dir).map_err(ServeError::Journal)? == Owner::Other {
                 let dir = dir.display();
                 tracing::warn!(%dir, "the journal there belongs to another callbridge that is running, and stays with it");
             }
@@ -396,9 +396,14 @@ fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &Shown<'_>) 
 }
 
 /// Opens the journal on disk, and says what was found.
-fn open_journal(config: &Config, ledger: &Ledger, shares: Shares, metrics: &JournalMetrics) -> Result<OnDisk, Failure> {
+fn open_journal(
+    config: &Config,
+    ledger: &Ledger,
+    shares: Shares,
+    metrics: &JournalMetrics,
+) -> Result<OnDisk, ServeError> {
     let began = clock::monotonic();
-    let opened = durable::open(&config.journal, config.queue, ledger, shares, metrics).map_err(Failure::Journal)?;
+    let opened = durable::open(&config.journal, config.queue, ledger, shares, metrics).map_err(ServeError::Journal)?;
     let dir = config.journal.dir.display();
     if let Some(it) = opened.is_gone_with {
         tracing::warn!(%dir, "the journal is on no disk of its own: it survives this process, not this {it}");

@@ -25,7 +25,7 @@ use tokio::time;
 use crate::capture::Raw;
 use crate::clock;
 use crate::command::Kind;
-use crate::intake::Admitted;
+use crate::intake::AuthorizedRequest;
 use crate::refusal::Refusal;
 use crate::throttle::Throttle;
 
@@ -48,7 +48,7 @@ impl Bodies {
     /// budget. That is given back with the last byte: from there on the journal's bounds hold.
     pub(super) async fn read(
         &self,
-        admitted: &Admitted<'_>,
+        admitted: &AuthorizedRequest<'_>,
         body: Option<&mut Incoming>,
         began: Instant,
     ) -> Result<Raw, Refusal> {
@@ -87,7 +87,7 @@ impl Bodies {
     }
 
     /// Does so without a limit of time.
-    async fn read_all(&self, admitted: &Admitted<'_>, body: Option<&mut Incoming>) -> Result<Raw, Refusal> {
+    async fn read_all(&self, admitted: &AuthorizedRequest<'_>, body: Option<&mut Incoming>) -> Result<Raw, Refusal> {
         let Some(body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
         let limit = self.bytes_max;
         let hint = body.size_hint();

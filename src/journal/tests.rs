@@ -21,12 +21,12 @@ use super::room::Freed;
 use super::room::Held;
 use super::*;
 use crate::auth::Apps;
-use crate::capture::Outcome;
+use crate::capture::CaptureOutcome;
 use crate::capture::Raw;
 use crate::clock::UnixMillis;
 use crate::command::Command;
 use crate::record::Topics;
-use crate::refusal::Account;
+use crate::refusal::LedgerAccount;
 
 const COST: usize = Capture::OVERHEAD_BYTES + 100;
 const ROOMY: Bounds = Bounds { captures_max: 1000, bytes_max: 1000 * COST, waiting_bytes_max: 1000 * COST };
@@ -47,7 +47,7 @@ fn capture_of(command: Option<Command>, number: i64) -> Box<Capture> {
             raw.push(&[b' '; 100]);
             raw
         },
-        outcome: Outcome::Happened,
+        outcome: CaptureOutcome::Happened,
     })
 }
 
@@ -205,7 +205,7 @@ fn an_append_that_is_dropped_while_it_waits_leaves_its_place_and_its_room_to_oth
         // It holds a place among the captures, and waits for bytes.
         assert!(poll(pin!(journal.append(capture(1), &mut receipt))).is_pending());
     }
-    assert_eq!(ledger.read().ended_total(Account::Refused), 3, "broken off");
+    assert_eq!(ledger.read().ended_total(LedgerAccount::Refused), 3, "broken off");
     let first = take_all(&mut backlog).remove(0);
     settle(&mut backlog, &first);
     append(&journal, &ledger, 2).unwrap();
@@ -268,7 +268,7 @@ fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
     journal.offer(capture(3), ledger.receive(None));
     assert!(!journal.keep(capture(4)));
     assert!(take_all(&mut backlog).is_empty());
-    assert_eq!(ledger.read().ended_total(Account::Lost), 1);
+    assert_eq!(ledger.read().ended_total(LedgerAccount::Lost), 1);
 }
 
 #[test]
@@ -300,7 +300,7 @@ struct Looks {
 impl Wake for Looks {
     fn wake(self: Arc<Self>) {
         let balance = self.ledger.read();
-        self.seen.lock().unwrap().push((balance.delivered, balance.ended_total(Account::Lost)));
+        self.seen.lock().unwrap().push((balance.delivered, balance.ended_total(LedgerAccount::Lost)));
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::capture::Capture;
-use crate::capture::Outcome;
+use crate::capture::CaptureOutcome;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::journal::Position;
@@ -264,8 +264,8 @@ impl Outgoing {
     /// Whether a topic that the capture may go to takes part in this pass. Which one it is, is known when it is normalised.
     fn may_take(&self, capture: &Capture, item: OutgoingCapture) -> bool {
         let is_usable = match capture.outcome {
-            Outcome::Happened | Outcome::Decided(_) => true,
-            Outcome::Refused { .. } => false,
+            CaptureOutcome::Happened | CaptureOutcome::Decided(_) => true,
+            CaptureOutcome::Refused { .. } => false,
         };
         self.takes(self.topics.rejected(capture.app), item)
             || is_usable && self.takes(self.topics.of(capture.app, capture.command), item)

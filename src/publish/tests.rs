@@ -27,7 +27,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::auth::Apps;
 use crate::capture::Capture;
-use crate::capture::Outcome;
+use crate::capture::CaptureOutcome;
 use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
@@ -192,7 +192,7 @@ impl Rig {
                 raw.push(body.as_bytes());
                 raw
             },
-            outcome: Outcome::Happened,
+            outcome: CaptureOutcome::Happened,
         };
         let mut receipt = Some(self.ledger.receive(Some(command)));
         assert!(self.journal.append_now(Box::new(capture), &mut receipt).is_ok());

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::auth::Apps;
 use crate::capture::Capture;
-use crate::capture::Outcome;
+use crate::capture::CaptureOutcome;
 use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
@@ -32,7 +32,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 use crate::record::Topic;
 use crate::record::Topics;
-use crate::refusal::Account;
+use crate::refusal::LedgerAccount;
 use crate::refusal::Reason;
 use crate::share::SharedRoom;
 
@@ -53,7 +53,7 @@ fn capture(number: i64, body_bytes: usize) -> Capture {
     raw.push(&vec![b' '; body_bytes]);
     let (received, peer) = (UnixMillis(number), SocketAddr::from(([127, 0, 0, 1], 1)));
     let app = apps().iter().next().unwrap();
-    Capture { received, peer, app, command: None, raw: raw.end(), outcome: Outcome::Happened }
+    Capture { received, peer, app, command: None, raw: raw.end(), outcome: CaptureOutcome::Happened }
 }
 
 fn open_with(dir: &TempDir, segment_bytes: u64, segments: u64) -> (OnDisk, Ledger) {
@@ -384,7 +384,7 @@ fn a_topic_holds_its_share_of_the_log_also_after_a_restart() {
         gauge.can_take().unwrap();
     }
     assert_eq!(held(&journal).1, all);
-    let lost = ledger.read().ended_total(Account::Lost);
+    let lost = ledger.read().ended_total(LedgerAccount::Lost);
     assert_eq!(lost, 1, "the stuck one that was tried");
     journal.close();
     running.end();
