@@ -40,7 +40,7 @@ use crate::journal::durable::Gauge;
 use crate::journal::durable::OnDisk;
 use crate::journal::inspect;
 use crate::journal::inspect::Owner;
-use crate::journal::log::recovery::Found;
+use crate::journal::log::recovery::RecoveryReport;
 use crate::ledger::Ledger;
 use crate::lifecycle;
 use crate::lifecycle::Lifecycle;
@@ -419,7 +419,7 @@ fn open_journal(
     for damage in &opened.found.damage {
         tracing::error!(%dir, %damage, "the journal is damaged; going on with what can be read");
     }
-    let Found { counted, uncounted, read_bytes, .. } = opened.found;
+    let RecoveryReport { counted, uncounted, read_bytes, .. } = opened.found;
     let took_ms = u64::try_from(clock::monotonic().duration_since(began).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(%dir, recovered = counted, refused = uncounted, read_bytes, took_ms, "the journal is open");
     Ok(opened)

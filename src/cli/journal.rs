@@ -23,8 +23,8 @@ use crate::journal::codec::Kept;
 use crate::journal::durable::JournalError;
 use crate::journal::durable::Settings;
 use crate::journal::inspect;
+use crate::journal::inspect::InspectedCapture;
 use crate::journal::inspect::Inspection;
-use crate::journal::inspect::OnDisk;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
 use crate::normalise::part::Parts;
@@ -131,7 +131,7 @@ fn inspect(place: &JournalPlace, out: &mut impl Write) -> Result<(), JournalComm
         writeln!(out, "\n{:<26} {:>20} {:>10} {:>12} {:>12}", "segment", "first", "captures", "undelivered", "bytes")?;
     }
     for segment in &found.segments {
-        let inspect::Segment { name, first_seq, captures, undelivered, used_bytes, is_sealed, .. } = segment;
+        let inspect::SegmentSummary { name, first_seq, captures, undelivered, used_bytes, is_sealed, .. } = segment;
         let sealed = if *is_sealed { "" } else { "  open" };
         writeln!(out, "{name:<26} {first_seq:>20} {captures:>10} {undelivered:>12} {used_bytes:>12}{sealed}")?;
     }
@@ -220,7 +220,7 @@ fn export(
     })
 }
 
-fn line_of_capture(capture: &OnDisk<'_>, kept: &Kept<'_>) -> Value {
+fn line_of_capture(capture: &InspectedCapture<'_>, kept: &Kept<'_>) -> Value {
     let mut line = json!({
         "seq": capture.seq,
         "delivered": capture.is_delivered,
@@ -253,7 +253,7 @@ impl Maker {
         Self { app: app.to_owned(), apps, topics, normaliser }
     }
 
-    fn write(&self, capture: &OnDisk<'_>, out: &mut impl Write) -> io::Result<()> {
+    fn write(&self, capture: &InspectedCapture<'_>, out: &mut impl Write) -> io::Result<()> {
         let Ok(decoded) = codec::decode(capture.bytes, &self.apps) else { return Ok(()) };
         for part in Parts::of(&decoded).iter() {
             writeln!(out, "{}", self.line(&self.normaliser.record_of(&decoded, part)))?;

@@ -24,14 +24,14 @@ use super::codec;
 use super::committed::Committed;
 use super::entry::Entry;
 use super::entry::Standing;
-use super::log::AppendError;
+use super::log::BatchError;
 use super::log::directory::Directory;
 use super::log::format::Batch;
 use super::log::store::Store;
 use super::log::store::TendError;
 use super::log::store::Tended;
-use super::log::writer::Appended;
-use super::log::writer::Writer;
+use super::log::writer::AppendedBatch;
+use super::log::writer::SegmentWriter;
 use super::promise::Promise;
 use super::queue::Queue;
 use super::room::Freed;
@@ -72,7 +72,7 @@ pub(crate) struct Failed {
 #[derive(Debug)]
 pub(crate) struct Committer {
     pub(super) queue: Arc<Queue>,
-    pub(super) writer: Writer<Directory>,
+    pub(super) writer: SegmentWriter<Directory>,
     pub(super) store: Store<Directory>,
     pub(super) committed: Arc<Committed>,
     pub(super) apps: Arc<Apps>,
@@ -118,9 +118,9 @@ impl Committer {
             self.record_delivered(&mut hand.record_at)?;
         }
         match self.writer.close() {
-            Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
+            Err(BatchError::Failed { what, source }) => Err(Failed { what, source }),
             // What is not recorded is delivered again.
-            Ok(()) | Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
+            Ok(()) | Err(BatchError::Full | BatchError::NoSpace(_)) => Ok(()),
         }
     }
 
@@ -157,11 +157,11 @@ impl Committer {
         let appended = loop {
             let complaint = match self.writer.append(&mut hand.batch, records) {
                 Ok(appended) => break appended,
-                Err(AppendError::Failed { what, source }) => return Err(Failed { what, source }),
+                Err(BatchError::Failed { what, source }) => return Err(Failed { what, source }),
                 // One is being made.
-                Err(AppendError::Full) if !self.store.fill().is_full => None,
-                Err(AppendError::Full) => Some(("the quota is reached or the filesystem is full", None)),
-                Err(AppendError::NoSpace(error)) => Some(("the filesystem is full", Some(error))),
+                Err(BatchError::Full) if !self.store.fill().is_full => None,
+                Err(BatchError::Full) => Some(("the quota is reached or the filesystem is full", None)),
+                Err(BatchError::NoSpace(error)) => Some(("the filesystem is full", Some(error))),
             };
             if let Some((what, error)) = complaint {
                 self.is_full.store(true, Ordering::Relaxed);
@@ -215,7 +215,7 @@ impl Committer {
         count
     }
 
-    fn keep_promises(&self, hand: &mut Hand, appended: Appended, count: usize) {
+    fn keep_promises(&self, hand: &mut Hand, appended: AppendedBatch, count: usize) {
         let (mut stored, mut late) = (0, Vec::new());
         for (seq, entry) in (appended.first_seq..).zip(hand.entries.iter().take(count)) {
             let is_late = entry.promise.as_ref().is_some_and(|promise| !promise.keep(&mut hand.ring));
@@ -242,7 +242,7 @@ impl Committer {
             return Ok(());
         }
         match self.writer.append(&mut Batch::new(), true) {
-            Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
+            Err(BatchError::Failed { what, source }) => Err(Failed { what, source }),
             Ok(appended) => {
                 if appended.is_behind {
                     *record_at = clock::monotonic();
@@ -250,7 +250,7 @@ impl Committer {
                 Ok(())
             }
             // Then it is delivered again after a restart.
-            Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
+            Err(BatchError::Full | BatchError::NoSpace(_)) => Ok(()),
         }
     }
 

@@ -28,8 +28,8 @@ use super::log::directory::Directory;
 use super::log::directory::DirectoryError;
 use super::log::disk::Disk;
 use super::log::recovery;
-use super::log::recovery::Found;
 use super::log::recovery::Opened;
+use super::log::recovery::RecoveryReport;
 use super::log::store::Store;
 use super::queue::Queue;
 use super::shares::Shares;
@@ -83,7 +83,7 @@ pub(crate) struct OnDisk {
     pub(crate) committer: Committer,
     pub(crate) tender: Tender,
     pub(crate) gauge: Gauge,
-    pub(crate) found: Found,
+    pub(crate) found: RecoveryReport,
     /// What it is gone with, if that is less than a disk.
     pub(crate) is_gone_with: Option<&'static str>,
     /// The permission bits of its directory, if they let group or others in.

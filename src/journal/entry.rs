@@ -4,7 +4,7 @@ use crate::capture::Capture;
 use crate::record::Topic;
 
 use super::log::Seq;
-use super::log::cursor::Place;
+use super::log::cursor::FramePosition;
 use super::promise::Promise;
 
 /// A capture in the queue.
@@ -68,7 +68,7 @@ pub(crate) struct Position {
     /// Its number.
     pub(crate) seq: Seq,
     /// Its frame, if it is on disk.
-    pub(super) place: Place,
+    pub(super) place: FramePosition,
 }
 
 impl Entry {

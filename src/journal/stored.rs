@@ -22,7 +22,7 @@ use super::entry::Ticket;
 use super::entry::Undelivered;
 use super::log::Seq;
 use super::log::cursor::Cursor;
-use super::log::cursor::Place;
+use super::log::cursor::FramePosition;
 use super::log::cursor::ReadError;
 use super::log::directory::Directory;
 use super::log::format::Captured;
@@ -207,7 +207,13 @@ fn bytes_of(ticket: &Ticket) -> usize {
 
 impl Decoder {
     /// Gives those captures of a frame that are not delivered and within `wanted`.
-    fn decode(&mut self, place: Place, frame: &Frame<'_>, wanted: Range<Seq>, mut give: impl FnMut(&Undelivered<'_>)) {
+    fn decode(
+        &mut self,
+        place: FramePosition,
+        frame: &Frame<'_>,
+        wanted: Range<Seq>,
+        mut give: impl FnMut(&Undelivered<'_>),
+    ) {
         for captured in frame.captures() {
             let Captured { seq, is_counted, bytes, .. } = captured;
             if !wanted.contains(&seq) || self.store.is_delivered(seq) {

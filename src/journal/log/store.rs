@@ -22,9 +22,9 @@ use super::disk::Disk;
 use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
 use super::format::End;
-use super::marks::Marks;
+use super::marks::OrdinalSet;
 use super::mutant::Mutant;
-use super::numbers::Numbers;
+use super::numbers::SeqSet;
 use super::scan::Said;
 use super::writer::Entropy;
 
@@ -36,7 +36,7 @@ const ZEROS_BYTES: usize = 1 << 20;
 /// A handle to the log's files.
 #[derive(Debug)]
 pub(crate) struct Store<D: Disk> {
-    pub(super) shared: Arc<Shared<D>>,
+    pub(super) shared: Arc<StoreShared<D>>,
 }
 
 impl<D: Disk> Clone for Store<D> {
@@ -46,27 +46,27 @@ impl<D: Disk> Clone for Store<D> {
 }
 
 #[derive(Debug)]
-pub(super) struct Shared<D: Disk> {
+pub(super) struct StoreShared<D: Disk> {
     pub(super) disk: D,
     pub(super) options: Options,
-    pub(super) state: Mutex<State<D::File>>,
+    pub(super) state: Mutex<StoreState<D::File>>,
     /// What the files' thread is about.
     pub(super) compaction: Mutex<Option<Compaction<D>>>,
     /// There may be something to tend.
     pub(super) untended: Condvar,
     /// There is a spare.
     pub(super) spare_made: Condvar,
-    pub(super) failure: Failure,
+    pub(super) failure: DiskFailure,
 }
 
 /// Whether the disk can still be trusted.
 #[derive(Debug, Default)]
-pub(super) struct Failure {
+pub(super) struct DiskFailure {
     has_failed: AtomicBool,
     directory_sync: Mutex<()>,
 }
 
-impl Failure {
+impl DiskFailure {
     /// Notes that a sync has failed. Nothing is acknowledged afterwards.
     pub(super) fn note(&self) {
         self.has_failed.store(true, Ordering::Release);
@@ -82,10 +82,10 @@ impl Failure {
 }
 
 #[derive(Debug)]
-pub(super) struct State<F> {
+pub(super) struct StoreState<F> {
     /// By their first sequence number. The last is the newest.
     pub(super) segments: BTreeMap<Seq, Segment<F>>,
-    pub(super) spares: Vec<Spare<F>>,
+    pub(super) spares: Vec<SpareSegment<F>>,
     /// A spare is being made a segment of, and is in neither list.
     pub(super) is_beginning: bool,
     /// For the name of the next spare.
@@ -94,7 +94,7 @@ pub(super) struct State<F> {
     pub(super) durable_to: Seq,
     /// No spare can be made for want of room, and nothing is being done about it.
     pub(super) is_full: bool,
-    pub(super) entropy: Random,
+    pub(super) entropy: RandomSource,
     /// Files that are to be removed, with their bytes: what they had is in an output, or was not finished.
     pub(super) superseded: Vec<(String, u64)>,
     /// So many times the files are put in order before the next compaction.
@@ -105,9 +105,9 @@ pub(super) struct State<F> {
 }
 
 /// Where random numbers come from.
-pub(super) struct Random(pub(super) Entropy);
+pub(super) struct RandomSource(pub(super) Entropy);
 
-impl std::fmt::Debug for Random {
+impl std::fmt::Debug for RandomSource {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Random")
     }
@@ -125,7 +125,7 @@ pub(super) struct Compacted {
 }
 
 #[derive(Debug)]
-pub(super) struct Spare<F> {
+pub(super) struct SpareSegment<F> {
     pub(super) name: String,
     pub(super) file: Arc<F>,
 }
@@ -142,17 +142,17 @@ pub(super) struct Segment<F> {
     /// It is sealed, or a later segment says how far it goes.
     pub(super) is_end_known: bool,
     /// Of its captures, damaged ones included as far as they are known.
-    pub(super) numbers: Numbers,
+    pub(super) numbers: SeqSet,
     /// Up to the end of its last durable frame.
     pub(super) used_bytes: u64,
     /// What is not delivered, in bytes of its records.
     pub(super) live_bytes: u64,
     /// By ordinal, as `unsaved`. What cannot be read counts as delivered.
-    pub(super) delivered: Marks,
+    pub(super) delivered: OrdinalSet,
     /// Delivered, and not recorded in the log yet.
-    pub(super) unsaved: Marks,
+    pub(super) unsaved: OrdinalSet,
     /// See [`Store::mark`].
-    pub(super) marked: Marks,
+    pub(super) marked: OrdinalSet,
     pub(super) is_damaged: bool,
     /// It turned out that it cannot be compacted.
     pub(super) is_unfit: bool,
@@ -167,7 +167,7 @@ impl<F> Segment<F> {
     }
 }
 
-impl<D: Disk> Shared<D> {
+impl<D: Disk> StoreShared<D> {
     /// Makes the directory's names durable.
     ///
     /// # Errors
@@ -215,7 +215,7 @@ pub(crate) enum TendError {
 }
 
 impl<D: Disk> Store<D> {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State<D::File>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, StoreState<D::File>> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -392,7 +392,7 @@ impl<D: Disk> Store<D> {
     }
 
     fn take_back(&self, first: Seq) -> Result<(), TendError> {
-        let Shared { disk, options, .. } = &*self.shared;
+        let StoreShared { disk, options, .. } = &*self.shared;
         let (name, spare_name, is_wanted, is_damaged) = {
             let mut state = self.lock();
             let spare_name = state.spare_name();
@@ -415,7 +415,7 @@ impl<D: Disk> Store<D> {
         self.shared.sync_directory().map_err(TendError::Failed)?;
         let mut state = self.lock();
         if is_wanted && !is_damaged {
-            state.spares.push(Spare { name: spare_name, file: segment.file });
+            state.spares.push(SpareSegment { name: spare_name, file: segment.file });
             self.shared.spare_made.notify_all();
         }
         Ok(())
@@ -423,7 +423,7 @@ impl<D: Disk> Store<D> {
 
     /// Returns whether there is one.
     fn make_spare(&self) -> Result<bool, TendError> {
-        let Shared { disk, options, .. } = &*self.shared;
+        let StoreShared { disk, options, .. } = &*self.shared;
         let name = {
             let mut state = self.lock();
             if !state.spares.is_empty() {
@@ -449,7 +449,7 @@ impl<D: Disk> Store<D> {
             Ok(file) => {
                 self.shared.sync_directory().map_err(TendError::Failed)?;
                 let mut state = self.lock();
-                state.spares.push(Spare { name, file: Arc::new(file) });
+                state.spares.push(SpareSegment { name, file: Arc::new(file) });
                 self.shared.spare_made.notify_all();
                 Ok(true)
             }
@@ -477,21 +477,21 @@ impl<D: Disk> Store<D> {
     }
 }
 
-impl<F> State<F> {
+impl<F> StoreState<F> {
     fn spare_name(&mut self) -> String {
         self.next_name += 1;
         format!("{:020}.spare", self.next_name)
     }
 
     /// Takes a spare to begin a segment in. Until that is done it counts as one.
-    pub(super) fn take_spare(&mut self) -> Option<Spare<F>> {
+    pub(super) fn take_spare(&mut self) -> Option<SpareSegment<F>> {
         let spare = self.spares.pop();
         self.is_beginning = spare.is_some();
         spare
     }
 
     /// No segment was begun in it.
-    pub(super) fn put_back_spare(&mut self, spare: Spare<F>) {
+    pub(super) fn put_back_spare(&mut self, spare: SpareSegment<F>) {
         self.spares.push(spare);
         self.is_beginning = false;
     }

@@ -89,7 +89,7 @@ fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
         store.tend().unwrap();
         match writer.append(&mut batch([long.as_str()]), true) {
             Ok(appended) => taken.push(appended.first_seq),
-            Err(AppendError::Full) => break,
+            Err(BatchError::Full) => break,
             Err(error) => panic!("{error}"),
         }
     }

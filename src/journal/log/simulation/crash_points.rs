@@ -7,8 +7,8 @@ use super::disk::Image;
 use super::disk::SimDisk;
 use super::history::Action;
 use super::history::History;
+use super::history::HistorySetup;
 use super::history::Order;
-use super::history::Setup;
 use super::model::Model;
 use super::model::Violation;
 use super::world::World;
@@ -17,7 +17,8 @@ use crate::journal::log::mutant::Mutant;
 /// All subsets of so many pending changes are tried.
 const SUBSETS_OF: usize = 8;
 
-const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
+const SETUP: HistorySetup =
+    HistorySetup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
 
 /// How many cuts were tried, and how many of them behind another.
 #[derive(Debug, Default, PartialEq, Eq)]

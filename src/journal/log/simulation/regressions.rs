@@ -7,10 +7,10 @@ use super::disk::SECTOR_BYTES;
 use super::disk::SimDisk;
 use super::history::Action;
 use super::history::History;
+use super::history::HistorySetup;
 use super::history::Order;
-use super::history::Setup;
-use super::random::Random;
-use crate::journal::log::AppendError;
+use super::random::SplitMix;
+use crate::journal::log::BatchError;
 use crate::journal::log::Damage;
 use crate::journal::log::OnCorruption;
 use crate::journal::log::OpenError;
@@ -24,9 +24,10 @@ use crate::journal::log::recovery::Opened;
 use crate::journal::log::recovery::Purpose;
 use crate::journal::log::store::TendError;
 
-const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
+const SETUP: HistorySetup =
+    HistorySetup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
 
-fn holds(setup: Setup, actions: impl IntoIterator<Item = Action>) {
+fn holds(setup: HistorySetup, actions: impl IntoIterator<Item = Action>) {
     let history = History { setup, actions: actions.into_iter().collect() };
     assert_eq!(history.check(None), Ok(()), "\n{history}");
 }
@@ -239,7 +240,7 @@ fn open(disk: &SimDisk, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, 
         Options { segment_bytes, quota_bytes: 16 * segment_bytes, free_bytes_min: 0, on_corruption, mutant: None };
     let disk = disk.restarted();
     // Each run has its own numbers.
-    let mut random = Random::new(disk.runs());
+    let mut random = SplitMix::new(disk.runs());
     recovery::open(disk, options, Box::new(move || random.next()))
 }
 
@@ -339,7 +340,7 @@ fn nothing_is_acknowledged_once_the_directory_cannot_be_synced() {
         failed += 1;
         let mut batch = batch_of(captures);
         let appended = opened.writer.append(&mut batch, true);
-        assert!(matches!(appended, Err(AppendError::Failed { .. })), "after {after}: {appended:?}");
+        assert!(matches!(appended, Err(BatchError::Failed { .. })), "after {after}: {appended:?}");
     }
     assert_eq!(failed, 4);
 }
