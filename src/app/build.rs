@@ -34,7 +34,7 @@ use crate::journal::Backlog;
 use crate::journal::Journal;
 use crate::journal::Shares;
 use crate::journal::commit::Committer;
-use crate::journal::commit::Tender;
+use crate::journal::commit::SegmentKeeper;
 use crate::journal::durable;
 use crate::journal::durable::Gauge;
 use crate::journal::durable::OnDisk;
@@ -120,7 +120,7 @@ pub(super) struct Publishing {
 /// What keeps the journal on disk, each part on its own thread.
 pub(super) struct Journaling {
     pub(super) committer: Committer,
-    pub(super) tender: Tender,
+    pub(super) tender: SegmentKeeper,
     /// The log survives the machine's or the container's end, so what it holds at the stop can wait for the next start.
     pub(super) is_lasting: bool,
 }

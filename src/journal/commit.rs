@@ -23,7 +23,7 @@ use super::bell::Ring;
 use super::codec;
 use super::committed::Committed;
 use super::entry::Entry;
-use super::entry::Standing;
+use super::entry::LedgerState;
 use super::log::BatchError;
 use super::log::directory::Directory;
 use super::log::format::Batch;
@@ -207,7 +207,7 @@ impl Committer {
                 break;
             }
             let is_abandoned = entry.promise.as_ref().is_some_and(Promise::is_abandoned);
-            let is_counted = entry.standing == Standing::Counted && !is_abandoned;
+            let is_counted = entry.ledger_state == LedgerState::Counted && !is_abandoned;
             entry.record_bytes =
                 hand.batch.push(is_counted, entry.key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
@@ -222,7 +222,7 @@ impl Committer {
             if is_late {
                 late.push(seq);
             }
-            stored += u64::from(entry.standing == Standing::Counted && !is_late);
+            stored += u64::from(entry.ledger_state == LedgerState::Counted && !is_late);
         }
         // Before anybody is told, and before they can be read: they must not be delivered before they were stored.
         self.ledger.store(stored);
@@ -260,7 +260,7 @@ impl Committer {
         for entry in entries.drain(..) {
             freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
             let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
-            if entry.standing == Standing::Counted && is_ours_to_count {
+            if entry.ledger_state == LedgerState::Counted && is_ours_to_count {
                 self.ledger.lose_queued(reason);
             }
         }
@@ -271,14 +271,14 @@ impl Committer {
 
 /// The thread that keeps the log's files: makes spares ahead of need, takes back what is delivered, and shows how full it is.
 #[derive(Debug)]
-pub(crate) struct Tender {
+pub(crate) struct SegmentKeeper {
     pub(super) store: Store<Directory>,
     pub(super) queue: Arc<Queue>,
     pub(super) shares: Arc<Shares>,
     pub(super) metrics: JournalMetrics,
 }
 
-impl Tender {
+impl SegmentKeeper {
     /// Keeps the files until the process is in [`Phase::Recording`].
     ///
     /// # Errors

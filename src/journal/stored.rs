@@ -15,9 +15,9 @@ use crate::record::Topic;
 use super::codec;
 use super::codec::DecodeError;
 use super::committed::Committed;
+use super::entry::LedgerState;
 use super::entry::Position;
 use super::entry::Share;
-use super::entry::Standing;
 use super::entry::Ticket;
 use super::entry::Undelivered;
 use super::log::Seq;
@@ -66,7 +66,7 @@ struct Decoder {
 
 /// What the publisher's side is made of.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct StoredSetup {
     pub(super) committed: Arc<Committed>,
     pub(super) store: Store<Directory>,
     pub(super) queue: Arc<Queue>,
@@ -76,8 +76,8 @@ pub(super) struct Parts {
 }
 
 impl Stored {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts { committed, store, queue, shares, apps, metrics } = parts;
+    pub(super) fn new(parts: StoredSetup) -> Self {
+        let StoredSetup { committed, store, queue, shares, apps, metrics } = parts;
         let decoder = Decoder { store: store.clone(), queue, shares, apps, metrics, complain_at: clock::monotonic() };
         let (cursor, again) = (Cursor::default(), Cursor::default());
         Self { committed, store, cursor, next_seq: 0, again, decoder, read_wait: Arc::default() }
@@ -226,11 +226,11 @@ impl Decoder {
                     continue;
                 }
             };
-            let standing = if is_counted { Standing::Counted } else { Standing::Uncounted };
+            let ledger_state = if is_counted { LedgerState::Counted } else { LedgerState::Uncounted };
             let position = Position { seq, place };
             let (topic, dead_letters) = (self.shares.of_key(captured.key), self.shares.dead_letters(capture.app));
             let share = Some(Share { topic, dead_letters });
-            let ticket = Ticket { position, standing, record_bytes: captured.record_bytes(), share };
+            let ticket = Ticket { position, ledger_state, record_bytes: captured.record_bytes(), share };
             let counted = if self.store.is_marked(seq) { Some(dead_letters) } else { topic };
             give(&Undelivered { capture: &capture, ticket, share: counted });
         }

@@ -85,36 +85,36 @@ fn promised(journal: &Journal, ledger: &Ledger, number: i64) -> Appended {
 }
 
 /// What the publisher was given.
-struct Taken {
+struct TakenCapture {
     number: i64,
     command: Option<Command>,
     ticket: Ticket,
 }
 
-fn taken(undelivered: &Undelivered<'_>) -> Taken {
+fn taken(undelivered: &Undelivered<'_>) -> TakenCapture {
     let Undelivered { capture, ticket, .. } = undelivered;
-    Taken { number: capture.received.0, command: capture.command, ticket: *ticket }
+    TakenCapture { number: capture.received.0, command: capture.command, ticket: *ticket }
 }
 
-fn settle(backlog: &mut Backlog, taken: &Taken) {
+fn settle(backlog: &mut Backlog, taken: &TakenCapture) {
     let mut settled = Settled::default();
     settled.delivered(taken.ticket);
     backlog.settle(&mut settled);
 }
 
-fn give_up(backlog: &mut Backlog, taken: &Taken) {
+fn give_up(backlog: &mut Backlog, taken: &TakenCapture) {
     let mut settled = Settled::default();
     settled.given_up(taken.ticket, Reason::Unpublishable);
     backlog.settle(&mut settled);
 }
 
-fn take_all(backlog: &mut Backlog) -> Vec<Taken> {
+fn take_all(backlog: &mut Backlog) -> Vec<TakenCapture> {
     let mut all = Vec::new();
     backlog.read(usize::MAX, |undelivered| all.push(taken(undelivered)));
     all
 }
 
-fn numbers(all: &[Taken]) -> Vec<i64> {
+fn numbers(all: &[TakenCapture]) -> Vec<i64> {
     all.iter().map(|taken| taken.number).collect()
 }
 

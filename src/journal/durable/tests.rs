@@ -24,7 +24,7 @@ use crate::journal::TAKE_BYTES;
 use crate::journal::Ticket;
 use crate::journal::Undelivered;
 use crate::journal::codec;
-use crate::journal::entry::Standing;
+use crate::journal::entry::LedgerState;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
@@ -78,13 +78,13 @@ fn shares() -> Shares {
 }
 
 /// Its threads.
-struct Running {
+struct JournalThreads {
     lifecycle: Lifecycle,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Running {
-    fn start(committer: Committer, tender: Tender) -> Self {
+impl JournalThreads {
+    fn start(committer: Committer, tender: SegmentKeeper) -> Self {
         let lifecycle = Lifecycle::new();
         let (of_committer, of_tender) = (lifecycle.clone(), lifecycle.clone());
         let threads = vec![
@@ -138,10 +138,10 @@ fn what_is_delivered_is_recorded_while_a_frame_waits_for_room() {
     journal.open();
     // Three in each of three segments, which leaves them room for a record; the tenth waits.
     for number in 0..12 {
-        let entry = journal.new_entry(Box::new(capture(number, 4 * BLOCK_BYTES)), Standing::Counted, None);
+        let entry = journal.new_entry(Box::new(capture(number, 4 * BLOCK_BYTES)), LedgerState::Counted, None);
         journal.queue.push_beyond_room(entry, ledger.receive(None));
     }
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, tender);
     wait_until("it is full", || journal.is_full());
     // One of the three: nothing is free by that.
     let (entries, _) = take(&mut backlog, 1);
@@ -165,7 +165,7 @@ fn a_capture_abandoned_before_its_frame_is_written_is_counted_as_late_once() {
     journal.open();
     let appended = [0, 1].map(|number| append(&journal, &ledger, number));
     assert!(!appended[0].abandon(Reason::Deadline));
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, tender);
     let mut entries = Vec::new();
     wait_until("both are read", || {
         entries.extend(take(&mut backlog, 10).0);
@@ -211,7 +211,7 @@ fn the_publisher_is_woken_for_the_first_frame_after_it_has_read_everything() {
     let (OnDisk { journal, mut backlog, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
     journal.open();
     backlog.wakes(thread::current());
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, tender);
     for number in 0..20 {
         while !take(&mut backlog, 10).0.is_empty() {}
         append(&journal, &ledger, number);
@@ -232,7 +232,7 @@ fn a_stop_does_not_wait_for_a_segment_that_only_records() {
     for number in 0..3 {
         journal.offer(Box::new(capture(number, 100)), ledger.receive(None));
     }
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, tender);
     wait_until("all are on disk", || ledger.read().waiting_journal == 3);
     journal.close();
     running.end();
@@ -242,7 +242,7 @@ fn a_stop_does_not_wait_for_a_segment_that_only_records() {
         let store = tender.store.clone();
         let (entries, _) = take(&mut backlog, 1);
         settle(&mut backlog, &entries[0]);
-        let running = Running::start(committer, tender);
+        let running = JournalThreads::start(committer, tender);
         wait_until("it is recorded", || !store.has_unsaved());
         journal.close();
         wait_until("the publisher is at the end", || {
@@ -355,7 +355,7 @@ fn a_topic_holds_its_share_of_the_log_also_after_a_restart() {
     let (body_bytes, segments) = (2000, 20);
     let (OnDisk { journal, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, segments);
     let room = usize::try_from(16 * SEGMENT_BYTES * 7 / 8).unwrap();
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, tender);
     journal.open();
     // What is still in the queue counts with more than it takes on disk.
     let (mut taken, mut more) = (0, 1);
@@ -372,7 +372,7 @@ fn a_topic_holds_its_share_of_the_log_also_after_a_restart() {
     let (OnDisk { journal, mut backlog, committer, tender, gauge, found, .. }, ledger) =
         open_with(&dir, SEGMENT_BYTES, segments);
     assert_eq!((found.counted, held(&journal)), (taken as u64, (all, all, 0)));
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, tender);
     journal.open();
     assert_eq!(fill(&journal, &ledger, STUCK, body_bytes), 0);
     // Others go on for a multiple of all that there is, and it is ready.
@@ -394,7 +394,7 @@ fn a_topic_holds_its_share_of_the_log_also_after_a_restart() {
 fn a_dead_letter_takes_the_share_of_its_topic_however_often_it_is_read() {
     let dir = TempDir::new().unwrap();
     let (OnDisk { journal, mut backlog, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 20);
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, tender);
     journal.open();
     for _ in 0..8 {
         journal.offer(capture_of(STUCK, 100), ledger.receive(Some(STUCK)));
@@ -418,7 +418,7 @@ fn a_dead_letter_takes_the_share_of_its_topic_however_often_it_is_read() {
     entries.iter().step_by(2).chain(again.iter().step_by(2)).for_each(|entry| moves(&mut backlog, entry));
     assert_eq!((again.len(), held(&journal)), (8, (all, all / 2, all / 2)), "each is moved once");
     // And counts once, whichever copy is delivered first.
-    again.iter_mut().for_each(|(_, ticket)| ticket.standing = Standing::Uncounted);
+    again.iter_mut().for_each(|(_, ticket)| ticket.ledger_state = LedgerState::Uncounted);
     again.iter().skip(3).chain(&entries).for_each(|entry| settle(&mut backlog, entry));
     assert_eq!(held(&journal), (0, 0, 0));
     journal.close();
