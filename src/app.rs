@@ -228,7 +228,7 @@ fn start_journal(
     lifecycle: &Lifecycle,
     log: &LogWriter,
 ) -> Result<oneshot::Receiver<()>, ServeError> {
-    let build::Journaling { committer, tender, is_lasting: _ } = journaling;
+    let build::Journaling { committer, keeper, is_lasting: _ } = journaling;
     let (ended, committer_ended) = oneshot::channel();
     let (of_committer, log_of_committer) = (lifecycle.clone(), log.clone());
     let _committer = spawn("journal", move || {
@@ -239,7 +239,7 @@ fn start_journal(
     })?;
     let (of_tender, log_of_tender) = (lifecycle.clone(), log.clone());
     let _tender = spawn("journal-files", move || {
-        if let Err(failed) = tender.run(&of_tender) {
+        if let Err(failed) = keeper.run(&of_tender) {
             end_without_disk(&failed, &log_of_tender);
         }
     })?;

@@ -120,7 +120,7 @@ pub(super) struct Publishing {
 /// What keeps the journal on disk, each part on its own thread.
 pub(super) struct Journaling {
     pub(super) committer: Committer,
-    pub(super) tender: SegmentKeeper,
+    pub(super) keeper: SegmentKeeper,
     /// The log survives the machine's or the container's end, so what it holds at the stop can wait for the next start.
     pub(super) is_lasting: bool,
 }
@@ -386,11 +386,11 @@ fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &JournalView
             shown.lifecycle.set_waits_for("the journal is being read");
             let opened = open_journal(config, ledger, shares, shown.metrics)?;
             shown.lifecycle.set_waits_for(lifecycle::STARTING);
-            let OnDisk { journal, backlog, committer, tender, gauge, is_gone_with, .. } = opened;
+            let OnDisk { journal, backlog, committer, keeper, gauge, is_gone_with, .. } = opened;
             let is_lasting = is_gone_with.is_none();
             // Nobody else sets it.
             let _first = shown.gauge.set(gauge);
-            Ok((journal, backlog, Some(Journaling { committer, tender, is_lasting })))
+            Ok((journal, backlog, Some(Journaling { committer, keeper, is_lasting })))
         }
     }
 }

@@ -27,9 +27,9 @@ use super::entry::LedgerState;
 use super::log::BatchError;
 use super::log::directory::Directory;
 use super::log::format::Batch;
+use super::log::store::Maintenance;
+use super::log::store::MaintenanceError;
 use super::log::store::Store;
-use super::log::store::TendError;
-use super::log::store::Tended;
 use super::log::writer::AppendedBatch;
 use super::log::writer::SegmentWriter;
 use super::promise::Promise;
@@ -52,7 +52,7 @@ const ROOM_WAIT: Duration = Duration::from_millis(100);
 /// How long it rests when there is no room.
 const ROOM_PAUSE: Duration = Duration::from_millis(10);
 /// How often the files are put in order when nothing asks for it.
-const TEND_EVERY: Duration = Duration::from_millis(500);
+const MAINTAIN_EVERY: Duration = Duration::from_millis(500);
 /// Between two steps of a compaction that nobody waits for, so many times what one takes: the disk is there for the callbacks.
 const REST: u32 = 3;
 /// For undelivered captures of applications that are not configured.
@@ -288,17 +288,17 @@ impl SegmentKeeper {
         let mut complain_at = clock::monotonic();
         loop {
             let began = clock::monotonic();
-            let tended = match self.store.tend() {
-                Ok(tended) => tended,
-                Err(TendError::Failed(source)) => {
+            let maintained = match self.store.maintain() {
+                Ok(maintained) => maintained,
+                Err(MaintenanceError::Failed(source)) => {
                     return Err(Failed { what: "sync the journal's directory", source });
                 }
-                Err(TendError::Retry(what, error)) => {
+                Err(MaintenanceError::Retry(what, error)) => {
                     if clock::monotonic() >= complain_at {
                         tracing::error!(what, %error, "the journal's files cannot be put in order; it is tried again");
                         complain_at = clock::monotonic() + COMPLAIN_EVERY;
                     }
-                    Tended::Done
+                    Maintenance::Done
                 }
             };
             self.metrics.show(&self.store.fill());
@@ -306,11 +306,11 @@ impl SegmentKeeper {
             if lifecycle.phase() >= Phase::Recording {
                 return Ok(());
             }
-            match tended {
-                Tended::Done => self.store.wait_untended(TEND_EVERY),
+            match maintained {
+                Maintenance::Done => self.store.wait_for_maintenance(MAINTAIN_EVERY),
                 // Or until a spare is needed.
-                Tended::More => self.store.wait_untended(REST * clock::monotonic().duration_since(began)),
-                Tended::Hurry => {}
+                Maintenance::More => self.store.wait_for_maintenance(REST * clock::monotonic().duration_since(began)),
+                Maintenance::Hurry => {}
             }
         }
     }

@@ -81,7 +81,7 @@ pub(crate) struct OnDisk {
     pub(crate) journal: Journal,
     pub(crate) backlog: Backlog,
     pub(crate) committer: Committer,
-    pub(crate) tender: SegmentKeeper,
+    pub(crate) keeper: SegmentKeeper,
     pub(crate) gauge: Gauge,
     pub(crate) found: RecoveryReport,
     /// What it is gone with, if that is less than a disk.
@@ -251,7 +251,7 @@ pub(crate) fn open(
             is_full: Arc::clone(&is_full),
             sync_wait: Arc::clone(&sync_wait),
         },
-        tender: SegmentKeeper { store: store.clone(), queue: Arc::clone(&queue), shares, metrics: metrics.clone() },
+        keeper: SegmentKeeper { store: store.clone(), queue: Arc::clone(&queue), shares, metrics: metrics.clone() },
         gauge: Gauge {
             store,
             queue,

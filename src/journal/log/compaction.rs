@@ -29,10 +29,10 @@ use super::marks::OrdinalSet;
 use super::mutant::Mutant;
 use super::numbers::SeqSet;
 use super::scan::Said;
+use super::store::MaintenanceError;
 use super::store::Segment;
 use super::store::Store;
 use super::store::StoreState;
-use super::store::TendError;
 use super::store::is_no_space;
 
 /// A frame of an output has at most so many bytes, and a step reads about as many.
@@ -110,7 +110,7 @@ enum Stop {
 
 impl<D: Disk> Store<D> {
     /// Goes one step on with the compaction that was begun, or begins one if that pays.
-    pub(super) fn compact(&self, has_spare: bool) -> Result<Compacting, TendError> {
+    pub(super) fn compact(&self, has_spare: bool) -> Result<Compacting, MaintenanceError> {
         let mut at_hand = self.shared.compaction.lock().unwrap_or_else(PoisonError::into_inner);
         let mut compaction = match at_hand.take() {
             Some(compaction) => compaction,
@@ -129,7 +129,7 @@ impl<D: Disk> Store<D> {
                 self.lock().compaction_failures = 0;
                 self.remove_superseded().map(|()| Compacting::Done)
             }
-            Err(Stop::Failed(error)) => Err(TendError::Failed(error)),
+            Err(Stop::Failed(error)) => Err(MaintenanceError::Failed(error)),
             Err(Stop::Changed) => {
                 self.discard(compaction.writing);
                 Ok(Compacting::Done)
@@ -141,11 +141,11 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn compaction_failed(&self, what: &'static str, error: io::Error) -> Result<Compacting, TendError> {
+    fn compaction_failed(&self, what: &'static str, error: io::Error) -> Result<Compacting, MaintenanceError> {
         let mut state = self.lock();
         state.compaction_failures = (state.compaction_failures + 1).min(PAUSE_MAX);
         state.compaction_pause = 1 << state.compaction_failures;
-        if is_no_space(&error) { Ok(Compacting::Idle) } else { Err(TendError::Retry(what, error)) }
+        if is_no_space(&error) { Ok(Compacting::Idle) } else { Err(MaintenanceError::Retry(what, error)) }
     }
 
     fn discard(&self, writing: Writing<D::File>) {

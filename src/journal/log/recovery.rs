@@ -299,7 +299,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
         options,
         state: Mutex::new(state),
         compaction: Mutex::new(None),
-        untended: Condvar::new(),
+        maintainable: Condvar::new(),
         spare_made: Condvar::new(),
         failure: DiskFailure::default(),
     };

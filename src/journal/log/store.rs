@@ -52,8 +52,8 @@ pub(super) struct StoreShared<D: Disk> {
     pub(super) state: Mutex<StoreState<D::File>>,
     /// What the files' thread is about.
     pub(super) compaction: Mutex<Option<Compaction<D>>>,
-    /// There may be something to tend.
-    pub(super) untended: Condvar,
+    /// There may be something to maintain.
+    pub(super) maintainable: Condvar,
     /// There is a spare.
     pub(super) spare_made: Condvar,
     pub(super) failure: DiskFailure,
@@ -194,7 +194,7 @@ pub(crate) enum Delivery {
 
 /// Whether the files are in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tended {
+pub(crate) enum Maintenance {
     /// They are.
     Done,
     /// There is more to do, and it may take its time.
@@ -205,7 +205,7 @@ pub(crate) enum Tended {
 
 /// Why the files could not be put in order.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TendError {
+pub(crate) enum MaintenanceError {
     /// It may work the next time; nothing depends on it.
     #[error("{0}")]
     Retry(&'static str, #[source] io::Error),
@@ -237,7 +237,7 @@ impl<D: Disk> Store<D> {
         let noted = captures.iter().map(note).collect();
         drop(state);
         if is_any_whole {
-            self.shared.untended.notify_one();
+            self.shared.maintainable.notify_one();
         }
         noted
     }
@@ -305,10 +305,10 @@ impl<D: Disk> Store<D> {
         self.lock().compaction_pause > 0
     }
 
-    /// Waits until there may be something to tend, at most `timeout`.
-    pub(crate) fn wait_untended(&self, timeout: Duration) {
+    /// Waits until there may be something to maintain, at most `timeout`.
+    pub(crate) fn wait_for_maintenance(&self, timeout: Duration) {
         let state = self.lock();
-        let _woken = self.shared.untended.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
+        let _woken = self.shared.maintainable.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
     }
 
     /// Waits until there is a spare, at most `timeout`. Returns whether there is one.
@@ -327,10 +327,10 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     ///
-    /// See [`TendError`]. That there is no room for a spare is none.
-    pub(crate) fn tend(&self) -> Result<Tended, TendError> {
+    /// See [`MaintenanceError`]. That there is no room for a spare is none.
+    pub(crate) fn maintain(&self) -> Result<Maintenance, MaintenanceError> {
         let taken = match self.take_back_all() {
-            Err(TendError::Failed(error)) => return Err(TendError::Failed(error)),
+            Err(MaintenanceError::Failed(error)) => return Err(MaintenanceError::Failed(error)),
             taken => taken,
         };
         // Also when something stands in the way of that.
@@ -341,14 +341,14 @@ impl<D: Disk> Store<D> {
         self.lock().is_full = !has_spare && !is_compacting;
         spare.and(taken)?;
         Ok(match (compacted?, has_spare) {
-            (Compacting::Idle, _) => Tended::Done,
-            (_, true) => Tended::More,
-            (_, false) => Tended::Hurry,
+            (Compacting::Idle, _) => Maintenance::Done,
+            (_, true) => Maintenance::More,
+            (_, false) => Maintenance::Hurry,
         })
     }
 
     /// Takes back what can be, behind what was superseded: until that is gone, durably, no output may go.
-    fn take_back_all(&self) -> Result<(), TendError> {
+    fn take_back_all(&self) -> Result<(), MaintenanceError> {
         self.remove_superseded()?;
         while let Some(first) = self.next_to_take_back() {
             self.take_back(first)?;
@@ -373,7 +373,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Removes what an output has superseded.
-    pub(super) fn remove_superseded(&self) -> Result<(), TendError> {
+    pub(super) fn remove_superseded(&self) -> Result<(), MaintenanceError> {
         let superseded = self.lock().superseded.clone();
         if superseded.is_empty() {
             return Ok(());
@@ -381,17 +381,17 @@ impl<D: Disk> Store<D> {
         for (name, _) in &superseded {
             match self.shared.disk.remove(name) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(TendError::Retry("remove a segment that was compacted", error));
+                    return Err(MaintenanceError::Retry("remove a segment that was compacted", error));
                 }
                 Ok(()) | Err(_) => {}
             }
         }
-        self.shared.sync_directory().map_err(TendError::Failed)?;
+        self.shared.sync_directory().map_err(MaintenanceError::Failed)?;
         self.lock().superseded.clear();
         Ok(())
     }
 
-    fn take_back(&self, first: Seq) -> Result<(), TendError> {
+    fn take_back(&self, first: Seq) -> Result<(), MaintenanceError> {
         let StoreShared { disk, options, .. } = &*self.shared;
         let (name, spare_name, is_wanted, is_damaged) = {
             let mut state = self.lock();
@@ -409,10 +409,10 @@ impl<D: Disk> Store<D> {
             disk.remove(&name)
         };
         // It is still there then, and the next try is for it.
-        taken.map_err(|error| TendError::Retry("take back a segment", error))?;
+        taken.map_err(|error| MaintenanceError::Retry("take back a segment", error))?;
         let Some(segment) = self.lock().segments.remove(&first) else { return Ok(()) };
         // Before the file is written again: else its new content could be found under its old name.
-        self.shared.sync_directory().map_err(TendError::Failed)?;
+        self.shared.sync_directory().map_err(MaintenanceError::Failed)?;
         let mut state = self.lock();
         if is_wanted && !is_damaged {
             state.spares.push(SpareSegment { name: spare_name, file: segment.file });
@@ -422,7 +422,7 @@ impl<D: Disk> Store<D> {
     }
 
     /// Returns whether there is one.
-    fn make_spare(&self) -> Result<bool, TendError> {
+    fn make_spare(&self) -> Result<bool, MaintenanceError> {
         let StoreShared { disk, options, .. } = &*self.shared;
         let name = {
             let mut state = self.lock();
@@ -438,7 +438,7 @@ impl<D: Disk> Store<D> {
             }
             state.spare_name()
         };
-        let free_bytes = disk.free_bytes().map_err(|error| TendError::Retry("ask for free space", error))?;
+        let free_bytes = disk.free_bytes().map_err(|error| MaintenanceError::Retry("ask for free space", error))?;
         // With room for the output of a compaction.
         if free_bytes < 2 * options.segment_bytes + options.free_bytes_min {
             return Ok(false);
@@ -447,7 +447,7 @@ impl<D: Disk> Store<D> {
         let made = self.zeroed(&temporary).and_then(|file| disk.rename(&temporary, &name).map(|()| file));
         match made {
             Ok(file) => {
-                self.shared.sync_directory().map_err(TendError::Failed)?;
+                self.shared.sync_directory().map_err(MaintenanceError::Failed)?;
                 let mut state = self.lock();
                 state.spares.push(SpareSegment { name, file: Arc::new(file) });
                 self.shared.spare_made.notify_all();
@@ -456,7 +456,11 @@ impl<D: Disk> Store<D> {
             Err(error) => {
                 // What is left of it is removed at the next start at the latest.
                 let _left = disk.remove(&temporary);
-                if is_no_space(&error) { Ok(false) } else { Err(TendError::Retry("make a spare segment", error)) }
+                if is_no_space(&error) {
+                    Ok(false)
+                } else {
+                    Err(MaintenanceError::Retry("make a spare segment", error))
+                }
             }
         }
     }

@@ -150,13 +150,13 @@ impl<D: Disk> SegmentWriter<D> {
         self.refuse_if_failed()?;
         // Nobody else takes one, so it is still there when the seal is written.
         if self.store.lock().spares.is_empty() {
-            self.store.shared.untended.notify_one();
+            self.store.shared.maintainable.notify_one();
             return Err(BatchError::Full);
         }
         self.seal()?;
         let Some(spare) = self.store.lock().take_spare() else { return Err(BatchError::Full) };
         // There will be need of the next one.
-        self.store.shared.untended.notify_one();
+        self.store.shared.maintainable.notify_one();
         if self.store.lock().segments.contains_key(&self.next_seq) {
             // A segment without captures has the name, and may record what was delivered.
             self.next_seq += 1;

@@ -52,7 +52,7 @@ pub(super) enum Action {
         captures: u64,
         order: Order,
     },
-    Tend {
+    Maintain {
         fault: Option<Fault>,
     },
     Read {
@@ -114,7 +114,7 @@ impl History {
         let capacity_bytes = if random.percent(20) { quota_bytes / 2 + random.below(quota_bytes) } else { u64::MAX };
         let noise = random.percent(50).then(|| random.next());
         let setup = HistorySetup { segment_blocks, quota_bytes, capacity_bytes, noise };
-        let pace = Pace {
+        let weights = ActionWeights {
             flips: if random.percent(25) { 3 } else { 0 },
             spoils: if random.percent(25) { 4 } else { 0 },
             faults: one_of(random, &[0, 5, 20]),
@@ -122,14 +122,14 @@ impl History {
             segment_blocks_max,
             stuck: random.percent(50).then(|| one_of(random, &[2, 3, 7, 30])),
         };
-        let actions = if pace.stuck.is_some() && random.percent(40) { 100 } else { 10 } + random.below(60);
-        let actions = (0..actions).map(|_| pace.action(random)).collect();
+        let actions = if weights.stuck.is_some() && random.percent(40) { 100 } else { 10 } + random.below(60);
+        let actions = (0..actions).map(|_| weights.action(random)).collect();
         Self { setup, actions }
     }
 }
 
 /// How often things happen in one history.
-struct Pace {
+struct ActionWeights {
     flips: u64,
     spoils: u64,
     faults: u64,
@@ -139,7 +139,7 @@ struct Pace {
     stuck: Option<u64>,
 }
 
-impl Pace {
+impl ActionWeights {
     fn action(&self, random: &mut SplitMix) -> Action {
         match random.below(100 + self.flips + self.spoils) {
             0..45 => Action::Append {
@@ -150,7 +150,7 @@ impl Pace {
                 fault: self.fault(random),
             },
             45..60 => self.deliver(random),
-            60..77 => Action::Tend { fault: self.fault(random) },
+            60..77 => Action::Maintain { fault: self.fault(random) },
             77..84 => Action::Read { frames: 1 + random.below(20) },
             84..87 => Action::ReadAgain { pick: random.next() },
             87..89 => Action::Close { fault: self.fault(random) },

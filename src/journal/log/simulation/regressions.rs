@@ -22,7 +22,7 @@ use crate::journal::log::mutant::Mutant;
 use crate::journal::log::recovery;
 use crate::journal::log::recovery::Opened;
 use crate::journal::log::recovery::Purpose;
-use crate::journal::log::store::TendError;
+use crate::journal::log::store::MaintenanceError;
 
 const SETUP: HistorySetup =
     HistorySetup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
@@ -100,7 +100,7 @@ fn a_close_records_all_that_was_delivered() {
 
 #[test]
 fn a_segment_that_cannot_be_taken_back_is_not_forgotten() {
-    let fails = Action::Tend { fault: Some(Fault { after: 0, kind: FaultKind::Fails }) };
+    let fails = Action::Maintain { fault: Some(Fault { after: 0, kind: FaultKind::Fails }) };
     holds(
         SETUP,
         [
@@ -123,14 +123,14 @@ fn no_spare_is_mislaid_when_there_is_no_room_for_a_seal() {
         is_patient: false,
         fault: Some(Fault { after: 0, kind: FaultKind::NoRoom }),
     };
-    let mislaid = (0..8).flat_map(|_| [seal_finds_no_room(), Action::Tend { fault: None }]);
+    let mislaid = (0..8).flat_map(|_| [seal_finds_no_room(), Action::Maintain { fault: None }]);
     holds(SETUP, [append(&[38_000], false)].into_iter().chain(mislaid));
 }
 
 #[test]
 fn a_spare_that_cannot_be_named_leaves_nothing_behind() {
     // Made, written, synced, and then not named.
-    let not_named = || Action::Tend { fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
+    let not_named = || Action::Maintain { fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
     let open = Action::Open { segment_blocks: 16, fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
     holds(SETUP, [open].into_iter().chain((0..6).map(|_| not_named())));
 }
@@ -145,7 +145,7 @@ fn a_spare_that_a_killed_run_has_left_is_not_written_under_its_old_name() {
                 append(&[38_000], false),
                 deliver(1, Order::OldestFirst),
                 // Renamed to a spare, and killed before the directory is synced.
-                Action::Tend { fault: Some(Fault { after: 1, kind: FaultKind::Fails }) },
+                Action::Maintain { fault: Some(Fault { after: 1, kind: FaultKind::Fails }) },
                 // The next run begins a segment in it, and is killed before that has its name.
                 Action::Append {
                     sizes: vec![100],
@@ -164,7 +164,8 @@ fn a_spare_that_a_killed_run_has_left_is_not_written_under_its_old_name() {
 #[test]
 fn a_full_log_whose_oldest_capture_is_held_up_takes_back_what_is_delivered() {
     let filled = (0..5).map(|_| append(&[38_000], false));
-    let freed = [deliver(u64::MAX, Order::OldestHeldUp), Action::Tend { fault: None }, append(&[38_000], true), READ];
+    let freed =
+        [deliver(u64::MAX, Order::OldestHeldUp), Action::Maintain { fault: None }, append(&[38_000], true), READ];
     holds(SETUP, filled.chain(freed));
 }
 
@@ -175,7 +176,7 @@ fn a_full_log_that_is_opened_again_takes_back_what_is_delivered() {
         Action::Kill,
         READ,
         deliver(u64::MAX, Order::OldestHeldUp),
-        Action::Tend { fault: None },
+        Action::Maintain { fault: None },
         append(&[38_000], true),
         READ,
     ];
@@ -196,30 +197,30 @@ fn a_header_that_is_damaged_twice_is_not_taken_for_that_of_another_version() {
 }
 
 /// A log with a compaction that is so many steps under way; then one with a fault.
-fn compacts_until(tends: usize, after: u64, kind: FaultKind) -> impl Iterator<Item = Action> {
+fn compacts_until(passes: usize, after: u64, kind: FaultKind) -> impl Iterator<Item = Action> {
     let pair = || append(&[100, 38_000], false);
     let filled = [pair(), pair(), deliver(u64::MAX, Order::Stuck { one_in: 2 }), append(&[100], true), pair()];
-    let tends = (0..tends).map(|_| Action::Tend { fault: None });
-    filled.into_iter().chain(tends).chain([Action::Tend { fault: Some(Fault { after, kind }) }])
+    let passes = (0..passes).map(|_| Action::Maintain { fault: None });
+    filled.into_iter().chain(passes).chain([Action::Maintain { fault: Some(Fault { after, kind }) }])
 }
 
 #[test]
 fn an_output_stays_until_its_inputs_are_gone() {
-    let tend = || Action::Tend { fault: None };
-    for (tends, after) in (0..12).flat_map(|tends| (0..12).map(move |after| (tends, after))) {
+    let maintain = || Action::Maintain { fault: None };
+    for (passes, after) in (0..12).flat_map(|passes| (0..12).map(move |after| (passes, after))) {
         let delivered =
-            [deliver(u64::MAX, Order::OldestFirst), append(&[100], true), tend(), tend(), Action::Kill, READ];
-        holds(SETUP, compacts_until(tends, after, FaultKind::Fails).chain(delivered));
+            [deliver(u64::MAX, Order::OldestFirst), append(&[100], true), maintain(), maintain(), Action::Kill, READ];
+        holds(SETUP, compacts_until(passes, after, FaultKind::Fails).chain(delivered));
     }
 }
 
 /// The program is killed at any moment of a compaction, and the next one loses its power at any moment of its start.
 fn killed_and_cut() -> impl Iterator<Item = History> {
-    let moments = (0..12).flat_map(|tends| (0..9).map(move |after| (tends, after)));
-    moments.flat_map(|(tends, after)| (0..4).map(move |cut| (tends, after, cut))).map(|(tends, after, cut)| {
+    let moments = (0..12).flat_map(|passes| (0..9).map(move |after| (passes, after)));
+    moments.flat_map(|(passes, after)| (0..4).map(move |cut| (passes, after, cut))).map(|(passes, after, cut)| {
         let fault = Some(Fault { after: cut, kind: FaultKind::PowerOffBehind });
         let open = Action::Open { segment_blocks: 16, fault };
-        let actions = compacts_until(tends, after, FaultKind::Killed).chain([open, READ]);
+        let actions = compacts_until(passes, after, FaultKind::Killed).chain([open, READ]);
         History { setup: SETUP, actions: actions.collect() }
     })
 }
@@ -247,7 +248,7 @@ fn open(disk: &SimDisk, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, 
 /// Appends a frame of so many captures. Returns the number of the first.
 fn append_to(opened: &mut Opened<SimDisk>, captures: usize) -> Seq {
     let mut batch = batch_of(captures);
-    opened.store.tend().unwrap();
+    opened.store.maintain().unwrap();
     opened.writer.append(&mut batch, true).unwrap().first_seq
 }
 
@@ -287,7 +288,7 @@ fn a_seal_that_cannot_be_read_is_not_told_as_the_loss_of_what_was_delivered_sinc
         for _ in 0..1000 {
             batch.push(true, 0, |bytes| bytes.extend_from_slice(&[7; 20]));
         }
-        opened.store.tend().unwrap();
+        opened.store.maintain().unwrap();
         // Recorded at the end only, so that those behind the oldest say nothing of it and go.
         let first = opened.writer.append(&mut batch, false).unwrap().first_seq;
         let delivered: Vec<(Seq, u32)> = (first.max(2)..first + 1000).map(|seq| (seq, RECORD_BYTES)).collect();
@@ -334,9 +335,9 @@ fn nothing_is_acknowledged_once_the_directory_cannot_be_synced() {
             opened.store.delivered(&(first..first + 1_500).map(|seq| (seq, RECORD_BYTES)).collect::<Vec<_>>());
         }
         disk.arm(Some(Fault { after, kind: FaultKind::FailsOnce }));
-        let tended = (0..8).map(|_| opened.store.tend()).find(Result::is_err);
+        let maintained = (0..8).map(|_| opened.store.maintain()).find(Result::is_err);
         disk.arm(None);
-        let Some(Err(TendError::Failed(_))) = tended else { continue };
+        let Some(Err(MaintenanceError::Failed(_))) = maintained else { continue };
         failed += 1;
         let mut batch = batch_of(captures);
         let appended = opened.writer.append(&mut batch, true);

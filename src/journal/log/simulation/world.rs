@@ -40,9 +40,9 @@ use crate::journal::log::mutant::Mutant;
 use crate::journal::log::recovery;
 use crate::journal::log::recovery::Opened;
 use crate::journal::log::store::Delivery;
+use crate::journal::log::store::Maintenance;
+use crate::journal::log::store::MaintenanceError;
 use crate::journal::log::store::Store;
-use crate::journal::log::store::TendError;
-use crate::journal::log::store::Tended;
 use crate::journal::log::writer::SegmentWriter;
 
 /// So often the files' thread is waited for.
@@ -176,7 +176,7 @@ impl World {
                 self.append(&mut batch, *with_delivered, *is_patient, *fault).map(|_is_taken| ())
             }
             Action::Deliver { captures, order } => self.deliver(*captures, *order),
-            Action::Tend { fault } => self.tend(*fault),
+            Action::Maintain { fault } => self.maintain(*fault),
             Action::Read { frames } => self.read(*frames),
             Action::ReadAgain { pick } => self.read_again(*pick),
             Action::Flip { pick } => {
@@ -276,7 +276,7 @@ impl World {
             began_with_bytes: self.disk.used_bytes(),
         });
         self.check_bytes()?;
-        self.tend(fault)
+        self.maintain(fault)
     }
 
     fn try_open(&mut self, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, OpenError> {
@@ -317,7 +317,7 @@ impl World {
             if !matches!(appended, Err(BatchError::Full | BatchError::NoSpace(_))) {
                 break;
             }
-            if self.tend_once(None)? == Some(Tended::Done) || round % 8 == 7 {
+            if self.maintain_once(None)? == Some(Maintenance::Done) || round % 8 == 7 {
                 appended = self.run_now().writer.append(batch, with_delivered);
             }
         }
@@ -396,24 +396,24 @@ impl World {
     /// The files' thread comes to rest.
     fn tend_until_done(&mut self) -> Result<(), Violation> {
         for _ in 0..PATIENCE {
-            match self.tend_once(None)? {
-                Some(Tended::More | Tended::Hurry) => {}
-                Some(Tended::Done) => return self.check_rest(),
+            match self.maintain_once(None)? {
+                Some(Maintenance::More | Maintenance::Hurry) => {}
+                Some(Maintenance::Done) => return self.check_rest(),
                 None => return Ok(()),
             }
         }
         Err(format!("it does not come to rest: {:?}", self.run_now().store.fill()))
     }
 
-    fn tend(&mut self, fault: Option<Fault>) -> Result<(), Violation> {
-        self.tend_once(fault).map(|_tended| ())
+    fn maintain(&mut self, fault: Option<Fault>) -> Result<(), Violation> {
+        self.maintain_once(fault).map(|_tended| ())
     }
 
-    fn tend_once(&mut self, fault: Option<Fault>) -> Result<Option<Tended>, Violation> {
+    fn maintain_once(&mut self, fault: Option<Fault>) -> Result<Option<Maintenance>, Violation> {
         let Some(run) = &mut self.run else { return Ok(None) };
         let before = run.store.fill();
         self.disk.arm(fault);
-        let tended = run.store.tend();
+        let maintained = run.store.maintain();
         self.disk.arm(None);
         let after = run.store.fill();
         self.compacted.0 += after.copied_bytes - before.copied_bytes;
@@ -422,14 +422,14 @@ impl World {
         if copied > 7 * won {
             return Err(format!("{copied} bytes were copied for {won}"));
         }
-        match tended {
+        match maintained {
             // What has failed was not worth an error.
-            Ok(_) if self.disk.is_dead() => self.fails("tend", fault).map(|()| None),
-            Ok(tended) => self.check_room().and(self.check_bytes()).map(|()| Some(tended)),
-            Err(TendError::Retry(..)) if (fault.is_some() || self.model.is_hurt()) && !self.disk.is_dead() => {
-                self.check_room().map(|()| Some(Tended::Done))
+            Ok(_) if self.disk.is_dead() => self.fails("maintain", fault).map(|()| None),
+            Ok(maintained) => self.check_room().and(self.check_bytes()).map(|()| Some(maintained)),
+            Err(MaintenanceError::Retry(..)) if (fault.is_some() || self.model.is_hurt()) && !self.disk.is_dead() => {
+                self.check_room().map(|()| Some(Maintenance::Done))
             }
-            Err(error) => self.fails(&format!("tend: {error:?}"), fault).map(|()| None),
+            Err(error) => self.fails(&format!("maintain: {error:?}"), fault).map(|()| None),
         }
     }
 
