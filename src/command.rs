@@ -10,7 +10,7 @@ use std::fmt;
 pub enum Kind {
     /// Asked before something happens; the answer decides.
     Before,
-    /// Told after it happened; the answer only acknowledges.
+    /// Reported after it happened; the response only acknowledges.
     After,
 }
 

@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_behind_a_symlink_is_read_at_once_when_it_is_renamed_and_not_when_it_is_made() {
+    fn a_file_behind_a_symlink_is_read_once_renamed_and_not_when_created() {
         let mut following = FollowedDirectory::of(&["list"], |directory| {
             fs::create_dir(directory.join("real")).expect("made");
             fs::write(directory.join("real/file"), "alice").expect("written");

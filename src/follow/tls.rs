@@ -117,7 +117,7 @@ impl TlsFiles {
     ///
     /// Any that cannot be used: there is nothing to serve with.
     pub(crate) fn start(paths: &TlsPaths, metrics: TlsMetrics) -> Result<Self, TlsFilesError> {
-        // Told by file, before any is followed.
+        // Reports errors by file, before any is followed.
         load(paths)?;
         let now = clock::monotonic();
         let follow = |path: &PathBuf| {

@@ -139,7 +139,7 @@ fn captures_in_memory_can_be_read_again_in_order_until_they_are_settled() {
 }
 
 #[test]
-fn it_is_full_when_either_bound_is_reached_and_each_settled_entry_makes_room_for_one() {
+fn is_full_at_either_bound_and_each_settled_entry_makes_room_for_one() {
     for bounds in [Bounds { captures_max: 2, ..ROOMY }, Bounds { bytes_max: 3 * COST - 1, ..ROOMY }] {
         let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
         for number in 0..2 {
@@ -272,7 +272,7 @@ fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
 }
 
 #[test]
-fn who_waits_is_woken_once_it_is_safe_and_what_somebody_left_is_delivered_all_the_same() {
+fn acknowledgement_wakes_its_waiter_and_an_abandoned_capture_is_still_delivered() {
     let (journal, mut backlog, ledger) = open(Ack::Broker, ROOMY);
     let (waits, leaves) = (promised(&journal, &ledger, 0), promised(&journal, &ledger, 1));
     let woken = Arc::new(Counted::default());

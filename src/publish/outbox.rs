@@ -484,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_that_producers_die_of_rests_for_up_to_ten_minutes_and_those_beside_it_do_not() {
+    fn only_a_topic_that_kills_producers_backs_off_for_up_to_ten_minutes() {
         let (mut cause, mut beside, now) = (open(), open(), clock::monotonic());
         let rest = |outbox: &mut Outbox, is_cause: bool| {
             send(outbox, 1);
@@ -616,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_batch_that_was_too_large_only_one_is_with_the_client_until_it_is_delivered() {
+    fn after_a_too_large_batch_one_batch_at_a_time_is_sent_until_it_is_delivered() {
         let mut outbox = open();
         let batch_bytes = 2 * in_batch(10);
         send(&mut outbox, 1);

@@ -352,7 +352,7 @@ fn what_librdkafka_gives_back_is_counted_and_sent_again() {
 }
 
 #[test]
-fn a_dead_producer_is_replaced_and_all_that_is_not_acknowledged_is_sent_again_in_order() {
+fn a_dead_producer_is_replaced_and_unacknowledged_records_are_resent_in_order() {
     let rig = Rig::start(&[("batch.num.messages", "10")]);
     (0..100).for_each(|number| rig.append(CHANGED, number));
     (100..150).for_each(|number| rig.append(DESTROYED, number));
@@ -568,7 +568,7 @@ fn what_the_client_itself_finds_too_large_goes_the_same_way() {
 }
 
 #[test]
-fn a_topic_that_cannot_be_written_to_does_not_stop_the_others_nor_grow_what_is_unreported() {
+fn an_unwritable_topic_neither_stops_the_others_nor_piles_up_records() {
     use RDKafkaRespErr as E;
     // The one comes back from librdkafka again and again, the other stays there.
     for error in [E::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, E::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART] {

@@ -112,11 +112,11 @@ pub(crate) enum TopicsProgress<'a> {
     /// This is missing.
     Missing(&'a Missing),
     /// For a while now only some topics have been missing, or only some leaders do not answer; these topics are there, by their place among
-    /// the names. Told at each look.
+    /// the names. Reported at each look.
     OthersWork(&'a [usize]),
-    /// The smallest limit of the topics has been read, in bytes of a batch. Told before topics that were not there are there.
+    /// The smallest limit of the topics has been read, in bytes of a batch. Reported before new topics are.
     Limit(Option<usize>),
-    /// Every topic is there, every partition has a leader that answers, and the producer can send. Told once, and then nothing is missing any more.
+    /// Every topic is there, every partition has a leader that answers, and the producer can send. Reported once; nothing is missing afterwards.
     Complete,
 }
 

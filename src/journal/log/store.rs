@@ -242,7 +242,7 @@ impl<D: Disk> Store<D> {
         noted
     }
 
-    /// Marks a capture for as long as this run lasts. Returns false if it was marked before, was delivered or is not there.
+    /// Takes note of a capture for as long as this run lasts. Returns false if it was marked before, was delivered or is not there.
     pub(crate) fn mark(&self, seq: Seq) -> bool {
         let mut state = self.lock();
         let found = state.find_mut(seq).filter(|(segment, ordinal)| !segment.delivered.has(*ordinal));

@@ -217,7 +217,7 @@ impl Model {
             let (place, frame) = match cursor.next(start.store) {
                 Ok(Some(read)) => read,
                 Ok(None) => break,
-                // Told at the start; told again because it took the disk its time.
+                // Reported at the start, and once more because the disk was slow.
                 Err(ReadError::Damaged(damage)) if self.is_hurt && damage.reason.is_some() => continue,
                 Err(error) => return Err(format!("cannot read: {error}")),
             };
