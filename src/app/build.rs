@@ -23,8 +23,8 @@ use crate::follow::tls::TlsFiles;
 use crate::follow::tokens::TokenFiles;
 use crate::http::body::Bodies;
 use crate::http::body::BodyBudget;
+use crate::http::connections::ConnectionLimits;
 use crate::http::listener;
-use crate::http::listener::ConnectionLimits;
 use crate::http::preamble::Preamble;
 use crate::http::service::Service;
 use crate::intake::Intake;
@@ -55,8 +55,8 @@ use crate::publish::embedded::EmbeddedBroker;
 use crate::publish::kafka::ClientError;
 use crate::publish::kafka::UnstartedKafka;
 use crate::publish::kafka::librdkafka_version;
+use crate::publish::outbox::Backoff;
 use crate::publish::properties::Properties;
-use crate::publish::pump::Backoff;
 use crate::publish::pump::Pump;
 use crate::publish::pump::PumpSetup;
 use crate::publish::topics::Creation;
@@ -227,7 +227,7 @@ impl Publishing {
     /// Starts the Kafka client and makes the pump that `thread` will run.
     pub(super) fn into_pump(self, thread: &Thread) -> Result<(Pump, TopicsClient), ClientError> {
         let kafka = self.kafka.start(thread.clone())?;
-        let topics_client = kafka.topics_client();
+        let topics_client = TopicsClient::of(&kafka);
         self.backlog.wakes(thread.clone());
         let setup = PumpSetup {
             backlog: self.backlog,

@@ -19,13 +19,13 @@ use tokio::task::AbortHandle;
 use tokio::task::Id;
 use tokio::task::JoinSet;
 
-use super::listener::ConnectionLimits;
-use super::listener::LAST_ARRIVALS;
 use super::phase::ConnectionPhase;
 use super::phase::Moment;
 use super::phase::Progress;
 use super::phase::millis_since;
 
+/// Between the last accept and the end of idle connections: what was on its way already comes in, and is answered.
+pub(super) const LAST_ARRIVALS: Duration = Duration::from_millis(100);
 /// How long a connection has at the stop for what comes before HTTP: some round trips to the other side of the world.
 const LAST_PREAMBLES: Duration = Duration::from_secs(1);
 /// How long a new connection has until it counts as silent: a round trip or two, and a TLS handshake.
@@ -34,6 +34,22 @@ const SILENT_AFTER: Duration = Duration::from_millis(250);
 const STALLED_AFTER: Duration = Duration::from_secs(1);
 /// For each open connection, how long passes between two searches for those that can make room: a search looks at all of them.
 const SEARCH_REST: Duration = Duration::from_nanos(200);
+
+/// The limits of a listener's connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectionLimits {
+    pub(crate) connections_max: usize,
+    /// `None`: any number.
+    pub(crate) per_peer_max: Option<usize>,
+    /// Until the first byte of a connection, and from the first byte of a head to its last.
+    pub(crate) head_timeout: Duration,
+    /// Without a byte of a response being taken.
+    pub(crate) write_timeout: Duration,
+    /// Between a response and the next request.
+    pub(crate) idle_timeout: Duration,
+    /// From the accept to the last response.
+    pub(crate) age_max: Duration,
+}
 
 /// See the module.
 #[derive(Debug)]

@@ -38,7 +38,6 @@ use crate::record::Record;
 use super::properties::BATCH_SIZE;
 use super::properties::Properties;
 use super::protocol_hint;
-use super::topics::TopicsClient;
 
 /// How long one turn of the poll thread lasts; it wakes at once for an event. The library waits for whole milliseconds of what is left,
 /// and spins for the rest: so what is left must be a little more than whole ones.
@@ -503,9 +502,9 @@ impl Kafka {
         }
     }
 
-    /// What the topics are asked about with.
-    pub(crate) fn topics_client(&self) -> TopicsClient {
-        TopicsClient::new(self.config.clone(), self.newest.clone(), Arc::clone(&self.health))
+    /// What other clients of the same cluster are made with, and the newest producer.
+    pub(super) fn shared(&self) -> (ClientConfig, NewestProducer, Arc<Health>) {
+        (self.config.clone(), self.newest.clone(), Arc::clone(&self.health))
     }
 
     fn run(&mut self) -> Result<RunningClient, ClientError> {
@@ -556,7 +555,7 @@ mod tests {
         let properties = Properties::new(Ack::Memory, &configured);
         let metrics = KafkaMetrics::register(&prometheus::Registry::new()).unwrap();
         let mut kafka = UnstartedKafka::new(&properties, metrics).unwrap().start(thread::current()).unwrap();
-        let topics_client = kafka.topics_client();
+        let shared = kafka.shared();
         let app = Apps::new([1]).iter().next().unwrap();
         let record = Record {
             topic: Topics::new(["t"]).rejected(app),
@@ -575,7 +574,7 @@ mod tests {
         assert_eq!((reports, kafka.is_fatal()), (Vec::new(), false));
         let producer = &kafka.running.as_ref().unwrap().producer;
         assert_eq!(Arc::strong_count(producer), 2, "who asks about topics holds it, beside its poll thread");
-        drop(topics_client);
+        drop(shared);
     }
 
     #[test]

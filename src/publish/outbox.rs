@@ -15,7 +15,6 @@ use crate::journal::Ticket;
 
 use super::kafka::SendFailure;
 use super::kafka::Verdict;
-use super::pump::Backoff;
 
 /// A record whose time is no farther from now names it, whatever Kafka said of others: it may have judged a whole batch.
 const NEVER_DOUBTED_MS: u64 = 1000;
@@ -25,6 +24,21 @@ const IN_BATCH_BYTES: usize = 100;
 
 const fn in_batch(bytes: usize) -> usize {
     bytes + IN_BATCH_BYTES
+}
+
+/// How long a topic rests after a failure: doubled each time, until a record is delivered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) max: Duration,
+    /// Where the failure has cost a producer, and so the other topics a repeat: when a topic is forbidden, for example.
+    pub(crate) refused_max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), max: Duration::from_secs(60), refused_max: Duration::from_secs(600) }
+    }
 }
 
 /// A capture on its way.

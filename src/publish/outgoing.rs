@@ -33,12 +33,12 @@ use super::kafka::Kafka;
 use super::kafka::SendError;
 use super::kafka::SendFailure;
 use super::kafka::Verdict;
+use super::outbox::Backoff;
 use super::outbox::Outbox;
 use super::outbox::OutgoingCapture;
 use super::outbox::RefusedRecords;
 use super::outbox::ReportedCapture;
 use super::outbox::SendOutcome;
-use super::pump::Backoff;
 use super::unreported::Sent;
 use super::unreported::Unreported;
 

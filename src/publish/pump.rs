@@ -24,6 +24,7 @@ use crate::record::Topics;
 use super::control::Control;
 use super::kafka::DeliveryReport;
 use super::kafka::Kafka;
+use super::outbox::Backoff;
 use super::outgoing::Outgoing;
 use super::outgoing::OutgoingSetup;
 use super::outgoing::REST;
@@ -40,21 +41,6 @@ const SHRINK_LIMIT: Duration = Duration::from_secs(5);
 const LIMITS_WITHIN: Duration = Duration::from_secs(3);
 /// How long the pump sleeps at most when nothing wakes it.
 const NAP: Duration = Duration::from_millis(100);
-
-/// How long a topic rests after a failure: doubled each time, until a record is delivered.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Backoff {
-    pub(crate) first: Duration,
-    pub(crate) max: Duration,
-    /// Where the failure has cost a producer, and so the other topics a repeat: when a topic is forbidden, for example.
-    pub(crate) refused_max: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { first: Duration::from_secs(1), max: Duration::from_secs(60), refused_max: Duration::from_secs(600) }
-    }
-}
 
 /// See the module.
 #[derive(Debug)]

@@ -47,8 +47,8 @@ use crate::normalise::envelope::Mode;
 use crate::publish::budget::BUDGET_BYTES;
 use crate::publish::control::Control;
 use crate::publish::kafka::UnstartedKafka;
+use crate::publish::outbox::Backoff;
 use crate::publish::properties::Properties;
-use crate::publish::pump::Backoff;
 use crate::publish::pump::Pump;
 use crate::publish::pump::PumpSetup;
 use crate::publish::topics::Needs;
@@ -121,7 +121,7 @@ impl Rig {
             thread::spawn(move || {
                 backlog.wakes(thread::current());
                 let kafka = kafka.start(thread::current()).unwrap();
-                started.send(kafka.topics_client()).unwrap();
+                started.send(TopicsClient::of(&kafka)).unwrap();
                 let metrics = metrics.publish;
                 let setup = PumpSetup {
                     backlog,
@@ -462,7 +462,7 @@ fn limits_that_kafka_does_not_tell_are_asked_for_once_and_hold_up_nothing() {
     let names = ["missing", "there"].map(str::to_owned).to_vec();
     let needs = Needs { names, creation: None, longest_record: Some(1000) };
     let (lifecycle, mut limits, mut others) = (Lifecycle::new(), Vec::new(), Vec::new());
-    kafka.topics_client().watch(&needs, &Control::default(), &lifecycle, |told| match told {
+    TopicsClient::of(&kafka).watch(&needs, &Control::default(), &lifecycle, |told| match told {
         TopicsProgress::Limit(limit) => limits.push(limit),
         TopicsProgress::OthersWork(there) => {
             others.push(there.to_vec());

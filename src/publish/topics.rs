@@ -27,6 +27,7 @@ use crate::lifecycle::Phase;
 
 use super::control::Control;
 use super::kafka::Health;
+use super::kafka::Kafka;
 use super::kafka::NewestProducer;
 use super::limits::TopicLimits;
 use super::replication::REPLICAS_WANTED;
@@ -146,7 +147,9 @@ impl std::fmt::Debug for TopicsClient {
 }
 
 impl TopicsClient {
-    pub(super) fn new(mut config: ClientConfig, producer: NewestProducer, health: Arc<Health>) -> Self {
+    /// A client of the cluster that `kafka` sends to.
+    pub(crate) fn of(kafka: &Kafka) -> Self {
+        let (mut config, producer, health) = kafka.shared();
         // The admin client sends no records: it needs no id.
         for property in ["enable.gapless.guarantee", "enable.idempotence"] {
             config.remove(property);

@@ -27,13 +27,13 @@ use super::scan;
 use super::scan::Scan;
 use super::store::Compacted;
 use super::store::DiskFailure;
+use super::store::Entropy;
 use super::store::RandomSource;
 use super::store::Segment;
 use super::store::SpareSegment;
 use super::store::Store;
 use super::store::StoreShared;
 use super::store::StoreState;
-use super::writer::Entropy;
 use super::writer::SegmentWriter;
 
 /// A log, open.

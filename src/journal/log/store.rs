@@ -26,7 +26,6 @@ use super::marks::OrdinalSet;
 use super::mutant::Mutant;
 use super::numbers::SeqSet;
 use super::scan::Said;
-use super::writer::Entropy;
 
 /// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
 const SPARES_MAX: usize = 2;
@@ -105,6 +104,9 @@ pub(super) struct StoreState<F> {
 }
 
 /// Where random numbers come from.
+pub(crate) type Entropy = Box<dyn FnMut() -> u64 + Send>;
+
+/// An [`Entropy`] that shows nothing.
 pub(super) struct RandomSource(pub(super) Entropy);
 
 impl std::fmt::Debug for RandomSource {

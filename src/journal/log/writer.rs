@@ -27,9 +27,6 @@ use super::store::Store;
 use super::store::is_no_space;
 use super::store::room_bytes;
 
-/// Where random numbers come from.
-pub(crate) type Entropy = Box<dyn FnMut() -> u64 + Send>;
-
 /// See the module.
 pub(crate) struct SegmentWriter<D: Disk> {
     store: Store<D>,

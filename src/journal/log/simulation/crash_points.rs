@@ -37,9 +37,9 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
     let whole = || append(&[20_000, 10_000, 100], false);
     let stuck = || deliver(u64::MAX, Order::Stuck { one_in: 2 });
     let all_but = |one_in| deliver(u64::MAX, Order::Stuck { one_in });
-    let passes = |times| (0..times).map(|_| Action::Maintain { fault: None });
+    let works = |times| (0..times).map(|_| Action::Maintain { fault: None });
     let close = || Action::Close { fault: None };
-    let maintain = || Action::Maintain { fault: None };
+    let work = || Action::Maintain { fault: None };
     let all = || deliver(u64::MAX, Order::OldestFirst);
     let held_up = || deliver(u64::MAX, Order::OldestHeldUp);
     let again = || Action::Open { segment_blocks: 16, fault: None };
@@ -51,45 +51,30 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
         ("records at the end", vec![small(), small(), held_up(), close()]),
         ("records only", vec![small(), close(), again(), all(), empty(), close(), again(), small()]),
         ("rotates", vec![large(), large(), small()]),
-        ("rotates and takes back", vec![large(), large(), all(), maintain(), large(), maintain(), small()]),
-        (
-            "takes back behind one held up",
-            vec![large(), large(), held_up(), maintain(), recording(), maintain(), large()],
-        ),
+        ("rotates and takes back", vec![large(), large(), all(), work(), large(), work(), small()]),
+        ("takes back behind one held up", vec![large(), large(), held_up(), work(), recording(), work(), large()]),
         ("is full", vec![large(), large(), large(), large(), small()]),
-        ("is full and let out", vec![large(), large(), large(), held_up(), maintain(), large(), maintain(), small()]),
+        ("is full and let out", vec![large(), large(), large(), held_up(), work(), large(), work(), small()]),
         (
             "runs again and again",
             vec![small(), Action::Kill, small(), Action::Kill, small(), close(), again(), small()],
         ),
-        (
-            "changes the size",
-            vec![small(), Action::Open { segment_blocks: 18, fault: None }, all(), large(), maintain()],
-        ),
+        ("changes the size", vec![small(), Action::Open { segment_blocks: 18, fault: None }, all(), large(), work()]),
         ("delivers the newest first", vec![large(), small(), deliver(1, Order::NewestFirst), recording(), close()]),
         (
             "carries records over",
-            vec![
-                append(&[100, 38_000], false),
-                held_up(),
-                large(),
-                held_up(),
-                maintain(),
-                recording(),
-                maintain(),
-                small(),
-            ],
+            vec![append(&[100, 38_000], false), held_up(), large(), held_up(), work(), recording(), work(), small()],
         ),
         (
             "compacts",
-            [pair(), pair(), stuck(), pair()].into_iter().chain(passes(12)).chain([small(), recording()]).collect(),
+            [pair(), pair(), stuck(), pair()].into_iter().chain(works(12)).chain([small(), recording()]).collect(),
         ),
         (
             "compacts while it delivers and records",
             [pair(), pair(), pair()]
                 .into_iter()
-                .chain([stuck(), maintain(), maintain(), maintain(), maintain(), all(), recording()])
-                .chain(passes(8))
+                .chain([stuck(), work(), work(), work(), work(), all(), recording()])
+                .chain(works(8))
                 .chain([small(), close()])
                 .collect(),
         ),
@@ -97,9 +82,9 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
             "compacts what was compacted",
             [pair(), pair(), stuck(), pair()]
                 .into_iter()
-                .chain(passes(12))
+                .chain(works(12))
                 .chain([recording(), pair(), stuck(), recording(), pair()])
-                .chain(passes(14))
+                .chain(works(14))
                 .chain([small()])
                 .collect(),
         ),
@@ -107,14 +92,11 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
             "carries what was said of older ones",
             [whole(), small(), pair(), all_but(4), recording(), pair(), stuck(), recording(), pair()]
                 .into_iter()
-                .chain(passes(14))
+                .chain(works(14))
                 .chain([small()])
                 .collect(),
         ),
-        (
-            "writes a used file again",
-            vec![large(), large(), all(), maintain(), large(), all(), maintain(), large(), small()],
-        ),
+        ("writes a used file again", vec![large(), large(), all(), work(), large(), all(), work(), large(), small()]),
     ]
 }
 
