@@ -232,7 +232,7 @@ impl<F> StoreState<F> {
             if let Some((to, bytes)) = found {
                 return Some((*from, to, bytes));
             }
-            older_end = older_end.max(segment.numbers.end());
+            older_end = older_end.max(segment.end_of_range(*from));
         }
         None
     }

@@ -167,6 +167,11 @@ impl<F> Segment<F> {
     pub(super) fn is_delivered(&self) -> bool {
         self.delivered.count() == self.numbers.count()
     }
+
+    /// Behind every number that others know it and its captures by. One without captures has a number too.
+    pub(super) fn end_of_range(&self, first: Seq) -> Seq {
+        self.numbers.end().max(first + 1)
+    }
 }
 
 impl<D: Disk> StoreShared<D> {
@@ -369,7 +374,7 @@ impl<D: Disk> Store<D> {
             if (segment.is_delivered() || takes_any) && is_said_elsewhere {
                 return Some(*first);
             }
-            older_end = older_end.max(segment.numbers.end());
+            older_end = older_end.max(segment.end_of_range(*first));
         }
         None
     }

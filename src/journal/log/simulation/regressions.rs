@@ -61,6 +61,66 @@ fn a_segment_without_captures_is_not_overwritten_by_the_next() {
     );
 }
 
+/// Found by seed 900114140: who said where it ended was recycled, so after the next start it could not be compacted, nor recycled.
+#[test]
+fn a_segment_without_captures_does_not_lose_who_says_where_it_ends() {
+    let power_off = |seed| Action::PowerOff { seed };
+    let uncounted = |sizes: &[usize], with_delivered, is_patient, fault| Action::Append {
+        sizes: sizes.to_vec(),
+        is_counted: false,
+        with_delivered,
+        is_patient,
+        fault,
+    };
+    let impatient = |sizes: &[usize], with_delivered| Action::Append {
+        sizes: sizes.to_vec(),
+        is_counted: true,
+        with_delivered,
+        is_patient: false,
+        fault: None,
+    };
+    let open = Action::Open { segment_blocks: 16, fault: None };
+    let half = || deliver(u64::MAX, Order::Stuck { one_in: 2 });
+    holds(
+        Setup { quota_bytes: 5 * 16 * 4096, ..SETUP },
+        [
+            append(&[], false),
+            power_off(17_913_400_411_329_150_183),
+            append(&[19, 0, 1587], false),
+            power_off(18_273_129_094_871_777_943),
+            uncounted(&[173, 73, 1670, 173, 20606], true, true, None),
+            power_off(4_569_767_803_354_961_085),
+            append(&[96], true),
+            uncounted(&[7316, 198, 0, 0, 26], true, false, None),
+            uncounted(&[172, 160, 23, 0, 0], false, true, Some(Fault { after: 1, kind: FaultKind::PowerOffBefore })),
+            uncounted(&[40173, 191, 207], true, true, None),
+            append(&[122], false),
+            append(&[7039, 0, 10137], false),
+            append(&[0, 8683, 0, 14553, 22], false),
+            open.clone(),
+            uncounted(&[95, 32, 9], false, true, None),
+            Action::Close { fault: None },
+            impatient(&[], false),
+            half(),
+            append(&[0, 38, 891, 4931, 18], false),
+            Action::Kill,
+            uncounted(&[], false, true, None),
+            open.clone(),
+            append(&[], false),
+            open.clone(),
+            impatient(&[6241, 105, 101, 156, 0], false),
+            impatient(&[4131, 57], false),
+            impatient(&[0, 139, 4167, 92], true),
+            append(&[33], false),
+            append(&[91], true),
+            power_off(2_373_900_806_433_218_790),
+            append(&[0, 2992, 5573, 1674, 80], false),
+            open,
+            append(&[0, 207], false),
+        ],
+    );
+}
+
 #[test]
 fn a_refused_batch_does_not_take_with_it_what_was_delivered() {
     let refused = Action::Append {
