@@ -82,7 +82,7 @@ fn a_segment_without_captures_does_not_lose_who_says_where_it_ends() {
     let open = Action::Open { segment_blocks: 16, fault: None };
     let half = || deliver(u64::MAX, Order::Stuck { one_in: 2 });
     holds(
-        Setup { quota_bytes: 5 * 16 * 4096, ..SETUP },
+        HistorySetup { quota_bytes: 5 * 16 * 4096, ..SETUP },
         [
             append(&[], false),
             power_off(17_913_400_411_329_150_183),
