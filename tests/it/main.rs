@@ -28,6 +28,7 @@ mod disk_faults;
 mod disks;
 mod documents;
 mod embedded;
+mod endurance;
 mod faults;
 mod fresh_topics;
 mod fuzz;
