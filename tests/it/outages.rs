@@ -68,7 +68,7 @@ fn wait_until_acknowledged(load: &Load, count: u64) {
 }
 
 #[test]
-fn started_while_kafka_is_away_it_is_ready_at_once_and_delivers_all_of_it_in_order_when_kafka_comes() {
+fn a_start_without_kafka_is_ready_at_once_and_delivers_in_order_once_it_is_there() {
     let _alone = Alone::take();
     let Some(mut kafka) = Kafka::start(1) else { return };
     kafka.node(1).kill();
@@ -89,7 +89,7 @@ fn started_while_kafka_is_away_it_is_ready_at_once_and_delivers_all_of_it_in_ord
 }
 
 #[test]
-fn callbacks_that_are_too_old_for_their_topic_when_kafka_comes_back_are_delivered_with_the_time_of_sending() {
+fn records_too_old_for_their_topic_are_delivered_with_the_time_of_sending() {
     let _alone = Alone::take();
     let Some(mut kafka) = Kafka::start(1) else { return };
     let topic = format!("aged.{}", load::COMMAND);
@@ -159,7 +159,7 @@ fn post_again_and_again(bridge: &Bridge, seed: &seeds::Seed, times: u64) {
 }
 
 #[test]
-fn what_the_publisher_does_not_hold_in_memory_is_read_again_from_disk_once_and_in_order() {
+fn captures_beyond_the_send_budget_are_read_from_disk_once_and_in_order() {
     let _alone = Alone::take();
     let Some(mut kafka) = Kafka::start(1) else { return };
     let (_folder, dir) = journal::folder();
@@ -491,7 +491,7 @@ fn watch_memory(bridge: &Bridge, away: Duration) -> (u64, u64) {
 
 /// Kafka is killed, and comes back; the load goes on all the while.
 #[test]
-fn an_outage_at_2000_a_second_over_40_connections_costs_nothing_and_leaves_memory_flat() {
+fn an_outage_at_2000_a_second_loses_nothing_and_leaves_memory_flat() {
     let _alone = Alone::take();
     let Some(mut kafka) = Kafka::start(1) else { return };
     let away = outage(AWAY);
