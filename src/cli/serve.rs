@@ -42,7 +42,21 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
     };
-    let log = match start_log(&config.log) {
+    with_log(&config.log, dumps, |log| {
+        for warning in &config.warnings {
+            tracing::warn!(%warning, "configuration");
+        }
+        match app::serve(&config, log) {
+            Ok(Ended::Stopped) => ExitCode::SUCCESS,
+            Ok(Ended::Cut) => ExitCode::FAILURE,
+            Err(failure) => exit_code_of(&failure),
+        }
+    })
+}
+
+/// Runs a command with a log on stderr. `dumps` is whether core dumps could be forbidden.
+pub(super) fn with_log(log: &Log, dumps: io::Result<()>, command: impl FnOnce(&LogWriter) -> ExitCode) -> ExitCode {
+    let log = match start_log(log) {
         Ok(log) => log,
         Err(failure) => {
             print_in_time(format!("{}\n", chain(&failure)));
@@ -52,33 +66,23 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
     if let Err(error) = dumps {
         tracing::warn!(%error, "core dumps could not be forbidden; they would hold tokens");
     }
-    for warning in &config.warnings {
-        tracing::warn!(%warning, "configuration");
-    }
-    let code = exit_code_of(app::serve(&config, &log));
+    let code = command(&log);
     log.flush();
     code
 }
 
-fn exit_code_of(ended: Result<Ended, Failure>) -> ExitCode {
-    match ended {
-        Ok(Ended::Stopped) => ExitCode::SUCCESS,
-        Ok(Ended::Cut) => ExitCode::FAILURE,
-        Err(failure) => {
-            tracing::error!(error = chain(&failure), "callbridge cannot run");
-            match failure {
-                // librdkafka judged the properties together, and files and sockets are as bad the next time: restarting will not help.
-                Failure::Kafka(_) | Failure::Passed(_) | Failure::Tokens(_) | Failure::Tls(_) => {
-                    ExitCode::from(EXIT_CONFIG)
-                }
-                Failure::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
-                Failure::Listen { .. }
-                | Failure::Embedded(_)
-                | Failure::Journal(_)
-                | Failure::Metrics(_)
-                | Failure::System { .. } => ExitCode::FAILURE,
-            }
-        }
+/// Logs why a command could not run. Returns the exit code that it means.
+pub(super) fn exit_code_of(failure: &Failure) -> ExitCode {
+    tracing::error!(error = chain(failure), "callbridge cannot run");
+    match failure {
+        // librdkafka judged the properties together, and files and sockets are as bad the next time: restarting will not help.
+        Failure::Kafka(_) | Failure::Passed(_) | Failure::Tokens(_) | Failure::Tls(_) => ExitCode::from(EXIT_CONFIG),
+        Failure::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
+        Failure::Listen { .. }
+        | Failure::Embedded(_)
+        | Failure::Journal(_)
+        | Failure::Metrics(_)
+        | Failure::System { .. } => ExitCode::FAILURE,
     }
 }
 

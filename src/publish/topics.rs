@@ -106,6 +106,24 @@ pub(crate) enum Missing {
     Leader(i32, String),
 }
 
+impl Missing {
+    /// What of it keeps this topic from being published to, if something does.
+    pub(crate) fn of_topic(&self, topic: &str) -> Option<String> {
+        let is_among = |names: &[String]| names.iter().any(|name| name == topic);
+        match self {
+            Self::Topics(names) => {
+                is_among(names).then(|| "the topic does not exist: create it, or use --create-topics".to_owned())
+            }
+            Self::Leaders(names) => is_among(names).then(|| "a partition of the topic has no leader".to_owned()),
+            Self::Creation(failed) => {
+                let of_it = failed.iter().find_map(|failed| failed.strip_prefix(topic)?.strip_prefix(": "));
+                of_it.map(|why| format!("the topic could not be created: {why}"))
+            }
+            Self::Kafka(_) | Self::Brokers(_) | Self::ProducerId | Self::Leader(..) => Some(self.to_string()),
+        }
+    }
+}
+
 /// What is told of the topics.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Told<'a> {

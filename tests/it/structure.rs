@@ -98,6 +98,7 @@ const NAMES: &[(&str, &[&str])] = &[
         &[
             "admin",
             "auth",
+            "capture",
             "clock",
             "config",
             "decide",
