@@ -119,7 +119,8 @@ fn print_in_time(lines: String) {
 }
 
 fn exit_code(problems: &[Problem]) -> u8 {
-    if problems.iter().all(Problem::is_of_usage) { EXIT_USAGE } else { EXIT_CONFIG }
+    let mut mistakes = problems.iter().filter(|problem| !problem.is_warning);
+    if mistakes.all(Problem::is_of_usage) { EXIT_USAGE } else { EXIT_CONFIG }
 }
 
 /// Logs go to stderr: stdout is for the addresses and the ledger.
@@ -170,6 +171,7 @@ mod tests {
             exit_code(&problems)
         };
         assert_eq!(code("serve --sdk-app-id 1 --brokers a:1 --ack never"), EXIT_USAGE);
+        assert_eq!(code("serve --sdk-app-id 1 --brokers a:1 --ack never --kafka ssl.key.password=x"), EXIT_USAGE);
         assert_eq!(code("serve --brokers a:1 --ack never"), EXIT_CONFIG);
         assert_eq!(code("serve --config /nowhere/callbridge.toml --sdk-app-id 1 --brokers a:1"), EXIT_CONFIG);
     }

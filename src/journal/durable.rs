@@ -186,13 +186,12 @@ impl JournalError {
 }
 
 /// Whether an error says that the configured path is no place for a journal. All else may pass: a disk that fails or is full, a limit on
-/// open files.
+/// open files; also that something is not found, since what is missing is made: a filesystem says so that makes no directories.
 fn names_the_wrong_place(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     let is_of_place = matches!(
         error.kind(),
         Kind::PermissionDenied
-            | Kind::NotFound
             | Kind::AlreadyExists
             | Kind::NotADirectory
             | Kind::ReadOnlyFilesystem
