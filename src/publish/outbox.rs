@@ -20,6 +20,13 @@ use super::pump::Backoff;
 /// A record whose time is no farther from now names it, whatever Kafka said of others: it may have judged a whole batch.
 const NEVER_DOUBTED_MS: u64 = 1000;
 
+/// What a record takes in a batch beside its texts, at most: lengths, differences of time and offset, checksum.
+const IN_BATCH_BYTES: usize = 100;
+
+const fn in_batch(bytes: usize) -> usize {
+    bytes + IN_BATCH_BYTES
+}
+
 /// A capture on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Item {
@@ -99,6 +106,11 @@ pub(super) struct Outbox {
     /// Its failures cost producers, and so the other topics repeats. Until a record is delivered, one at a time is sent: librdkafka still
     /// sends a batch that it has made when the one before it is refused.
     costs_producers: bool,
+    /// A batch of it was too large. Until a record is delivered no more than one batch is with the client, which would still send the next
+    /// one: a partition that is new to the producer takes that, and it overtakes what was refused.
+    sends_one_batch: bool,
+    /// What is in flight, in bytes of a batch.
+    unreported_bytes: usize,
     /// Nothing may follow before all in flight is reported.
     is_alone: bool,
     resume_at: Option<Instant>,
@@ -156,6 +168,11 @@ impl Outbox {
         self.is_open && !self.is_stopped && !self.is_alone && self.resume_at.is_none()
     }
 
+    /// Whether a record of so many bytes may join what is in flight, where batches have at most `batch_bytes`.
+    pub(super) const fn joins(&self, bytes: usize, batch_bytes: usize) -> bool {
+        !self.sends_one_batch || self.unreported == 0 || self.unreported_bytes + in_batch(bytes) <= batch_bytes
+    }
+
     /// The first part of a capture that is to be sent; `None`: it is in flight.
     pub(super) fn next_part(&self, seq: Seq) -> Option<usize> {
         match self.in_flight.get(&seq) {
@@ -199,9 +216,10 @@ impl Outbox {
         }
     }
 
-    /// A record of a capture was sent.
-    pub(super) fn sent(&mut self, item: Item, is_suspect: bool) {
+    /// A record of a capture was sent, of so many bytes.
+    pub(super) fn sent(&mut self, item: Item, bytes: usize, is_suspect: bool) {
         self.unreported += 1;
+        self.unreported_bytes += in_batch(bytes);
         self.is_cause = false;
         self.is_alone |= is_suspect || self.costs_producers;
         self.of(item).unreported += 1;
@@ -224,9 +242,10 @@ impl Outbox {
         self.of(item).unsent_part = None;
     }
 
-    /// A record was reported.
-    pub(super) fn reported(&mut self, seq: Seq, part: usize, verdict: Verdict) -> Option<Ended> {
+    /// A record of so many bytes was reported.
+    pub(super) fn reported(&mut self, (seq, part): (Seq, usize), bytes: usize, verdict: Verdict) -> Option<Ended> {
         self.unreported -= 1;
+        self.unreported_bytes -= in_batch(bytes);
         self.is_alone &= self.unreported > 0;
         let in_flight = self.in_flight.get_mut(&seq)?;
         in_flight.unreported -= 1;
@@ -276,6 +295,7 @@ impl Outbox {
         if !self.is_stopped {
             self.backoff = Duration::ZERO;
             self.costs_producers = false;
+            self.sends_one_batch = false;
         }
     }
 
@@ -300,6 +320,7 @@ impl Outbox {
 
     /// The batch of a record was too large.
     pub(super) fn refuse(&mut self, failure: Failure, bytes: usize) {
+        self.sends_one_batch = true;
         let refused = self.refused.get_or_insert(Refused {
             failure,
             records: 0,
@@ -395,13 +416,13 @@ mod tests {
     }
 
     fn send(outbox: &mut Outbox, seq: Seq) {
-        outbox.sent(item(seq), false);
+        outbox.sent(item(seq), 10, false);
         outbox.all_sent(item(seq));
     }
 
     /// Sends the first `parts` parts of a capture that has one more.
     fn send_parts(outbox: &mut Outbox, seq: Seq, parts: usize) {
-        (0..parts).for_each(|_part| outbox.sent(item(seq), false));
+        (0..parts).for_each(|_part| outbox.sent(item(seq), 10, false));
         assert_eq!(outbox.stops_before(item(seq), parts), None);
     }
 
@@ -417,16 +438,16 @@ mod tests {
     fn after_a_failure_it_waits_for_all_reports_and_resumes_at_the_first_that_failed() {
         let (mut outbox, now) = (open(), clock::monotonic());
         (1..=4).for_each(|seq| send(&mut outbox, seq));
-        assert_eq!(outbox.reported(3, 0, PASSING), ended(3, Outcome::Failed(0, PASSING)));
+        assert_eq!(outbox.reported((3, 0), 10, PASSING), ended(3, Outcome::Failed(0, PASSING)));
         outbox.stop(item(3), 1, REST, Backoff::default());
         assert!(!outbox.is_live() && !outbox.can_send(false));
-        assert_eq!(outbox.reported(1, 0, Verdict::Delivered), ended(1, Outcome::Delivered));
-        assert_eq!(outbox.reported(2, 0, PASSING), ended(2, Outcome::Failed(0, PASSING)));
+        assert_eq!(outbox.reported((1, 0), 10, Verdict::Delivered), ended(1, Outcome::Delivered));
+        assert_eq!(outbox.reported((2, 0), 10, PASSING), ended(2, Outcome::Failed(0, PASSING)));
         outbox.stop(item(2), 1, REST, Backoff::default());
         outbox.turn(now);
         assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, None), "one is not reported");
 
-        assert_eq!(outbox.reported(4, 0, Verdict::Delivered), ended(4, Outcome::Delivered));
+        assert_eq!(outbox.reported((4, 0), 10, Verdict::Delivered), ended(4, Outcome::Delivered));
         outbox.turn(now);
         assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, Some(now + REST)));
         outbox.turn(now + REST);
@@ -439,7 +460,7 @@ mod tests {
         let (mut outbox, mut now) = (open(), clock::monotonic());
         let mut rest = |outbox: &mut Outbox| {
             send(outbox, 1);
-            outbox.reported(1, 0, PASSING);
+            outbox.reported((1, 0), 10, PASSING);
             outbox.stop(item(1), 1, REST, Backoff::default());
             outbox.turn(now);
             let rest = outbox.resume_at().unwrap() - now;
@@ -457,7 +478,7 @@ mod tests {
         let (mut cause, mut beside, now) = (open(), open(), clock::monotonic());
         let rest = |outbox: &mut Outbox, is_cause: bool| {
             send(outbox, 1);
-            outbox.reported(1, 0, PASSING);
+            outbox.reported((1, 0), 10, PASSING);
             outbox.stop(item(1), 1, REST, Backoff::default());
             if is_cause {
                 outbox.caused_it();
@@ -518,21 +539,21 @@ mod tests {
     fn a_batch_of_events_goes_on_at_the_first_part_that_was_not_delivered() {
         let mut outbox = open();
         send_parts(&mut outbox, 1, 2);
-        assert_eq!(outbox.reported(1, 0, Verdict::Delivered), None);
-        assert_eq!(outbox.reported(1, 1, Verdict::Delivered), ended(1, Outcome::DeliveredTo(2)));
+        assert_eq!(outbox.reported((1, 0), 10, Verdict::Delivered), None);
+        assert_eq!(outbox.reported((1, 1), 10, Verdict::Delivered), ended(1, Outcome::DeliveredTo(2)));
 
         send_parts(&mut outbox, 2, 4);
         for (part, verdict) in [(0, Verdict::Delivered), (3, PASSING), (1, Verdict::Unproven)] {
-            assert_eq!(outbox.reported(2, part, verdict), None);
+            assert_eq!(outbox.reported((2, part), 10, verdict), None);
         }
-        let failed = outbox.reported(2, 2, Verdict::Delivered);
+        let failed = outbox.reported((2, 2), 10, Verdict::Delivered);
         assert_eq!(failed, ended(2, Outcome::Failed(1, Verdict::Unproven)));
         // More of it may follow while some is in flight.
         send_parts(&mut outbox, 3, 1);
-        outbox.sent(item(3), false);
+        outbox.sent(item(3), 10, false);
         outbox.all_sent(item(3));
-        assert_eq!(outbox.reported(3, 0, Verdict::Delivered), None);
-        assert_eq!(outbox.reported(3, 1, Verdict::Delivered), ended(3, Outcome::Delivered));
+        assert_eq!(outbox.reported((3, 0), 10, Verdict::Delivered), None);
+        assert_eq!(outbox.reported((3, 1), 10, Verdict::Delivered), ended(3, Outcome::Delivered));
         assert!(outbox.is_empty());
     }
 
@@ -543,8 +564,8 @@ mod tests {
         for verdicts in [[refused, down], [down, refused]] {
             let mut outbox = open();
             send_parts(&mut outbox, 1, 2);
-            assert_eq!(outbox.reported(1, 1, verdicts[0]), None);
-            assert_eq!(outbox.reported(1, 0, verdicts[1]), ended(1, Outcome::Failed(0, refused)));
+            assert_eq!(outbox.reported((1, 1), 10, verdicts[0]), None);
+            assert_eq!(outbox.reported((1, 0), 10, verdicts[1]), ended(1, Outcome::Failed(0, refused)));
         }
     }
 
@@ -553,15 +574,15 @@ mod tests {
         let mut outbox = open();
         send(&mut outbox, 1);
         assert!(outbox.can_send(false) && !outbox.can_send(true));
-        outbox.reported(1, 0, Verdict::Delivered);
+        outbox.reported((1, 0), 10, Verdict::Delivered);
         assert!(outbox.can_send(true));
-        outbox.sent(item(2), true);
-        outbox.sent(item(2), true);
+        outbox.sent(item(2), 10, true);
+        outbox.sent(item(2), 10, true);
         outbox.all_sent(item(2));
         assert!(!outbox.can_send(false));
-        assert_eq!(outbox.reported(2, 0, Verdict::Delivered), None);
+        assert_eq!(outbox.reported((2, 0), 10, Verdict::Delivered), None);
         assert!(!outbox.can_send(false));
-        assert_eq!(outbox.reported(2, 1, Verdict::Delivered), ended(2, Outcome::Delivered));
+        assert_eq!(outbox.reported((2, 1), 10, Verdict::Delivered), ended(2, Outcome::Delivered));
         assert!(outbox.can_send(true));
     }
 
@@ -578,9 +599,30 @@ mod tests {
         send_parts(&mut outbox, 1, 3);
         outbox.pause_at(item(1), 0, 1);
         assert!(outbox.resumes().is_some());
-        assert_eq!(outbox.reported(1, 0, PASSING), None);
+        assert_eq!(outbox.reported((1, 0), 10, PASSING), None);
         assert_eq!(outbox.resumes(), None, "the fourth part must not overtake the first");
-        assert_eq!(outbox.reported(1, 1, Verdict::Delivered), None);
-        assert_eq!(outbox.reported(1, 2, Verdict::Delivered), ended(1, Outcome::Failed(0, PASSING)));
+        assert_eq!(outbox.reported((1, 1), 10, Verdict::Delivered), None);
+        assert_eq!(outbox.reported((1, 2), 10, Verdict::Delivered), ended(1, Outcome::Failed(0, PASSING)));
+    }
+
+    #[test]
+    fn after_a_batch_that_was_too_large_only_one_is_with_the_client_until_it_is_delivered() {
+        let mut outbox = open();
+        let batch_bytes = 2 * in_batch(10);
+        send(&mut outbox, 1);
+        send(&mut outbox, 2);
+        assert!(outbox.joins(10, batch_bytes), "nothing was refused");
+        outbox.refuse(Failure::TooLarge(Code::MessageSizeTooLarge), 20);
+        assert!(!outbox.joins(10, batch_bytes));
+        outbox.reported((1, 0), 10, Verdict::Unproven);
+        assert!(outbox.joins(10, batch_bytes), "it is one batch with what is left");
+        outbox.reported((2, 0), 10, Verdict::Delivered);
+        assert!(outbox.joins(1000, batch_bytes), "what is longer has its own");
+        send(&mut outbox, 3);
+        assert!(!outbox.joins(1000, batch_bytes));
+        outbox.reported((3, 0), 10, Verdict::Delivered);
+        outbox.succeeded();
+        send(&mut outbox, 4);
+        assert!(outbox.joins(1000, batch_bytes));
     }
 }

@@ -99,6 +99,8 @@ struct Mark {
 enum Unsent {
     /// Its topic has no room for so many bytes.
     NoRoom(usize),
+    /// It would begin another batch.
+    BatchFull,
     /// The client has none.
     ClientFull,
     Failed(Failure),
@@ -309,13 +311,16 @@ impl Outgoing {
         if !self.budget.has_room(topic, cost) {
             return Err(Unsent::NoRoom(cost));
         }
+        if !outbox.joins(record.bytes(), self.kafka.batch_bytes()) {
+            return Err(Unsent::BatchFull);
+        }
         let timestamp_ms = if mark.is_timeless { None } else { outbox.timestamp_ms(item.received, clock::wall) };
         let number = self.unreported.next();
         self.kafka.send(self.topics.name(record.topic), record, timestamp_ms, number).map_err(|error| match error {
             SendError::QueueFull => Unsent::ClientFull,
             SendError::Failed(failure) => Unsent::Failed(failure),
         })?;
-        outbox.sent(item, mark.is_suspect);
+        outbox.sent(item, record.bytes(), mark.is_suspect);
         self.budget.take(topic, cost);
         let (seq, rejection, bytes) = (item.seq(), record.rejection, record.bytes());
         self.unreported.insert(Sent { topic, seq, part, rejection, sent_at: now, bytes });
@@ -334,6 +339,11 @@ impl Outgoing {
         let ended = match unsent {
             Unsent::NoRoom(bytes) => {
                 outbox.pause_at(item, bytes, self.pass);
+                outbox.stops_before(item, part)
+            }
+            Unsent::BatchFull => {
+                outbox.pause_at(item, 0, self.pass);
+                outbox.wait_for_reports();
                 outbox.stops_before(item, part)
             }
             Unsent::ClientFull => {
@@ -416,7 +426,7 @@ impl Outgoing {
         if verdict == Verdict::Delivered {
             self.metrics.delivered(now.saturating_duration_since(sent.sent_at), sent.rejection);
         }
-        self.outboxes.get_mut(sent.topic.index())?.reported(sent.seq, sent.part, verdict)
+        self.outboxes.get_mut(sent.topic.index())?.reported((sent.seq, sent.part), sent.bytes, verdict)
     }
 
     fn ended(&mut self, Ended { item, outcome }: Ended, topic: Topic) {
