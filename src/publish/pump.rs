@@ -324,6 +324,10 @@ impl Pump {
         if !overdue.is_empty() {
             control.ask_for_leaders(overdue);
         }
+        let unconfirmed = self.watchdog.unconfirmed(now);
+        if !unconfirmed.is_empty() {
+            control.report_unconfirmed(unconfirmed);
+        }
         self.outgoing.observe(now);
     }
 }

@@ -31,6 +31,7 @@ use super::kafka::NewestProducer;
 use super::limits::Limits;
 use super::replication::REPLICAS_WANTED;
 use super::replication::ReplicationFactor;
+use super::watchdog::UNCONFIRMED_AFTER;
 
 /// What the bridge needs of its topics.
 #[derive(Debug)]
@@ -325,14 +326,17 @@ struct Watch<'w> {
 impl Watch<'_> {
     fn turn(&mut self, tell: &mut impl FnMut(Told<'_>)) {
         let is_asked = self.control.takes_question();
-        let suspects = self.control.take_suspects();
+        let (suspects, unconfirmed) = (self.control.take_suspects(), self.control.take_unconfirmed());
         // To look holds the producer, which is in the way if it is just being replaced.
         let is_due = !is_asked && self.client.health.is_any_broker_up();
-        let looks = !self.is_complete || !suspects.is_empty() || is_due;
+        let looks = !self.is_complete || !suspects.is_empty() || !unconfirmed.is_empty() || is_due;
         let looked = looks.then(|| self.client.look(&self.needs.names, self.fetch_limit));
         if !suspects.is_empty() {
             let is_there = |topic: &usize| matches!(&looked, Some(Ok(look)) if look.there.contains(topic));
             self.control.have_leaders(suspects.into_iter().filter(is_there).collect());
+        }
+        if let Some(looked) = &looked {
+            self.report_unconfirmed(&unconfirmed, looked);
         }
         match &looked {
             Some(Ok(look)) => {
@@ -355,6 +359,31 @@ impl Watch<'_> {
             && !self.is_complete
         {
             self.see_to(looked, tell);
+        }
+    }
+
+    /// Logs why records of these topics have no delivery report, as far as the cluster shows it.
+    fn report_unconfirmed(&self, unconfirmed: &[usize], looked: &Result<Look, Missing>) {
+        let names: Vec<&str> =
+            unconfirmed.iter().filter_map(|topic| self.needs.names.get(*topic)).map(String::as_str).collect();
+        if names.is_empty() {
+            return;
+        }
+        let (gone, others): (Vec<&str>, Vec<&str>) = names
+            .into_iter()
+            .partition(|name| looked.as_ref().is_ok_and(|look| look.missing.iter().any(|missing| missing == name)));
+        if !gone.is_empty() {
+            tracing::error!(topics = gone.join(", "), "topics do not exist any more; their records wait until they do");
+        }
+        if !others.is_empty() {
+            let is_leaderless = |look: &Look| others.iter().any(|name| look.leaderless.iter().any(|it| it == name));
+            let why = match looked {
+                Err(missing) => missing.to_string(),
+                Ok(look) if is_leaderless(look) => "partitions have no leader".to_owned(),
+                Ok(_) => "their leaders have not answered".to_owned(),
+            };
+            let seconds = UNCONFIRMED_AFTER.as_secs();
+            tracing::warn!(topics = others.join(", "), why, seconds, "records have no delivery report yet");
         }
     }
 
