@@ -154,7 +154,7 @@ fn kill_after_kill_a_missing_topic_takes_its_own_bytes_only() {
     let topic = format!("kills.{}", STUCK.command);
     kafka.create_topic(&topic, 1, 1);
     wait::until("nothing waits", || waiting(&bridge) == 0);
-    assert_eq!(numbers_in(&kafka, &topic), (0..stuck).collect::<Vec<_>>());
+    assert_eq!(numbers_in(kafka, &topic), (0..stuck).collect::<Vec<_>>());
     bridge.stop_in_order();
 }
 
@@ -172,6 +172,6 @@ fn what_waits_when_the_prefix_changes_goes_to_the_new_topics_in_order() {
     (100..200).for_each(|number| post_stuck(&mut client, number));
     wait::until("nothing waits", || waiting(&bridge) == 0);
     let topic = format!("prefix-new.{}", STUCK.command);
-    assert_eq!(numbers_in(&kafka, &topic), (0..200).collect::<Vec<_>>());
+    assert_eq!(numbers_in(kafka, &topic), (0..200).collect::<Vec<_>>());
     bridge.stop_in_order();
 }

@@ -27,6 +27,7 @@ mod deploy_systemd;
 mod disk_faults;
 mod disks;
 mod documents;
+mod drain;
 mod embedded;
 mod endurance;
 mod faults;
