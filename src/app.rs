@@ -1,6 +1,7 @@
 //! The life of the process on one screen: build everything, start it, wait, stop it in order.
 
 mod build;
+pub(crate) mod drain;
 pub(crate) mod stop;
 pub(crate) mod system;
 
@@ -124,7 +125,8 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, Se
     let workers = workers::UnstartedWorkers::new(config.workers).map_err(ServeError::system("the workers"))?;
     let registry = Registry::new();
     log.metrics().register(&registry).map_err(ServeError::Metrics)?;
-    let building = build(config.clone(), registry, passed)?;
+    let config_to_build = config.clone();
+    let building = build(move || Built::new(&config_to_build, registry, passed, serve_admin))?;
     let Some(built) = runtime.block_on(signals.unless_stopped(building)) else {
         return Ok(stop::RunEnd::Stopped);
     };
@@ -137,15 +139,13 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, Se
 }
 
 /// Builds everything, on a thread of its own: reading a large journal takes a while, and a signal is to be heard all the while.
-fn build(
-    config: Config,
-    registry: Registry,
-    passed: Vec<TcpListener>,
-) -> Result<oneshot::Receiver<Result<Built, ServeError>>, ServeError> {
+fn build<B: Send + 'static>(
+    build: impl FnOnce() -> Result<B, ServeError> + Send + 'static,
+) -> Result<oneshot::Receiver<Result<B, ServeError>>, ServeError> {
     let (done, built) = oneshot::channel();
     let _building = spawn("start", move || {
         // Nobody waits any more when it was told to stop.
-        let _told = done.send(Built::new(&config, registry, passed, serve_admin));
+        let _told = done.send(build());
     })?;
     Ok(built)
 }
@@ -175,7 +175,8 @@ pub(crate) struct Running {
 struct Pumping {
     thread: Thread,
     control: Arc<Control>,
-    ended: oneshot::Receiver<()>,
+    /// What Kafka said last of each topic that does not take its records, by its place among the names.
+    ended: oneshot::Receiver<Vec<Option<String>>>,
     /// The records that are in Kafka.
     delivered: IntCounter,
 }
@@ -263,17 +264,14 @@ fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), ServeEr
     let (started, has_started) = mpsc::sync_channel(1);
     let handle = {
         let control = Arc::clone(&control);
-        spawn("pump", move || {
-            match publishing.into_pump(&thread::current()) {
-                Ok((pump, topics_client)) => {
-                    let _told = started.send(Ok(topics_client));
-                    pump.run(&control);
-                }
-                Err(error) => {
-                    let _told = started.send(Err(error));
-                }
+        spawn("pump", move || match publishing.into_pump(&thread::current()) {
+            Ok((pump, topics_client)) => {
+                let _told = started.send(Ok(topics_client));
+                let _ = ended.send(pump.run(&control));
             }
-            let _ = ended.send(());
+            Err(error) => {
+                let _told = started.send(Err(error));
+            }
         })?
     };
     let topics_client = match has_started.recv() {

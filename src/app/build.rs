@@ -78,7 +78,7 @@ const PEER_LEAST: usize = 100;
 /// How often it is logged at most that callbacks come without their query, or as no HTTP.
 const REQUEST_LOG_PERIOD: Duration = Duration::from_secs(60);
 /// How long the pump lets captures gather where nobody waits for them: one wake-up for many, instead of one each.
-const GATHER: Duration = Duration::from_millis(15);
+pub(super) const GATHER: Duration = Duration::from_millis(15);
 
 /// Everything, built.
 pub(super) struct Built {
@@ -107,14 +107,14 @@ pub(super) struct Served {
 
 /// What becomes the pump, on its own thread.
 pub(super) struct Publishing {
-    control: Arc<Control>,
-    kafka: UnstartedKafka,
-    backlog: Backlog,
-    normaliser: Normaliser,
-    topics: Arc<Topics>,
-    metrics: PublishMetrics,
-    gather: Duration,
-    unreported_max: Duration,
+    pub(super) control: Arc<Control>,
+    pub(super) kafka: UnstartedKafka,
+    pub(super) backlog: Backlog,
+    pub(super) normaliser: Normaliser,
+    pub(super) topics: Arc<Topics>,
+    pub(super) metrics: PublishMetrics,
+    pub(super) gather: Duration,
+    pub(super) unreported_max: Duration,
 }
 
 /// What keeps the journal on disk, each part on its own thread.
@@ -291,11 +291,11 @@ fn policy(decide: &Decide) -> Policy {
     Policy { all_refused: decide.all_refused, before_loaded: decide.before_loaded, dry_run: decide.dry_run }
 }
 
-fn normaliser(config: &Config, apps: &Arc<Apps>, topics: &Arc<Topics>) -> Normaliser {
+pub(super) fn normaliser(config: &Config, apps: &Arc<Apps>, topics: &Arc<Topics>) -> Normaliser {
     Normaliser::new(Arc::clone(apps), Arc::clone(topics), config.envelope.mode)
 }
 
-fn topics(config: &Config) -> Topics {
+pub(super) fn topics(config: &Config) -> Topics {
     let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
     Topics::of_commands(prefixes, &config.topics.commands)
 }
@@ -348,15 +348,20 @@ fn limits(config: &Config, journal: Option<&Gauge>) -> ConnectionLimits {
 
 fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying {
     Readying {
-        topics: Needs {
-            names: topics.names().to_vec(),
-            creation: config.topics.create.then(|| creation(&config.topics)),
-            longest_record: (!config.embedded_broker).then(|| config.callbacks.raw_record_bytes_max()),
-        },
+        topics: needs(config, topics),
         is_ready_alone: config.ack == Ack::Journal,
         callbacks_scheme: if config.callbacks.tls.is_some() { "https" } else { "http" },
         callbacks_address: listeners.callbacks_address,
         admin_address: listeners.admin_address,
+    }
+}
+
+/// What the publisher needs of the cluster.
+pub(super) fn needs(config: &Config, topics: &Topics) -> Needs {
+    Needs {
+        names: topics.names().to_vec(),
+        creation: config.topics.create.then(|| creation(&config.topics)),
+        longest_record: (!config.embedded_broker).then(|| config.callbacks.raw_record_bytes_max()),
     }
 }
 
@@ -396,7 +401,7 @@ fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &JournalView
 }
 
 /// Opens the journal on disk, and says what was found.
-fn open_journal(
+pub(super) fn open_journal(
     config: &Config,
     ledger: &Ledger,
     shares: Shares,

@@ -27,12 +27,12 @@ use super::Running;
 use super::say;
 
 /// Kept back from the deadline for the client's own end: what it purges, and its threads.
-const CLIENT_END: Duration = Duration::from_millis(700);
+pub(super) const CLIENT_END: Duration = Duration::from_millis(700);
 /// Kept back from the deadline for the backlog, when requests do not end.
 const BACKLOG_LEAST: Duration = Duration::from_millis(500);
-/// How often it is looked whether Kafka takes something, and after so many looks at nothing new it stands still: 0.3 s.
+/// After so long without a delivery Kafka stands still, and how often that is looked at.
+const STANDSTILL: Duration = Duration::from_millis(300);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-const LOOKS_AT_NOTHING: u32 = 6;
 /// How long the workers may take to end, with the requests that are still there.
 const WORKERS_END: Duration = Duration::from_millis(100);
 /// How long the journal may take behind the deadline to record what was delivered.
@@ -88,7 +88,7 @@ impl Signals {
     }
 
     /// Waits for a signal that asks for the end, and does what the others ask for.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         loop {
             let ignored = tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
@@ -189,7 +189,7 @@ async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, is_log_lasting: bool) 
     if is_log_lasting {
         tokio::select! {
             _ended = &mut pump.ended => return,
-            () = stands_still(&pump.delivered) => pump.control.give_up_at(clock::monotonic(), &pump.thread),
+            () = stands_still(&pump.delivered, STANDSTILL) => pump.control.give_up_at(clock::monotonic(), &pump.thread),
         }
     }
     if until(deadline, &mut pump.ended).await.is_none() {
@@ -197,19 +197,19 @@ async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, is_log_lasting: bool) 
     }
 }
 
-/// Returns once `delivered` does not grow any more.
-async fn stands_still(delivered: &IntCounter) {
-    let (mut last, mut looks_at_nothing) = (delivered.get(), 0);
-    while looks_at_nothing < LOOKS_AT_NOTHING {
+/// Returns once `delivered` has not grown for `limit`.
+pub(super) async fn stands_still(delivered: &IntCounter, limit: Duration) {
+    let (mut last, mut still) = (delivered.get(), Duration::ZERO);
+    while still < limit {
         time::sleep(LOOK_EVERY).await;
         let now = delivered.get();
-        looks_at_nothing = if now == last { looks_at_nothing + 1 } else { 0 };
+        still = if now == last { still + LOOK_EVERY } else { Duration::ZERO };
         last = now;
     }
 }
 
 /// The future's value, if it comes before `deadline`.
-async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
+pub(super) async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
     time::timeout_at(deadline.into(), future).await.ok()
 }
 
@@ -224,15 +224,15 @@ mod tests {
             let delivered = IntCounter::new("delivered", "Records.").unwrap();
             let one_in_time = async {
                 for _ in 0..10 {
-                    time::sleep(LOOK_EVERY * (LOOKS_AT_NOTHING - 2)).await;
+                    time::sleep(STANDSTILL - 2 * LOOK_EVERY).await;
                     delivered.inc();
                 }
             };
             let began = clock::monotonic();
-            let both = async { tokio::join!(one_in_time, stands_still(&delivered)) };
+            let both = async { tokio::join!(one_in_time, stands_still(&delivered, STANDSTILL)) };
             both.await;
             assert_eq!(delivered.get(), 10);
-            assert!(clock::monotonic() - began >= LOOK_EVERY * (10 * (LOOKS_AT_NOTHING - 2) + LOOKS_AT_NOTHING - 1));
+            assert!(clock::monotonic() - began >= 10 * (STANDSTILL - 2 * LOOK_EVERY) + STANDSTILL - LOOK_EVERY);
         });
     }
 }

@@ -1,4 +1,4 @@
-//! `callbridge journal`: what is on disk, for people. Nothing is changed, and no configuration is needed.
+//! `callbridge journal`: what is on disk, for people. Nothing is changed, and no configuration is needed, but for `drain`.
 
 use std::env;
 use std::io;
@@ -31,6 +31,8 @@ use crate::normalise::part::Parts;
 use crate::record::Record;
 use crate::record::Topics;
 
+use super::drain;
+use super::drain::DrainArgs;
 use super::serve;
 
 /// The arguments of `journal`.
@@ -42,6 +44,19 @@ pub(super) struct JournalArgs {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    #[command(flatten)]
+    Look(ReadOnly),
+    /// Deliver what the journal holds to Kafka, without taking callbacks.
+    ///
+    /// Settings are those of `serve`; `ack` and the listeners do not matter. Ends with 0 when the journal is empty. Ends with 1
+    /// after a signal, after --seconds, when Kafka has taken nothing for 30 seconds, and when captures are left that this
+    /// configuration cannot deliver: it then says how many of which topic, and why. Also when a running callbridge has the
+    /// journal. Ends with 78 when the configuration is wrong, and with 74 when the disk fails.
+    Drain(Box<DrainArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+enum ReadOnly {
     /// Show the segments, what waits for Kafka, and what is wrong.
     Inspect(JournalPlace),
     /// Read everything. Ends with 1 if acknowledged callbacks cannot be read.
@@ -93,11 +108,18 @@ enum JournalCommandError {
 
 /// Does what the arguments ask.
 pub(super) fn run(args: &JournalArgs) -> ExitCode {
+    match &args.what {
+        What::Look(what) => look(what),
+        What::Drain(args) => drain::run(args),
+    }
+}
+
+fn look(what: &ReadOnly) -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let done = match &args.what {
-        What::Inspect(place) => inspect(place, &mut out).map(|()| ExitCode::SUCCESS),
-        What::Verify(place) => verify(place, &mut out),
-        What::Export { place, form, all, topic_prefix } => {
+    let done = match what {
+        ReadOnly::Inspect(place) => inspect(place, &mut out).map(|()| ExitCode::SUCCESS),
+        ReadOnly::Verify(place) => verify(place, &mut out),
+        ReadOnly::Export { place, form, all, topic_prefix } => {
             export(place, *form, *all, topic_prefix, &mut out).map(|()| ExitCode::SUCCESS)
         }
     };

@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod drain;
 mod healthcheck;
 mod journal;
 mod man;
@@ -38,7 +39,7 @@ enum CliCommand {
     Serve(Flags),
     /// Check the configuration and the files that it names, without running.
     Check(Flags),
-    /// Look at the journal on disk without changing it, also while a bridge writes to it.
+    /// Look at the journal on disk, also while a bridge writes to it, or deliver what it holds.
     Journal(journal::JournalArgs),
     /// Ask a running bridge's admin listener whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
     Healthcheck(healthcheck::HealthcheckArgs),

@@ -42,7 +42,21 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
     };
-    let log = match start_log(&config.log) {
+    with_log(&config.log, dumps, |log| {
+        for warning in &config.warnings {
+            tracing::warn!(%warning, "configuration");
+        }
+        match app::serve(&config, log) {
+            Ok(RunEnd::Stopped) => ExitCode::SUCCESS,
+            Ok(RunEnd::Cut) => ExitCode::FAILURE,
+            Err(failure) => exit_code_of(&failure),
+        }
+    })
+}
+
+/// Runs a command with a log on stderr. `dumps` is whether core dumps could be forbidden.
+pub(super) fn with_log(log: &Log, dumps: io::Result<()>, command: impl FnOnce(&LogWriter) -> ExitCode) -> ExitCode {
+    let log = match start_log(log) {
         Ok(log) => log,
         Err(failure) => {
             print_in_time(format!("{}\n", chain(&failure)));
@@ -52,33 +66,25 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
     if let Err(error) = dumps {
         tracing::warn!(%error, "core dumps could not be forbidden; they would hold tokens");
     }
-    for warning in &config.warnings {
-        tracing::warn!(%warning, "configuration");
-    }
-    let code = exit_code_of(app::serve(&config, &log));
+    let code = command(&log);
     log.flush();
     code
 }
 
-fn exit_code_of(ended: Result<RunEnd, ServeError>) -> ExitCode {
-    match ended {
-        Ok(RunEnd::Stopped) => ExitCode::SUCCESS,
-        Ok(RunEnd::Cut) => ExitCode::FAILURE,
-        Err(failure) => {
-            tracing::error!(error = chain(&failure), "callbridge cannot run");
-            match failure {
-                // librdkafka judged the properties together, and files and sockets are as bad the next time: restarting will not help.
-                ServeError::Kafka(_) | ServeError::Passed(_) | ServeError::Tokens(_) | ServeError::Tls(_) => {
-                    ExitCode::from(EXIT_CONFIG)
-                }
-                ServeError::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
-                ServeError::Listen { .. }
-                | ServeError::Embedded(_)
-                | ServeError::Journal(_)
-                | ServeError::Metrics(_)
-                | ServeError::System { .. } => ExitCode::FAILURE,
-            }
+/// Logs why a command could not run. Returns the exit code that it means.
+pub(super) fn exit_code_of(failure: &ServeError) -> ExitCode {
+    tracing::error!(error = chain(failure), "callbridge cannot run");
+    match failure {
+        // librdkafka judged the properties together, and files and sockets are as bad the next time: restarting will not help.
+        ServeError::Kafka(_) | ServeError::Passed(_) | ServeError::Tokens(_) | ServeError::Tls(_) => {
+            ExitCode::from(EXIT_CONFIG)
         }
+        ServeError::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
+        ServeError::Listen { .. }
+        | ServeError::Embedded(_)
+        | ServeError::Journal(_)
+        | ServeError::Metrics(_)
+        | ServeError::System { .. } => ExitCode::FAILURE,
     }
 }
 
@@ -115,7 +121,8 @@ fn print_in_time(lines: String) {
 }
 
 fn exit_code(problems: &[Problem]) -> u8 {
-    if problems.iter().all(Problem::is_of_usage) { EXIT_USAGE } else { EXIT_CONFIG }
+    let mut mistakes = problems.iter().filter(|problem| !problem.is_warning);
+    if mistakes.all(Problem::is_of_usage) { EXIT_USAGE } else { EXIT_CONFIG }
 }
 
 /// Logs go to stderr: stdout is for the addresses and the ledger.
@@ -166,6 +173,7 @@ mod tests {
             exit_code(&problems)
         };
         assert_eq!(code("serve --sdk-app-id 1 --brokers a:1 --ack never"), EXIT_USAGE);
+        assert_eq!(code("serve --sdk-app-id 1 --brokers a:1 --ack never --kafka ssl.key.password=x"), EXIT_USAGE);
         assert_eq!(code("serve --brokers a:1 --ack never"), EXIT_CONFIG);
         assert_eq!(code("serve --config /nowhere/callbridge.toml --sdk-app-id 1 --brokers a:1"), EXIT_CONFIG);
     }

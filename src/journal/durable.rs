@@ -133,10 +133,19 @@ pub(crate) enum JournalError {
     /// The system gives no random numbers.
     #[error("get random numbers")]
     Entropy(#[source] io::Error),
+    /// There is no such directory, or one that holds something else.
+    #[error("there is no journal in {}: {why}", dir.display())]
+    Absent {
+        /// Where it was looked for.
+        dir: PathBuf,
+        /// What is there instead.
+        why: &'static str,
+    },
     /// An earlier run has left captures that this one would never read.
     #[error(
-        "{count} captures wait in {} for Kafka, and only `ack = \"journal\"` delivers them: start once with `--ack journal` until \
-         none waits, or set journal.dir to another directory to leave them where they are{damage}",
+        "{count} captures wait in {} for Kafka, and only `ack = \"journal\"` delivers them: deliver them with `callbridge journal \
+         drain`, start once with `--ack journal` until none waits, or set journal.dir to another directory to leave them where they \
+         are{damage}",
         dir.display()
     )]
     Waiting {
@@ -150,11 +159,18 @@ pub(crate) enum JournalError {
 }
 
 impl JournalError {
+    /// Whether the disk did not do what was asked of it.
+    pub(crate) fn is_of_disk(&self) -> bool {
+        matches!(self, Self::Directory(DirectoryError::Io { .. }) | Self::Open(OpenError::Io { .. }))
+            && !self.is_of_configuration()
+    }
+
     /// Whether starting again will not help before somebody has changed something.
     pub(crate) fn is_of_configuration(&self) -> bool {
         match self {
             Self::Directory(DirectoryError::Network { .. })
             | Self::Small { .. }
+            | Self::Absent { .. }
             | Self::Waiting { .. }
             | Self::Open(OpenError::Version { .. }) => true,
             Self::Directory(DirectoryError::Io { source, .. }) | Self::Open(OpenError::Io { source, .. }) => {
@@ -170,13 +186,12 @@ impl JournalError {
 }
 
 /// Whether an error says that the configured path is no place for a journal. All else may pass: a disk that fails or is full, a limit on
-/// open files.
+/// open files; also that something is not found, since what is missing is made: a filesystem says so that makes no directories.
 fn names_the_wrong_place(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     let is_of_place = matches!(
         error.kind(),
         Kind::PermissionDenied
-            | Kind::NotFound
             | Kind::AlreadyExists
             | Kind::NotADirectory
             | Kind::ReadOnlyFilesystem
@@ -352,6 +367,11 @@ impl Gauge {
             }
         }
         Ok(())
+    }
+
+    /// How many captures in it are not delivered.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.store.fill().undelivered
     }
 
     /// How long the publisher has been waiting for the disk.

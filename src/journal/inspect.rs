@@ -9,6 +9,7 @@ use super::log::Damage;
 use super::log::OpenError;
 use super::log::Seq;
 use super::log::directory::Directory;
+use super::log::directory::DirectoryError;
 use super::log::disk;
 use super::log::disk::Disk;
 use super::log::disk::Reach;
@@ -118,6 +119,27 @@ pub(crate) fn refuse_waiting(dir: &Path) -> Result<Owner, JournalError> {
     }
     let damage = damage.iter().map(|damage| format!("; {damage}")).collect();
     Err(JournalError::Waiting { count, dir: dir.to_owned(), damage })
+}
+
+/// Whether there is a log in `dir`; an empty directory has none.
+///
+/// # Errors
+///
+/// There is no such directory, or it holds something else than a log: probably another one is meant.
+pub(crate) fn holds_log(dir: &Path) -> Result<bool, JournalError> {
+    let absent = |why| JournalError::Absent { dir: dir.to_owned(), why };
+    let failed = |source| JournalError::Open(OpenError::Io { what: format!("list {}", dir.display()), source });
+    let directory = match Directory::open_to_read(dir) {
+        Err(DirectoryError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Err(absent("the directory does not exist"));
+        }
+        opened => opened?,
+    };
+    let names = directory.list().map_err(failed)?;
+    if names.iter().any(|name| name.ends_with(".seg") || name.ends_with(".spare")) {
+        return Ok(true);
+    }
+    if names.is_empty() { Ok(false) } else { Err(absent("the directory holds other files")) }
 }
 
 /// Shows `visit` every capture of the journal in `dir`, in order, until it returns an error.

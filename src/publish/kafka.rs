@@ -114,6 +114,17 @@ pub(crate) enum SendFailure {
 }
 
 impl SendFailure {
+    /// What the client or a broker said.
+    pub(super) const fn code(self) -> RDKafkaErrorCode {
+        match self {
+            Self::Passing(code)
+            | Self::Fatal(code)
+            | Self::Timestamp(code)
+            | Self::TooLarge(code)
+            | Self::Poison(code) => code,
+        }
+    }
+
     /// Whether a broker refused the record itself, or its batch.
     pub(super) const fn is_refusal(self) -> bool {
         match self {

@@ -58,6 +58,8 @@ pub(super) struct Outgoing {
     /// What is given up stays in the journal.
     keeps_given_up: bool,
     outboxes: Vec<Outbox>,
+    /// Why the last record of each topic failed, until one is delivered.
+    last_failures: Vec<Option<SendFailure>>,
     budget: SendBudget,
     unreported: Unreported,
     /// What is known of single captures that were sent and not delivered.
@@ -131,6 +133,7 @@ impl Outgoing {
             backoff,
             keeps_given_up,
             outboxes: (0..count).map(|_| Outbox::default()).collect(),
+            last_failures: vec![None; count],
             budget: SendBudget::new(budget_bytes, count),
             unreported: Unreported::default(),
             marks: BTreeMap::new(),
@@ -457,6 +460,9 @@ impl Outgoing {
         if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
             outbox.succeeded();
         }
+        if let Some(failure) = self.last_failures.get_mut(topic.index()) {
+            *failure = None;
+        }
         self.marks.remove(&item.seq());
         self.settled.delivered(item.ticket);
     }
@@ -473,6 +479,12 @@ impl Outgoing {
     fn failed(&mut self, item: OutgoingCapture, topic: Topic, failure: SendFailure) {
         let topics = Arc::clone(&self.topics);
         let name = topics.name(topic);
+        // A dead producer takes down records of topics that are well.
+        if let Some(last) = self.last_failures.get_mut(topic.index())
+            && !matches!(failure, SendFailure::Fatal(_))
+        {
+            *last = Some(failure);
+        }
         let mark = self.marks.get(&item.seq()).cloned().unwrap_or_default();
         match failure {
             SendFailure::Timestamp(code) if !mark.is_timeless => {
@@ -583,6 +595,11 @@ impl Outgoing {
     /// For each topic, the oldest capture that is with the client, and how many of its records have no report.
     pub(super) fn oldest_in_flight(&self) -> Vec<Option<(Seq, usize)>> {
         self.outboxes.iter().map(Outbox::oldest_in_flight).collect()
+    }
+
+    /// What Kafka said last of each topic that does not take its records.
+    pub(super) fn last_failures(&self) -> Vec<Option<String>> {
+        self.last_failures.iter().map(|failure| failure.map(|failure| failure.code().to_string())).collect()
     }
 
     /// Shows how long the oldest records and captures have been waiting.

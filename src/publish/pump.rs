@@ -104,8 +104,9 @@ impl Pump {
         }
     }
 
-    /// Runs until the journal is closed and everything in it is in Kafka, or until `control` says to give up.
-    pub(crate) fn run(mut self, control: &Control) {
+    /// Runs until the journal is closed and everything in it is in Kafka, or until `control` says to give up. Returns what Kafka said last of
+    /// each topic that does not take its records, by its place among the names.
+    pub(crate) fn run(mut self, control: &Control) -> Vec<Option<String>> {
         loop {
             let now = clock::monotonic();
             let orders = control.take();
@@ -154,6 +155,7 @@ impl Pump {
         self.backlog.settle(self.outgoing.settled());
         self.observe_at = now;
         self.observe(control, now);
+        self.outgoing.last_failures()
     }
 
     fn is_at_end(&mut self) -> bool {
@@ -307,6 +309,10 @@ impl Pump {
         let overdue = self.watchdog.observe(&self.outgoing.oldest_in_flight(), is_any_broker_up, now);
         if !overdue.is_empty() {
             control.ask_for_leaders(overdue);
+        }
+        let unconfirmed = self.watchdog.unconfirmed(now);
+        if !unconfirmed.is_empty() {
+            control.report_unconfirmed(unconfirmed);
         }
         self.outgoing.observe(now);
     }

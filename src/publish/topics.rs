@@ -32,6 +32,7 @@ use super::kafka::NewestProducer;
 use super::limits::TopicLimits;
 use super::replication::REPLICAS_WANTED;
 use super::replication::ReplicationFactor;
+use super::watchdog::UNCONFIRMED_AFTER;
 
 /// What the bridge needs of its topics.
 #[derive(Debug)]
@@ -105,6 +106,24 @@ pub(crate) enum Missing {
     /// A broker that leads partitions of the topics, and does not answer.
     #[error("broker {0}, which leads partitions, does not answer: {1}")]
     Leader(i32, String),
+}
+
+impl Missing {
+    /// What of it keeps this topic from being published to, if something does.
+    pub(crate) fn of_topic(&self, topic: &str) -> Option<String> {
+        let is_among = |names: &[String]| names.iter().any(|name| name == topic);
+        match self {
+            Self::Topics(names) => {
+                is_among(names).then(|| "the topic does not exist: create it, or use --create-topics".to_owned())
+            }
+            Self::Leaders(names) => is_among(names).then(|| "a partition of the topic has no leader".to_owned()),
+            Self::Creation(failed) => {
+                let of_it = failed.iter().find_map(|failed| failed.strip_prefix(topic)?.strip_prefix(": "));
+                of_it.map(|why| format!("the topic could not be created: {why}"))
+            }
+            Self::Kafka(_) | Self::Brokers(_) | Self::ProducerId | Self::Leader(..) => Some(self.to_string()),
+        }
+    }
 }
 
 /// What is told of the topics.
@@ -310,14 +329,17 @@ struct Watch<'w> {
 impl Watch<'_> {
     fn turn(&mut self, tell: &mut impl FnMut(TopicsProgress<'_>)) {
         let is_asked = self.control.takes_question();
-        let suspects = self.control.take_suspects();
+        let (suspects, unconfirmed) = (self.control.take_suspects(), self.control.take_unconfirmed());
         // To look holds the producer, which is in the way if it is just being replaced.
         let is_due = !is_asked && self.client.health.is_any_broker_up();
-        let looks = !self.is_complete || !suspects.is_empty() || is_due;
+        let looks = !self.is_complete || !suspects.is_empty() || !unconfirmed.is_empty() || is_due;
         let looked = looks.then(|| self.client.look(&self.needs.names, self.fetch_limit));
         if !suspects.is_empty() {
             let is_there = |topic: &usize| matches!(&looked, Some(Ok(look)) if look.there.contains(topic));
             self.control.have_leaders(suspects.into_iter().filter(is_there).collect());
+        }
+        if let Some(looked) = &looked {
+            self.report_unconfirmed(&unconfirmed, looked);
         }
         match &looked {
             Some(Ok(look)) => {
@@ -340,6 +362,32 @@ impl Watch<'_> {
             && !self.is_complete
         {
             self.see_to(looked, tell);
+        }
+    }
+
+    /// Logs why records of these topics have no delivery report, as far as the cluster shows it.
+    fn report_unconfirmed(&self, unconfirmed: &[usize], looked: &Result<ClusterView, Missing>) {
+        let names: Vec<&str> =
+            unconfirmed.iter().filter_map(|topic| self.needs.names.get(*topic)).map(String::as_str).collect();
+        if names.is_empty() {
+            return;
+        }
+        let (gone, others): (Vec<&str>, Vec<&str>) = names
+            .into_iter()
+            .partition(|name| looked.as_ref().is_ok_and(|look| look.missing.iter().any(|missing| missing == name)));
+        if !gone.is_empty() {
+            tracing::error!(topics = gone.join(", "), "topics do not exist any more; their records wait until they do");
+        }
+        if !others.is_empty() {
+            let is_leaderless =
+                |look: &ClusterView| others.iter().any(|name| look.leaderless.iter().any(|it| it == name));
+            let why = match looked {
+                Err(missing) => missing.to_string(),
+                Ok(look) if is_leaderless(look) => "partitions have no leader".to_owned(),
+                Ok(_) => "their leaders have not answered".to_owned(),
+            };
+            let seconds = UNCONFIRMED_AFTER.as_secs();
+            tracing::warn!(topics = others.join(", "), why, seconds, "records have no delivery report yet");
         }
     }
 

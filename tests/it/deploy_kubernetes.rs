@@ -218,6 +218,33 @@ fn the_plain_manifests_are_what_the_chart_renders() {
 }
 
 #[test]
+fn the_job_that_drains_a_journal_fits_the_stateful_set() {
+    let Some(tools) = Tools::find() else { return };
+    let manifest = |name: &str| fs::read_to_string(tools::repository("deploy/kubernetes").join(name)).unwrap();
+    let job = manifest("drain-job.yaml");
+    for version in VERSIONS {
+        assert_eq!(tools.faults(&job, version), "", "for {version}");
+    }
+    let documents = tools.documents(&manifest("statefulset.yaml"));
+    let stateful_set = documents.iter().find(|document| document["kind"] == "StatefulSet").unwrap();
+    let pods = [&tools.documents(&job)[0], stateful_set].map(|document| document["spec"]["template"]["spec"].clone());
+    let [job, replica] = pods;
+    assert_eq!(job["securityContext"], replica["securityContext"]);
+    let container = |pod: &Value, what: &str| pod["containers"][0][what].clone();
+    assert_eq!(container(&job, "image"), container(&replica, "image"));
+    let mounts = container(&replica, "volumeMounts");
+    for mount in container(&job, "volumeMounts").as_array().unwrap() {
+        assert!(mounts.as_array().unwrap().contains(mount), "{mount}");
+    }
+    let claim = &stateful_set["spec"]["volumeClaimTemplates"][0]["metadata"]["name"];
+    let name = &stateful_set["metadata"]["name"];
+    let expected = format!("{}-{}-2", claim.as_str().unwrap(), name.as_str().unwrap());
+    assert_eq!(job["volumes"][1]["persistentVolumeClaim"]["claimName"], expected);
+    let args: Vec<&str> = vec!["journal", "drain", "--config", "/etc/callbridge/callbridge.toml"];
+    assert_eq!(container(&job, "args"), Value::from(args));
+}
+
+#[test]
 fn the_chart_has_the_alert_rules_of_deploy_prometheus() {
     let copy = fs::read_to_string(tools::repository("deploy/helm/callbridge/files/callbridge.rules.yaml")).unwrap();
     if let Ok(rules) = fs::read_to_string(tools::repository("deploy/prometheus/callbridge.rules.yaml")) {

@@ -100,6 +100,7 @@ const NAMES: &[(&str, &[&str])] = &[
         &[
             "admin",
             "auth",
+            "capture",
             "clock",
             "config",
             "decide",
