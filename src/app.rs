@@ -166,8 +166,8 @@ pub(crate) struct Running {
     pump: Pumping,
     /// Of the journal on disk: behind the pump.
     committer_ended: Option<oneshot::Receiver<()>>,
-    /// What waits at the stop can wait for the next start.
-    is_log_lasting: bool,
+    /// There is a journal on disk that is still there at the next start.
+    is_journal_persistent: bool,
     admin: JoinHandle<()>,
 }
 
@@ -191,7 +191,7 @@ fn start(
     let Built { served, publishing, journaling, readying, admin, following, listeners, embedded: _ } = built;
     // Not waited for at the end: it may be reading from a disk that does not answer.
     let _following = spawn("files", move || following.run(&reloads))?;
-    let is_log_lasting = journaling.as_ref().is_some_and(|journaling| journaling.is_lasting);
+    let is_journal_persistent = journaling.as_ref().is_some_and(|journaling| journaling.is_persistent);
     let committer_ended = journaling.map(|journaling| start_journal(journaling, &served.lifecycle, log)).transpose()?;
     let (pump, topics_client) = start_pump(publishing)?;
     // Ends after the stop, at its next look at the cluster: not waited for.
@@ -219,7 +219,7 @@ fn start(
         // Nobody listens any more when the stop ran out of time.
         let _ = done.send(());
     });
-    Ok(Running { built: served, serving, workers, pump, committer_ended, is_log_lasting, admin })
+    Ok(Running { built: served, serving, workers, pump, committer_ended, is_journal_persistent, admin })
 }
 
 /// Starts the journal's threads. When the disk fails, they end the process: what was not acknowledged is nobody's loss, and what was is
@@ -229,7 +229,7 @@ fn start_journal(
     lifecycle: &Lifecycle,
     log: &LogWriter,
 ) -> Result<oneshot::Receiver<()>, ServeError> {
-    let build::Journaling { committer, keeper, is_lasting: _ } = journaling;
+    let build::Journaling { committer, keeper, is_persistent: _ } = journaling;
     let (ended, committer_ended) = oneshot::channel();
     let (of_committer, log_of_committer) = (lifecycle.clone(), log.clone());
     let _committer = spawn("journal", move || {

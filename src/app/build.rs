@@ -121,8 +121,8 @@ pub(super) struct Publishing {
 pub(super) struct Journaling {
     pub(super) committer: Committer,
     pub(super) keeper: SegmentKeeper,
-    /// The log survives the machine's or the container's end, so what it holds at the stop can wait for the next start.
-    pub(super) is_lasting: bool,
+    /// It is still there at the next start, so what it holds at the stop can wait until then.
+    pub(super) is_persistent: bool,
 }
 
 /// What must be there before callbacks are let through, and what is said then.
@@ -392,10 +392,10 @@ fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &JournalView
             let opened = open_journal(config, ledger, shares, shown.metrics)?;
             shown.lifecycle.set_waits_for(lifecycle::STARTING);
             let OnDisk { journal, backlog, committer, keeper, gauge, is_gone_with, .. } = opened;
-            let is_lasting = is_gone_with.is_none();
+            let is_persistent = config.journal.persistent.unwrap_or(is_gone_with.is_none());
             // Nobody else sets it.
             let _first = shown.gauge.set(gauge);
-            Ok((journal, backlog, Some(Journaling { committer, keeper, is_lasting })))
+            Ok((journal, backlog, Some(Journaling { committer, keeper, is_persistent })))
         }
     }
 }

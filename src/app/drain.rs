@@ -133,7 +133,7 @@ impl Drain {
             unreported_max: config.publish.unreported_max,
         };
         let (needs, missing) = (build::needs(config, &topics), Arc::default());
-        let journaling = Journaling { committer, keeper, is_lasting: true };
+        let journaling = Journaling { committer, keeper, is_persistent: true };
         let sorter = Sorter { normaliser: normaliser(), apps, topics };
         Ok(Self { publishing, journaling, gauge, needs, lifecycle, ledger, missing, sorter })
     }

@@ -1,5 +1,5 @@
-//! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline. What a
-//! journal on disk holds is safe there, so it waits for Kafka only as long as Kafka takes something.
+//! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline. For what is
+//! safe in a persistent journal, and for callbacks that were refused already, it waits only as long as Kafka takes something.
 
 use std::io;
 use std::sync::mpsc::SyncSender;
@@ -146,11 +146,10 @@ pub(super) fn run_until_stopped(
         );
     }
     if balance.waiting_journal > 0 {
-        let waiting = balance.waiting_journal;
-        tracing::warn!(
-            waiting,
-            "callbacks are in the journal and not known to be in kafka; the next start delivers them"
-        );
+        let (waiting, is_persistent) = (balance.waiting_journal, running.is_journal_persistent);
+        let fate =
+            if is_persistent { "the next start delivers them" } else { "they are lost with it: it is not persistent" };
+        tracing::warn!(waiting, fate, "callbacks are in the journal and not known to be in kafka");
     }
     say(&balance.to_string());
     ended
@@ -170,7 +169,10 @@ async fn stop(running: &mut Running, config: &Config) {
     }
     lifecycle.enter(Phase::Draining);
     served.service.intake.journal.close();
-    drain(&mut running.pump, lifecycle, running.is_log_lasting).await;
+    let is_persistent = running.is_journal_persistent;
+    // What is counted as waiting was not refused.
+    let can_give_up = || is_persistent || served.ledger.read().waiting_total() == 0;
+    drain(&mut running.pump, lifecycle, can_give_up).await;
     lifecycle.enter(Phase::Recording);
     if let Some(committer_ended) = &mut running.committer_ended
         && until(deadline + RECORD_LAST, committer_ended).await.is_none()
@@ -181,16 +183,21 @@ async fn stop(running: &mut Running, config: &Config) {
     }
 }
 
-/// Waits until the publisher has delivered what waits, or has no time left for it; or, if a log keeps it for the
-/// next start, until Kafka stands still.
-async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, is_log_lasting: bool) {
+/// Waits until the publisher has delivered what waits, or has no time left for it; or, if what waits can be given up, until Kafka
+/// stands still.
+async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, can_give_up: impl Fn() -> bool) {
     let Some(deadline) = lifecycle.deadline() else { return };
     pump.control.give_up_at(deadline - CLIENT_END, &pump.thread);
-    if is_log_lasting {
-        tokio::select! {
-            _ended = &mut pump.ended => return,
-            () = stands_still(&pump.delivered, STANDSTILL) => pump.control.give_up_at(clock::monotonic(), &pump.thread),
-        }
+    let given_up = async {
+        while {
+            stands_still(&pump.delivered, STANDSTILL).await;
+            !can_give_up()
+        } {}
+    };
+    tokio::select! {
+        _ended = &mut pump.ended => return,
+        // It gives up by itself at the deadline.
+        _elapsed = until(deadline - CLIENT_END, given_up) => pump.control.give_up_at(clock::monotonic(), &pump.thread),
     }
     if until(deadline, &mut pump.ended).await.is_none() {
         tracing::warn!("the kafka client did not end in time");

@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) free_bytes_min: u64,
     pub(crate) on_corruption: OnCorruption,
+    /// Whether it is still there at the next start. `None`: if it is on a disk.
+    pub(crate) persistent: Option<bool>,
     /// What the longest capture costs. Follows from the longest body of a callback.
     #[serde(skip)]
     pub(crate) capture_bytes_max: usize,
@@ -69,6 +71,7 @@ impl Default for Settings {
             quota_bytes: None,
             free_bytes_min: 16 * 1024 * 1024,
             on_corruption: OnCorruption::Refuse,
+            persistent: None,
             capture_bytes_max: 512 * 1024,
             wait_max: Duration::from_secs(3),
         }

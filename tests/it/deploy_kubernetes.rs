@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::support::real;
@@ -124,6 +125,10 @@ fn both_shapes_acknowledge_where_they_should_and_stop_within_their_grace() {
     let notes = ["install", "callbridge", "--dry-run=client"];
     let notes = tools::output(&mut tools.helm(&notes, &values("deployment"), &["--set=config.ack=journal"]));
     assert!(notes.contains("WARNING: the journal is on an emptyDir"), "{notes}");
+    let documents = tools.documents(&tools.template(&values("deployment"), &["--set=config.ack=journal"]));
+    let config = documents.iter().find_map(|document| document["data"]["callbridge.toml"].as_str()).unwrap();
+    assert!(config.contains("journal.persistent = false\n"), "{config}");
+    tools.check_config(&documents);
 }
 
 #[test]
@@ -273,5 +278,7 @@ fn the_sidecar_component_adds_a_native_sidecar_to_a_foreign_deployment() {
     assert_eq!(pod["containers"], foreign[0]["spec"]["template"]["spec"]["containers"]);
     let sidecar = &pod["initContainers"][0];
     assert_eq!((&sidecar["name"], &sidecar["restartPolicy"]), (&"callbridge".into(), &"Always".into()));
+    let persistent = json!([{"name": "CALLBRIDGE_JOURNAL_PERSISTENT", "value": "false"}]);
+    assert_eq!(sidecar["env"], persistent, "an emptyDir goes with the pod");
     assert!(sidecar["lifecycle"].is_null(), "a preStop hook would end it before the application");
 }

@@ -66,9 +66,9 @@ struct Drain {
 
 impl Drain {
     fn start(dir: &Path, brokers: &str, prefix: &str, args: &[&str]) -> Self {
-        let folder = TempDir::with_prefix_in("drain-", env!("CARGO_TARGET_TMPDIR")).unwrap();
         // With an ack that keeps no journal: a drain is for leaving one behind.
-        let config = folder.path().join("drain.toml");
+        let folder = TempDir::with_prefix_in("drain-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let config = folder.path().join("callbridge.toml");
         fs::write(&config, "ack = \"broker\"\n").unwrap();
         let topics = bridge::four_topics();
         let words = [&topics, "CALLBRIDGE_TOPICS_REPLICATION_FACTOR=1", env!("CARGO_BIN_EXE_callbridge")];
@@ -111,7 +111,7 @@ fn a_drain_delivers_what_waits_and_another_ack_starts() {
     let Some(kafka) = Kafka::shared() else { return };
     let left = Left::of(200);
     let brokers = kafka.bootstrap();
-    let memory = journal::builder(&brokers, "drain-all", "").args(&["--ack", "memory"]);
+    let memory = journal::builder(&brokers, "drain-all", "").ack("memory");
     let stopped = memory.launch_in(&left.dir).wait();
     assert!(stopped.code == 78 && stopped.stderr.contains("`callbridge journal drain`"), "{stopped:?}");
 

@@ -63,6 +63,7 @@ fn open_with(dir: &TempDir, segment_bytes: u64, segments: u64) -> (OnDisk, Ledge
         quota_bytes: Some(segments * segment_bytes),
         free_bytes_min: 0,
         on_corruption: OnCorruption::Refuse,
+        persistent: None,
         capture_bytes_max: 4 * BLOCK_BYTES,
         wait_max: Duration::from_secs(3),
     };
