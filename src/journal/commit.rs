@@ -51,7 +51,7 @@ const RECORD_EVERY: Duration = Duration::from_secs(1);
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 /// How long it rests when there is no room.
 const ROOM_PAUSE: Duration = Duration::from_millis(10);
-/// How often the files are put in order when nothing asks for it.
+/// How often segments are maintained when nothing asks for it.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(500);
 /// Between two steps of a compaction that nobody waits for, so many times what one takes: the disk is there for the callbacks.
 const REST: u32 = 3;
@@ -295,7 +295,7 @@ impl SegmentKeeper {
                 }
                 Err(MaintenanceError::Retry(what, error)) => {
                     if clock::monotonic() >= complain_at {
-                        tracing::error!(what, %error, "the journal's files cannot be put in order; it is tried again");
+                        tracing::error!(what, %error, "maintenance of the journal's segments failed; it is retried");
                         complain_at = clock::monotonic() + COMPLAIN_EVERY;
                     }
                     Maintenance::Done

@@ -26,23 +26,20 @@ impl BlocklistMetrics {
         let metrics = Self {
             generation: IntGauge::new(
                 "callbridge_blocklist_generation",
-                "Which blocklist of this process decides; each that is loaded counts one more.",
+                "Number of the blocklist in force in this process; each one loaded adds one.",
             )?,
-            rules: IntGauge::new(
-                "callbridge_blocklist_rules",
-                "Rules in the blocklist, those past their end included.",
-            )?,
+            rules: IntGauge::new("callbridge_blocklist_rules", "Rules in the blocklist, expired ones included.")?,
             loaded_timestamp: Gauge::new(
                 "callbridge_blocklist_loaded_timestamp_seconds",
                 "When the blocklist was loaded, in seconds since the Unix epoch; 0 before the first.",
             )?,
             file_errors: IntCounter::new(
                 "callbridge_blocklist_file_errors_total",
-                "Times that a blocklist file was found missing, unreadable or bad.",
+                "Failures to load a blocklist file: missing, unreadable or invalid.",
             )?,
             files_failing: IntGauge::new(
                 "callbridge_blocklist_files_failing",
-                "Blocklist files that cannot be used now; their last good rules stay in force.",
+                "Blocklist files that cannot be used; their last good rules stay in force.",
             )?,
         };
         registry.register(Box::new(metrics.generation.clone()))?;

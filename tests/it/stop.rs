@@ -317,7 +317,7 @@ fn while_the_journal_is_read_probes_are_answered_and_a_signal_ends_it() {
     assert_eq!(page("/livez"), (200, "alive\n".to_owned()));
     assert_eq!(page("/readyz"), (503, "the journal is being read\n".to_owned()));
     bridge.signal(Signal::TERM);
-    wait::until("it is heard", || bridge.stderr().contains("ending before it has started"));
+    wait::until("it is heard", || bridge.stderr().contains("stopped before the start was complete"));
     // The kernel lets no process go whose sync waits.
     disk.thaw_syncs();
     let stopped = bridge.wait();
