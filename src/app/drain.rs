@@ -34,14 +34,14 @@ use crate::metrics::Metrics;
 use crate::normalise::Normaliser;
 use crate::normalise::part::Parts;
 use crate::publish::control::Control;
-use crate::publish::kafka::Unstarted;
+use crate::publish::kafka::UnstartedKafka;
 use crate::publish::properties::Properties;
 use crate::publish::topics::Missing;
 use crate::publish::topics::Needs;
-use crate::publish::topics::Told;
+use crate::publish::topics::TopicsProgress;
 use crate::record::Topics;
 
-use super::Failure;
+use super::ServeError;
 use super::build;
 use super::build::Journaling;
 use super::build::Publishing;
@@ -84,39 +84,41 @@ struct Sorter {
 /// # Errors
 ///
 /// It could not start. Nothing was delivered.
-pub(crate) fn drain(config: Config, limit: Option<Duration>, log: &LogWriter) -> Result<bool, Failure> {
+pub(crate) fn drain(config: Config, limit: Option<Duration>, log: &LogWriter) -> Result<bool, ServeError> {
     let deadline = limit.map(|limit| clock::monotonic() + limit);
     let dir = config.journal.dir.clone();
-    if !inspect::holds_log(&dir).map_err(Failure::Journal)? {
+    if !inspect::holds_log(&dir).map_err(ServeError::Journal)? {
         tracing::warn!(dir = %dir.display(), "the directory is empty: there is no journal to deliver");
         return Ok(true);
     }
     system::raise_descriptor_limit();
     // It waits for signals and for time.
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::system("the runtime"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::system("the runtime"))?;
     let (reload, _reloads) = mpsc::sync_channel(1);
     let mut signals = {
         let _inside = runtime.enter();
-        Signals::register(reload).map_err(Failure::system("signal handling"))?
+        Signals::register(reload).map_err(ServeError::system("signal handling"))?
     };
     let building = build(move || Drain::build(&config))?;
     let Some(built) = runtime.block_on(signals.unless_stopped(building)) else { return Ok(false) };
-    let built = built.map_err(|_ended| Failure::system("the start")(io::ErrorKind::Other.into()))??;
+    let built = built.map_err(|_ended| ServeError::system("the start")(io::ErrorKind::Other.into()))??;
     runtime.block_on(built.run(&dir, signals, deadline, log))
 }
 
 impl Drain {
-    fn build(config: &Config) -> Result<Self, Failure> {
+    fn build(config: &Config) -> Result<Self, ServeError> {
         let (ledger, lifecycle) = (Ledger::default(), Lifecycle::new());
-        let metrics = Metrics::register(&Registry::new(), &ledger).map_err(Failure::Metrics)?;
+        let metrics = Metrics::register(&Registry::new(), &ledger).map_err(ServeError::Metrics)?;
         let apps = Arc::new(Apps::new(config.apps.iter().map(|app| app.sdk_app_id)));
         let topics = Arc::new(build::topics(config));
         let properties = Properties::new(Ack::Journal, &config.kafka.properties);
-        let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
+        let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
         let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full);
         let opened = build::open_journal(config, &ledger, shares, &metrics.journal)?;
-        let OnDisk { journal, backlog, committer, tender, gauge, .. } = opened;
+        let OnDisk { journal, backlog, committer, keeper, gauge, .. } = opened;
         // Nothing comes beside what is there.
         journal.close();
         let normaliser = || build::normaliser(config, &apps, &topics);
@@ -131,7 +133,7 @@ impl Drain {
             unreported_max: config.publish.unreported_max,
         };
         let (needs, missing) = (build::needs(config, &topics), Arc::default());
-        let journaling = Journaling { committer, tender, is_persistent: true };
+        let journaling = Journaling { committer, keeper, is_persistent: true };
         let sorter = Sorter { normaliser: normaliser(), apps, topics };
         Ok(Self { publishing, journaling, gauge, needs, lifecycle, ledger, missing, sorter })
     }
@@ -142,7 +144,7 @@ impl Drain {
         mut signals: Signals,
         deadline: Option<Instant>,
         log: &LogWriter,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, ServeError> {
         let Self { publishing, journaling, gauge, needs, lifecycle, ledger, missing, sorter } = self;
         let mut committer_ended = super::start_journal(journaling, &lifecycle, log)?;
         let (mut pump, topics_client) = super::start_pump(publishing)?;
@@ -150,14 +152,14 @@ impl Drain {
             let (control, thread) = (Arc::clone(&pump.control), pump.thread.clone());
             let (missing, lifecycle) = (Arc::clone(&missing), lifecycle.clone());
             super::spawn("topics", move || {
-                let tell = |told: Told<'_>| match told {
-                    Told::Missing(what) => {
+                let tell = |told: TopicsProgress<'_>| match told {
+                    TopicsProgress::Missing(what) => {
                         tracing::warn!(missing = %what, "not publishing");
                         *missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.clone());
                     }
-                    Told::OthersWork(there) => control.publish(there.iter().copied(), &thread),
-                    Told::Limit(smallest) => control.limit(smallest, &thread),
-                    Told::Complete => {
+                    TopicsProgress::OthersWork(there) => control.publish(there.iter().copied(), &thread),
+                    TopicsProgress::Limit(smallest) => control.limit(smallest, &thread),
+                    TopicsProgress::Complete => {
                         *missing.lock().unwrap_or_else(PoisonError::into_inner) = None;
                         control.publish(0..needs.names.len(), &thread);
                     }

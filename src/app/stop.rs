@@ -40,7 +40,7 @@ const RECORD_LAST: Duration = Duration::from_millis(300);
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum RunEnd {
     /// In order: stopped as asked, also when time ran out.
     Stopped,
     /// At once, by a second signal.
@@ -113,15 +113,15 @@ pub(super) fn run_until_stopped(
     mut running: Running,
     mut signals: Signals,
     config: &Config,
-) -> Ended {
+) -> RunEnd {
     let ended = runtime.block_on(async {
         let name = signals.next().await;
         tracing::info!(signal = name, "stopping");
         tokio::select! {
-            () = stop(&mut running, config) => Ended::Stopped,
+            () = stop(&mut running, config) => RunEnd::Stopped,
             name = signals.next() => {
                 tracing::warn!(signal = name, "a second signal: ending at once");
-                Ended::Cut
+                RunEnd::Cut
             }
         }
     });

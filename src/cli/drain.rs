@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::app;
-use crate::app::Failure;
+use crate::app::ServeError;
 use crate::app::system;
 use crate::cli::serve;
 use crate::config;
@@ -47,7 +47,11 @@ pub(super) fn run(args: &DrainArgs) -> ExitCode {
             Ok(false) => ExitCode::FAILURE,
             Err(failure) => {
                 let code = serve::exit_code_of(&failure);
-                if matches!(&failure, Failure::Journal(error) if error.is_of_disk()) { EXIT_DISK.into() } else { code }
+                if matches!(&failure, ServeError::Journal(error) if error.is_of_disk()) {
+                    EXIT_DISK.into()
+                } else {
+                    code
+                }
             }
         }
     })

@@ -23,8 +23,8 @@ use crate::journal::codec::Kept;
 use crate::journal::durable::JournalError;
 use crate::journal::durable::Settings;
 use crate::journal::inspect;
+use crate::journal::inspect::InspectedCapture;
 use crate::journal::inspect::Inspection;
-use crate::journal::inspect::OnDisk;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
 use crate::normalise::part::Parts;
@@ -37,7 +37,7 @@ use super::serve;
 
 /// The arguments of `journal`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct JournalArgs {
     #[command(subcommand)]
     what: What,
 }
@@ -58,16 +58,16 @@ enum What {
 #[derive(Debug, Subcommand)]
 enum ReadOnly {
     /// Show the segments, what waits for Kafka, and what is wrong.
-    Inspect(Place),
+    Inspect(JournalPlace),
     /// Read everything. Ends with 1 if acknowledged callbacks cannot be read.
-    Verify(Place),
+    Verify(JournalPlace),
     /// Print captures as JSON lines.
     Export {
         #[command(flatten)]
-        place: Place,
+        place: JournalPlace,
         /// What each line is: the callback as it came, or the envelopes that it becomes, each with its topic.
-        #[arg(long, value_enum, default_value_t = Form::Captures)]
-        form: Form,
+        #[arg(long, value_enum, default_value_t = OutputForm::Captures)]
+        form: OutputForm,
         /// Also what Kafka has already, as far as it is still there.
         #[arg(long)]
         all: bool,
@@ -78,7 +78,7 @@ enum ReadOnly {
 }
 
 #[derive(Debug, clap::Args)]
-struct Place {
+struct JournalPlace {
     /// Where the journal lives.
     #[arg(long, value_name = "DIR", env = "CALLBRIDGE_DATA_DIR", default_value_os_t = usual_dir())]
     data_dir: PathBuf,
@@ -91,14 +91,14 @@ fn usual_dir() -> PathBuf {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Form {
+enum OutputForm {
     Captures,
     Envelopes,
 }
 
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum JournalCommandError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// Nobody reads any more.
@@ -107,7 +107,7 @@ enum Failure {
 }
 
 /// Does what the arguments ask.
-pub(super) fn run(args: &Args) -> ExitCode {
+pub(super) fn run(args: &JournalArgs) -> ExitCode {
     match &args.what {
         What::Look(what) => look(what),
         What::Drain(args) => drain::run(args),
@@ -126,7 +126,7 @@ fn look(what: &ReadOnly) -> ExitCode {
     match done.and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => code,
         // As of `callbridge journal export | head`.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(JournalCommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             // When nobody reads it, the exit code still tells.
             let _ = writeln!(io::stderr(), "callbridge journal: {}", serve::chain(&failure));
@@ -135,7 +135,7 @@ fn look(what: &ReadOnly) -> ExitCode {
     }
 }
 
-fn inspect(place: &Place, out: &mut impl Write) -> Result<(), Failure> {
+fn inspect(place: &JournalPlace, out: &mut impl Write) -> Result<(), JournalCommandError> {
     let found = inspect::inspect(&place.data_dir)?;
     let files: u64 = found.segments.iter().map(|segment| segment.file_bytes).sum();
     let used: u64 = found.segments.iter().map(|segment| segment.used_bytes).sum();
@@ -153,7 +153,7 @@ fn inspect(place: &Place, out: &mut impl Write) -> Result<(), Failure> {
         writeln!(out, "\n{:<26} {:>20} {:>10} {:>12} {:>12}", "segment", "first", "captures", "undelivered", "bytes")?;
     }
     for segment in &found.segments {
-        let inspect::Segment { name, first_seq, captures, undelivered, used_bytes, is_sealed, .. } = segment;
+        let inspect::SegmentSummary { name, first_seq, captures, undelivered, used_bytes, is_sealed, .. } = segment;
         let sealed = if *is_sealed { "" } else { "  open" };
         writeln!(out, "{name:<26} {first_seq:>20} {captures:>10} {undelivered:>12} {used_bytes:>12}{sealed}")?;
     }
@@ -161,7 +161,7 @@ fn inspect(place: &Place, out: &mut impl Write) -> Result<(), Failure> {
 }
 
 /// Tells of the oldest capture that is not known to be in Kafka.
-fn oldest(place: &Place, out: &mut impl Write) -> Result<(), Failure> {
+fn oldest(place: &JournalPlace, out: &mut impl Write) -> Result<(), JournalCommandError> {
     let mut is_first = true;
     inspect::each_capture(&place.data_dir, |capture| {
         if is_first && !capture.is_delivered {
@@ -169,16 +169,16 @@ fn oldest(place: &Place, out: &mut impl Write) -> Result<(), Failure> {
             let received = Kept::read(capture.bytes).map(|kept| time(kept.received)).unwrap_or_default();
             writeln!(out, "oldest of those: number {}, received {received}", capture.seq)?;
         }
-        Ok::<(), Failure>(())
+        Ok::<(), JournalCommandError>(())
     })
 }
 
-fn verify(place: &Place, out: &mut impl Write) -> Result<ExitCode, Failure> {
+fn verify(place: &JournalPlace, out: &mut impl Write) -> Result<ExitCode, JournalCommandError> {
     let found = inspect::inspect(&place.data_dir)?;
     let mut unknown = 0_u64;
     inspect::each_capture(&place.data_dir, |capture| {
         unknown += u64::from(Kept::read(capture.bytes).is_none());
-        Ok::<(), Failure>(())
+        Ok::<(), JournalCommandError>(())
     })?;
     let captures: u64 = found.segments.iter().map(|segment| segment.captures).sum();
     problems(&found, out)?;
@@ -208,7 +208,13 @@ fn problems(found: &Inspection, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn export(place: &Place, form: Form, all: bool, prefix: &str, out: &mut impl Write) -> Result<(), Failure> {
+fn export(
+    place: &JournalPlace,
+    form: OutputForm,
+    all: bool,
+    prefix: &str,
+    out: &mut impl Write,
+) -> Result<(), JournalCommandError> {
     let mut makers: Vec<Maker> = Vec::new();
     inspect::each_capture(&place.data_dir, |capture| {
         if capture.is_delivered && !all {
@@ -220,8 +226,8 @@ fn export(place: &Place, form: Form, all: bool, prefix: &str, out: &mut impl Wri
             return Ok(writeln!(out, "{line}")?);
         };
         match form {
-            Form::Captures => writeln!(out, "{}", line_of_capture(capture, &kept))?,
-            Form::Envelopes => {
+            OutputForm::Captures => writeln!(out, "{}", line_of_capture(capture, &kept))?,
+            OutputForm::Envelopes => {
                 let known = makers.iter().position(|maker| maker.app == kept.app);
                 let index = known.unwrap_or_else(|| {
                     makers.push(Maker::new(kept.app, prefix));
@@ -232,11 +238,11 @@ fn export(place: &Place, form: Form, all: bool, prefix: &str, out: &mut impl Wri
                 }
             }
         }
-        Ok::<(), Failure>(())
+        Ok::<(), JournalCommandError>(())
     })
 }
 
-fn line_of_capture(capture: &OnDisk<'_>, kept: &Kept<'_>) -> Value {
+fn line_of_capture(capture: &InspectedCapture<'_>, kept: &Kept<'_>) -> Value {
     let mut line = json!({
         "seq": capture.seq,
         "delivered": capture.is_delivered,
@@ -269,7 +275,7 @@ impl Maker {
         Self { app: app.to_owned(), apps, topics, normaliser }
     }
 
-    fn write(&self, capture: &OnDisk<'_>, out: &mut impl Write) -> io::Result<()> {
+    fn write(&self, capture: &InspectedCapture<'_>, out: &mut impl Write) -> io::Result<()> {
         let Ok(decoded) = codec::decode(capture.bytes, &self.apps) else { return Ok(()) };
         for part in Parts::of(&decoded).iter() {
             writeln!(out, "{}", self.line(&self.normaliser.record_of(&decoded, part)))?;

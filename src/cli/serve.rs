@@ -14,8 +14,8 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::app;
-use crate::app::Failure;
-use crate::app::stop::Ended;
+use crate::app::ServeError;
+use crate::app::stop::RunEnd;
 use crate::app::system;
 use crate::config;
 use crate::config::Log;
@@ -47,8 +47,8 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
             tracing::warn!(%warning, "configuration");
         }
         match app::serve(&config, log) {
-            Ok(Ended::Stopped) => ExitCode::SUCCESS,
-            Ok(Ended::Cut) => ExitCode::FAILURE,
+            Ok(RunEnd::Stopped) => ExitCode::SUCCESS,
+            Ok(RunEnd::Cut) => ExitCode::FAILURE,
             Err(failure) => exit_code_of(&failure),
         }
     })
@@ -72,17 +72,19 @@ pub(super) fn with_log(log: &Log, dumps: io::Result<()>, command: impl FnOnce(&L
 }
 
 /// Logs why a command could not run. Returns the exit code that it means.
-pub(super) fn exit_code_of(failure: &Failure) -> ExitCode {
+pub(super) fn exit_code_of(failure: &ServeError) -> ExitCode {
     tracing::error!(error = chain(failure), "callbridge cannot run");
     match failure {
         // librdkafka judged the properties together, and files and sockets are as bad the next time: restarting will not help.
-        Failure::Kafka(_) | Failure::Passed(_) | Failure::Tokens(_) | Failure::Tls(_) => ExitCode::from(EXIT_CONFIG),
-        Failure::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
-        Failure::Listen { .. }
-        | Failure::Embedded(_)
-        | Failure::Journal(_)
-        | Failure::Metrics(_)
-        | Failure::System { .. } => ExitCode::FAILURE,
+        ServeError::Kafka(_) | ServeError::Passed(_) | ServeError::Tokens(_) | ServeError::Tls(_) => {
+            ExitCode::from(EXIT_CONFIG)
+        }
+        ServeError::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
+        ServeError::Listen { .. }
+        | ServeError::Embedded(_)
+        | ServeError::Journal(_)
+        | ServeError::Metrics(_)
+        | ServeError::System { .. } => ExitCode::FAILURE,
     }
 }
 
@@ -124,11 +126,11 @@ fn exit_code(problems: &[Problem]) -> u8 {
 }
 
 /// Logs go to stderr: stdout is for the addresses and the ledger.
-fn start_log(log: &Log) -> Result<LogWriter, Failure> {
+fn start_log(log: &Log) -> Result<LogWriter, ServeError> {
     let on_terminal = io::stderr().is_terminal();
-    let failed = |source| Failure::System { what: "the log", source };
+    let failed = |source| ServeError::System { what: "the log", source };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
-    let writer = LogWriter::start(stderr, LogMetrics::new().map_err(Failure::Metrics)?).map_err(failed)?;
+    let writer = LogWriter::start(stderr, LogMetrics::new().map_err(ServeError::Metrics)?).map_err(failed)?;
     writer.end_on_panic();
     let builder = tracing_subscriber::fmt()
         .with_writer(writer.clone())

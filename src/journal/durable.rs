@@ -18,7 +18,7 @@ use super::Bounds;
 use super::Journal;
 use super::backlog::Backlog;
 use super::commit::Committer;
-use super::commit::Tender;
+use super::commit::SegmentKeeper;
 use super::committed::Committed;
 use super::log::OnCorruption;
 use super::log::OpenError;
@@ -28,13 +28,13 @@ use super::log::directory::Directory;
 use super::log::directory::DirectoryError;
 use super::log::disk::Disk;
 use super::log::recovery;
-use super::log::recovery::Found;
 use super::log::recovery::Opened;
+use super::log::recovery::RecoveryReport;
 use super::log::store::Store;
 use super::queue::Queue;
 use super::shares::Shares;
-use super::stored::Parts;
 use super::stored::Stored;
+use super::stored::StoredSetup;
 
 /// The most that the journal takes when nobody says how much it may.
 const QUOTA_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
@@ -84,9 +84,9 @@ pub(crate) struct OnDisk {
     pub(crate) journal: Journal,
     pub(crate) backlog: Backlog,
     pub(crate) committer: Committer,
-    pub(crate) tender: Tender,
+    pub(crate) keeper: SegmentKeeper,
     pub(crate) gauge: Gauge,
-    pub(crate) found: Found,
+    pub(crate) found: RecoveryReport,
     /// What it is gone with, if that is less than a disk.
     pub(crate) is_gone_with: Option<&'static str>,
     /// The permission bits of its directory, if they let group or others in.
@@ -241,7 +241,7 @@ pub(crate) fn open(
     let committed = Arc::new(Committed::new(store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
     let sync_wait = Arc::new(Wait::default());
-    let stored = Stored::new(Parts {
+    let stored = Stored::new(StoredSetup {
         committed: Arc::clone(&committed),
         store: store.clone(),
         queue: Arc::clone(&queue),
@@ -269,7 +269,7 @@ pub(crate) fn open(
             is_full: Arc::clone(&is_full),
             sync_wait: Arc::clone(&sync_wait),
         },
-        tender: Tender { store: store.clone(), queue: Arc::clone(&queue), shares, metrics: metrics.clone() },
+        keeper: SegmentKeeper { store: store.clone(), queue: Arc::clone(&queue), shares, metrics: metrics.clone() },
         gauge: Gauge {
             store,
             queue,

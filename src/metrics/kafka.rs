@@ -48,7 +48,7 @@ struct Idempotence {
 
 /// What one round of statistics says of the client's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct ClientState {
     /// A connection to some broker stands.
     pub(crate) is_any_broker_up: bool,
     /// The brokers have given the producer its id, without which nothing can be sent.
@@ -125,7 +125,7 @@ impl KafkaMetrics {
 
     /// Takes one round of statistics. `None`: it cannot be read.
     #[expect(clippy::cast_possible_truncation, reason = "counts of records and bytes, far below 2^53; `as` saturates")]
-    pub(crate) fn observe(&self, statistics: &[u8]) -> Option<Standing> {
+    pub(crate) fn observe(&self, statistics: &[u8]) -> Option<ClientState> {
         let statistics: Statistics = serde_json::from_slice(statistics).ok()?;
         self.queue_records.set(statistics.msg_cnt as i64);
         self.queue_bytes.set(statistics.msg_size as i64);
@@ -142,7 +142,7 @@ impl KafkaMetrics {
         self.brokers.set(i64::try_from(known).unwrap_or(i64::MAX));
         let up = i64::try_from(up).unwrap_or(i64::MAX);
         self.brokers_up.set(up);
-        Some(Standing { is_any_broker_up: up > 0, has_producer_id: statistics.eos.idemp_state == "Assigned" })
+        Some(ClientState { is_any_broker_up: up > 0, has_producer_id: statistics.eos.idemp_state == "Assigned" })
     }
 }
 
@@ -157,7 +157,7 @@ mod tests {
             "a:1/1":{"nodeid":1,"state":"UP","req_timeouts":2,"txretries":1,"rtt":{"p99":2500}},
             "b:1/2":{"nodeid":2,"state":"CONNECT","rtt":{"p99":500}},
             "a:1/bootstrap":{"nodeid":-1,"state":"UP"}}}"#;
-        assert_eq!(metrics.observe(json), Some(Standing { is_any_broker_up: true, has_producer_id: true }));
+        assert_eq!(metrics.observe(json), Some(ClientState { is_any_broker_up: true, has_producer_id: true }));
         assert_eq!(
             (metrics.queue_records.get(), metrics.queue_bytes.get(), metrics.reports_waiting.get()),
             (3, 300, 1)

@@ -18,12 +18,12 @@ const LIMIT_MAX: Duration = Duration::from_secs(30 * 60);
 #[derive(Debug)]
 pub(super) struct Watchdog<R> {
     limit: Duration,
-    topics: Vec<Watched<R>>,
+    topics: Vec<WatchedTopic<R>>,
 }
 
 /// One topic.
 #[derive(Debug, Clone)]
-struct Watched<R> {
+struct WatchedTopic<R> {
     oldest: Option<Oldest<R>>,
     /// After how long it is overdue.
     limit: Duration,
@@ -43,7 +43,7 @@ struct Oldest<R> {
 impl<R: Copy + PartialEq> Watchdog<R> {
     /// Each of `topics` topics is overdue after `limit` at first.
     pub(super) fn new(limit: Duration, topics: usize) -> Self {
-        Self { limit, topics: vec![Watched { oldest: None, limit }; topics] }
+        Self { limit, topics: vec![WatchedTopic { oldest: None, limit }; topics] }
     }
 
     /// For each topic, the oldest record without a report. Returns the topics that are overdue: each once, until

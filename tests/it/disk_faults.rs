@@ -182,7 +182,7 @@ fn start_with_faults(kafka: &Kafka, prefix: &str, faults: &Faults, dir: &Path) -
 }
 
 #[test]
-pub(crate) fn an_error_of_the_disk_ends_it_with_74_without_one_more_200_and_the_next_start_has_the_rest() {
+pub(crate) fn a_disk_error_exits_74_without_one_more_200_and_the_next_start_has_the_rest() {
     let (Some(kafka), Some(faults)) = (Kafka::shared(), Faults::available()) else { return };
     let (_folder, dir) = journal::folder();
     let (settings, bridge, load) = start_with_faults(kafka, "eio", &faults, &dir);

@@ -29,6 +29,7 @@ mod disks;
 mod documents;
 mod drain;
 mod embedded;
+mod endurance;
 mod faults;
 mod fresh_topics;
 mod fuzz;

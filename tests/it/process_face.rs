@@ -316,7 +316,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn stdout_holds_the_addresses_once_it_is_ready_and_the_ledger_at_the_end_and_nothing_else() {
+fn stdout_has_the_addresses_at_the_start_the_ledger_at_the_end_and_nothing_else() {
     let embedding = Bridge::start(EMBEDDED);
     let stdout = embedding.stdout();
     let lines: Vec<&str> = stdout.lines().collect();

@@ -126,7 +126,7 @@ fn topics_get_three_replicas_although_one_of_three_brokers_was_down_at_the_start
 }
 
 #[test]
-fn is_ready_only_when_every_leader_answers_so_that_the_first_callbacks_are_delivered() {
+fn is_ready_only_when_every_leader_answers_so_the_first_callbacks_are_delivered() {
     let Some(mut kafka) = Kafka::start(3) else { return };
     for name in names("led") {
         kafka.create_topic(&name, 6, 3);
