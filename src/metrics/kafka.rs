@@ -79,24 +79,7 @@ struct Window {
 impl KafkaMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauge = |name, help| -> Result<IntGauge, prometheus::Error> {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let round_trip_p99 =
-            Gauge::new("callbridge_kafka_round_trip_p99_seconds", "The slowest broker's 99th percentile round trip.")?;
-        let rebuilds = IntCounter::new(
-            "callbridge_kafka_producer_rebuilds_total",
-            "Producers replaced after an error that librdkafka calls fatal.",
-        )?;
-        let watchdog_restarts = IntCounter::new(
-            "callbridge_kafka_watchdog_restarts_total",
-            "Producers replaced because records had no delivery report for too long although Kafka was well.",
-        )?;
-        registry.register(Box::new(round_trip_p99.clone()))?;
-        registry.register(Box::new(rebuilds.clone()))?;
-        registry.register(Box::new(watchdog_restarts.clone()))?;
+        let gauge = |name, help| super::gauge(registry, name, help);
         Ok(Self {
             queue_records: gauge(
                 "callbridge_kafka_queue_records",
@@ -109,7 +92,11 @@ impl KafkaMetrics {
             )?,
             brokers: gauge("callbridge_kafka_brokers", "Brokers known.")?,
             brokers_up: gauge("callbridge_kafka_brokers_up", "Brokers to which a connection stands.")?,
-            round_trip_p99,
+            round_trip_p99: super::float_gauge(
+                registry,
+                "callbridge_kafka_round_trip_p99_seconds",
+                "The slowest broker's 99th percentile round trip.",
+            )?,
             request_timeouts: gauge(
                 "callbridge_kafka_request_timeouts",
                 "Requests that no broker answered in time, since the producer's start.",
@@ -118,8 +105,16 @@ impl KafkaMetrics {
                 "callbridge_kafka_request_retries",
                 "Requests that were sent again, since the producer's start.",
             )?,
-            rebuilds,
-            watchdog_restarts,
+            rebuilds: super::counter(
+                registry,
+                "callbridge_kafka_producer_rebuilds_total",
+                "Producers replaced after an error that librdkafka calls fatal.",
+            )?,
+            watchdog_restarts: super::counter(
+                registry,
+                "callbridge_kafka_watchdog_restarts_total",
+                "Producers replaced because records had no delivery report for too long although Kafka was well.",
+            )?,
         })
     }
 
