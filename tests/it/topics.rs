@@ -33,7 +33,7 @@ const AFTER: &str = seeds::AFTER_INFO_CHANGED.command;
 fn a_topic_that_is_deleted_is_named_long_before_its_records_fail() {
     let Some(kafka) = Kafka::shared() else { return };
     let topic = format!("deleted.{AFTER}");
-    let bridge = Bridge::builder().brokers(&kafka.bootstrap()).topics("deleted").ack("broker").start();
+    let bridge = unready(kafka).topics("deleted").start();
     let post = || {
         let mut client = Client::connect(bridge.callbacks).unwrap();
         client.post(&http::callback_target(APP, AFTER), br#"{"Official_Account":"@a"}"#).unwrap().status
