@@ -42,8 +42,8 @@ use crate::publish::topics::Missing;
 use crate::publish::topics::TopicsClient;
 use crate::publish::topics::TopicsProgress;
 use crate::systemd;
-use crate::systemd::NoListener;
 use crate::systemd::Notice;
+use crate::systemd::PassedError;
 
 use self::build::Built;
 use self::build::Publishing;
@@ -69,7 +69,7 @@ pub(crate) enum ServeError {
     },
     /// The sockets that the service manager has passed cannot be used.
     #[error("use the sockets of the service manager")]
-    Passed(#[source] NoListener),
+    Passed(#[source] PassedError),
     /// librdkafka does not take the configuration as a whole, or cannot start.
     #[error("start the kafka client")]
     Kafka(#[source] ClientError),

@@ -22,6 +22,8 @@ use crate::support::http;
 use crate::support::process;
 use crate::support::process::Process;
 use crate::support::real;
+use crate::support::tools::number_of;
+use crate::support::torture;
 use crate::support::wait;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -54,6 +56,19 @@ fn the_embedded_broker_prints_its_address_and_that_it_persists_nothing() {
     assert_eq!(records[0].key.as_deref(), Some(seed.account.as_bytes()));
     let envelope: Value = serde_json::from_slice(&records[0].value).unwrap();
     assert_eq!(envelope["id"], seed.id);
+}
+
+#[test]
+fn starts_one_after_the_other_with_an_embedded_broker_get_ready() {
+    let mut took = Vec::new();
+    for _start in 0..number_of("CALLBRIDGE_STARTS", 3) {
+        let began = clock::monotonic();
+        let bridge = Bridge::builder().embedded().all_topics().start();
+        took.push(began.elapsed().as_millis());
+        // Killed: the stop is not what this is about.
+        drop(bridge);
+    }
+    torture::say(&format!("ready after so many milliseconds, with a topic for each command: {took:?}"));
 }
 
 #[test]

@@ -2,7 +2,6 @@
 //! `make endurance SECONDS=600 KILLS=50` makes it long; what it prints is the result.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::time::Duration;
 
 use callbridge::clock;
@@ -22,6 +21,7 @@ use crate::support::load;
 use crate::support::load::Load;
 use crate::support::oracle::Tally;
 use crate::support::reader::Reader;
+use crate::support::tools::number_of;
 use crate::support::torture;
 use crate::support::wait;
 
@@ -32,10 +32,6 @@ const FILES_BYTES: &str = "callbridge_journal_files_bytes";
 /// Between two callbacks of the topic in trouble.
 const STUCK_EVERY: Duration = Duration::from_millis(200);
 const RATE: u32 = 500;
-
-fn number_of(variable: &str, default: u64) -> u64 {
-    env::var(variable).map_or(default, |value| value.parse().expect("a number"))
-}
 
 /// Posts a callback of the topic in trouble with a number; it must be taken.
 fn post_stuck(client: &mut Client, number: u64) {

@@ -157,6 +157,25 @@ fn one_passed_socket_is_for_callbacks_and_a_third_is_ignored() {
 }
 
 #[test]
+fn passed_sockets_with_names_are_taken_by_name_and_a_wrong_name_ends_it_with_78() {
+    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+    let passed = sockets.each_ref().map(AsFd::as_fd);
+    let mut bridge = launch_with_names(&passed, "admin:callbacks", OWN_PID, &embedded());
+    bridge.wait_until_ready();
+    assert_eq!([bridge.admin, bridge.callbacks], addresses);
+    bridge.stop_in_order();
+    // What systemd calls a socket whose unit has no FileDescriptorName=.
+    let mut bridge = launch_with_names(&passed, "callbridge.socket:callbridge.socket", OWN_PID, &embedded());
+    bridge.wait_until_ready();
+    assert_eq!([bridge.callbacks, bridge.admin], addresses);
+    bridge.stop_in_order();
+    let stopped = launch_with_names(&passed, "callbacks:metrics", OWN_PID, &embedded()).wait();
+    let says = r#"socket 2 of those passed has the name \"metrics\" (LISTEN_FDNAMES)"#;
+    assert!(stopped.code == 78 && stopped.stderr.contains(says), "{stopped:?}");
+}
+
+#[test]
 fn sockets_passed_to_another_process_are_left_alone() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut bridge = launch_with(&[socket.as_fd()], "1", &embedded());
@@ -186,6 +205,11 @@ fn post(callbacks: SocketAddr) -> u16 {
 
 /// Launches it with `sockets`, for the process `pid`.
 fn launch_with(sockets: &[BorrowedFd<'_>], pid: &str, builder: &BridgeBuilder) -> Bridge {
+    launch_with_names(sockets, "", pid, builder)
+}
+
+/// The same with the names of the sockets, a colon between two.
+fn launch_with_names(sockets: &[BorrowedFd<'_>], names: &str, pid: &str, builder: &BridgeBuilder) -> Bridge {
     // Until they are inherited, nobody else takes a descriptor between two of them.
     static PASSING: Mutex<()> = Mutex::new(());
     let _passing = PASSING.lock().unwrap();
@@ -194,7 +218,11 @@ fn launch_with(sockets: &[BorrowedFd<'_>], pid: &str, builder: &BridgeBuilder) -
         assert_eq!(fd.as_raw_fd(), expected, "one behind the other");
         fcntl_setfd(fd, FdFlags::empty()).unwrap();
     }
-    let variables = [format!("LISTEN_FDS={}", sockets.len()), format!("LISTEN_FDS_FIRST_FD={FIRST_FD}")];
+    let variables = [
+        format!("LISTEN_FDS={}", sockets.len()),
+        format!("LISTEN_FDS_FIRST_FD={FIRST_FD}"),
+        format!("LISTEN_FDNAMES={names}"),
+    ];
     let shell = ["sh".to_owned(), "-c".to_owned(), format!("LISTEN_PID={pid} exec \"$@\""), "sh".to_owned()];
     builder.clone().under(&variables).under(&shell).launch()
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use callbridge::clock;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -17,6 +18,8 @@ use crate::support::load::Load;
 use crate::support::openssl::Pair;
 use crate::support::ports;
 use crate::support::powercut::PowerCut;
+use crate::support::tools::number_of;
+use crate::support::torture;
 use crate::support::wait;
 
 const RELOADED: &str = "reloaded by SIGHUP";
@@ -79,16 +82,21 @@ fn sighup_under_load_fails_no_callback_in_any_mode() {
         let files = Files::new();
         let list = files.write("list", "alice\n");
         let mut bridge = Bridge::builder().embedded().ack(ack).args(&["--blocklist", &list]).start();
-        let load = Load::start_at_rate(bridge.callbacks, APP, 16, 1, 2000);
+        let rate = u32::try_from(number_of("CALLBRIDGE_RELOAD_RATE", 500)).unwrap();
+        let load = Load::start_at_rate(bridge.callbacks, APP, 16, 1, rate);
+        let began = clock::monotonic();
         wait::until("callbacks are taken", || load.acknowledged() >= 1000);
         for nth in 1..=RELOADS {
             fs::write(&list, format!("user{nth}\n")).unwrap();
             bridge.signal(Signal::HUP);
-            wait::until("it reloads", || logged(&bridge, RELOADED).len() == nth);
+            let goal = load.acknowledged() + u64::from(rate) / 10;
+            wait::until("it reloads", || logged(&bridge, RELOADED).len() == nth && load.acknowledged() >= goal);
         }
-        let outcome = load.stop();
+        let (seconds, outcome) = (began.elapsed().as_secs_f64(), load.stop());
         let failed = outcome.issued.iter().filter(|sent| sent.status != Some(200)).count();
-        assert_eq!(failed, 0, "{ack}: of {}", outcome.issued.len());
+        let sent = outcome.issued.len();
+        torture::say(&format!("{ack}: {RELOADS} reloads, {sent} callbacks in {seconds:.1} s, {failed} failed"));
+        assert_eq!(failed, 0, "{ack}: of {sent}");
         bridge.stop_in_order();
     }
 }
