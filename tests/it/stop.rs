@@ -59,7 +59,7 @@ fn assert_balanced(stopped: &Stopped) {
 
 /// The warnings about what is gone with the process: how many callbacks each names.
 fn left_behind(stopped: &Stopped) -> Vec<u64> {
-    let lines = stopped.stderr.lines().filter(|line| line.contains("are gone with this process"));
+    let lines = stopped.stderr.lines().filter(|line| line.contains("are lost with this process"));
     let waiting = |line: &str| {
         let line: Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["level"], "WARN");
