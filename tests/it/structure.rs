@@ -36,6 +36,7 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "journal",
         &[
+            "alarm",
             "auth",
             "capture",
             "clock",
