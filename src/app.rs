@@ -29,7 +29,6 @@ use crate::follow::tokens::BadTokenFiles;
 use crate::http::listener;
 use crate::http::workers;
 use crate::http::workers::Workers;
-use crate::journal;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
 use crate::lifecycle::Lifecycle;
@@ -196,7 +195,7 @@ fn start(
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
         spawn("topics", move || watch_topics(&readying, &topics_client, &served, &control, &thread))?
     };
-    let workers = workers.start(&served.lifecycle, journal::attend).map_err(Failure::system("the workers"))?;
+    let workers = workers.start(&served.lifecycle, std::future::pending).map_err(Failure::system("the workers"))?;
     let (done, serving) = oneshot::channel();
     let serve = {
         let _inside = runtime.enter();

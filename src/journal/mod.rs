@@ -20,7 +20,6 @@ mod queue;
 mod room;
 mod shares;
 mod stored;
-mod turn;
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -84,11 +83,6 @@ impl Default for Bounds {
     fn default() -> Self {
         Self { captures_max: 100_000, bytes_max: 64 * 1024 * 1024, waiting_bytes_max: 16 * 1024 * 1024 }
     }
-}
-
-/// What a thread that serves callbacks does for the journal, for ever.
-pub(crate) async fn attend() {
-    turn::end_turns().await;
 }
 
 /// The journal as intake sees it.

@@ -30,7 +30,6 @@ use super::room::Freed;
 use super::room::Full;
 use super::room::Held;
 use super::room::Room;
-use super::turn;
 
 /// See the module.
 #[derive(Debug)]
@@ -268,8 +267,8 @@ impl Queue {
         entries.admit(&self.ledger);
         let wakes = was_empty && !entries.queued.is_empty();
         drop(entries);
-        if wakes && let Some(taker) = self.taker.get() {
-            turn::wake_at_end(taker);
+        if wakes {
+            self.wake();
         }
         changed
     }
