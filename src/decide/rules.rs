@@ -14,17 +14,17 @@ use crate::decide::rule::Rule;
 use crate::decide::rules::edit::Edit;
 use crate::decide::rules::gathered::Gathered;
 use crate::decide::rules::held::Account;
-use crate::decide::rules::held::Held;
-use crate::decide::rules::held::Reason;
+use crate::decide::rules::held::HeldRule;
+use crate::decide::rules::held::RuleReason;
 use crate::decide::set::Key;
 use crate::decide::set::Set;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Rules {
-    rules: Set<Held>,
+    rules: Set<HeldRule>,
     accounts: Set<Account>,
-    reasons: Set<Reason>,
+    reasons: Set<RuleReason>,
     unused: Numbers,
 }
 
@@ -99,7 +99,7 @@ impl Rules {
             None => 0,
         };
         let held = self.rules.get(scope::key(rule, number))?;
-        let because = self.reasons.get(Reason::key(held.reason)).map(|reason| reason.text);
+        let because = self.reasons.get(RuleReason::key(held.reason)).map(|reason| reason.text);
         Some(Found { until: held.until, because })
     }
 
@@ -167,7 +167,7 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-    type Model = HashMap<String, (UnixMillis, Option<String>)>;
+    type RuleModel = HashMap<String, (UnixMillis, Option<String>)>;
 
     /// A sentence, with ends before and after [`NOW`], in seconds, in milliseconds, and beyond what 32 bits of seconds hold.
     fn a_sentence() -> impl Strategy<Value = String> {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     /// Compares all that can be asked, each with the answer of a walk over the model.
-    fn assert_same(rules: &Rules, model: &Model) {
+    fn assert_same(rules: &Rules, model: &RuleModel) {
         assert_eq!(rules.len(), model.len());
         for (sentence, (until, because)) in model {
             let rule = Sentence::parse(sentence).expect("a sentence").rule;
@@ -233,7 +233,7 @@ mod tests {
             start in prop::collection::vec(a_sentence(), 0..30),
             batches in prop::collection::vec(prop::collection::vec((a_sentence(), any::<bool>()), 1..12), 0..12),
         ) {
-            let (mut gathered, mut model) = (Gathered::default(), Model::new());
+            let (mut gathered, mut model) = (Gathered::default(), RuleModel::new());
             for text in &start {
                 let Sentence { rule, until, because } = Sentence::parse(text).expect("a sentence");
                 gathered.put(&rule, until, because);

@@ -12,7 +12,7 @@ use crate::record::Topic;
 use crate::refusal::Refusal;
 
 use super::log::Seq;
-use super::log::cursor::Place;
+use super::log::cursor::FramePosition;
 
 /// Tells a request what became of its capture: it is as safe as the mode promises, or is refused.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct Entry {
     pub(super) key: u32,
     /// Whose share of the room it takes, if a topic's.
     pub(super) topic: Option<Topic>,
-    pub(super) standing: Standing,
+    pub(super) ledger_state: LedgerState,
     /// Tells the request what became of it, if one waits for that.
     pub(super) ack: Option<AckSender>,
     /// What its record takes, in bytes, once it is written to the log.
@@ -42,7 +42,7 @@ pub(crate) struct Entry {
 
 /// What the ledger makes of an entry's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum LedgerState {
     /// It waits to be delivered.
     Counted,
     /// It was refused, and that is counted already.
@@ -62,7 +62,7 @@ pub(crate) struct Undelivered<'c> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) position: Position,
-    pub(super) standing: Standing,
+    pub(super) ledger_state: LedgerState,
     /// What its record takes, in bytes, if it is on disk.
     pub(super) record_bytes: u32,
     /// Whose share of the log it takes, if it is on disk.
@@ -84,7 +84,7 @@ pub(crate) struct Position {
     /// Its number.
     pub(crate) seq: Seq,
     /// Its frame, if it is on disk.
-    pub(super) place: Place,
+    pub(super) place: FramePosition,
 }
 
 impl Entry {
@@ -102,7 +102,7 @@ impl Entry {
     pub(super) fn lose(self, refusal: Refusal, ledger: &Ledger) {
         let reason = refusal.reason();
         let is_ours_to_count = self.ack.is_none_or(|ack| ack.send(Err(refusal)));
-        if self.standing == Standing::Counted && is_ours_to_count {
+        if self.ledger_state == LedgerState::Counted && is_ours_to_count {
             ledger.lose_queued(reason);
         }
     }
@@ -125,6 +125,6 @@ impl Ticket {
     /// One of a capture with this number.
     pub(crate) fn numbered(seq: Seq) -> Self {
         let position = Position { seq, ..Position::default() };
-        Self { position, standing: Standing::Counted, record_bytes: 0, share: None }
+        Self { position, ledger_state: LedgerState::Counted, record_bytes: 0, share: None }
     }
 }

@@ -42,8 +42,8 @@ pub(crate) use self::backlog::Backlog;
 pub(crate) use self::backlog::Settled;
 use self::entry::AckSender;
 use self::entry::Entry;
+use self::entry::LedgerState;
 pub(crate) use self::entry::Position;
-use self::entry::Standing;
 pub(crate) use self::entry::Ticket;
 pub(crate) use self::entry::Undelivered;
 pub(crate) use self::log::Seq;
@@ -130,7 +130,7 @@ impl Journal {
         let (sender, outcome) = oneshot::channel();
         let is_given_up = Arc::new(AtomicBool::new(false));
         let ack = AckSender { sender, is_given_up: Arc::clone(&is_given_up) };
-        match self.queue.append(self.entry(capture, Standing::Counted, Some(ack))) {
+        match self.queue.append(self.entry(capture, LedgerState::Counted, Some(ack))) {
             Ok(ticket) => {
                 receipt.hand_over();
                 Ok(Pending { journal: self, outcome, is_given_up, ticket })
@@ -146,10 +146,10 @@ impl Journal {
         }
     }
 
-    fn entry(&self, capture: Box<Capture>, standing: Standing, ack: Option<AckSender>) -> Entry {
+    fn entry(&self, capture: Box<Capture>, ledger_state: LedgerState, ack: Option<AckSender>) -> Entry {
         let (key, topic) = self.shares.of(&capture);
         let cost_bytes = capture.cost_bytes();
-        Entry { capture, cost_bytes, key, topic, standing, ack, record_bytes: 0 }
+        Entry { capture, cost_bytes, key, topic, ledger_state, ack, record_bytes: 0 }
     }
 
     /// How a capture is refused that finds no room.
@@ -177,7 +177,7 @@ impl Journal {
 
     /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
     pub(crate) fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
-        match self.queue.offer(self.entry(capture, Standing::Counted, None)) {
+        match self.queue.offer(self.entry(capture, LedgerState::Counted, None)) {
             Ok(()) => receipt.hand_over(),
             Err(full) => receipt.end(self.refuse_for(full).reason()),
         }
@@ -185,7 +185,7 @@ impl Journal {
 
     /// Takes a capture whose callback has ended already: it was refused, and only its bytes are kept. Returns whether there was room.
     pub(crate) fn keep(&self, capture: Box<Capture>) -> bool {
-        self.queue.offer(self.entry(capture, Standing::Uncounted, None)).is_ok()
+        self.queue.offer(self.entry(capture, LedgerState::Uncounted, None)).is_ok()
     }
 
     /// Whether the disk has no room.

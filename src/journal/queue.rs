@@ -25,7 +25,7 @@ use crate::share::SharedRoom;
 use super::Ack;
 use super::Bounds;
 use super::entry::Entry;
-use super::entry::Standing;
+use super::entry::LedgerState;
 use super::room::Freed;
 use super::room::Full;
 use super::room::Held;
@@ -314,7 +314,7 @@ impl Entries {
     /// Queues an entry, unless its request has just given it up.
     fn push(&mut self, mut entry: Entry, ledger: &Ledger) {
         // Before it can be taken: it must not be delivered before it was accepted.
-        if entry.standing == Standing::Counted {
+        if entry.ledger_state == LedgerState::Counted {
             ledger.accept();
         }
         if self.acknowledges && !entry.acknowledge() {

@@ -3,9 +3,9 @@
 use std::cmp::Ordering;
 
 use crate::clock::UnixMillis;
-use crate::decide::rules::scope::Kind;
+use crate::decide::rules::scope::ScopeKind;
 use crate::decide::set::Key;
-use crate::decide::set::Value;
+use crate::decide::set::SetValue;
 use crate::decide::set::number;
 
 /// The number that stands for no reason.
@@ -13,19 +13,19 @@ pub(super) const NO_REASON: u64 = 0;
 
 /// What is held of a rule: one byte where it never ends and has no reason, and four more for most ends.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
+pub(super) struct HeldRule {
     pub(super) until: UnixMillis,
     /// The number of its reason.
     pub(super) reason: u64,
 }
 
-impl Default for Held {
+impl Default for HeldRule {
     fn default() -> Self {
         Self { until: UnixMillis::NEVER, reason: NO_REASON }
     }
 }
 
-impl Value for Held {
+impl SetValue for HeldRule {
     fn push(&self, bytes: &mut Vec<u8>) {
         push_with_end(bytes, self.reason, self.until);
     }
@@ -68,9 +68,9 @@ impl Account {
     }
 
     /// Counts a rule that is new.
-    pub(super) fn add(&mut self, kind: Kind, until: UnixMillis) {
+    pub(super) fn add(&mut self, kind: ScopeKind, until: UnixMillis) {
         *self.count_mut(kind) += 1;
-        if kind == Kind::Allow {
+        if kind == ScopeKind::Allow {
             self.add_end(until);
         }
     }
@@ -85,9 +85,9 @@ impl Account {
     }
 
     /// Counts a rule no longer.
-    pub(super) fn remove(&mut self, kind: Kind, until: UnixMillis) {
+    pub(super) fn remove(&mut self, kind: ScopeKind, until: UnixMillis) {
         *self.count_mut(kind) -= 1;
-        if kind == Kind::Allow && until == self.allows_until {
+        if kind == ScopeKind::Allow && until == self.allows_until {
             self.allows_latest -= 1;
         }
     }
@@ -97,12 +97,12 @@ impl Account {
         self.allows > 0 && self.allows_latest == 0
     }
 
-    const fn count_mut(&mut self, kind: Kind) -> &mut u64 {
+    const fn count_mut(&mut self, kind: ScopeKind) -> &mut u64 {
         match kind {
-            Kind::Block => &mut self.blocks,
-            Kind::Pardon => &mut self.pardons,
-            Kind::Allow => &mut self.allows,
-            Kind::Close => &mut self.closes,
+            ScopeKind::Block => &mut self.blocks,
+            ScopeKind::Pardon => &mut self.pardons,
+            ScopeKind::Allow => &mut self.allows,
+            ScopeKind::Close => &mut self.closes,
         }
     }
 }
@@ -113,7 +113,7 @@ impl Default for Account {
     }
 }
 
-impl Value for Account {
+impl SetValue for Account {
     fn push(&self, bytes: &mut Vec<u8>) {
         for count in [self.number, self.closes, self.blocks, self.pardons, self.allows] {
             number::push(bytes, count);
@@ -131,20 +131,20 @@ impl Value for Account {
 
 /// Why rules are there. Rules with the same reason share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Reason {
+pub(super) struct RuleReason {
     /// How many rules have it.
     pub(super) rules: u64,
     pub(super) text: Box<str>,
 }
 
-impl Reason {
+impl RuleReason {
     /// The key of the reason of this number.
     pub(super) const fn key(number: u64) -> Key<'static> {
         Key { scope: number, id: "" }
     }
 }
 
-impl Value for Reason {
+impl SetValue for RuleReason {
     fn push(&self, bytes: &mut Vec<u8>) {
         number::push(bytes, self.rules);
         number::push(bytes, u64::try_from(self.text.len()).unwrap_or(u64::MAX));

@@ -5,7 +5,7 @@ use crate::decide::set::Key;
 
 /// The kind of a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ScopeKind {
     Block,
     Pardon,
     Allow,
@@ -60,15 +60,15 @@ pub(super) const fn account_of(scope: u64) -> Option<u64> {
 }
 
 /// The kind of the rules in `scope`.
-pub(super) const fn kind_of(scope: u64) -> Kind {
+pub(super) const fn kind_of(scope: u64) -> ScopeKind {
     match scope {
-        BLOCKED => Kind::Block,
-        PARDONED => Kind::Pardon,
-        CLOSED => Kind::Close,
+        BLOCKED => ScopeKind::Block,
+        PARDONED => ScopeKind::Pardon,
+        CLOSED => ScopeKind::Close,
         _ => match (scope - ON_ACCOUNTS) % EACH {
-            0 => Kind::Block,
-            1 => Kind::Pardon,
-            _ => Kind::Allow,
+            0 => ScopeKind::Block,
+            1 => ScopeKind::Pardon,
+            _ => ScopeKind::Allow,
         },
     }
 }
