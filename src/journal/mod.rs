@@ -126,14 +126,14 @@ impl Journal {
     }
 
     /// Hands a capture to the queue.
-    fn begin_append(&self, capture: Box<Capture>, receipt: Receipt<'_>) -> Result<Pending<'_>, Refusal> {
+    fn begin_append(&self, capture: Box<Capture>, receipt: Receipt<'_>) -> Result<PendingAck<'_>, Refusal> {
         let (sender, outcome) = oneshot::channel();
         let is_given_up = Arc::new(AtomicBool::new(false));
         let ack = AckSender { sender, is_given_up: Arc::clone(&is_given_up) };
         match self.queue.append(self.entry(capture, LedgerState::Counted, Some(ack))) {
             Ok(ticket) => {
                 receipt.hand_over();
-                Ok(Pending { journal: self, outcome, is_given_up, ticket })
+                Ok(PendingAck { journal: self, outcome, is_given_up, ticket })
             }
             Err(not_taken) => {
                 let refusal = match not_taken {
@@ -206,7 +206,7 @@ impl Journal {
 
 /// A capture that a request waits for.
 #[derive(Debug)]
-struct Pending<'j> {
+struct PendingAck<'j> {
     journal: &'j Journal,
     outcome: oneshot::Receiver<Result<(), Refusal>>,
     is_given_up: Arc<AtomicBool>,
@@ -214,7 +214,7 @@ struct Pending<'j> {
     ticket: Option<LineTicket>,
 }
 
-impl Pending<'_> {
+impl PendingAck<'_> {
     async fn outcome(&mut self) -> Result<(), Refusal> {
         let outcome = (&mut self.outcome).await;
         self.ticket = None;
@@ -247,7 +247,7 @@ impl Pending<'_> {
     }
 }
 
-impl Drop for Pending<'_> {
+impl Drop for PendingAck<'_> {
     fn drop(&mut self) {
         let left = self.ticket.take().and_then(|ticket| self.journal.queue.leave_line(ticket));
         if left.is_some() {

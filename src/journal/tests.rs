@@ -64,15 +64,15 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 /// Begins to append a capture.
-fn begin<'j>(journal: &'j Journal, ledger: &Ledger, number: i64) -> Pending<'j> {
+fn begin<'j>(journal: &'j Journal, ledger: &Ledger, number: i64) -> PendingAck<'j> {
     journal.begin_append(capture(number), ledger.receive(None)).unwrap()
 }
 
-fn poll_outcome(pending: &mut Pending<'_>) -> Poll<Result<(), Refusal>> {
+fn poll_outcome(pending: &mut PendingAck<'_>) -> Poll<Result<(), Refusal>> {
     poll(pin!(pending.outcome()))
 }
 
-fn is_pending(pending: &mut Pending<'_>) -> bool {
+fn is_pending(pending: &mut PendingAck<'_>) -> bool {
     poll_outcome(pending).is_pending()
 }
 

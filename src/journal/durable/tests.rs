@@ -18,7 +18,7 @@ use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::command::Command;
-use crate::journal::Pending;
+use crate::journal::PendingAck;
 use crate::journal::Settled;
 use crate::journal::TAKE_BYTES;
 use crate::journal::Ticket;
@@ -156,7 +156,7 @@ fn what_is_delivered_is_recorded_while_a_frame_waits_for_room() {
 }
 
 /// Appends a capture that somebody waits for.
-fn append<'j>(journal: &'j Journal, ledger: &Ledger, number: i64) -> Pending<'j> {
+fn append<'j>(journal: &'j Journal, ledger: &Ledger, number: i64) -> PendingAck<'j> {
     journal.begin_append(Box::new(capture(number, 100)), ledger.receive(None)).unwrap()
 }
 
