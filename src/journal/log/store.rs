@@ -22,10 +22,10 @@ use super::disk::Disk;
 use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
 use super::format::End;
-use super::marks::OrdinalSet;
 use super::mutant::Mutant;
-use super::numbers::SeqSet;
+use super::ordinal_set::OrdinalSet;
 use super::scan::Said;
+use super::seq_set::SeqSet;
 
 /// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
 const SPARES_MAX: usize = 2;
