@@ -146,9 +146,9 @@ impl Intake {
             }
             // What is asked is never waited for, so that neither a disk nor a broker can move the answer.
             Ok(Judged::Decided(decision, body)) => {
-                let outcome = decision.outcome;
+                let (outcome, refuser) = (decision.outcome, decision.refuser());
                 self.offer(capture(&admitted, raw, Outcome::Decided(decision)), receipt);
-                self.metrics.decided(outcome, clock::monotonic().duration_since(began));
+                self.metrics.decided(outcome, refuser, clock::monotonic().duration_since(began));
                 Ok(Answer::Decided(body))
             }
             Ok(Judged::Asked) => {

@@ -9,6 +9,8 @@ pub mod gathered;
 mod held;
 mod scope;
 
+use std::collections::HashMap;
+
 use crate::clock::UnixMillis;
 use crate::decide::rule::Rule;
 use crate::decide::rules::edit::Edit;
@@ -103,6 +105,15 @@ impl Rules {
         Some(Found { until: held.until, because })
     }
 
+    /// Every rule, in no order, those past their end included.
+    pub fn iter(&self) -> impl Iterator<Item = Rule<'_>> {
+        let names: HashMap<u64, &str> = self.accounts.iter().map(|(key, account)| (account.number, key.id)).collect();
+        self.rules.iter().filter_map(move |(key, _held)| {
+            let account = scope::account_of(key.scope).map(|number| names.get(&number).copied());
+            scope::rule_of(key, account.unwrap_or_default())
+        })
+    }
+
     /// The next version. Of several changes of one rule the last counts.
     #[must_use]
     pub fn changed<'c>(&self, changes: impl IntoIterator<Item = Change<'c>>) -> Self {
@@ -159,7 +170,7 @@ impl OnAccount<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
+    use std::collections::HashSet;
 
     use proptest::prelude::*;
 
@@ -195,6 +206,9 @@ mod tests {
     /// Compares all that can be asked, each with the answer of a walk over the model.
     fn assert_same(rules: &Rules, model: &Model) {
         assert_eq!(rules.len(), model.len());
+        let listed: Vec<String> = rules.iter().map(|rule| rule.to_string()).collect();
+        assert_eq!(listed.len(), model.len());
+        assert_eq!(listed.iter().collect::<HashSet<_>>(), model.keys().collect());
         for (sentence, (until, because)) in model {
             let rule = Sentence::parse(sentence).expect("a sentence").rule;
             let found = Found { until: *until, because: because.as_deref().map(Box::from) };

@@ -12,6 +12,8 @@ use arc_swap::ArcSwap;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::decide::blocklist::Blocklist;
+use crate::decide::blocklist::Source;
+use crate::decide::blocklist::SourceKind;
 use crate::decide::rules::Rules;
 use crate::follow::Reloaded;
 use crate::follow::file::FollowedFile;
@@ -91,7 +93,10 @@ impl Files {
     /// Makes a list of the last good rules of every file, and puts it in force.
     fn swap(&mut self, now: UnixMillis) {
         let generation = self.blocklist.load().generation() + 1;
-        let sources = self.files.iter().filter_map(FollowedFile::last_good).map(Arc::clone);
+        let sources = self.files.iter().filter_map(|file| {
+            let rules = Arc::clone(file.last_good()?);
+            Some(Source::new(SourceKind::File, &file.path().display().to_string(), rules))
+        });
         let blocklist = Blocklist::of(sources, generation);
         let rules = blocklist.rule_count();
         // Not `store`, which would drop the old list, here or at whoever reads it last.

@@ -51,6 +51,19 @@ pub(super) fn key<'r>(rule: &'r Rule<'_>, account: u64) -> Key<'r> {
     Key { scope, id }
 }
 
+/// The rule of this key; `account` is the name of the account whose users its scope is for. None if that is missing.
+pub(super) fn rule_of<'r>(key: Key<'r>, account: Option<&'r str>) -> Option<Rule<'r>> {
+    let (id, account) = (key.id.into(), account.map(Into::into));
+    Some(match (key.scope, kind_of(key.scope)) {
+        (BLOCKED, _) => Rule::Block { user: id, account: None },
+        (PARDONED, _) => Rule::Pardon { user: id, account: None },
+        (_, Kind::Close) => Rule::Close { account: id },
+        (_, Kind::Block) => Rule::Block { user: id, account: Some(account?) },
+        (_, Kind::Pardon) => Rule::Pardon { user: id, account: Some(account?) },
+        (_, Kind::Allow) => Rule::Allow { user: id, account: account? },
+    })
+}
+
 /// The number of the account whose users `scope` is for, if it is for those of one.
 pub(super) const fn account_of(scope: u64) -> Option<u64> {
     match scope.checked_sub(ON_ACCOUNTS) {
