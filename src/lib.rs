@@ -18,6 +18,7 @@ mod throttle;
 
 // Stages without I/O, in the order a callback meets them.
 pub mod auth;
+pub mod bearer;
 pub mod body;
 pub mod decide;
 pub mod normalise;

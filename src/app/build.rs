@@ -154,8 +154,9 @@ impl Built {
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
         metrics::build::register(&registry, &librdkafka_version()).map_err(Failure::Metrics)?;
-        let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
-            .map_err(Failure::Tokens)?;
+        let of_apps = config.apps.iter().map(|app| app.token_files.clone());
+        let tokens = TokenFiles::load(of_apps, config.admin.token_files.clone(), metrics.tokens);
+        let tokens = tokens.map_err(Failure::Tokens)?;
         let tls_paths = config.callbacks.tls.as_ref();
         let tls = tls_paths.map(|paths| TlsFiles::start(paths, metrics.tls)).transpose().map_err(Failure::Tls)?;
         let apps = Arc::new(apps(config, &tokens));

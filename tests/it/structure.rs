@@ -18,6 +18,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("refusal", &["request"]),
     ("ledger", &["command", "refusal"]),
     ("auth", &["clock", "invisible", "refusal", "request"]),
+    ("bearer", &["invisible"]),
     ("body", &[]),
     ("parse", &["body", "refusal"]),
     ("decide", &["clock", "command", "invisible"]),
@@ -89,7 +90,7 @@ const NAMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("publish", &["capture", "clock", "journal", "lifecycle", "metrics", "normalise", "record", "refusal", "share"]),
-    ("follow", &["auth", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
+    ("follow", &["auth", "bearer", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
     ("admin", &["clock", "journal", "lifecycle", "metrics", "publish", "systemd"]),
     // Wiring.
     ("config", &["capture", "command", "decide", "follow", "journal", "normalise", "publish", "sender"]),
@@ -122,6 +123,7 @@ const NAMES: &[(&str, &[&str])] = &[
         &[
             "app",
             "auth",
+            "bearer",
             "clock",
             "config",
             "decide",
@@ -145,6 +147,7 @@ const PURE: &[&str] = &[
     "refusal",
     "ledger",
     "auth",
+    "bearer",
     "body",
     "parse",
     "decide",
