@@ -18,6 +18,8 @@ pub mod blocklist;
 
 pub mod file;
 
+pub mod topic;
+
 pub mod answer;
 
 use std::borrow::Cow;
