@@ -27,6 +27,7 @@ pub mod question;
 
 // Edges.
 mod admin;
+mod blocklist;
 mod follow;
 mod http;
 mod intake;

@@ -20,6 +20,8 @@ pub mod file;
 
 pub mod explain;
 
+pub mod topic;
+
 pub mod answer;
 
 use std::borrow::Cow;

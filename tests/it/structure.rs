@@ -90,6 +90,7 @@ const NAMES: &[(&str, &[&str])] = &[
         ],
     ),
     ("publish", &["capture", "clock", "journal", "lifecycle", "metrics", "normalise", "record", "refusal", "share"]),
+    ("blocklist", &["clock", "decide"]),
     ("follow", &["auth", "bearer", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
     ("admin", &["clock", "journal", "lifecycle", "metrics", "publish", "systemd"]),
     // Wiring.
