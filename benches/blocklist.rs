@@ -32,6 +32,7 @@ use callbridge::decide::file::Reading;
 use callbridge::decide::rule::Rule;
 use callbridge::decide::rules::Change;
 use callbridge::decide::rules::Rules;
+use callbridge::decide::topic::value::Provenance;
 use hdrhistogram::Histogram;
 use mimalloc::MiMalloc;
 
@@ -143,7 +144,7 @@ fn changes(rules: &Rules, count: u64) {
         let user = id(mixed(step.into()) % (2 * count));
         let rule = Rule::Block { user: user.into(), account: None };
         let change = match step % 2 {
-            0 => Change::Put { rule, until: UnixMillis::NEVER, because: Some("spam in May") },
+            0 => Change::Put { rule, until: UnixMillis::NEVER, provenance: Provenance::of_reason(Some("spam in May")) },
             _ => Change::Remove(rule),
         };
         let began = monotonic();

@@ -12,7 +12,8 @@ use crate::decide::blocklist::Blocklist;
 use crate::decide::blocklist::Source;
 use crate::decide::decide;
 use crate::decide::rule::Rule;
-use crate::decide::rules::Found;
+use crate::decide::rule::RuleKind;
+use crate::decide::topic::value::RuleValue;
 
 /// What the blocklist says of one user.
 #[derive(Debug)]
@@ -32,8 +33,8 @@ pub struct ExplainedRule<'a> {
     pub rule: Rule<'a>,
     /// The source that has it.
     pub source: Arc<str>,
-    /// What the source knows of it.
-    pub found: Found,
+    /// What the source says of it.
+    pub value: RuleValue<'static>,
     /// Whether its end has come, so that it has no effect.
     pub is_expired: bool,
     /// Whether the decision is due to it.
@@ -61,7 +62,7 @@ pub fn explain<'a>(
         blocklist.sources().iter().flat_map(|source| rules_of(source, user, account, now)).collect();
     let deciding = deciding_rule(&decision, &rules);
     for explained in &mut rules {
-        explained.has_decided = !explained.is_expired && deciding == Some(kind(&explained.rule));
+        explained.has_decided = !explained.is_expired && deciding == Some(explained.rule.kind());
     }
     let is_left_out = |rule: &str| rule.starts_with("only those allowed on ");
     let left_out_by = decision.rules.iter().filter(|decisive| is_left_out(&decisive.rule));
@@ -69,39 +70,21 @@ pub fn explain<'a>(
     Explanation { decision, rules, left_out_by }
 }
 
-/// The kinds of rules, in the order of their precedence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Precedence {
-    Close,
-    Pardon,
-    Block,
-    Allow,
-}
-
-const fn kind(rule: &Rule<'_>) -> Precedence {
-    match rule {
-        Rule::Close { .. } => Precedence::Close,
-        Rule::Pardon { .. } => Precedence::Pardon,
-        Rule::Block { .. } => Precedence::Block,
-        Rule::Allow { .. } => Precedence::Allow,
-    }
-}
-
 /// The kind of the rules that the decision is due to. None where nothing is known of the user, or what is not said decides.
-fn deciding_rule(decision: &Decision, rules: &[ExplainedRule<'_>]) -> Option<Precedence> {
-    let holds = |wanted| rules.iter().any(|explained| !explained.is_expired && kind(&explained.rule) == wanted);
+fn deciding_rule(decision: &Decision, rules: &[ExplainedRule<'_>]) -> Option<RuleKind> {
+    let holds = |wanted| rules.iter().any(|explained| !explained.is_expired && explained.rule.kind() == wanted);
     if decision.outcome == Outcome::Allow {
-        return match (holds(Precedence::Block), holds(Precedence::Allow)) {
+        return match (holds(RuleKind::Block), holds(RuleKind::Allow)) {
             // What is blocked and allowed all the same is pardoned.
-            (true, _) => Some(Precedence::Pardon),
-            (false, true) => Some(Precedence::Allow),
+            (true, _) => Some(RuleKind::Pardon),
+            (false, true) => Some(RuleKind::Allow),
             (false, false) => None,
         };
     }
-    if holds(Precedence::Close) {
-        return Some(Precedence::Close);
+    if holds(RuleKind::Close) {
+        return Some(RuleKind::Close);
     }
-    (holds(Precedence::Block) && !holds(Precedence::Pardon)).then_some(Precedence::Block)
+    (holds(RuleKind::Block) && !holds(RuleKind::Pardon)).then_some(RuleKind::Block)
 }
 
 /// What one source has about the user, the account or both.
@@ -125,9 +108,9 @@ fn rules_of<'a>(
     });
     let of_user = [Rule::Pardon { user: user.clone(), account: None }, Rule::Block { user, account: None }];
     of_both.chain(of_user).filter_map(move |rule| {
-        let found = source.rules().find(&rule)?;
-        let (source, is_expired) = (Arc::clone(source.label()), found.until <= now);
-        Some(ExplainedRule { rule, source, found, is_expired, has_decided: false })
+        let value = source.rules().find(&rule)?;
+        let (source, is_expired) = (Arc::clone(source.label()), value.until <= now);
+        Some(ExplainedRule { rule, source, value, is_expired, has_decided: false })
     })
 }
 
@@ -191,8 +174,9 @@ mod tests {
     fn a_rule_is_explained_with_its_end_and_its_reason() {
         let list = list_of(&["bob until 2999-01-01T00:00:00Z because spam"]);
         let explanation = explain("bob", None, &list, Policy::default(), NOW);
-        let found = &explanation.rules[0].found;
-        assert_eq!((found.until, found.because.as_deref()), (UnixMillis(32_472_144_000_000), Some("spam")));
+        let value = &explanation.rules[0].value;
+        assert_eq!(value.until, UnixMillis(32_472_144_000_000));
+        assert_eq!(value.provenance.because.as_deref(), Some("spam"));
     }
 
     proptest! {

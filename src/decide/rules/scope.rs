@@ -1,16 +1,8 @@
 //! What the id of a rule stands for, as a number. Small numbers take less room, so rules that hold everywhere have the first.
 
 use crate::decide::rule::Rule;
+use crate::decide::rule::RuleKind;
 use crate::decide::set::Key;
-
-/// The kind of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Block,
-    Pardon,
-    Allow,
-    Close,
-}
 
 /// The id is a user, blocked everywhere.
 pub(super) const BLOCKED: u64 = 0;
@@ -51,16 +43,16 @@ pub(super) fn key<'r>(rule: &'r Rule<'_>, account: u64) -> Key<'r> {
     Key { scope, id }
 }
 
-/// The rule of this key; `account` is the name of the account whose users its scope is for. None if that is missing.
-pub(super) fn rule_of<'r>(key: Key<'r>, account: Option<&'r str>) -> Option<Rule<'r>> {
-    let (id, account) = (key.id.into(), account.map(Into::into));
-    Some(match (key.scope, kind_of(key.scope)) {
-        (BLOCKED, _) => Rule::Block { user: id, account: None },
-        (PARDONED, _) => Rule::Pardon { user: id, account: None },
-        (_, Kind::Close) => Rule::Close { account: id },
-        (_, Kind::Block) => Rule::Block { user: id, account: Some(account?) },
-        (_, Kind::Pardon) => Rule::Pardon { user: id, account: Some(account?) },
-        (_, Kind::Allow) => Rule::Allow { user: id, account: account? },
+/// The rule that `key` stands for, where `account` is the name of the account whose users its scope is for.
+pub(super) fn rule<'k>(key: Key<'k>, account: Option<&'k str>) -> Option<Rule<'k>> {
+    let id = key.id.into();
+    Some(match (kind_of(key.scope), account_of(key.scope).is_some()) {
+        (RuleKind::Block, false) => Rule::Block { user: id, account: None },
+        (RuleKind::Block, true) => Rule::Block { user: id, account: Some(account?.into()) },
+        (RuleKind::Pardon, false) => Rule::Pardon { user: id, account: None },
+        (RuleKind::Pardon, true) => Rule::Pardon { user: id, account: Some(account?.into()) },
+        (RuleKind::Allow, _) => Rule::Allow { user: id, account: account?.into() },
+        (RuleKind::Close, _) => Rule::Close { account: id },
     })
 }
 
@@ -73,15 +65,15 @@ pub(super) const fn account_of(scope: u64) -> Option<u64> {
 }
 
 /// The kind of the rules in `scope`.
-pub(super) const fn kind_of(scope: u64) -> Kind {
+pub(super) const fn kind_of(scope: u64) -> RuleKind {
     match scope {
-        BLOCKED => Kind::Block,
-        PARDONED => Kind::Pardon,
-        CLOSED => Kind::Close,
+        BLOCKED => RuleKind::Block,
+        PARDONED => RuleKind::Pardon,
+        CLOSED => RuleKind::Close,
         _ => match (scope - ON_ACCOUNTS) % EACH {
-            0 => Kind::Block,
-            1 => Kind::Pardon,
-            _ => Kind::Allow,
+            0 => RuleKind::Block,
+            1 => RuleKind::Pardon,
+            _ => RuleKind::Allow,
         },
     }
 }

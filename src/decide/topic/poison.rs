@@ -1,5 +1,7 @@
 //! Why a record of the blocklist's topic cannot be used.
 
+use crate::decide::topic::key::TopicIdentity;
+
 /// What is wrong with a record.
 ///
 /// A record that cannot be used is skipped. If its key names a rule, the rule does not hold: a replica that starts after a compaction
@@ -36,6 +38,9 @@ pub enum Poison {
     /// The header `topic` is not an identity.
     #[error("the header `topic` is not an identity of 16 lowercase hex digits")]
     Header,
+    /// The header `topic` names an identity that no earlier record declares.
+    #[error("the header `topic` names the identity {0}, which no record of this topic declares")]
+    Undeclared(TopicIdentity),
 }
 
 impl Poison {
@@ -49,7 +54,7 @@ impl Poison {
             Self::Value(_) | Self::Time(_) => "value",
             Self::Needs(_) => "needs",
             Self::KeyTooLong(_) | Self::ValueTooLong(_) => "too_large",
-            Self::Header => "header",
+            Self::Header | Self::Undeclared(_) => "header",
         }
     }
 }

@@ -37,6 +37,31 @@ pub struct Provenance<'a> {
     pub source: Option<Cow<'a, str>>,
 }
 
+impl RuleValue<'_> {
+    /// The same, borrowing nothing.
+    pub fn into_owned(self) -> RuleValue<'static> {
+        RuleValue { until: self.until, provenance: self.provenance.into_owned() }
+    }
+}
+
+impl<'a> Provenance<'a> {
+    /// That of a rule of which only the reason is known, if that.
+    pub fn of_reason(because: Option<&'a str>) -> Self {
+        Self { because: because.map(Cow::Borrowed), ..Self::default() }
+    }
+
+    /// The same, borrowing nothing.
+    pub fn into_owned(self) -> Provenance<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Provenance {
+            because: self.because.map(owned),
+            who: self.who.map(owned),
+            when: self.when,
+            source: self.source.map(owned),
+        }
+    }
+}
+
 /// The object as it is written.
 #[derive(Serialize)]
 pub(super) struct ValueJson<'a> {
