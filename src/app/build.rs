@@ -10,6 +10,8 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use crate::admin::Admin;
+use crate::admin::api::BlocklistApi;
+use crate::admin::service::BlocklistService;
 use crate::auth::Apps;
 use crate::clock;
 use crate::config::Callbacks;
@@ -165,6 +167,7 @@ impl Built {
         let (embedded, properties) = kafka(config, &topics)?;
         let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
+        let blocklist_api = Arc::new(OnceLock::new());
         let admin = Admin {
             registry,
             lifecycle: lifecycle.clone(),
@@ -172,16 +175,20 @@ impl Built {
             kafka: kafka.health(),
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),
+            blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&blocklist_api)),
         };
         let admin = serve_admin(admin, admin_listener)?;
         let shown = Shown { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };
         let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full.clone());
         let (journal, backlog, journaling) = journal(config, &ledger, shares, &shown)?;
         let (files, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
+        let policy = policy(&config.decide);
+        // Nobody else sets it.
+        let _first = blocklist_api.set(BlocklistApi { list: Arc::clone(&blocklist), policy, topic: None });
         let intake = Intake {
             apps: Arc::clone(&apps),
             blocklist,
-            policy: policy(&config.decide),
+            policy,
             decides: config.decide.commands,
             journal,
             normaliser: normaliser(config, &apps, &topics),

@@ -6,7 +6,7 @@
 
 pub mod mistake;
 
-mod time;
+pub mod time;
 
 pub mod rule;
 

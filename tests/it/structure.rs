@@ -92,7 +92,10 @@ const NAMES: &[(&str, &[&str])] = &[
     ("publish", &["capture", "clock", "journal", "lifecycle", "metrics", "normalise", "record", "refusal", "share"]),
     ("blocklist", &["clock", "decide"]),
     ("follow", &["auth", "bearer", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
-    ("admin", &["clock", "journal", "lifecycle", "metrics", "publish", "systemd"]),
+    (
+        "admin",
+        &["bearer", "blocklist", "clock", "decide", "journal", "lifecycle", "metrics", "publish", "request", "systemd"],
+    ),
     // Wiring.
     ("config", &["capture", "command", "decide", "follow", "journal", "normalise", "publish", "sender"]),
     (
