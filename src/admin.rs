@@ -2,8 +2,8 @@
 //! threads are busy.
 
 pub(crate) mod api;
-mod changes;
-mod error;
+pub(crate) mod changes;
+pub(crate) mod error;
 mod listener;
 pub(crate) mod model;
 mod openapi;

@@ -46,9 +46,6 @@ use crate::decide::topic::value::RuleValue;
 /// How long a change that Kafka has acknowledged may take until it is applied here.
 const APPLIED_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What rules written here say they were written by.
-const SOURCE: &str = "api";
-
 /// The list that the API reads, and the topic that it writes.
 #[derive(Debug, Clone)]
 pub(crate) struct BlocklistApi {
@@ -60,7 +57,7 @@ pub(crate) struct BlocklistApi {
 
 /// What a write waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
+pub(crate) enum WaitFor {
     /// Kafka's acknowledgement, and that the change is applied here.
     Applied,
     /// Kafka's acknowledgement.
@@ -69,23 +66,25 @@ pub(super) enum Wait {
 
 /// Who writes.
 #[derive(Debug)]
-pub(super) struct Writer {
-    pub(super) who: Box<str>,
+pub(crate) struct Author {
+    pub(crate) who: Box<str>,
+    /// Through what: `api`, `cli`, or `import:` and a name.
+    pub(crate) source: Box<str>,
     /// The request, as its sender names it.
-    pub(super) request: Option<Box<str>>,
+    pub(crate) request: Option<Box<str>>,
 }
 
 /// Which rules a page has.
 #[derive(Debug)]
-pub(super) struct PageQuery {
-    pub(super) kind: Option<RuleKind>,
-    pub(super) account: Option<String>,
+pub(crate) struct PageQuery {
+    pub(crate) kind: Option<RuleKind>,
+    pub(crate) account: Option<String>,
     /// What the user begins with; of a `close` the account.
-    pub(super) prefix: Option<String>,
+    pub(crate) prefix: Option<String>,
     /// At least 1.
-    pub(super) limit: usize,
+    pub(crate) limit: usize,
     /// The last rule of the page before.
-    pub(super) after: Option<Rule<'static>>,
+    pub(crate) after: Option<Rule<'static>>,
 }
 
 impl BlocklistApi {
@@ -120,7 +119,7 @@ impl BlocklistApi {
         }
     }
 
-    pub(super) fn lookup(&self, user: &str, account: Option<&str>) -> LookupAnswer {
+    pub(crate) fn lookup(&self, user: &str, account: Option<&str>) -> LookupAnswer {
         let (list, now) = (self.list.load_full(), clock::wall());
         let explanation = explain::explain(user, account, &list, self.policy, now);
         let because = explanation.decision.rules.iter().find(|decisive| {
@@ -154,7 +153,7 @@ impl BlocklistApi {
     }
 
     /// Looks at every rule.
-    pub(super) fn page(&self, query: &PageQuery) -> RulesPage {
+    pub(crate) fn page(&self, query: &PageQuery) -> RulesPage {
         let (list, now) = (self.list.load_full(), clock::wall());
         let mut smallest: BTreeSet<SortedRule<'_>> = BTreeSet::new();
         let after = query.after.as_ref().map(sort_key);
@@ -183,12 +182,12 @@ impl BlocklistApi {
     pub(super) async fn change(
         &self,
         change: WantedChange,
-        writer: Writer,
-        wait: Wait,
+        author: Author,
+        wait: WaitFor,
     ) -> Result<ChangedRule, ApiError> {
         let topic = self.topic.as_ref().ok_or(ApiError::FilesOnly)?;
-        let who = writer.who.clone();
-        let (written, generation) = write(topic, vec![change.clone()], writer, wait).await?;
+        let (who, via) = (author.who.clone(), author.source.clone());
+        let (written, generation) = write(topic, vec![change.clone()], author, wait).await?;
         let replaced = written.into_iter().next().and_then(|written| written.replaced);
         let (source, now) = (format!("topic:{}", topic.name()), clock::wall());
         let view = |value: &RuleValue<'_>| RuleView::of(&change.rule, value, &source, now);
@@ -196,7 +195,7 @@ impl BlocklistApi {
             until,
             provenance: Provenance {
                 who: Some(who.to_string().into()),
-                source: Some(SOURCE.into()),
+                source: Some(via.to_string().into()),
                 ..Provenance::of_reason(because)
             }
             .into_owned(),
@@ -204,7 +203,7 @@ impl BlocklistApi {
         let rule = match &change.to {
             // As it was written, with its time, once that is known here.
             WantedRule::Put { until, because } => {
-                let found = (wait == Wait::Applied).then(|| topic.view().rules.find(&change.rule)).flatten();
+                let found = (wait == WaitFor::Applied).then(|| topic.view().rules.find(&change.rule)).flatten();
                 view(&found.unwrap_or_else(|| as_wanted(*until, because.as_deref())))
             }
             WantedRule::Delete { because } => view(&as_wanted(UnixMillis::NEVER, because.as_deref())),
@@ -213,11 +212,11 @@ impl BlocklistApi {
     }
 
     /// Writes a list of changes, or says what it would do.
-    pub(super) async fn change_all(
+    pub(crate) async fn change_all(
         &self,
         changes: Vec<NumberedChange>,
-        writer: Writer,
-        wait: Wait,
+        author: Author,
+        wait: WaitFor,
         dry_run: bool,
     ) -> Result<ChangedRules, ApiError> {
         let topic = self.topic.as_ref().ok_or(ApiError::FilesOnly)?;
@@ -229,7 +228,7 @@ impl BlocklistApi {
         answer.dry_run = dry_run;
         if !dry_run && !changes.is_empty() {
             let wanted = changes.into_iter().map(|numbered| numbered.change).collect();
-            let (_written, generation) = write(topic, wanted, writer, wait).await?;
+            let (_written, generation) = write(topic, wanted, author, wait).await?;
             answer.generation = generation;
         }
         Ok(answer)
@@ -249,13 +248,13 @@ impl PageQuery {
 async fn write(
     topic: &BlocklistTopic,
     changes: Vec<WantedChange>,
-    writer: Writer,
-    wait: Wait,
+    author: Author,
+    wait: WaitFor,
 ) -> Result<(Vec<WrittenChange>, u64), ApiError> {
-    let request = WriteRequest { who: writer.who, source: SOURCE.into(), request: writer.request, changes };
+    let request = WriteRequest { who: author.who, source: author.source, request: author.request, changes };
     let written = topic.write(request).await?;
     let generation = written.iter().map(|written| written.generation).max().unwrap_or_default();
-    if wait == Wait::Applied && time::timeout(APPLIED_TIMEOUT, topic.applied(generation)).await.is_err() {
+    if wait == WaitFor::Applied && time::timeout(APPLIED_TIMEOUT, topic.applied(generation)).await.is_err() {
         let why =
             format!("kafka has acknowledged the change as generation {generation}, but it is not applied here yet");
         return Err(ApiError::Unavailable(why));

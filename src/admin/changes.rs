@@ -29,7 +29,7 @@ pub(super) const REASON_BYTES_MAX: usize = 8 * 1024;
 
 /// A change, and the line that asks for it.
 #[derive(Debug)]
-pub(super) struct NumberedChange {
+pub(crate) struct NumberedChange {
     pub(super) line: usize,
     pub(super) change: WantedChange,
 }
@@ -65,8 +65,22 @@ pub(super) fn lines(body: &[u8]) -> Result<Vec<NumberedChange>, ApiError> {
     if errors.is_empty() { Ok(changes) } else { Err(ApiError::Invalid(errors)) }
 }
 
+/// The same of changes that were read already, numbered from 1.
+pub(crate) fn of_lines(changes: &[ChangeLine]) -> Result<Vec<NumberedChange>, ApiError> {
+    let numbered = (1..).zip(changes).map(|(line, change)| {
+        let change = wanted_by(change.clone());
+        let change = change.map_err(|error| ApiError::Invalid(vec![FieldError { line: Some(line), ..error }]))?;
+        Ok(NumberedChange { line, change })
+    });
+    numbered.collect()
+}
+
 fn change_of(line: &[u8]) -> Result<WantedChange, FieldError> {
-    let (parts, is_put) = match read::<ChangeLine>(line)? {
+    wanted_by(read(line)?)
+}
+
+fn wanted_by(line: ChangeLine) -> Result<WantedChange, FieldError> {
+    let (parts, is_put) = match line {
         ChangeLine::Put(parts) => (parts, true),
         ChangeLine::Delete(parts) => (parts, false),
     };

@@ -8,7 +8,7 @@ use crate::blocklist::topic::WriteError;
 
 /// Why a request is not served.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ApiError {
+pub(crate) enum ApiError {
     /// No bearer token, or none that is known.
     Unauthorized(&'static str),
     /// Nobody may write, since no tokens are configured.
@@ -67,7 +67,7 @@ impl ApiError {
         }
     }
 
-    pub(super) fn details(self) -> ProblemDetails {
+    pub(crate) fn details(self) -> ProblemDetails {
         let (status, (kind, title)) = (self.status().as_u16(), self.kind());
         let (kind, title) = (format!("urn:callbridge:problem:{kind}"), title.to_owned());
         let mut errors = Vec::new();

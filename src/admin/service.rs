@@ -23,10 +23,10 @@ use tokio::sync::Semaphore;
 use tokio::task;
 use tokio::time;
 
+use crate::admin::api::Author;
 use crate::admin::api::BlocklistApi;
 use crate::admin::api::PageQuery;
-use crate::admin::api::Wait;
-use crate::admin::api::Writer;
+use crate::admin::api::WaitFor;
 use crate::admin::changes;
 use crate::admin::error::ApiError;
 use crate::admin::routes;
@@ -71,7 +71,7 @@ pub(crate) struct BlocklistService {
 }
 
 /// What a handler returns: a status is 200, or that of the error.
-type Answer = Result<Vec<u8>, ApiError>;
+type ApiAnswer = Result<Vec<u8>, ApiError>;
 
 impl BlocklistService {
     pub(crate) fn new(tokens: Option<Arc<ArcSwap<AdminTokens>>>, api: Arc<OnceLock<BlocklistApi>>) -> Self {
@@ -124,8 +124,8 @@ impl BlocklistService {
         call: BlocklistCall,
         api: &BlocklistApi,
         who: Option<Box<str>>,
-    ) -> Answer {
-        let writer = Writer { who: who.unwrap_or_default(), request: request_id(&request) };
+    ) -> ApiAnswer {
+        let author = Author { who: who.unwrap_or_default(), source: "api".into(), request: request_id(&request) };
         match call {
             BlocklistCall::Status => {
                 parameters(&request, [])?;
@@ -141,21 +141,21 @@ impl BlocklistService {
                 parameters(&request, [])?;
                 written(&api.get(&rule_of(&request, kind)?)?)
             }
-            BlocklistCall::PutRule(kind) => one(request, kind, changes::put, api, writer).await,
-            BlocklistCall::DeleteRule(kind) => one(request, kind, changes::delete, api, writer).await,
-            BlocklistCall::ChangeRules => self.many(request, api, writer).await,
+            BlocklistCall::PutRule(kind) => one(request, kind, changes::put, api, author).await,
+            BlocklistCall::DeleteRule(kind) => one(request, kind, changes::delete, api, author).await,
+            BlocklistCall::ChangeRules => self.many(request, api, author).await,
         }
     }
 
     /// A page looks at all rules, which takes some 0.1 s of a list of ten million: not on the thread that answers probes.
-    async fn page(&self, query: PageQuery, api: &BlocklistApi) -> Answer {
+    async fn page(&self, query: PageQuery, api: &BlocklistApi) -> ApiAnswer {
         let _one = self.pages.acquire().await;
         let api = api.clone();
         let page = task::spawn_blocking(move || written(&api.page(&query))).await;
         page.unwrap_or_else(|_stopping| Err(ApiError::Unavailable("the process is stopping".to_owned())))
     }
 
-    async fn many(&self, request: Request<Incoming>, api: &BlocklistApi, writer: Writer) -> Answer {
+    async fn many(&self, request: Request<Incoming>, api: &BlocklistApi, author: Author) -> ApiAnswer {
         let [wait, dry_run] = parameters(&request, ["wait", "dry_run"])?;
         let wait = wait_of(wait.as_deref())?;
         let dry_run = match dry_run.as_deref() {
@@ -170,7 +170,7 @@ impl BlocklistService {
             return Err(ApiError::Unavailable("four lists of changes are being written already".to_owned()));
         };
         let body = body(request, CHANGES_BYTES_MAX, CHANGES_TIMEOUT).await?;
-        written(&api.change_all(changes::lines(&body)?, writer, wait, dry_run).await?)
+        written(&api.change_all(changes::lines(&body)?, author, wait, dry_run).await?)
     }
 }
 
@@ -180,8 +180,8 @@ async fn one(
     kind: RuleKind,
     read: fn(Rule<'static>, &[u8]) -> Result<WantedChange, ApiError>,
     api: &BlocklistApi,
-    writer: Writer,
-) -> Answer {
+    author: Author,
+) -> ApiAnswer {
     if api.topic.is_none() {
         return Err(ApiError::FilesOnly);
     }
@@ -189,7 +189,7 @@ async fn one(
     let wait = wait_of(wait.as_deref())?;
     let rule = rule_of(&request, kind)?;
     let body = body(request, DETAILS_BYTES_MAX, DETAILS_TIMEOUT).await?;
-    written(&api.change(read(rule, &body)?, writer, wait).await?)
+    written(&api.change(read(rule, &body)?, author, wait).await?)
 }
 
 /// The rule of `kind` that the path names.
@@ -231,10 +231,10 @@ fn some(name: &str, value: Option<String>) -> Result<Option<String>, ApiError> {
     if value.as_ref().is_some_and(String::is_empty) { Err(ApiError::field(name, "is empty")) } else { Ok(value) }
 }
 
-fn wait_of(value: Option<&str>) -> Result<Wait, ApiError> {
+fn wait_of(value: Option<&str>) -> Result<WaitFor, ApiError> {
     match value {
-        None | Some("applied") => Ok(Wait::Applied),
-        Some("acknowledged") => Ok(Wait::Acknowledged),
+        None | Some("applied") => Ok(WaitFor::Applied),
+        Some("acknowledged") => Ok(WaitFor::Acknowledged),
         Some(_) => Err(ApiError::field("wait", "must be applied or acknowledged")),
     }
 }
@@ -269,7 +269,7 @@ fn request_id(request: &Request<Incoming>) -> Option<Box<str>> {
     (!id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX).then(|| id.into())
 }
 
-fn written(body: &impl Serialize) -> Answer {
+fn written(body: &impl Serialize) -> ApiAnswer {
     serde_json::to_vec(body).map_err(|error| ApiError::Unavailable(error.to_string()))
 }
 

@@ -18,7 +18,7 @@ use crate::follow::Reloaded;
 use crate::follow::file::Content;
 use crate::follow::file::FileError;
 use crate::follow::file::FollowedFile;
-use crate::follow::file::Look;
+use crate::follow::file::PollResult;
 use crate::follow::file::read_small;
 use crate::metrics::tokens::TokenMetrics;
 
@@ -120,7 +120,7 @@ impl<T: TokenSet> TokenGroup<T> {
         let now = clock::monotonic();
         let mut read = |path: PathBuf| {
             let mut file = FollowedFile::new(path.clone());
-            (0..ATTEMPTS).find(|_nth| file.load(now) != Look::Same);
+            (0..ATTEMPTS).find(|_nth| file.load(now) != PollResult::Same);
             if file.last_good().is_none() {
                 bad.push(path);
             }
@@ -133,16 +133,16 @@ impl<T: TokenSet> TokenGroup<T> {
     }
 
     /// Does `visit` to every file, and puts the tokens in force if any has new ones. Returns how many files fail.
-    fn visit(&mut self, metrics: &TokenMetrics, mut visit: impl FnMut(&mut FollowedFile<T>) -> Look) -> usize {
+    fn visit(&mut self, metrics: &TokenMetrics, mut visit: impl FnMut(&mut FollowedFile<T>) -> PollResult) -> usize {
         let mut any_loaded = false;
         for file in &mut self.files {
             match visit(file) {
-                Look::Same => {}
-                Look::Loaded => {
+                PollResult::Same => {}
+                PollResult::Loaded => {
                     any_loaded = true;
                     warn_of_weak(file);
                 }
-                Look::Failed => metrics.file_errors.inc(),
+                PollResult::Failed => metrics.file_errors.inc(),
             }
         }
         if any_loaded {
