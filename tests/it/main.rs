@@ -14,6 +14,7 @@ mod admin;
 mod bad_input;
 mod batch_sizes;
 mod blocklist;
+mod blocklist_topic;
 mod broker_protocol;
 mod callbacks;
 mod commands;
