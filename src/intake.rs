@@ -44,7 +44,8 @@ use bytes::Bytes;
 #[derive(Debug)]
 pub(crate) struct Intake {
     pub(crate) apps: Arc<Apps>,
-    pub(crate) blocklist: Arc<ArcSwap<Blocklist>>,
+    /// By the place of the application.
+    pub(crate) blocklists: Vec<Arc<ArcSwap<Blocklist>>>,
     pub(crate) policy: Policy,
     /// The questions that are judged; all others are allowed.
     pub(crate) decides: CommandSet,
@@ -181,9 +182,9 @@ impl Intake {
             (Kind::Before, None) => return Ok(Disposition::Asked),
             (Kind::Before, Some(command)) => command,
         };
-        let blocklist = self.blocklist.load();
-        let judge = Judge { blocklist: &blocklist, policy: self.policy, now: admitted.head.received };
-        let judge = self.decides.contains(command).then_some(judge);
+        let blocklist = self.blocklists.get(admitted.app.index()).map(|blocklist| blocklist.load());
+        let blocklist = blocklist.as_deref().filter(|_blocklist| self.decides.contains(command));
+        let judge = blocklist.map(|blocklist| Judge { blocklist, policy: self.policy, now: admitted.head.received });
         question::answer(command, checked, judge).map(|(decision, body)| Disposition::Decided(decision, body))
     }
 

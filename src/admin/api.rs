@@ -40,6 +40,7 @@ use crate::decide::blocklist::SourceKind;
 use crate::decide::explain;
 use crate::decide::rule::Rule;
 use crate::decide::rule::RuleKind;
+use crate::decide::rules::Rules;
 use crate::decide::topic::value::Provenance;
 use crate::decide::topic::value::RuleValue;
 
@@ -224,7 +225,7 @@ impl BlocklistApi {
         if view.state == TopicState::Reading {
             return Err(ApiError::Unavailable("the topic has not been read to its end yet".to_owned()));
         }
-        let mut answer = what_they_do(&changes, &view, topic.name());
+        let mut answer = what_they_do(&changes, &view.rules, view.generation, topic.name());
         answer.dry_run = dry_run;
         if !dry_run && !changes.is_empty() {
             let wanted = changes.into_iter().map(|numbered| numbered.change).collect();
@@ -262,8 +263,8 @@ async fn write(
     Ok((written, generation))
 }
 
-/// What the changes do to the rules of `view`, one after the other.
-fn what_they_do(changes: &[NumberedChange], view: &TopicView, topic: &str) -> ChangedRules {
+/// What the changes do to `rules`, which `topic` holds as of `generation`, one after the other.
+pub(crate) fn what_they_do(changes: &[NumberedChange], rules: &Rules, generation: u64, topic: &str) -> ChangedRules {
     let (source, now) = (format!("topic:{topic}"), clock::wall());
     let mut answer = ChangedRules {
         dry_run: false,
@@ -272,12 +273,12 @@ fn what_they_do(changes: &[NumberedChange], view: &TopicView, topic: &str) -> Ch
         removed: 0,
         unchanged: 0,
         results: Vec::with_capacity(changes.len()),
-        generation: view.generation,
+        generation,
     };
     let mut earlier: HashMap<String, Option<RuleValue<'static>>> = HashMap::new();
     for NumberedChange { line, change } in changes {
         let sentence = change.rule.to_string();
-        let before = earlier.remove(&sentence).unwrap_or_else(|| view.rules.find(&change.rule));
+        let before = earlier.remove(&sentence).unwrap_or_else(|| rules.find(&change.rule));
         let after = match &change.to {
             WantedRule::Put { until, because } => {
                 Some(RuleValue { until: *until, provenance: Provenance::of_reason(because.as_deref()) }.into_owned())

@@ -30,8 +30,8 @@ pub(super) const REASON_BYTES_MAX: usize = 8 * 1024;
 /// A change, and the line that asks for it.
 #[derive(Debug)]
 pub(crate) struct NumberedChange {
-    pub(super) line: usize,
-    pub(super) change: WantedChange,
+    pub(crate) line: usize,
+    pub(crate) change: WantedChange,
 }
 
 /// The rule that is to be there, with what `body` says of it.

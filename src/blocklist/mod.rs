@@ -1,7 +1,18 @@
-//! The blocklist's Kafka topic: read to its end and followed by every replica, written through a producer of its own.
+//! The lists that decide, and the Kafka topic that every replica follows and that changes are written to.
 //!
-//! [`topic`] is what the rest of the program holds of one topic: the rules as last applied, and a way to write.
+//! [`lists`] makes each list of its sources: files, which [`crate::follow`] reads, and a topic. [`follower`] reads a topic to its end and
+//! applies what comes; [`writer`] changes its rules. [`topic`] is what the rest of the program holds of one topic. What a record means is
+//! [`crate::decide::topic`]'s. Only [`consumer`], [`producer`] and [`describe`] name rdkafka.
 
-#![expect(dead_code, reason = "the admin API and the follower use it")]
-
+mod consumer;
+mod describe;
+pub(crate) mod follower;
+pub(crate) mod lists;
+mod producer;
+mod properties;
+pub(crate) mod snapshot;
 pub(crate) mod topic;
+pub(crate) mod writer;
+
+#[cfg(test)]
+mod tests;

@@ -16,6 +16,11 @@ use crate::decide::topic::key::TopicIdentity;
 use crate::decide::topic::key::Unkeyable;
 use crate::decide::topic::value::RuleValue;
 
+/// The audit topic of a blocklist topic.
+pub(crate) fn changes_topic(topic: &str) -> String {
+    format!("{topic}-changes")
+}
+
 /// How far this replica is with reading a topic. None of it changes an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TopicState {
@@ -61,6 +66,19 @@ pub(crate) struct TopicView {
 }
 
 impl TopicView {
+    /// Nothing was read yet.
+    pub(crate) fn unread() -> Self {
+        Self {
+            rules: Arc::default(),
+            generation: 0,
+            state: TopicState::Reading,
+            fresh: None,
+            identity: None,
+            poison: 0,
+            error: None,
+        }
+    }
+
     /// How long ago Kafka last showed that nothing is missing here; `None` before it did.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
         self.fresh.map(|fresh| now.saturating_duration_since(fresh))

@@ -273,7 +273,11 @@ fn what_the_example_file_suggests_is_right() {
     let whole = whole_example();
     let config = Given { file: &whole, ..Given::default() }.config();
     assert_eq!(config.callbacks.senders.unwrap().0.len(), 2);
-    assert_eq!(config.apps, [app(1_400_000_000, "tencent-chat", &["/run/secrets/tencent-token"])]);
+    let [example] = config.apps.try_into().unwrap();
+    let (files, topic) = (example.blocklist_files, example.blocklist_topic);
+    assert_eq!((files.len(), topic.as_deref()), (1, Some("tencent-chat.blocklist.1400000000")));
+    let example = App { blocklist_files: Vec::new(), blocklist_topic: None, ..example };
+    assert_eq!(example, app(1_400_000_000, "tencent-chat", &["/run/secrets/tencent-token"]));
 }
 
 /// For each kind of problem a file that has it, and how it is told.
@@ -472,6 +476,24 @@ fn a_mistake_about_applications_is_told_with_its_line() {
             "[[apps]]\nsdk_app_id = 1\ntoken_files = []",
             "callbridge.toml:3: apps[0].token_files: must be at least one file; leave it out where callbacks are not \
              signed",
+        ),
+        (
+            "[[apps]]\nsdk_app_id = 1\nblocklist_files = []",
+            "callbridge.toml:3: apps[0].blocklist_files: must be at least one file; leave it out to share the common \
+             blocklist",
+        ),
+        (
+            "[[apps]]\nsdk_app_id = 1\nblocklist_topic = \"a b\"",
+            "callbridge.toml:3: apps[0].blocklist_topic: must be at most 241 of the characters a-z A-Z 0-9 . _ -",
+        ),
+        (
+            "blocklist.topic = \"tencent-chat.unknown\"\napps = [{ sdk_app_id = 1 }]",
+            "callbridge.toml:1: blocklist.topic: must not be a topic of callbacks, and neither may it be with -changes \
+             behind it",
+        ),
+        (
+            "blocklist.topic = \"a\"\napps = [{ sdk_app_id = 1, blocklist_topic = \"a-changes\" }]",
+            "callbridge.toml:1: blocklist.topic: must not be a: a-changes, another blocklist topic, holds its changes",
         ),
     ] {
         let problems = Given { file: &format!("{text}\n{servers}"), ..Given::default() }.problems();
@@ -926,7 +948,8 @@ fn token_files_of_flags_are_for_applications_that_have_none_of_their_own() {
 }
 
 fn app(sdk_app_id: u64, prefix: &str, token_files: &[&str]) -> App {
-    App { sdk_app_id, topic_prefix: prefix.to_owned(), token_files: token_files.iter().map(PathBuf::from).collect() }
+    let token_files = token_files.iter().map(PathBuf::from).collect();
+    App { sdk_app_id, topic_prefix: prefix.to_owned(), token_files, ..App::default() }
 }
 
 #[test]
