@@ -43,8 +43,16 @@ crashes: real ## kill -9 in journal mode, again and again: make crashes CRASHES=
 
 .PHONY: outage
 outage: SECONDS := 600
-outage: kafka ## Kafka away for SECONDS=600 at 2000 callbacks a second; says what became of them, and of the memory
-	CALLBRIDGE_OUTAGE_SECONDS=$(SECONDS) cargo test --release --test it an_outage_at_2000_a_second -- --nocapture
+outage: kafka ## Kafka away for SECONDS=600 at 2000 callbacks a second, and with all commands; says what became of them, and of the memory
+	CALLBRIDGE_OUTAGE_SECONDS=$(SECONDS) cargo test --release --test it outages::an_outage -- --nocapture
+
+KILLS := 50
+
+.PHONY: endurance
+endurance: SECONDS := 600
+endurance: kafka ## one topic forbidden for SECONDS=600, and KILLS=50 beside one that is missing; says what that costs the others
+	CALLBRIDGE_ENDURANCE_SECONDS=$(SECONDS) CALLBRIDGE_ENDURANCE_KILLS=$(KILLS) \
+		cargo test --release --test it endurance:: -- --nocapture
 
 ROUNDS := 5
 RATE := 2000

@@ -15,7 +15,7 @@ use callbridge::auth;
 use callbridge::auth::Apps;
 use callbridge::auth::Tokens;
 use callbridge::capture::Capture;
-use callbridge::capture::Outcome;
+use callbridge::capture::CaptureOutcome;
 use callbridge::capture::Raw;
 use callbridge::clock::UnixMillis;
 use callbridge::command::Command;
@@ -74,8 +74,8 @@ fn before_the_answer(criterion: &mut Criterion) {
         bencher.iter(|| auth::check(&Query::parse(black_box(SIGNED_QUERY)).expect("a good query"), &signed, SIGNED_AT));
     });
     group.bench_function("command by its name", |bencher| bencher.iter(|| Command::find(black_box(NAME))));
-    group.bench_function("prove", |bencher| {
-        bencher.iter(|| parse::prove(black_box(BODY.as_bytes()), NAME).map(|proven| proven.json().len()));
+    group.bench_function("check_body", |bencher| {
+        bencher.iter(|| parse::check_body(black_box(BODY.as_bytes()), NAME).map(|checked| checked.json().len()));
     });
     group.finish();
 }
@@ -114,7 +114,7 @@ fn behind_the_answer(criterion: &mut Criterion) {
         app,
         command: Command::find(NAME),
         raw,
-        outcome: Outcome::Happened,
+        outcome: CaptureOutcome::Happened,
     };
     let mut group = criterion.benchmark_group("behind the answer");
     for (name, mode) in [("normalise, structured", Mode::Structured), ("normalise, binary", Mode::Binary)] {

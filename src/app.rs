@@ -2,6 +2,7 @@
 
 mod blocklists;
 mod build;
+pub(crate) mod drain;
 pub(crate) mod stop;
 pub(crate) mod system;
 
@@ -41,8 +42,8 @@ use crate::logging::LogWriter;
 use crate::publish::control::Control;
 use crate::publish::kafka::ClientError;
 use crate::publish::topics::Missing;
-use crate::publish::topics::Told;
 use crate::publish::topics::TopicsClient;
+use crate::publish::topics::TopicsProgress;
 use crate::systemd;
 use crate::systemd::NoListener;
 use crate::systemd::Notice;
@@ -61,7 +62,7 @@ const STDOUT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why the process could not run.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum ServeError {
     /// An address cannot be listened on.
     #[error("listen on {address}")]
     Listen {
@@ -101,7 +102,7 @@ pub(crate) enum Failure {
     },
 }
 
-impl Failure {
+impl ServeError {
     fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::System { what, source }
     }
@@ -112,25 +113,28 @@ impl Failure {
 /// # Errors
 ///
 /// It could not start. Nothing was taken.
-pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::Ended, Failure> {
-    let passed = systemd::passed_sockets().map_err(Failure::Passed)?;
+pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, ServeError> {
+    let passed = systemd::passed_sockets().map_err(ServeError::Passed)?;
     system::raise_descriptor_limit();
     // For what is rare: it accepts connections, and waits for signals.
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::system("the runtime"))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::system("the runtime"))?;
     let (reload, reloads) = mpsc::sync_channel(1);
     let mut signals = {
         let _inside = runtime.enter();
-        stop::Signals::register(reload).map_err(Failure::system("signal handling"))?
+        stop::Signals::register(reload).map_err(ServeError::system("signal handling"))?
     };
-    let workers = workers::Unstarted::new(config.workers).map_err(Failure::system("the workers"))?;
+    let workers = workers::UnstartedWorkers::new(config.workers).map_err(ServeError::system("the workers"))?;
     let registry = Registry::new();
-    log.metrics().register(&registry).map_err(Failure::Metrics)?;
-    let building = build(config.clone(), registry, passed)?;
+    log.metrics().register(&registry).map_err(ServeError::Metrics)?;
+    let config_to_build = config.clone();
+    let building = build(move || Built::new(&config_to_build, registry, passed, serve_admin))?;
     let Some(built) = runtime.block_on(signals.unless_stopped(building)) else {
-        return Ok(stop::Ended::Stopped);
+        return Ok(stop::RunEnd::Stopped);
     };
-    let mut built = built.map_err(|_ended| Failure::system("the start")(io::ErrorKind::Other.into()))??;
+    let mut built = built.map_err(|_ended| ServeError::system("the start")(io::ErrorKind::Other.into()))??;
     // Ends with this function: behind everything that uses it.
     let _embedded = built.embedded.take();
     // From here on things run.
@@ -139,20 +143,18 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::Ended, Fai
 }
 
 /// Builds everything, on a thread of its own: reading a large journal takes a while, and a signal is to be heard all the while.
-fn build(
-    config: Config,
-    registry: Registry,
-    passed: Vec<TcpListener>,
-) -> Result<oneshot::Receiver<Result<Built, Failure>>, Failure> {
+fn build<B: Send + 'static>(
+    build: impl FnOnce() -> Result<B, ServeError> + Send + 'static,
+) -> Result<oneshot::Receiver<Result<B, ServeError>>, ServeError> {
     let (done, built) = oneshot::channel();
     let _building = spawn("start", move || {
         // Nobody waits any more when it was told to stop.
-        let _told = done.send(Built::new(&config, registry, passed, serve_admin));
+        let _told = done.send(build());
     })?;
     Ok(built)
 }
 
-fn serve_admin(admin: Admin, listener: TcpListener) -> Result<JoinHandle<()>, Failure> {
+fn serve_admin(admin: Admin, listener: TcpListener) -> Result<JoinHandle<()>, ServeError> {
     spawn("admin", move || {
         if let Err(error) = admin.serve(listener) {
             tracing::error!(%error, "the admin listener ended");
@@ -168,8 +170,8 @@ pub(crate) struct Running {
     pump: Pumping,
     /// Of the journal on disk: behind the pump.
     committer_ended: Option<oneshot::Receiver<()>>,
-    /// What waits at the stop can wait for the next start.
-    is_log_lasting: bool,
+    /// There is a journal on disk that is still there at the next start.
+    is_journal_persistent: bool,
     admin: JoinHandle<()>,
 }
 
@@ -177,7 +179,8 @@ pub(crate) struct Running {
 struct Pumping {
     thread: Thread,
     control: Arc<Control>,
-    ended: oneshot::Receiver<()>,
+    /// What Kafka said last of each topic that does not take its records, by its place among the names.
+    ended: oneshot::Receiver<Vec<Option<String>>>,
     /// The records that are in Kafka.
     delivered: IntCounter,
 }
@@ -185,15 +188,15 @@ struct Pumping {
 fn start(
     built: Built,
     runtime: &Runtime,
-    workers: workers::Unstarted,
+    workers: workers::UnstartedWorkers,
     reloads: Receiver<()>,
     log: &LogWriter,
-) -> Result<Running, Failure> {
+) -> Result<Running, ServeError> {
     let Built { served, publishing, journaling, readying, admin, following, blocklists, listeners, embedded: _ } =
         built;
     // Not waited for at the end: it may be reading from a disk that does not answer.
     let _following = spawn("files", move || following.run(&reloads))?;
-    let is_log_lasting = journaling.as_ref().is_some_and(|journaling| journaling.is_lasting);
+    let is_journal_persistent = journaling.as_ref().is_some_and(|journaling| journaling.is_persistent);
     let committer_ended = journaling.map(|journaling| start_journal(journaling, &served.lifecycle, log)).transpose()?;
     let (pump, topics_client) = start_pump(publishing)?;
     let readying = Arc::new(readying);
@@ -203,13 +206,13 @@ fn start(
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
         spawn("topics", move || watch_topics(&readying, &topics_client, &served, &control, &thread))?
     };
-    let workers = workers.start(&served.lifecycle, journal::attend).map_err(Failure::system("the workers"))?;
+    let workers = workers.start(&served.lifecycle, journal::attend).map_err(ServeError::system("the workers"))?;
     let (done, serving) = oneshot::channel();
     let serve = {
         let _inside = runtime.enter();
         let listener =
-            tokio::net::TcpListener::from_std(listeners.callbacks).map_err(Failure::system("the listener"))?;
-        let setup = listener::Setup {
+            tokio::net::TcpListener::from_std(listeners.callbacks).map_err(ServeError::system("the listener"))?;
+        let setup = listener::ListenerSetup {
             service: Arc::clone(&served.service),
             preamble: Arc::clone(&served.preamble),
             limits: served.limits,
@@ -223,7 +226,7 @@ fn start(
         // Nobody listens any more when the stop ran out of time.
         let _ = done.send(());
     });
-    Ok(Running { built: served, serving, workers, pump, committer_ended, is_log_lasting, admin })
+    Ok(Running { built: served, serving, workers, pump, committer_ended, is_journal_persistent, admin })
 }
 
 /// Starts the journal's threads. When the disk fails, they end the process: what was not acknowledged is nobody's loss, and what was is
@@ -232,8 +235,8 @@ fn start_journal(
     journaling: build::Journaling,
     lifecycle: &Lifecycle,
     log: &LogWriter,
-) -> Result<oneshot::Receiver<()>, Failure> {
-    let build::Journaling { committer, tender, is_lasting: _ } = journaling;
+) -> Result<oneshot::Receiver<()>, ServeError> {
+    let build::Journaling { committer, keeper, is_persistent: _ } = journaling;
     let (ended, committer_ended) = oneshot::channel();
     let (of_committer, log_of_committer) = (lifecycle.clone(), log.clone());
     let _committer = spawn("journal", move || {
@@ -244,7 +247,7 @@ fn start_journal(
     })?;
     let (of_tender, log_of_tender) = (lifecycle.clone(), log.clone());
     let _tender = spawn("journal-files", move || {
-        if let Err(failed) = tender.run(&of_tender) {
+        if let Err(failed) = keeper.run(&of_tender) {
             end_without_disk(&failed, &log_of_tender);
         }
     })?;
@@ -262,35 +265,36 @@ fn end_without_disk(failed: &commit::Failed, log: &LogWriter) -> ! {
 }
 
 /// Starts the pump, and the Kafka client on its thread.
-fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), Failure> {
+fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), ServeError> {
     let (control, delivered) = (publishing.control(), publishing.delivered_records());
     let (ended, has_ended) = oneshot::channel();
     let (started, has_started) = mpsc::sync_channel(1);
     let handle = {
         let control = Arc::clone(&control);
-        spawn("pump", move || {
-            match publishing.into_pump(&thread::current()) {
-                Ok((pump, topics_client)) => {
-                    let _told = started.send(Ok(topics_client));
-                    pump.run(&control);
-                }
-                Err(error) => {
-                    let _told = started.send(Err(error));
-                }
+        spawn("pump", move || match publishing.into_pump(&thread::current()) {
+            Ok((pump, topics_client)) => {
+                let _told = started.send(Ok(topics_client));
+                let _ = ended.send(pump.run(&control));
             }
-            let _ = ended.send(());
+            Err(error) => {
+                let _told = started.send(Err(error));
+            }
         })?
     };
     let topics_client = match has_started.recv() {
         Ok(Ok(topics_client)) => topics_client,
-        Ok(Err(error)) => return Err(Failure::Kafka(error)),
-        Err(_ended) => return Err(Failure::system("the pump")(io::ErrorKind::Other.into())),
+        Ok(Err(error)) => return Err(ServeError::Kafka(error)),
+        Err(_ended) => return Err(ServeError::system("the pump")(io::ErrorKind::Other.into())),
     };
     Ok((Pumping { thread: handle.thread().clone(), control, ended: has_ended, delivered }, topics_client))
 }
 
 /// Starts the threads of the blocklist topics, and one that lets callbacks through once all have been read or the time for it is over.
-fn start_blocklists(blocklists: Blocklists, readying: &Arc<Readying>, served: &build::Served) -> Result<(), Failure> {
+fn start_blocklists(
+    blocklists: Blocklists,
+    readying: &Arc<Readying>,
+    served: &build::Served,
+) -> Result<(), ServeError> {
     let topics = blocklists.handles();
     blocklists.start()?;
     if !topics.is_empty() {
@@ -310,8 +314,8 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
         serve_now(readying, served);
     }
     let what = if readying.is_ready_alone { "not publishing" } else { "not ready" };
-    let tell = |told: Told<'_>| match told {
-        Told::Missing(missing) => {
+    let tell = |told: TopicsProgress<'_>| match told {
+        TopicsProgress::Missing(missing) => {
             match missing {
                 Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "{what}"),
                 Missing::Kafka(_) | Missing::Brokers(_) | Missing::Leaders(_) | Missing::Leader(..) => {
@@ -322,10 +326,10 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
             served.lifecycle.set_waits_for(&missing.to_string());
         }
         // What is in the journal can wait for its own topic only.
-        Told::OthersWork(there) if readying.is_ready_alone => control.publish(there.iter().copied(), pump),
-        Told::OthersWork(_) => {}
-        Told::Limit(smallest) => control.limit(smallest, pump),
-        Told::Complete => {
+        TopicsProgress::OthersWork(there) if readying.is_ready_alone => control.publish(there.iter().copied(), pump),
+        TopicsProgress::OthersWork(_) => {}
+        TopicsProgress::Limit(smallest) => control.limit(smallest, pump),
+        TopicsProgress::Complete => {
             control.publish(0..readying.topics.names.len(), pump);
             if readying.is_ready_alone {
                 tracing::info!("publishing");
@@ -353,8 +357,8 @@ fn serve_now(readying: &Readying, served: &build::Served) {
     }
 }
 
-fn spawn<F: FnOnce() + Send + 'static>(name: &'static str, run: F) -> Result<JoinHandle<()>, Failure> {
-    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(Failure::system(name))
+fn spawn<F: FnOnce() + Send + 'static>(name: &'static str, run: F) -> Result<JoinHandle<()>, ServeError> {
+    thread::Builder::new().name(name.to_owned()).spawn(run).map_err(ServeError::system(name))
 }
 
 /// Prints lines that programs read. That nobody reads stdout any more is no reason to stop, nor to wait.

@@ -23,7 +23,7 @@ pub struct Subscribers<'a> {
     pub official_account: Id<'a>,
     /// Who asked for it: the user, or an administrator by REST.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Shown<'a>>,
+    pub operator: Option<LossyText<'a>>,
     /// Who subscribes or unsubscribes.
     #[serde(borrow, rename = "SubscribeAccountList", deserialize_with = "null_is_empty")]
     pub subscribers: Vec<Object<Subscriber<'a>>>,
@@ -48,10 +48,10 @@ pub struct AskedFor<'a> {
     pub owner: Id<'a>,
     /// Who asks for it.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Shown<'a>>,
+    pub operator: Option<LossyText<'a>>,
     /// What it shall be called.
     #[serde(borrow, default, rename = "Name")]
-    pub name: Option<Shown<'a>>,
+    pub name: Option<LossyText<'a>>,
     /// When.
     #[serde(default, rename = "EventTime")]
     pub event_time: EventTime,
@@ -60,19 +60,19 @@ pub struct AskedFor<'a> {
 /// `OfficialAccount.CallbackAfterCreateOfficialAccount`, `OfficialAccount.CallbackAfterOfficialAccountDestroyed` and
 /// `OfficialAccount.CallbackAfterOfficialAccountFull`.
 #[derive(Debug, Deserialize)]
-pub struct Account<'a> {
+pub struct OfficialAccountChange<'a> {
     /// The account that is new, gone or full.
     #[serde(borrow, rename = "Official_Account")]
     pub official_account: Id<'a>,
     /// Who made it.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Shown<'a>>,
+    pub operator: Option<LossyText<'a>>,
     /// Whose it is or was.
     #[serde(borrow, default, rename = "Owner_Account")]
-    pub owner: Option<Shown<'a>>,
+    pub owner: Option<LossyText<'a>>,
     /// What it is or was called.
     #[serde(borrow, default, rename = "Name")]
-    pub name: Option<Shown<'a>>,
+    pub name: Option<LossyText<'a>>,
     /// When.
     #[serde(default, rename = "EventTime")]
     pub event_time: EventTime,
@@ -86,19 +86,19 @@ pub struct InfoChanged<'a> {
     pub official_account: Id<'a>,
     /// Who changed it.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Shown<'a>>,
+    pub operator: Option<LossyText<'a>>,
     /// The new introduction.
     #[serde(borrow, default, rename = "Introduction")]
-    pub introduction: Option<Shown<'a>>,
+    pub introduction: Option<LossyText<'a>>,
     /// The new name.
     #[serde(borrow, default, rename = "Name")]
-    pub name: Option<Shown<'a>>,
+    pub name: Option<LossyText<'a>>,
     /// The new picture's URL.
     #[serde(borrow, default, rename = "FaceUrl")]
-    pub face_url: Option<Shown<'a>>,
+    pub face_url: Option<LossyText<'a>>,
     /// The new organization.
     #[serde(borrow, default, rename = "Organization")]
-    pub organization: Option<Shown<'a>>,
+    pub organization: Option<LossyText<'a>>,
     /// When.
     #[serde(default, rename = "EventTime")]
     pub event_time: EventTime,
@@ -106,13 +106,13 @@ pub struct InfoChanged<'a> {
 
 /// `OfficialAccount.CallbackBeforeSendMsg` and `OfficialAccount.CallbackAfterSendMsg`.
 #[derive(Debug, Deserialize)]
-pub struct Message<'a> {
+pub struct OfficialAccountMessage<'a> {
     /// The account that writes to its subscribers.
     #[serde(borrow, rename = "Official_Account")]
     pub official_account: Id<'a>,
     /// Who wrote it.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Shown<'a>>,
+    pub operator: Option<LossyText<'a>>,
     /// What it is taken back by. A message that is yet to be sent has none.
     #[serde(borrow, default, rename = "MsgKey")]
     pub key: Option<Text<'a>>,
@@ -127,7 +127,7 @@ pub struct Message<'a> {
     pub body: Option<List<'a>>,
     /// What the application put beside it.
     #[serde(borrow, default, rename = "CloudCustomData")]
-    pub custom_data: Option<Shown<'a>>,
+    pub custom_data: Option<LossyText<'a>>,
     /// When.
     #[serde(default, rename = "EventTime")]
     pub event_time: EventTime,
@@ -141,7 +141,7 @@ pub struct Withdrawn<'a> {
     pub official_account: Id<'a>,
     /// Who took them back.
     #[serde(borrow, default, rename = "Operator_Account")]
-    pub operator: Option<Shown<'a>>,
+    pub operator: Option<LossyText<'a>>,
     /// The messages.
     #[serde(borrow, rename = "WithdrawMsgList", deserialize_with = "null_is_empty")]
     pub messages: Vec<Object<WithdrawnMessage<'a>>>,
@@ -164,7 +164,7 @@ pub struct Text<'a>(pub Cow<'a, str>);
 
 /// A string that nothing is decided or routed by. Of a lone surrogate, which no text can hold, it has U+FFFD.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown<'a>(pub Cow<'a, str>);
+pub struct LossyText<'a>(pub Cow<'a, str>);
 
 /// A [`Text`] that names something, so it is not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -218,7 +218,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Shown<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for LossyText<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         // As bytes the library gives lone surrogates too, three bytes each.
         deserializer.deserialize_bytes(ShownVisitor)
@@ -274,14 +274,14 @@ impl<'de> de::Visitor<'de> for TextVisitor {
 struct ShownVisitor;
 
 impl<'de> de::Visitor<'de> for ShownVisitor {
-    type Value = Shown<'de>;
+    type Value = LossyText<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("a string")
     }
 
     fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
-        str::from_utf8(bytes).map(|text| Shown(Cow::Borrowed(text))).or_else(|_error| self.visit_bytes(bytes))
+        str::from_utf8(bytes).map(|text| LossyText(Cow::Borrowed(text))).or_else(|_error| self.visit_bytes(bytes))
     }
 
     fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Self::Value, E> {
@@ -289,7 +289,7 @@ impl<'de> de::Visitor<'de> for ShownVisitor {
         replace_surrogates(&mut bytes);
         let text =
             String::from_utf8(bytes).map_err(|_error| E::invalid_value(de::Unexpected::Other("bytes"), &self))?;
-        Ok(Shown(Cow::Owned(text)))
+        Ok(LossyText(Cow::Owned(text)))
     }
 }
 
@@ -393,11 +393,11 @@ mod tests {
             (r#""\ud83d\ud83d\ude00\udfff""#, "\u{fffd}\u{1f600}\u{fffd}"),
             (r#""\ud83d\n\ud7ff新\ue000""#, "\u{fffd}\n\u{d7ff}新\u{e000}"),
         ] {
-            assert_eq!(serde_json::from_str::<Shown<'_>>(json).unwrap().0, expected, "{json}");
+            assert_eq!(serde_json::from_str::<LossyText<'_>>(json).unwrap().0, expected, "{json}");
             assert_eq!(serde_json::from_str::<Text<'_>>(json).is_err(), expected.contains('\u{fffd}'), "{json}");
         }
         for json in ["7", "null", "[]", "[97]", "{}", "true"] {
-            assert!(serde_json::from_str::<Shown<'_>>(json).is_err(), "{json}");
+            assert!(serde_json::from_str::<LossyText<'_>>(json).is_err(), "{json}");
         }
     }
 

@@ -22,7 +22,7 @@ pub struct Capture {
     /// What was sent.
     pub raw: Raw,
     /// What became of it.
-    pub outcome: Outcome,
+    pub outcome: CaptureOutcome,
 }
 
 /// A callback's query and body as they came, in one piece of memory: it is made by one thread and freed by another for each callback.
@@ -83,7 +83,7 @@ impl Raw {
 
 /// What became of a callback at intake.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum CaptureOutcome {
     /// It told what happened, and was taken.
     Happened,
     /// It asked, and this was answered.
@@ -104,11 +104,11 @@ impl Capture {
     /// The memory it takes, for the bounds of queues; in the journal it takes less.
     pub fn cost_bytes(&self) -> usize {
         let outcome = match &self.outcome {
-            Outcome::Happened => 0,
-            Outcome::Decided(decision) => {
+            CaptureOutcome::Happened => 0,
+            CaptureOutcome::Decided(decision) => {
                 decision.refused.iter().chain(&decision.rules).map(|text| text_cost(text)).sum()
             }
-            Outcome::Refused { detail, .. } => text_cost(detail),
+            CaptureOutcome::Refused { detail, .. } => text_cost(detail),
         };
         self.raw.bytes.len() + outcome + Self::OVERHEAD_BYTES
     }

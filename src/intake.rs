@@ -12,7 +12,7 @@ use crate::auth;
 use crate::auth::Apps;
 use crate::auth::VerifiedApp;
 use crate::capture::Capture;
-use crate::capture::Outcome;
+use crate::capture::CaptureOutcome;
 use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
@@ -31,7 +31,7 @@ use crate::ledger::Receipt;
 use crate::metrics::intake::IntakeMetrics;
 use crate::normalise::Normaliser;
 use crate::parse;
-use crate::parse::Proven;
+use crate::parse::CheckedBody;
 use crate::question;
 use crate::question::Judge;
 use crate::refusal::Reason;
@@ -67,7 +67,7 @@ pub(crate) struct Head {
 
 /// A callback whose head has been checked; its body may be read now. Only [`Intake::admit`] makes one.
 #[derive(Debug)]
-pub(crate) struct Admitted<'r> {
+pub(crate) struct AuthorizedRequest<'r> {
     head: Head,
     app: VerifiedApp,
     /// The query, as it stands in the URL.
@@ -77,13 +77,13 @@ pub(crate) struct Admitted<'r> {
     command: Option<Command>,
 }
 
-/// What a callback that can be used is.
-enum Judged {
-    /// News: taken once it is safe.
+/// How a valid callback is handled.
+enum Disposition {
+    /// An after-callback: acknowledged once the journal has it.
     Happened,
-    /// A question of a command that this version does not know: allowed.
+    /// A before-callback of a command that this version does not know: allowed.
     Asked,
-    /// A question, what was decided, and the body that says so.
+    /// A before-callback, its decision, and the body of the response.
     Decided(Decision, Bytes),
 }
 
@@ -96,7 +96,7 @@ pub(crate) enum Answer {
     Decided(Bytes),
 }
 
-impl Admitted<'_> {
+impl AuthorizedRequest<'_> {
     /// The query, as it stands in the URL.
     pub(crate) fn query(&self) -> &str {
         self.query
@@ -114,11 +114,16 @@ impl Intake {
     /// # Errors
     ///
     /// The application is not ours, or its signature is missing, wrong or stale.
-    pub(crate) fn admit<'r>(&self, head: Head, raw: &'r str, query: Query<'r>) -> Result<Admitted<'r>, Refusal> {
+    pub(crate) fn admit<'r>(
+        &self,
+        head: Head,
+        raw: &'r str,
+        query: Query<'r>,
+    ) -> Result<AuthorizedRequest<'r>, Refusal> {
         let app = auth::check(&query, &self.apps, head.received)?;
         let name = query.command.unwrap_or_default();
         let command = Command::find(&name);
-        Ok(Admitted { head, app, query: raw, name, command })
+        Ok(AuthorizedRequest { head, app, query: raw, name, command })
     }
 
     /// Takes an admitted callback as far as its answer.
@@ -134,31 +139,35 @@ impl Intake {
     /// The body cannot be used, or there is no place for it.
     pub(crate) async fn accept(
         &self,
-        admitted: Admitted<'_>,
+        admitted: AuthorizedRequest<'_>,
         raw: Raw,
         receipt: &mut Option<Receipt<'_>>,
         alarm: &Mutex<Alarm>,
     ) -> Result<Answer, Refusal> {
         let began = admitted.head.began;
-        match parse::prove(raw.body(), &admitted.name).and_then(|proven| self.judge(&admitted, proven)) {
+        match parse::check_body(raw.body(), &admitted.name).and_then(|checked| self.judge(&admitted, checked)) {
             Err(refusal) => {
                 self.keep_refused(&admitted, raw, &refusal);
                 Err(refusal)
             }
             // What is asked is never waited for, so that neither a disk nor a broker can move the answer.
-            Ok(Judged::Decided(decision, body)) => {
+            Ok(Disposition::Decided(decision, body)) => {
                 let outcome = decision.outcome;
-                self.offer(capture(&admitted, raw, Outcome::Decided(decision)), receipt);
+                self.offer(capture(&admitted, raw, CaptureOutcome::Decided(decision)), receipt);
                 self.metrics.decided(outcome, clock::monotonic().duration_since(began));
                 Ok(Answer::Decided(body))
             }
-            Ok(Judged::Asked) => {
-                self.offer(capture(&admitted, raw, Outcome::Happened), receipt);
+            Ok(Disposition::Asked) => {
+                self.offer(capture(&admitted, raw, CaptureOutcome::Happened), receipt);
                 Ok(Answer::Taken)
             }
-            Ok(Judged::Happened) => {
-                let taken =
-                    self.append(capture(&admitted, raw, Outcome::Happened), receipt, began + self.deadline, alarm);
+            Ok(Disposition::Happened) => {
+                let taken = self.append(
+                    capture(&admitted, raw, CaptureOutcome::Happened),
+                    receipt,
+                    began + self.deadline,
+                    alarm,
+                );
                 let taken = taken.await;
                 self.metrics.answered(clock::monotonic().duration_since(began));
                 taken.map(|()| Answer::Taken)
@@ -167,16 +176,16 @@ impl Intake {
     }
 
     /// Decides a before-callback.
-    fn judge(&self, admitted: &Admitted<'_>, proven: Proven<'_>) -> Result<Judged, Refusal> {
+    fn judge(&self, admitted: &AuthorizedRequest<'_>, checked: CheckedBody<'_>) -> Result<Disposition, Refusal> {
         let command = match (admitted.kind(), admitted.command) {
-            (Kind::After, _) => return Ok(Judged::Happened),
-            (Kind::Before, None) => return Ok(Judged::Asked),
+            (Kind::After, _) => return Ok(Disposition::Happened),
+            (Kind::Before, None) => return Ok(Disposition::Asked),
             (Kind::Before, Some(command)) => command,
         };
         let blocklist = self.blocklists.get(admitted.app.index()).map(|blocklist| blocklist.load());
         let blocklist = blocklist.as_deref().filter(|_blocklist| self.decides.contains(command));
         let judge = blocklist.map(|blocklist| Judge { blocklist, policy: self.policy, now: admitted.head.received });
-        question::answer(command, proven, judge).map(|(decision, body)| Judged::Decided(decision, body))
+        question::answer(command, checked, judge).map(|(decision, body)| Disposition::Decided(decision, body))
     }
 
     /// Where there is room and nothing to wait for, no timer is made. Waiting is boxed: every request's future would be larger by it.
@@ -248,8 +257,8 @@ impl Intake {
     }
 
     /// Keeps the bytes of a sender we know, for whoever mends what was wrong.
-    fn keep_refused(&self, admitted: &Admitted<'_>, raw: Raw, refusal: &Refusal) {
-        let outcome = Outcome::Refused { reason: refusal.reason(), detail: refusal.to_string().into() };
+    fn keep_refused(&self, admitted: &AuthorizedRequest<'_>, raw: Raw, refusal: &Refusal) {
+        let outcome = CaptureOutcome::Refused { reason: refusal.reason(), detail: refusal.to_string().into() };
         if !self.journal.keep(capture(admitted, raw, outcome)) {
             self.metrics.rejected_dropped.inc();
         }
@@ -267,7 +276,7 @@ const fn not_taken(error: AppendError) -> Refusal {
     }
 }
 
-fn capture(admitted: &Admitted<'_>, raw: Raw, outcome: Outcome) -> Box<Capture> {
+fn capture(admitted: &AuthorizedRequest<'_>, raw: Raw, outcome: CaptureOutcome) -> Box<Capture> {
     let Head { peer, received, .. } = admitted.head;
     Box::new(Capture { received, peer, app: admitted.app, command: admitted.command, raw, outcome })
 }

@@ -12,7 +12,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use crate::command::Command;
-use crate::refusal::Account;
+use crate::refusal::LedgerAccount;
 use crate::refusal::Reason;
 
 /// What the ledger says at one moment. All counts are callbacks since the start.
@@ -22,7 +22,7 @@ pub struct Balance {
     pub received: [u64; Command::COUNT + 1],
     /// Found in the journal at the start.
     pub recovered: u64,
-    /// By [`Reason`]: those whose account is [`Account::Refused`], and those whose account is [`Account::Lost`].
+    /// By [`Reason`]: those whose account is [`LedgerAccount::Refused`], and those whose account is [`LedgerAccount::Lost`].
     pub ended: [u64; Reason::ALL.len()],
     /// Every record they became is in Kafka.
     pub delivered: u64,
@@ -59,7 +59,7 @@ impl Balance {
     }
 
     /// All that ended in `account`.
-    pub fn ended_total(&self, account: Account) -> u64 {
+    pub fn ended_total(&self, account: LedgerAccount) -> u64 {
         let reasons = Reason::ALL.into_iter().filter(|reason| reason.account() == account);
         reasons.filter_map(|reason| self.ended.get(reason.index())).sum()
     }
@@ -77,8 +77,8 @@ impl fmt::Display for Balance {
             "ledger received={} recovered={} refused={} lost={} delivered={} waiting={}",
             self.received_total(),
             self.recovered,
-            self.ended_total(Account::Refused),
-            self.ended_total(Account::Lost),
+            self.ended_total(LedgerAccount::Refused),
+            self.ended_total(LedgerAccount::Lost),
             self.delivered,
             self.waiting_total(),
         )
@@ -203,7 +203,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn is_balanced(balance: &Balance) -> bool {
-        let ended = balance.ended_total(Account::Refused) + balance.ended_total(Account::Lost);
+        let ended = balance.ended_total(LedgerAccount::Refused) + balance.ended_total(LedgerAccount::Lost);
         balance.received_total() + balance.recovered == ended + balance.delivered + balance.waiting_total()
     }
 

@@ -69,7 +69,7 @@ pub(crate) struct Lifecycle {
 
 #[derive(Debug)]
 struct Inner {
-    state: watch::Sender<State>,
+    state: watch::Sender<LifecycleState>,
     /// Held while the state changes, so that no thread misses a change between its look and its wait.
     changing: Mutex<()>,
     changed: Condvar,
@@ -78,7 +78,7 @@ struct Inner {
 }
 
 #[derive(Debug)]
-struct State {
+struct LifecycleState {
     phase: Phase,
     waits_for: String,
     deadline: Option<Instant>,
@@ -87,7 +87,7 @@ struct State {
 impl Lifecycle {
     /// A process that starts.
     pub(crate) fn new() -> Self {
-        let state = State { phase: Phase::Starting, waits_for: STARTING.to_owned(), deadline: None };
+        let state = LifecycleState { phase: Phase::Starting, waits_for: STARTING.to_owned(), deadline: None };
         let (changing, changed) = <(Mutex<()>, Condvar)>::default();
         let phase = AtomicU8::new(state.phase as u8);
         Self { inner: Arc::new(Inner { state: watch::Sender::new(state), changing, changed, phase }) }
@@ -147,7 +147,7 @@ impl Lifecycle {
         !timeout.timed_out()
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut LifecycleState)) {
         let _guard = self.inner.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.inner.state.send_modify(|state| {
             change(state);

@@ -42,12 +42,12 @@ pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The log. Clones append to the same queue.
 #[derive(Debug, Clone)]
 pub(crate) struct LogWriter {
-    shared: Arc<Shared>,
+    shared: Arc<LogShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    queue: Mutex<Queue>,
+struct LogShared {
+    queue: Mutex<LineQueue>,
     /// There is something to write.
     filled: Condvar,
     /// Something was written.
@@ -56,7 +56,7 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct LineQueue {
     /// Whole lines.
     bytes: VecDeque<u8>,
     /// The queue was full, and is not half empty yet.
@@ -75,7 +75,7 @@ impl LogWriter {
     /// The system gives no thread.
     pub(crate) fn start(stream: OwnedFd, metrics: LogMetrics) -> io::Result<Self> {
         let (filled, written) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { queue: Mutex::default(), filled, written, metrics });
+        let shared = Arc::new(LogShared { queue: Mutex::default(), filled, written, metrics });
         let writer = Arc::clone(&shared);
         let stream = File::from(stream);
         thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&stream))?;
@@ -150,8 +150,8 @@ impl Write for &LogWriter {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+impl LogShared {
+    fn lock(&self) -> MutexGuard<'_, LineQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -170,7 +170,7 @@ impl Shared {
     /// Waits for lines, and takes as many as one write should have. None when lines were dropped and nothing waits.
     fn next(&self) -> Vec<u8> {
         let queue = self.lock();
-        let is_idle = |queue: &mut Queue| queue.bytes.is_empty() && !queue.is_dropping;
+        let is_idle = |queue: &mut LineQueue| queue.bytes.is_empty() && !queue.is_dropping;
         let mut queue = self.filled.wait_while(queue, is_idle).unwrap_or_else(PoisonError::into_inner);
         queue.writing_since = Some(clock::monotonic());
         let end = write_len(&queue.bytes);

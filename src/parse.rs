@@ -12,13 +12,13 @@ use serde_json::error::Category;
 use crate::body::is_blank;
 use crate::refusal::Refusal;
 
-/// A body that is a JSON object of the command it came under. Only [`prove`] makes one.
+/// A body that is a JSON object of the command it came under. Only [`check_body`] makes one.
 #[derive(Debug, Clone, Copy)]
-pub struct Proven<'a> {
+pub struct CheckedBody<'a> {
     json: &'a str,
 }
 
-impl<'a> Proven<'a> {
+impl<'a> CheckedBody<'a> {
     /// The object's text, without the blanks around it.
     pub const fn json(self) -> &'a str {
         self.json
@@ -32,7 +32,7 @@ impl<'a> Proven<'a> {
 /// # Errors
 ///
 /// Not UTF-8, not JSON, not an object, or of another command; with line and column.
-pub fn prove<'a>(body: &'a [u8], command: &str) -> Result<Proven<'a>, Refusal> {
+pub fn check_body<'a>(body: &'a [u8], command: &str) -> Result<CheckedBody<'a>, Refusal> {
     let text = str::from_utf8(body).map_err(|error| {
         let (line, column) = place(body.get(..error.valid_up_to()).unwrap_or_default());
         Refusal::NotJson { what: "a byte that is not UTF-8".into(), line, column }
@@ -50,7 +50,7 @@ pub fn prove<'a>(body: &'a [u8], command: &str) -> Result<Proven<'a>, Refusal> {
             Category::Syntax | Category::Eof | Category::Io => Refusal::NotJson { what, line, column },
         }
     })?;
-    Ok(Proven { json })
+    Ok(CheckedBody { json })
 }
 
 fn not_an_object(text: &str) -> Refusal {
@@ -153,7 +153,7 @@ mod tests {
     const COMMAND: &str = "Some.Command";
 
     fn refused(body: &[u8]) -> (Reason, String) {
-        let refusal = prove(body, COMMAND).unwrap_err();
+        let refusal = check_body(body, COMMAND).unwrap_err();
         (refusal.reason(), refusal.to_string())
     }
 
@@ -166,7 +166,7 @@ mod tests {
             "{}",
         ] {
             let padded = format!(" \r\n\t{body}\n ");
-            assert_eq!(prove(padded.as_bytes(), COMMAND).unwrap().json(), body);
+            assert_eq!(check_body(padded.as_bytes(), COMMAND).unwrap().json(), body);
         }
     }
 
@@ -220,6 +220,6 @@ mod tests {
     #[test]
     fn deep_nesting_neither_overflows_nor_is_refused() {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(prove(deep.as_bytes(), COMMAND).is_ok());
+        assert!(check_body(deep.as_bytes(), COMMAND).is_ok());
     }
 }

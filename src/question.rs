@@ -23,7 +23,7 @@ use crate::decide::Question;
 use crate::decide::answer;
 use crate::decide::blocklist::Blocklist;
 use crate::parse;
-use crate::parse::Proven;
+use crate::parse::CheckedBody;
 use crate::refusal::Refusal;
 
 /// What a question is judged by.
@@ -81,7 +81,7 @@ struct GroupMessage<'a> {
 
 /// `C2C.CallbackBeforeSendMsg`.
 #[derive(Deserialize)]
-struct Message<'a> {
+struct DirectMessage<'a> {
     #[serde(borrow, rename = "To_Account")]
     receiver: Id<'a>,
     #[serde(borrow, rename = "From_Account")]
@@ -118,30 +118,34 @@ struct Other<'a> {
 /// # Errors
 ///
 /// [`Refusal::Undecidable`]: it is to be judged, and what it asks is missing or has the wrong shape.
-pub fn answer(command: Command, proven: Proven<'_>, judge: Option<Judge<'_>>) -> Result<(Decision, Bytes), Refusal> {
-    let Some(judge) = judge else { return Ok(allowed(command, proven)) };
+pub fn answer(
+    command: Command,
+    checked: CheckedBody<'_>,
+    judge: Option<Judge<'_>>,
+) -> Result<(Decision, Bytes), Refusal> {
+    let Some(judge) = judge else { return Ok(allowed(command, checked)) };
     let (account, users) = match command.asks() {
-        Asks::Nobody => return Ok(allowed(command, proven)),
-        Asks::Friend | Asks::FriendResponse => return friends(&read(proven)?, judge),
+        Asks::Nobody => return Ok(allowed(command, checked)),
+        Asks::Friend | Asks::FriendResponse => return friends(&read(checked)?, judge),
         Asks::Subscribers => {
-            let asked: Subscription<'_> = read(proven)?;
+            let asked: Subscription<'_> = read(checked)?;
             let users = asked.subscribers.into_iter().map(|subscriber| subscriber.0.account.0).collect();
             (asked.official_account, users)
         }
         Asks::Invited => {
-            let asked: Invitation<'_> = read(proven)?;
+            let asked: Invitation<'_> = read(checked)?;
             (asked.group, asked.members.into_iter().map(|member| member.0.account.0).collect())
         }
         Asks::Applicant => {
-            let asked: Application<'_> = read(proven)?;
+            let asked: Application<'_> = read(checked)?;
             (asked.group, vec![asked.applicant.0])
         }
         Asks::GroupSender => {
-            let asked: GroupMessage<'_> = read(proven)?;
+            let asked: GroupMessage<'_> = read(checked)?;
             (asked.group, vec![asked.sender.0])
         }
         Asks::Sender => {
-            let asked: Message<'_> = read(proven)?;
+            let asked: DirectMessage<'_> = read(checked)?;
             (asked.receiver, vec![asked.sender.0])
         }
     };
@@ -156,12 +160,12 @@ pub fn answer(command: Command, proven: Proven<'_>, judge: Option<Judge<'_>>) ->
     Ok((decision, body))
 }
 
-fn allowed(command: Command, proven: Proven<'_>) -> (Decision, Bytes) {
+fn allowed(command: Command, checked: CheckedBody<'_>) -> (Decision, Bytes) {
     let decision = Decision::unjudged();
     let body = match command.shape() {
         Shape::Plain | Shape::RefusedSubscribers | Shape::RefusedMembers => answer::body(command.shape(), &decision),
         Shape::ResultItems => {
-            let items = read::<Others<'_>>(proven).map(|others| others.items).unwrap_or_default();
+            let items = read::<Others<'_>>(checked).map(|others| others.items).unwrap_or_default();
             let others: Vec<Cow<'_, str>> = items.into_iter().map(|item| item.0.account.0).collect();
             answer::result_items(&others, &decision)
         }
@@ -179,8 +183,8 @@ fn friends(asked: &Friends<'_>, judge: Judge<'_>) -> Result<(Decision, Bytes), R
     Ok((decision, body))
 }
 
-fn read<'a, T: Deserialize<'a>>(proven: Proven<'a>) -> Result<T, Refusal> {
-    serde_json::from_str(proven.json()).map_err(|error| Refusal::Undecidable {
+fn read<'a, T: Deserialize<'a>>(checked: CheckedBody<'a>) -> Result<T, Refusal> {
+    serde_json::from_str(checked.json()).map_err(|error| Refusal::Undecidable {
         what: parse::what(&error),
         line: error.line(),
         column: error.column(),
@@ -206,8 +210,8 @@ mod tests {
     fn judged(command: &str, body: &str, rules: Option<&str>) -> Result<(Decision, String), Refusal> {
         let list = Blocklist::of([Arc::new(file::parse(rules.unwrap_or_default().as_bytes()).unwrap())], 3);
         let judge = Judge { blocklist: &list, policy: Policy::default(), now: UnixMillis(1_800_000_000_000) };
-        let proven = parse::prove(body.as_bytes(), command)?;
-        let (decision, answer) = answer(Command::find(command).unwrap(), proven, rules.is_some().then_some(judge))?;
+        let checked = parse::check_body(body.as_bytes(), command)?;
+        let (decision, answer) = answer(Command::find(command).unwrap(), checked, rules.is_some().then_some(judge))?;
         Ok((decision, String::from_utf8(answer.to_vec()).unwrap()))
     }
 
@@ -343,8 +347,8 @@ mod tests {
             ("C2C.CallbackBeforeSendMsg", r#"{"From_Account":"a","To_Account":"b"}"#, false),
             ("Sns.CallbackPrevFriendAdd", r#"{"From_Account":"a","FriendItem":[{"To_Account":"b"}]}"#, true),
         ] {
-            let proven = parse::prove(body.as_bytes(), command).unwrap();
-            let (decision, answer) = answer(Command::find(command).unwrap(), proven, Some(judge)).unwrap();
+            let checked = parse::check_body(body.as_bytes(), command).unwrap();
+            let (decision, answer) = answer(Command::find(command).unwrap(), checked, Some(judge)).unwrap();
             assert_eq!(decision.outcome, Outcome::Refuse);
             let answer: Value = serde_json::from_slice(&answer).unwrap();
             assert_eq!(answer["ErrorCode"], u8::from(!is_listed));

@@ -190,7 +190,7 @@ pub enum Reason {
 
 /// Which account of the ledger a callback ends in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Account {
+pub enum LedgerAccount {
     /// Wrong, and answered so.
     Refused,
     /// Right, and gone.
@@ -306,7 +306,7 @@ impl Reason {
     }
 
     /// Where the ledger counts it.
-    pub const fn account(self) -> Account {
+    pub const fn account(self) -> LedgerAccount {
         match self {
             Self::BodiesFull
             | Self::QueueFull
@@ -315,7 +315,7 @@ impl Reason {
             | Self::JournalFull
             | Self::JournalFailed
             | Self::Stopping
-            | Self::Unpublishable => Account::Lost,
+            | Self::Unpublishable => LedgerAccount::Lost,
             Self::Method
             | Self::Host
             | Self::TransferEncoding
@@ -335,7 +335,7 @@ impl Reason {
             | Self::NotJson
             | Self::NotObject
             | Self::CommandMismatch
-            | Self::Undecidable => Account::Refused,
+            | Self::Undecidable => LedgerAccount::Refused,
         }
     }
 
@@ -418,8 +418,8 @@ mod tests {
     fn what_is_lost_is_503_and_what_is_refused_is_4xx() {
         for reason in Reason::ALL {
             match reason.account() {
-                Account::Lost => assert_eq!(reason.status(), 503, "{}", reason.word()),
-                Account::Refused => assert!((400..500).contains(&reason.status()), "{}", reason.word()),
+                LedgerAccount::Lost => assert_eq!(reason.status(), 503, "{}", reason.word()),
+                LedgerAccount::Refused => assert!((400..500).contains(&reason.status()), "{}", reason.word()),
             }
         }
     }

@@ -45,7 +45,7 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Serves until it is dropped.
 pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
-    let mut connections = Connections::default();
+    let mut connections = AdminConnections::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -63,19 +63,19 @@ pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
 
 /// The connections there are, the oldest first.
 #[derive(Default)]
-struct Connections {
-    open: Vec<Open>,
+struct AdminConnections {
+    open: Vec<AdminConnection>,
     tasks: JoinSet<()>,
 }
 
-struct Open {
+struct AdminConnection {
     accepted: Instant,
     /// Beats when the client sends or takes something.
     progress: Arc<Heartbeat>,
     task: AbortHandle,
 }
 
-impl Connections {
+impl AdminConnections {
     /// Waits until there is a place: a connection ends, or has had its grace and is ended.
     async fn make_room(&mut self) {
         loop {
@@ -83,7 +83,7 @@ impl Connections {
             self.open.retain(|connection| !connection.task.is_finished());
             let Some(oldest) = self.open.first().filter(|_oldest| self.open.len() >= CONNECTIONS_MAX) else { return };
             let now = clock::monotonic();
-            let is_evictable = |connection: &Open| now.duration_since(connection.accepted) >= GRACE;
+            let is_evictable = |connection: &AdminConnection| now.duration_since(connection.accepted) >= GRACE;
             // Of those that have stalled equally long, the oldest.
             let stalled = self.open.iter().enumerate().rev().filter(|(_, connection)| is_evictable(connection));
             match stalled.max_by_key(|(_, connection)| connection.progress.age()).map(|(index, _)| index) {
@@ -96,7 +96,7 @@ impl Connections {
     fn begin(&mut self, stream: TcpStream, admin: Arc<Admin>) {
         let progress = Arc::new(Heartbeat::default());
         progress.beat();
-        let io = Watched { io: TokioIo::new(stream), progress: Arc::clone(&progress), write_timer: None };
+        let io = TimedStream { io: TokioIo::new(stream), progress: Arc::clone(&progress), write_timer: None };
         let service = service_fn(move |request| {
             let admin = Arc::clone(&admin);
             async move {
@@ -116,19 +116,19 @@ impl Connections {
             // Errors are the client's, and it has seen them.
             let _ended = connection.await;
         });
-        self.open.push(Open { accepted: clock::monotonic(), progress, task });
+        self.open.push(AdminConnection { accepted: clock::monotonic(), progress, task });
     }
 }
 
 /// A stream that notes the client's progress, and fails when a response is not taken in time.
-struct Watched {
+struct TimedStream {
     io: TokioIo<TcpStream>,
     progress: Arc<Heartbeat>,
     /// Runs from the first write that has to wait until all is written.
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Watched {
+impl TimedStream {
     /// Passes the result of a write on.
     fn watch_write<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
@@ -140,7 +140,7 @@ impl Watched {
     }
 }
 
-impl Read for Watched {
+impl Read for TimedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         let poll = Pin::new(&mut self.io).poll_read(cx, buffer);
         if poll.is_ready() {
@@ -150,7 +150,7 @@ impl Read for Watched {
     }
 }
 
-impl Write for Watched {
+impl Write for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.watch_write(poll, cx)

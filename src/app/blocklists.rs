@@ -27,7 +27,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 use crate::metrics::blocklist::BlocklistMetrics;
 
-use super::Failure;
+use super::ServeError;
 use super::spawn;
 
 /// So many requests may wait for the writer; another is refused at once.
@@ -144,7 +144,7 @@ impl Blocklists {
     }
 
     /// Starts the threads of the topics. They are not waited for at the end: Kafka may not answer, and they hold nothing that is lost.
-    pub(super) fn start(self) -> Result<(), Failure> {
+    pub(super) fn start(self) -> Result<(), ServeError> {
         for Unfollowed { follower, writer, view, jobs, handle: _ } in self.topics {
             let _following = spawn("blocklist", move || follower.run())?;
             let _writing = spawn("blocklist-write", move || writer.run(&view, jobs))?;

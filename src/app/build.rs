@@ -23,9 +23,9 @@ use crate::follow::files::Files;
 use crate::follow::tls::TlsFiles;
 use crate::follow::tokens::TokenFiles;
 use crate::http::body::Bodies;
-use crate::http::body::Budget;
+use crate::http::body::BodyBudget;
+use crate::http::connections::ConnectionLimits;
 use crate::http::listener;
-use crate::http::listener::Limits;
 use crate::http::preamble::Preamble;
 use crate::http::service::Service;
 use crate::intake::Intake;
@@ -35,13 +35,13 @@ use crate::journal::Backlog;
 use crate::journal::Journal;
 use crate::journal::Shares;
 use crate::journal::commit::Committer;
-use crate::journal::commit::Tender;
+use crate::journal::commit::SegmentKeeper;
 use crate::journal::durable;
 use crate::journal::durable::Gauge;
 use crate::journal::durable::OnDisk;
 use crate::journal::inspect;
 use crate::journal::inspect::Owner;
-use crate::journal::log::recovery::Found;
+use crate::journal::log::recovery::RecoveryReport;
 use crate::ledger::Ledger;
 use crate::lifecycle;
 use crate::lifecycle::Lifecycle;
@@ -54,12 +54,12 @@ use crate::publish::budget::BUDGET_BYTES;
 use crate::publish::control::Control;
 use crate::publish::embedded::EmbeddedBroker;
 use crate::publish::kafka::ClientError;
-use crate::publish::kafka::Unstarted;
+use crate::publish::kafka::UnstartedKafka;
 use crate::publish::kafka::librdkafka_version;
+use crate::publish::outbox::Backoff;
 use crate::publish::properties::Properties;
-use crate::publish::pump::Backoff;
 use crate::publish::pump::Pump;
-use crate::publish::pump::Setup;
+use crate::publish::pump::PumpSetup;
 use crate::publish::topics::Creation;
 use crate::publish::topics::Needs;
 use crate::publish::topics::TopicsClient;
@@ -70,7 +70,7 @@ use crate::throttle::Throttle;
 use prometheus::IntCounter;
 use prometheus::Registry;
 
-use super::Failure;
+use super::ServeError;
 use super::blocklists::Blocklists;
 use super::system;
 
@@ -80,7 +80,7 @@ const PEER_LEAST: usize = 100;
 /// How often it is logged at most that callbacks come without their query, or as no HTTP.
 const REQUEST_LOG_PERIOD: Duration = Duration::from_secs(60);
 /// How long the pump lets captures gather where nobody waits for them: one wake-up for many, instead of one each.
-const GATHER: Duration = Duration::from_millis(15);
+pub(super) const GATHER: Duration = Duration::from_millis(15);
 
 /// Everything, built.
 pub(super) struct Built {
@@ -103,29 +103,29 @@ pub(super) struct Built {
 pub(super) struct Served {
     pub(super) service: Arc<Service>,
     pub(super) preamble: Arc<Preamble>,
-    pub(super) limits: Limits,
+    pub(super) limits: ConnectionLimits,
     pub(super) lifecycle: Lifecycle,
     pub(super) ledger: Ledger,
 }
 
 /// What becomes the pump, on its own thread.
 pub(super) struct Publishing {
-    control: Arc<Control>,
-    kafka: Unstarted,
-    backlog: Backlog,
-    normaliser: Normaliser,
-    topics: Arc<Topics>,
-    metrics: PublishMetrics,
-    gather: Duration,
-    unreported_max: Duration,
+    pub(super) control: Arc<Control>,
+    pub(super) kafka: UnstartedKafka,
+    pub(super) backlog: Backlog,
+    pub(super) normaliser: Normaliser,
+    pub(super) topics: Arc<Topics>,
+    pub(super) metrics: PublishMetrics,
+    pub(super) gather: Duration,
+    pub(super) unreported_max: Duration,
 }
 
 /// What keeps the journal on disk, each part on its own thread.
 pub(super) struct Journaling {
     pub(super) committer: Committer,
-    pub(super) tender: Tender,
-    /// The log survives the machine's or the container's end, so what it holds at the stop can wait for the next start.
-    pub(super) is_lasting: bool,
+    pub(super) keeper: SegmentKeeper,
+    /// It is still there at the next start, so what it holds at the stop can wait until then.
+    pub(super) is_persistent: bool,
 }
 
 /// What must be there before callbacks are let through, and what is said then.
@@ -156,20 +156,20 @@ impl Built {
         config: &Config,
         registry: Registry,
         passed: Vec<TcpListener>,
-        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, Failure>,
-    ) -> Result<Self, Failure> {
+        serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, ServeError>,
+    ) -> Result<Self, ServeError> {
         let ledger = Ledger::default();
-        let metrics = Metrics::register(&registry, &ledger).map_err(Failure::Metrics)?;
-        metrics::build::register(&registry, &librdkafka_version()).map_err(Failure::Metrics)?;
+        let metrics = Metrics::register(&registry, &ledger).map_err(ServeError::Metrics)?;
+        metrics::build::register(&registry, &librdkafka_version()).map_err(ServeError::Metrics)?;
         let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
-            .map_err(Failure::Tokens)?;
+            .map_err(ServeError::Tokens)?;
         let tls_paths = config.callbacks.tls.as_ref();
-        let tls = tls_paths.map(|paths| TlsFiles::start(paths, metrics.tls)).transpose().map_err(Failure::Tls)?;
+        let tls = tls_paths.map(|paths| TlsFiles::start(paths, metrics.tls)).transpose().map_err(ServeError::Tls)?;
         let apps = Arc::new(apps(config, &tokens));
         let topics = Arc::new(topics(config));
         let (listeners, admin_listener) = Listeners::bind(config, passed)?;
         let (embedded, properties, configured) = kafka(config, &topics)?;
-        let kafka = Unstarted::new(&properties, metrics.kafka).map_err(Failure::Kafka)?;
+        let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
         let blocklists = Blocklists::new(config, &configured, &metrics.blocklist, &lifecycle);
         let admin = Admin {
@@ -181,7 +181,7 @@ impl Built {
             journal: Arc::clone(&gauge),
         };
         let admin = serve_admin(admin, admin_listener)?;
-        let shown = Shown { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };
+        let shown = JournalView { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };
         let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full.clone());
         let (journal, backlog, journaling) = journal(config, &ledger, shares, &shown)?;
         let files = Files::load(blocklists.files.clone(), blocklists.lists.clone(), metrics.blocklist);
@@ -235,9 +235,9 @@ impl Publishing {
     /// Starts the Kafka client and makes the pump that `thread` will run.
     pub(super) fn into_pump(self, thread: &Thread) -> Result<(Pump, TopicsClient), ClientError> {
         let kafka = self.kafka.start(thread.clone())?;
-        let topics_client = kafka.topics_client();
+        let topics_client = TopicsClient::of(&kafka);
         self.backlog.wakes(thread.clone());
-        let setup = Setup {
+        let setup = PumpSetup {
             backlog: self.backlog,
             kafka,
             normaliser: self.normaliser,
@@ -254,14 +254,14 @@ impl Publishing {
 
 impl Listeners {
     /// Binds those that were not `passed`: the callback listener comes first. That of the admin listener is not part of what is kept.
-    fn bind(config: &Config, passed: Vec<TcpListener>) -> Result<(Self, TcpListener), Failure> {
+    fn bind(config: &Config, passed: Vec<TcpListener>) -> Result<(Self, TcpListener), ServeError> {
         let passed_count = passed.len();
         let mut passed = passed.into_iter();
         let mut bind = |address: SocketAddr| {
-            let failed = |source| Failure::Listen { address, source };
+            let failed = |source| ServeError::Listen { address, source };
             let listener = passed.next().map_or_else(|| listener::bind(address), Ok).map_err(failed)?;
             let bound = listener.local_addr().map_err(failed)?;
-            Ok::<_, Failure>((listener, bound))
+            Ok::<_, ServeError>((listener, bound))
         };
         let (callbacks, callbacks_address) = bind(config.callbacks.listen)?;
         let (admin, admin_address) = bind(config.admin.listen)?;
@@ -273,14 +273,14 @@ impl Listeners {
 /// The broker in this process if there is to be one, the client's properties, and what of them is configured, with the brokers.
 type KafkaParts = (Option<EmbeddedBroker>, Properties, BTreeMap<String, String>);
 
-fn kafka(config: &Config, topics: &Topics) -> Result<KafkaParts, Failure> {
+fn kafka(config: &Config, topics: &Topics) -> Result<KafkaParts, ServeError> {
     let configured = &config.kafka.properties;
     let properties = Properties::new(config.ack, configured);
     if !config.embedded_broker {
         return Ok((None, properties, configured.clone()));
     }
     let broker = EmbeddedBroker::start(topics.names(), config.topics.partitions, &config.blocklist_topics());
-    let broker = broker.map_err(Failure::Embedded)?;
+    let broker = broker.map_err(ServeError::Embedded)?;
     let bootstrap = broker.bootstrap();
     super::say(&format!(
         "kafka on {bootstrap}\nthe embedded broker keeps nothing: what it has taken is gone when callbridge stops"
@@ -304,11 +304,11 @@ fn policy(decide: &Decide) -> Policy {
     Policy { all_refused: decide.all_refused, before_loaded: decide.before_loaded, dry_run: decide.dry_run }
 }
 
-fn normaliser(config: &Config, apps: &Arc<Apps>, topics: &Arc<Topics>) -> Normaliser {
+pub(super) fn normaliser(config: &Config, apps: &Arc<Apps>, topics: &Arc<Topics>) -> Normaliser {
     Normaliser::new(Arc::clone(apps), Arc::clone(topics), config.envelope.mode)
 }
 
-fn topics(config: &Config) -> Topics {
+pub(super) fn topics(config: &Config) -> Topics {
     let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
     Topics::of_commands(prefixes, &config.topics.commands)
 }
@@ -320,7 +320,7 @@ fn service(config: &Config, intake: Intake, lifecycle: Lifecycle) -> Service {
     let bodies = Bodies {
         bytes_max: callbacks.body_bytes_max,
         timeout: callbacks.body_timeout,
-        budget: Budget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone()),
+        budget: BodyBudget::new(callbacks.bodies_bytes_max, intake.metrics.bodies_bytes.clone()),
     };
     Service {
         intake,
@@ -343,13 +343,13 @@ fn preamble(callbacks: &Callbacks, tls: Option<&TlsFiles>) -> Preamble {
     }
 }
 
-fn limits(config: &Config, journal: Option<&Gauge>) -> Limits {
+fn limits(config: &Config, journal: Option<&Gauge>) -> ConnectionLimits {
     let callbacks = &config.callbacks;
     let journal_files = journal.map_or(0, |journal| journal.bytes_max() / config.journal.segment_bytes);
     let connections_max = system::connections_max(callbacks.connections_max, config.workers, journal_files);
     let is_direct = callbacks.proxies.0.is_empty();
     let per_peer_default = is_direct.then(|| (connections_max / PEER_SHARE).max(PEER_LEAST));
-    Limits {
+    ConnectionLimits {
         connections_max,
         per_peer_max: callbacks.connections_per_peer_max.or(per_peer_default),
         head_timeout: callbacks.head_timeout,
@@ -361,11 +361,7 @@ fn limits(config: &Config, journal: Option<&Gauge>) -> Limits {
 
 fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying {
     Readying {
-        topics: Needs {
-            names: topics.names().to_vec(),
-            creation: config.topics.create.then(|| creation(&config.topics)),
-            longest_record: (!config.embedded_broker).then(|| config.callbacks.raw_record_bytes_max()),
-        },
+        topics: needs(config, topics),
         is_ready_alone: config.ack == Ack::Journal,
         holders: AtomicUsize::new(1 + usize::from(!config.blocklist_topics().is_empty())),
         blocklist_limit: config.blocklist.ready_after,
@@ -375,22 +371,31 @@ fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying
     }
 }
 
+/// What the publisher needs of the cluster.
+pub(super) fn needs(config: &Config, topics: &Topics) -> Needs {
+    Needs {
+        names: topics.names().to_vec(),
+        creation: config.topics.create.then(|| creation(&config.topics)),
+        longest_record: (!config.embedded_broker).then(|| config.callbacks.raw_record_bytes_max()),
+    }
+}
+
 /// The journal's two sides and, if it is on disk, what keeps it there.
 type Sides = (Journal, Backlog, Option<Journaling>);
 
 /// Where the admin listener finds what there is to tell of the journal.
-struct Shown<'s> {
+struct JournalView<'s> {
     metrics: &'s JournalMetrics,
     /// Set once it is open.
     gauge: &'s OnceLock<Gauge>,
     lifecycle: &'s Lifecycle,
 }
 
-fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &Shown<'_>) -> Result<Sides, Failure> {
+fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &JournalView<'_>) -> Result<Sides, ServeError> {
     match config.ack {
         ack @ (Ack::Broker | Ack::Memory) => {
             let dir = &config.journal.dir;
-            if inspect::refuse_waiting(dir).map_err(Failure::Journal)? == Owner::Other {
+            if inspect::refuse_waiting(dir).map_err(ServeError::Journal)? == Owner::Other {
                 let dir = dir.display();
                 tracing::warn!(%dir, "the journal there belongs to another callbridge that is running, and stays with it");
             }
@@ -401,19 +406,24 @@ fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &Shown<'_>) 
             shown.lifecycle.set_waits_for("the journal is being read");
             let opened = open_journal(config, ledger, shares, shown.metrics)?;
             shown.lifecycle.set_waits_for(lifecycle::STARTING);
-            let OnDisk { journal, backlog, committer, tender, gauge, is_gone_with, .. } = opened;
-            let is_lasting = is_gone_with.is_none();
+            let OnDisk { journal, backlog, committer, keeper, gauge, is_gone_with, .. } = opened;
+            let is_persistent = config.journal.persistent.unwrap_or(is_gone_with.is_none());
             // Nobody else sets it.
             let _first = shown.gauge.set(gauge);
-            Ok((journal, backlog, Some(Journaling { committer, tender, is_lasting })))
+            Ok((journal, backlog, Some(Journaling { committer, keeper, is_persistent })))
         }
     }
 }
 
 /// Opens the journal on disk, and says what was found.
-fn open_journal(config: &Config, ledger: &Ledger, shares: Shares, metrics: &JournalMetrics) -> Result<OnDisk, Failure> {
+pub(super) fn open_journal(
+    config: &Config,
+    ledger: &Ledger,
+    shares: Shares,
+    metrics: &JournalMetrics,
+) -> Result<OnDisk, ServeError> {
     let began = clock::monotonic();
-    let opened = durable::open(&config.journal, config.queue, ledger, shares, metrics).map_err(Failure::Journal)?;
+    let opened = durable::open(&config.journal, config.queue, ledger, shares, metrics).map_err(ServeError::Journal)?;
     let dir = config.journal.dir.display();
     if let Some(it) = opened.is_gone_with {
         tracing::warn!(%dir, "the journal is on no disk of its own: it survives this process, not this {it}");
@@ -429,7 +439,7 @@ fn open_journal(config: &Config, ledger: &Ledger, shares: Shares, metrics: &Jour
     for damage in &opened.found.damage {
         tracing::error!(%dir, %damage, "the journal is damaged; going on with what can be read");
     }
-    let Found { counted, uncounted, read_bytes, .. } = opened.found;
+    let RecoveryReport { counted, uncounted, read_bytes, .. } = opened.found;
     let took_ms = u64::try_from(clock::monotonic().duration_since(began).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(%dir, recovered = counted, refused = uncounted, read_bytes, took_ms, "the journal is open");
     Ok(opened)

@@ -1,5 +1,5 @@
-//! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline. What a
-//! journal on disk holds is safe there, so it waits for Kafka only as long as Kafka takes something.
+//! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline. For what is
+//! safe in a persistent journal, and for callbacks that were refused already, it waits only as long as Kafka takes something.
 
 use std::io;
 use std::sync::mpsc::SyncSender;
@@ -27,12 +27,12 @@ use super::Running;
 use super::say;
 
 /// Kept back from the deadline for the client's own end: what it purges, and its threads.
-const CLIENT_END: Duration = Duration::from_millis(700);
+pub(super) const CLIENT_END: Duration = Duration::from_millis(700);
 /// Kept back from the deadline for the backlog, when requests do not end.
 const BACKLOG_LEAST: Duration = Duration::from_millis(500);
-/// How often it is looked whether Kafka takes something, and after so many looks at nothing new it stands still: 0.3 s.
+/// After so long without a delivery Kafka stands still, and how often that is looked at.
+const STANDSTILL: Duration = Duration::from_millis(300);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-const LOOKS_AT_NOTHING: u32 = 6;
 /// How long the workers may take to end, with the requests that are still there.
 const WORKERS_END: Duration = Duration::from_millis(100);
 /// How long the journal may take behind the deadline to record what was delivered.
@@ -40,7 +40,7 @@ const RECORD_LAST: Duration = Duration::from_millis(300);
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
+pub(crate) enum RunEnd {
     /// In order: stopped as asked, also when time ran out.
     Stopped,
     /// At once, by a second signal.
@@ -88,7 +88,7 @@ impl Signals {
     }
 
     /// Waits for a signal that asks for the end, and does what the others ask for.
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         loop {
             let ignored = tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
@@ -113,15 +113,15 @@ pub(super) fn run_until_stopped(
     mut running: Running,
     mut signals: Signals,
     config: &Config,
-) -> Ended {
+) -> RunEnd {
     let ended = runtime.block_on(async {
         let name = signals.next().await;
         tracing::info!(signal = name, "stopping");
         tokio::select! {
-            () = stop(&mut running, config) => Ended::Stopped,
+            () = stop(&mut running, config) => RunEnd::Stopped,
             name = signals.next() => {
                 tracing::warn!(signal = name, "a second signal: ending at once");
-                Ended::Cut
+                RunEnd::Cut
             }
         }
     });
@@ -146,11 +146,10 @@ pub(super) fn run_until_stopped(
         );
     }
     if balance.waiting_journal > 0 {
-        let waiting = balance.waiting_journal;
-        tracing::warn!(
-            waiting,
-            "callbacks are in the journal and not known to be in kafka; the next start delivers them"
-        );
+        let (waiting, is_persistent) = (balance.waiting_journal, running.is_journal_persistent);
+        let fate =
+            if is_persistent { "the next start delivers them" } else { "they are lost with it: it is not persistent" };
+        tracing::warn!(waiting, fate, "callbacks are in the journal and not known to be in kafka");
     }
     say(&balance.to_string());
     ended
@@ -170,7 +169,10 @@ async fn stop(running: &mut Running, config: &Config) {
     }
     lifecycle.enter(Phase::Draining);
     served.service.intake.journal.close();
-    drain(&mut running.pump, lifecycle, running.is_log_lasting).await;
+    let is_persistent = running.is_journal_persistent;
+    // What is counted as waiting was not refused.
+    let can_give_up = || is_persistent || served.ledger.read().waiting_total() == 0;
+    drain(&mut running.pump, lifecycle, can_give_up).await;
     lifecycle.enter(Phase::Recording);
     if let Some(committer_ended) = &mut running.committer_ended
         && until(deadline + RECORD_LAST, committer_ended).await.is_none()
@@ -181,35 +183,40 @@ async fn stop(running: &mut Running, config: &Config) {
     }
 }
 
-/// Waits until the publisher has delivered what waits, or has no time left for it; or, if a log keeps it for the
-/// next start, until Kafka stands still.
-async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, is_log_lasting: bool) {
+/// Waits until the publisher has delivered what waits, or has no time left for it; or, if what waits can be given up, until Kafka
+/// stands still.
+async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, can_give_up: impl Fn() -> bool) {
     let Some(deadline) = lifecycle.deadline() else { return };
     pump.control.give_up_at(deadline - CLIENT_END, &pump.thread);
-    if is_log_lasting {
-        tokio::select! {
-            _ended = &mut pump.ended => return,
-            () = stands_still(&pump.delivered) => pump.control.give_up_at(clock::monotonic(), &pump.thread),
-        }
+    let given_up = async {
+        while {
+            stands_still(&pump.delivered, STANDSTILL).await;
+            !can_give_up()
+        } {}
+    };
+    tokio::select! {
+        _ended = &mut pump.ended => return,
+        // It gives up by itself at the deadline.
+        _elapsed = until(deadline - CLIENT_END, given_up) => pump.control.give_up_at(clock::monotonic(), &pump.thread),
     }
     if until(deadline, &mut pump.ended).await.is_none() {
         tracing::warn!("the kafka client did not end in time");
     }
 }
 
-/// Returns once `delivered` does not grow any more.
-async fn stands_still(delivered: &IntCounter) {
-    let (mut last, mut looks_at_nothing) = (delivered.get(), 0);
-    while looks_at_nothing < LOOKS_AT_NOTHING {
+/// Returns once `delivered` has not grown for `limit`.
+pub(super) async fn stands_still(delivered: &IntCounter, limit: Duration) {
+    let (mut last, mut still) = (delivered.get(), Duration::ZERO);
+    while still < limit {
         time::sleep(LOOK_EVERY).await;
         let now = delivered.get();
-        looks_at_nothing = if now == last { looks_at_nothing + 1 } else { 0 };
+        still = if now == last { still + LOOK_EVERY } else { Duration::ZERO };
         last = now;
     }
 }
 
 /// The future's value, if it comes before `deadline`.
-async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
+pub(super) async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
     time::timeout_at(deadline.into(), future).await.ok()
 }
 
@@ -224,15 +231,15 @@ mod tests {
             let delivered = IntCounter::new("delivered", "Records.").unwrap();
             let one_in_time = async {
                 for _ in 0..10 {
-                    time::sleep(LOOK_EVERY * (LOOKS_AT_NOTHING - 2)).await;
+                    time::sleep(STANDSTILL - 2 * LOOK_EVERY).await;
                     delivered.inc();
                 }
             };
             let began = clock::monotonic();
-            let both = async { tokio::join!(one_in_time, stands_still(&delivered)) };
+            let both = async { tokio::join!(one_in_time, stands_still(&delivered, STANDSTILL)) };
             both.await;
             assert_eq!(delivered.get(), 10);
-            assert!(clock::monotonic() - began >= LOOK_EVERY * (10 * (LOOKS_AT_NOTHING - 2) + LOOKS_AT_NOTHING - 1));
+            assert!(clock::monotonic() - began >= 10 * (STANDSTILL - 2 * LOOK_EVERY) + STANDSTILL - LOOK_EVERY);
         });
     }
 }

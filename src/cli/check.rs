@@ -42,6 +42,8 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
     for file in &config.blocklist.files {
         report.add("blocklist", file, blocklist(file));
     }
+    // The start goes on without them, and not with any of what follows.
+    let bad_lists = report.wrong.len();
     // Several applications may share one.
     let token_files: BTreeSet<&PathBuf> = config.apps.iter().flat_map(|app| &app.token_files).collect();
     for file in token_files {
@@ -56,15 +58,18 @@ pub(super) fn run(flags: &Flags) -> ExitCode {
         report.wrong.push(chain(&error));
     }
     let Report { right, warnings, wrong } = report;
-    let is_good = wrong.is_empty();
+    let code = match wrong.len() {
+        0 => ExitCode::SUCCESS,
+        only_lists if only_lists == bad_lists => ExitCode::FAILURE,
+        _more => ExitCode::from(serve::EXIT_CONFIG),
+    };
     let warnings = warnings.iter().map(|warning| format!("warning: {warning}"));
     let told =
         tell(io::stdout().lock(), right.into_iter()).and_then(|()| tell(io::stderr().lock(), warnings.chain(wrong)));
     match told {
         // Nobody can have read that all is well.
         Err(_unwritable) => ExitCode::FAILURE,
-        Ok(()) if is_good => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::from(serve::EXIT_CONFIG),
+        Ok(()) => code,
     }
 }
 

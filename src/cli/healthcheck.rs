@@ -22,7 +22,7 @@ const DEFAULT_ADMIN: &str = "127.0.0.1:9464";
 
 /// The arguments of `healthcheck`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct HealthcheckArgs {
     /// The address of the admin listener [default: 127.0.0.1:9464]
     #[arg(long, value_name = "HOST:PORT", env = "CALLBRIDGE_ADMIN_LISTEN")]
     admin: Option<String>,
@@ -30,7 +30,7 @@ pub(super) struct Args {
 
 /// Why the process does not count as alive.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum LivenessError {
     #[error("no connection")]
     Connect(#[source] io::Error),
     #[error("no response")]
@@ -44,7 +44,7 @@ enum Failure {
 }
 
 /// Exits with 0 when `/livez` is 200, else with 1 and the reason on stderr.
-pub(super) fn run(args: &Args) -> ExitCode {
+pub(super) fn run(args: &HealthcheckArgs) -> ExitCode {
     // An empty variable counts as absent, as for serve.
     let admin = args.admin.as_deref().filter(|admin| !admin.is_empty()).unwrap_or(DEFAULT_ADMIN);
     match ask_in_time(admin) {
@@ -58,31 +58,34 @@ pub(super) fn run(args: &Args) -> ExitCode {
 }
 
 /// The thread bounds name resolution as well, which has no timeout of its own. It ends with the process.
-fn ask_in_time(admin: &str) -> Result<(), Failure> {
+fn ask_in_time(admin: &str) -> Result<(), LivenessError> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let asked = admin.to_owned();
     let spawned = thread::Builder::new().name("healthcheck".to_owned()).spawn(move || {
         // Nobody waits for it any more after the timeout.
         let _ = sender.send(ask(&asked));
     });
-    spawned.map_err(Failure::Exchange)?;
-    receiver.recv_timeout(TIMEOUT).unwrap_or(Err(Failure::TimedOut))
+    spawned.map_err(LivenessError::Exchange)?;
+    receiver.recv_timeout(TIMEOUT).unwrap_or(Err(LivenessError::TimedOut))
 }
 
-fn ask(admin: &str) -> Result<(), Failure> {
-    let mut stream = TcpStream::connect(admin).map_err(Failure::Connect)?;
+fn ask(admin: &str) -> Result<(), LivenessError> {
+    let mut stream = TcpStream::connect(admin).map_err(LivenessError::Connect)?;
     let request = format!("GET /livez HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(Failure::Exchange)?;
+    stream.write_all(request.as_bytes()).map_err(LivenessError::Exchange)?;
     let mut response = Vec::new();
-    stream.take(RESPONSE_BYTES_MAX).read_to_end(&mut response).map_err(Failure::Exchange)?;
+    stream.take(RESPONSE_BYTES_MAX).read_to_end(&mut response).map_err(LivenessError::Exchange)?;
     judge(&String::from_utf8_lossy(&response))
 }
 
-fn judge(response: &str) -> Result<(), Failure> {
-    let (head, body) = response.split_once("\r\n\r\n").ok_or(Failure::NotHttp)?;
-    let status_line = head.lines().next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).ok_or(Failure::NotHttp)?;
+fn judge(response: &str) -> Result<(), LivenessError> {
+    let (head, body) = response.split_once("\r\n\r\n").ok_or(LivenessError::NotHttp)?;
+    let status_line =
+        head.lines().next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).ok_or(LivenessError::NotHttp)?;
     match status_line.split(' ').next() {
         Some("200") => Ok(()),
-        Some(_) | None => Err(Failure::NotAlive { status: status_line.to_owned(), body: body.trim_end().to_owned() }),
+        Some(_) | None => {
+            Err(LivenessError::NotAlive { status: status_line.to_owned(), body: body.trim_end().to_owned() })
+        }
     }
 }

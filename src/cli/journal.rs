@@ -1,4 +1,4 @@
-//! `callbridge journal`: what is on disk, for people. Nothing is changed, and no configuration is needed.
+//! `callbridge journal`: what is on disk, for people. Nothing is changed, and no configuration is needed, but for `drain`.
 
 use std::env;
 use std::io;
@@ -23,36 +23,51 @@ use crate::journal::codec::Kept;
 use crate::journal::durable::JournalError;
 use crate::journal::durable::Settings;
 use crate::journal::inspect;
+use crate::journal::inspect::InspectedCapture;
 use crate::journal::inspect::Inspection;
-use crate::journal::inspect::OnDisk;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
 use crate::normalise::part::Parts;
 use crate::record::Record;
 use crate::record::Topics;
 
+use super::drain;
+use super::drain::DrainArgs;
 use super::serve;
 
 /// The arguments of `journal`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct JournalArgs {
     #[command(subcommand)]
     what: What,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
+    #[command(flatten)]
+    Look(ReadOnly),
+    /// Deliver what the journal holds to Kafka, without taking callbacks.
+    ///
+    /// Settings are those of `serve`; `ack` and the listeners do not matter. Ends with 0 when the journal is empty. Ends with 1
+    /// after a signal, after --seconds, when Kafka has taken nothing for 30 seconds, and when captures are left that this
+    /// configuration cannot deliver: it then says how many of which topic, and why. Also when a running callbridge has the
+    /// journal. Ends with 78 when the configuration is wrong, and with 74 when the disk fails.
+    Drain(Box<DrainArgs>),
+}
+
+#[derive(Debug, Subcommand)]
+enum ReadOnly {
     /// Show the segments, what waits for Kafka, and what is wrong.
-    Inspect(Place),
+    Inspect(JournalPlace),
     /// Read everything. Ends with 1 if acknowledged callbacks cannot be read.
-    Verify(Place),
+    Verify(JournalPlace),
     /// Print captures as JSON lines.
     Export {
         #[command(flatten)]
-        place: Place,
+        place: JournalPlace,
         /// What each line is: the callback as it came, or the envelopes that it becomes, each with its topic.
-        #[arg(long, value_enum, default_value_t = Form::Captures)]
-        form: Form,
+        #[arg(long, value_enum, default_value_t = OutputForm::Captures)]
+        form: OutputForm,
         /// Also what Kafka has already, as far as it is still there.
         #[arg(long)]
         all: bool,
@@ -63,7 +78,7 @@ enum What {
 }
 
 #[derive(Debug, clap::Args)]
-struct Place {
+struct JournalPlace {
     /// Where the journal lives.
     #[arg(long, value_name = "DIR", env = "CALLBRIDGE_DATA_DIR", default_value_os_t = usual_dir())]
     data_dir: PathBuf,
@@ -76,14 +91,14 @@ fn usual_dir() -> PathBuf {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Form {
+enum OutputForm {
     Captures,
     Envelopes,
 }
 
 /// Why it was not done.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum JournalCommandError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     /// Nobody reads any more.
@@ -92,19 +107,26 @@ enum Failure {
 }
 
 /// Does what the arguments ask.
-pub(super) fn run(args: &Args) -> ExitCode {
+pub(super) fn run(args: &JournalArgs) -> ExitCode {
+    match &args.what {
+        What::Look(what) => look(what),
+        What::Drain(args) => drain::run(args),
+    }
+}
+
+fn look(what: &ReadOnly) -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let done = match &args.what {
-        What::Inspect(place) => inspect(place, &mut out).map(|()| ExitCode::SUCCESS),
-        What::Verify(place) => verify(place, &mut out),
-        What::Export { place, form, all, topic_prefix } => {
+    let done = match what {
+        ReadOnly::Inspect(place) => inspect(place, &mut out).map(|()| ExitCode::SUCCESS),
+        ReadOnly::Verify(place) => verify(place, &mut out),
+        ReadOnly::Export { place, form, all, topic_prefix } => {
             export(place, *form, *all, topic_prefix, &mut out).map(|()| ExitCode::SUCCESS)
         }
     };
     match done.and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => code,
         // As of `callbridge journal export | head`.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(JournalCommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
             // When nobody reads it, the exit code still tells.
             let _ = writeln!(io::stderr(), "callbridge journal: {}", serve::chain(&failure));
@@ -113,7 +135,7 @@ pub(super) fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn inspect(place: &Place, out: &mut impl Write) -> Result<(), Failure> {
+fn inspect(place: &JournalPlace, out: &mut impl Write) -> Result<(), JournalCommandError> {
     let found = inspect::inspect(&place.data_dir)?;
     let files: u64 = found.segments.iter().map(|segment| segment.file_bytes).sum();
     let used: u64 = found.segments.iter().map(|segment| segment.used_bytes).sum();
@@ -131,7 +153,7 @@ fn inspect(place: &Place, out: &mut impl Write) -> Result<(), Failure> {
         writeln!(out, "\n{:<26} {:>20} {:>10} {:>12} {:>12}", "segment", "first", "captures", "undelivered", "bytes")?;
     }
     for segment in &found.segments {
-        let inspect::Segment { name, first_seq, captures, undelivered, used_bytes, is_sealed, .. } = segment;
+        let inspect::SegmentSummary { name, first_seq, captures, undelivered, used_bytes, is_sealed, .. } = segment;
         let sealed = if *is_sealed { "" } else { "  open" };
         writeln!(out, "{name:<26} {first_seq:>20} {captures:>10} {undelivered:>12} {used_bytes:>12}{sealed}")?;
     }
@@ -139,7 +161,7 @@ fn inspect(place: &Place, out: &mut impl Write) -> Result<(), Failure> {
 }
 
 /// Tells of the oldest capture that is not known to be in Kafka.
-fn oldest(place: &Place, out: &mut impl Write) -> Result<(), Failure> {
+fn oldest(place: &JournalPlace, out: &mut impl Write) -> Result<(), JournalCommandError> {
     let mut is_first = true;
     inspect::each_capture(&place.data_dir, |capture| {
         if is_first && !capture.is_delivered {
@@ -147,16 +169,16 @@ fn oldest(place: &Place, out: &mut impl Write) -> Result<(), Failure> {
             let received = Kept::read(capture.bytes).map(|kept| time(kept.received)).unwrap_or_default();
             writeln!(out, "oldest of those: number {}, received {received}", capture.seq)?;
         }
-        Ok::<(), Failure>(())
+        Ok::<(), JournalCommandError>(())
     })
 }
 
-fn verify(place: &Place, out: &mut impl Write) -> Result<ExitCode, Failure> {
+fn verify(place: &JournalPlace, out: &mut impl Write) -> Result<ExitCode, JournalCommandError> {
     let found = inspect::inspect(&place.data_dir)?;
     let mut unknown = 0_u64;
     inspect::each_capture(&place.data_dir, |capture| {
         unknown += u64::from(Kept::read(capture.bytes).is_none());
-        Ok::<(), Failure>(())
+        Ok::<(), JournalCommandError>(())
     })?;
     let captures: u64 = found.segments.iter().map(|segment| segment.captures).sum();
     problems(&found, out)?;
@@ -186,7 +208,13 @@ fn problems(found: &Inspection, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn export(place: &Place, form: Form, all: bool, prefix: &str, out: &mut impl Write) -> Result<(), Failure> {
+fn export(
+    place: &JournalPlace,
+    form: OutputForm,
+    all: bool,
+    prefix: &str,
+    out: &mut impl Write,
+) -> Result<(), JournalCommandError> {
     let mut makers: Vec<Maker> = Vec::new();
     inspect::each_capture(&place.data_dir, |capture| {
         if capture.is_delivered && !all {
@@ -198,8 +226,8 @@ fn export(place: &Place, form: Form, all: bool, prefix: &str, out: &mut impl Wri
             return Ok(writeln!(out, "{line}")?);
         };
         match form {
-            Form::Captures => writeln!(out, "{}", line_of_capture(capture, &kept))?,
-            Form::Envelopes => {
+            OutputForm::Captures => writeln!(out, "{}", line_of_capture(capture, &kept))?,
+            OutputForm::Envelopes => {
                 let known = makers.iter().position(|maker| maker.app == kept.app);
                 let index = known.unwrap_or_else(|| {
                     makers.push(Maker::new(kept.app, prefix));
@@ -210,11 +238,11 @@ fn export(place: &Place, form: Form, all: bool, prefix: &str, out: &mut impl Wri
                 }
             }
         }
-        Ok::<(), Failure>(())
+        Ok::<(), JournalCommandError>(())
     })
 }
 
-fn line_of_capture(capture: &OnDisk<'_>, kept: &Kept<'_>) -> Value {
+fn line_of_capture(capture: &InspectedCapture<'_>, kept: &Kept<'_>) -> Value {
     let mut line = json!({
         "seq": capture.seq,
         "delivered": capture.is_delivered,
@@ -247,7 +275,7 @@ impl Maker {
         Self { app: app.to_owned(), apps, topics, normaliser }
     }
 
-    fn write(&self, capture: &OnDisk<'_>, out: &mut impl Write) -> io::Result<()> {
+    fn write(&self, capture: &InspectedCapture<'_>, out: &mut impl Write) -> io::Result<()> {
         let Ok(decoded) = codec::decode(capture.bytes, &self.apps) else { return Ok(()) };
         for part in Parts::of(&decoded).iter() {
             writeln!(out, "{}", self.line(&self.normaliser.record_of(&decoded, part)))?;

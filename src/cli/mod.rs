@@ -2,6 +2,7 @@
 
 mod check;
 mod completions;
+mod drain;
 mod healthcheck;
 mod journal;
 mod man;
@@ -26,11 +27,11 @@ use crate::publish::kafka;
 #[command(name = "callbridge", version = version(), about)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Run the bridge.
     ///
     /// Settings come from the config file, then the environment, then the flags; the later wins. Every setting of the
@@ -38,10 +39,10 @@ enum Command {
     Serve(Flags),
     /// Check the configuration and the files that it names, without running.
     Check(Flags),
-    /// Look at the journal on disk without changing it, also while a bridge writes to it.
-    Journal(journal::Args),
+    /// Look at the journal on disk, also while a bridge writes to it, or deliver what it holds.
+    Journal(journal::JournalArgs),
     /// Ask a running bridge's admin listener whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
-    Healthcheck(healthcheck::Args),
+    Healthcheck(healthcheck::HealthcheckArgs),
     /// Print a script that completes this command line in a shell.
     Completions {
         /// The shell to write for.
@@ -58,12 +59,12 @@ impl Cli {
     /// Does what the command line asks. Returns the exit code of the process.
     pub fn run(self) -> ExitCode {
         match self.command {
-            Command::Serve(flags) => serve::run(&flags),
-            Command::Check(flags) => check::run(&flags),
-            Command::Journal(args) => journal::run(&args),
-            Command::Healthcheck(args) => healthcheck::run(&args),
-            Command::Completions { shell } => completions::run(shell),
-            Command::Man { dir } => man::run(&dir),
+            CliCommand::Serve(flags) => serve::run(&flags),
+            CliCommand::Check(flags) => check::run(&flags),
+            CliCommand::Journal(args) => journal::run(&args),
+            CliCommand::Healthcheck(args) => healthcheck::run(&args),
+            CliCommand::Completions { shell } => completions::run(shell),
+            CliCommand::Man { dir } => man::run(&dir),
         }
     }
 }

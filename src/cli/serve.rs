@@ -14,8 +14,8 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 use crate::app;
-use crate::app::Failure;
-use crate::app::stop::Ended;
+use crate::app::ServeError;
+use crate::app::stop::RunEnd;
 use crate::app::system;
 use crate::config;
 use crate::config::Log;
@@ -42,7 +42,21 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
     };
-    let log = match start_log(&config.log) {
+    with_log(&config.log, dumps, |log| {
+        for warning in &config.warnings {
+            tracing::warn!(%warning, "configuration");
+        }
+        match app::serve(&config, log) {
+            Ok(RunEnd::Stopped) => ExitCode::SUCCESS,
+            Ok(RunEnd::Cut) => ExitCode::FAILURE,
+            Err(failure) => exit_code_of(&failure),
+        }
+    })
+}
+
+/// Runs a command with a log on stderr. `dumps` is whether core dumps could be forbidden.
+pub(super) fn with_log(log: &Log, dumps: io::Result<()>, command: impl FnOnce(&LogWriter) -> ExitCode) -> ExitCode {
+    let log = match start_log(log) {
         Ok(log) => log,
         Err(failure) => {
             print_in_time(format!("{}\n", chain(&failure)));
@@ -52,33 +66,25 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
     if let Err(error) = dumps {
         tracing::warn!(%error, "core dumps could not be forbidden; they would hold tokens");
     }
-    for warning in &config.warnings {
-        tracing::warn!(%warning, "configuration");
-    }
-    let code = exit_code_of(app::serve(&config, &log));
+    let code = command(&log);
     log.flush();
     code
 }
 
-fn exit_code_of(ended: Result<Ended, Failure>) -> ExitCode {
-    match ended {
-        Ok(Ended::Stopped) => ExitCode::SUCCESS,
-        Ok(Ended::Cut) => ExitCode::FAILURE,
-        Err(failure) => {
-            tracing::error!(error = chain(&failure), "callbridge cannot run");
-            match failure {
-                // librdkafka judged the properties together, and files and sockets are as bad the next time: restarting will not help.
-                Failure::Kafka(_) | Failure::Passed(_) | Failure::Tokens(_) | Failure::Tls(_) => {
-                    ExitCode::from(EXIT_CONFIG)
-                }
-                Failure::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
-                Failure::Listen { .. }
-                | Failure::Embedded(_)
-                | Failure::Journal(_)
-                | Failure::Metrics(_)
-                | Failure::System { .. } => ExitCode::FAILURE,
-            }
+/// Logs why a command could not run. Returns the exit code that it means.
+pub(super) fn exit_code_of(failure: &ServeError) -> ExitCode {
+    tracing::error!(error = chain(failure), "callbridge cannot run");
+    match failure {
+        // librdkafka judged the properties together, and files and sockets are as bad the next time: restarting will not help.
+        ServeError::Kafka(_) | ServeError::Passed(_) | ServeError::Tokens(_) | ServeError::Tls(_) => {
+            ExitCode::from(EXIT_CONFIG)
         }
+        ServeError::Journal(error) if error.is_of_configuration() => ExitCode::from(EXIT_CONFIG),
+        ServeError::Listen { .. }
+        | ServeError::Embedded(_)
+        | ServeError::Journal(_)
+        | ServeError::Metrics(_)
+        | ServeError::System { .. } => ExitCode::FAILURE,
     }
 }
 
@@ -115,15 +121,16 @@ fn print_in_time(lines: String) {
 }
 
 fn exit_code(problems: &[Problem]) -> u8 {
-    if problems.iter().all(Problem::is_of_usage) { EXIT_USAGE } else { EXIT_CONFIG }
+    let mut mistakes = problems.iter().filter(|problem| !problem.is_warning);
+    if mistakes.all(Problem::is_of_usage) { EXIT_USAGE } else { EXIT_CONFIG }
 }
 
 /// Logs go to stderr: stdout is for the addresses and the ledger.
-fn start_log(log: &Log) -> Result<LogWriter, Failure> {
+fn start_log(log: &Log) -> Result<LogWriter, ServeError> {
     let on_terminal = io::stderr().is_terminal();
-    let failed = |source| Failure::System { what: "the log", source };
+    let failed = |source| ServeError::System { what: "the log", source };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
-    let writer = LogWriter::start(stderr, LogMetrics::new().map_err(Failure::Metrics)?).map_err(failed)?;
+    let writer = LogWriter::start(stderr, LogMetrics::new().map_err(ServeError::Metrics)?).map_err(failed)?;
     writer.end_on_panic();
     let builder = tracing_subscriber::fmt()
         .with_writer(writer.clone())
@@ -166,6 +173,7 @@ mod tests {
             exit_code(&problems)
         };
         assert_eq!(code("serve --sdk-app-id 1 --brokers a:1 --ack never"), EXIT_USAGE);
+        assert_eq!(code("serve --sdk-app-id 1 --brokers a:1 --ack never --kafka ssl.key.password=x"), EXIT_USAGE);
         assert_eq!(code("serve --brokers a:1 --ack never"), EXIT_CONFIG);
         assert_eq!(code("serve --config /nowhere/callbridge.toml --sdk-app-id 1 --brokers a:1"), EXIT_CONFIG);
     }

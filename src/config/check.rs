@@ -81,6 +81,10 @@ pub(super) fn check(mut layers: Layers, folder: &Path) -> Result<Config, Vec<Pro
     }
     let Layers { mut problems, warnings, .. } = layers;
     problems.sort_by_key(rank);
+    if !problems.is_empty() {
+        // A misnamed variable may be why something is missing.
+        problems.extend(warnings.iter().map(|warning| Problem::warning(warning)));
+    }
     let mut config = config.filter(|_| problems.is_empty()).ok_or(problems)?;
     config.warnings = warnings;
     config.warnings.extend(exposed(&config));

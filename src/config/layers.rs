@@ -181,7 +181,7 @@ impl Layers {
     }
 
     pub(super) fn problem(&mut self, origin: Option<Origin>, path: &str, what: impl Into<String>) {
-        self.problems.push(Problem { origin, path: path.to_owned(), what: what.into() });
+        self.problems.push(Problem { origin, path: path.to_owned(), what: what.into(), is_warning: false });
     }
 
     fn insert(&mut self, path: String, value: Value, origin: Origin) {

@@ -11,6 +11,8 @@ pub(crate) struct Problem {
     pub(crate) path: String,
     /// What is wrong, and what is wanted.
     pub(crate) what: String,
+    /// Whether it alone would keep nothing from running.
+    pub(crate) is_warning: bool,
 }
 
 /// Where a value was given. In the order in which problems are reported.
@@ -30,6 +32,11 @@ pub(crate) enum Origin {
 }
 
 impl Problem {
+    /// A warning, to be told with the mistakes.
+    pub(crate) fn warning(warning: &str) -> Self {
+        Self { origin: None, path: String::new(), what: format!("warning: {warning}"), is_warning: true }
+    }
+
     /// Whether the mistake is on the command line.
     pub(crate) const fn is_of_usage(&self) -> bool {
         matches!(self.origin, Some(Origin::Flag(_)))

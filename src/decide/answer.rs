@@ -36,11 +36,11 @@ struct Listing<'a> {
     #[serde(rename = "RefusedMembers_Account", skip_serializing_if = "Option::is_none")]
     members: Option<&'a [Box<str>]>,
     #[serde(rename = "ResultItem", skip_serializing_if = "Option::is_none")]
-    items: Option<Vec<Item<'a>>>,
+    items: Option<Vec<ResponseItem<'a>>>,
 }
 
 #[derive(Serialize)]
-struct Item<'a> {
+struct ResponseItem<'a> {
     #[serde(rename = "To_Account")]
     account: &'a str,
     #[serde(rename = "ResultCode")]
@@ -85,7 +85,7 @@ pub fn result_items(accounts: &[Cow<'_, str>], decision: &Decision) -> Bytes {
             true => (FRIEND_REFUSED, "refused by the blocklist"),
             false => (0, ""),
         };
-        Item { account, code, info }
+        ResponseItem { account, code, info }
     });
     written(&Listing { items: Some(items.collect()), ..NO_LIST })
 }

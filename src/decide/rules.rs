@@ -17,8 +17,8 @@ use crate::decide::rule::Rule;
 use crate::decide::rules::edit::Edit;
 use crate::decide::rules::gathered::Gathered;
 use crate::decide::rules::held::Account;
-use crate::decide::rules::held::Held;
-use crate::decide::rules::held::Reason;
+use crate::decide::rules::held::HeldRule;
+use crate::decide::rules::held::RuleReason;
 use crate::decide::set::Key;
 use crate::decide::set::Set;
 use crate::decide::topic::value::Provenance;
@@ -27,9 +27,9 @@ use crate::decide::topic::value::RuleValue;
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Rules {
-    rules: Set<Held>,
+    rules: Set<HeldRule>,
     accounts: Set<Account>,
-    reasons: Set<Reason>,
+    reasons: Set<RuleReason>,
     unused: Numbers,
     counts: [usize; 4],
 }
@@ -120,7 +120,7 @@ impl Rules {
     }
 
     fn provenance(&self, reason: u64) -> Provenance<'static> {
-        self.reasons.get(Reason::key(reason)).map(|reason| note::read(&reason.text)).unwrap_or_default()
+        self.reasons.get(RuleReason::key(reason)).map(|reason| note::read(&reason.text)).unwrap_or_default()
     }
 
     /// The next version. Of several changes of one rule the last counts.
@@ -186,7 +186,7 @@ mod tests {
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
-    type Model = HashMap<String, (UnixMillis, Option<String>)>;
+    type RuleModel = HashMap<String, (UnixMillis, Option<String>)>;
 
     /// A sentence, with ends before and after [`NOW`], in seconds, in milliseconds, and beyond what 32 bits of seconds hold.
     fn a_sentence() -> impl Strategy<Value = String> {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     /// Compares all that can be asked, each with the answer of a walk over the model.
-    fn assert_same(rules: &Rules, model: &Model) {
+    fn assert_same(rules: &Rules, model: &RuleModel) {
         assert_eq!(rules.len(), model.len());
         for (sentence, (until, because)) in model {
             let rule = Sentence::parse(sentence).expect("a sentence").rule;
@@ -261,7 +261,7 @@ mod tests {
             start in prop::collection::vec(a_sentence(), 0..30),
             batches in prop::collection::vec(prop::collection::vec((a_sentence(), any::<bool>()), 1..12), 0..12),
         ) {
-            let (mut gathered, mut model) = (Gathered::default(), Model::new());
+            let (mut gathered, mut model) = (Gathered::default(), RuleModel::new());
             for text in &start {
                 let Sentence { rule, until, because } = Sentence::parse(text).expect("a sentence");
                 gathered.put(&rule, until, because);

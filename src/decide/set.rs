@@ -15,10 +15,10 @@ use std::iter;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::decide::set::shard::Entry;
-use crate::decide::set::shard::Item;
 use crate::decide::set::shard::Layout;
 use crate::decide::set::shard::Shard;
+use crate::decide::set::shard::ShardEntry;
+use crate::decide::set::shard::ShardItem;
 use crate::decide::set::shard::settle;
 
 /// How many entries a shard has at most when it is made for them; at least half of it on average.
@@ -41,7 +41,7 @@ pub(crate) struct Key<'a> {
 }
 
 /// What an entry says of its key, in some bytes that know where they end.
-pub(crate) trait Value: Sized {
+pub(crate) trait SetValue: Sized {
     /// Appends it.
     fn push(&self, bytes: &mut Vec<u8>);
 
@@ -70,7 +70,7 @@ impl<V> fmt::Debug for Set<V> {
     }
 }
 
-impl<V: Value> Set<V> {
+impl<V: SetValue> Set<V> {
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -96,7 +96,7 @@ impl<V: Value> Set<V> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Key<'_>, V)> {
         let entries = self.nodes.iter().flat_map(|node| node.iter()).flat_map(Shard::entries);
         entries.filter_map(|entry| {
-            let Entry { value, scope, id } = Entry::<V>::read(entry)?;
+            let ShardEntry { value, scope, id } = ShardEntry::<V>::read(entry)?;
             Some((Key { scope, id: str::from_utf8(id).ok()? }, value))
         })
     }
@@ -113,19 +113,19 @@ impl<V: Value> Set<V> {
         for (key, value) in changes {
             let start = entries.len();
             let is_removal = value.is_none();
-            Entry::push(&mut entries, key, &value.unwrap_or_default());
+            ShardEntry::push(&mut entries, key, &value.unwrap_or_default());
             places.push((self.layout.hash(key.scope, key.id.as_bytes()), start..entries.len(), is_removal));
         }
         // Stable: of several changes of one key the last stays the last.
         places.sort_by_key(|(hash, _, _)| *hash);
         let items = places
             .into_iter()
-            .filter_map(|(hash, place, is_removal)| Some(Item { hash, entry: entries.get(place)?, is_removal }));
+            .filter_map(|(hash, place, is_removal)| Some(ShardItem { hash, entry: entries.get(place)?, is_removal }));
         let changed = self.changed_by(&items.collect::<Vec<_>>());
         if changed.has_outgrown_its_shards() { changed.rebuilt() } else { changed }
     }
 
-    fn changed_by(&self, mut changes: &[Item<'_>]) -> Self {
+    fn changed_by(&self, mut changes: &[ShardItem<'_>]) -> Self {
         let mut nodes = self.nodes.to_vec();
         let mut len = self.len;
         while let Some(first) = changes.first() {
@@ -184,13 +184,13 @@ pub(crate) struct Gathering<V> {
     value: PhantomData<fn() -> V>,
 }
 
-impl<V: Value> Default for Gathering<V> {
+impl<V: SetValue> Default for Gathering<V> {
     fn default() -> Self {
         Self::with(RandomState::new())
     }
 }
 
-impl<V: Value> Gathering<V> {
+impl<V: SetValue> Gathering<V> {
     fn with(hasher: RandomState) -> Self {
         Self {
             hasher,
@@ -206,7 +206,7 @@ impl<V: Value> Gathering<V> {
         let buckets = Layout { hasher: self.hasher.clone(), bits: BUCKET_BITS };
         let hash = buckets.hash(key.scope, key.id.as_bytes());
         self.entry.clear();
-        Entry::push(&mut self.entry, key, value);
+        ShardEntry::push(&mut self.entry, key, value);
         if let Some(bucket) = self.buckets.get_mut(buckets.shard_of(hash)) {
             bucket.push(&self.entry);
             self.count += 1;
@@ -215,7 +215,11 @@ impl<V: Value> Gathering<V> {
 
     /// The set of all that was gathered. Of two values of one key `replaces` says whether the later takes the place of the
     /// earlier. Then `keep` is called with each entry, and those stay of which it says so.
-    pub(crate) fn build(self, replaces: impl Fn(&V, &V) -> bool, mut keep: impl FnMut(Entry<'_, V>) -> bool) -> Set<V> {
+    pub(crate) fn build(
+        self,
+        replaces: impl Fn(&V, &V) -> bool,
+        mut keep: impl FnMut(ShardEntry<'_, V>) -> bool,
+    ) -> Set<V> {
         let shards_for = self.count.div_ceil(SHARD_ENTRIES).next_power_of_two();
         let layout = Layout { hasher: self.hasher, bits: shards_for.ilog2().min(SHARD_BITS_MAX) };
         let mut buckets = self.buckets.into_iter();
@@ -225,14 +229,14 @@ impl<V: Value> Gathering<V> {
         let mut shards = Vec::with_capacity(1 << layout.bits);
         while shards.len() < 1 << layout.bits {
             let gathered: Vec<Bucket> = buckets.by_ref().take(buckets_each).collect();
-            let mut items: Vec<Item<'_>> = gathered
+            let mut items: Vec<ShardItem<'_>> = gathered
                 .iter()
                 .flat_map(Bucket::entries)
-                .map(|entry| Item { hash: layout.hash_entry::<V>(entry), entry, is_removal: false })
+                .map(|entry| ShardItem { hash: layout.hash_entry::<V>(entry), entry, is_removal: false })
                 .collect();
             items.sort_by_key(|item| item.hash);
             let mut items = settle(items, &replaces);
-            items.retain(|item| Entry::read(item.entry).is_some_and(&mut keep));
+            items.retain(|item| ShardEntry::read(item.entry).is_some_and(&mut keep));
             let mut rest = items.as_slice();
             for number in shards.len()..shards.len() + shards_each {
                 let count = rest.partition_point(|item| layout.shard_of(item.hash) == number);
@@ -293,7 +297,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// A value of any length.
-    impl Value for String {
+    impl SetValue for String {
         fn push(&self, bytes: &mut Vec<u8>) {
             number::push(bytes, self.len().try_into().expect("short"));
             bytes.extend_from_slice(self.as_bytes());
@@ -307,13 +311,13 @@ mod tests {
         }
     }
 
-    type Model = HashMap<(u64, String), String>;
+    type SetModel = HashMap<(u64, String), String>;
 
-    fn assert_same(set: &Set<String>, model: &Model) {
+    fn assert_same(set: &Set<String>, model: &SetModel) {
         assert_eq!(set.len(), model.len());
         let listed: Vec<_> = set.iter().map(|(key, value)| ((key.scope, key.id.to_owned()), value)).collect();
         assert_eq!(listed.len(), model.len(), "each is listed once");
-        assert_eq!(listed.into_iter().collect::<Model>(), *model);
+        assert_eq!(listed.into_iter().collect::<SetModel>(), *model);
         for ((scope, id), value) in model {
             assert_eq!(set.get(Key { scope: *scope, id }).as_ref(), Some(value));
             assert_eq!(set.get(Key { scope: scope + 1000, id }), None);
@@ -347,7 +351,7 @@ mod tests {
             start in prop::collection::vec(an_entry(), 0..300),
             batches in prop::collection::vec(prop::collection::vec((an_entry(), any::<bool>()), 1..100), 0..5),
         ) {
-            let mut model = Model::new();
+            let mut model = SetModel::new();
             for (scope, id, value) in start.clone() {
                 let kept = model.entry((scope, id)).or_insert_with(|| value.clone());
                 *kept = value.max(kept.clone());
@@ -379,7 +383,7 @@ mod tests {
             set = set.changed(ids.iter().map(|id| (Key { scope: 0, id }, Some(id.clone()))));
             bits_seen.push(set.layout.bits);
         }
-        let model = |ids: &[String]| ids.iter().map(|id| ((0, id.clone()), id.clone())).collect::<Model>();
+        let model = |ids: &[String]| ids.iter().map(|id| ((0, id.clone()), id.clone())).collect::<SetModel>();
         assert_same(&set, &model(&ids));
         let (gone, left) = ids.split_at(19_900);
         for ids in gone.chunks(50) {

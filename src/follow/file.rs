@@ -86,7 +86,7 @@ pub(crate) struct FollowedFile<C> {
 
 /// What a look at a file came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Look {
+pub(crate) enum PollResult {
     /// It holds what it held.
     Same,
     /// It holds something new.
@@ -117,7 +117,7 @@ impl<C: Content> FollowedFile<C> {
     }
 
     /// Reads the file for the first time, without waiting until it is still.
-    pub(crate) fn load(&mut self, now: Instant) -> Look {
+    pub(crate) fn load(&mut self, now: Instant) -> PollResult {
         self.renames.watch(&self.path);
         match Fingerprint::of(&self.path) {
             Ok(fingerprint) => self.read(fingerprint, now),
@@ -126,24 +126,24 @@ impl<C: Content> FollowedFile<C> {
     }
 
     /// Reads the file now, whether it has changed or is still, and says in `reloaded` what came of it.
-    pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) -> Look {
+    pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) -> PollResult {
         // If it cannot be read now, it is read again later even if it does not change.
         self.read = None;
         let look = self.load(now);
         let file = self.path.display();
         match &self.failing {
             Some(failure) => reloaded.failed.insert(format!("{file}: {failure}")),
-            None if look == Look::Loaded => reloaded.read.insert(file.to_string()),
+            None if look == PollResult::Loaded => reloaded.read.insert(file.to_string()),
             None => reloaded.failed.insert(format!("{file}: changes while it is read; read again once it is still")),
         };
         look
     }
 
     /// Looks at the file, and reads it if that is due.
-    pub(crate) fn look(&mut self, now: Instant) -> Look {
+    pub(crate) fn look(&mut self, now: Instant) -> PollResult {
         match Fingerprint::of(&self.path) {
             Ok(fingerprint) if self.is_due(fingerprint, now) => self.read(fingerprint, now),
-            Ok(_not_due) => Look::Same,
+            Ok(_not_due) => PollResult::Same,
             Err(error) => {
                 // Whatever comes back is another file, even if it looks the same.
                 self.read = None;
@@ -185,7 +185,7 @@ impl<C: Content> FollowedFile<C> {
     }
 
     /// Reads a file that looked like `before` a moment ago.
-    fn read(&mut self, before: Fingerprint, now: Instant) -> Look {
+    fn read(&mut self, before: Fingerprint, now: Instant) -> PollResult {
         let target = fs::canonicalize(&self.path).ok();
         let outcome = read::<C>(&self.path);
         match Fingerprint::of(&self.path) {
@@ -193,7 +193,7 @@ impl<C: Content> FollowedFile<C> {
             Ok(after) => {
                 // What was read may be half of one version and half of another.
                 self.changing = Some((after, now));
-                return Look::Same;
+                return PollResult::Same;
             }
             Err(error) => return self.fail(&FileError::Unreadable(error)),
         }
@@ -215,19 +215,19 @@ impl<C: Content> FollowedFile<C> {
         }
     }
 
-    fn succeed(&mut self, content: C) -> Look {
+    fn succeed(&mut self, content: C) -> PollResult {
         if self.failing.take().is_some() {
             tracing::info!(kind = C::KIND, file = %self.path.display(), "file is good now");
         }
         self.changing = None;
         self.last_good = Some(Arc::new(content));
-        Look::Loaded
+        PollResult::Loaded
     }
 
-    fn fail(&mut self, error: &FileError<C::Bad>) -> Look {
+    fn fail(&mut self, error: &FileError<C::Bad>) -> PollResult {
         let failure = error.to_string();
         if self.failing.as_ref() == Some(&failure) {
-            return Look::Same;
+            return PollResult::Same;
         }
         let file = self.path.display();
         if self.last_good.is_some() {
@@ -236,7 +236,7 @@ impl<C: Content> FollowedFile<C> {
             tracing::error!(kind = C::KIND, %file, failure, "file cannot be used, and never could since the start");
         }
         self.failing = Some(failure);
-        Look::Failed
+        PollResult::Failed
     }
 }
 

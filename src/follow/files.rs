@@ -9,7 +9,7 @@ use crate::clock;
 use crate::decide::rules::Rules;
 use crate::follow::Reloaded;
 use crate::follow::file::FollowedFile;
-use crate::follow::file::Look;
+use crate::follow::file::PollResult;
 use crate::metrics::blocklist::BlocklistMetrics;
 
 /// All blocklist files, each once.
@@ -50,13 +50,13 @@ impl Files {
     }
 
     /// Does `visit` to every file, and swaps the lists once if any has new rules.
-    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Rules>) -> Look) {
+    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Rules>) -> PollResult) {
         let mut loaded = Vec::new();
         for (place, file) in self.files.iter_mut().enumerate() {
             match visit(file) {
-                Look::Same => {}
-                Look::Loaded => loaded.extend(file.last_good().map(|rules| (place, Arc::clone(rules)))),
-                Look::Failed => self.metrics.file_errors.inc(),
+                PollResult::Same => {}
+                PollResult::Loaded => loaded.extend(file.last_good().map(|rules| (place, Arc::clone(rules)))),
+                PollResult::Failed => self.metrics.file_errors.inc(),
             }
         }
         let failing = self.files.iter().filter(|file| file.is_failing()).count();
@@ -84,7 +84,7 @@ mod tests {
     use tempfile::TempDir;
 
     /// Files in a directory of their own, followed by a clock that the test moves.
-    struct Following {
+    struct FollowedDirectory {
         directory: TempDir,
         files: Files,
         blocklist: Arc<ArcSwap<Blocklist>>,
@@ -92,7 +92,7 @@ mod tests {
         now: Instant,
     }
 
-    impl Following {
+    impl FollowedDirectory {
         fn of(names: &[&str], prepare: impl FnOnce(&Path)) -> Self {
             let directory = tempfile::tempdir().expect("a directory");
             prepare(directory.path());
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn no_files_make_an_empty_list_that_is_loaded() {
-        let following = Following::of(&[], |_| {});
+        let following = FollowedDirectory::of(&[], |_| {});
         assert!(following.blocklist.load().is_loaded());
         assert_eq!(following.generation(), 0);
         assert_eq!(following.blocked(), [""; 0]);
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_good_file_is_there_from_the_start() {
-        let following = Following::of(&["list"], put("alice\nbob\nbob"));
+        let following = FollowedDirectory::of(&["list"], put("alice\nbob\nbob"));
         assert_eq!(following.blocked(), ["alice", "bob"]);
         assert_eq!(following.generation(), 1);
         assert_eq!(following.metrics.generation.get(), 1);
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_file_that_does_not_change_is_not_read_again() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.settle();
         following.settle();
         assert_eq!(following.generation(), 1);
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn several_files_are_one_list() {
-        let mut following = Following::of(&["list", "other"], |directory| {
+        let mut following = FollowedDirectory::of(&["list", "other"], |directory| {
             put("alice")(directory);
             fs::write(directory.join("other"), "bob").expect("written");
         });
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_renamed_file_is_read_at_the_next_look() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.replace("list", "bob");
         following.step(LOOK_EVERY);
         assert_eq!(following.blocked(), ["bob"]);
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_swap_of_the_directory_symlink_as_kubernetes_does_it_is_read_at_the_next_look() {
-        let mut following = Following::of(&["list"], |directory| {
+        let mut following = FollowedDirectory::of(&["list"], |directory| {
             fs::create_dir(directory.join("..1")).expect("made");
             fs::write(directory.join("..1/list"), "alice").expect("written");
             symlink("..1", directory.join("..data")).expect("linked");
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_file_rewritten_in_place_is_read_once_it_is_still() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.rewrite("list", "bob\ncar");
         following.step(LOOK_EVERY);
         following.step(STILL - Duration::from_millis(1));
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_removed_and_written_anew_is_read_once_it_is_still() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         let _old = removed(&following.path("list"));
         following.rewrite("list", "bob\ncar");
         following.step(LOOK_EVERY);
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_file_that_comes_back_by_rename_is_read_at_the_next_look() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         fs::remove_file(following.path("list")).expect("removed");
         following.step(LOOK_EVERY);
         following.replace("list", "bob");
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_renamed_and_then_replaced_by_a_new_one_is_read_once_it_is_still() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.replace("list", "bob");
         let _old = removed(&following.path("list"));
         following.rewrite("list", "car");
@@ -280,8 +280,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_behind_a_symlink_is_read_at_once_when_it_is_renamed_and_not_when_it_is_made() {
-        let mut following = Following::of(&["list"], |directory| {
+    fn a_file_behind_a_symlink_is_read_once_renamed_and_not_when_created() {
+        let mut following = FollowedDirectory::of(&["list"], |directory| {
             fs::create_dir(directory.join("real")).expect("made");
             fs::write(directory.join("real/file"), "alice").expect("written");
             symlink("real/file", directory.join("list")).expect("linked");
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_replaced_is_watched_too() {
-        let mut following = Following::of(&["folder/list"], |directory| {
+        let mut following = FollowedDirectory::of(&["folder/list"], |directory| {
             fs::create_dir(directory.join("folder")).expect("made");
             fs::write(directory.join("folder/list"), "alice").expect("written");
         });
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_made_anew_and_then_written_is_not_read_in_between() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.replace("list", "");
         following.step(LOOK_EVERY);
         assert_eq!(following.blocked(), ["alice"]);
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn a_bad_file_keeps_its_last_good_rules_until_it_is_mended() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.replace("list", "bob\nclose");
         following.settle();
         following.settle();
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn each_distinct_failure_is_counted_once() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         for bad in ["bob\nclose", "carol\nclose", "block\nclose"] {
             following.replace("list", bad);
             following.settle();
@@ -365,7 +365,7 @@ mod tests {
 
     #[test]
     fn a_replaced_list_is_dropped_by_the_thread_that_replaced_it() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         let decision = following.blocklist.load();
         let old = Arc::downgrade(&Arc::clone(&decision));
         following.replace("list", "bob");
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn lists_that_reloads_alone_replace_are_dropped() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         let old = Arc::downgrade(&following.blocklist.load_full());
         following.files.reload(clock::monotonic(), &mut Reloaded::default());
         assert!(old.upgrade().is_none());
@@ -386,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_file_that_vanishes_keeps_its_last_good_rules_until_it_is_back() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         fs::remove_file(following.path("list")).expect("removed");
         following.settle();
         following.settle();
@@ -404,7 +404,7 @@ mod tests {
 
     #[test]
     fn a_file_that_vanishes_and_comes_back_as_it_was_is_good_again() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         fs::rename(following.path("list"), following.path("away")).expect("renamed");
         following.settle();
         assert_eq!(following.metrics.files_failing.get(), 1);
@@ -416,7 +416,7 @@ mod tests {
 
     #[test]
     fn a_directory_in_the_place_of_a_file_is_a_bad_file() {
-        let mut following = Following::of(&["list"], put("alice"));
+        let mut following = FollowedDirectory::of(&["list"], put("alice"));
         fs::remove_file(following.path("list")).expect("removed");
         fs::create_dir(following.path("list")).expect("made");
         following.settle();
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_start_without_any_good_file_is_unloaded_until_one_is() {
-        let mut following = Following::of(&["list", "missing"], put("close"));
+        let mut following = FollowedDirectory::of(&["list", "missing"], put("close"));
         assert!(!following.blocklist.load().is_loaded());
         assert_eq!(following.generation(), 0);
         assert_eq!(following.metrics.file_errors.get(), 2);
@@ -445,7 +445,7 @@ mod tests {
 
     #[test]
     fn a_start_with_one_good_file_of_two_is_loaded() {
-        let following = Following::of(&["missing", "list"], put("alice"));
+        let following = FollowedDirectory::of(&["missing", "list"], put("alice"));
         assert!(following.blocklist.load().is_loaded());
         assert_eq!(following.blocked(), ["alice"]);
         assert_eq!(following.metrics.files_failing.get(), 1);

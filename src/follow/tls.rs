@@ -22,7 +22,7 @@ use crate::follow::Reloaded;
 use crate::follow::file::Content;
 use crate::follow::file::FileError;
 use crate::follow::file::FollowedFile;
-use crate::follow::file::Look;
+use crate::follow::file::PollResult;
 use crate::follow::file::read;
 use crate::follow::file::read_small;
 use crate::http::preamble::Tls;
@@ -92,7 +92,7 @@ pub(crate) fn load(paths: &TlsPaths) -> Result<Option<Validity>, TlsFilesError> 
 /// The files of TLS, followed. Nobody else changes the configuration.
 #[derive(Debug)]
 pub(crate) struct TlsFiles {
-    held: Held,
+    held: PemFiles,
     in_force: Arc<ArcSwap<Tls>>,
     /// The authorities of clients' certificates that are in force.
     client_ca: Vec<u8>,
@@ -104,7 +104,7 @@ pub(crate) struct TlsFiles {
 }
 
 #[derive(Debug)]
-struct Held {
+struct PemFiles {
     certificate: FollowedFile<Pem>,
     key: FollowedFile<Pem>,
     client_ca: Option<FollowedFile<Pem>>,
@@ -117,15 +117,15 @@ impl TlsFiles {
     ///
     /// Any that cannot be used: there is nothing to serve with.
     pub(crate) fn start(paths: &TlsPaths, metrics: TlsMetrics) -> Result<Self, TlsFilesError> {
-        // Told by file, before any is followed.
+        // Reports errors by file, before any is followed.
         load(paths)?;
         let now = clock::monotonic();
         let follow = |path: &PathBuf| {
             let mut file = FollowedFile::new(path.clone());
-            (0..ATTEMPTS).find(|_nth| file.load(now) != Look::Same);
+            (0..ATTEMPTS).find(|_nth| file.load(now) != PollResult::Same);
             file
         };
-        let held = Held {
+        let held = PemFiles {
             certificate: follow(&paths.certificate),
             key: follow(&paths.key),
             client_ca: paths.client_ca.as_ref().map(follow),
@@ -165,12 +165,12 @@ impl TlsFiles {
         self.tell_whether_failing();
     }
 
-    fn visit(&mut self, now: Instant, mut visit: impl FnMut(&mut FollowedFile<Pem>) -> Look) {
+    fn visit(&mut self, now: Instant, mut visit: impl FnMut(&mut FollowedFile<Pem>) -> PollResult) {
         for file in self.held.files() {
             match visit(file) {
-                Look::Same => {}
-                Look::Loaded => self.changed = Some(now),
-                Look::Failed => self.metrics.file_errors.inc(),
+                PollResult::Same => {}
+                PollResult::Loaded => self.changed = Some(now),
+                PollResult::Failed => self.metrics.file_errors.inc(),
             }
         }
     }
@@ -211,7 +211,7 @@ impl TlsFiles {
     }
 }
 
-impl Held {
+impl PemFiles {
     fn files(&mut self) -> impl Iterator<Item = &mut FollowedFile<Pem>> {
         [Some(&mut self.certificate), Some(&mut self.key), self.client_ca.as_mut()].into_iter().flatten()
     }

@@ -15,7 +15,7 @@ use crate::follow::Reloaded;
 use crate::follow::file::Content;
 use crate::follow::file::FileError;
 use crate::follow::file::FollowedFile;
-use crate::follow::file::Look;
+use crate::follow::file::PollResult;
 use crate::follow::file::read_small;
 use crate::metrics::tokens::TokenMetrics;
 
@@ -65,7 +65,7 @@ impl TokenFiles {
         let mut bad = Vec::new();
         let mut read = |path: PathBuf| {
             let mut file = FollowedFile::new(path.clone());
-            (0..ATTEMPTS).find(|_nth| file.load(now) != Look::Same);
+            (0..ATTEMPTS).find(|_nth| file.load(now) != PollResult::Same);
             if file.last_good().is_none() {
                 bad.push(path);
             }
@@ -101,17 +101,17 @@ impl TokenFiles {
         self.visit(|file| file.reload(now, reloaded));
     }
 
-    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Tokens>) -> Look) {
+    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Tokens>) -> PollResult) {
         for app in self.apps.iter_mut().flatten() {
             let mut any_loaded = false;
             for file in &mut app.files {
                 match visit(file) {
-                    Look::Same => {}
-                    Look::Loaded => {
+                    PollResult::Same => {}
+                    PollResult::Loaded => {
                         any_loaded = true;
                         warn_of_weak(file);
                     }
-                    Look::Failed => self.metrics.file_errors.inc(),
+                    PollResult::Failed => self.metrics.file_errors.inc(),
                 }
             }
             if any_loaded {

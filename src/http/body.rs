@@ -25,7 +25,7 @@ use tokio::time;
 use crate::capture::Raw;
 use crate::clock;
 use crate::command::Kind;
-use crate::intake::Admitted;
+use crate::intake::AuthorizedRequest;
 use crate::refusal::Refusal;
 use crate::throttle::Throttle;
 
@@ -40,7 +40,7 @@ pub(crate) struct Bodies {
     pub(crate) bytes_max: usize,
     /// From a head to the last byte of its body.
     pub(crate) timeout: Duration,
-    pub(crate) budget: Budget,
+    pub(crate) budget: BodyBudget,
 }
 
 impl Bodies {
@@ -48,7 +48,7 @@ impl Bodies {
     /// budget. That is given back with the last byte: from there on the journal's bounds hold.
     pub(super) async fn read(
         &self,
-        admitted: &Admitted<'_>,
+        admitted: &AuthorizedRequest<'_>,
         body: Option<&mut Incoming>,
         began: Instant,
     ) -> Result<Raw, Refusal> {
@@ -87,7 +87,7 @@ impl Bodies {
     }
 
     /// Does so without a limit of time.
-    async fn read_all(&self, admitted: &Admitted<'_>, body: Option<&mut Incoming>) -> Result<Raw, Refusal> {
+    async fn read_all(&self, admitted: &AuthorizedRequest<'_>, body: Option<&mut Incoming>) -> Result<Raw, Refusal> {
         let Some(body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
         let limit = self.bytes_max;
         let hint = body.size_hint();
@@ -154,7 +154,7 @@ fn poll_frame(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Result<Option<F
 
 /// Room for the bodies that are on their way.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct BodyBudget {
     bytes_max: usize,
     taken: AtomicUsize,
     /// What is taken, to be seen.
@@ -165,11 +165,11 @@ pub(crate) struct Budget {
 /// Room for one body. Given back when dropped.
 #[derive(Debug)]
 struct Reserved<'b> {
-    budget: &'b Budget,
+    budget: &'b BodyBudget,
     bytes: usize,
 }
 
-impl Budget {
+impl BodyBudget {
     /// Room for so many bytes.
     pub(crate) const fn new(bytes_max: usize, gauge: IntGauge) -> Self {
         Self { bytes_max, taken: AtomicUsize::new(0), gauge, complaints: Throttle::new(COMPLAIN_EVERY) }
@@ -218,8 +218,8 @@ fn signed(bytes: usize) -> i64 {
 mod tests {
     use super::*;
 
-    fn budget(bytes_max: usize) -> Budget {
-        Budget::new(bytes_max, IntGauge::new("taken", "Bytes.").unwrap())
+    fn budget(bytes_max: usize) -> BodyBudget {
+        BodyBudget::new(bytes_max, IntGauge::new("taken", "Bytes.").unwrap())
     }
 
     #[test]

@@ -19,13 +19,13 @@ use tokio::task::AbortHandle;
 use tokio::task::Id;
 use tokio::task::JoinSet;
 
-use super::listener::LAST_ARRIVALS;
-use super::listener::Limits;
 use super::phase::ConnectionPhase;
 use super::phase::Moment;
 use super::phase::Progress;
 use super::phase::millis_since;
 
+/// Between the last accept and the end of idle connections: what was on its way already comes in, and is answered.
+pub(super) const LAST_ARRIVALS: Duration = Duration::from_millis(100);
 /// How long a connection has at the stop for what comes before HTTP: some round trips to the other side of the world.
 const LAST_PREAMBLES: Duration = Duration::from_secs(1);
 /// How long a new connection has until it counts as silent: a round trip or two, and a TLS handshake.
@@ -35,24 +35,40 @@ const STALLED_AFTER: Duration = Duration::from_secs(1);
 /// For each open connection, how long passes between two searches for those that can make room: a search looks at all of them.
 const SEARCH_REST: Duration = Duration::from_nanos(200);
 
+/// The limits of a listener's connections.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectionLimits {
+    pub(crate) connections_max: usize,
+    /// `None`: any number.
+    pub(crate) per_peer_max: Option<usize>,
+    /// Until the first byte of a connection, and from the first byte of a head to its last.
+    pub(crate) head_timeout: Duration,
+    /// Without a byte of a response being taken.
+    pub(crate) write_timeout: Duration,
+    /// Between a response and the next request.
+    pub(crate) idle_timeout: Duration,
+    /// From the accept to the last response.
+    pub(crate) age_max: Duration,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Connections {
-    limits: Limits,
+    limits: ConnectionLimits,
     /// The zero of all connections' clocks.
     epoch: Instant,
-    open: HashMap<Id, Open>,
+    open: HashMap<Id, OpenConnection>,
     peers: Peers,
     workers: Vec<Worker>,
     tasks: JoinSet<()>,
-    spare: Spare,
+    spare: EvictionCandidates,
     gauge: IntGauge,
     evicted: IntCounter,
 }
 
 /// An open connection.
 #[derive(Debug)]
-struct Open {
+struct OpenConnection {
     progress: Progress,
     abort: AbortHandle,
     began: Instant,
@@ -64,24 +80,24 @@ struct Open {
 
 /// Connections that can make room, as they were when they were looked for: a flood costs one search for many.
 #[derive(Debug, Default)]
-struct Spare {
+struct EvictionCandidates {
     /// The first to go first.
     found: VecDeque<Candidate>,
     searched: Option<Instant>,
 }
 
-/// See [`Spare`].
+/// See [`EvictionCandidates`].
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     id: Id,
     moment: Moment,
     peer: Option<IpAddr>,
-    kind: SpareKind,
+    kind: EvictionKind,
 }
 
 /// Which connections make room, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum SpareKind {
+enum EvictionKind {
     Silent,
     Unused,
     Stalled,
@@ -101,11 +117,11 @@ struct Worker {
 
 /// A place for a connection, and under whom it is counted among the peers.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place(Option<IpAddr>);
+pub(super) struct ConnectionSlot(Option<IpAddr>);
 
 impl Connections {
     pub(super) fn new(
-        limits: Limits,
+        limits: ConnectionLimits,
         workers: Vec<Handle>,
         epoch: Instant,
         gauge: IntGauge,
@@ -118,14 +134,14 @@ impl Connections {
             peers: Peers::default(),
             workers: workers.into_iter().map(|handle| Worker { handle, open: 0 }).collect(),
             tasks: JoinSet::new(),
-            spare: Spare::default(),
+            spare: EvictionCandidates::default(),
             gauge,
             evicted,
         }
     }
 
     /// A place under both caps, if need be that of another connection. A proxy has no cap of its own.
-    pub(super) fn place(&mut self, peer: IpAddr, is_proxy: bool, now: Instant) -> Option<Place> {
+    pub(super) fn place(&mut self, peer: IpAddr, is_proxy: bool, now: Instant) -> Option<ConnectionSlot> {
         // Those that have ended do not count, though nobody has looked at them yet.
         while let Some(ended) = self.tasks.try_join_next_with_id() {
             self.forget(ended.map_or_else(|error| error.id(), |(id, ())| id));
@@ -140,24 +156,24 @@ impl Connections {
         if self.open.len() >= self.limits.connections_max && !self.make_room(None, now) {
             return None;
         }
-        Some(Place(peer.map(|(peer, _max)| peer)))
+        Some(ConnectionSlot(peer.map(|(peer, _max)| peer)))
     }
 
     /// Drives a connection on the worker that has the fewest.
-    pub(super) fn begin<F>(&mut self, place: Place, now: Instant, drive: impl FnOnce(Progress) -> F)
+    pub(super) fn begin<F>(&mut self, place: ConnectionSlot, now: Instant, drive: impl FnOnce(Progress) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let fewest = self.workers.iter_mut().enumerate().min_by_key(|(_, worker)| worker.open);
         let Some((worker, Worker { handle, open })) = fewest else { return };
         *open += 1;
-        let Place(peer) = place;
+        let ConnectionSlot(peer) = place;
         if let Some(peer) = peer {
             self.peers.enter(peer);
         }
         let progress = Progress::new(self.epoch, now);
         let abort = self.tasks.spawn_on(drive(progress.clone()), handle);
-        self.open.insert(abort.id(), Open { progress, abort, began: now, worker, peer });
+        self.open.insert(abort.id(), OpenConnection { progress, abort, began: now, worker, peer });
         self.show();
     }
 
@@ -202,19 +218,19 @@ impl Connections {
 
     /// Ends the connection, one of `peer` if it is given, that can best be spared. Returns whether there was one.
     fn make_room(&mut self, peer: Option<IpAddr>, now: Instant) -> bool {
-        if self.evict(peer, SpareKind::Head) {
+        if self.evict(peer, EvictionKind::Head) {
             return true;
         }
         let rest = SEARCH_REST * u32::try_from(self.open.len()).unwrap_or(u32::MAX);
         if self.spare.searched.is_some_and(|searched| now.duration_since(searched) < rest) {
             return false;
         }
-        self.spare = Spare { found: self.search(now), searched: Some(now) };
-        self.evict(peer, SpareKind::Used)
+        self.spare = EvictionCandidates { found: self.search(now), searched: Some(now) };
+        self.evict(peer, EvictionKind::Used)
     }
 
     /// Does so with what was found, of the kinds up to `last`: where connections of use are next, there may be others by now.
-    fn evict(&mut self, peer: Option<IpAddr>, last: SpareKind) -> bool {
+    fn evict(&mut self, peer: Option<IpAddr>, last: EvictionKind) -> bool {
         let is_of_peer = |candidate: &Candidate| candidate.kind <= last && (peer.is_none() || candidate.peer == peer);
         while let Some(nth) = self.spare.found.iter().position(is_of_peer)
             && let Some(Candidate { id, moment, .. }) = self.spare.found.remove(nth)
@@ -230,9 +246,9 @@ impl Connections {
 
     fn search(&self, now: Instant) -> VecDeque<Candidate> {
         let at = millis_since(self.epoch, now);
-        let candidate = |(id, open): (&Id, &Open)| {
+        let candidate = |(id, open): (&Id, &OpenConnection)| {
             let moment = open.progress.moment();
-            let kind = SpareKind::of(moment, at, open.progress.is_used())?;
+            let kind = EvictionKind::of(moment, at, open.progress.is_used())?;
             Some(Candidate { id: *id, moment, peer: open.peer, kind })
         };
         let mut found: Vec<Candidate> = self.open.iter().filter_map(candidate).collect();
@@ -262,7 +278,7 @@ impl Connections {
     }
 }
 
-impl SpareKind {
+impl EvictionKind {
     /// Of a connection that is where it is since `moment`, at this time. `None`: it cannot be spared.
     fn of(moment: Moment, at: u64, is_used: bool) -> Option<Self> {
         let age = Duration::from_millis(at.saturating_sub(moment.since()));
@@ -280,7 +296,7 @@ impl SpareKind {
     }
 }
 
-impl Limits {
+impl ConnectionLimits {
     /// How long a connection may stay in `phase`; `None`: what it does has its own limits. `finishing`: for how long connections have
     /// been ending.
     fn of(&self, phase: ConnectionPhase, finishing: Option<Duration>) -> Option<Duration> {

@@ -31,7 +31,9 @@ use crate::throttle::Throttle;
 
 use super::connection::Connection;
 use super::connection::Stream;
+use super::connections::ConnectionLimits;
 use super::connections::Connections;
+use super::connections::LAST_ARRIVALS;
 use super::phase::ConnectionPhase;
 use super::phase::Progress;
 use super::preamble::Preamble;
@@ -53,29 +55,11 @@ const HEAD_BYTES_MAX: usize = 32 * 1024;
 pub(crate) const TURNED_AWAY_MAX: usize = 256;
 /// How long a connection beyond the cap is kept for its answer: the sender waits no longer.
 const TURN_AWAY_PATIENCE: Duration = Duration::from_secs(2);
-/// Between the last accept and the end of idle connections: what was on its way already comes in, and is answered.
-pub(super) const LAST_ARRIVALS: Duration = Duration::from_millis(100);
 /// How often slow connections are looked for: four times in the shortest timeout, within these.
 const SWEEP_PERIOD_MIN: Duration = Duration::from_millis(20);
 const SWEEP_PERIOD_MAX: Duration = Duration::from_millis(250);
 /// How often it is logged at most that accepting fails: it is tried ten times a second.
 const WARN_EVERY: Duration = Duration::from_secs(10);
-
-/// The listener's limits.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) connections_max: usize,
-    /// `None`: any number.
-    pub(crate) per_peer_max: Option<usize>,
-    /// Until the first byte of a connection, and from the first byte of a head to its last.
-    pub(crate) head_timeout: Duration,
-    /// Without a byte of a response being taken.
-    pub(crate) write_timeout: Duration,
-    /// Between a response and the next request.
-    pub(crate) idle_timeout: Duration,
-    /// From the accept to the last response.
-    pub(crate) age_max: Duration,
-}
 
 /// Binds a socket that can be turned into a listener on any runtime.
 ///
@@ -94,16 +78,16 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// What a listener serves with.
 #[derive(Debug)]
-pub(crate) struct Setup {
+pub(crate) struct ListenerSetup {
     pub(crate) service: Arc<Service>,
     pub(crate) preamble: Arc<Preamble>,
-    pub(crate) limits: Limits,
+    pub(crate) limits: ConnectionLimits,
     /// Where connections are driven.
     pub(crate) workers: Vec<Handle>,
 }
 
 /// Serves until the process is in [`Phase::Closing`], and then until the last connection has ended.
-pub(crate) async fn serve(listener: TcpListener, setup: Setup, lifecycle: Lifecycle) {
+pub(crate) async fn serve(listener: TcpListener, setup: ListenerSetup, lifecycle: Lifecycle) {
     let mut server = Server::new(setup);
     let mut closing = pin!(lifecycle.reached(Phase::Closing));
     let mut sweep = time::interval(server.sweep_period);
@@ -153,8 +137,8 @@ struct Server {
 }
 
 impl Server {
-    fn new(setup: Setup) -> Self {
-        let Setup { service, preamble, limits, workers } = setup;
+    fn new(setup: ListenerSetup) -> Self {
+        let ListenerSetup { service, preamble, limits, workers } = setup;
         let metrics = &service.intake.metrics;
         let shortest = limits.head_timeout.min(limits.write_timeout).min(limits.idle_timeout);
         Self {

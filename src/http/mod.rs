@@ -2,7 +2,7 @@
 
 pub(crate) mod body;
 mod connection;
-mod connections;
+pub(crate) mod connections;
 pub(crate) mod listener;
 mod phase;
 pub(crate) mod preamble;

@@ -73,11 +73,11 @@ impl Moment {
 /// The phase of one connection. Clones are the same.
 #[derive(Debug, Clone)]
 pub(super) struct Progress {
-    inner: Arc<Inner>,
+    inner: Arc<ConnectionState>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct ConnectionState {
     /// The zero of its clock, the same for all connections of a listener.
     epoch: Instant,
     moment: AtomicU64,
@@ -91,7 +91,9 @@ impl Progress {
     pub(super) fn new(epoch: Instant, now: Instant) -> Self {
         let moment = Moment::new(ConnectionPhase::Preamble, millis_since(epoch, now));
         let (closes_next, lingers, is_used) = <(AtomicBool, AtomicBool, AtomicBool)>::default();
-        Self { inner: Arc::new(Inner { epoch, moment: AtomicU64::new(moment.0), closes_next, lingers, is_used }) }
+        Self {
+            inner: Arc::new(ConnectionState { epoch, moment: AtomicU64::new(moment.0), closes_next, lingers, is_used }),
+        }
     }
 
     /// The phase, and since when.

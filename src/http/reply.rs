@@ -72,14 +72,14 @@ pub(crate) fn too_many_connections() -> Vec<u8> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Failure<'a> {
+struct FailureBody<'a> {
     action_status: &'static str,
     error_info: &'a str,
     error_code: u32,
 }
 
 fn failure(why: &str) -> Bytes {
-    let body = Failure { action_status: "FAIL", error_info: why, error_code: 1 };
+    let body = FailureBody { action_status: "FAIL", error_info: why, error_code: 1 };
     serde_json::to_vec(&body).map(Bytes::from).unwrap_or_default()
 }
 

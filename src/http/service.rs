@@ -19,8 +19,8 @@ use crate::alarm::Alarm;
 use crate::auth;
 use crate::clock;
 use crate::command::Command;
-use crate::intake::Admitted;
 use crate::intake::Answer;
+use crate::intake::AuthorizedRequest;
 use crate::intake::Head;
 use crate::intake::Intake;
 use crate::ledger::Receipt;
@@ -178,7 +178,7 @@ enum Step<'r> {
     /// A POST without a command: its body says whether it is a callback, and this what else is wrong with it.
     Nameless(Result<(), Refusal>),
     /// Its body is read.
-    Read(Receipt<'r>, Admitted<'r>),
+    Read(Receipt<'r>, AuthorizedRequest<'r>),
 }
 
 impl Service {
@@ -244,7 +244,7 @@ impl Service {
         head: Head,
         parts: &'r Parts,
         query: Result<Query<'r>, QueryError>,
-    ) -> Result<Admitted<'r>, Refusal> {
+    ) -> Result<AuthorizedRequest<'r>, Refusal> {
         if parts.method != Method::POST {
             return Err(Refusal::Method);
         }

@@ -21,7 +21,7 @@ const NAME: &str = "callbacks";
 
 /// Workers that do not run yet.
 #[derive(Debug)]
-pub(crate) struct Unstarted(Vec<Runtime>);
+pub(crate) struct UnstartedWorkers(Vec<Runtime>);
 
 /// Workers that run.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Workers {
     all: Receiver<()>,
 }
 
-impl Unstarted {
+impl UnstartedWorkers {
     /// So many workers.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ mod tests {
     fn each_drives_what_it_has_begun_and_all_of_it_ends_with_them() {
         let (tell, told) = mpsc::channel();
         let lifecycle = Lifecycle::new();
-        let workers = Unstarted::new(2).unwrap().start(&lifecycle, pending).unwrap();
+        let workers = UnstartedWorkers::new(2).unwrap().start(&lifecycle, pending).unwrap();
         let held = Arc::new(());
         for handle in workers.handles() {
             let (tell, held) = (tell.clone(), Arc::clone(&held));

@@ -12,8 +12,8 @@ use crate::refusal::Reason;
 
 use super::bell::Ring;
 use super::entry::Entry;
+use super::entry::LedgerState;
 use super::entry::Position;
-use super::entry::Standing;
 use super::entry::Ticket;
 use super::entry::Undelivered;
 use super::log::Seq;
@@ -27,12 +27,12 @@ const READ_MAX: usize = 256;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Backlog {
-    form: Form,
+    form: BacklogSource,
     ledger: Ledger,
 }
 
 #[derive(Debug)]
-enum Form {
+enum BacklogSource {
     Memory(Memory),
     Disk(Box<Stored>),
 }
@@ -78,47 +78,47 @@ impl Settled {
 impl Backlog {
     pub(super) const fn in_memory(queue: Arc<Queue>, ledger: Ledger) -> Self {
         let memory = Memory { queue, entries: BTreeMap::new(), next_seq: 0, fresh: VecDeque::new() };
-        Self { form: Form::Memory(memory), ledger }
+        Self { form: BacklogSource::Memory(memory), ledger }
     }
 
     pub(super) fn on_disk(stored: Stored, ledger: Ledger) -> Self {
-        Self { form: Form::Disk(Box::new(stored)), ledger }
+        Self { form: BacklogSource::Disk(Box::new(stored)), ledger }
     }
 
     /// Names the thread that reads, so that it is woken (`unpark`) when there is something to read.
     pub(crate) fn wakes(&self, reader: Thread) {
         match &self.form {
-            Form::Memory(memory) => memory.queue.wakes(reader),
-            Form::Disk(stored) => stored.wakes(reader),
+            BacklogSource::Memory(memory) => memory.queue.wakes(reader),
+            BacklogSource::Disk(stored) => stored.wakes(reader),
         }
     }
 
     /// Whether what is given up stays for the next start.
     pub(crate) const fn keeps_given_up(&self) -> bool {
-        matches!(self.form, Form::Disk(_))
+        matches!(self.form, BacklogSource::Disk(_))
     }
 
     /// The number behind everything that [`Backlog::read`] has given.
     pub(crate) fn read_to(&self) -> Seq {
         match &self.form {
-            Form::Memory(memory) => memory.next_seq,
-            Form::Disk(stored) => stored.read_to(),
+            BacklogSource::Memory(memory) => memory.next_seq,
+            BacklogSource::Disk(stored) => stored.read_to(),
         }
     }
 
     /// Gives up to about `max` captures that were never given before, in order. Returns whether there may be more at once.
     pub(crate) fn read(&mut self, max: usize, give: impl FnMut(&Undelivered<'_>)) -> bool {
         match &mut self.form {
-            Form::Memory(memory) => memory.read(max, give),
-            Form::Disk(stored) => stored.read(max, give),
+            BacklogSource::Memory(memory) => memory.read(max, give),
+            BacklogSource::Disk(stored) => stored.read(max, give),
         }
     }
 
     /// Whether everything was read and nothing more will come.
     pub(crate) fn is_at_end(&mut self) -> bool {
         match &mut self.form {
-            Form::Memory(memory) => memory.queue.is_at_end(),
-            Form::Disk(stored) => stored.is_at_end(),
+            BacklogSource::Memory(memory) => memory.queue.is_at_end(),
+            BacklogSource::Disk(stored) => stored.is_at_end(),
         }
     }
 
@@ -126,8 +126,8 @@ impl Backlog {
     /// many bytes were read; `None` if there is nothing to read from there on.
     pub(crate) fn read_again(&mut self, from: Position, give: impl FnMut(&Undelivered<'_>)) -> Option<(Position, u64)> {
         match &mut self.form {
-            Form::Memory(memory) => memory.read_again(from.seq, give),
-            Form::Disk(stored) => stored.read_again(from, give),
+            BacklogSource::Memory(memory) => memory.read_again(from.seq, give),
+            BacklogSource::Disk(stored) => stored.read_again(from, give),
         }
     }
 
@@ -137,15 +137,15 @@ impl Backlog {
             return;
         }
         match &mut self.form {
-            Form::Memory(memory) => memory.settle(settled, &self.ledger),
-            Form::Disk(stored) => {
+            BacklogSource::Memory(memory) => memory.settle(settled, &self.ledger),
+            BacklogSource::Disk(stored) => {
                 settled.moved.iter().for_each(|(ticket, topic)| stored.moves_to(ticket, *topic));
                 let (mut delivered, mut late) = (0, 0);
                 for ticket in stored.delivered(&settled.delivered) {
                     // A late one may be marked as counted on disk: it was abandoned while it was written.
                     let is_late = stored.take_late(ticket.position.seq);
                     late += u64::from(is_late);
-                    delivered += u64::from(ticket.standing == Standing::Counted && !is_late);
+                    delivered += u64::from(ticket.ledger_state == LedgerState::Counted && !is_late);
                 }
                 self.ledger.deliver_stored(delivered);
                 self.ledger.late(late);
@@ -192,7 +192,7 @@ impl Memory {
         for ticket in &settled.delivered {
             let Some(entry) = self.entries.remove(&ticket.position.seq) else { continue };
             freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
-            if entry.standing == Standing::Counted {
+            if entry.ledger_state == LedgerState::Counted {
                 match &entry.promise {
                     Some(promise) if !promise.keep(&mut ring) => ledger.late(1),
                     Some(_) | None => delivered += 1,
@@ -203,7 +203,7 @@ impl Memory {
             let Some(entry) = self.entries.remove(&ticket.position.seq) else { continue };
             freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
             let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
-            if entry.standing == Standing::Counted && is_ours_to_count {
+            if entry.ledger_state == LedgerState::Counted && is_ours_to_count {
                 ledger.lose_queued(*reason);
             }
         }
@@ -218,6 +218,6 @@ impl Memory {
 
 fn undelivered(seq: Seq, entry: &Entry) -> Undelivered<'_> {
     let position = Position { seq, ..Position::default() };
-    let ticket = Ticket { position, standing: entry.standing, record_bytes: 0, share: None };
+    let ticket = Ticket { position, ledger_state: entry.ledger_state, record_bytes: 0, share: None };
     Undelivered { capture: &entry.capture, ticket, share: entry.topic }
 }

@@ -26,7 +26,7 @@ use serde::Serialize;
 use crate::auth::Apps;
 use crate::auth::VerifiedApp;
 use crate::capture::Capture;
-use crate::capture::Outcome;
+use crate::capture::CaptureOutcome;
 use crate::capture::Raw;
 use crate::clock::UnixMillis;
 use crate::command::Command;
@@ -84,9 +84,9 @@ struct KeptRefusal<'a> {
 /// Appends a capture to `bytes`.
 pub(crate) fn encode(capture: &Capture, apps: &Apps, bytes: &mut Vec<u8>) {
     let (outcome, detail) = match &capture.outcome {
-        Outcome::Happened => (HAPPENED, Vec::new()),
-        Outcome::Decided(decision) => (DECIDED, decision_json(decision)),
-        Outcome::Refused { reason, detail } => {
+        CaptureOutcome::Happened => (HAPPENED, Vec::new()),
+        CaptureOutcome::Decided(decision) => (DECIDED, decision_json(decision)),
+        CaptureOutcome::Refused { reason, detail } => {
             let kept = KeptRefusal { reason: reason.word().into(), detail: Cow::Borrowed(detail) };
             (REFUSED, serde_json::to_vec(&kept).unwrap_or_default())
         }
@@ -118,8 +118,8 @@ pub(crate) fn encode(capture: &Capture, apps: &Apps, bytes: &mut Vec<u8>) {
 /// of its topic, whose name the next configuration may change. It is kept in the log, so no version may make another one of the same.
 pub(crate) fn key(capture: &Capture, apps: &Apps) -> u32 {
     match capture.outcome {
-        Outcome::Happened | Outcome::Decided(_) => key_of_command(capture.app, capture.command, apps),
-        Outcome::Refused { .. } => key_of_dead_letters(capture.app, apps),
+        CaptureOutcome::Happened | CaptureOutcome::Decided(_) => key_of_command(capture.app, capture.command, apps),
+        CaptureOutcome::Refused { .. } => key_of_dead_letters(capture.app, apps),
     }
 }
 
@@ -213,13 +213,13 @@ impl<'b> Kept<'b> {
         self.raw.get(self.query_bytes..).unwrap_or_default()
     }
 
-    fn outcome(&self) -> Option<Outcome> {
+    fn outcome(&self) -> Option<CaptureOutcome> {
         match self.kind {
-            HAPPENED => Some(Outcome::Happened),
+            HAPPENED => Some(CaptureOutcome::Happened),
             DECIDED => {
                 let kept: KeptDecision<'_> = serde_json::from_slice(self.detail).ok()?;
                 let boxed = |texts: Vec<Cow<'_, str>>| texts.into_iter().map(|text| text.into()).collect();
-                Some(Outcome::Decided(Decision {
+                Some(CaptureOutcome::Decided(Decision {
                     outcome: decide::Outcome::find(&kept.outcome)?,
                     refused: boxed(kept.refused),
                     rules: boxed(kept.rules),
@@ -231,7 +231,7 @@ impl<'b> Kept<'b> {
             }
             REFUSED => {
                 let kept: KeptRefusal<'_> = serde_json::from_slice(self.detail).ok()?;
-                Some(Outcome::Refused { reason: Reason::find(&kept.reason)?, detail: kept.detail.into() })
+                Some(CaptureOutcome::Refused { reason: Reason::find(&kept.reason)?, detail: kept.detail.into() })
             }
             _ => None,
         }
@@ -287,7 +287,7 @@ mod tests {
         Apps::new([14, 1_400_000_000])
     }
 
-    fn capture(query: &str, body: &[u8], outcome: Outcome, peer: &str) -> Capture {
+    fn capture(query: &str, body: &[u8], outcome: CaptureOutcome, peer: &str) -> Capture {
         let mut raw = Raw::begin(query, body.len());
         raw.push(body);
         let app = apps().find("1400000000").unwrap();
@@ -320,10 +320,10 @@ mod tests {
         };
         let dry_run = Decision { enforced: false, ..decision.clone() };
         let outcomes = [
-            Outcome::Happened,
-            Outcome::Decided(decision),
-            Outcome::Decided(dry_run),
-            Outcome::Refused { reason: Reason::NotJson, detail: "not \u{1} JSON \\u00e9".into() },
+            CaptureOutcome::Happened,
+            CaptureOutcome::Decided(decision),
+            CaptureOutcome::Decided(dry_run),
+            CaptureOutcome::Refused { reason: Reason::NotJson, detail: "not \u{1} JSON \\u00e9".into() },
         ];
         for (outcome, peer) in
             outcomes.into_iter().zip(["127.0.0.1:80", "[2001:db8::1]:65535", "[2001:db8::2]:2", "[::1]:1"])
@@ -336,19 +336,19 @@ mod tests {
     #[test]
     fn what_this_process_does_not_know_is_told_apart() {
         let mut bytes = Vec::new();
-        encode(&capture("SdkAppid=1400000000", b"{}", Outcome::Happened, "127.0.0.1:80"), &apps(), &mut bytes);
+        encode(&capture("SdkAppid=1400000000", b"{}", CaptureOutcome::Happened, "127.0.0.1:80"), &apps(), &mut bytes);
         assert_eq!(decode(&bytes, &Apps::new([14])).unwrap_err(), DecodeError::App("1400000000".into()));
         bytes[0] = 2;
         assert_eq!(decode(&bytes, &apps()).unwrap_err(), DecodeError::Unknown);
     }
 
-    fn outcomes() -> impl Strategy<Value = Outcome> {
+    fn outcomes() -> impl Strategy<Value = CaptureOutcome> {
         // With all that JSON escapes.
         let text = || "[\u{0}-\u{7f}\u{e9}]{0,40}".prop_map(Box::from);
         let texts = || prop::collection::vec(text(), 0..20);
         let decided =
             (texts(), texts(), any::<u64>(), any::<bool>()).prop_map(|(refused, rules, generation, enforced)| {
-                Outcome::Decided(Decision {
+                CaptureOutcome::Decided(Decision {
                     outcome: decide::Outcome::Partial,
                     refused,
                     rules,
@@ -358,8 +358,8 @@ mod tests {
                 })
             });
         let reason = prop::sample::select(&Reason::ALL[..]);
-        let refused = (reason, text()).prop_map(|(reason, detail)| Outcome::Refused { reason, detail });
-        prop_oneof![Just(()).prop_map(|()| Outcome::Happened), decided, refused]
+        let refused = (reason, text()).prop_map(|(reason, detail)| CaptureOutcome::Refused { reason, detail });
+        prop_oneof![Just(()).prop_map(|()| CaptureOutcome::Happened), decided, refused]
     }
 
     proptest! {

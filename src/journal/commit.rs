@@ -23,15 +23,15 @@ use super::bell::Ring;
 use super::codec;
 use super::committed::Committed;
 use super::entry::Entry;
-use super::entry::Standing;
-use super::log::AppendError;
+use super::entry::LedgerState;
+use super::log::BatchError;
 use super::log::directory::Directory;
 use super::log::format::Batch;
+use super::log::store::Maintenance;
+use super::log::store::MaintenanceError;
 use super::log::store::Store;
-use super::log::store::TendError;
-use super::log::store::Tended;
-use super::log::writer::Appended;
-use super::log::writer::Writer;
+use super::log::writer::AppendedBatch;
+use super::log::writer::SegmentWriter;
 use super::promise::Promise;
 use super::queue::Queue;
 use super::room::Freed;
@@ -52,7 +52,7 @@ const ROOM_WAIT: Duration = Duration::from_millis(100);
 /// How long it rests when there is no room.
 const ROOM_PAUSE: Duration = Duration::from_millis(10);
 /// How often the files are put in order when nothing asks for it.
-const TEND_EVERY: Duration = Duration::from_millis(500);
+const MAINTAIN_EVERY: Duration = Duration::from_millis(500);
 /// Between two steps of a compaction that nobody waits for, so many times what one takes: the disk is there for the callbacks.
 const REST: u32 = 3;
 /// For undelivered captures of applications that are not configured.
@@ -72,7 +72,7 @@ pub(crate) struct Failed {
 #[derive(Debug)]
 pub(crate) struct Committer {
     pub(super) queue: Arc<Queue>,
-    pub(super) writer: Writer<Directory>,
+    pub(super) writer: SegmentWriter<Directory>,
     pub(super) store: Store<Directory>,
     pub(super) committed: Arc<Committed>,
     pub(super) apps: Arc<Apps>,
@@ -118,9 +118,9 @@ impl Committer {
             self.record_delivered(&mut hand.record_at)?;
         }
         match self.writer.close() {
-            Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
+            Err(BatchError::Failed { what, source }) => Err(Failed { what, source }),
             // What is not recorded is delivered again.
-            Ok(()) | Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
+            Ok(()) | Err(BatchError::Full | BatchError::NoSpace(_)) => Ok(()),
         }
     }
 
@@ -157,11 +157,11 @@ impl Committer {
         let appended = loop {
             let complaint = match self.writer.append(&mut hand.batch, records) {
                 Ok(appended) => break appended,
-                Err(AppendError::Failed { what, source }) => return Err(Failed { what, source }),
+                Err(BatchError::Failed { what, source }) => return Err(Failed { what, source }),
                 // One is being made.
-                Err(AppendError::Full) if !self.store.fill().is_full => None,
-                Err(AppendError::Full) => Some(("the quota is reached or the filesystem is full", None)),
-                Err(AppendError::NoSpace(error)) => Some(("the filesystem is full", Some(error))),
+                Err(BatchError::Full) if !self.store.fill().is_full => None,
+                Err(BatchError::Full) => Some(("the quota is reached or the filesystem is full", None)),
+                Err(BatchError::NoSpace(error)) => Some(("the filesystem is full", Some(error))),
             };
             if let Some((what, error)) = complaint {
                 self.is_full.store(true, Ordering::Relaxed);
@@ -207,7 +207,7 @@ impl Committer {
                 break;
             }
             let is_abandoned = entry.promise.as_ref().is_some_and(Promise::is_abandoned);
-            let is_counted = entry.standing == Standing::Counted && !is_abandoned;
+            let is_counted = entry.ledger_state == LedgerState::Counted && !is_abandoned;
             entry.record_bytes =
                 hand.batch.push(is_counted, entry.key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
@@ -215,14 +215,14 @@ impl Committer {
         count
     }
 
-    fn keep_promises(&self, hand: &mut Hand, appended: Appended, count: usize) {
+    fn keep_promises(&self, hand: &mut Hand, appended: AppendedBatch, count: usize) {
         let (mut stored, mut late) = (0, Vec::new());
         for (seq, entry) in (appended.first_seq..).zip(hand.entries.iter().take(count)) {
             let is_late = entry.promise.as_ref().is_some_and(|promise| !promise.keep(&mut hand.ring));
             if is_late {
                 late.push(seq);
             }
-            stored += u64::from(entry.standing == Standing::Counted && !is_late);
+            stored += u64::from(entry.ledger_state == LedgerState::Counted && !is_late);
         }
         // Before anybody is told, and before they can be read: they must not be delivered before they were stored.
         self.ledger.store(stored);
@@ -242,7 +242,7 @@ impl Committer {
             return Ok(());
         }
         match self.writer.append(&mut Batch::new(), true) {
-            Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
+            Err(BatchError::Failed { what, source }) => Err(Failed { what, source }),
             Ok(appended) => {
                 if appended.is_behind {
                     *record_at = clock::monotonic();
@@ -250,7 +250,7 @@ impl Committer {
                 Ok(())
             }
             // Then it is delivered again after a restart.
-            Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
+            Err(BatchError::Full | BatchError::NoSpace(_)) => Ok(()),
         }
     }
 
@@ -260,7 +260,7 @@ impl Committer {
         for entry in entries.drain(..) {
             freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
             let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
-            if entry.standing == Standing::Counted && is_ours_to_count {
+            if entry.ledger_state == LedgerState::Counted && is_ours_to_count {
                 self.ledger.lose_queued(reason);
             }
         }
@@ -271,14 +271,14 @@ impl Committer {
 
 /// The thread that keeps the log's files: makes spares ahead of need, takes back what is delivered, and shows how full it is.
 #[derive(Debug)]
-pub(crate) struct Tender {
+pub(crate) struct SegmentKeeper {
     pub(super) store: Store<Directory>,
     pub(super) queue: Arc<Queue>,
     pub(super) shares: Arc<Shares>,
     pub(super) metrics: JournalMetrics,
 }
 
-impl Tender {
+impl SegmentKeeper {
     /// Keeps the files until the process is in [`Phase::Recording`].
     ///
     /// # Errors
@@ -288,17 +288,17 @@ impl Tender {
         let mut complain_at = clock::monotonic();
         loop {
             let began = clock::monotonic();
-            let tended = match self.store.tend() {
-                Ok(tended) => tended,
-                Err(TendError::Failed(source)) => {
+            let maintained = match self.store.maintain() {
+                Ok(maintained) => maintained,
+                Err(MaintenanceError::Failed(source)) => {
                     return Err(Failed { what: "sync the journal's directory", source });
                 }
-                Err(TendError::Retry(what, error)) => {
+                Err(MaintenanceError::Retry(what, error)) => {
                     if clock::monotonic() >= complain_at {
                         tracing::error!(what, %error, "the journal's files cannot be put in order; it is tried again");
                         complain_at = clock::monotonic() + COMPLAIN_EVERY;
                     }
-                    Tended::Done
+                    Maintenance::Done
                 }
             };
             self.metrics.show(&self.store.fill());
@@ -306,11 +306,11 @@ impl Tender {
             if lifecycle.phase() >= Phase::Recording {
                 return Ok(());
             }
-            match tended {
-                Tended::Done => self.store.wait_untended(TEND_EVERY),
+            match maintained {
+                Maintenance::Done => self.store.wait_for_maintenance(MAINTAIN_EVERY),
                 // Or until a spare is needed.
-                Tended::More => self.store.wait_untended(REST * clock::monotonic().duration_since(began)),
-                Tended::Hurry => {}
+                Maintenance::More => self.store.wait_for_maintenance(REST * clock::monotonic().duration_since(began)),
+                Maintenance::Hurry => {}
             }
         }
     }

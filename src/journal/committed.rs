@@ -12,13 +12,13 @@ use super::log::Seq;
 /// See the module. The committer advances it; the publisher reads up to it.
 #[derive(Debug)]
 pub(super) struct Committed {
-    state: Mutex<State>,
+    state: Mutex<CommittedState>,
     /// The publisher's thread.
     reader: OnceLock<Thread>,
 }
 
 #[derive(Debug)]
-struct State {
+struct CommittedState {
     /// Captures from here on must not be published yet.
     to: Seq,
     /// Captures whose senders were answered 503 although they are on disk. Each stays until it is delivered.
@@ -31,7 +31,7 @@ struct State {
 impl Committed {
     /// Everything before `to` was counted when the log was opened.
     pub(super) const fn new(to: Seq) -> Self {
-        let state = State { to, late: BTreeSet::new(), is_awaited: false, is_closed: false };
+        let state = CommittedState { to, late: BTreeSet::new(), is_awaited: false, is_closed: false };
         Self { state: Mutex::new(state), reader: OnceLock::new() }
     }
 
@@ -86,7 +86,7 @@ impl Committed {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CommittedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -18,7 +18,7 @@ use super::Bounds;
 use super::Journal;
 use super::backlog::Backlog;
 use super::commit::Committer;
-use super::commit::Tender;
+use super::commit::SegmentKeeper;
 use super::committed::Committed;
 use super::log::OnCorruption;
 use super::log::OpenError;
@@ -28,13 +28,13 @@ use super::log::directory::Directory;
 use super::log::directory::DirectoryError;
 use super::log::disk::Disk;
 use super::log::recovery;
-use super::log::recovery::Found;
 use super::log::recovery::Opened;
+use super::log::recovery::RecoveryReport;
 use super::log::store::Store;
 use super::queue::Queue;
 use super::shares::Shares;
-use super::stored::Parts;
 use super::stored::Stored;
+use super::stored::StoredSetup;
 
 /// The most that the journal takes when nobody says how much it may.
 const QUOTA_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
@@ -53,6 +53,8 @@ pub(crate) struct Settings {
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) free_bytes_min: u64,
     pub(crate) on_corruption: OnCorruption,
+    /// Whether it is still there at the next start. `None`: if it is on a disk.
+    pub(crate) persistent: Option<bool>,
     /// What the longest capture costs. Follows from the longest body of a callback.
     #[serde(skip)]
     pub(crate) capture_bytes_max: usize,
@@ -69,6 +71,7 @@ impl Default for Settings {
             quota_bytes: None,
             free_bytes_min: 16 * 1024 * 1024,
             on_corruption: OnCorruption::Refuse,
+            persistent: None,
             capture_bytes_max: 512 * 1024,
             wait_max: Duration::from_secs(3),
         }
@@ -81,9 +84,9 @@ pub(crate) struct OnDisk {
     pub(crate) journal: Journal,
     pub(crate) backlog: Backlog,
     pub(crate) committer: Committer,
-    pub(crate) tender: Tender,
+    pub(crate) keeper: SegmentKeeper,
     pub(crate) gauge: Gauge,
-    pub(crate) found: Found,
+    pub(crate) found: RecoveryReport,
     /// What it is gone with, if that is less than a disk.
     pub(crate) is_gone_with: Option<&'static str>,
     /// The permission bits of its directory, if they let group or others in.
@@ -133,10 +136,19 @@ pub(crate) enum JournalError {
     /// The system gives no random numbers.
     #[error("get random numbers")]
     Entropy(#[source] io::Error),
+    /// There is no such directory, or one that holds something else.
+    #[error("there is no journal in {}: {why}", dir.display())]
+    Absent {
+        /// Where it was looked for.
+        dir: PathBuf,
+        /// What is there instead.
+        why: &'static str,
+    },
     /// An earlier run has left captures that this one would never read.
     #[error(
-        "{count} captures wait in {} for Kafka, and only `ack = \"journal\"` delivers them: start once with `--ack journal` until \
-         none waits, or set journal.dir to another directory to leave them where they are{damage}",
+        "{count} captures wait in {} for Kafka, and only `ack = \"journal\"` delivers them: deliver them with `callbridge journal \
+         drain`, start once with `--ack journal` until none waits, or set journal.dir to another directory to leave them where they \
+         are{damage}",
         dir.display()
     )]
     Waiting {
@@ -150,11 +162,18 @@ pub(crate) enum JournalError {
 }
 
 impl JournalError {
+    /// Whether the disk did not do what was asked of it.
+    pub(crate) fn is_of_disk(&self) -> bool {
+        matches!(self, Self::Directory(DirectoryError::Io { .. }) | Self::Open(OpenError::Io { .. }))
+            && !self.is_of_configuration()
+    }
+
     /// Whether starting again will not help before somebody has changed something.
     pub(crate) fn is_of_configuration(&self) -> bool {
         match self {
             Self::Directory(DirectoryError::Network { .. })
             | Self::Small { .. }
+            | Self::Absent { .. }
             | Self::Waiting { .. }
             | Self::Open(OpenError::Version { .. }) => true,
             Self::Directory(DirectoryError::Io { source, .. }) | Self::Open(OpenError::Io { source, .. }) => {
@@ -170,13 +189,12 @@ impl JournalError {
 }
 
 /// Whether an error says that the configured path is no place for a journal. All else may pass: a disk that fails or is full, a limit on
-/// open files.
+/// open files; also that something is not found, since what is missing is made: a filesystem says so that makes no directories.
 fn names_the_wrong_place(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     let is_of_place = matches!(
         error.kind(),
         Kind::PermissionDenied
-            | Kind::NotFound
             | Kind::AlreadyExists
             | Kind::NotADirectory
             | Kind::ReadOnlyFilesystem
@@ -223,7 +241,7 @@ pub(crate) fn open(
     let committed = Arc::new(Committed::new(store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
     let sync_wait = Arc::new(Wait::default());
-    let stored = Stored::new(Parts {
+    let stored = Stored::new(StoredSetup {
         committed: Arc::clone(&committed),
         store: store.clone(),
         queue: Arc::clone(&queue),
@@ -251,7 +269,7 @@ pub(crate) fn open(
             is_full: Arc::clone(&is_full),
             sync_wait: Arc::clone(&sync_wait),
         },
-        tender: Tender { store: store.clone(), queue: Arc::clone(&queue), shares, metrics: metrics.clone() },
+        keeper: SegmentKeeper { store: store.clone(), queue: Arc::clone(&queue), shares, metrics: metrics.clone() },
         gauge: Gauge {
             store,
             queue,
@@ -352,6 +370,11 @@ impl Gauge {
             }
         }
         Ok(())
+    }
+
+    /// How many captures in it are not delivered.
+    pub(crate) fn undelivered(&self) -> u64 {
+        self.store.fill().undelivered
     }
 
     /// How long the publisher has been waiting for the disk.

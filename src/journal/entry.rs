@@ -4,7 +4,7 @@ use crate::capture::Capture;
 use crate::record::Topic;
 
 use super::log::Seq;
-use super::log::cursor::Place;
+use super::log::cursor::FramePosition;
 use super::promise::Promise;
 
 /// A capture in the queue.
@@ -18,7 +18,7 @@ pub(crate) struct Entry {
     pub(super) key: u32,
     /// Whose share of the room it takes, if a topic's.
     pub(super) topic: Option<Topic>,
-    pub(super) standing: Standing,
+    pub(super) ledger_state: LedgerState,
     pub(super) promise: Option<Promise>,
     /// What its record takes, in bytes, once it is written to the log.
     pub(super) record_bytes: u32,
@@ -26,7 +26,7 @@ pub(crate) struct Entry {
 
 /// What the ledger makes of an entry's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum LedgerState {
     /// It waits to be delivered.
     Counted,
     /// It was refused, and that is counted already.
@@ -46,7 +46,7 @@ pub(crate) struct Undelivered<'c> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) position: Position,
-    pub(super) standing: Standing,
+    pub(super) ledger_state: LedgerState,
     /// What its record takes, in bytes, if it is on disk.
     pub(super) record_bytes: u32,
     /// Whose share of the log it takes, if it is on disk.
@@ -68,13 +68,13 @@ pub(crate) struct Position {
     /// Its number.
     pub(crate) seq: Seq,
     /// Its frame, if it is on disk.
-    pub(super) place: Place,
+    pub(super) place: FramePosition,
 }
 
 impl Entry {
-    pub(super) fn new(capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Self {
+    pub(super) fn new(capture: Box<Capture>, ledger_state: LedgerState, promise: Option<Promise>) -> Self {
         let cost_bytes = capture.cost_bytes();
-        Self { capture, cost_bytes, key: 0, topic: None, standing, promise, record_bytes: 0 }
+        Self { capture, cost_bytes, key: 0, topic: None, ledger_state, promise, record_bytes: 0 }
     }
 }
 
@@ -83,6 +83,6 @@ impl Ticket {
     /// One of a capture with this number.
     pub(crate) fn numbered(seq: Seq) -> Self {
         let position = Position { seq, ..Position::default() };
-        Self { position, standing: Standing::Counted, record_bytes: 0, share: None }
+        Self { position, ledger_state: LedgerState::Counted, record_bytes: 0, share: None }
     }
 }

@@ -9,6 +9,7 @@ use super::log::Damage;
 use super::log::OpenError;
 use super::log::Seq;
 use super::log::directory::Directory;
+use super::log::directory::DirectoryError;
 use super::log::disk;
 use super::log::disk::Disk;
 use super::log::disk::Reach;
@@ -27,7 +28,7 @@ pub(crate) struct Inspection {
     /// A process has it.
     pub(crate) is_in_use: bool,
     /// In order.
-    pub(crate) segments: Vec<Segment>,
+    pub(crate) segments: Vec<SegmentSummary>,
     /// How many files wait to become segments.
     pub(crate) spares: usize,
     /// Segments that were damaged and set aside.
@@ -36,7 +37,7 @@ pub(crate) struct Inspection {
 
 /// A segment of it.
 #[derive(Debug)]
-pub(crate) struct Segment {
+pub(crate) struct SegmentSummary {
     pub(crate) name: String,
     pub(crate) file_bytes: u64,
     pub(crate) used_bytes: u64,
@@ -52,7 +53,7 @@ pub(crate) struct Segment {
 
 /// A capture on disk.
 #[derive(Debug)]
-pub(crate) struct OnDisk<'b> {
+pub(crate) struct InspectedCapture<'b> {
     pub(crate) seq: Seq,
     pub(crate) is_delivered: bool,
     /// As [`super::codec`] writes it.
@@ -68,7 +69,7 @@ pub(crate) fn inspect(dir: &Path) -> Result<Inspection, JournalError> {
     let (survey, is_in_use) = look(dir)?;
     let segments = survey.segments.into_iter().map(|(scan, _, delivered)| {
         let missing = scan.missing_captures();
-        Segment {
+        SegmentSummary {
             undelivered: (scan.captures() - delivered.count()).saturating_sub(missing),
             captures: scan.captures() - missing,
             name: scan.name,
@@ -120,6 +121,27 @@ pub(crate) fn refuse_waiting(dir: &Path) -> Result<Owner, JournalError> {
     Err(JournalError::Waiting { count, dir: dir.to_owned(), damage })
 }
 
+/// Whether there is a log in `dir`; an empty directory has none.
+///
+/// # Errors
+///
+/// There is no such directory, or it holds something else than a log: probably another one is meant.
+pub(crate) fn holds_log(dir: &Path) -> Result<bool, JournalError> {
+    let absent = |why| JournalError::Absent { dir: dir.to_owned(), why };
+    let failed = |source| JournalError::Open(OpenError::Io { what: format!("list {}", dir.display()), source });
+    let directory = match Directory::open_to_read(dir) {
+        Err(DirectoryError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            return Err(absent("the directory does not exist"));
+        }
+        opened => opened?,
+    };
+    let names = directory.list().map_err(failed)?;
+    if names.iter().any(|name| name.ends_with(".seg") || name.ends_with(".spare")) {
+        return Ok(true);
+    }
+    if names.is_empty() { Ok(false) } else { Err(absent("the directory holds other files")) }
+}
+
 /// Shows `visit` every capture of the journal in `dir`, in order, until it returns an error.
 ///
 /// # Errors
@@ -127,7 +149,7 @@ pub(crate) fn refuse_waiting(dir: &Path) -> Result<Owner, JournalError> {
 /// The journal cannot be read, or `visit` does not go on.
 pub(crate) fn each_capture<E: From<JournalError>>(
     dir: &Path,
-    mut visit: impl FnMut(&OnDisk<'_>) -> Result<(), E>,
+    mut visit: impl FnMut(&InspectedCapture<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let (survey, _) = look(dir)?;
     let mut buffer = Vec::new();
@@ -146,7 +168,7 @@ pub(crate) fn each_capture<E: From<JournalError>>(
                 // What is not its own is another's.
                 if let Some(ordinal) = scan.numbers.ordinal(captured.seq) {
                     let is_delivered = delivered.has(ordinal);
-                    visit(&OnDisk { seq: captured.seq, is_delivered, bytes: captured.bytes })?;
+                    visit(&InspectedCapture { seq: captured.seq, is_delivered, bytes: captured.bytes })?;
                 }
             }
             at += usize::try_from(frame.header.padded_bytes()).unwrap_or(usize::MAX);

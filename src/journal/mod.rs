@@ -40,8 +40,8 @@ pub(crate) use self::backlog::Backlog;
 pub(crate) use self::backlog::Settled;
 use self::bell::Ring;
 use self::entry::Entry;
+use self::entry::LedgerState;
 pub(crate) use self::entry::Position;
-use self::entry::Standing;
 pub(crate) use self::entry::Ticket;
 pub(crate) use self::entry::Undelivered;
 pub(crate) use self::log::Seq;
@@ -179,12 +179,12 @@ impl Journal {
             Ack::Memory => (None, AppendError::Closed),
         };
         let appended = promise.clone().map(|promise| Appended { promise, broken, ledger: self.queue.ledger.clone() });
-        (self.new_entry(capture, Standing::Counted, promise), appended)
+        (self.new_entry(capture, LedgerState::Counted, promise), appended)
     }
 
-    fn new_entry(&self, capture: Box<Capture>, standing: Standing, promise: Option<Promise>) -> Entry {
+    fn new_entry(&self, capture: Box<Capture>, ledger_state: LedgerState, promise: Option<Promise>) -> Entry {
         let (key, topic) = self.shares.of(&capture);
-        Entry { key, topic, ..Entry::new(capture, standing, promise) }
+        Entry { key, topic, ..Entry::new(capture, ledger_state, promise) }
     }
 
     /// What room a capture takes.
@@ -221,7 +221,7 @@ impl Journal {
     /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
     pub(crate) fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
         let mut receipt = Some(receipt);
-        let offered = self.queue.offer(self.new_entry(capture, Standing::Counted, None), &mut receipt);
+        let offered = self.queue.offer(self.new_entry(capture, LedgerState::Counted, None), &mut receipt);
         let (Err(full), Some(receipt)) = (offered, receipt) else { return };
         receipt.end(match self.refuse_for(full) {
             Some(AppendError::TopicFull) => Reason::TopicFull,
@@ -232,7 +232,7 @@ impl Journal {
 
     /// Takes a capture whose callback has ended already: it was refused, and only its bytes are kept. Returns whether there was room.
     pub(crate) fn keep(&self, capture: Box<Capture>) -> bool {
-        self.queue.offer(self.new_entry(capture, Standing::Uncounted, None), &mut None).is_ok()
+        self.queue.offer(self.new_entry(capture, LedgerState::Uncounted, None), &mut None).is_ok()
     }
 
     /// Whether the disk has no room.

@@ -15,14 +15,14 @@ use crate::record::Topic;
 use super::codec;
 use super::codec::DecodeError;
 use super::committed::Committed;
+use super::entry::LedgerState;
 use super::entry::Position;
 use super::entry::Share;
-use super::entry::Standing;
 use super::entry::Ticket;
 use super::entry::Undelivered;
 use super::log::Seq;
 use super::log::cursor::Cursor;
-use super::log::cursor::Place;
+use super::log::cursor::FramePosition;
 use super::log::cursor::ReadError;
 use super::log::directory::Directory;
 use super::log::format::Captured;
@@ -66,7 +66,7 @@ struct Decoder {
 
 /// What the publisher's side is made of.
 #[derive(Debug)]
-pub(super) struct Parts {
+pub(super) struct StoredSetup {
     pub(super) committed: Arc<Committed>,
     pub(super) store: Store<Directory>,
     pub(super) queue: Arc<Queue>,
@@ -76,8 +76,8 @@ pub(super) struct Parts {
 }
 
 impl Stored {
-    pub(super) fn new(parts: Parts) -> Self {
-        let Parts { committed, store, queue, shares, apps, metrics } = parts;
+    pub(super) fn new(parts: StoredSetup) -> Self {
+        let StoredSetup { committed, store, queue, shares, apps, metrics } = parts;
         let decoder = Decoder { store: store.clone(), queue, shares, apps, metrics, complain_at: clock::monotonic() };
         let (cursor, again) = (Cursor::default(), Cursor::default());
         Self { committed, store, cursor, next_seq: 0, again, decoder, read_wait: Arc::default() }
@@ -207,7 +207,13 @@ fn bytes_of(ticket: &Ticket) -> usize {
 
 impl Decoder {
     /// Gives those captures of a frame that are not delivered and within `wanted`.
-    fn decode(&mut self, place: Place, frame: &Frame<'_>, wanted: Range<Seq>, mut give: impl FnMut(&Undelivered<'_>)) {
+    fn decode(
+        &mut self,
+        place: FramePosition,
+        frame: &Frame<'_>,
+        wanted: Range<Seq>,
+        mut give: impl FnMut(&Undelivered<'_>),
+    ) {
         for captured in frame.captures() {
             let Captured { seq, is_counted, bytes, .. } = captured;
             if !wanted.contains(&seq) || self.store.is_delivered(seq) {
@@ -220,11 +226,11 @@ impl Decoder {
                     continue;
                 }
             };
-            let standing = if is_counted { Standing::Counted } else { Standing::Uncounted };
+            let ledger_state = if is_counted { LedgerState::Counted } else { LedgerState::Uncounted };
             let position = Position { seq, place };
             let (topic, dead_letters) = (self.shares.of_key(captured.key), self.shares.dead_letters(capture.app));
             let share = Some(Share { topic, dead_letters });
-            let ticket = Ticket { position, standing, record_bytes: captured.record_bytes(), share };
+            let ticket = Ticket { position, ledger_state, record_bytes: captured.record_bytes(), share };
             let counted = if self.store.is_marked(seq) { Some(dead_letters) } else { topic };
             give(&Undelivered { capture: &capture, ticket, share: counted });
         }

@@ -21,12 +21,12 @@ use super::room::Freed;
 use super::room::Held;
 use super::*;
 use crate::auth::Apps;
-use crate::capture::Outcome;
+use crate::capture::CaptureOutcome;
 use crate::capture::Raw;
 use crate::clock::UnixMillis;
 use crate::command::Command;
 use crate::record::Topics;
-use crate::refusal::Account;
+use crate::refusal::LedgerAccount;
 
 const COST: usize = Capture::OVERHEAD_BYTES + 100;
 const ROOMY: Bounds = Bounds { captures_max: 1000, bytes_max: 1000 * COST, waiting_bytes_max: 1000 * COST };
@@ -47,7 +47,7 @@ fn capture_of(command: Option<Command>, number: i64) -> Box<Capture> {
             raw.push(&[b' '; 100]);
             raw
         },
-        outcome: Outcome::Happened,
+        outcome: CaptureOutcome::Happened,
     })
 }
 
@@ -85,36 +85,36 @@ fn promised(journal: &Journal, ledger: &Ledger, number: i64) -> Appended {
 }
 
 /// What the publisher was given.
-struct Taken {
+struct TakenCapture {
     number: i64,
     command: Option<Command>,
     ticket: Ticket,
 }
 
-fn taken(undelivered: &Undelivered<'_>) -> Taken {
+fn taken(undelivered: &Undelivered<'_>) -> TakenCapture {
     let Undelivered { capture, ticket, .. } = undelivered;
-    Taken { number: capture.received.0, command: capture.command, ticket: *ticket }
+    TakenCapture { number: capture.received.0, command: capture.command, ticket: *ticket }
 }
 
-fn settle(backlog: &mut Backlog, taken: &Taken) {
+fn settle(backlog: &mut Backlog, taken: &TakenCapture) {
     let mut settled = Settled::default();
     settled.delivered(taken.ticket);
     backlog.settle(&mut settled);
 }
 
-fn give_up(backlog: &mut Backlog, taken: &Taken) {
+fn give_up(backlog: &mut Backlog, taken: &TakenCapture) {
     let mut settled = Settled::default();
     settled.given_up(taken.ticket, Reason::Unpublishable);
     backlog.settle(&mut settled);
 }
 
-fn take_all(backlog: &mut Backlog) -> Vec<Taken> {
+fn take_all(backlog: &mut Backlog) -> Vec<TakenCapture> {
     let mut all = Vec::new();
     backlog.read(usize::MAX, |undelivered| all.push(taken(undelivered)));
     all
 }
 
-fn numbers(all: &[Taken]) -> Vec<i64> {
+fn numbers(all: &[TakenCapture]) -> Vec<i64> {
     all.iter().map(|taken| taken.number).collect()
 }
 
@@ -139,7 +139,7 @@ fn captures_in_memory_can_be_read_again_in_order_until_they_are_settled() {
 }
 
 #[test]
-fn it_is_full_when_either_bound_is_reached_and_each_settled_entry_makes_room_for_one() {
+fn is_full_at_either_bound_and_each_settled_entry_makes_room_for_one() {
     for bounds in [Bounds { captures_max: 2, ..ROOMY }, Bounds { bytes_max: 3 * COST - 1, ..ROOMY }] {
         let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
         for number in 0..2 {
@@ -205,7 +205,7 @@ fn an_append_that_is_dropped_while_it_waits_leaves_its_place_and_its_room_to_oth
         // It holds a place among the captures, and waits for bytes.
         assert!(poll(pin!(journal.append(capture(1), &mut receipt))).is_pending());
     }
-    assert_eq!(ledger.read().ended_total(Account::Refused), 3, "broken off");
+    assert_eq!(ledger.read().ended_total(LedgerAccount::Refused), 3, "broken off");
     let first = take_all(&mut backlog).remove(0);
     settle(&mut backlog, &first);
     append(&journal, &ledger, 2).unwrap();
@@ -268,11 +268,11 @@ fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
     journal.offer(capture(3), ledger.receive(None));
     assert!(!journal.keep(capture(4)));
     assert!(take_all(&mut backlog).is_empty());
-    assert_eq!(ledger.read().ended_total(Account::Lost), 1);
+    assert_eq!(ledger.read().ended_total(LedgerAccount::Lost), 1);
 }
 
 #[test]
-fn who_waits_is_woken_once_it_is_safe_and_what_somebody_left_is_delivered_all_the_same() {
+fn acknowledgement_wakes_its_waiter_and_an_abandoned_capture_is_still_delivered() {
     let (journal, mut backlog, ledger) = open(Ack::Broker, ROOMY);
     let (waits, leaves) = (promised(&journal, &ledger, 0), promised(&journal, &ledger, 1));
     let woken = Arc::new(Counted::default());
@@ -300,7 +300,7 @@ struct Looks {
 impl Wake for Looks {
     fn wake(self: Arc<Self>) {
         let balance = self.ledger.read();
-        self.seen.lock().unwrap().push((balance.delivered, balance.ended_total(Account::Lost)));
+        self.seen.lock().unwrap().push((balance.delivered, balance.ended_total(LedgerAccount::Lost)));
     }
 }
 

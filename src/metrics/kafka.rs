@@ -48,7 +48,7 @@ struct Idempotence {
 
 /// What one round of statistics says of the client's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct ClientState {
     /// A connection to some broker stands.
     pub(crate) is_any_broker_up: bool,
     /// The brokers have given the producer its id, without which nothing can be sent.
@@ -79,24 +79,7 @@ struct Window {
 impl KafkaMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauge = |name, help| -> Result<IntGauge, prometheus::Error> {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok(gauge)
-        };
-        let round_trip_p99 =
-            Gauge::new("callbridge_kafka_round_trip_p99_seconds", "The slowest broker's 99th percentile round trip.")?;
-        let rebuilds = IntCounter::new(
-            "callbridge_kafka_producer_rebuilds_total",
-            "Producers replaced after an error that librdkafka calls fatal.",
-        )?;
-        let watchdog_restarts = IntCounter::new(
-            "callbridge_kafka_watchdog_restarts_total",
-            "Producers replaced because records had no delivery report for too long although Kafka was well.",
-        )?;
-        registry.register(Box::new(round_trip_p99.clone()))?;
-        registry.register(Box::new(rebuilds.clone()))?;
-        registry.register(Box::new(watchdog_restarts.clone()))?;
+        let gauge = |name, help| super::gauge(registry, name, help);
         Ok(Self {
             queue_records: gauge(
                 "callbridge_kafka_queue_records",
@@ -109,7 +92,11 @@ impl KafkaMetrics {
             )?,
             brokers: gauge("callbridge_kafka_brokers", "Brokers known.")?,
             brokers_up: gauge("callbridge_kafka_brokers_up", "Brokers to which a connection stands.")?,
-            round_trip_p99,
+            round_trip_p99: super::float_gauge(
+                registry,
+                "callbridge_kafka_round_trip_p99_seconds",
+                "The slowest broker's 99th percentile round trip.",
+            )?,
             request_timeouts: gauge(
                 "callbridge_kafka_request_timeouts",
                 "Requests that no broker answered in time, since the producer's start.",
@@ -118,14 +105,22 @@ impl KafkaMetrics {
                 "callbridge_kafka_request_retries",
                 "Requests that were sent again, since the producer's start.",
             )?,
-            rebuilds,
-            watchdog_restarts,
+            rebuilds: super::counter(
+                registry,
+                "callbridge_kafka_producer_rebuilds_total",
+                "Producers replaced after an error that librdkafka calls fatal.",
+            )?,
+            watchdog_restarts: super::counter(
+                registry,
+                "callbridge_kafka_watchdog_restarts_total",
+                "Producers replaced because records had no delivery report for too long although Kafka was well.",
+            )?,
         })
     }
 
     /// Takes one round of statistics. `None`: it cannot be read.
     #[expect(clippy::cast_possible_truncation, reason = "counts of records and bytes, far below 2^53; `as` saturates")]
-    pub(crate) fn observe(&self, statistics: &[u8]) -> Option<Standing> {
+    pub(crate) fn observe(&self, statistics: &[u8]) -> Option<ClientState> {
         let statistics: Statistics = serde_json::from_slice(statistics).ok()?;
         self.queue_records.set(statistics.msg_cnt as i64);
         self.queue_bytes.set(statistics.msg_size as i64);
@@ -142,7 +137,7 @@ impl KafkaMetrics {
         self.brokers.set(i64::try_from(known).unwrap_or(i64::MAX));
         let up = i64::try_from(up).unwrap_or(i64::MAX);
         self.brokers_up.set(up);
-        Some(Standing { is_any_broker_up: up > 0, has_producer_id: statistics.eos.idemp_state == "Assigned" })
+        Some(ClientState { is_any_broker_up: up > 0, has_producer_id: statistics.eos.idemp_state == "Assigned" })
     }
 }
 
@@ -157,7 +152,7 @@ mod tests {
             "a:1/1":{"nodeid":1,"state":"UP","req_timeouts":2,"txretries":1,"rtt":{"p99":2500}},
             "b:1/2":{"nodeid":2,"state":"CONNECT","rtt":{"p99":500}},
             "a:1/bootstrap":{"nodeid":-1,"state":"UP"}}}"#;
-        assert_eq!(metrics.observe(json), Some(Standing { is_any_broker_up: true, has_producer_id: true }));
+        assert_eq!(metrics.observe(json), Some(ClientState { is_any_broker_up: true, has_producer_id: true }));
         assert_eq!(
             (metrics.queue_records.get(), metrics.queue_bytes.get(), metrics.reports_waiting.get()),
             (3, 300, 1)

@@ -13,7 +13,7 @@ use std::sync::PoisonError;
 
 use crate::command::Command;
 use crate::ledger::Ledger;
-use crate::refusal::Account;
+use crate::refusal::LedgerAccount;
 use crate::refusal::Reason;
 
 /// The label of every command that is not of the table.
@@ -97,8 +97,8 @@ impl Accounts {
         set(&self.recovered, balance.recovered);
         for (reason, ended) in Reason::ALL.into_iter().zip(balance.ended) {
             let account = match reason.account() {
-                Account::Refused => &self.refused,
-                Account::Lost => &self.lost,
+                LedgerAccount::Refused => &self.refused,
+                LedgerAccount::Lost => &self.lost,
             };
             set(&account.with_label_values(&[reason.word()]), ended);
         }

@@ -13,6 +13,7 @@ pub(crate) mod publish;
 pub(crate) mod tls;
 pub(crate) mod tokens;
 
+use prometheus::Gauge;
 use prometheus::Histogram;
 use prometheus::HistogramOpts;
 use prometheus::IntCounter;
@@ -64,6 +65,13 @@ fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, pr
 /// A gauge, registered.
 fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
     let gauge = IntGauge::new(name, help)?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+/// A gauge of seconds, registered.
+fn float_gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+    let gauge = Gauge::new(name, help)?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)
 }

@@ -21,28 +21,27 @@ pub(crate) struct TlsMetrics {
 impl TlsMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self {
-            expires: Gauge::new(
+        Ok(Self {
+            expires: super::float_gauge(
+                registry,
                 "callbridge_tls_certificate_expires_timestamp_seconds",
                 "When the certificate in force ends, in seconds since the Unix epoch; 0 without TLS.",
             )?,
-            loads: IntCounter::new(
+            loads: super::counter(
+                registry,
                 "callbridge_tls_reloads_total",
                 "Times that the TLS files were read anew after a change and came into force.",
             )?,
-            file_errors: IntCounter::new(
+            file_errors: super::counter(
+                registry,
                 "callbridge_tls_file_errors_total",
                 "Times that TLS files were found missing, unreadable, bad or not fitting together.",
             )?,
-            failing: IntGauge::new(
+            failing: super::gauge(
+                registry,
                 "callbridge_tls_files_failing",
                 "1 when the TLS files cannot be used now; what they last held stays in force.",
             )?,
-        };
-        registry.register(Box::new(metrics.expires.clone()))?;
-        registry.register(Box::new(metrics.loads.clone()))?;
-        registry.register(Box::new(metrics.file_errors.clone()))?;
-        registry.register(Box::new(metrics.failing.clone()))?;
-        Ok(metrics)
+        })
     }
 }

@@ -18,23 +18,22 @@ pub(crate) struct TokenMetrics {
 impl TokenMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self {
-            loads: IntCounter::new(
+        Ok(Self {
+            loads: super::counter(
+                registry,
                 "callbridge_token_reloads_total",
                 "Times that an application's tokens were read anew from a changed file.",
             )?,
-            file_errors: IntCounter::new(
+            file_errors: super::counter(
+                registry,
                 "callbridge_token_file_errors_total",
                 "Times that a token file was found missing, unreadable or bad.",
             )?,
-            files_failing: IntGauge::new(
+            files_failing: super::gauge(
+                registry,
                 "callbridge_token_files_failing",
                 "Token files that cannot be used now; the tokens they last held stay in force.",
             )?,
-        };
-        registry.register(Box::new(metrics.loads.clone()))?;
-        registry.register(Box::new(metrics.file_errors.clone()))?;
-        registry.register(Box::new(metrics.files_failing.clone()))?;
-        Ok(metrics)
+        })
     }
 }

@@ -2,18 +2,18 @@
 
 use std::borrow::Cow;
 
-use crate::body::Account;
 use crate::body::AskedFor;
 use crate::body::Id;
 use crate::body::InfoChanged;
 use crate::body::List;
-use crate::body::Message;
-use crate::body::Shown;
+use crate::body::LossyText;
+use crate::body::OfficialAccountChange;
+use crate::body::OfficialAccountMessage;
 use crate::body::Subscribers;
 use crate::body::Withdrawn;
 use crate::command::Form;
 
-use super::json::Object;
+use super::json::ObjectWriter;
 
 /// The normal form of one callback, `data.event` in the envelope.
 #[derive(Debug, Default)]
@@ -53,17 +53,17 @@ impl<'a> Event<'a> {
     pub fn parse(form: Form, json: &'a str) -> Result<Self, serde_json::Error> {
         Ok(match form {
             Form::AskedFor => Self::from(serde_json::from_str::<AskedFor<'a>>(json)?),
-            Form::Account => Self::from(serde_json::from_str::<Account<'a>>(json)?),
+            Form::Account => Self::from(serde_json::from_str::<OfficialAccountChange<'a>>(json)?),
             Form::InfoChanged => Self::from(serde_json::from_str::<InfoChanged<'a>>(json)?),
             Form::Subscribers => Self::from(serde_json::from_str::<Subscribers<'a>>(json)?),
-            Form::Message => Self::from(serde_json::from_str::<Message<'a>>(json)?),
+            Form::Message => Self::from(serde_json::from_str::<OfficialAccountMessage<'a>>(json)?),
             Form::Withdrawn => Self::from(serde_json::from_str::<Withdrawn<'a>>(json)?),
         })
     }
 
     /// Appends it to `json`, without what is absent.
     pub fn push(&self, json: &mut Vec<u8>) {
-        let mut object = Object::begin(json);
+        let mut object = ObjectWriter::begin(json);
         object.text("official_account", self.official_account.as_deref());
         object.text("operator", self.operator.as_deref());
         object.text("owner", self.owner.as_deref());
@@ -100,8 +100,8 @@ impl<'a> From<AskedFor<'a>> for Event<'a> {
     }
 }
 
-impl<'a> From<Account<'a>> for Event<'a> {
-    fn from(body: Account<'a>) -> Self {
+impl<'a> From<OfficialAccountChange<'a>> for Event<'a> {
+    fn from(body: OfficialAccountChange<'a>) -> Self {
         Self {
             operator: shown(body.operator),
             owner: shown(body.owner),
@@ -134,8 +134,8 @@ impl<'a> From<Subscribers<'a>> for Event<'a> {
     }
 }
 
-impl<'a> From<Message<'a>> for Event<'a> {
-    fn from(body: Message<'a>) -> Self {
+impl<'a> From<OfficialAccountMessage<'a>> for Event<'a> {
+    fn from(body: OfficialAccountMessage<'a>) -> Self {
         Self {
             operator: shown(body.operator),
             message_key: body.key.map(|key| key.0),
@@ -164,6 +164,6 @@ impl<'a> Event<'a> {
     }
 }
 
-fn shown(text: Option<Shown<'_>>) -> Option<Cow<'_, str>> {
+fn shown(text: Option<LossyText<'_>>) -> Option<Cow<'_, str>> {
     text.map(|text| text.0)
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::body::EventTime;
 use crate::command::Command;
 use crate::command::Dedupe;
-use crate::command::Key;
+use crate::command::RecordKey;
 
 use super::event::Event;
 use super::field::Members;
@@ -40,7 +40,7 @@ pub(super) struct Identity<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IdBasis {
     /// The dedupe key names this event and no other.
-    Key,
+    RecordKey,
     /// It is all of a body that says when it happened.
     Body,
     /// It does not say when: the same that happens again has the same id.
@@ -51,7 +51,7 @@ impl IdBasis {
     /// The word on the wire.
     pub(super) const fn word(self) -> &'static str {
         match self {
-            Self::Key => "key",
+            Self::RecordKey => "key",
             Self::Body => "body",
             Self::Content => "content",
         }
@@ -86,9 +86,9 @@ impl<'a> Facts<'a> {
         let mut paths = Vec::with_capacity(12);
         paths.extend([OPERATOR, EVENT_TIME]);
         match command.key() {
-            Key::Field(path) => paths.push(path),
-            Key::First(first, second) | Key::Pair(first, second) => paths.extend([first, second]),
-            Key::App => {}
+            RecordKey::Field(path) => paths.push(path),
+            RecordKey::First(first, second) | RecordKey::Pair(first, second) => paths.extend([first, second]),
+            RecordKey::App => {}
         }
         if let Dedupe::Fields(fields) = command.dedupe() {
             paths.extend(fields);
@@ -119,28 +119,28 @@ impl<'a> Identity<'a> {
         let Some(key) = dedupe_key(members, paths) else { return Self::of_body(json, event_time_ms) };
         // A key of which the time is a part, and the time says nothing (0, say), is not one event's.
         let is_timeless = event_time_ms.is_none() && paths.contains(&EVENT_TIME);
-        let basis = if is_timeless { IdBasis::Content } else { IdBasis::Key };
+        let basis = if is_timeless { IdBasis::Content } else { IdBasis::RecordKey };
         Self { dedupe_key: Cow::Owned(key), basis }
     }
 }
 
-fn subject<'a>(key: Key, members: &Members<'a>, app_id: &'a str) -> Option<Cow<'a, str>> {
+fn subject<'a>(key: RecordKey, members: &Members<'a>, app_id: &'a str) -> Option<Cow<'a, str>> {
     match key {
-        Key::Field(path) => members.text(path),
-        Key::First(first, second) => members.text(first).or_else(|| members.text(second)),
-        Key::Pair(one, other) => {
+        RecordKey::Field(path) => members.text(path),
+        RecordKey::First(first, second) => members.text(first).or_else(|| members.text(second)),
+        RecordKey::Pair(one, other) => {
             let mut pair = [members.text(one)?, members.text(other)?];
             pair.sort();
             Some(Cow::Owned(pair.join("|")))
         }
-        Key::App => Some(Cow::Borrowed(app_id)),
+        RecordKey::App => Some(Cow::Borrowed(app_id)),
     }
 }
 
 /// What stands in one field of a dedupe key.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Part<'a> {
+enum KeyPart<'a> {
     One(Option<Cow<'a, str>>),
     Each(Vec<Cow<'a, str>>),
 }
@@ -149,14 +149,14 @@ enum Part<'a> {
 fn dedupe_key(members: &Members<'_>, paths: &[&'static str]) -> Option<Vec<u8>> {
     let parts = paths.iter().map(|path| {
         if path.contains("[]") {
-            return Some(members.texts(path)).filter(|texts| !texts.is_empty()).map(Part::Each);
+            return Some(members.texts(path)).filter(|texts| !texts.is_empty()).map(KeyPart::Each);
         }
         let text = members.text(path);
-        (text.is_some() || path.ends_with(['?', '+'])).then_some(Part::One(text))
+        (text.is_some() || path.ends_with(['?', '+'])).then_some(KeyPart::One(text))
     });
-    let mut parts: Vec<Part<'_>> = parts.collect::<Option<_>>()?;
+    let mut parts: Vec<KeyPart<'_>> = parts.collect::<Option<_>>()?;
     for _absent in paths.iter().rev().take_while(|path| path.ends_with('+')) {
-        if parts.pop_if(|part| matches!(part, Part::One(None))).is_none() {
+        if parts.pop_if(|part| matches!(part, KeyPart::One(None))).is_none() {
             break;
         }
     }

@@ -34,12 +34,12 @@ pub(super) fn push_json<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
 
 /// An object that is being written, without the members that are absent.
 #[derive(Debug)]
-pub(super) struct Object<'j> {
+pub(super) struct ObjectWriter<'j> {
     json: &'j mut Vec<u8>,
     is_empty: bool,
 }
 
-impl<'j> Object<'j> {
+impl<'j> ObjectWriter<'j> {
     /// Begins one behind what `json` holds.
     pub(super) fn begin(json: &'j mut Vec<u8>) -> Self {
         json.push(b'{');
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn absent_members_leave_no_trace() {
         let mut json = b"[".to_vec();
-        let mut object = Object::begin(&mut json);
+        let mut object = ObjectWriter::begin(&mut json);
         object.text("a", None);
         object.value("b", Some(7));
         object.texts("c", None);

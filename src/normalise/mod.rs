@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::auth::Apps;
 use crate::body::is_blank;
 use crate::capture::Capture;
-use crate::capture::Outcome;
+use crate::capture::CaptureOutcome;
 use crate::command::Command;
 use crate::record::Header;
 use crate::record::Record;
@@ -92,9 +92,11 @@ impl Normaliser {
     /// The record that one of its [`Parts`] becomes.
     pub fn record_of<'a>(&'a self, capture: &'a Capture, part: Part) -> Record<'a> {
         let decision = match &capture.outcome {
-            Outcome::Happened => None,
-            Outcome::Decided(decision) => Some(decision),
-            Outcome::Refused { reason, detail } => return self.rejected_of(capture, part, reason.word(), detail),
+            CaptureOutcome::Happened => None,
+            CaptureOutcome::Decided(decision) => Some(decision),
+            CaptureOutcome::Refused { reason, detail } => {
+                return self.rejected_of(capture, part, reason.word(), detail);
+            }
         };
         let reject = |detail: &str| self.rejected_of(capture, part, WRONG_SHAPE, detail);
         let Some(callback) = str::from_utf8(part.of(capture.raw.body())).ok().map(|text| text.trim_matches(is_blank))

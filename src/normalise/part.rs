@@ -2,7 +2,7 @@
 
 use crate::body::is_blank;
 use crate::capture::Capture;
-use crate::capture::Outcome;
+use crate::capture::CaptureOutcome;
 use crate::command::Command;
 
 use super::field::Members;
@@ -40,7 +40,7 @@ pub(super) fn has_too_many_events(capture: &Capture) -> bool {
 /// The events of a batch, as they stand in the body: as many as may be, and one more.
 fn events(capture: &Capture) -> Vec<&str> {
     // Nothing is allocated for what has one part.
-    if !capture.command.is_some_and(Command::is_batch) || !matches!(capture.outcome, Outcome::Happened) {
+    if !capture.command.is_some_and(Command::is_batch) || !matches!(capture.outcome, CaptureOutcome::Happened) {
         return Vec::new();
     }
     let json = str::from_utf8(capture.raw.body()).unwrap_or_default().trim_matches(is_blank);

@@ -51,7 +51,7 @@ pub(super) fn capture_under(app: VerifiedApp, query: &str, body: &str) -> Captur
         app,
         command: known,
         raw: raw(query, body.as_bytes()),
-        outcome: if is_question { Outcome::Decided(Decision::unjudged()) } else { Outcome::Happened },
+        outcome: if is_question { CaptureOutcome::Decided(Decision::unjudged()) } else { CaptureOutcome::Happened },
     }
 }
 
@@ -293,7 +293,7 @@ fn what_is_no_batch_is_one_part_and_so_is_a_batch_without_events() {
         assert_eq!(json_of(&normaliser.record(&capture))["data"]["callback"].to_string(), body);
     }
     let mut refused = capture(app, "Push.OfflinePush", r#"{"Events":[{},{}]"#);
-    refused.outcome = Outcome::Refused { reason: Reason::NotJson, detail: "".into() };
+    refused.outcome = CaptureOutcome::Refused { reason: Reason::NotJson, detail: "".into() };
     assert_eq!(Parts::of(&refused).count(), 1);
 }
 
@@ -305,7 +305,7 @@ fn a_decision_travels_with_the_question() {
         "OfficialAccount.CallbackBeforeAddSubscriber",
         &ADDED.replace("After", "Before").replace("1e400", "1"),
     );
-    capture.outcome = Outcome::Decided(Decision {
+    capture.outcome = CaptureOutcome::Decided(Decision {
         outcome: crate::decide::Outcome::Partial,
         refused: vec!["jared".into()],
         rules: vec!["block jared".into()],
@@ -319,7 +319,7 @@ fn a_decision_travels_with_the_question() {
         value["data"]["decision"],
         json!({"outcome": "partial", "refused": ["jared"], "rules": ["block jared"], "generation": 7})
     );
-    if let Outcome::Decided(decision) = &mut capture.outcome {
+    if let CaptureOutcome::Decided(decision) = &mut capture.outcome {
         decision.enforced = false;
     }
     let value = json_of(&normaliser.record(&capture));
@@ -367,7 +367,7 @@ fn a_wrong_shape_goes_to_rejected_as_it_came() {
 fn what_was_refused_is_kept_with_its_reason_cut_to_length() {
     let (normaliser, app) = normaliser(Mode::Binary);
     let mut capture = capture(app, "X.y", "\u{0}nonsense");
-    capture.outcome = Outcome::Refused { reason: Reason::NotJson, detail: "é".repeat(4000).into() };
+    capture.outcome = CaptureOutcome::Refused { reason: Reason::NotJson, detail: "é".repeat(4000).into() };
     let record = normaliser.record(&capture);
     let headers = headers_of(&record);
     assert_eq!(&*record.value, b"\0nonsense");

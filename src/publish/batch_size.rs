@@ -20,12 +20,12 @@ pub(super) struct BatchSize {
     max: usize,
     /// The smallest of the topics' limits, of those that are known.
     topics_take: Option<usize>,
-    refused: Option<Refused>,
+    refused: Option<RefusedBatch>,
 }
 
 /// A batch that a broker refused although all known limits allow it.
 #[derive(Debug)]
-struct Refused {
+struct RefusedBatch {
     bytes: usize,
     at: Instant,
 }
@@ -45,7 +45,7 @@ impl BatchSize {
     /// A broker refused a batch of so many bytes.
     pub(super) fn refused(&mut self, bytes: usize, now: Instant) {
         if !self.explains(bytes) {
-            self.refused = Some(Refused { bytes, at: now });
+            self.refused = Some(RefusedBatch { bytes, at: now });
         }
     }
 

@@ -14,11 +14,11 @@ const FLOOR_BYTES: usize = 32 * 1024;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(super) struct SendBudget {
     room: SharedRoom,
 }
 
-impl Budget {
+impl SendBudget {
     /// A budget of so many bytes for so many topics.
     pub(super) fn new(bytes: usize, topics: usize) -> Self {
         Self { room: SharedRoom::new(bytes, topics) }
@@ -65,7 +65,7 @@ mod tests {
         Command::all().map(|command| topics.of(app, Some(command))).collect()
     }
 
-    fn fill(budget: &mut Budget, topic: Topic, bytes: usize) -> usize {
+    fn fill(budget: &mut SendBudget, topic: Topic, bytes: usize) -> usize {
         let mut taken = 0;
         while budget.has_room(topic, bytes) {
             budget.take(topic, bytes);
@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn stuck_topics_leave_each_other_topic_its_share_or_at_least_its_floor() {
         let topics = topics();
-        let mut budget = Budget::new(BUDGET_BYTES, topics.len());
+        let mut budget = SendBudget::new(BUDGET_BYTES, topics.len());
         let (last, stuck) = topics.split_last().unwrap();
         let mut taken = 0;
         for topic in stuck {
@@ -95,7 +95,7 @@ mod tests {
     fn the_longest_record_passes_in_the_smallest_budget_and_beside_stuck_topics() {
         let topics = topics();
         let longest = 1 << 20;
-        let mut budget = Budget::new(1000, topics.len());
+        let mut budget = SendBudget::new(1000, topics.len());
         assert!(budget.has_much_room(topics[0], longest));
         assert_eq!(fill(&mut budget, topics[0], longest), longest, "one at a time");
         assert_eq!(fill(&mut budget, topics[1], longest), longest, "and one of each topic");
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_topic_goes_on_once_it_holds_half_of_what_it_may() {
         let topics = topics();
-        let mut budget = Budget::new(1_000_000, topics.len());
+        let mut budget = SendBudget::new(1_000_000, topics.len());
         fill(&mut budget, topics[0], 1000);
         assert!(!budget.has_much_room(topics[0], 1000));
         budget.give(topics[0], 1000);

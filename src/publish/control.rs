@@ -34,6 +34,8 @@ pub(super) struct Orders {
     pub(super) limit: Option<Option<usize>>,
     /// Topics of which the pump asks whether they have leaders, by their place among the names.
     pub(super) suspects: Vec<usize>,
+    /// Topics whose records have had no delivery report for a while, by their place among the names.
+    pub(super) unconfirmed: Vec<usize>,
     /// The answer: those of them that do.
     pub(super) with_leaders: Option<Vec<usize>>,
     /// When the pump ends although something waits. It stays once it is set.
@@ -90,8 +92,8 @@ impl Control {
         orders.is_applying |= orders.limit.is_some();
         let is_applying = orders.is_applying;
         let (opened, limit) = (mem::take(&mut orders.opened), orders.limit.take());
-        let with_leaders = orders.with_leaders.take();
-        Orders { opened, limit, with_leaders, suspects: Vec::new(), give_up_at: orders.give_up_at, is_applying }
+        let (with_leaders, give_up_at) = (orders.with_leaders.take(), orders.give_up_at);
+        Orders { opened, limit, with_leaders, give_up_at, is_applying, ..Orders::default() }
     }
 
     /// The pump's producer keeps to the limit that it took up.
@@ -109,6 +111,17 @@ impl Control {
     pub(super) fn ask_for_leaders(&self, topics: Vec<usize>) {
         self.lock().suspects.extend(topics);
         self.watcher.get().map(Thread::unpark);
+    }
+
+    /// Asks for a log line that says why records of these topics have no delivery report.
+    pub(super) fn report_unconfirmed(&self, topics: Vec<usize>) {
+        self.lock().unconfirmed.extend(topics);
+        self.watcher.get().map(Thread::unpark);
+    }
+
+    /// The topics that [`Control::report_unconfirmed`] was called for.
+    pub(super) fn take_unconfirmed(&self) -> Vec<usize> {
+        mem::take(&mut self.lock().unconfirmed)
     }
 
     /// The topics of which the pump asks whether they have leaders. It must be answered.

@@ -1,6 +1,6 @@
 //! The Kafka client: the only file, beside [`super::embedded`] and [`super::topics`], that names rdkafka.
 //!
-//! A record is handed over without blocking and without waiting. What became of it comes back as a [`Report`] that names it, from the
+//! A record is handed over without blocking and without waiting. What became of it comes back as a [`DeliveryReport`] that names it, from the
 //! client's own poll thread. Nothing is believed that a broker did not say: a positive report without an offset is not a delivery.
 
 use std::collections::BTreeMap;
@@ -38,7 +38,6 @@ use crate::record::Record;
 use super::properties::BATCH_SIZE;
 use super::properties::Properties;
 use super::protocol_hint;
-use super::topics::TopicsClient;
 
 /// How long one turn of the poll thread lasts; it wakes at once for an event. The library waits for whole milliseconds of what is left,
 /// and spins for the rest: so what is left must be a little more than whole ones.
@@ -81,7 +80,7 @@ pub(crate) struct ClientError(#[from] KafkaError);
 
 /// What Kafka said of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Report {
+pub(crate) struct DeliveryReport {
     /// The number the record was sent with.
     pub(crate) sequence: usize,
     /// What became of it.
@@ -96,12 +95,12 @@ pub(crate) enum Verdict {
     /// librdkafka takes it for delivered, but no broker named an offset. It must be sent again.
     Unproven,
     /// It failed.
-    Failed(Failure),
+    Failed(SendFailure),
 }
 
 /// What a failure asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub(crate) enum SendFailure {
     /// It may pass: send the record again later.
     Passing(RDKafkaErrorCode),
     /// The producer is dead: make a new one, and send everything again that is not acknowledged.
@@ -114,7 +113,18 @@ pub(crate) enum Failure {
     Poison(RDKafkaErrorCode),
 }
 
-impl Failure {
+impl SendFailure {
+    /// What the client or a broker said.
+    pub(super) const fn code(self) -> RDKafkaErrorCode {
+        match self {
+            Self::Passing(code)
+            | Self::Fatal(code)
+            | Self::Timestamp(code)
+            | Self::TooLarge(code)
+            | Self::Poison(code) => code,
+        }
+    }
+
     /// Whether a broker refused the record itself, or its batch.
     pub(super) const fn is_refusal(self) -> bool {
         match self {
@@ -126,7 +136,7 @@ impl Failure {
 
 /// Sorts an error by what it asks for. What is not known may pass: a record is never given up for an unknown reason.
 #[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; an unknown error is one that may pass")]
-pub(crate) const fn failure(code: RDKafkaErrorCode) -> Failure {
+pub(crate) const fn failure(code: RDKafkaErrorCode) -> SendFailure {
     use RDKafkaErrorCode as Code;
     match code {
         Code::Fatal
@@ -137,15 +147,15 @@ pub(crate) const fn failure(code: RDKafkaErrorCode) -> Failure {
         | Code::GaplessGuarantee
         // It went down with its producer.
         | Code::PurgeQueue
-        | Code::PurgeInflight => Failure::Fatal(code),
-        Code::InvalidTimestamp => Failure::Timestamp(code),
-        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Failure::TooLarge(code),
+        | Code::PurgeInflight => SendFailure::Fatal(code),
+        Code::InvalidTimestamp => SendFailure::Timestamp(code),
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => SendFailure::TooLarge(code),
         Code::InvalidMessageSize
         | Code::InvalidMessage
         | Code::InvalidRecord
         | Code::UnsupportedForMessageFormat
-        | Code::PolicyViolation => Failure::Poison(code),
-        other => Failure::Passing(other),
+        | Code::PolicyViolation => SendFailure::Poison(code),
+        other => SendFailure::Passing(other),
     }
 }
 
@@ -155,7 +165,7 @@ pub(crate) enum SendError {
     /// librdkafka's queue is full. Reports make room.
     QueueFull,
     /// Nothing was handed over, for this reason.
-    Failed(Failure),
+    Failed(SendFailure),
 }
 
 /// What the poll thread tells about the cluster and about itself.
@@ -193,7 +203,7 @@ impl Health {
 /// Each producer has its own, so that what a replaced one still says, whoever holds on to it, is not taken for its successor's word.
 #[derive(Debug)]
 struct Mailbox {
-    reports: Mutex<Vec<Report>>,
+    reports: Mutex<Vec<DeliveryReport>>,
     reader: Thread,
 }
 
@@ -202,7 +212,7 @@ impl Mailbox {
         Self { reports: Mutex::default(), reader }
     }
 
-    fn put(&self, report: Report) {
+    fn put(&self, report: DeliveryReport) {
         let was_empty = {
             let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
             reports.push(report);
@@ -230,7 +240,7 @@ impl ProducerContext for Context {
             Ok(_) => Verdict::Unproven,
             Err((error, _)) => Verdict::Failed(failure(code_of(error))),
         };
-        self.mailbox.put(Report { sequence, verdict });
+        self.mailbox.put(DeliveryReport { sequence, verdict });
     }
 }
 
@@ -310,7 +320,7 @@ pub(crate) struct Kafka {
     /// Of the newest producer.
     mailbox: Arc<Mailbox>,
     /// `None` only while it is being replaced.
-    running: Option<Running>,
+    running: Option<RunningClient>,
     /// The same producer, for those who must not keep it.
     newest: NewestProducer,
 }
@@ -352,7 +362,7 @@ fn is_no_leader(error: &KafkaError) -> bool {
     (code as i32) < 0 || matches!(code, RDKafkaErrorCode::NotLeaderForPartition | RDKafkaErrorCode::LeaderNotAvailable)
 }
 
-struct Running {
+struct RunningClient {
     producer: Arc<BaseProducer<Context>>,
     stop: Arc<AtomicBool>,
     poller: JoinHandle<()>,
@@ -365,20 +375,20 @@ impl std::fmt::Debug for Kafka {
 }
 
 /// A producer that has been made, and does nothing yet.
-pub(crate) struct Unstarted {
+pub(crate) struct UnstartedKafka {
     config: ClientConfig,
     batch_bytes: usize,
     health: Arc<Health>,
     metrics: KafkaMetrics,
 }
 
-impl std::fmt::Debug for Unstarted {
+impl std::fmt::Debug for UnstartedKafka {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Unstarted").finish_non_exhaustive()
     }
 }
 
-impl Unstarted {
+impl UnstartedKafka {
     /// Checks that librdkafka takes these properties together.
     ///
     /// # Errors
@@ -442,13 +452,13 @@ impl Kafka {
                 return SendError::QueueFull;
             }
             // The client judges each record by itself.
-            let is_too_long = matches!(failure(code), Failure::TooLarge(_));
-            SendError::Failed(if is_too_long { Failure::Poison(code) } else { failure(code) })
+            let is_too_long = matches!(failure(code), SendFailure::TooLarge(_));
+            SendError::Failed(if is_too_long { SendFailure::Poison(code) } else { failure(code) })
         })
     }
 
     /// Moves the reports that came to `into`.
-    pub(crate) fn reports(&self, into: &mut Vec<Report>) {
+    pub(crate) fn reports(&self, into: &mut Vec<DeliveryReport>) {
         into.append(&mut self.mailbox.reports.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -503,12 +513,12 @@ impl Kafka {
         }
     }
 
-    /// What the topics are asked about with.
-    pub(crate) fn topics_client(&self) -> TopicsClient {
-        TopicsClient::new(self.config.clone(), self.newest.clone(), Arc::clone(&self.health))
+    /// What other clients of the same cluster are made with, and the newest producer.
+    pub(super) fn shared(&self) -> (ClientConfig, NewestProducer, Arc<Health>) {
+        (self.config.clone(), self.newest.clone(), Arc::clone(&self.health))
     }
 
-    fn run(&mut self) -> Result<Running, ClientError> {
+    fn run(&mut self) -> Result<RunningClient, ClientError> {
         self.mailbox = Arc::new(Mailbox::new(self.mailbox.reader.clone()));
         let context = Context {
             mailbox: Arc::clone(&self.mailbox),
@@ -530,7 +540,7 @@ impl Kafka {
             })
         };
         let poller = poller.map_err(|_| ClientError(KafkaError::ClientCreation("no thread for polling".into())))?;
-        Ok(Running { producer, stop, poller })
+        Ok(RunningClient { producer, stop, poller })
     }
 }
 
@@ -555,8 +565,8 @@ mod tests {
         let configured = [("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())].into();
         let properties = Properties::new(Ack::Memory, &configured);
         let metrics = KafkaMetrics::register(&prometheus::Registry::new()).unwrap();
-        let mut kafka = Unstarted::new(&properties, metrics).unwrap().start(thread::current()).unwrap();
-        let topics_client = kafka.topics_client();
+        let mut kafka = UnstartedKafka::new(&properties, metrics).unwrap().start(thread::current()).unwrap();
+        let shared = kafka.shared();
         let app = Apps::new([1]).iter().next().unwrap();
         let record = Record {
             topic: Topics::new(["t"]).rejected(app),
@@ -575,7 +585,7 @@ mod tests {
         assert_eq!((reports, kafka.is_fatal()), (Vec::new(), false));
         let producer = &kafka.running.as_ref().unwrap().producer;
         assert_eq!(Arc::strong_count(producer), 2, "who asks about topics holds it, beside its poll thread");
-        drop(topics_client);
+        drop(shared);
     }
 
     #[test]
@@ -592,16 +602,16 @@ mod tests {
 
     #[test]
     fn an_error_that_is_not_known_may_pass() {
-        assert_eq!(failure(RDKafkaErrorCode::Unknown), Failure::Passing(RDKafkaErrorCode::Unknown));
+        assert_eq!(failure(RDKafkaErrorCode::Unknown), SendFailure::Passing(RDKafkaErrorCode::Unknown));
         assert_eq!(
             failure(RDKafkaErrorCode::UnknownTopicOrPartition),
-            Failure::Passing(RDKafkaErrorCode::UnknownTopicOrPartition)
+            SendFailure::Passing(RDKafkaErrorCode::UnknownTopicOrPartition)
         );
-        assert_eq!(failure(RDKafkaErrorCode::Fatal), Failure::Fatal(RDKafkaErrorCode::Fatal));
+        assert_eq!(failure(RDKafkaErrorCode::Fatal), SendFailure::Fatal(RDKafkaErrorCode::Fatal));
         assert_eq!(
             failure(RDKafkaErrorCode::MessageSizeTooLarge),
-            Failure::TooLarge(RDKafkaErrorCode::MessageSizeTooLarge)
+            SendFailure::TooLarge(RDKafkaErrorCode::MessageSizeTooLarge)
         );
-        assert_eq!(failure(RDKafkaErrorCode::InvalidRecord), Failure::Poison(RDKafkaErrorCode::InvalidRecord));
+        assert_eq!(failure(RDKafkaErrorCode::InvalidRecord), SendFailure::Poison(RDKafkaErrorCode::InvalidRecord));
     }
 }

@@ -2,7 +2,7 @@
 
 /// The limits of the topics that are there, by their place in `names`.
 #[derive(Debug)]
-pub(super) struct Limits<'n> {
+pub(super) struct TopicLimits<'n> {
     names: &'n [String],
     longest_record: usize,
     limits: Vec<Limit>,
@@ -19,7 +19,7 @@ enum Limit {
     Bytes(usize),
 }
 
-impl<'n> Limits<'n> {
+impl<'n> TopicLimits<'n> {
     /// Nothing is known yet. A topic with a limit below `longest_record` will be warned of.
     pub(super) fn new(names: &'n [String], longest_record: usize) -> Self {
         Self { names, longest_record, limits: vec![Limit::Unread; names.len()], has_warned_of_untold: false }
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn a_topic_is_read_when_it_comes_and_when_it_comes_back() {
         let names = ["a", "b", "c"].map(str::to_owned);
-        let mut limits = Limits::new(&names, 100);
+        let mut limits = TopicLimits::new(&names, 100);
         assert_eq!(limits.unread(&[0, 2], false), [0, 2]);
         limits.told([(0, Some(300)), (2, None)].into_iter());
         assert_eq!(limits.smallest(), Some(300));

@@ -11,7 +11,7 @@ pub(crate) mod control;
 pub(crate) mod embedded;
 pub(crate) mod kafka;
 mod limits;
-mod outbox;
+pub(crate) mod outbox;
 mod outgoing;
 pub(crate) mod properties;
 mod protocol_hint;

@@ -13,21 +13,42 @@ use crate::journal::Position;
 use crate::journal::Seq;
 use crate::journal::Ticket;
 
-use super::kafka::Failure;
+use super::kafka::SendFailure;
 use super::kafka::Verdict;
-use super::pump::Backoff;
 
 /// A record whose time is no farther from now names it, whatever Kafka said of others: it may have judged a whole batch.
 const NEVER_DOUBTED_MS: u64 = 1000;
 
+/// What a record takes in a batch beside its texts, at most: lengths, differences of time and offset, checksum.
+const IN_BATCH_BYTES: usize = 100;
+
+const fn in_batch(bytes: usize) -> usize {
+    bytes + IN_BATCH_BYTES
+}
+
+/// How long a topic rests after a failure: doubled each time, until a record is delivered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) max: Duration,
+    /// Where the failure has cost a producer, and so the other topics a repeat: when a topic is forbidden, for example.
+    pub(crate) refused_max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: Duration::from_secs(1), max: Duration::from_secs(60), refused_max: Duration::from_secs(600) }
+    }
+}
+
 /// A capture on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Item {
+pub(super) struct OutgoingCapture {
     pub(super) ticket: Ticket,
     pub(super) received: UnixMillis,
 }
 
-impl Item {
+impl OutgoingCapture {
     pub(super) const fn seq(self) -> Seq {
         self.ticket.position.seq
     }
@@ -48,7 +69,7 @@ struct Pause {
 /// What is with the client of one capture.
 #[derive(Debug)]
 struct InFlight {
-    item: Item,
+    item: OutgoingCapture,
     unreported: usize,
     /// The first part that was not sent, if there is one.
     unsent_part: Option<usize>,
@@ -57,14 +78,14 @@ struct InFlight {
 
 /// All that was sent of a capture is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ended {
-    pub(super) item: Item,
-    pub(super) outcome: Outcome,
+pub(super) struct ReportedCapture {
+    pub(super) item: OutgoingCapture,
+    pub(super) outcome: SendOutcome,
 }
 
 /// What became of a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum SendOutcome {
     /// All of it is in Kafka.
     Delivered,
     /// The parts before this one are in Kafka; it and what follows were not sent.
@@ -75,14 +96,14 @@ pub(super) enum Outcome {
 
 /// Records of batches that were too large.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct RefusedRecords {
     /// Why, as it was said of one of them.
-    pub(super) failure: Failure,
+    pub(super) failure: SendFailure,
     pub(super) records: usize,
     pub(super) bytes: usize,
     pub(super) bytes_of_shortest: usize,
     /// The captures that they were made of, as far as all of each is reported.
-    pub(super) items: Vec<Item>,
+    pub(super) items: Vec<OutgoingCapture>,
 }
 
 /// See the module.
@@ -99,6 +120,11 @@ pub(super) struct Outbox {
     /// Its failures cost producers, and so the other topics repeats. Until a record is delivered, one at a time is sent: librdkafka still
     /// sends a batch that it has made when the one before it is refused.
     costs_producers: bool,
+    /// A batch of it was too large. Until a record is delivered no more than one batch is with the client, which would still send the next
+    /// one: a partition that is new to the producer takes that, and it overtakes what was refused.
+    sends_one_batch: bool,
+    /// What is in flight, in bytes of a batch.
+    unreported_bytes: usize,
     /// Nothing may follow before all in flight is reported.
     is_alone: bool,
     resume_at: Option<Instant>,
@@ -106,7 +132,7 @@ pub(super) struct Outbox {
     /// How far a record's time may be from now, in milliseconds, if Kafka has refused one. Beyond it no time is named: Kafka refuses one
     /// record at a time, and each of them costs a producer.
     distance_ms_max: Option<u64>,
-    refused: Option<Refused>,
+    refused: Option<RefusedRecords>,
 }
 
 impl Outbox {
@@ -156,6 +182,11 @@ impl Outbox {
         self.is_open && !self.is_stopped && !self.is_alone && self.resume_at.is_none()
     }
 
+    /// Whether a record of so many bytes may join what is in flight, where batches have at most `batch_bytes`.
+    pub(super) const fn joins(&self, bytes: usize, batch_bytes: usize) -> bool {
+        !self.sends_one_batch || self.unreported == 0 || self.unreported_bytes + in_batch(bytes) <= batch_bytes
+    }
+
     /// The first part of a capture that is to be sent; `None`: it is in flight.
     pub(super) fn next_part(&self, seq: Seq) -> Option<usize> {
         match self.in_flight.get(&seq) {
@@ -170,13 +201,13 @@ impl Outbox {
     }
 
     /// Pauses at a capture of a pass that it takes part in: what comes before was sent.
-    pub(super) fn pause_at(&mut self, item: Item, needed_bytes: usize, pass: u64) {
+    pub(super) fn pause_at(&mut self, item: OutgoingCapture, needed_bytes: usize, pass: u64) {
         let (position, received) = (item.ticket.position, item.received);
         self.paused = Some(Pause { position, received, needed_bytes, pass });
     }
 
     /// Goes back to a capture, if it has not paused before that already.
-    pub(super) fn go_back_to(&mut self, item: Item, pass: u64) {
+    pub(super) fn go_back_to(&mut self, item: OutgoingCapture, pass: u64) {
         match &mut self.paused {
             Some(pause) if pause.position.seq < item.seq() => pause.pass = pass,
             Some(_) | None => self.pause_at(item, 0, pass),
@@ -199,34 +230,46 @@ impl Outbox {
         }
     }
 
-    /// A record of a capture was sent.
-    pub(super) fn sent(&mut self, item: Item, is_suspect: bool) {
+    /// A record of a capture was sent, of so many bytes.
+    pub(super) fn sent(&mut self, item: OutgoingCapture, bytes: usize, is_suspect: bool) {
         self.unreported += 1;
+        self.unreported_bytes += in_batch(bytes);
         self.is_cause = false;
         self.is_alone |= is_suspect || self.costs_producers;
         self.of(item).unreported += 1;
     }
 
     /// Nothing is sent of a capture from this part on, for now.
-    pub(super) fn stops_before(&mut self, item: Item, part: usize) -> Option<Ended> {
+    pub(super) fn stops_before(&mut self, item: OutgoingCapture, part: usize) -> Option<ReportedCapture> {
         self.of(item).unsent_part = Some(part);
         self.ended(item.seq())
     }
 
     /// A part could not be sent, and never will be as it is.
-    pub(super) fn failed(&mut self, item: Item, part: usize, failure: Failure) -> Option<Ended> {
+    pub(super) fn failed(
+        &mut self,
+        item: OutgoingCapture,
+        part: usize,
+        failure: SendFailure,
+    ) -> Option<ReportedCapture> {
         self.of(item).fail(part, Verdict::Failed(failure));
         self.ended(item.seq())
     }
 
     /// All parts of a capture were sent.
-    pub(super) fn all_sent(&mut self, item: Item) {
+    pub(super) fn all_sent(&mut self, item: OutgoingCapture) {
         self.of(item).unsent_part = None;
     }
 
-    /// A record was reported.
-    pub(super) fn reported(&mut self, seq: Seq, part: usize, verdict: Verdict) -> Option<Ended> {
+    /// A record of so many bytes was reported.
+    pub(super) fn reported(
+        &mut self,
+        (seq, part): (Seq, usize),
+        bytes: usize,
+        verdict: Verdict,
+    ) -> Option<ReportedCapture> {
         self.unreported -= 1;
+        self.unreported_bytes -= in_batch(bytes);
         self.is_alone &= self.unreported > 0;
         let in_flight = self.in_flight.get_mut(&seq)?;
         in_flight.unreported -= 1;
@@ -247,7 +290,7 @@ impl Outbox {
     }
 
     /// Stops at a capture that failed, until all in flight is reported; then it rests, at first for `rest`.
-    pub(super) fn stop(&mut self, item: Item, pass: u64, rest: Duration, backoff: Backoff) {
+    pub(super) fn stop(&mut self, item: OutgoingCapture, pass: u64, rest: Duration, backoff: Backoff) {
         if !self.is_stopped {
             self.is_stopped = true;
             let max = if self.costs_producers { backoff.refused_max } else { backoff.max };
@@ -276,6 +319,7 @@ impl Outbox {
         if !self.is_stopped {
             self.backoff = Duration::ZERO;
             self.costs_producers = false;
+            self.sends_one_batch = false;
         }
     }
 
@@ -299,8 +343,9 @@ impl Outbox {
     }
 
     /// The batch of a record was too large.
-    pub(super) fn refuse(&mut self, failure: Failure, bytes: usize) {
-        let refused = self.refused.get_or_insert(Refused {
+    pub(super) fn refuse(&mut self, failure: SendFailure, bytes: usize) {
+        self.sends_one_batch = true;
+        let refused = self.refused.get_or_insert(RefusedRecords {
             failure,
             records: 0,
             bytes: 0,
@@ -313,14 +358,14 @@ impl Outbox {
     }
 
     /// A capture has ended because a batch of its records was too large.
-    pub(super) fn refuse_item(&mut self, item: Item) {
+    pub(super) fn refuse_item(&mut self, item: OutgoingCapture) {
         if let Some(refused) = &mut self.refused {
             refused.items.push(item);
         }
     }
 
     /// What was too large since this was asked last.
-    pub(super) const fn take_refused(&mut self) -> Option<Refused> {
+    pub(super) const fn take_refused(&mut self) -> Option<RefusedRecords> {
         self.refused.take()
     }
 
@@ -336,23 +381,23 @@ impl Outbox {
         self.distance_ms_max.is_none_or(is_believed).then_some(received.0)
     }
 
-    fn of(&mut self, item: Item) -> &mut InFlight {
+    fn of(&mut self, item: OutgoingCapture) -> &mut InFlight {
         self.in_flight.entry(item.seq()).or_insert(InFlight { item, unreported: 0, unsent_part: Some(0), failed: None })
     }
 
-    fn ended(&mut self, seq: Seq) -> Option<Ended> {
+    fn ended(&mut self, seq: Seq) -> Option<ReportedCapture> {
         let in_flight = self.in_flight.get(&seq)?;
         if in_flight.unreported > 0 {
             return None;
         }
         let outcome = match (in_flight.failed, in_flight.unsent_part) {
-            (Some((part, verdict)), _) => Outcome::Failed(part, verdict),
-            (None, Some(part)) => Outcome::DeliveredTo(part),
-            (None, None) => Outcome::Delivered,
+            (Some((part, verdict)), _) => SendOutcome::Failed(part, verdict),
+            (None, Some(part)) => SendOutcome::DeliveredTo(part),
+            (None, None) => SendOutcome::Delivered,
         };
         let item = in_flight.item;
         self.in_flight.remove(&seq);
-        Some(Ended { item, outcome })
+        Some(ReportedCapture { item, outcome })
     }
 }
 
@@ -378,10 +423,10 @@ mod tests {
     use rdkafka::error::RDKafkaErrorCode as Code;
 
     const REST: Duration = Duration::from_secs(1);
-    const PASSING: Verdict = Verdict::Failed(Failure::Passing(Code::TopicAuthorizationFailed));
+    const PASSING: Verdict = Verdict::Failed(SendFailure::Passing(Code::TopicAuthorizationFailed));
 
-    fn item(seq: Seq) -> Item {
-        Item { ticket: Ticket::numbered(seq), received: UnixMillis(i64::try_from(seq).unwrap()) }
+    fn item(seq: Seq) -> OutgoingCapture {
+        OutgoingCapture { ticket: Ticket::numbered(seq), received: UnixMillis(i64::try_from(seq).unwrap()) }
     }
 
     fn position(seq: Seq) -> Position {
@@ -395,18 +440,18 @@ mod tests {
     }
 
     fn send(outbox: &mut Outbox, seq: Seq) {
-        outbox.sent(item(seq), false);
+        outbox.sent(item(seq), 10, false);
         outbox.all_sent(item(seq));
     }
 
     /// Sends the first `parts` parts of a capture that has one more.
     fn send_parts(outbox: &mut Outbox, seq: Seq, parts: usize) {
-        (0..parts).for_each(|_part| outbox.sent(item(seq), false));
+        (0..parts).for_each(|_part| outbox.sent(item(seq), 10, false));
         assert_eq!(outbox.stops_before(item(seq), parts), None);
     }
 
-    fn ended(seq: Seq, outcome: Outcome) -> Option<Ended> {
-        Some(Ended { item: item(seq), outcome })
+    fn ended(seq: Seq, outcome: SendOutcome) -> Option<ReportedCapture> {
+        Some(ReportedCapture { item: item(seq), outcome })
     }
 
     fn resumes_at(outbox: &Outbox) -> Option<Seq> {
@@ -417,16 +462,16 @@ mod tests {
     fn after_a_failure_it_waits_for_all_reports_and_resumes_at_the_first_that_failed() {
         let (mut outbox, now) = (open(), clock::monotonic());
         (1..=4).for_each(|seq| send(&mut outbox, seq));
-        assert_eq!(outbox.reported(3, 0, PASSING), ended(3, Outcome::Failed(0, PASSING)));
+        assert_eq!(outbox.reported((3, 0), 10, PASSING), ended(3, SendOutcome::Failed(0, PASSING)));
         outbox.stop(item(3), 1, REST, Backoff::default());
         assert!(!outbox.is_live() && !outbox.can_send(false));
-        assert_eq!(outbox.reported(1, 0, Verdict::Delivered), ended(1, Outcome::Delivered));
-        assert_eq!(outbox.reported(2, 0, PASSING), ended(2, Outcome::Failed(0, PASSING)));
+        assert_eq!(outbox.reported((1, 0), 10, Verdict::Delivered), ended(1, SendOutcome::Delivered));
+        assert_eq!(outbox.reported((2, 0), 10, PASSING), ended(2, SendOutcome::Failed(0, PASSING)));
         outbox.stop(item(2), 1, REST, Backoff::default());
         outbox.turn(now);
         assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, None), "one is not reported");
 
-        assert_eq!(outbox.reported(4, 0, Verdict::Delivered), ended(4, Outcome::Delivered));
+        assert_eq!(outbox.reported((4, 0), 10, Verdict::Delivered), ended(4, SendOutcome::Delivered));
         outbox.turn(now);
         assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, Some(now + REST)));
         outbox.turn(now + REST);
@@ -439,7 +484,7 @@ mod tests {
         let (mut outbox, mut now) = (open(), clock::monotonic());
         let mut rest = |outbox: &mut Outbox| {
             send(outbox, 1);
-            outbox.reported(1, 0, PASSING);
+            outbox.reported((1, 0), 10, PASSING);
             outbox.stop(item(1), 1, REST, Backoff::default());
             outbox.turn(now);
             let rest = outbox.resume_at().unwrap() - now;
@@ -453,11 +498,11 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_that_producers_die_of_rests_for_up_to_ten_minutes_and_those_beside_it_do_not() {
+    fn only_a_topic_that_kills_producers_backs_off_for_up_to_ten_minutes() {
         let (mut cause, mut beside, now) = (open(), open(), clock::monotonic());
         let rest = |outbox: &mut Outbox, is_cause: bool| {
             send(outbox, 1);
-            outbox.reported(1, 0, PASSING);
+            outbox.reported((1, 0), 10, PASSING);
             outbox.stop(item(1), 1, REST, Backoff::default());
             if is_cause {
                 outbox.caused_it();
@@ -518,33 +563,33 @@ mod tests {
     fn a_batch_of_events_goes_on_at_the_first_part_that_was_not_delivered() {
         let mut outbox = open();
         send_parts(&mut outbox, 1, 2);
-        assert_eq!(outbox.reported(1, 0, Verdict::Delivered), None);
-        assert_eq!(outbox.reported(1, 1, Verdict::Delivered), ended(1, Outcome::DeliveredTo(2)));
+        assert_eq!(outbox.reported((1, 0), 10, Verdict::Delivered), None);
+        assert_eq!(outbox.reported((1, 1), 10, Verdict::Delivered), ended(1, SendOutcome::DeliveredTo(2)));
 
         send_parts(&mut outbox, 2, 4);
         for (part, verdict) in [(0, Verdict::Delivered), (3, PASSING), (1, Verdict::Unproven)] {
-            assert_eq!(outbox.reported(2, part, verdict), None);
+            assert_eq!(outbox.reported((2, part), 10, verdict), None);
         }
-        let failed = outbox.reported(2, 2, Verdict::Delivered);
-        assert_eq!(failed, ended(2, Outcome::Failed(1, Verdict::Unproven)));
+        let failed = outbox.reported((2, 2), 10, Verdict::Delivered);
+        assert_eq!(failed, ended(2, SendOutcome::Failed(1, Verdict::Unproven)));
         // More of it may follow while some is in flight.
         send_parts(&mut outbox, 3, 1);
-        outbox.sent(item(3), false);
+        outbox.sent(item(3), 10, false);
         outbox.all_sent(item(3));
-        assert_eq!(outbox.reported(3, 0, Verdict::Delivered), None);
-        assert_eq!(outbox.reported(3, 1, Verdict::Delivered), ended(3, Outcome::Delivered));
+        assert_eq!(outbox.reported((3, 0), 10, Verdict::Delivered), None);
+        assert_eq!(outbox.reported((3, 1), 10, Verdict::Delivered), ended(3, SendOutcome::Delivered));
         assert!(outbox.is_empty());
     }
 
     #[test]
     fn a_refused_record_decides_for_its_whole_batch_of_events() {
-        let refused = Verdict::Failed(Failure::TooLarge(Code::MessageSizeTooLarge));
-        let down = Verdict::Failed(Failure::Fatal(Code::GaplessGuarantee));
+        let refused = Verdict::Failed(SendFailure::TooLarge(Code::MessageSizeTooLarge));
+        let down = Verdict::Failed(SendFailure::Fatal(Code::GaplessGuarantee));
         for verdicts in [[refused, down], [down, refused]] {
             let mut outbox = open();
             send_parts(&mut outbox, 1, 2);
-            assert_eq!(outbox.reported(1, 1, verdicts[0]), None);
-            assert_eq!(outbox.reported(1, 0, verdicts[1]), ended(1, Outcome::Failed(0, refused)));
+            assert_eq!(outbox.reported((1, 1), 10, verdicts[0]), None);
+            assert_eq!(outbox.reported((1, 0), 10, verdicts[1]), ended(1, SendOutcome::Failed(0, refused)));
         }
     }
 
@@ -553,15 +598,15 @@ mod tests {
         let mut outbox = open();
         send(&mut outbox, 1);
         assert!(outbox.can_send(false) && !outbox.can_send(true));
-        outbox.reported(1, 0, Verdict::Delivered);
+        outbox.reported((1, 0), 10, Verdict::Delivered);
         assert!(outbox.can_send(true));
-        outbox.sent(item(2), true);
-        outbox.sent(item(2), true);
+        outbox.sent(item(2), 10, true);
+        outbox.sent(item(2), 10, true);
         outbox.all_sent(item(2));
         assert!(!outbox.can_send(false));
-        assert_eq!(outbox.reported(2, 0, Verdict::Delivered), None);
+        assert_eq!(outbox.reported((2, 0), 10, Verdict::Delivered), None);
         assert!(!outbox.can_send(false));
-        assert_eq!(outbox.reported(2, 1, Verdict::Delivered), ended(2, Outcome::Delivered));
+        assert_eq!(outbox.reported((2, 1), 10, Verdict::Delivered), ended(2, SendOutcome::Delivered));
         assert!(outbox.can_send(true));
     }
 
@@ -578,9 +623,30 @@ mod tests {
         send_parts(&mut outbox, 1, 3);
         outbox.pause_at(item(1), 0, 1);
         assert!(outbox.resumes().is_some());
-        assert_eq!(outbox.reported(1, 0, PASSING), None);
+        assert_eq!(outbox.reported((1, 0), 10, PASSING), None);
         assert_eq!(outbox.resumes(), None, "the fourth part must not overtake the first");
-        assert_eq!(outbox.reported(1, 1, Verdict::Delivered), None);
-        assert_eq!(outbox.reported(1, 2, Verdict::Delivered), ended(1, Outcome::Failed(0, PASSING)));
+        assert_eq!(outbox.reported((1, 1), 10, Verdict::Delivered), None);
+        assert_eq!(outbox.reported((1, 2), 10, Verdict::Delivered), ended(1, SendOutcome::Failed(0, PASSING)));
+    }
+
+    #[test]
+    fn after_a_too_large_batch_one_batch_at_a_time_is_sent_until_it_is_delivered() {
+        let mut outbox = open();
+        let batch_bytes = 2 * in_batch(10);
+        send(&mut outbox, 1);
+        send(&mut outbox, 2);
+        assert!(outbox.joins(10, batch_bytes), "nothing was refused");
+        outbox.refuse(SendFailure::TooLarge(Code::MessageSizeTooLarge), 20);
+        assert!(!outbox.joins(10, batch_bytes));
+        outbox.reported((1, 0), 10, Verdict::Unproven);
+        assert!(outbox.joins(10, batch_bytes), "it is one batch with what is left");
+        outbox.reported((2, 0), 10, Verdict::Delivered);
+        assert!(outbox.joins(1000, batch_bytes), "what is longer has its own");
+        send(&mut outbox, 3);
+        assert!(!outbox.joins(1000, batch_bytes));
+        outbox.reported((3, 0), 10, Verdict::Delivered);
+        outbox.succeeded();
+        send(&mut outbox, 4);
+        assert!(outbox.joins(1000, batch_bytes));
     }
 }

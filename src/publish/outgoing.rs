@@ -10,7 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use crate::capture::Capture;
-use crate::capture::Outcome as Fate;
+use crate::capture::CaptureOutcome;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::journal::Position;
@@ -27,18 +27,18 @@ use crate::record::Topics;
 use crate::refusal::Reason;
 
 use super::batch_size::BatchSize;
-use super::budget::Budget;
-use super::kafka::Failure;
+use super::budget::SendBudget;
+use super::kafka::DeliveryReport;
 use super::kafka::Kafka;
-use super::kafka::Report;
 use super::kafka::SendError;
+use super::kafka::SendFailure;
 use super::kafka::Verdict;
-use super::outbox::Ended;
-use super::outbox::Item;
+use super::outbox::Backoff;
 use super::outbox::Outbox;
-use super::outbox::Outcome;
-use super::outbox::Refused;
-use super::pump::Backoff;
+use super::outbox::OutgoingCapture;
+use super::outbox::RefusedRecords;
+use super::outbox::ReportedCapture;
+use super::outbox::SendOutcome;
 use super::unreported::Sent;
 use super::unreported::Unreported;
 
@@ -58,7 +58,9 @@ pub(super) struct Outgoing {
     /// What is given up stays in the journal.
     keeps_given_up: bool,
     outboxes: Vec<Outbox>,
-    budget: Budget,
+    /// Why the last record of each topic failed, until one is delivered.
+    last_failures: Vec<Option<SendFailure>>,
+    budget: SendBudget,
     unreported: Unreported,
     /// What is known of single captures that were sent and not delivered.
     marks: BTreeMap<Seq, Mark>,
@@ -97,9 +99,11 @@ struct Mark {
 enum Unsent {
     /// Its topic has no room for so many bytes.
     NoRoom(usize),
+    /// It would begin another batch.
+    BatchFull,
     /// The client has none.
     ClientFull,
-    Failed(Failure),
+    Failed(SendFailure),
 }
 
 /// What an [`Outgoing`] works with.
@@ -129,7 +133,8 @@ impl Outgoing {
             backoff,
             keeps_given_up,
             outboxes: (0..count).map(|_| Outbox::default()).collect(),
-            budget: Budget::new(budget_bytes, count),
+            last_failures: vec![None; count],
+            budget: SendBudget::new(budget_bytes, count),
             unreported: Unreported::default(),
             marks: BTreeMap::new(),
             pass: 0,
@@ -210,7 +215,7 @@ impl Outgoing {
     /// Sends a capture, if its topic takes part in this pass. If it cannot be sent now, its topic pauses there.
     pub(super) fn offer(&mut self, undelivered: &Undelivered<'_>, now: Instant) {
         let Undelivered { capture, ticket, share } = undelivered;
-        let item = Item { ticket: *ticket, received: capture.received };
+        let item = OutgoingCapture { ticket: *ticket, received: capture.received };
         self.last_received = Some(capture.received);
         let mark = self.marks.get(&item.seq()).cloned().unwrap_or_default();
         if mark.is_given_up || !self.may_take(capture, item) {
@@ -247,7 +252,7 @@ impl Outgoing {
 
     /// Does the same for a capture that becomes several records. They share the outbox of its command, also those that go to the rejected
     /// topic.
-    fn offer_batch(&mut self, capture: &Capture, parts: &Parts, (item, mark): (Item, &Mark), now: Instant) {
+    fn offer_batch(&mut self, capture: &Capture, parts: &Parts, (item, mark): (OutgoingCapture, &Mark), now: Instant) {
         let topic = self.topics.of(capture.app, capture.command);
         let Some(first) = self.first_part(topic, item, mark) else { return };
         let normaliser = Arc::clone(&self.normaliser);
@@ -262,22 +267,22 @@ impl Outgoing {
     }
 
     /// Whether a topic that the capture may go to takes part in this pass. Which one it is, is known when it is normalised.
-    fn may_take(&self, capture: &Capture, item: Item) -> bool {
+    fn may_take(&self, capture: &Capture, item: OutgoingCapture) -> bool {
         let is_usable = match capture.outcome {
-            Fate::Happened | Fate::Decided(_) => true,
-            Fate::Refused { .. } => false,
+            CaptureOutcome::Happened | CaptureOutcome::Decided(_) => true,
+            CaptureOutcome::Refused { .. } => false,
         };
         self.takes(self.topics.rejected(capture.app), item)
             || is_usable && self.takes(self.topics.of(capture.app, capture.command), item)
     }
 
-    fn takes(&self, topic: Topic, item: Item) -> bool {
+    fn takes(&self, topic: Topic, item: OutgoingCapture) -> bool {
         let outbox = self.outboxes.get(topic.index());
         outbox.is_some_and(|outbox| outbox.takes(item.seq(), self.again_from, self.pass))
     }
 
     /// The first part of a capture that is to be sent now. If there is one and it cannot be sent, the topic pauses there.
-    fn first_part(&mut self, topic: Topic, item: Item, mark: &Mark) -> Option<usize> {
+    fn first_part(&mut self, topic: Topic, item: OutgoingCapture, mark: &Mark) -> Option<usize> {
         if !self.takes(topic, item) {
             return None;
         }
@@ -298,13 +303,16 @@ impl Outgoing {
         &mut self,
         topic: Topic,
         record: &Record<'_>,
-        (item, part, mark): (Item, usize, &Mark),
+        (item, part, mark): (OutgoingCapture, usize, &Mark),
         now: Instant,
     ) -> Result<(), Unsent> {
         let Some(outbox) = self.outboxes.get_mut(topic.index()) else { return Err(Unsent::ClientFull) };
-        let cost = Budget::cost(record.bytes());
+        let cost = SendBudget::cost(record.bytes());
         if !self.budget.has_room(topic, cost) {
             return Err(Unsent::NoRoom(cost));
+        }
+        if !outbox.joins(record.bytes(), self.kafka.batch_bytes()) {
+            return Err(Unsent::BatchFull);
         }
         let timestamp_ms = if mark.is_timeless { None } else { outbox.timestamp_ms(item.received, clock::wall) };
         let number = self.unreported.next();
@@ -312,25 +320,30 @@ impl Outgoing {
             SendError::QueueFull => Unsent::ClientFull,
             SendError::Failed(failure) => Unsent::Failed(failure),
         })?;
-        outbox.sent(item, mark.is_suspect);
+        outbox.sent(item, record.bytes(), mark.is_suspect);
         self.budget.take(topic, cost);
         let (seq, rejection, bytes) = (item.seq(), record.rejection, record.bytes());
         self.unreported.insert(Sent { topic, seq, part, rejection, sent_at: now, bytes });
         Ok(())
     }
 
-    fn all_sent(&mut self, topic: Topic, item: Item) {
+    fn all_sent(&mut self, topic: Topic, item: OutgoingCapture) {
         if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
             outbox.all_sent(item);
         }
     }
 
     /// A part of a capture was not sent, nor is what follows.
-    fn unsent(&mut self, unsent: Unsent, topic: Topic, (item, part): (Item, usize), now: Instant) {
+    fn unsent(&mut self, unsent: Unsent, topic: Topic, (item, part): (OutgoingCapture, usize), now: Instant) {
         let Some(outbox) = self.outboxes.get_mut(topic.index()) else { return };
         let ended = match unsent {
             Unsent::NoRoom(bytes) => {
                 outbox.pause_at(item, bytes, self.pass);
+                outbox.stops_before(item, part)
+            }
+            Unsent::BatchFull => {
+                outbox.pause_at(item, 0, self.pass);
+                outbox.wait_for_reports();
                 outbox.stops_before(item, part)
             }
             Unsent::ClientFull => {
@@ -340,7 +353,7 @@ impl Outgoing {
             }
             Unsent::Failed(failure) => {
                 // The client judges each record by itself.
-                if matches!(failure, Failure::Poison(_)) {
+                if matches!(failure, SendFailure::Poison(_)) {
                     self.marks.entry(item.seq()).or_default().is_suspect = true;
                 }
                 // What follows must not overtake the parts that were sent before.
@@ -355,13 +368,13 @@ impl Outgoing {
     }
 
     /// Takes up reports.
-    pub(super) fn take_reports(&mut self, reports: impl IntoIterator<Item = Report>, now: Instant) {
+    pub(super) fn take_reports(&mut self, reports: impl IntoIterator<Item = DeliveryReport>, now: Instant) {
         for report in reports {
             let Some(sent) = self.unreported.remove(report.sequence) else {
                 tracing::error!(sequence = report.sequence, "a delivery report names no record that was sent");
                 continue;
             };
-            if let Verdict::Failed(failure @ Failure::TooLarge(_)) = report.verdict {
+            if let Verdict::Failed(failure @ SendFailure::TooLarge(_)) = report.verdict {
                 self.asks_for_limits |= !self.batch_size.explains(sent.bytes);
                 if let Some(outbox) = self.outboxes.get_mut(sent.topic.index()) {
                     outbox.refuse(failure, sent.bytes);
@@ -375,10 +388,12 @@ impl Outgoing {
     }
 
     /// Settles what is in Kafka after all. The rest is not sent again: this is the end.
-    pub(super) fn take_last_reports(&mut self, reports: impl IntoIterator<Item = Report>, now: Instant) {
+    pub(super) fn take_last_reports(&mut self, reports: impl IntoIterator<Item = DeliveryReport>, now: Instant) {
         for report in reports {
             let Some(sent) = self.unreported.remove(report.sequence) else { continue };
-            if let Some(Ended { item, outcome: Outcome::Delivered }) = self.reported(&sent, report.verdict, now) {
+            if let Some(ReportedCapture { item, outcome: SendOutcome::Delivered }) =
+                self.reported(&sent, report.verdict, now)
+            {
                 self.delivered(item, sent.topic);
             }
         }
@@ -388,9 +403,11 @@ impl Outgoing {
     pub(super) fn lose_producer(&mut self, now: Instant) {
         for sent in self.unreported.take_all() {
             self.metrics.ended(RecordOutcome::Failed);
-            let Some(Ended { item, outcome }) = self.reported(&sent, Verdict::Unproven, now) else { continue };
+            let Some(ReportedCapture { item, outcome }) = self.reported(&sent, Verdict::Unproven, now) else {
+                continue;
+            };
             match outcome {
-                Outcome::Failed(part, verdict) => {
+                SendOutcome::Failed(part, verdict) => {
                     self.goes_on_at(item, part);
                     match verdict {
                         Verdict::Failed(failure) if failure.is_refusal() => self.failed(item, sent.topic, failure),
@@ -400,7 +417,7 @@ impl Outgoing {
                     }
                 }
                 // One of its records has just failed.
-                Outcome::Delivered | Outcome::DeliveredTo(_) => {}
+                SendOutcome::Delivered | SendOutcome::DeliveredTo(_) => {}
             }
         }
         self.outboxes.iter_mut().for_each(Outbox::lost_producer);
@@ -408,20 +425,20 @@ impl Outgoing {
         self.needs_producer = false;
     }
 
-    fn reported(&mut self, sent: &Sent, verdict: Verdict, now: Instant) -> Option<Ended> {
-        self.budget.give(sent.topic, Budget::cost(sent.bytes));
+    fn reported(&mut self, sent: &Sent, verdict: Verdict, now: Instant) -> Option<ReportedCapture> {
+        self.budget.give(sent.topic, SendBudget::cost(sent.bytes));
         if verdict == Verdict::Delivered {
             self.metrics.delivered(now.saturating_duration_since(sent.sent_at), sent.rejection);
         }
-        self.outboxes.get_mut(sent.topic.index())?.reported(sent.seq, sent.part, verdict)
+        self.outboxes.get_mut(sent.topic.index())?.reported((sent.seq, sent.part), sent.bytes, verdict)
     }
 
-    fn ended(&mut self, Ended { item, outcome }: Ended, topic: Topic) {
+    fn ended(&mut self, ReportedCapture { item, outcome }: ReportedCapture, topic: Topic) {
         match outcome {
-            Outcome::Delivered => self.delivered(item, topic),
+            SendOutcome::Delivered => self.delivered(item, topic),
             // Its outbox has paused there.
-            Outcome::DeliveredTo(part) => self.goes_on_at(item, part),
-            Outcome::Failed(part, verdict) => {
+            SendOutcome::DeliveredTo(part) => self.goes_on_at(item, part),
+            SendOutcome::Failed(part, verdict) => {
                 self.goes_on_at(item, part);
                 match verdict {
                     Verdict::Failed(failure) => self.failed(item, topic, failure),
@@ -432,22 +449,25 @@ impl Outgoing {
     }
 
     /// The parts of a capture before this one need not be sent again.
-    fn goes_on_at(&mut self, item: Item, part: usize) {
+    fn goes_on_at(&mut self, item: OutgoingCapture, part: usize) {
         if part > 0 {
             self.marks.entry(item.seq()).or_default().next_part = part;
         }
     }
 
-    fn delivered(&mut self, item: Item, topic: Topic) {
+    fn delivered(&mut self, item: OutgoingCapture, topic: Topic) {
         self.has_delivered = true;
         if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
             outbox.succeeded();
+        }
+        if let Some(failure) = self.last_failures.get_mut(topic.index()) {
+            *failure = None;
         }
         self.marks.remove(&item.seq());
         self.settled.delivered(item.ticket);
     }
 
-    fn unproven(&mut self, item: Item, topic: Topic) {
+    fn unproven(&mut self, item: OutgoingCapture, topic: Topic) {
         self.metrics.ended(RecordOutcome::Unproven);
         tracing::warn!(
             topic = self.topics.name(topic),
@@ -456,12 +476,18 @@ impl Outgoing {
         self.stop(item, topic, REST);
     }
 
-    fn failed(&mut self, item: Item, topic: Topic, failure: Failure) {
+    fn failed(&mut self, item: OutgoingCapture, topic: Topic, failure: SendFailure) {
         let topics = Arc::clone(&self.topics);
         let name = topics.name(topic);
+        // A dead producer takes down records of topics that are well.
+        if let Some(last) = self.last_failures.get_mut(topic.index())
+            && !matches!(failure, SendFailure::Fatal(_))
+        {
+            *last = Some(failure);
+        }
         let mark = self.marks.get(&item.seq()).cloned().unwrap_or_default();
         match failure {
-            Failure::Timestamp(code) if !mark.is_timeless => {
+            SendFailure::Timestamp(code) if !mark.is_timeless => {
                 self.metrics.ended(RecordOutcome::Failed);
                 tracing::warn!(
                     topic = name,
@@ -475,7 +501,7 @@ impl Outgoing {
                 self.marks.entry(item.seq()).or_default().is_timeless = true;
                 self.stop(item, topic, REST);
             }
-            Failure::Passing(code) | Failure::Timestamp(code) => {
+            SendFailure::Passing(code) | SendFailure::Timestamp(code) => {
                 self.metrics.ended(RecordOutcome::Failed);
                 if self.outboxes.get(topic.index()).is_some_and(|outbox| !outbox.is_stopped()) {
                     tracing::warn!(topic = name, %code, "kafka did not take a record; it is sent again");
@@ -485,24 +511,24 @@ impl Outgoing {
                     outbox.caused_it();
                 }
             }
-            Failure::Fatal(_) => {
+            SendFailure::Fatal(_) => {
                 self.metrics.ended(RecordOutcome::Failed);
                 self.needs_producer = true;
                 self.stop(item, topic, REST);
             }
-            Failure::TooLarge(_) if !mark.is_suspect => {
+            SendFailure::TooLarge(_) if !mark.is_suspect => {
                 if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
                     outbox.refuse_item(item);
                 }
                 self.needs_producer = true;
                 self.stop(item, topic, REST);
             }
-            Failure::Poison(_) if !mark.is_suspect => {
+            SendFailure::Poison(_) if !mark.is_suspect => {
                 self.metrics.ended(RecordOutcome::Failed);
                 self.marks.entry(item.seq()).or_default().is_suspect = true;
                 self.stop(item, topic, REST);
             }
-            Failure::Poison(code) | Failure::TooLarge(code) => {
+            SendFailure::Poison(code) | SendFailure::TooLarge(code) => {
                 self.metrics.ended(RecordOutcome::Poison);
                 if mark.poison.is_some() {
                     self.give_up(item);
@@ -521,7 +547,7 @@ impl Outgoing {
     }
 
     /// Kafka takes a capture in no form.
-    fn give_up(&mut self, item: Item) {
+    fn give_up(&mut self, item: OutgoingCapture) {
         if self.keeps_given_up {
             self.marks.insert(item.seq(), Mark { is_given_up: true, ..Mark::default() });
         } else {
@@ -537,7 +563,7 @@ impl Outgoing {
         let mut too_long = Vec::new();
         for (topic, outbox) in self.topics.all().zip(&mut self.outboxes) {
             let Some(refused) = outbox.take_refused() else { continue };
-            let Refused { failure, records, bytes, bytes_of_shortest, items } = refused;
+            let RefusedRecords { failure, records, bytes, bytes_of_shortest, items } = refused;
             // Nothing shares a batch with a record that is as long as the longest batch.
             if records == 1 || bytes_of_shortest >= batch_bytes {
                 too_long.extend(items.into_iter().map(|item| (item, topic, failure)));
@@ -560,7 +586,7 @@ impl Outgoing {
     }
 
     /// Stops the outbox until everything it sent is known; then it rests, at first for `rest`.
-    fn stop(&mut self, item: Item, topic: Topic, rest: Duration) {
+    fn stop(&mut self, item: OutgoingCapture, topic: Topic, rest: Duration) {
         if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
             outbox.stop(item, self.pass, rest, self.backoff);
         }
@@ -569,6 +595,11 @@ impl Outgoing {
     /// For each topic, the oldest capture that is with the client, and how many of its records have no report.
     pub(super) fn oldest_in_flight(&self) -> Vec<Option<(Seq, usize)>> {
         self.outboxes.iter().map(Outbox::oldest_in_flight).collect()
+    }
+
+    /// What Kafka said last of each topic that does not take its records.
+    pub(super) fn last_failures(&self) -> Vec<Option<String>> {
+        self.last_failures.iter().map(|failure| failure.map(|failure| failure.code().to_string())).collect()
     }
 
     /// Shows how long the oldest records and captures have been waiting.

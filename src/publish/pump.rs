@@ -22,8 +22,9 @@ use crate::normalise::Normaliser;
 use crate::record::Topics;
 
 use super::control::Control;
+use super::kafka::DeliveryReport;
 use super::kafka::Kafka;
-use super::kafka::Report;
+use super::outbox::Backoff;
 use super::outgoing::Outgoing;
 use super::outgoing::OutgoingSetup;
 use super::outgoing::REST;
@@ -40,21 +41,6 @@ const SHRINK_LIMIT: Duration = Duration::from_secs(5);
 const LIMITS_WITHIN: Duration = Duration::from_secs(3);
 /// How long the pump sleeps at most when nothing wakes it.
 const NAP: Duration = Duration::from_millis(100);
-
-/// How long a topic rests after a failure: doubled each time, until a record is delivered.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Backoff {
-    pub(crate) first: Duration,
-    pub(crate) max: Duration,
-    /// Where the failure has cost a producer, and so the other topics a repeat: when a topic is forbidden, for example.
-    pub(crate) refused_max: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { first: Duration::from_secs(1), max: Duration::from_secs(60), refused_max: Duration::from_secs(600) }
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -75,12 +61,12 @@ pub(crate) struct Pump {
     /// When the last one was replaced, and how long must pass until the next is: doubled each time, until a record is delivered.
     replaced: Option<(Instant, Duration)>,
     observe_at: Instant,
-    reports: Vec<Report>,
+    reports: Vec<DeliveryReport>,
 }
 
 /// What a pump works with.
 #[derive(Debug)]
-pub(crate) struct Setup {
+pub(crate) struct PumpSetup {
     pub(crate) backlog: Backlog,
     pub(crate) kafka: Kafka,
     pub(crate) normaliser: Normaliser,
@@ -96,8 +82,8 @@ pub(crate) struct Setup {
 
 impl Pump {
     /// A pump that has not begun.
-    pub(crate) fn new(setup: Setup) -> Self {
-        let Setup { backlog, kafka, normaliser, topics, metrics, gather, backoff, budget_bytes, unreported_max } =
+    pub(crate) fn new(setup: PumpSetup) -> Self {
+        let PumpSetup { backlog, kafka, normaliser, topics, metrics, gather, backoff, budget_bytes, unreported_max } =
             setup;
         let watchdog = Watchdog::new(unreported_max, topics.names().len());
         let keeps_given_up = backlog.keeps_given_up();
@@ -118,8 +104,9 @@ impl Pump {
         }
     }
 
-    /// Runs until the journal is closed and everything in it is in Kafka, or until `control` says to give up.
-    pub(crate) fn run(mut self, control: &Control) {
+    /// Runs until the journal is closed and everything in it is in Kafka, or until `control` says to give up. Returns what Kafka said last of
+    /// each topic that does not take its records, by its place among the names.
+    pub(crate) fn run(mut self, control: &Control) -> Vec<Option<String>> {
         loop {
             let now = clock::monotonic();
             let orders = control.take();
@@ -168,6 +155,7 @@ impl Pump {
         self.backlog.settle(self.outgoing.settled());
         self.observe_at = now;
         self.observe(control, now);
+        self.outgoing.last_failures()
     }
 
     fn is_at_end(&mut self) -> bool {
@@ -321,6 +309,10 @@ impl Pump {
         let overdue = self.watchdog.observe(&self.outgoing.oldest_in_flight(), is_any_broker_up, now);
         if !overdue.is_empty() {
             control.ask_for_leaders(overdue);
+        }
+        let unconfirmed = self.watchdog.unconfirmed(now);
+        if !unconfirmed.is_empty() {
+            control.report_unconfirmed(unconfirmed);
         }
         self.outgoing.observe(now);
     }

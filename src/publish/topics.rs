@@ -27,10 +27,12 @@ use crate::lifecycle::Phase;
 
 use super::control::Control;
 use super::kafka::Health;
+use super::kafka::Kafka;
 use super::kafka::NewestProducer;
-use super::limits::Limits;
+use super::limits::TopicLimits;
 use super::replication::REPLICAS_WANTED;
 use super::replication::ReplicationFactor;
+use super::watchdog::UNCONFIRMED_AFTER;
 
 /// What the bridge needs of its topics.
 #[derive(Debug)]
@@ -106,23 +108,41 @@ pub(crate) enum Missing {
     Leader(i32, String),
 }
 
+impl Missing {
+    /// What of it keeps this topic from being published to, if something does.
+    pub(crate) fn of_topic(&self, topic: &str) -> Option<String> {
+        let is_among = |names: &[String]| names.iter().any(|name| name == topic);
+        match self {
+            Self::Topics(names) => {
+                is_among(names).then(|| "the topic does not exist: create it, or use --create-topics".to_owned())
+            }
+            Self::Leaders(names) => is_among(names).then(|| "a partition of the topic has no leader".to_owned()),
+            Self::Creation(failed) => {
+                let of_it = failed.iter().find_map(|failed| failed.strip_prefix(topic)?.strip_prefix(": "));
+                of_it.map(|why| format!("the topic could not be created: {why}"))
+            }
+            Self::Kafka(_) | Self::Brokers(_) | Self::ProducerId | Self::Leader(..) => Some(self.to_string()),
+        }
+    }
+}
+
 /// What is told of the topics.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Told<'a> {
+pub(crate) enum TopicsProgress<'a> {
     /// This is missing.
     Missing(&'a Missing),
     /// For a while now only some topics have been missing, or only some leaders do not answer; these topics are there, by their place among
-    /// the names. Told at each look.
+    /// the names. Reported at each look.
     OthersWork(&'a [usize]),
-    /// The smallest limit of the topics has been read, in bytes of a batch. Told before topics that were not there are there.
+    /// The smallest limit of the topics has been read, in bytes of a batch. Reported before new topics are.
     Limit(Option<usize>),
-    /// Every topic is there, every partition has a leader that answers, and the producer can send. Told once, and then nothing is missing any more.
+    /// Every topic is there, every partition has a leader that answers, and the producer can send. Reported once; nothing is missing afterwards.
     Complete,
 }
 
 /// What one look at the cluster has found.
 #[derive(Debug, Default)]
-struct Look {
+struct ClusterView {
     brokers: usize,
     /// Topics of which every partition has a leader, by their place among the names.
     there: Vec<usize>,
@@ -146,7 +166,9 @@ impl std::fmt::Debug for TopicsClient {
 }
 
 impl TopicsClient {
-    pub(super) fn new(mut config: ClientConfig, producer: NewestProducer, health: Arc<Health>) -> Self {
+    /// A client of the cluster that `kafka` sends to.
+    pub(crate) fn of(kafka: &Kafka) -> Self {
+        let (mut config, producer, health) = kafka.shared();
         // The admin client sends no records: it needs no id.
         for property in ["enable.gapless.guarantee", "enable.idempotence"] {
             config.remove(property);
@@ -162,14 +184,14 @@ impl TopicsClient {
         needs: &Needs,
         control: &Control,
         lifecycle: &Lifecycle,
-        mut tell: impl FnMut(Told<'_>),
+        mut tell: impl FnMut(TopicsProgress<'_>),
     ) {
         control.topics_are_watched_here();
         let mut watch = Watch {
             client: self,
             needs,
             control,
-            limits: Limits::new(&needs.names, needs.longest_record.unwrap_or_default()),
+            limits: TopicLimits::new(&needs.names, needs.longest_record.unwrap_or_default()),
             there: Vec::new(),
             looks_left: LOOKS_FOR_ALL,
             pause: BETWEEN_LOOKS,
@@ -189,10 +211,10 @@ impl TopicsClient {
     }
 
     /// Asks the cluster which of `names` it has.
-    fn look(&self, names: &[String], limit: Duration) -> Result<Look, Missing> {
+    fn look(&self, names: &[String], limit: Duration) -> Result<ClusterView, Missing> {
         // All topics are asked for: asking for one by name makes it on a broker with auto.create.topics.enable.
         let metadata = self.producer.fetch_metadata(limit).map_err(|error| Missing::Kafka(error.to_string()))?;
-        let mut look = Look { brokers: metadata.brokers().len(), ..Look::default() };
+        let mut look = ClusterView { brokers: metadata.brokers().len(), ..ClusterView::default() };
         for (index, name) in names.iter().enumerate() {
             match metadata.topics().iter().find(|topic| topic.name() == name) {
                 Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => {
@@ -211,7 +233,7 @@ impl TopicsClient {
     }
 
     /// Connects to each broker that leads partitions, so that the first record does not wait for it. Tells the first that does not answer.
-    fn reach_leaders(&self, look: &Look, names: &[String]) -> Result<(), Missing> {
+    fn reach_leaders(&self, look: &ClusterView, names: &[String]) -> Result<(), Missing> {
         for (leader, (topic, partition)) in &look.leaders {
             let Some(topic) = names.get(*topic) else { continue };
             let reached = self.producer.reach_leader(topic, *partition, LEADER_LIMIT);
@@ -289,8 +311,8 @@ struct Watch<'w> {
     client: &'w TopicsClient,
     needs: &'w Needs,
     control: &'w Control,
-    limits: Limits<'w>,
-    /// As [`Look::there`].
+    limits: TopicLimits<'w>,
+    /// As [`ClusterView::there`].
     there: Vec<usize>,
     /// How many looks may find some topics missing before the others are used.
     looks_left: u32,
@@ -305,16 +327,19 @@ struct Watch<'w> {
 }
 
 impl Watch<'_> {
-    fn turn(&mut self, tell: &mut impl FnMut(Told<'_>)) {
+    fn turn(&mut self, tell: &mut impl FnMut(TopicsProgress<'_>)) {
         let is_asked = self.control.takes_question();
-        let suspects = self.control.take_suspects();
+        let (suspects, unconfirmed) = (self.control.take_suspects(), self.control.take_unconfirmed());
         // To look holds the producer, which is in the way if it is just being replaced.
         let is_due = !is_asked && self.client.health.is_any_broker_up();
-        let looks = !self.is_complete || !suspects.is_empty() || is_due;
+        let looks = !self.is_complete || !suspects.is_empty() || !unconfirmed.is_empty() || is_due;
         let looked = looks.then(|| self.client.look(&self.needs.names, self.fetch_limit));
         if !suspects.is_empty() {
             let is_there = |topic: &usize| matches!(&looked, Some(Ok(look)) if look.there.contains(topic));
             self.control.have_leaders(suspects.into_iter().filter(is_there).collect());
+        }
+        if let Some(looked) = &looked {
+            self.report_unconfirmed(&unconfirmed, looked);
         }
         match &looked {
             Some(Ok(look)) => {
@@ -331,12 +356,38 @@ impl Watch<'_> {
             None => {}
         }
         if self.needs.longest_record.is_some() && self.read_limits(is_asked) {
-            tell(Told::Limit(self.limits.smallest()));
+            tell(TopicsProgress::Limit(self.limits.smallest()));
         }
         if let Some(looked) = looked
             && !self.is_complete
         {
             self.see_to(looked, tell);
+        }
+    }
+
+    /// Logs why records of these topics have no delivery report, as far as the cluster shows it.
+    fn report_unconfirmed(&self, unconfirmed: &[usize], looked: &Result<ClusterView, Missing>) {
+        let names: Vec<&str> =
+            unconfirmed.iter().filter_map(|topic| self.needs.names.get(*topic)).map(String::as_str).collect();
+        if names.is_empty() {
+            return;
+        }
+        let (gone, others): (Vec<&str>, Vec<&str>) = names
+            .into_iter()
+            .partition(|name| looked.as_ref().is_ok_and(|look| look.missing.iter().any(|missing| missing == name)));
+        if !gone.is_empty() {
+            tracing::error!(topics = gone.join(", "), "topics do not exist any more; their records wait until they do");
+        }
+        if !others.is_empty() {
+            let is_leaderless =
+                |look: &ClusterView| others.iter().any(|name| look.leaderless.iter().any(|it| it == name));
+            let why = match looked {
+                Err(missing) => missing.to_string(),
+                Ok(look) if is_leaderless(look) => "partitions have no leader".to_owned(),
+                Ok(_) => "their leaders have not answered".to_owned(),
+            };
+            let seconds = UNCONFIRMED_AFTER.as_secs();
+            tracing::warn!(topics = others.join(", "), why, seconds, "records have no delivery report yet");
         }
     }
 
@@ -360,28 +411,28 @@ impl Watch<'_> {
     }
 
     /// Tells what is missing, or that nothing is.
-    fn see_to(&mut self, looked: Result<Look, Missing>, tell: &mut impl FnMut(Told<'_>)) {
+    fn see_to(&mut self, looked: Result<ClusterView, Missing>, tell: &mut impl FnMut(TopicsProgress<'_>)) {
         let missing = looked.map_or_else(Some, |look| self.missing(&look));
         self.is_complete = missing.is_none();
-        let Some(missing) = missing else { return tell(Told::Complete) };
+        let Some(missing) = missing else { return tell(TopicsProgress::Complete) };
         match missing {
             Missing::Kafka(_) | Missing::ProducerId => {}
-            Missing::Leader(..) => tell(Told::OthersWork(&self.there)),
+            Missing::Leader(..) => tell(TopicsProgress::OthersWork(&self.there)),
             Missing::Topics(_) | Missing::Brokers(_) | Missing::Creation(_) | Missing::Leaders(_) => {
                 self.looks_left = self.looks_left.saturating_sub(1);
                 if self.looks_left == 0 {
-                    tell(Told::OthersWork(&self.there));
+                    tell(TopicsProgress::OthersWork(&self.there));
                 }
             }
         }
         if self.told.as_ref() != Some(&missing) {
-            tell(Told::Missing(&missing));
+            tell(TopicsProgress::Missing(&missing));
             self.told = Some(missing);
         }
     }
 
     /// What is missing after that look. Makes topics if there is a way to.
-    fn missing(&mut self, look: &Look) -> Option<Missing> {
+    fn missing(&mut self, look: &ClusterView) -> Option<Missing> {
         if look.missing.is_empty() {
             // The producer may just be replaced by one with another batch size.
             let can_send = self.control.has_applied_limit() && self.client.health.has_producer_id();

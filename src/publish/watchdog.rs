@@ -9,6 +9,8 @@
 use std::time::Duration;
 use std::time::Instant;
 
+/// After how long without a report a topic is unconfirmed: longer than any sender waits.
+pub(super) const UNCONFIRMED_AFTER: Duration = Duration::from_secs(2);
 /// The longest that a topic is waited for. Each restart doubles the time until the next one for the same topic.
 const LIMIT_MAX: Duration = Duration::from_secs(30 * 60);
 
@@ -16,12 +18,12 @@ const LIMIT_MAX: Duration = Duration::from_secs(30 * 60);
 #[derive(Debug)]
 pub(super) struct Watchdog<R> {
     limit: Duration,
-    topics: Vec<Watched<R>>,
+    topics: Vec<WatchedTopic<R>>,
 }
 
 /// One topic.
 #[derive(Debug, Clone)]
-struct Watched<R> {
+struct WatchedTopic<R> {
     oldest: Option<Oldest<R>>,
     /// After how long it is overdue.
     limit: Duration,
@@ -34,12 +36,14 @@ struct Oldest<R> {
     since: Instant,
     /// It was found overdue, and whether its topic has leaders is not known yet.
     is_asked_about: bool,
+    /// [`Watchdog::unconfirmed`] has returned its topic.
+    is_unconfirmed: bool,
 }
 
 impl<R: Copy + PartialEq> Watchdog<R> {
     /// Each of `topics` topics is overdue after `limit` at first.
     pub(super) fn new(limit: Duration, topics: usize) -> Self {
-        Self { limit, topics: vec![Watched { oldest: None, limit }; topics] }
+        Self { limit, topics: vec![WatchedTopic { oldest: None, limit }; topics] }
     }
 
     /// For each topic, the oldest record without a report. Returns the topics that are overdue: each once, until
@@ -63,11 +67,29 @@ impl<R: Copy + PartialEq> Watchdog<R> {
                         // It was reported, so reports come.
                         topic.limit = self.limit;
                     }
-                    *before = record.map(|record| Oldest { record, since: now, is_asked_about: false });
+                    *before = record.map(|record| Oldest {
+                        record,
+                        since: now,
+                        is_asked_about: false,
+                        is_unconfirmed: false,
+                    });
                 }
             }
         }
         overdue
+    }
+
+    /// The topics whose oldest record has had no report for [`UNCONFIRMED_AFTER`]: each once for each such record.
+    pub(super) fn unconfirmed(&mut self, now: Instant) -> Vec<usize> {
+        let mut unconfirmed = Vec::new();
+        for (index, topic) in self.topics.iter_mut().enumerate() {
+            let Some(oldest) = &mut topic.oldest else { continue };
+            if !oldest.is_unconfirmed && now.saturating_duration_since(oldest.since) >= UNCONFIRMED_AFTER {
+                oldest.is_unconfirmed = true;
+                unconfirmed.push(index);
+            }
+        }
+        unconfirmed
     }
 
     /// Of the topics that are overdue, those among `with_leaders` have a leader for each partition. Returns those that still are overdue: they
@@ -116,6 +138,20 @@ mod tests {
         assert_eq!(watchdog.observe(&stuck, true, at(120)), [1]);
         assert_eq!(watchdog.observe(&stuck, true, at(121)), NONE, "it is asked about already");
         assert_eq!(watchdog.restarts_for(&[0, 1], at(122)), [1]);
+    }
+
+    #[test]
+    fn a_topic_is_unconfirmed_once_for_each_record_that_waits() {
+        let (mut watchdog, at) = watchdog();
+        let (first, second) = ([None, Some(at(0))], [None, Some(at(2))]);
+        watchdog.observe(&first, true, at(0));
+        assert_eq!(watchdog.unconfirmed(at(1)), NONE);
+        assert_eq!(watchdog.unconfirmed(at(2)), [1]);
+        watchdog.observe(&first, true, at(3));
+        assert_eq!(watchdog.unconfirmed(at(3)), NONE);
+        watchdog.observe(&second, true, at(4));
+        assert_eq!(watchdog.unconfirmed(at(5)), NONE);
+        assert_eq!(watchdog.unconfirmed(at(6)), [1]);
     }
 
     #[test]

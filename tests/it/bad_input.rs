@@ -51,15 +51,12 @@ const ELSEWHERE: [(Reason, fn()); 18] = [
     (Reason::SignStale, signature::who_does_not_sign_rightly_and_in_time_is_told_which_and_counted_apart),
     (Reason::BodyTimeout, a_body_that_does_not_come_is_not_waited_for),
     (Reason::BrokenOff, a_request_that_is_broken_off_is_counted),
-    (Reason::BodiesFull, overload::slow_bodies_have_a_budget_and_beyond_it_whole_ones_are_taken_and_questions_decided),
+    (Reason::BodiesFull, overload::slow_bodies_have_a_budget_that_leaves_room_for_whole_ones_and_decisions),
     (Reason::TopicFull, outages::a_topic_that_is_deleted_fills_only_its_share_of_the_queue),
     (Reason::QueueFull, without_room_an_after_callback_is_503_and_a_question_is_answered),
     (Reason::Deadline, topics::callbacks_wait_for_kafka_at_the_start_until_their_deadline_and_then_get_through),
     (Reason::JournalFull, disk_faults::a_quota_that_is_reached_is_503_until_segments_are_delivered),
-    (
-        Reason::JournalFailed,
-        disk_faults::an_error_of_the_disk_ends_it_with_74_without_one_more_200_and_the_next_start_has_the_rest,
-    ),
+    (Reason::JournalFailed, disk_faults::a_disk_error_exits_74_without_one_more_200_and_the_next_start_has_the_rest),
     (Reason::Stopping, who_still_waits_for_room_at_the_stop_is_told),
     (Reason::Unpublishable, what_kafka_will_never_take_is_503_and_counted),
 ];

@@ -207,7 +207,7 @@ fn a_list_that_vanishes_decides_on_until_another_is_there() {
 }
 
 #[test]
-fn without_a_list_at_the_start_it_allows_or_refuses_as_configured_until_there_is_one() {
+fn before_the_blocklist_is_loaded_decisions_follow_before_loaded() {
     let refusal = Answer { code: 1, info: "the blocklist is not loaded yet".to_owned(), refused: vec![] };
     for (policy, before) in [("allow", Answer::listing(&[])), ("refuse", refusal)] {
         let lists = Lists::new();

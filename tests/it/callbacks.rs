@@ -32,7 +32,7 @@ const CLOSED: &str = r#"{"ActionStatus":"OK","ErrorInfo":"the account takes no n
 const NONE_MAY: &str = r#"{"ActionStatus":"OK","ErrorInfo":"none of these may subscribe","ErrorCode":1}"#;
 
 #[test]
-fn the_four_callbacks_posted_by_curl_are_answered_and_read_by_three_readers_from_topics_made_on_three_brokers() {
+fn four_callbacks_posted_by_curl_are_read_by_three_consumers_on_three_brokers() {
     let Some(kafka) = Kafka::start(3) else { return };
     let files = Files::new();
     let blocklist = files.write("blocklist.txt", "jared\n");
@@ -151,7 +151,7 @@ fn a_question_is_answered_by_the_blocklist_and_its_record_has_the_decision() {
 }
 
 #[test]
-fn when_all_who_asked_are_refused_the_request_is_rejected_where_the_configuration_says_so() {
+fn a_request_whose_users_are_all_refused_is_rejected_where_configured() {
     let files = Files::new();
     files.write("blocklist.txt", "jared\nleckie\n");
     let text = "blocklist.files = [\"blocklist.txt\"]\ndecide.all_refused = \"reject\"\n";

@@ -119,7 +119,7 @@ fn each_event_of_a_batch_is_a_record_of_its_own_however_many_there_are() {
 }
 
 #[test]
-fn a_blocked_user_is_refused_in_the_questions_that_the_operator_names_and_in_no_others() {
+fn a_blocked_user_is_refused_only_in_the_configured_before_commands() {
     let files = Files::new();
     files.write("blocklist.txt", "jared\n");
     let text =

@@ -43,7 +43,7 @@ fn a_new_connection_takes_the_place_of_a_silent_one_and_then_of_the_longest_idle
 }
 
 #[test]
-fn where_all_connections_are_busy_the_one_beyond_the_cap_is_503_and_places_come_back() {
+fn a_connection_beyond_a_busy_cap_gets_503_and_ended_ones_free_their_slot() {
     let settings =
         "callbacks.connections_max = 3\ncallbacks.body_timeout_ms = 60000\ncallbacks.head_timeout_ms = 60000";
     let bridge = start(settings);

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::support::real;
@@ -124,6 +125,10 @@ fn both_shapes_acknowledge_where_they_should_and_stop_within_their_grace() {
     let notes = ["install", "callbridge", "--dry-run=client"];
     let notes = tools::output(&mut tools.helm(&notes, &values("deployment"), &["--set=config.ack=journal"]));
     assert!(notes.contains("WARNING: the journal is on an emptyDir"), "{notes}");
+    let documents = tools.documents(&tools.template(&values("deployment"), &["--set=config.ack=journal"]));
+    let config = documents.iter().find_map(|document| document["data"]["callbridge.toml"].as_str()).unwrap();
+    assert!(config.contains("journal.persistent = false\n"), "{config}");
+    tools.check_config(&documents);
 }
 
 #[test]
@@ -218,6 +223,33 @@ fn the_plain_manifests_are_what_the_chart_renders() {
 }
 
 #[test]
+fn the_job_that_drains_a_journal_fits_the_stateful_set() {
+    let Some(tools) = Tools::find() else { return };
+    let manifest = |name: &str| fs::read_to_string(tools::repository("deploy/kubernetes").join(name)).unwrap();
+    let job = manifest("drain-job.yaml");
+    for version in VERSIONS {
+        assert_eq!(tools.faults(&job, version), "", "for {version}");
+    }
+    let documents = tools.documents(&manifest("statefulset.yaml"));
+    let stateful_set = documents.iter().find(|document| document["kind"] == "StatefulSet").unwrap();
+    let pods = [&tools.documents(&job)[0], stateful_set].map(|document| document["spec"]["template"]["spec"].clone());
+    let [job, replica] = pods;
+    assert_eq!(job["securityContext"], replica["securityContext"]);
+    let container = |pod: &Value, what: &str| pod["containers"][0][what].clone();
+    assert_eq!(container(&job, "image"), container(&replica, "image"));
+    let mounts = container(&replica, "volumeMounts");
+    for mount in container(&job, "volumeMounts").as_array().unwrap() {
+        assert!(mounts.as_array().unwrap().contains(mount), "{mount}");
+    }
+    let claim = &stateful_set["spec"]["volumeClaimTemplates"][0]["metadata"]["name"];
+    let name = &stateful_set["metadata"]["name"];
+    let expected = format!("{}-{}-2", claim.as_str().unwrap(), name.as_str().unwrap());
+    assert_eq!(job["volumes"][1]["persistentVolumeClaim"]["claimName"], expected);
+    let args: Vec<&str> = vec!["journal", "drain", "--config", "/etc/callbridge/callbridge.toml"];
+    assert_eq!(container(&job, "args"), Value::from(args));
+}
+
+#[test]
 fn the_chart_has_the_alert_rules_of_deploy_prometheus() {
     let copy = fs::read_to_string(tools::repository("deploy/helm/callbridge/files/callbridge.rules.yaml")).unwrap();
     if let Ok(rules) = fs::read_to_string(tools::repository("deploy/prometheus/callbridge.rules.yaml")) {
@@ -246,5 +278,7 @@ fn the_sidecar_component_adds_a_native_sidecar_to_a_foreign_deployment() {
     assert_eq!(pod["containers"], foreign[0]["spec"]["template"]["spec"]["containers"]);
     let sidecar = &pod["initContainers"][0];
     assert_eq!((&sidecar["name"], &sidecar["restartPolicy"]), (&"callbridge".into(), &"Always".into()));
+    let persistent = json!([{"name": "CALLBRIDGE_JOURNAL_PERSISTENT", "value": "false"}]);
+    assert_eq!(sidecar["env"], persistent, "an emptyDir goes with the pod");
     assert!(sidecar["lifecycle"].is_null(), "a preStop hook would end it before the application");
 }

@@ -28,7 +28,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const CALLBRIDGE: &str = env!("CARGO_BIN_EXE_callbridge");
 
 #[test]
-fn the_embedded_broker_says_where_it_is_and_that_it_keeps_nothing_and_kcat_reads_from_it() {
+fn the_embedded_broker_prints_its_address_and_that_it_persists_nothing() {
     let bridge = Bridge::start(&["--ack", "broker", "--embedded-broker", "--sdk-app-id", APP]);
     let seed = &seeds::AFTER_ADD_SUBSCRIBER;
 

@@ -37,6 +37,7 @@ struct Site {
     bridge: Bridge,
     load: Load,
     topic: String,
+    ack: &'static str,
 }
 
 /// What is known of it in the end.
@@ -48,10 +49,10 @@ struct Ended {
 
 impl Site {
     /// Starts both, and returns when records flow.
-    fn start(kafka: &Kafka, ack: &str, clients: u64, args: &[&str]) -> Self {
+    fn start(kafka: &Kafka, ack: &'static str, clients: u64, args: &[&str]) -> Self {
         let bridge = start_bridge(kafka, ack, args);
         let load = Load::start(bridge.callbacks, APP, clients, PAUSE);
-        let site = Self { bridge, load, topic: format!("faults-{ack}.{}", load::COMMAND) };
+        let site = Self { bridge, load, topic: format!("faults-{ack}.{}", load::COMMAND), ack };
         site.wait_until_flowing();
         site
     }
@@ -63,10 +64,14 @@ impl Site {
 
     /// Ends the load, lets all that waits arrive, and judges. `probes` were sent beside the load.
     fn end(self, kafka: &Kafka, probes: Vec<Sent>) -> Ended {
-        let Self { bridge, load, topic } = self;
+        let Self { bridge, load, topic, ack } = self;
         let mut outcome: Outcome = load.stop();
         outcome.issued.extend(probes);
         wait::until("the queue is empty", || bridge.metrics()[IN_QUEUE] == 0.0);
+        // What was answered 503 waits too, but is not counted as waiting.
+        wait::until("late ones are delivered", || {
+            ack == "memory" || bridge.metrics()[LATE] >= lost(&bridge, "deadline")
+        });
         let records = Reader::open(&kafka.client(), &[&topic]).collect_to_end();
         let judged = oracle::judge(&outcome, &records);
         let metrics = bridge.metrics();
@@ -236,11 +241,11 @@ fn in_broker_mode_crashes_lose_nothing_that_was_acknowledged() {
     let Some(kafka) = Kafka::shared() else { return };
     let mut site = Site::start(kafka, "broker", 8, &[]);
     for _crash in 0..3 {
-        let Site { bridge, load, topic } = site;
+        let Site { bridge, load, topic, ack } = site;
         assert_eq!(bridge.kill9().code, 128 + 9);
         let bridge = start_bridge(kafka, "broker", &[]);
         load.aim(bridge.callbacks);
-        site = Site { bridge, load, topic };
+        site = Site { bridge, load, topic, ack };
         site.wait_until_flowing();
     }
     let ended = site.end(kafka, Vec::new());
@@ -250,7 +255,7 @@ fn in_broker_mode_crashes_lose_nothing_that_was_acknowledged() {
 #[test]
 fn in_memory_mode_a_crash_loses_at_most_what_the_queue_holds() {
     let Some(kafka) = Kafka::shared() else { return };
-    let Site { bridge, load, topic } = Site::start(kafka, "memory", 8, &[]);
+    let Site { bridge, load, topic, .. } = Site::start(kafka, "memory", 8, &[]);
     assert_eq!(bridge.kill9().code, 128 + 9);
     let outcome = load.stop();
     let records = Reader::open(&kafka.client(), &[&topic]).collect_to_end();

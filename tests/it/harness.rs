@@ -94,7 +94,7 @@ fn three_nodes_lose_nothing_when_a_leader_is_killed() {
 }
 
 #[test]
-fn a_frozen_node_takes_nothing_until_it_is_thawed_and_a_killed_one_keeps_what_it_took() {
+fn a_frozen_node_takes_nothing_until_thawed_and_a_killed_one_keeps_its_records() {
     let Some(mut kafka) = Kafka::start(1) else { return };
     kafka.create_topic("harness.frozen", 1, 1);
     let producer = producer(&kafka);

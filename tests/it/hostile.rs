@@ -349,7 +349,7 @@ fn a_half_closed_connection_is_answered_and_ends() {
 }
 
 #[test]
-fn without_file_descriptors_it_waits_and_says_so_once_and_goes_on_when_there_are_some() {
+fn without_file_descriptors_it_waits_logs_once_and_resumes() {
     let bridge = start("");
     let mut before = connect(&bridge);
     assert_eq!(before.post(&target(), load::body("@a", 0).as_bytes()).unwrap().status, 200);

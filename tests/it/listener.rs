@@ -348,7 +348,7 @@ fn a_target_in_absolute_form_is_a_callback_too() {
 }
 
 #[test]
-fn without_kafka_an_after_callback_is_503_at_its_deadline_and_a_before_callback_is_answered() {
+fn without_kafka_after_callbacks_get_503_in_time_and_before_callbacks_an_answer() {
     let settings = "callbacks.deadline_ms = 300\nqueue.captures_max = 1";
     let bridge = start_without_kafka(settings);
     let mut client = connect(&bridge);

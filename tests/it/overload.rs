@@ -69,7 +69,7 @@ fn assert_decides(bridge: &Bridge) {
 }
 
 #[test]
-pub(crate) fn slow_bodies_have_a_budget_and_beyond_it_whole_ones_are_taken_and_questions_decided() {
+pub(crate) fn slow_bodies_have_a_budget_that_leaves_room_for_whole_ones_and_decisions() {
     let files = Files::new();
     let settings = format!(
         "callbacks.body_bytes_max = {LONGEST}\ncallbacks.bodies_bytes_max = {}\ncallbacks.body_timeout_ms = 60000\n\

@@ -110,7 +110,7 @@ min_insync_replicas = 2
         ":28: topics.min_insync_replicas: must not be above",
     ];
     for command in ["serve", "check"] {
-        let variables = [("CALLBRIDGE_QUEUE_BYTES_MAX", "lots")];
+        let variables = [("CALLBRIDGE_QUEUE_BYTES_MAX", "lots"), ("CALLBRIDGE_BROKER", "kafka:9092")];
         let run = run(&variables, &[command, "--config", &config, "--admin-listen", "x"]);
         assert_eq!((run.code, run.stdout.as_str()), (78, ""));
         let lines: Vec<&str> = run.stderr.lines().collect();
@@ -118,10 +118,11 @@ min_insync_replicas = 2
             assert!(line.starts_with(&format!("{config}{expected}")), "{line} is not {expected}");
         }
         let rest = &lines[expected.len()..];
-        assert_eq!(rest.len(), 3, "{rest:#?}");
+        assert_eq!(rest.len(), 4, "{rest:#?}");
         assert!(rest[0].starts_with("CALLBRIDGE_QUEUE_BYTES_MAX: must be"), "{rest:#?}");
         assert!(rest[1].starts_with("--admin-listen: must be"), "{rest:#?}");
         assert!(rest[2].starts_with("kafka.bootstrap.servers: is missing"), "{rest:#?}");
+        assert_eq!(rest[3], "warning: CALLBRIDGE_BROKER: no such setting; did you mean CALLBRIDGE_BROKERS?");
         assert!(!run.stderr.contains("open-sesame"));
     }
 }
@@ -270,12 +271,15 @@ fn check_tells_every_bad_line_of_every_blocklist() {
     let bad = write(&folder, "bad.txt", "mallory\nblock\neve\nbob on\n");
     let missing = folder.path().join("missing.txt").to_str().unwrap().to_owned();
     let run = run(&[], &[&["check", "--blocklist", &bad, "--blocklist", &missing], EMBEDDED].concat());
-    assert_eq!(run.code, 78);
+    assert_eq!(run.code, 1);
     let lines: Vec<&str> = run.stderr.lines().filter(|line| !line.starts_with("warning: ")).collect();
     assert_eq!(lines.len(), 3, "{run:?}");
     assert_eq!(lines[0], format!("{bad}: line 2: the line ends; expected a user"));
     assert!(lines[1].starts_with(&format!("{bad}: line 4: found `on`")), "{run:?}");
     assert_eq!(lines[2], format!("{missing}: No such file or directory (os error 2)"));
+    // What also keeps it from starting is a wrong configuration.
+    let tokens = write(&folder, "tokens", "\n");
+    assert_eq!(self::run(&[], &[&["check", "--blocklist", &bad, "--token-file", &tokens], EMBEDDED].concat()).code, 78);
 }
 
 #[test]
@@ -284,7 +288,7 @@ fn check_names_line_and_code_point_of_invisible_characters_in_a_blocklist() {
     let text = "mallory\u{200b}\nblock bob on @a\u{fe0f}\nclose \u{3164}\n\"mal\\u200blory\"\n# 你\u{200b}好\n";
     let list = write(&folder, "list.txt", text);
     let run = run(&[], &[&["check", "--blocklist", &list], EMBEDDED].concat());
-    assert_eq!(run.code, 78, "{run:?}");
+    assert_eq!(run.code, 1, "{run:?}");
     let expected = [(1, "U+200B"), (2, "U+FE0F"), (3, "U+3164")].map(|(line, character)| {
         format!(
             "{list}: line {line}: invisible character {character}; expected visible characters, or an id written as a JSON \
@@ -312,7 +316,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn stdout_holds_the_addresses_once_it_is_ready_and_the_ledger_at_the_end_and_nothing_else() {
+fn stdout_has_the_addresses_at_the_start_the_ledger_at_the_end_and_nothing_else() {
     let embedding = Bridge::start(EMBEDDED);
     let stdout = embedding.stdout();
     let lines: Vec<&str> = stdout.lines().collect();

@@ -104,7 +104,7 @@ fn a_consumer_who_validates_does_not_break_on_what_a_later_version_adds() {
 }
 
 #[test]
-fn the_normal_form_of_a_callback_with_all_fields_has_all_members_that_its_schema_names_and_no_others() {
+fn the_normal_form_of_a_full_callback_has_exactly_the_members_of_its_schema() {
     for command in Command::all().filter(|command| command.form().is_some()) {
         let record = samples::published(command.name(), ALL_FIELDS).swap_remove(0);
         let envelope: Value = serde_json::from_slice(&record).unwrap();

@@ -87,7 +87,7 @@ fn part_of(bridge: &Bridge, topic: &str, quota_bytes: u64, segment_bytes: u64) -
 }
 
 #[test]
-fn a_missing_topic_gets_four_fifths_also_after_a_kill_and_others_ten_times_the_quota() {
+fn a_missing_topic_keeps_to_its_share_after_a_kill_and_leaves_room_for_others() {
     let Some(kafka) = Kafka::shared() else { return };
     for suffix in [WELL.command, seeds::AFTER_DESTROYED.command, "unknown", "rejected"] {
         kafka.create_topic(&format!("share.{suffix}"), 1, 1);

@@ -124,7 +124,7 @@ fn a_token_file_that_is_replaced_counts_without_a_restart_and_without_a_gap() {
 }
 
 #[test]
-fn a_token_file_that_turns_bad_leaves_its_tokens_in_force_and_is_told_once_and_no_token_is_shown() {
+fn a_token_file_that_turns_bad_keeps_its_tokens_in_force_and_is_logged_once() {
     let files = TokenFiles::new();
     let token = files.write("token", "open-sesame");
     let bridge = Bridge::start_with(

@@ -184,16 +184,27 @@ fn in_journal_mode_a_frozen_kafka_does_not_hold_up_the_stop() {
 
 #[test]
 fn a_journal_that_goes_with_the_machine_waits_for_kafka_at_the_stop() {
-    const TAKEN: u64 = 20;
     if real::found_or_skipped(mounted::allowed()).is_none() {
         return;
     }
-    let Some(mut kafka) = Kafka::start(1) else { return };
     let (_memory, dir) = mounted("tmpfs", "size=64m");
-    let settings = journal::Settings::new(&kafka.bootstrap(), "stop-memory", "")
+    assert_waits_for_kafka_at_the_stop(&dir, "");
+}
+
+#[test]
+fn a_journal_that_is_set_not_to_be_persistent_waits_for_kafka_at_the_stop() {
+    let (_folder, dir) = journal::folder();
+    assert_waits_for_kafka_at_the_stop(&dir, "persistent = false");
+}
+
+/// Of a journal in `dir` with these settings.
+fn assert_waits_for_kafka_at_the_stop(dir: &Path, more: &str) {
+    const TAKEN: u64 = 20;
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let settings = journal::Settings::new(&kafka.bootstrap(), "stop-memory", more)
         .with_variable("CALLBRIDGE_DRAIN_SECONDS", "60")
         .with_variable("CALLBRIDGE_CALLBACKS_KEEP_ACCEPTING_MS", "100");
-    let mut bridge = settings.start(&dir);
+    let mut bridge = settings.start(dir);
     assert_eq!(post(bridge.callbacks, TAKEN).unwrap().status, 200);
     wait::until("kafka takes it", || bridge.metrics()[DELIVERED] == 1.0);
     kafka.node(1).freeze();
@@ -208,6 +219,70 @@ fn a_journal_that_goes_with_the_machine_waits_for_kafka_at_the_stop() {
     let stopped = bridge.wait();
     assert_eq!((stopped.code, stopped.ledger["waiting"]), (0, 0), "{}", stopped.stderr);
     assert_eq!(stopped.ledger["delivered"], TAKEN + 1);
+    assert_balanced(&stopped);
+}
+
+#[test]
+fn a_persistent_journal_in_memory_does_not_wait_for_kafka_at_the_stop() {
+    if real::found_or_skipped(mounted::allowed()).is_none() {
+        return;
+    }
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let (_memory, dir) = mounted("tmpfs", "size=64m");
+    let settings = journal::Settings::new(&kafka.bootstrap(), "stop-kept", "persistent = true")
+        .with_variable("CALLBRIDGE_DRAIN_SECONDS", "60");
+    let bridge = settings.start(&dir);
+    kafka.node(1).freeze();
+    assert_eq!(post(bridge.callbacks, 0).unwrap().status, 200);
+    let begin = clock::monotonic();
+    let stopped = bridge.stop_and_wait();
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert_eq!((stopped.code, stopped.ledger["waiting"]), (0, 1), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("the next start delivers them"), "{}", stopped.stderr);
+}
+
+#[test]
+fn in_broker_mode_callbacks_that_were_refused_do_not_hold_up_the_stop() {
+    const TAKEN: u64 = 20;
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let brokers = kafka.bootstrap();
+    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--ack", "broker", "--create-topics"];
+    let bridge = Bridge::start_with("drain_seconds = 60\ncallbacks.keep_accepting_ms = 100\n", &args);
+    bridge.warm_up(APP);
+    kafka.node(1).freeze();
+    let callbacks = bridge.callbacks;
+    let refused: Vec<_> = (0..TAKEN).map(|sequence| thread::spawn(move || post(callbacks, sequence))).collect();
+    for response in refused {
+        assert_eq!(response.join().unwrap().unwrap().status, 503);
+    }
+    let begin = clock::monotonic();
+    let stopped = bridge.stop_and_wait();
+    let took = begin.elapsed();
+    // A second on an idle machine.
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert_eq!((stopped.code, stopped.ledger["lost"], stopped.ledger["waiting"]), (0, TAKEN, 0), "{}", stopped.stderr);
+    assert_balanced(&stopped);
+}
+
+#[test]
+fn in_broker_mode_a_decision_that_is_not_published_yet_is_waited_for_at_the_stop() {
+    const BEFORE: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let brokers = kafka.bootstrap();
+    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--ack", "broker", "--create-topics"];
+    let mut bridge = Bridge::start_with("drain_seconds = 60\ncallbacks.keep_accepting_ms = 100\n", &args);
+    bridge.warm_up(APP);
+    kafka.node(1).freeze();
+    let question = br##"{"Official_Account":"@TOA#_a","SubscribeAccountList":[{"Subscriber_Account":"a"}]}"##;
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    assert_eq!(client.post(&http::callback_target(APP, BEFORE), question).unwrap().status, 200);
+    bridge.signal(Signal::TERM);
+    wait::until("it drains", || bridge.metrics()[r#"callbridge_phase{phase="draining"}"#] == 1.0);
+    // Nothing tells that it does not give up: it is given three times as long as for what was refused.
+    thread::sleep(Duration::from_secs(1));
+    kafka.node(1).thaw();
+    let stopped = bridge.wait();
+    assert_eq!((stopped.code, stopped.ledger["delivered"]), (0, 1), "{}", stopped.stderr);
     assert_balanced(&stopped);
 }
 

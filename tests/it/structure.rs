@@ -1,7 +1,9 @@
-//! The rules of the source, as tests: which module may name which, what is pure, and who alone reads the clock or names rdkafka.
+//! The rules of the source, as tests: which module may name which, what is pure, who alone reads the clock or names rdkafka, and how large
+//! the first pages are.
 //!
 //! They read text, which is crude and enough. Test modules are left out: they may name what they test with.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -103,6 +105,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "admin",
             "auth",
             "blocklist",
+            "capture",
             "clock",
             "config",
             "decide",
@@ -193,6 +196,16 @@ const RDKAFKA: &[&str] = &[
     "publish/topics.rs",
 ];
 
+/// The files that may have a `static`. None of them holds state: the table of invisible characters, and the allocator.
+const STATIC: &[&str] = &["invisible.rs", "journal/bell.rs", "journal/turn.rs", "main.rs"];
+
+/// The pages that everybody reads first, and the most that each may hold, in bytes.
+const PAGES: &[(&str, u64)] =
+    &[("README.md", 8 * 1024), ("ARCHITECTURE.md", 6 * 1024), ("benches/RESULTS.md", 4 * 1024 + 102)];
+
+/// A store of segments holds the compaction under way, which reads with a cursor, which holds the store.
+const IN_A_CYCLE: &[&str] = &["journal/log/compaction", "journal/log/cursor", "journal/log/store"];
+
 #[test]
 fn every_module_stands_in_the_table() {
     let in_table: BTreeSet<String> = NAMES.iter().map(|(module, _)| (*module).to_owned()).collect();
@@ -255,6 +268,64 @@ fn only_the_listed_files_name_rdkafka() {
 }
 
 #[test]
+fn every_type_name_is_declared_once() {
+    let mut declared: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for file in sources() {
+        for name in fs::read_to_string(src().join(&file)).unwrap().lines().filter_map(declared_type) {
+            declared.entry(name.to_owned()).or_default().push(file.clone());
+        }
+    }
+    declared.retain(|_, files| files.len() > 1);
+    assert!(declared.is_empty(), "declared more than once: {declared:#?}");
+}
+
+#[test]
+fn files_of_a_folder_do_not_import_each_other_in_a_cycle() {
+    for (folder, siblings) in siblings() {
+        let path = folder.to_str().unwrap().replace('/', "::");
+        let mut named: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for module in &siblings {
+            let (code, own) =
+                (code_of_module(&format!("{}/{module}", folder.display())), own_code(&folder.join(module)));
+            let names = |other: &&String| {
+                *other != module
+                    && (code.contains(&format!("crate::{path}::{other}::"))
+                        || own.contains(&format!("super::{other}::")))
+            };
+            named.insert(module, siblings.iter().filter(names).map(String::as_str).collect());
+        }
+        // Whoever names none of the others, or is named by none, is in no cycle.
+        while let Some(outside) = named.iter().find_map(|(module, names)| {
+            (names.is_empty() || named.values().all(|names| !names.contains(module))).then_some(*module)
+        }) {
+            named.remove(outside);
+            for names in named.values_mut() {
+                names.remove(outside);
+            }
+        }
+        named.retain(|module, _| !IN_A_CYCLE.contains(&folder.join(module).to_str().unwrap()));
+        assert!(named.is_empty(), "a cycle in {}: {named:?}", folder.display());
+    }
+}
+
+#[test]
+fn only_constants_are_static() {
+    let is_static = |line: &str| line.trim_start().trim_start_matches("pub(crate) ").starts_with("static ");
+    let has_static = |file: &PathBuf| code_of(file).lines().any(is_static);
+    let found: BTreeSet<PathBuf> = sources().into_iter().filter(has_static).collect();
+    let allowed: BTreeSet<PathBuf> = STATIC.iter().map(PathBuf::from).collect();
+    assert_eq!(found, allowed);
+}
+
+#[test]
+fn the_first_pages_are_short() {
+    for (page, bytes_max) in PAGES {
+        let bytes = fs::metadata(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap().len();
+        assert!(bytes <= *bytes_max, "{page} has {bytes} bytes, more than {bytes_max}");
+    }
+}
+
+#[test]
 fn every_file_says_what_it_is() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for folder in ["src", "tests", "benches"] {
@@ -271,6 +342,35 @@ fn sources() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = files.iter().map(|file| file.strip_prefix(src()).unwrap().to_owned()).collect();
     files.sort();
     files
+}
+
+/// The modules of each folder of `src`.
+fn siblings() -> BTreeMap<PathBuf, BTreeSet<String>> {
+    let mut folders: BTreeMap<PathBuf, BTreeSet<String>> = BTreeMap::new();
+    for file in sources() {
+        for path in file.ancestors().filter(|path| path.components().count() > 1 && !path.ends_with("mod.rs")) {
+            let module = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            folders.entry(path.parent().unwrap().to_owned()).or_default().insert(module);
+        }
+    }
+    folders
+}
+
+/// The code of a module without that of its children.
+fn own_code(module: &Path) -> String {
+    let files = [module.with_extension("rs"), module.join("mod.rs")];
+    files.iter().filter(|file| src().join(file).exists()).map(|file| code_of(file)).collect()
+}
+
+/// The type that a line declares. A `type` that stands within something belongs to that.
+fn declared_type(line: &str) -> Option<&str> {
+    if line.starts_with(' ') && line.trim_start().starts_with("type ") {
+        return None;
+    }
+    let item = line.trim_start();
+    let item = if item.starts_with("pub") { item.split_once(' ')?.1 } else { item };
+    let (kind, rest) = item.split_once(' ')?;
+    ["struct", "enum", "trait", "type"].contains(&kind).then(|| first_word(rest))
 }
 
 fn src() -> PathBuf {

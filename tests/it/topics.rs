@@ -34,6 +34,29 @@ const MINUTE: Duration = Duration::from_secs(60);
 const AFTER: &str = seeds::AFTER_INFO_CHANGED.command;
 
 #[test]
+fn a_topic_that_is_deleted_is_named_long_before_its_records_fail() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let topic = format!("deleted.{AFTER}");
+    let args = ["--sdk-app-id", APP, "--brokers", &kafka.bootstrap(), "--topic-prefix", "deleted", "--ack", "broker"];
+    let bridge = Bridge::start(&[&args[..], &["--create-topics"]].concat());
+    let post = || {
+        let mut client = Client::connect(bridge.callbacks).unwrap();
+        client.post(&http::callback_target(APP, AFTER), br#"{"Official_Account":"@a"}"#).unwrap().status
+    };
+    assert_eq!(post(), 200);
+    kafka.delete_topic(&topic);
+    assert_eq!(post(), 503);
+    let mut stderr = String::new();
+    wait::until("it is told", || {
+        stderr = bridge.stderr();
+        stderr.contains("topics do not exist any more")
+    });
+    assert!(stderr.contains(&format!(r#""topics":"{topic}""#)), "{stderr}");
+    // Which the client says when it no longer believes in the topic, half a minute later.
+    assert!(!stderr.contains("kafka did not take a record"), "{stderr}");
+}
+
+#[test]
 fn missing_topics_are_named_and_readiness_follows_when_they_are_made_by_hand() {
     let Some(kafka) = Kafka::shared() else { return };
     let names = names("byhand");
@@ -103,7 +126,7 @@ fn topics_get_three_replicas_although_one_of_three_brokers_was_down_at_the_start
 }
 
 #[test]
-fn is_ready_only_when_every_leader_answers_so_that_the_first_callbacks_are_delivered() {
+fn is_ready_only_when_every_leader_answers_so_the_first_callbacks_are_delivered() {
     let Some(mut kafka) = Kafka::start(3) else { return };
     for name in names("led") {
         kafka.create_topic(&name, 6, 3);

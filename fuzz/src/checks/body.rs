@@ -18,9 +18,9 @@ pub fn check(input: &[u8]) {
     let value: Option<Value> = serde_json::from_slice(input).ok();
     let named = value.as_ref().and_then(|value| value.get("CallbackCommand")).and_then(Value::as_str);
     let name = named.unwrap_or("Future.Command");
-    match parse::prove(input, name) {
-        Ok(proven) => {
-            let json = proven.json();
+    match parse::check_body(input, name) {
+        Ok(checked) => {
+            let json = checked.json();
             assert!(json.starts_with('{') && json.ends_with('}'), "{json:?}");
             assert!(serde_json::from_slice::<IgnoredAny>(input).is_ok(), "taken, but no JSON: {json:?}");
             read(json);
@@ -51,10 +51,10 @@ fn read(json: &str) {
         if command.kind() == Kind::After {
             continue;
         }
-        let Ok(proven) = parse::prove(json.as_bytes(), command.name()) else { continue };
+        let Ok(checked) = parse::check_body(json.as_bytes(), command.name()) else { continue };
         let judge = Judge { blocklist: &blocklist, policy: Policy::default(), now: UnixMillis(0) };
         for judge in [None, Some(judge)] {
-            match question::answer(command, proven, judge) {
+            match question::answer(command, checked, judge) {
                 Ok((_decision, body)) => {
                     let answer: Value = serde_json::from_slice(&body).unwrap();
                     assert_eq!(answer["ActionStatus"], "OK", "{answer}");

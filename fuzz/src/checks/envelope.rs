@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use callbridge::auth::Apps;
 use callbridge::capture::Capture;
-use callbridge::capture::Outcome;
+use callbridge::capture::CaptureOutcome;
 use callbridge::capture::Raw;
 use callbridge::clock::UnixMillis;
 use callbridge::command::Command;
@@ -49,7 +49,7 @@ pub fn check(input: &[u8]) {
     raw.push(body);
     let peer = SocketAddr::from(([127, 0, 0, 1], 4711));
     let outcome = outcome(&command, known, body);
-    let is_refused = matches!(outcome, Outcome::Refused { .. });
+    let is_refused = matches!(outcome, CaptureOutcome::Refused { .. });
     let capture = Capture { received: NOW, peer, app, command: known, raw: raw.end(), outcome };
     let topics = Arc::new(Topics::new(["t"]));
     let [structured, binary] =
@@ -95,22 +95,22 @@ fn without_blanks(mut body: &[u8]) -> &[u8] {
 }
 
 /// What intake makes of it.
-fn outcome(command: &str, known: Option<Command>, body: &[u8]) -> Outcome {
+fn outcome(command: &str, known: Option<Command>, body: &[u8]) -> CaptureOutcome {
     let blocklist = Blocklist::of([Arc::new(file::parse(RULES).unwrap())], 7);
     let judge = Judge { blocklist: &blocklist, policy: Policy::default(), now: NOW };
-    let judged = parse::prove(body, command).and_then(|proven| match known {
-        Some(command) if command.kind() == Kind::Before => question::answer(command, proven, Some(judge)).map(Some),
+    let judged = parse::check_body(body, command).and_then(|checked| match known {
+        Some(command) if command.kind() == Kind::Before => question::answer(command, checked, Some(judge)).map(Some),
         _ => Ok(None),
     });
     match judged {
-        Ok(None) => Outcome::Happened,
-        Ok(Some((decision, _body))) => Outcome::Decided(decision),
+        Ok(None) => CaptureOutcome::Happened,
+        Ok(Some((decision, _body))) => CaptureOutcome::Decided(decision),
         Err(refusal) => refused(&refusal),
     }
 }
 
-fn refused(refusal: &Refusal) -> Outcome {
-    Outcome::Refused { reason: refusal.reason(), detail: refusal.to_string().into() }
+fn refused(refusal: &Refusal) -> CaptureOutcome {
+    CaptureOutcome::Refused { reason: refusal.reason(), detail: refusal.to_string().into() }
 }
 
 /// Valid JSON, and what its schema says.

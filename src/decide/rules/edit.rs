@@ -10,9 +10,9 @@ use crate::decide::rules::Numbers;
 use crate::decide::rules::Rules;
 use crate::decide::rules::gathered::count_of;
 use crate::decide::rules::held::Account;
-use crate::decide::rules::held::Held;
+use crate::decide::rules::held::HeldRule;
 use crate::decide::rules::held::NO_REASON;
-use crate::decide::rules::held::Reason;
+use crate::decide::rules::held::RuleReason;
 use crate::decide::rules::note;
 use crate::decide::rules::scope;
 use crate::decide::set::Key;
@@ -22,9 +22,9 @@ use crate::decide::topic::value::Provenance;
 pub(super) struct Edit<'r> {
     base: &'r Rules,
     /// By scope and id; `None` where the rule is gone.
-    rules: HashMap<(u64, Box<str>), Option<Held>>,
+    rules: HashMap<(u64, Box<str>), Option<HeldRule>>,
     accounts: HashMap<Box<str>, Account>,
-    reasons: HashMap<u64, Reason>,
+    reasons: HashMap<u64, RuleReason>,
     /// The numbers of the reasons that this batch brings.
     brought: HashMap<Box<str>, u64>,
     unused: Numbers,
@@ -40,7 +40,7 @@ impl<'r> Edit<'r> {
     pub(super) fn put(&mut self, rule: &Rule<'_>, until: UnixMillis, provenance: &Provenance<'_>) {
         let reason = note::text(provenance).map_or(NO_REASON, |text| self.bring_reason(&text));
         let account = rule.account().map_or(0, |name| self.account_or_new(name));
-        self.replace(rule, account, Some(Held { until, reason }));
+        self.replace(rule, account, Some(HeldRule { until, reason }));
     }
 
     pub(super) fn remove(&mut self, rule: &Rule<'_>) {
@@ -61,7 +61,7 @@ impl<'r> Edit<'r> {
         let accounts = self.accounts.iter();
         let accounts = accounts.map(|(name, account)| (Account::key(name), account.has_rules().then_some(*account)));
         let reasons = self.reasons.into_iter();
-        let reasons = reasons.map(|(number, reason)| (Reason::key(number), (reason.rules > 0).then_some(reason)));
+        let reasons = reasons.map(|(number, reason)| (RuleReason::key(number), (reason.rules > 0).then_some(reason)));
         Rules {
             rules,
             accounts: base.accounts.changed(accounts),
@@ -72,7 +72,7 @@ impl<'r> Edit<'r> {
     }
 
     /// Puts `held` in the place of what is held of a rule, where `account` is the number of the account that it names.
-    fn replace(&mut self, rule: &Rule<'_>, account: u64, held: Option<Held>) {
+    fn replace(&mut self, rule: &Rule<'_>, account: u64, held: Option<HeldRule>) {
         let key = scope::key(rule, account);
         let base = self.base;
         let place = self.rules.entry((key.scope, key.id.into())).or_insert_with(|| base.rules.get(key));
@@ -110,9 +110,9 @@ impl<'r> Edit<'r> {
         number
     }
 
-    fn reason(&mut self, number: u64) -> Option<&mut Reason> {
+    fn reason(&mut self, number: u64) -> Option<&mut RuleReason> {
         if !self.reasons.contains_key(&number) {
-            let reason = self.base.reasons.get(Reason::key(number))?;
+            let reason = self.base.reasons.get(RuleReason::key(number))?;
             self.reasons.insert(number, reason);
         }
         self.reasons.get_mut(&number)
@@ -125,13 +125,13 @@ impl<'r> Edit<'r> {
             *next += 1;
             *next - 1
         });
-        let reason = self.reasons.entry(number).or_insert_with(|| Reason { rules: 0, text: text.into() });
+        let reason = self.reasons.entry(number).or_insert_with(|| RuleReason { rules: 0, text: text.into() });
         reason.rules += 1;
         number
     }
 
     /// Where the last `allow` with the latest end has gone from an account that has others, looks through all rules for the latest of those.
-    fn find_latest_ends(&mut self, rules: &Set<Held>) {
+    fn find_latest_ends(&mut self, rules: &Set<HeldRule>) {
         let lost = self.accounts.values_mut().filter(|account| account.has_lost_latest());
         let mut lost: HashMap<u64, &mut Account> =
             lost.map(|account| (scope::allowed_on(account.number), account)).collect();

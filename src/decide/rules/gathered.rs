@@ -8,9 +8,9 @@ use crate::decide::rule::RuleKind;
 use crate::decide::rules::Numbers;
 use crate::decide::rules::Rules;
 use crate::decide::rules::held::Account;
-use crate::decide::rules::held::Held;
+use crate::decide::rules::held::HeldRule;
 use crate::decide::rules::held::NO_REASON;
-use crate::decide::rules::held::Reason;
+use crate::decide::rules::held::RuleReason;
 use crate::decide::rules::note;
 use crate::decide::rules::scope;
 use crate::decide::set::Gathering;
@@ -23,11 +23,11 @@ const REASONS_SHARED_MAX: usize = 65_536;
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub struct Gathered {
-    rules: Gathering<Held>,
+    rules: Gathering<HeldRule>,
     /// The numbers of the accounts.
     accounts: HashMap<Box<str>, u64>,
     /// All reasons, in the order of their numbers.
-    reasons: Vec<Reason>,
+    reasons: Vec<RuleReason>,
     /// The numbers of those that are shared.
     shared: HashMap<Box<str>, u64>,
     order: Order,
@@ -62,20 +62,20 @@ impl Gathered {
             }
         };
         let account = rule.account().map_or(0, |account| self.account(account));
-        self.rules.put(scope::key(rule, account), &Held { until: value.until, reason });
+        self.rules.put(scope::key(rule, account), &HeldRule { until: value.until, reason });
     }
 
     /// Adds the record that removes a rule.
     pub fn remove_record(&mut self, rule: &Rule<'_>) {
         let account = rule.account().map_or(0, |account| self.account(account));
-        self.rules.put(scope::key(rule, account), &Held::REMOVED);
+        self.rules.put(scope::key(rule, account), &HeldRule::REMOVED);
     }
 
     /// Adds a rule that holds before `until`. Of two ends for the same rule the later counts.
     pub fn put(&mut self, rule: &Rule<'_>, until: UnixMillis, because: Option<&str>) {
         let reason = because.map_or(NO_REASON, |because| self.reason(because));
         let account = rule.account().map_or(0, |account| self.account(account));
-        self.rules.put(scope::key(rule, account), &Held { until, reason });
+        self.rules.put(scope::key(rule, account), &HeldRule { until, reason });
     }
 
     /// The version that has them.
@@ -113,7 +113,7 @@ impl Gathered {
         }
         let mut by_number = Gathering::default();
         for (number, reason) in (FIRST_REASON..).zip(&reasons).filter(|(_, reason)| reason.rules > 0) {
-            by_number.put(Reason::key(number), reason);
+            by_number.put(RuleReason::key(number), reason);
         }
         Rules {
             rules,
@@ -143,7 +143,7 @@ impl Gathered {
             self.shared.clear();
         }
         let number = FIRST_REASON + number_of(self.reasons.len());
-        self.reasons.push(Reason { rules: 0, text: text.into() });
+        self.reasons.push(RuleReason { rules: 0, text: text.into() });
         self.shared.insert(text.into(), number);
         number
     }

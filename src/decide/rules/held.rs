@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use crate::clock::UnixMillis;
 use crate::decide::rule::RuleKind;
 use crate::decide::set::Key;
-use crate::decide::set::Value;
+use crate::decide::set::SetValue;
 use crate::decide::set::number;
 
 /// The number that stands for no reason.
@@ -13,13 +13,13 @@ pub(super) const NO_REASON: u64 = 0;
 
 /// What is held of a rule: one byte where it never ends and has no reason, and four more for most ends.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
+pub(super) struct HeldRule {
     pub(super) until: UnixMillis,
     /// The number of its reason.
     pub(super) reason: u64,
 }
 
-impl Held {
+impl HeldRule {
     /// Stands for a rule that a later record has removed, until the set is built. No sentence and no record has such an end.
     pub(super) const REMOVED: Self = Self { until: UnixMillis(i64::MIN), reason: NO_REASON };
 
@@ -28,13 +28,13 @@ impl Held {
     }
 }
 
-impl Default for Held {
+impl Default for HeldRule {
     fn default() -> Self {
         Self { until: UnixMillis::NEVER, reason: NO_REASON }
     }
 }
 
-impl Value for Held {
+impl SetValue for HeldRule {
     fn push(&self, bytes: &mut Vec<u8>) {
         push_with_end(bytes, self.reason, self.until);
     }
@@ -122,7 +122,7 @@ impl Default for Account {
     }
 }
 
-impl Value for Account {
+impl SetValue for Account {
     fn push(&self, bytes: &mut Vec<u8>) {
         for count in [self.number, self.closes, self.blocks, self.pardons, self.allows] {
             number::push(bytes, count);
@@ -140,20 +140,20 @@ impl Value for Account {
 
 /// Why rules are there. Rules with the same reason share it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Reason {
+pub(super) struct RuleReason {
     /// How many rules have it.
     pub(super) rules: u64,
     pub(super) text: Box<str>,
 }
 
-impl Reason {
+impl RuleReason {
     /// The key of the reason of this number.
     pub(super) const fn key(number: u64) -> Key<'static> {
         Key { scope: number, id: "" }
     }
 }
 
-impl Value for Reason {
+impl SetValue for RuleReason {
     fn push(&self, bytes: &mut Vec<u8>) {
         number::push(bytes, self.rules);
         number::push(bytes, u64::try_from(self.text.len()).unwrap_or(u64::MAX));

@@ -16,7 +16,7 @@ use std::hash::RandomState;
 use std::sync::Arc;
 
 use crate::decide::set::Key;
-use crate::decide::set::Value;
+use crate::decide::set::SetValue;
 use crate::decide::set::number;
 
 const HEAD_BYTES: usize = 64;
@@ -46,8 +46,8 @@ impl Layout {
         hasher.finish()
     }
 
-    pub(super) fn hash_entry<V: Value>(&self, entry: &[u8]) -> u64 {
-        Entry::<V>::read(entry).map_or(0, |entry| self.hash(entry.scope, entry.id))
+    pub(super) fn hash_entry<V: SetValue>(&self, entry: &[u8]) -> u64 {
+        ShardEntry::<V>::read(entry).map_or(0, |entry| self.hash(entry.scope, entry.id))
     }
 
     /// The number of the shard. Does not fall as the hash rises.
@@ -73,13 +73,13 @@ const fn tag_of(hash: u64) -> u8 {
 
 /// The parts of an entry.
 #[derive(Debug)]
-pub(crate) struct Entry<'b, V> {
+pub(crate) struct ShardEntry<'b, V> {
     pub(crate) value: V,
     pub(crate) scope: u64,
     pub(crate) id: &'b [u8],
 }
 
-impl<'b, V: Value> Entry<'b, V> {
+impl<'b, V: SetValue> ShardEntry<'b, V> {
     pub(super) fn push(bytes: &mut Vec<u8>, key: Key<'_>, value: &V) {
         value.push(bytes);
         number::push(bytes, key.scope);
@@ -97,7 +97,7 @@ impl<'b, V: Value> Entry<'b, V> {
 
 /// An entry that is to be put into a shard, or whose key is to be removed from it.
 #[derive(Clone, Copy)]
-pub(super) struct Item<'a> {
+pub(super) struct ShardItem<'a> {
     pub(super) hash: u64,
     pub(super) entry: &'a [u8],
     pub(super) is_removal: bool,
@@ -105,11 +105,14 @@ pub(super) struct Item<'a> {
 
 /// Leaves one item a key, of items in the order of their hash. Of two of the same key `replaces` says whether the later one
 /// takes the place of the earlier. Removals are gone at the end.
-pub(super) fn settle<'a, V: Value>(items: Vec<Item<'a>>, replaces: impl Fn(&V, &V) -> bool) -> Vec<Item<'a>> {
-    let mut settled: Vec<Item<'a>> = Vec::with_capacity(items.len());
+pub(super) fn settle<'a, V: SetValue>(
+    items: Vec<ShardItem<'a>>,
+    replaces: impl Fn(&V, &V) -> bool,
+) -> Vec<ShardItem<'a>> {
+    let mut settled: Vec<ShardItem<'a>> = Vec::with_capacity(items.len());
     for item in items {
         let of_hash = settled.iter_mut().rev().take_while(|other| other.hash == item.hash);
-        let read = |item: &Item<'a>| Entry::<V>::read(item.entry);
+        let read = |item: &ShardItem<'a>| ShardEntry::<V>::read(item.entry);
         let mut twins = of_hash.filter_map(|other| Some((read(other)?, read(&item)?, other)));
         match twins.find(|(old, new, _)| old.has_key_of(new)) {
             None => settled.push(item),
@@ -131,7 +134,7 @@ pub(super) struct Shard {
 
 impl Shard {
     /// A shard of `items`, which are in the order of their hash, one a key, and no removals.
-    pub(super) fn of(items: &[Item<'_>], layout: &Layout) -> Self {
+    pub(super) fn of(items: &[ShardItem<'_>], layout: &Layout) -> Self {
         let mut groups = items.len().div_ceil(GROUP_ENTRIES);
         loop {
             match Self::of_groups(items, layout, groups) {
@@ -142,9 +145,9 @@ impl Shard {
     }
 
     /// `None` if a group would have too many entries.
-    fn of_groups(items: &[Item<'_>], layout: &Layout, groups: usize) -> Option<Self> {
+    fn of_groups(items: &[ShardItem<'_>], layout: &Layout, groups: usize) -> Option<Self> {
         let bytes = items.iter().map(|item| item.entry.len()).sum();
-        let mut writer = Writer::new(groups, bytes);
+        let mut writer = ShardWriter::new(groups, bytes);
         let mut rest = items;
         for group in 0..groups {
             let count = rest.iter().take_while(|item| layout.group_of(item.hash, groups) == group).count();
@@ -165,22 +168,22 @@ impl Shard {
     }
 
     /// What a lookup finds.
-    pub(super) fn get<V: Value>(&self, key: Key<'_>, hash: u64, layout: &Layout) -> Option<V> {
+    pub(super) fn get<V: SetValue>(&self, key: Key<'_>, hash: u64, layout: &Layout) -> Option<V> {
         let group = layout.group_of(hash, self.groups());
         let mut tagged = self.group(group).filter(|(tag, _entry)| *tag == tag_of(hash));
         tagged.find_map(|(_tag, entry)| {
-            let entry = Entry::<V>::read(entry)?;
+            let entry = ShardEntry::<V>::read(entry)?;
             (entry.scope == key.scope && entry.id == key.id.as_bytes()).then_some(entry.value)
         })
     }
 
     /// This shard with `changes`, which are in the order of their hash; of several of one key the last counts. Copies the groups that do
     /// not change.
-    pub(super) fn changed<V: Value>(&self, changes: &[Item<'_>], layout: &Layout) -> Self {
+    pub(super) fn changed<V: SetValue>(&self, changes: &[ShardItem<'_>], layout: &Layout) -> Self {
         self.changed_in_place::<V>(changes, layout).unwrap_or_else(|| {
-            let mut items: Vec<Item<'_>> = self
+            let mut items: Vec<ShardItem<'_>> = self
                 .entries()
-                .map(|entry| Item { hash: layout.hash_entry::<V>(entry), entry, is_removal: false })
+                .map(|entry| ShardItem { hash: layout.hash_entry::<V>(entry), entry, is_removal: false })
                 .chain(changes.iter().copied())
                 .collect();
             // Stable: what changes an entry stays behind it.
@@ -190,9 +193,9 @@ impl Shard {
     }
 
     /// `None` if a group would have too many entries.
-    fn changed_in_place<V: Value>(&self, changes: &[Item<'_>], layout: &Layout) -> Option<Self> {
+    fn changed_in_place<V: SetValue>(&self, changes: &[ShardItem<'_>], layout: &Layout) -> Option<Self> {
         let added = changes.iter().map(|change| change.entry.len()).sum::<usize>();
-        let mut writer = Writer::new(self.groups(), self.bytes.len() + added);
+        let mut writer = ShardWriter::new(self.groups(), self.bytes.len() + added);
         let mut rest = changes;
         for group in 0..self.groups() {
             let count = rest.iter().take_while(|change| layout.group_of(change.hash, self.groups()) == group).count();
@@ -204,8 +207,8 @@ impl Shard {
             }
             let mut entries: Vec<(u8, &[u8])> = self.group(group).collect();
             for change in mine {
-                let changed = Entry::<V>::read(change.entry)?;
-                let is_other = |entry| Entry::<V>::read(entry).is_none_or(|entry| !entry.has_key_of(&changed));
+                let changed = ShardEntry::<V>::read(change.entry)?;
+                let is_other = |entry| ShardEntry::<V>::read(entry).is_none_or(|entry| !entry.has_key_of(&changed));
                 entries.retain(|(_tag, entry)| is_other(*entry));
                 if !change.is_removal {
                     entries.push((tag_of(change.hash), change.entry));
@@ -265,13 +268,13 @@ impl<'b> Iterator for Group<'b> {
 }
 
 /// Makes a shard, group by group.
-struct Writer {
+struct ShardWriter {
     groups: usize,
     count: usize,
     bytes: Vec<u8>,
 }
 
-impl Writer {
+impl ShardWriter {
     fn new(groups: usize, entries_bytes: usize) -> Self {
         let mut bytes = Vec::with_capacity(groups * HEAD_BYTES + entries_bytes);
         bytes.resize(groups * HEAD_BYTES, 0);

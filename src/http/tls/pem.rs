@@ -57,7 +57,7 @@ pub(crate) enum BadPem {
     #[error("the file has no {wanted}, but {found}")]
     Other {
         /// What it should have.
-        wanted: Kind,
+        wanted: PemKind,
         /// The labels of what it has.
         found: String,
     },
@@ -65,12 +65,12 @@ pub(crate) enum BadPem {
 
 /// What is looked for in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum PemKind {
     Certificate,
     Key,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for PemKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Certificate => "CERTIFICATE",
@@ -100,7 +100,7 @@ pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     };
     let certificates = sections.iter().filter(|section| section.label == CERTIFICATE).map(read);
     let certificates: Vec<_> = certificates.collect::<Result<_, _>>()?;
-    if certificates.is_empty() { Err(absent(bytes, &sections, Kind::Certificate)) } else { Ok(certificates) }
+    if certificates.is_empty() { Err(absent(bytes, &sections, PemKind::Certificate)) } else { Ok(certificates) }
 }
 
 /// The first private key of a file.
@@ -111,7 +111,7 @@ pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 pub(crate) fn key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, BadPem> {
     let sections = sections(bytes)?;
     let Some(section) = sections.iter().find(|section| KEYS.contains(&section.label)) else {
-        return Err(absent(bytes, &sections, Kind::Key));
+        return Err(absent(bytes, &sections, PemKind::Key));
     };
     PrivateKeyDer::from_pem_slice(section.bytes).map_err(|_error| {
         // OpenSSL's old way is a header within the section.
@@ -157,8 +157,8 @@ fn sections(bytes: &[u8]) -> Result<Vec<Section<'_>>, BadPem> {
 }
 
 /// Why there is nothing of that kind.
-fn absent(bytes: &[u8], sections: &[Section<'_>], wanted: Kind) -> BadPem {
-    if wanted == Kind::Key && sections.iter().any(|section| section.label == b"ENCRYPTED PRIVATE KEY") {
+fn absent(bytes: &[u8], sections: &[Section<'_>], wanted: PemKind) -> BadPem {
+    if wanted == PemKind::Key && sections.iter().any(|section| section.label == b"ENCRYPTED PRIVATE KEY") {
         return BadPem::Encrypted;
     }
     if !sections.is_empty() {
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn says_why_there_is_no_certificate() {
-        let other = |found: &str| BadPem::Other { wanted: Kind::Certificate, found: found.to_owned() };
+        let other = |found: &str| BadPem::Other { wanted: PemKind::Certificate, found: found.to_owned() };
         let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
         for (text, bad) in [
             (String::new(), BadPem::Empty),
@@ -246,7 +246,7 @@ mod tests {
             "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n{BODY}\n-----END RSA PRIVATE \
              KEY-----\n"
         );
-        let other = |found: &str| BadPem::Other { wanted: Kind::Key, found: found.to_owned() };
+        let other = |found: &str| BadPem::Other { wanted: PemKind::Key, found: found.to_owned() };
         for (text, bad) in [
             (old.clone(), BadPem::Encrypted),
             (old.replace('\n', "\r\n"), BadPem::Encrypted),

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::auth::Apps;
 use crate::capture::Capture;
-use crate::capture::Outcome;
+use crate::capture::CaptureOutcome;
 use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
@@ -24,7 +24,7 @@ use crate::journal::TAKE_BYTES;
 use crate::journal::Ticket;
 use crate::journal::Undelivered;
 use crate::journal::codec;
-use crate::journal::entry::Standing;
+use crate::journal::entry::LedgerState;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
@@ -32,7 +32,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 use crate::record::Topic;
 use crate::record::Topics;
-use crate::refusal::Account;
+use crate::refusal::LedgerAccount;
 use crate::refusal::Reason;
 use crate::share::SharedRoom;
 
@@ -53,7 +53,7 @@ fn capture(number: i64, body_bytes: usize) -> Capture {
     raw.push(&vec![b' '; body_bytes]);
     let (received, peer) = (UnixMillis(number), SocketAddr::from(([127, 0, 0, 1], 1)));
     let app = apps().iter().next().unwrap();
-    Capture { received, peer, app, command: None, raw: raw.end(), outcome: Outcome::Happened }
+    Capture { received, peer, app, command: None, raw: raw.end(), outcome: CaptureOutcome::Happened }
 }
 
 fn open_with(dir: &TempDir, segment_bytes: u64, segments: u64) -> (OnDisk, Ledger) {
@@ -63,6 +63,7 @@ fn open_with(dir: &TempDir, segment_bytes: u64, segments: u64) -> (OnDisk, Ledge
         quota_bytes: Some(segments * segment_bytes),
         free_bytes_min: 0,
         on_corruption: OnCorruption::Refuse,
+        persistent: None,
         capture_bytes_max: 4 * BLOCK_BYTES,
         wait_max: Duration::from_secs(3),
     };
@@ -78,18 +79,18 @@ fn shares() -> Shares {
 }
 
 /// Its threads.
-struct Running {
+struct JournalThreads {
     lifecycle: Lifecycle,
     threads: Vec<JoinHandle<()>>,
 }
 
-impl Running {
-    fn start(committer: Committer, tender: Tender) -> Self {
+impl JournalThreads {
+    fn start(committer: Committer, keeper: SegmentKeeper) -> Self {
         let lifecycle = Lifecycle::new();
         let (of_committer, of_tender) = (lifecycle.clone(), lifecycle.clone());
         let threads = vec![
             thread::spawn(move || committer.run(&of_committer).unwrap()),
-            thread::spawn(move || tender.run(&of_tender).unwrap()),
+            thread::spawn(move || keeper.run(&of_tender).unwrap()),
         ];
         Self { lifecycle, threads }
     }
@@ -133,15 +134,15 @@ fn moves(backlog: &mut Backlog, (_, ticket): &Taken) {
 #[test]
 fn what_is_delivered_is_recorded_while_a_frame_waits_for_room() {
     let dir = TempDir::new().unwrap();
-    let (OnDisk { journal, mut backlog, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 4);
-    let store = tender.store.clone();
+    let (OnDisk { journal, mut backlog, committer, keeper, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 4);
+    let store = keeper.store.clone();
     journal.open();
     // Three in each of three segments, which leaves them room for a record; the tenth waits.
     for number in 0..12 {
-        let entry = journal.new_entry(Box::new(capture(number, 4 * BLOCK_BYTES)), Standing::Counted, None);
+        let entry = journal.new_entry(Box::new(capture(number, 4 * BLOCK_BYTES)), LedgerState::Counted, None);
         journal.queue.push_beyond_room(entry, ledger.receive(None));
     }
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, keeper);
     wait_until("it is full", || journal.is_full());
     // One of the three: nothing is free by that.
     let (entries, _) = take(&mut backlog, 1);
@@ -161,11 +162,11 @@ fn append(journal: &Journal, ledger: &Ledger, number: i64) -> Appended {
 #[test]
 fn a_capture_abandoned_before_its_frame_is_written_is_counted_as_late_once() {
     let dir = TempDir::new().unwrap();
-    let (OnDisk { journal, mut backlog, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
+    let (OnDisk { journal, mut backlog, committer, keeper, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
     journal.open();
     let appended = [0, 1].map(|number| append(&journal, &ledger, number));
     assert!(!appended[0].abandon(Reason::Deadline));
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, keeper);
     let mut entries = Vec::new();
     wait_until("both are read", || {
         entries.extend(take(&mut backlog, 10).0);
@@ -182,9 +183,9 @@ fn a_capture_abandoned_before_its_frame_is_written_is_counted_as_late_once() {
 #[test]
 fn a_capture_abandoned_while_its_frame_is_written_is_counted_as_late_once() {
     let dir = TempDir::new().unwrap();
-    let (OnDisk { mut backlog, committer: Committer { mut writer, committed, queue, .. }, tender, .. }, ledger) =
+    let (OnDisk { mut backlog, committer: Committer { mut writer, committed, queue, .. }, keeper, .. }, ledger) =
         open_with(&dir, SEGMENT_BYTES, 8);
-    tender.store.tend().unwrap();
+    keeper.store.maintain().unwrap();
     let mut batch = Batch::new();
     for number in 0..2 {
         ledger.receive(None).accept();
@@ -208,10 +209,10 @@ fn a_capture_abandoned_while_its_frame_is_written_is_counted_as_late_once() {
 #[test]
 fn the_publisher_is_woken_for_the_first_frame_after_it_has_read_everything() {
     let dir = TempDir::new().unwrap();
-    let (OnDisk { journal, mut backlog, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
+    let (OnDisk { journal, mut backlog, committer, keeper, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
     journal.open();
     backlog.wakes(thread::current());
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, keeper);
     for number in 0..20 {
         while !take(&mut backlog, 10).0.is_empty() {}
         append(&journal, &ledger, number);
@@ -228,21 +229,21 @@ fn the_publisher_is_woken_for_the_first_frame_after_it_has_read_everything() {
 #[test]
 fn a_stop_does_not_wait_for_a_segment_that_only_records() {
     let dir = TempDir::new().unwrap();
-    let (OnDisk { journal, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
+    let (OnDisk { journal, committer, keeper, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
     for number in 0..3 {
         journal.offer(Box::new(capture(number, 100)), ledger.receive(None));
     }
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, keeper);
     wait_until("all are on disk", || ledger.read().waiting_journal == 3);
     journal.close();
     running.end();
     // Twice, so that the second segment without captures has a number behind all that is known.
     for _ in 0..2 {
-        let (OnDisk { journal, mut backlog, committer, tender, .. }, _ledger) = open_with(&dir, SEGMENT_BYTES, 8);
-        let store = tender.store.clone();
+        let (OnDisk { journal, mut backlog, committer, keeper, .. }, _ledger) = open_with(&dir, SEGMENT_BYTES, 8);
+        let store = keeper.store.clone();
         let (entries, _) = take(&mut backlog, 1);
         settle(&mut backlog, &entries[0]);
-        let running = Running::start(committer, tender);
+        let running = JournalThreads::start(committer, keeper);
         wait_until("it is recorded", || !store.has_unsaved());
         journal.close();
         wait_until("the publisher is at the end", || {
@@ -257,20 +258,20 @@ fn a_stop_does_not_wait_for_a_segment_that_only_records() {
 fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
     let dir = TempDir::new().unwrap();
     let segment_bytes = 1 << 20;
-    let (OnDisk { committer: Committer { mut writer, .. }, tender, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
+    let (OnDisk { committer: Committer { mut writer, .. }, keeper, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
     let (mut batch, mut record_bytes) = (Batch::new(), 0);
     let body_bytes = 900_000;
     let frames = i64::try_from(TAKE_BYTES / body_bytes as u64 + 4).unwrap();
     for number in 0..frames {
-        tender.store.tend().unwrap();
+        keeper.store.maintain().unwrap();
         record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, body_bytes), &apps(), bytes));
         writer.append(&mut batch, false).unwrap();
     }
     // All but the first and the last, whose numbers are one more.
     let delivered: Vec<(Seq, u32)> = (2..frames.unsigned_abs()).map(|seq| (seq, record_bytes)).collect();
-    tender.store.delivered(&delivered);
+    keeper.store.delivered(&delivered);
     writer.close().unwrap();
-    drop(tender);
+    drop(keeper);
 
     let (OnDisk { mut backlog, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
     let numbers = |taken: &[Taken]| taken.iter().map(|(number, _)| *number).collect::<Vec<i64>>();
@@ -284,10 +285,10 @@ fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
 fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compaction() {
     let dir = TempDir::new().unwrap();
     let segment_bytes = 1 << 20;
-    let (OnDisk { committer: Committer { mut writer, .. }, tender, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
+    let (OnDisk { committer: Committer { mut writer, .. }, keeper, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
     let (mut batch, mut record_bytes) = (Batch::new(), 0);
     for frame in 0..8 {
-        tender.store.tend().unwrap();
+        keeper.store.maintain().unwrap();
         for number in 300 * frame..300 * (frame + 1) {
             record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 1400), &apps(), bytes));
         }
@@ -295,8 +296,8 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
         batch.clear();
     }
     writer.close().unwrap();
-    drop(tender);
-    let (OnDisk { mut backlog, tender, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
+    drop(keeper);
+    let (OnDisk { mut backlog, keeper, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
     let mut entries = Vec::new();
     while entries.len() < 2400 {
         entries.extend(take(&mut backlog, 2400).0);
@@ -304,11 +305,11 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
     // In the middle of a frame, which the output will have no end at.
     let from = entries.iter().map(|(_, ticket)| ticket.position).find(|position| position.seq == 1099).unwrap();
     let delivered: Vec<(Seq, u32)> = (1..=2400).filter(|seq| seq % 3 != 1).map(|seq| (seq, record_bytes)).collect();
-    tender.store.delivered(&delivered);
+    keeper.store.delivered(&delivered);
     let segments = || std::fs::read_dir(dir.path()).unwrap().filter(|it| is_segment(it.as_ref().unwrap())).count();
     let before = segments();
     wait_until("segments are compacted", || {
-        tender.store.tend().unwrap();
+        keeper.store.maintain().unwrap();
         segments() + 1 < before
     });
 
@@ -353,9 +354,9 @@ fn wait_until_stored(ledger: &Ledger) {
 fn a_topic_holds_its_share_of_the_log_also_after_a_restart() {
     let dir = TempDir::new().unwrap();
     let (body_bytes, segments) = (2000, 20);
-    let (OnDisk { journal, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, segments);
+    let (OnDisk { journal, committer, keeper, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, segments);
     let room = usize::try_from(16 * SEGMENT_BYTES * 7 / 8).unwrap();
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, keeper);
     journal.open();
     // What is still in the queue counts with more than it takes on disk.
     let (mut taken, mut more) = (0, 1);
@@ -369,10 +370,10 @@ fn a_topic_holds_its_share_of_the_log_also_after_a_restart() {
     journal.close();
     running.end();
 
-    let (OnDisk { journal, mut backlog, committer, tender, gauge, found, .. }, ledger) =
+    let (OnDisk { journal, mut backlog, committer, keeper, gauge, found, .. }, ledger) =
         open_with(&dir, SEGMENT_BYTES, segments);
     assert_eq!((found.counted, held(&journal)), (taken as u64, (all, all, 0)));
-    let running = Running::start(committer, tender);
+    let running = JournalThreads::start(committer, keeper);
     journal.open();
     assert_eq!(fill(&journal, &ledger, STUCK, body_bytes), 0);
     // Others go on for a multiple of all that there is, and it is ready.
@@ -384,7 +385,7 @@ fn a_topic_holds_its_share_of_the_log_also_after_a_restart() {
         gauge.can_take().unwrap();
     }
     assert_eq!(held(&journal).1, all);
-    let lost = ledger.read().ended_total(Account::Lost);
+    let lost = ledger.read().ended_total(LedgerAccount::Lost);
     assert_eq!(lost, 1, "the stuck one that was tried");
     journal.close();
     running.end();
@@ -393,8 +394,8 @@ fn a_topic_holds_its_share_of_the_log_also_after_a_restart() {
 #[test]
 fn a_dead_letter_takes_the_share_of_its_topic_however_often_it_is_read() {
     let dir = TempDir::new().unwrap();
-    let (OnDisk { journal, mut backlog, committer, tender, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 20);
-    let running = Running::start(committer, tender);
+    let (OnDisk { journal, mut backlog, committer, keeper, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 20);
+    let running = JournalThreads::start(committer, keeper);
     journal.open();
     for _ in 0..8 {
         journal.offer(capture_of(STUCK, 100), ledger.receive(Some(STUCK)));
@@ -418,7 +419,7 @@ fn a_dead_letter_takes_the_share_of_its_topic_however_often_it_is_read() {
     entries.iter().step_by(2).chain(again.iter().step_by(2)).for_each(|entry| moves(&mut backlog, entry));
     assert_eq!((again.len(), held(&journal)), (8, (all, all / 2, all / 2)), "each is moved once");
     // And counts once, whichever copy is delivered first.
-    again.iter_mut().for_each(|(_, ticket)| ticket.standing = Standing::Uncounted);
+    again.iter_mut().for_each(|(_, ticket)| ticket.ledger_state = LedgerState::Uncounted);
     again.iter().skip(3).chain(&entries).for_each(|entry| settle(&mut backlog, entry));
     assert_eq!(held(&journal), (0, 0, 0));
     journal.close();

@@ -11,7 +11,7 @@ use std::sync::PoisonError;
 use super::Options;
 use super::Seq;
 use super::cursor::Cursor;
-use super::cursor::Place;
+use super::cursor::FramePosition;
 use super::disk;
 use super::disk::Disk;
 use super::disk::DiskFile;
@@ -22,17 +22,17 @@ use super::format::End;
 use super::format::FRAME_HEADER_BYTES;
 use super::format::Frame;
 use super::format::FramePlace;
+use super::format::FrameRecord;
 use super::format::Output;
-use super::format::Record;
 use super::format::SegmentHeader;
-use super::marks::Marks;
+use super::marks::OrdinalSet;
 use super::mutant::Mutant;
-use super::numbers::Numbers;
+use super::numbers::SeqSet;
 use super::scan::Said;
+use super::store::MaintenanceError;
 use super::store::Segment;
-use super::store::State;
 use super::store::Store;
-use super::store::TendError;
+use super::store::StoreState;
 use super::store::is_no_space;
 
 /// A frame of an output has at most so many bytes, and a step reads about as many.
@@ -110,7 +110,7 @@ enum Stop {
 
 impl<D: Disk> Store<D> {
     /// Goes one step on with the compaction that was begun, or begins one if that pays.
-    pub(super) fn compact(&self, has_spare: bool) -> Result<Compacting, TendError> {
+    pub(super) fn compact(&self, has_spare: bool) -> Result<Compacting, MaintenanceError> {
         let mut at_hand = self.shared.compaction.lock().unwrap_or_else(PoisonError::into_inner);
         let mut compaction = match at_hand.take() {
             Some(compaction) => compaction,
@@ -129,7 +129,7 @@ impl<D: Disk> Store<D> {
                 self.lock().compaction_failures = 0;
                 self.remove_superseded().map(|()| Compacting::Done)
             }
-            Err(Stop::Failed(error)) => Err(TendError::Failed(error)),
+            Err(Stop::Failed(error)) => Err(MaintenanceError::Failed(error)),
             Err(Stop::Changed) => {
                 self.discard(compaction.writing);
                 Ok(Compacting::Done)
@@ -141,11 +141,11 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    fn compaction_failed(&self, what: &'static str, error: io::Error) -> Result<Compacting, TendError> {
+    fn compaction_failed(&self, what: &'static str, error: io::Error) -> Result<Compacting, MaintenanceError> {
         let mut state = self.lock();
         state.compaction_failures = (state.compaction_failures + 1).min(PAUSE_MAX);
         state.compaction_pause = 1 << state.compaction_failures;
-        if is_no_space(&error) { Ok(Compacting::Idle) } else { Err(TendError::Retry(what, error)) }
+        if is_no_space(&error) { Ok(Compacting::Idle) } else { Err(MaintenanceError::Retry(what, error)) }
     }
 
     fn discard(&self, writing: Writing<D::File>) {
@@ -200,7 +200,7 @@ impl<D: Disk> Store<D> {
             said,
             header,
         };
-        let cursor = Cursor::at(Place { offset: BLOCK_BYTES as u64, ..Place::default() });
+        let cursor = Cursor::at(FramePosition { offset: BLOCK_BYTES as u64, ..FramePosition::default() });
         Ok(Some(Compaction { inputs, bytes_max: bytes, at: 0, read: 0, cursor, writing }))
     }
 }
@@ -219,7 +219,7 @@ impl Options {
     }
 }
 
-impl<F> State<F> {
+impl<F> StoreState<F> {
     /// The oldest segments that are worth a compaction, as their range and what the output takes at most.
     fn worth_compacting(&self, options: &Options, is_short: bool) -> Option<(Seq, Seq, u64)> {
         let mut all: Vec<(Seq, &Segment<F>)> = self.segments.iter().map(|(first, segment)| (*first, segment)).collect();
@@ -232,7 +232,7 @@ impl<F> State<F> {
             if let Some((to, bytes)) = found {
                 return Some((*from, to, bytes));
             }
-            older_end = older_end.max(segment.numbers.end());
+            older_end = older_end.max(segment.end_of_range(*from));
         }
         None
     }
@@ -309,7 +309,7 @@ impl<D: Disk> Compaction<D> {
                 None if self.read == input.captures => {
                     self.at += 1;
                     self.read = 0;
-                    self.cursor.go_to(Place { offset: BLOCK_BYTES as u64, ..Place::default() });
+                    self.cursor.go_to(FramePosition { offset: BLOCK_BYTES as u64, ..FramePosition::default() });
                 }
                 // It stays as it is; readers and the next start tell of it.
                 None | Some(Err(_)) => {
@@ -349,8 +349,9 @@ impl<D: Disk> Compaction<D> {
         }
         let mut state = store.lock();
         let offsets = std::mem::take(&mut writing.offsets);
-        let numbers = Numbers::Sparse { first: first.first, offsets };
-        let (mut delivered, mut unsaved, mut marked) = (Marks::default(), Marks::default(), Marks::default());
+        let numbers = SeqSet::Sparse { first: first.first, offsets };
+        let (mut delivered, mut unsaved, mut marked) =
+            (OrdinalSet::default(), OrdinalSet::default(), OrdinalSet::default());
         for ordinal in 0..numbers.count() {
             let seq = numbers.at(ordinal);
             let Some((_, input)) = state.segments.range(..=seq).next_back() else { continue };
@@ -409,7 +410,7 @@ impl<F: DiskFile> Writing<F> {
         let mut delivered = delivered.into_iter();
         for record in frame.records() {
             match record {
-                Record::Capture(captured) => {
+                FrameRecord::Capture(captured) => {
                     if delivered.next().unwrap_or(false) {
                         continue;
                     }
@@ -429,7 +430,7 @@ impl<F: DiskFile> Writing<F> {
                     self.batch_seqs.1 = captured.seq + 1;
                     self.offsets.extend(u32::try_from(captured.seq - from));
                 }
-                Record::Delivered(runs) => {
+                FrameRecord::Delivered(runs) => {
                     let older = runs.iter().filter(|(first, _)| *first < from);
                     self.runs.extend(older.map(|(first, last)| (first, last.min(from - 1))));
                 }

@@ -9,8 +9,8 @@ use super::Seq;
 use super::disk;
 use super::disk::Disk;
 use super::disk::DiskFile;
+use super::disk::FileRead;
 use super::disk::Reach;
-use super::disk::Reading;
 use super::format::BLOCK_BYTES;
 use super::format::Frame;
 use super::format::FrameHeader;
@@ -23,7 +23,7 @@ const READ_BYTES: u64 = 256 * 1024;
 
 /// Where a frame begins, as long as its segment is what it was; then, where it is looked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FramePosition {
     /// The number of its first capture, or of the next one if it has none.
     pub(crate) seq: Seq,
     /// Its segment, by its first number.
@@ -48,7 +48,7 @@ pub(crate) enum ReadError {
 /// A reader's position.
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
-    next: Place,
+    next: FramePosition,
     /// It looks for its number, and passes over frames that end before.
     is_looking: bool,
     /// What was read ahead of a file of this nonce, from there on.
@@ -58,22 +58,22 @@ pub(crate) struct Cursor {
     buffer_nonce: u64,
     buffer_offset: u64,
     /// How that was read.
-    reading: Reading,
+    reading: FileRead,
 }
 
 impl Cursor {
     /// A cursor that will read what begins at `place`. The default place is the oldest frame.
-    pub(crate) fn at(place: Place) -> Self {
+    pub(crate) fn at(place: FramePosition) -> Self {
         Self { next: place, ..Self::default() }
     }
 
     /// Where it will look for the next frame.
-    pub(crate) const fn place(&self) -> Place {
+    pub(crate) const fn place(&self) -> FramePosition {
         self.next
     }
 
     /// Goes to what begins at `place`.
-    pub(crate) const fn go_to(&mut self, place: Place) {
+    pub(crate) const fn go_to(&mut self, place: FramePosition) {
         self.next = place;
         self.is_looking = false;
     }
@@ -89,7 +89,7 @@ impl Cursor {
     /// # Errors
     ///
     /// The next frame cannot be read, and nothing was known of that, or it took the disk its time.
-    pub(crate) fn next<D: Disk>(&mut self, store: &Store<D>) -> Result<Option<(Place, Frame<'_>)>, ReadError> {
+    pub(crate) fn next<D: Disk>(&mut self, store: &Store<D>) -> Result<Option<(FramePosition, Frame<'_>)>, ReadError> {
         let place = loop {
             let Some(found) = self.find(store) else { return Ok(None) };
             let Err(looked_at) = self.load(&*found.file, found.nonce, found.used_bytes)? else {
@@ -118,7 +118,7 @@ impl Cursor {
             self.next.seq = header.end_seq;
         }
         let frame = self.buffered(place.offset).and_then(Frame::decode_checked);
-        Ok(frame.map(|frame| (Place { seq: frame.header.first_seq, ..place }, frame)))
+        Ok(frame.map(|frame| (FramePosition { seq: frame.header.first_seq, ..place }, frame)))
     }
 
     /// The next frame of one file, or nothing at its end; or which bytes were to be one.
@@ -146,7 +146,7 @@ impl Cursor {
     }
 
     /// The file that the next frame is in, going on to the next segment at the end of one.
-    fn find<D: Disk>(&mut self, store: &Store<D>) -> Option<Found<D::File>> {
+    fn find<D: Disk>(&mut self, store: &Store<D>) -> Option<FoundSegment<D::File>> {
         let reads_next = store.shared.options.has(Mutant::ReadNextInstead);
         let keeps_offset = store.shared.options.has(Mutant::KeepOffset);
         let state = store.lock();
@@ -154,7 +154,7 @@ impl Cursor {
             let live = state.segments.get(&self.next.segment);
             let live = live.filter(|segment| segment.nonce == self.next.nonce || keeps_offset);
             let (first, segment) = match live {
-                Some(segment) if self.next.offset < segment.used_bytes => return Some(Found::of(segment)),
+                Some(segment) if self.next.offset < segment.used_bytes => return Some(FoundSegment::of(segment)),
                 Some(_) => state.segments.range(self.next.segment + 1..).next()?,
                 // It is somewhere else now, if it is to be read at all.
                 None => {
@@ -166,7 +166,7 @@ impl Cursor {
                 }
             };
             let offset = BLOCK_BYTES as u64;
-            self.next = Place { seq: self.next.seq, segment: *first, nonce: segment.nonce, offset };
+            self.next = FramePosition { seq: self.next.seq, segment: *first, nonce: segment.nonce, offset };
         }
     }
 
@@ -210,14 +210,14 @@ impl Cursor {
 }
 
 /// The segment that the next frame is in.
-struct Found<F> {
+struct FoundSegment<F> {
     file: Arc<F>,
     nonce: u64,
     used_bytes: u64,
     is_damaged: bool,
 }
 
-impl<F> Found<F> {
+impl<F> FoundSegment<F> {
     fn of(segment: &Segment<F>) -> Self {
         let Segment { file, nonce, used_bytes, is_damaged, .. } = segment;
         Self { file: Arc::clone(file), nonce: *nonce, used_bytes: *used_bytes, is_damaged: *is_damaged }
@@ -225,7 +225,7 @@ impl<F> Found<F> {
 }
 
 /// Remembers that a segment is damaged.
-pub(super) fn note_damage<D: Disk>(store: &Store<D>, at: Place, reason: Option<String>) -> Damage {
+pub(super) fn note_damage<D: Disk>(store: &Store<D>, at: FramePosition, reason: Option<String>) -> Damage {
     let mut state = store.lock();
     let segment = state.segments.get_mut(&at.segment).filter(|segment| segment.nonce == at.nonce);
     let name = segment.map_or_else(String::new, |segment| {

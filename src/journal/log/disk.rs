@@ -74,7 +74,7 @@ pub(crate) fn write_all(file: &impl DiskFile, mut bytes: &[u8], mut offset: u64)
 
 /// What was read of a file.
 #[derive(Debug, Default)]
-pub(crate) struct Reading {
+pub(crate) struct FileRead {
     /// How much, in bytes, together with what the disk does not give.
     pub(crate) bytes: usize,
     /// Where the blocks begin that the disk does not give, in the file.
@@ -83,7 +83,7 @@ pub(crate) struct Reading {
     error: Option<io::Error>,
 }
 
-impl Reading {
+impl FileRead {
     /// Why the disk does not give something, if so.
     pub(crate) fn into_error(self) -> Option<io::Error> {
         self.error.filter(|_| !self.unreadable.is_empty())
@@ -119,8 +119,8 @@ pub(crate) enum Reach {
 /// # Errors
 ///
 /// The disk does not read now. It may later.
-pub(crate) fn read_blocks(file: &impl DiskFile, into: &mut [u8], offset: u64, reach: Reach) -> io::Result<Reading> {
-    let mut reading = Reading::default();
+pub(crate) fn read_blocks(file: &impl DiskFile, into: &mut [u8], offset: u64, reach: Reach) -> io::Result<FileRead> {
+    let mut reading = FileRead::default();
     while let Some(rest) = into.get_mut(reading.bytes..).filter(|rest| !rest.is_empty()) {
         let at = offset + reading.bytes as u64;
         let to_next_block = BLOCK_BYTES - usize::try_from(at % BLOCK_BYTES as u64).unwrap_or(0);

@@ -194,7 +194,7 @@ impl<'b> Frame<'b> {
     }
 
     /// Its records, in order. They stop at one that makes no sense, which a checked frame does not have.
-    pub(crate) fn records(&self) -> impl Iterator<Item = Record<'b>> + use<'b> {
+    pub(crate) fn records(&self) -> impl Iterator<Item = FrameRecord<'b>> + use<'b> {
         let mut rest = self.payload;
         let first_seq = self.header.first_seq;
         std::iter::from_fn(move || {
@@ -202,13 +202,13 @@ impl<'b> Frame<'b> {
             let (bytes, behind) = behind.split_at_checked(usize::try_from(u32_at(header, 1)?).ok()?)?;
             rest = behind;
             Some(match header.first()? {
-                kind @ (1 | 2) => Record::Capture(Captured {
+                kind @ (1 | 2) => FrameRecord::Capture(Captured {
                     seq: first_seq.checked_add(u32_at(bytes, 4)?.into())?,
                     key: u32_at(bytes, 0)?,
                     is_counted: *kind == 1,
                     bytes: bytes.get(CAPTURE_HEADER_BYTES..)?,
                 }),
-                3 => Record::Delivered(Runs { bytes }),
+                3 => FrameRecord::Delivered(Runs { bytes }),
                 _ => return None,
             })
         })
@@ -217,8 +217,8 @@ impl<'b> Frame<'b> {
     /// Its captures, in order.
     pub(crate) fn captures(&self) -> impl Iterator<Item = Captured<'b>> + use<'b> {
         self.records().filter_map(|record| match record {
-            Record::Capture(captured) => Some(captured),
-            Record::Delivered(_) => None,
+            FrameRecord::Capture(captured) => Some(captured),
+            FrameRecord::Delivered(_) => None,
         })
     }
 }
@@ -236,7 +236,7 @@ pub(crate) fn own_nonce(bytes: &[u8], offset: u64) -> Option<u64> {
 
 /// A record of a frame.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Record<'b> {
+pub(crate) enum FrameRecord<'b> {
     /// A capture.
     Capture(Captured<'b>),
     /// Captures that were delivered.

@@ -2,12 +2,12 @@
 
 /// Numbers from 0, each in the set or not.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Marks {
+pub(crate) struct OrdinalSet {
     words: Vec<u64>,
     count: u64,
 }
 
-impl Marks {
+impl OrdinalSet {
     /// Puts a number in. Returns whether it was not there before.
     pub(crate) fn set(&mut self, index: u64) -> bool {
         let Ok(word) = usize::try_from(index / 64) else { return false };
@@ -66,7 +66,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_set_and_its_runs_are_all_of_it(numbers in prop::collection::vec(0..300_u64, 0..80), max in 1..9_usize) {
-            let mut marks = Marks::default();
+            let mut marks = OrdinalSet::default();
             let mut model = BTreeSet::new();
             for number in numbers {
                 prop_assert_eq!(marks.set(number), model.insert(number));

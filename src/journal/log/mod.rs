@@ -217,9 +217,9 @@ pub(crate) enum OpenError {
     },
 }
 
-/// Why a batch was not appended. It can be tried again, but after [`AppendError::Failed`].
+/// Why a batch was not appended. It can be tried again, but after [`BatchError::Failed`].
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AppendError {
+pub(crate) enum BatchError {
     /// There is no spare file: the quota is reached, or the filesystem is full.
     #[error("no spare segment")]
     Full,

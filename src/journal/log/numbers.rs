@@ -6,14 +6,14 @@ use super::Seq;
 
 /// See the module. A capture's place among them is its ordinal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Numbers {
+pub(crate) enum SeqSet {
     /// So many from the first one on.
     Dense { first: Seq, count: u64 },
     /// How far each is behind the first one, in order.
     Sparse { first: Seq, offsets: Vec<u32> },
 }
 
-impl Numbers {
+impl SeqSet {
     pub(crate) fn count(&self) -> u64 {
         match self {
             Self::Dense { count, .. } => *count,
@@ -81,8 +81,8 @@ mod tests {
 
     #[test]
     fn numbers_and_ordinals_lead_to_each_other_and_gaps_have_none() {
-        let sparse = Numbers::Sparse { first: 10, offsets: vec![0, 3, 4, 90] };
-        let dense = Numbers::Dense { first: 10, count: 4 };
+        let sparse = SeqSet::Sparse { first: 10, offsets: vec![0, 3, 4, 90] };
+        let dense = SeqSet::Dense { first: 10, count: 4 };
         for numbers in [&sparse, &dense] {
             for ordinal in 0..numbers.count() {
                 assert_eq!(numbers.ordinal(numbers.at(ordinal)), Some(ordinal));

@@ -21,32 +21,32 @@ use super::format::BLOCK_BYTES;
 use super::format::End;
 use super::format::FirstBlock;
 use super::format::SegmentHeader;
-use super::marks::Marks;
+use super::marks::OrdinalSet;
 use super::mutant::Mutant;
 use super::scan;
 use super::scan::Scan;
 use super::store::Compacted;
-use super::store::Failure;
-use super::store::Random;
+use super::store::DiskFailure;
+use super::store::Entropy;
+use super::store::RandomSource;
 use super::store::Segment;
-use super::store::Shared;
-use super::store::Spare;
-use super::store::State;
+use super::store::SpareSegment;
 use super::store::Store;
-use super::writer::Entropy;
-use super::writer::Writer;
+use super::store::StoreShared;
+use super::store::StoreState;
+use super::writer::SegmentWriter;
 
 /// A log, open.
 #[derive(Debug)]
 pub(crate) struct Opened<D: Disk> {
     pub(crate) store: Store<D>,
-    pub(crate) writer: Writer<D>,
-    pub(crate) found: Found,
+    pub(crate) writer: SegmentWriter<D>,
+    pub(crate) found: RecoveryReport,
 }
 
 /// What was found at the start.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct RecoveryReport {
     /// Captures that are not delivered, and that the ledger counts.
     pub(crate) counted: u64,
     /// Captures that are not delivered, and that it does not count.
@@ -65,7 +65,7 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub(crate) struct Survey<F> {
     /// In order.
-    pub(crate) segments: Vec<(Scan, F, Marks)>,
+    pub(crate) segments: Vec<(Scan, F, OrdinalSet)>,
     pub(crate) spares: Vec<(String, F)>,
     pub(crate) temporary: Vec<String>,
     /// Segments whose captures are in the output of a compaction.
@@ -217,8 +217,8 @@ impl<F: DiskFile> Survey<F> {
 }
 
 /// Takes from the runs of what was delivered, last and first number each, those that are not all before this segment.
-fn take_delivered(runs: &mut BinaryHeap<(Seq, Seq)>, scan: &Scan) -> Marks {
-    let mut delivered = Marks::default();
+fn take_delivered(runs: &mut BinaryHeap<(Seq, Seq)>, scan: &Scan) -> OrdinalSet {
+    let mut delivered = OrdinalSet::default();
     while let Some((last, first)) = runs.peek().copied().filter(|(last, _)| *last >= scan.first_seq) {
         runs.pop();
         for ordinal in scan.numbers.within(first, last) {
@@ -256,14 +256,14 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
     if !gone.is_empty() || !syncs_first {
         disk.sync_directory().map_err(failed("sync the journal's directory"))?;
     }
-    let mut found = Found { damage, ..Found::default() };
+    let mut found = RecoveryReport { damage, ..RecoveryReport::default() };
     let mut next_name = 0;
     let mut spares = Vec::new();
     for (name, file) in survey.spares {
         let number = name.split('.').next().and_then(|number| number.parse().ok());
         next_name = next_name.max(number.unwrap_or(0));
         if file.len().is_ok_and(|bytes| bytes == options.segment_bytes) {
-            spares.push(Spare { name, file: Arc::new(file) });
+            spares.push(SpareSegment { name, file: Arc::new(file) });
         } else {
             // Made for another size of segments.
             disk.remove(&name).map_err(failed(&format!("remove {name}")))?;
@@ -281,34 +281,34 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
     }
     let mut entropy = entropy;
     let session = entropy();
-    let state = State {
+    let state = StoreState {
         segments,
         spares,
         is_beginning: false,
         next_name,
         durable_to: next_seq,
         is_full: false,
-        entropy: Random(entropy),
+        entropy: RandomSource(entropy),
         superseded: Vec::new(),
         compaction_pause: 0,
         compaction_failures: 0,
         compacted: Compacted::default(),
     };
-    let shared = Shared {
+    let shared = StoreShared {
         disk,
         options,
         state: Mutex::new(state),
         compaction: Mutex::new(None),
-        untended: Condvar::new(),
+        maintainable: Condvar::new(),
         spare_made: Condvar::new(),
-        failure: Failure::default(),
+        failure: DiskFailure::default(),
     };
     let store = Store { shared: Arc::new(shared) };
-    let writer = Writer::new(store.clone(), session, next_seq, ends);
+    let writer = SegmentWriter::new(store.clone(), session, next_seq, ends);
     Ok(Opened { store, writer, found })
 }
 
-fn segment<F>(scan: Scan, file: F, mut delivered: Marks, found: &mut Found) -> Segment<F> {
+fn segment<F>(scan: Scan, file: F, mut delivered: OrdinalSet, found: &mut RecoveryReport) -> Segment<F> {
     for (key, bytes) in &scan.live {
         *found.live.entry(*key).or_default() += bytes;
     }
@@ -336,8 +336,8 @@ fn segment<F>(scan: Scan, file: F, mut delivered: Marks, found: &mut Found) -> S
         numbers: scan.numbers,
         used_bytes: scan.used_bytes,
         delivered,
-        unsaved: Marks::default(),
-        marked: Marks::default(),
+        unsaved: OrdinalSet::default(),
+        marked: OrdinalSet::default(),
         is_damaged: !scan.damage.is_empty(),
         is_unfit: false,
         said: scan.said,

@@ -7,19 +7,19 @@ use super::Damage;
 use super::Seq;
 use super::disk;
 use super::disk::DiskFile;
+use super::disk::FileRead;
 use super::disk::Reach;
-use super::disk::Reading;
 use super::format;
 use super::format::BLOCK_BYTES;
 use super::format::CAPTURE_RECORD_BYTES_MIN;
 use super::format::End;
 use super::format::Frame;
 use super::format::FrameHeader;
+use super::format::FrameRecord;
 use super::format::Output;
-use super::format::Record;
 use super::format::SegmentHeader;
-use super::marks::Marks;
-use super::numbers::Numbers;
+use super::marks::OrdinalSet;
+use super::numbers::SeqSet;
 
 /// What is in a segment.
 #[derive(Debug)]
@@ -42,15 +42,15 @@ pub(crate) struct Scan {
     /// What its header says of others.
     pub(super) ends: Vec<End>,
     /// Of its captures.
-    pub(crate) numbers: Numbers,
+    pub(crate) numbers: SeqSet,
     /// Of each, its key and what its record takes, in bytes; nothing if it cannot be read.
     records: Vec<(u32, u32)>,
     /// What the records of those take that are not delivered, in bytes, by key.
     pub(super) live: BTreeMap<u32, u64>,
     /// Captures that the ledger does not count, by their ordinal.
-    pub(super) uncounted: Marks,
+    pub(super) uncounted: OrdinalSet,
     /// Captures that cannot be read, by their ordinal. Of an output, it is not known which.
-    pub(super) missing: Marks,
+    pub(super) missing: OrdinalSet,
     /// What it says was delivered, here and elsewhere, first and last each.
     pub(super) delivered: Vec<(Seq, Seq)>,
     pub(super) said: Said,
@@ -116,14 +116,14 @@ pub(crate) fn scan(
         output,
         ends: header.map(|header| header.ends).unwrap_or_default(),
         numbers: if is_sparse {
-            Numbers::Sparse { first: named_seq, offsets: Vec::new() }
+            SeqSet::Sparse { first: named_seq, offsets: Vec::new() }
         } else {
-            Numbers::Dense { first: named_seq, count: 0 }
+            SeqSet::Dense { first: named_seq, count: 0 }
         },
         records: Vec::new(),
         live: BTreeMap::new(),
-        uncounted: Marks::default(),
-        missing: Marks::default(),
+        uncounted: OrdinalSet::default(),
+        missing: OrdinalSet::default(),
         delivered: Vec::new(),
         said: Said::NOTHING,
         damage: Vec::new(),
@@ -175,7 +175,7 @@ impl Scan {
     }
 
     /// Adds up what the records of those take that are not in `delivered`. What is known of each by itself is forgotten by that.
-    pub(super) fn add_up(&mut self, delivered: &Marks) {
+    pub(super) fn add_up(&mut self, delivered: &OrdinalSet) {
         let captures = self.captures();
         for (ordinal, (key, bytes)) in (0..captures).zip(std::mem::take(&mut self.records)) {
             if bytes > 0 && !delivered.has(ordinal) {
@@ -189,7 +189,7 @@ impl Scan {
         let from = self.end_seq;
         self.end_seq = from.max(to.unwrap_or(from));
         let mut captures = 0;
-        if let Numbers::Dense { first, count } = &mut self.numbers {
+        if let SeqSet::Dense { first, count } = &mut self.numbers {
             for seq in from..self.end_seq {
                 self.missing.set(seq - *first);
             }
@@ -246,7 +246,7 @@ impl Scan {
 
     /// Keeps what comes before the next segment: of an output without its header, whose range is not known.
     pub(super) fn cut(&mut self, next: Seq) {
-        if self.output.is_none() && matches!(self.numbers, Numbers::Sparse { .. }) {
+        if self.output.is_none() && matches!(self.numbers, SeqSet::Sparse { .. }) {
             self.numbers.cut(next);
         }
     }
@@ -266,7 +266,7 @@ impl Scan {
         }
     }
 
-    fn frames(&mut self, bytes: &[u8], reading: &Reading) {
+    fn frames(&mut self, bytes: &[u8], reading: &FileRead) {
         let mut bad_at = None;
         let mut at = BLOCK_BYTES;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
@@ -300,15 +300,15 @@ impl Scan {
 
     fn add(&mut self, frame: &Frame<'_>) {
         self.end_seq = frame.header.end_seq;
-        if let Numbers::Dense { first, count } = &mut self.numbers {
+        if let SeqSet::Dense { first, count } = &mut self.numbers {
             *count = self.end_seq - *first;
             // What was missing has no size.
             self.records.resize(usize::try_from(frame.header.first_seq - *first).unwrap_or(0), (0, 0));
         }
         for record in frame.records() {
             match record {
-                Record::Capture(captured) => {
-                    if let Numbers::Sparse { first, offsets } = &mut self.numbers {
+                FrameRecord::Capture(captured) => {
+                    if let SeqSet::Sparse { first, offsets } = &mut self.numbers {
                         offsets.extend(u32::try_from(captured.seq - *first));
                     }
                     if !captured.is_counted {
@@ -316,7 +316,7 @@ impl Scan {
                     }
                     self.records.push((captured.key, captured.record_bytes()));
                 }
-                Record::Delivered(runs) => {
+                FrameRecord::Delivered(runs) => {
                     self.said.add(runs.iter().next().map_or(Seq::MAX, |(first, _)| first), runs.record_bytes());
                     self.delivered.extend(runs.iter());
                 }

@@ -22,11 +22,10 @@ use super::disk::Disk;
 use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
 use super::format::End;
-use super::marks::Marks;
+use super::marks::OrdinalSet;
 use super::mutant::Mutant;
-use super::numbers::Numbers;
+use super::numbers::SeqSet;
 use super::scan::Said;
-use super::writer::Entropy;
 
 /// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
 const SPARES_MAX: usize = 2;
@@ -36,7 +35,7 @@ const ZEROS_BYTES: usize = 1 << 20;
 /// A handle to the log's files.
 #[derive(Debug)]
 pub(crate) struct Store<D: Disk> {
-    pub(super) shared: Arc<Shared<D>>,
+    pub(super) shared: Arc<StoreShared<D>>,
 }
 
 impl<D: Disk> Clone for Store<D> {
@@ -46,27 +45,27 @@ impl<D: Disk> Clone for Store<D> {
 }
 
 #[derive(Debug)]
-pub(super) struct Shared<D: Disk> {
+pub(super) struct StoreShared<D: Disk> {
     pub(super) disk: D,
     pub(super) options: Options,
-    pub(super) state: Mutex<State<D::File>>,
+    pub(super) state: Mutex<StoreState<D::File>>,
     /// What the files' thread is about.
     pub(super) compaction: Mutex<Option<Compaction<D>>>,
-    /// There may be something to tend.
-    pub(super) untended: Condvar,
+    /// There may be something to maintain.
+    pub(super) maintainable: Condvar,
     /// There is a spare.
     pub(super) spare_made: Condvar,
-    pub(super) failure: Failure,
+    pub(super) failure: DiskFailure,
 }
 
 /// Whether the disk can still be trusted.
 #[derive(Debug, Default)]
-pub(super) struct Failure {
+pub(super) struct DiskFailure {
     has_failed: AtomicBool,
     directory_sync: Mutex<()>,
 }
 
-impl Failure {
+impl DiskFailure {
     /// Notes that a sync has failed. Nothing is acknowledged afterwards.
     pub(super) fn note(&self) {
         self.has_failed.store(true, Ordering::Release);
@@ -82,10 +81,10 @@ impl Failure {
 }
 
 #[derive(Debug)]
-pub(super) struct State<F> {
+pub(super) struct StoreState<F> {
     /// By their first sequence number. The last is the newest.
     pub(super) segments: BTreeMap<Seq, Segment<F>>,
-    pub(super) spares: Vec<Spare<F>>,
+    pub(super) spares: Vec<SpareSegment<F>>,
     /// A spare is being made a segment of, and is in neither list.
     pub(super) is_beginning: bool,
     /// For the name of the next spare.
@@ -94,7 +93,7 @@ pub(super) struct State<F> {
     pub(super) durable_to: Seq,
     /// No spare can be made for want of room, and nothing is being done about it.
     pub(super) is_full: bool,
-    pub(super) entropy: Random,
+    pub(super) entropy: RandomSource,
     /// Files that are to be removed, with their bytes: what they had is in an output, or was not finished.
     pub(super) superseded: Vec<(String, u64)>,
     /// So many times the files are put in order before the next compaction.
@@ -105,9 +104,12 @@ pub(super) struct State<F> {
 }
 
 /// Where random numbers come from.
-pub(super) struct Random(pub(super) Entropy);
+pub(crate) type Entropy = Box<dyn FnMut() -> u64 + Send>;
 
-impl std::fmt::Debug for Random {
+/// An [`Entropy`] that shows nothing.
+pub(super) struct RandomSource(pub(super) Entropy);
+
+impl std::fmt::Debug for RandomSource {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Random")
     }
@@ -125,7 +127,7 @@ pub(super) struct Compacted {
 }
 
 #[derive(Debug)]
-pub(super) struct Spare<F> {
+pub(super) struct SpareSegment<F> {
     pub(super) name: String,
     pub(super) file: Arc<F>,
 }
@@ -142,17 +144,17 @@ pub(super) struct Segment<F> {
     /// It is sealed, or a later segment says how far it goes.
     pub(super) is_end_known: bool,
     /// Of its captures, damaged ones included as far as they are known.
-    pub(super) numbers: Numbers,
+    pub(super) numbers: SeqSet,
     /// Up to the end of its last durable frame.
     pub(super) used_bytes: u64,
     /// What is not delivered, in bytes of its records.
     pub(super) live_bytes: u64,
     /// By ordinal, as `unsaved`. What cannot be read counts as delivered.
-    pub(super) delivered: Marks,
+    pub(super) delivered: OrdinalSet,
     /// Delivered, and not recorded in the log yet.
-    pub(super) unsaved: Marks,
+    pub(super) unsaved: OrdinalSet,
     /// See [`Store::mark`].
-    pub(super) marked: Marks,
+    pub(super) marked: OrdinalSet,
     pub(super) is_damaged: bool,
     /// It turned out that it cannot be compacted.
     pub(super) is_unfit: bool,
@@ -165,9 +167,14 @@ impl<F> Segment<F> {
     pub(super) fn is_delivered(&self) -> bool {
         self.delivered.count() == self.numbers.count()
     }
+
+    /// Behind every number that others know it and its captures by. One without captures has a number too.
+    pub(super) fn end_of_range(&self, first: Seq) -> Seq {
+        self.numbers.end().max(first + 1)
+    }
 }
 
-impl<D: Disk> Shared<D> {
+impl<D: Disk> StoreShared<D> {
     /// Makes the directory's names durable.
     ///
     /// # Errors
@@ -194,7 +201,7 @@ pub(crate) enum Delivery {
 
 /// Whether the files are in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Tended {
+pub(crate) enum Maintenance {
     /// They are.
     Done,
     /// There is more to do, and it may take its time.
@@ -205,7 +212,7 @@ pub(crate) enum Tended {
 
 /// Why the files could not be put in order.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TendError {
+pub(crate) enum MaintenanceError {
     /// It may work the next time; nothing depends on it.
     #[error("{0}")]
     Retry(&'static str, #[source] io::Error),
@@ -215,7 +222,7 @@ pub(crate) enum TendError {
 }
 
 impl<D: Disk> Store<D> {
-    pub(super) fn lock(&self) -> MutexGuard<'_, State<D::File>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, StoreState<D::File>> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -237,12 +244,12 @@ impl<D: Disk> Store<D> {
         let noted = captures.iter().map(note).collect();
         drop(state);
         if is_any_whole {
-            self.shared.untended.notify_one();
+            self.shared.maintainable.notify_one();
         }
         noted
     }
 
-    /// Marks a capture for as long as this run lasts. Returns false if it was marked before, was delivered or is not there.
+    /// Takes note of a capture for as long as this run lasts. Returns false if it was marked before, was delivered or is not there.
     pub(crate) fn mark(&self, seq: Seq) -> bool {
         let mut state = self.lock();
         let found = state.find_mut(seq).filter(|(segment, ordinal)| !segment.delivered.has(*ordinal));
@@ -305,10 +312,10 @@ impl<D: Disk> Store<D> {
         self.lock().compaction_pause > 0
     }
 
-    /// Waits until there may be something to tend, at most `timeout`.
-    pub(crate) fn wait_untended(&self, timeout: Duration) {
+    /// Waits until there may be something to maintain, at most `timeout`.
+    pub(crate) fn wait_for_maintenance(&self, timeout: Duration) {
         let state = self.lock();
-        let _woken = self.shared.untended.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
+        let _woken = self.shared.maintainable.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner);
     }
 
     /// Waits until there is a spare, at most `timeout`. Returns whether there is one.
@@ -327,10 +334,10 @@ impl<D: Disk> Store<D> {
     ///
     /// # Errors
     ///
-    /// See [`TendError`]. That there is no room for a spare is none.
-    pub(crate) fn tend(&self) -> Result<Tended, TendError> {
+    /// See [`MaintenanceError`]. That there is no room for a spare is none.
+    pub(crate) fn maintain(&self) -> Result<Maintenance, MaintenanceError> {
         let taken = match self.take_back_all() {
-            Err(TendError::Failed(error)) => return Err(TendError::Failed(error)),
+            Err(MaintenanceError::Failed(error)) => return Err(MaintenanceError::Failed(error)),
             taken => taken,
         };
         // Also when something stands in the way of that.
@@ -341,14 +348,14 @@ impl<D: Disk> Store<D> {
         self.lock().is_full = !has_spare && !is_compacting;
         spare.and(taken)?;
         Ok(match (compacted?, has_spare) {
-            (Compacting::Idle, _) => Tended::Done,
-            (_, true) => Tended::More,
-            (_, false) => Tended::Hurry,
+            (Compacting::Idle, _) => Maintenance::Done,
+            (_, true) => Maintenance::More,
+            (_, false) => Maintenance::Hurry,
         })
     }
 
     /// Takes back what can be, behind what was superseded: until that is gone, durably, no output may go.
-    fn take_back_all(&self) -> Result<(), TendError> {
+    fn take_back_all(&self) -> Result<(), MaintenanceError> {
         self.remove_superseded()?;
         while let Some(first) = self.next_to_take_back() {
             self.take_back(first)?;
@@ -367,13 +374,13 @@ impl<D: Disk> Store<D> {
             if (segment.is_delivered() || takes_any) && is_said_elsewhere {
                 return Some(*first);
             }
-            older_end = older_end.max(segment.numbers.end());
+            older_end = older_end.max(segment.end_of_range(*first));
         }
         None
     }
 
     /// Removes what an output has superseded.
-    pub(super) fn remove_superseded(&self) -> Result<(), TendError> {
+    pub(super) fn remove_superseded(&self) -> Result<(), MaintenanceError> {
         let superseded = self.lock().superseded.clone();
         if superseded.is_empty() {
             return Ok(());
@@ -381,18 +388,18 @@ impl<D: Disk> Store<D> {
         for (name, _) in &superseded {
             match self.shared.disk.remove(name) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(TendError::Retry("remove a segment that was compacted", error));
+                    return Err(MaintenanceError::Retry("remove a segment that was compacted", error));
                 }
                 Ok(()) | Err(_) => {}
             }
         }
-        self.shared.sync_directory().map_err(TendError::Failed)?;
+        self.shared.sync_directory().map_err(MaintenanceError::Failed)?;
         self.lock().superseded.clear();
         Ok(())
     }
 
-    fn take_back(&self, first: Seq) -> Result<(), TendError> {
-        let Shared { disk, options, .. } = &*self.shared;
+    fn take_back(&self, first: Seq) -> Result<(), MaintenanceError> {
+        let StoreShared { disk, options, .. } = &*self.shared;
         let (name, spare_name, is_wanted, is_damaged) = {
             let mut state = self.lock();
             let spare_name = state.spare_name();
@@ -409,21 +416,21 @@ impl<D: Disk> Store<D> {
             disk.remove(&name)
         };
         // It is still there then, and the next try is for it.
-        taken.map_err(|error| TendError::Retry("take back a segment", error))?;
+        taken.map_err(|error| MaintenanceError::Retry("take back a segment", error))?;
         let Some(segment) = self.lock().segments.remove(&first) else { return Ok(()) };
         // Before the file is written again: else its new content could be found under its old name.
-        self.shared.sync_directory().map_err(TendError::Failed)?;
+        self.shared.sync_directory().map_err(MaintenanceError::Failed)?;
         let mut state = self.lock();
         if is_wanted && !is_damaged {
-            state.spares.push(Spare { name: spare_name, file: segment.file });
+            state.spares.push(SpareSegment { name: spare_name, file: segment.file });
             self.shared.spare_made.notify_all();
         }
         Ok(())
     }
 
     /// Returns whether there is one.
-    fn make_spare(&self) -> Result<bool, TendError> {
-        let Shared { disk, options, .. } = &*self.shared;
+    fn make_spare(&self) -> Result<bool, MaintenanceError> {
+        let StoreShared { disk, options, .. } = &*self.shared;
         let name = {
             let mut state = self.lock();
             if !state.spares.is_empty() {
@@ -438,7 +445,7 @@ impl<D: Disk> Store<D> {
             }
             state.spare_name()
         };
-        let free_bytes = disk.free_bytes().map_err(|error| TendError::Retry("ask for free space", error))?;
+        let free_bytes = disk.free_bytes().map_err(|error| MaintenanceError::Retry("ask for free space", error))?;
         // With room for the output of a compaction.
         if free_bytes < 2 * options.segment_bytes + options.free_bytes_min {
             return Ok(false);
@@ -447,16 +454,20 @@ impl<D: Disk> Store<D> {
         let made = self.zeroed(&temporary).and_then(|file| disk.rename(&temporary, &name).map(|()| file));
         match made {
             Ok(file) => {
-                self.shared.sync_directory().map_err(TendError::Failed)?;
+                self.shared.sync_directory().map_err(MaintenanceError::Failed)?;
                 let mut state = self.lock();
-                state.spares.push(Spare { name, file: Arc::new(file) });
+                state.spares.push(SpareSegment { name, file: Arc::new(file) });
                 self.shared.spare_made.notify_all();
                 Ok(true)
             }
             Err(error) => {
                 // What is left of it is removed at the next start at the latest.
                 let _left = disk.remove(&temporary);
-                if is_no_space(&error) { Ok(false) } else { Err(TendError::Retry("make a spare segment", error)) }
+                if is_no_space(&error) {
+                    Ok(false)
+                } else {
+                    Err(MaintenanceError::Retry("make a spare segment", error))
+                }
             }
         }
     }
@@ -477,21 +488,21 @@ impl<D: Disk> Store<D> {
     }
 }
 
-impl<F> State<F> {
+impl<F> StoreState<F> {
     fn spare_name(&mut self) -> String {
         self.next_name += 1;
         format!("{:020}.spare", self.next_name)
     }
 
     /// Takes a spare to begin a segment in. Until that is done it counts as one.
-    pub(super) fn take_spare(&mut self) -> Option<Spare<F>> {
+    pub(super) fn take_spare(&mut self) -> Option<SpareSegment<F>> {
         let spare = self.spares.pop();
         self.is_beginning = spare.is_some();
         spare
     }
 
     /// No segment was begun in it.
-    pub(super) fn put_back_spare(&mut self, spare: Spare<F>) {
+    pub(super) fn put_back_spare(&mut self, spare: SpareSegment<F>) {
         self.spares.push(spare);
         self.is_beginning = false;
     }

@@ -11,8 +11,8 @@ use super::format::Batch;
 use super::format::Captured;
 use super::recovery;
 use super::recovery::Opened;
+use super::store::Maintenance;
 use super::store::Store;
-use super::store::Tended;
 use super::*;
 
 const SEGMENT_BYTES: u64 = 64 * 4096;
@@ -38,7 +38,7 @@ fn open_with(path: &Path, options: Options) -> Opened<Directory> {
         last
     });
     let opened = recovery::open(Directory::open(path).unwrap(), options, entropy).unwrap();
-    opened.store.tend().unwrap();
+    opened.store.maintain().unwrap();
     opened
 }
 
@@ -86,10 +86,10 @@ fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
     let long = "x".repeat(10_000);
     let mut taken = Vec::new();
     loop {
-        store.tend().unwrap();
+        store.maintain().unwrap();
         match writer.append(&mut batch([long.as_str()]), true) {
             Ok(appended) => taken.push(appended.first_seq),
-            Err(AppendError::Full) => break,
+            Err(BatchError::Full) => break,
             Err(error) => panic!("{error}"),
         }
     }
@@ -97,7 +97,7 @@ fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
     assert_eq!(taken.len(), 3 * (62 / 3));
     assert!(store.fill().is_full);
     store.delivered(&taken[..20].iter().map(|seq| (*seq, 10_013)).collect::<Vec<_>>());
-    store.tend().unwrap();
+    store.maintain().unwrap();
     writer.append(&mut batch([long.as_str()]), true).unwrap();
     assert_eq!(undelivered(&store).len(), taken.len() - 20 + 1);
 }
@@ -113,7 +113,7 @@ fn a_segment_that_is_held_up_does_not_hold_those_behind_it() {
             if seq != 1 {
                 store.delivered(&[(seq, 10_013)]);
             }
-            store.tend().unwrap();
+            store.maintain().unwrap();
             assert!(store.fill().files_bytes <= 4 * SEGMENT_BYTES);
         }
         drop((store, writer.close()));
@@ -131,7 +131,7 @@ fn captures_that_cannot_be_delivered_take_no_more_room_than_they_need() {
     let mut stuck = Vec::new();
     // Ten times the quota, with one in five thousand that waits.
     for frame in 0..1_600 {
-        while store.tend().unwrap() != Tended::Done {}
+        while store.maintain().unwrap() != Maintenance::Done {}
         let first = writer
             .append(&mut batch(["a capture of some hundred bytes, which is what a small callback has"; 1000]), true);
         let first = first.unwrap_or_else(|error| panic!("frame {frame}: {error}: {:?}", store.fill())).first_seq;
@@ -140,7 +140,7 @@ fn captures_that_cannot_be_delivered_take_no_more_room_than_they_need() {
         let delivered: Vec<(Seq, u32)> = (first + u64::from(is_stuck)..first + 1000).map(|seq| (seq, 79)).collect();
         store.delivered(&delivered);
     }
-    while store.tend().unwrap() != Tended::Done {}
+    while store.maintain().unwrap() != Maintenance::Done {}
     let fill = store.fill();
     assert_eq!((fill.undelivered, fill.is_full), (stuck.len() as u64, false));
     assert!(fill.files_bytes < 5 << 20, "{fill:?}");
@@ -194,7 +194,7 @@ fn what_an_earlier_run_ended_with_is_damaged_and_not_torn_once_another_has_writt
         let opened = recovery::open(Directory::open(dir.path()).unwrap(), options, entropy).unwrap();
         last += 10;
         let Opened { store, mut writer, .. } = opened;
-        store.tend().unwrap();
+        store.maintain().unwrap();
         writer.append(&mut batch(["one"]), false).unwrap();
         writer.append(&mut batch(["two"]), false).unwrap();
     }

@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use super::AppendError;
+use super::BatchError;
 use super::Options;
 use super::Seq;
-use super::cursor::Place;
+use super::cursor::FramePosition;
 use super::disk;
 use super::disk::Disk;
 use super::disk::DiskFile;
@@ -17,21 +17,18 @@ use super::format::End;
 use super::format::FramePlace;
 use super::format::RUN_BYTES_MAX;
 use super::format::SegmentHeader;
-use super::marks::Marks;
+use super::marks::OrdinalSet;
 use super::mutant::Mutant;
-use super::numbers::Numbers;
+use super::numbers::SeqSet;
 use super::scan::Said;
 use super::store::Segment;
-use super::store::Spare;
+use super::store::SpareSegment;
 use super::store::Store;
 use super::store::is_no_space;
 use super::store::room_bytes;
 
-/// Where random numbers come from.
-pub(crate) type Entropy = Box<dyn FnMut() -> u64 + Send>;
-
 /// See the module.
-pub(crate) struct Writer<D: Disk> {
+pub(crate) struct SegmentWriter<D: Disk> {
     store: Store<D>,
     session: u64,
     /// How far earlier sessions went, to be recorded with the first segment.
@@ -40,7 +37,7 @@ pub(crate) struct Writer<D: Disk> {
     active: Option<Active<D::File>>,
 }
 
-impl<D: Disk> std::fmt::Debug for Writer<D> {
+impl<D: Disk> std::fmt::Debug for SegmentWriter<D> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Writer").field("next_seq", &self.next_seq).finish_non_exhaustive()
     }
@@ -58,15 +55,15 @@ struct Active<F> {
 
 /// Where an appended batch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Appended {
+pub(crate) struct AppendedBatch {
     /// The number of its first capture; the others follow.
     pub(crate) first_seq: Seq,
-    pub(crate) place: Place,
+    pub(crate) place: FramePosition,
     /// More was delivered than the batch could record.
     pub(crate) is_behind: bool,
 }
 
-impl<D: Disk> Writer<D> {
+impl<D: Disk> SegmentWriter<D> {
     pub(super) const fn new(store: Store<D>, session: u64, next_seq: Seq, ends: Vec<End>) -> Self {
         Self { store, session, ends, next_seq, active: None }
     }
@@ -83,8 +80,8 @@ impl<D: Disk> Writer<D> {
     ///
     /// # Errors
     ///
-    /// Nothing of the batch may be acknowledged. After [`AppendError::Failed`] nothing can be appended any more.
-    pub(crate) fn append(&mut self, batch: &mut Batch, with_delivered: bool) -> Result<Appended, AppendError> {
+    /// Nothing of the batch may be acknowledged. After [`BatchError::Failed`] nothing can be appended any more.
+    pub(crate) fn append(&mut self, batch: &mut Batch, with_delivered: bool) -> Result<AppendedBatch, BatchError> {
         let (runs, is_all) =
             if with_delivered { self.store.lock().take_unsaved(self.runs_max()) } else { (Vec::new(), true) };
         let bytes_given = batch.bytes();
@@ -98,7 +95,7 @@ impl<D: Disk> Writer<D> {
         match self.append_whole(batch, said) {
             Ok(appended) => {
                 batch.clear();
-                Ok(Appended { is_behind: !is_all, ..appended })
+                Ok(AppendedBatch { is_behind: !is_all, ..appended })
             }
             Err(error) => {
                 // The batch may never come again, but this must be recorded.
@@ -109,7 +106,7 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn append_whole(&mut self, batch: &mut Batch, said: Said) -> Result<Appended, AppendError> {
+    fn append_whole(&mut self, batch: &mut Batch, said: Said) -> Result<AppendedBatch, BatchError> {
         let room = self
             .active
             .as_ref()
@@ -124,15 +121,15 @@ impl<D: Disk> Writer<D> {
     ///
     /// # Errors
     ///
-    /// As [`Writer::append`].
-    pub(crate) fn close(mut self) -> Result<(), AppendError> {
+    /// As [`SegmentWriter::append`].
+    pub(crate) fn close(mut self) -> Result<(), BatchError> {
         let mut recorded = Ok(());
         while recorded.is_ok() && self.store.has_unsaved() {
             recorded = self.append(&mut Batch::new(), true).map(|_appended| ());
         }
         match recorded {
-            Err(AppendError::Failed { .. }) => recorded,
-            Ok(()) | Err(AppendError::Full | AppendError::NoSpace(_)) => self.seal().and(recorded),
+            Err(BatchError::Failed { .. }) => recorded,
+            Ok(()) | Err(BatchError::Full | BatchError::NoSpace(_)) => self.seal().and(recorded),
         }
     }
 
@@ -146,17 +143,17 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Begins a segment, and ends the one before.
-    fn begin_segment(&mut self) -> Result<(), AppendError> {
+    fn begin_segment(&mut self) -> Result<(), BatchError> {
         self.refuse_if_failed()?;
         // Nobody else takes one, so it is still there when the seal is written.
         if self.store.lock().spares.is_empty() {
-            self.store.shared.untended.notify_one();
-            return Err(AppendError::Full);
+            self.store.shared.maintainable.notify_one();
+            return Err(BatchError::Full);
         }
         self.seal()?;
-        let Some(spare) = self.store.lock().take_spare() else { return Err(AppendError::Full) };
+        let Some(spare) = self.store.lock().take_spare() else { return Err(BatchError::Full) };
         // There will be need of the next one.
-        self.store.shared.untended.notify_one();
+        self.store.shared.maintainable.notify_one();
         if self.store.lock().segments.contains_key(&self.next_seq) {
             // A segment without captures has the name, and may record what was delivered.
             self.next_seq += 1;
@@ -168,11 +165,11 @@ impl<D: Disk> Writer<D> {
             output: None,
             ends: self.ends.iter().rev().take(ENDS_MAX).copied().collect(),
         };
-        let Spare { name: spare_name, file } = spare;
+        let SpareSegment { name: spare_name, file } = spare;
         if let Err(error) = disk::write_all(&*file, &header.encode(), 0) {
             if is_no_space(&error) {
-                self.store.lock().put_back_spare(Spare { name: spare_name, file });
-                return Err(AppendError::NoSpace(error));
+                self.store.lock().put_back_spare(SpareSegment { name: spare_name, file });
+                return Err(BatchError::NoSpace(error));
             }
             return Err(self.fail("write a segment's header", error));
         }
@@ -202,12 +199,12 @@ impl<D: Disk> Writer<D> {
             session: self.session,
             end_seq: self.next_seq,
             is_end_known: true,
-            numbers: Numbers::Dense { first: self.next_seq, count: 0 },
+            numbers: SeqSet::Dense { first: self.next_seq, count: 0 },
             used_bytes: BLOCK_BYTES as u64,
             live_bytes: 0,
-            delivered: Marks::default(),
-            unsaved: Marks::default(),
-            marked: Marks::default(),
+            delivered: OrdinalSet::default(),
+            unsaved: OrdinalSet::default(),
+            marked: OrdinalSet::default(),
             is_damaged: false,
             is_unfit: false,
             said,
@@ -226,7 +223,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Ends the segment at hand, so that its last frame is vouched for.
-    fn seal(&mut self) -> Result<(), AppendError> {
+    fn seal(&mut self) -> Result<(), BatchError> {
         if self.active.is_some() {
             self.write(&mut Batch::new(), Said::NOTHING, true)?;
             self.active = None;
@@ -235,16 +232,16 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Writes a frame for which there is room, and makes it durable.
-    fn write(&mut self, batch: &mut Batch, said: Said, is_seal: bool) -> Result<Appended, AppendError> {
+    fn write(&mut self, batch: &mut Batch, said: Said, is_seal: bool) -> Result<AppendedBatch, BatchError> {
         self.refuse_if_failed()?;
-        let Some(active) = &self.active else { return Err(AppendError::Full) };
+        let Some(active) = &self.active else { return Err(BatchError::Full) };
         let (file, offset, active_seq) = (Arc::clone(&active.file), active.offset, active.first_seq);
         let (first_seq, captures, bytes) = (self.next_seq, batch.captures(), batch.padded_bytes());
         let (nonce, end_seq) = (active.nonce, first_seq + u64::from(captures));
         let place = FramePlace { nonce, offset, first_seq, end_seq, is_seal, is_sparse: false };
         match batch.as_frame(&place, |frame| disk::write_all(&*file, frame, offset)) {
             Ok(()) => {}
-            Err(error) if is_no_space(&error) => return Err(AppendError::NoSpace(error)),
+            Err(error) if is_no_space(&error) => return Err(BatchError::NoSpace(error)),
             Err(error) => return Err(self.fail("write to the journal", error)),
         }
         if !self.options().has(Mutant::AckBeforeSync) {
@@ -260,7 +257,7 @@ impl<D: Disk> Writer<D> {
         let records_at_once = self.options().has(Mutant::CheckpointBeforeDelivery);
         if let Some(segment) = state.segments.get_mut(&active_seq) {
             let before = segment.numbers.count();
-            segment.numbers = Numbers::Dense { first: active_seq, count: before + u64::from(captures) };
+            segment.numbers = SeqSet::Dense { first: active_seq, count: before + u64::from(captures) };
             if records_at_once {
                 (before..segment.numbers.count()).for_each(|ordinal| {
                     segment.unsaved.set(ordinal);
@@ -272,14 +269,14 @@ impl<D: Disk> Writer<D> {
             segment.said.from = segment.said.from.min(said.from);
             segment.said.bytes += said.bytes;
         }
-        Ok(Appended {
+        Ok(AppendedBatch {
             first_seq,
-            place: Place { seq: first_seq, segment: active_seq, nonce, offset },
+            place: FramePosition { seq: first_seq, segment: active_seq, nonce, offset },
             is_behind: false,
         })
     }
 
-    fn sync(&self, file: &D::File, what: &'static str) -> Result<(), AppendError> {
+    fn sync(&self, file: &D::File, what: &'static str) -> Result<(), BatchError> {
         match file.sync_data() {
             Err(error) if !self.options().has(Mutant::IgnoreFailedSync) => Err(self.fail(what, error)),
             // The thread that keeps the files may have met a failure meanwhile.
@@ -287,13 +284,13 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn fail(&self, what: &'static str, source: io::Error) -> AppendError {
+    fn fail(&self, what: &'static str, source: io::Error) -> BatchError {
         self.store.shared.failure.note();
-        AppendError::Failed { what, source }
+        BatchError::Failed { what, source }
     }
 
-    fn refuse_if_failed(&self) -> Result<(), AppendError> {
+    fn refuse_if_failed(&self) -> Result<(), BatchError> {
         let checked = self.store.shared.failure.check();
-        checked.map_err(|source| AppendError::Failed { what: "write to the journal", source })
+        checked.map_err(|source| BatchError::Failed { what: "write to the journal", source })
     }
 }

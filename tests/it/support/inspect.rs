@@ -21,6 +21,11 @@ pub(crate) fn journal_of(variable: &str, dir: &Path, what: &str) -> Told {
     run(callbridge().arg(what).env(variable, dir))
 }
 
+/// Runs callbridge with arguments that end in the directory.
+pub(crate) fn run_with(args: &[&str], dir: &Path) -> Told {
+    run(Command::new(env!("CARGO_BIN_EXE_callbridge")).args(args).arg(dir))
+}
+
 fn callbridge() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_callbridge"));
     command.arg("journal");

@@ -236,22 +236,42 @@ impl Kafka {
 
     /// Takes the right from the user to read the settings of topics. For a cluster where clients log in.
     pub(crate) fn forbid_describing_topics(&self) {
-        let user = format!("User:{USER}");
-        let rule = |operation: u8, permission: u8| {
-            let name = |text: &str| [&u16::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat();
-            // A topic (2) of any name, as a literal (3).
-            [&[2][..], &name("*"), &[3], &name(&user), &name("*"), &[operation, permission]].concat()
-        };
-        // All (2) allowed (3); describing settings (10) denied (2).
-        let rules = [2_u32.to_be_bytes().to_vec(), rule(2, 3), rule(10, 2)].concat();
-        // CreateAcls (30) in version 1, correlation id 0, no client id.
-        let request = [&[0, 30, 0, 1, 0, 0, 0, 0, 0xff, 0xff][..], &rules].concat();
+        self.create_acls(&[topic_acl("*", OPERATION_ALL, ALLOW), topic_acl("*", OPERATION_DESCRIBE_CONFIGS, DENY)]);
+    }
+
+    /// Takes the right from the user to write to a topic. For a cluster where clients log in.
+    pub(crate) fn forbid_writing(&self, topic: &str) {
+        self.create_acls(&[topic_acl("*", OPERATION_ALL, ALLOW), topic_acl(topic, OPERATION_WRITE, DENY)]);
+    }
+
+    /// Gives it back.
+    pub(crate) fn permit_writing(&self, topic: &str) {
+        // DeleteAcls (31) in version 1 answers with a list of what it deleted for each filter.
+        let answer =
+            self.ask_as_super_user(31, &[&1_u32.to_be_bytes()[..], &topic_acl(topic, OPERATION_WRITE, DENY)].concat());
+        // Correlation id, throttle time, count, and the error code of the one filter.
+        assert_eq!(answer[12..14], [0; 2], "{answer:?}");
+    }
+
+    fn create_acls(&self, acls: &[Vec<u8>]) {
+        let count = u32::try_from(acls.len()).unwrap();
+        // CreateAcls (30) in version 1.
+        let answer = self.ask_as_super_user(30, &[&count.to_be_bytes()[..], &acls.concat()].concat());
+        // Correlation id, throttle time, count, and for each rule an error code and an empty message.
+        assert_eq!(answer[12..], vec![0; 4 * acls.len()], "{answer:?}");
+    }
+
+    /// Sends a request in version 1 to the listener where nobody logs in. Returns the answer without its length.
+    fn ask_as_super_user(&self, api: u8, body: &[u8]) -> Vec<u8> {
+        // Correlation id 0, no client id.
+        let request = [&[0, api, 0, 1, 0, 0, 0, 0, 0xff, 0xff][..], body].concat();
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.nodes[0].internal)).unwrap();
         stream.write_all(&[&u32::try_from(request.len()).unwrap().to_be_bytes()[..], &request].concat()).unwrap();
-        // Length, correlation id, throttle time, and two results of an error code and an empty message.
-        let mut answer = [0; 4 + 4 + 4 + 4 + 2 * 4];
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).unwrap();
+        let mut answer = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
         stream.read_exact(&mut answer).unwrap();
-        assert_eq!(answer[16..], [0; 8], "{answer:?}");
+        answer
     }
 
     /// Waits until Kafka knows the topic, and gives what it says of it.
@@ -266,6 +286,20 @@ impl Kafka {
         });
         description
     }
+}
+
+// Numbers of Kafka's protocol.
+const OPERATION_ALL: u8 = 2;
+const OPERATION_WRITE: u8 = 4;
+const OPERATION_DESCRIBE_CONFIGS: u8 = 10;
+const DENY: u8 = 2;
+const ALLOW: u8 = 3;
+
+/// A rule about the user and a topic, by its literal name or `*`, as in the requests to create and to delete one.
+fn topic_acl(topic: &str, operation: u8, permission: u8) -> Vec<u8> {
+    let text = |text: &str| [&u16::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat();
+    let user = format!("User:{USER}");
+    [&[2][..], &text(topic), &[3], &text(&user), &text("*"), &[operation, permission]].concat()
 }
 
 impl Node {

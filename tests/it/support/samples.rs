@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use callbridge::auth::Apps;
 use callbridge::capture::Capture;
-use callbridge::capture::Outcome;
+use callbridge::capture::CaptureOutcome;
 use callbridge::capture::Raw;
 use callbridge::clock::UnixMillis;
 use callbridge::command::Command;
@@ -64,7 +64,7 @@ pub(crate) fn published(command: &str, body: &str) -> Vec<Vec<u8>> {
     raw.push(body.as_bytes());
     let known = Command::find(command);
     let is_question = known.is_some_and(|command| command.kind() == Kind::Before);
-    let outcome = if is_question { Outcome::Decided(Decision::unjudged()) } else { Outcome::Happened };
+    let outcome = if is_question { CaptureOutcome::Decided(Decision::unjudged()) } else { CaptureOutcome::Happened };
     let peer = SocketAddr::from(([127, 0, 0, 1], 4711));
     let capture = Capture { received: RECEIVED, peer, app, command: known, raw: raw.end(), outcome };
     let record = |part| normaliser.record_of(&capture, part);

@@ -69,6 +69,10 @@ app.kubernetes.io/part-of: {{ .Chart.Name }}
 {{- $_ := set $own "admin" (dict "listen" "0.0.0.0:9464") }}
 {{- /* A folder below the mount, which callbridge makes with mode 0700: fsGroup opens the mount itself to its group. */}}
 {{- $_ := set $own "journal" (dict "dir" "/var/lib/callbridge/journal") }}
+{{- if and (eq .Values.mode "deployment") (eq (include "callbridge.ack" .) "journal") }}
+{{- /* An emptyDir goes with its pod. */}}
+{{- $_ := set $own.journal "persistent" false }}
+{{- end }}
 {{- if .Values.tlsSecret }}
 {{- $_ := set $own.callbacks "tls" (dict "certificate_file" "/run/secrets/callbridge-tls/tls.crt" "key_file" "/run/secrets/callbridge-tls/tls.key") }}
 {{- end }}

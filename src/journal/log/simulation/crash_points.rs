@@ -7,8 +7,8 @@ use super::disk::Image;
 use super::disk::SimDisk;
 use super::history::Action;
 use super::history::History;
+use super::history::HistorySetup;
 use super::history::Order;
-use super::history::Setup;
 use super::model::Model;
 use super::model::Violation;
 use super::world::World;
@@ -17,7 +17,8 @@ use crate::journal::log::mutant::Mutant;
 /// All subsets of so many pending changes are tried.
 const SUBSETS_OF: usize = 8;
 
-const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
+const SETUP: HistorySetup =
+    HistorySetup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
 
 /// How many cuts were tried, and how many of them behind another.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -36,9 +37,9 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
     let whole = || append(&[20_000, 10_000, 100], false);
     let stuck = || deliver(u64::MAX, Order::Stuck { one_in: 2 });
     let all_but = |one_in| deliver(u64::MAX, Order::Stuck { one_in });
-    let tends = |times| (0..times).map(|_| Action::Tend { fault: None });
+    let works = |times| (0..times).map(|_| Action::Maintain { fault: None });
     let close = || Action::Close { fault: None };
-    let tend = || Action::Tend { fault: None };
+    let work = || Action::Maintain { fault: None };
     let all = || deliver(u64::MAX, Order::OldestFirst);
     let held_up = || deliver(u64::MAX, Order::OldestHeldUp);
     let again = || Action::Open { segment_blocks: 16, fault: None };
@@ -50,30 +51,30 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
         ("records at the end", vec![small(), small(), held_up(), close()]),
         ("records only", vec![small(), close(), again(), all(), empty(), close(), again(), small()]),
         ("rotates", vec![large(), large(), small()]),
-        ("rotates and takes back", vec![large(), large(), all(), tend(), large(), tend(), small()]),
-        ("takes back behind one held up", vec![large(), large(), held_up(), tend(), recording(), tend(), large()]),
+        ("rotates and takes back", vec![large(), large(), all(), work(), large(), work(), small()]),
+        ("takes back behind one held up", vec![large(), large(), held_up(), work(), recording(), work(), large()]),
         ("is full", vec![large(), large(), large(), large(), small()]),
-        ("is full and let out", vec![large(), large(), large(), held_up(), tend(), large(), tend(), small()]),
+        ("is full and let out", vec![large(), large(), large(), held_up(), work(), large(), work(), small()]),
         (
             "runs again and again",
             vec![small(), Action::Kill, small(), Action::Kill, small(), close(), again(), small()],
         ),
-        ("changes the size", vec![small(), Action::Open { segment_blocks: 18, fault: None }, all(), large(), tend()]),
+        ("changes the size", vec![small(), Action::Open { segment_blocks: 18, fault: None }, all(), large(), work()]),
         ("delivers the newest first", vec![large(), small(), deliver(1, Order::NewestFirst), recording(), close()]),
         (
             "carries records over",
-            vec![append(&[100, 38_000], false), held_up(), large(), held_up(), tend(), recording(), tend(), small()],
+            vec![append(&[100, 38_000], false), held_up(), large(), held_up(), work(), recording(), work(), small()],
         ),
         (
             "compacts",
-            [pair(), pair(), stuck(), pair()].into_iter().chain(tends(12)).chain([small(), recording()]).collect(),
+            [pair(), pair(), stuck(), pair()].into_iter().chain(works(12)).chain([small(), recording()]).collect(),
         ),
         (
             "compacts while it delivers and records",
             [pair(), pair(), pair()]
                 .into_iter()
-                .chain([stuck(), tend(), tend(), tend(), tend(), all(), recording()])
-                .chain(tends(8))
+                .chain([stuck(), work(), work(), work(), work(), all(), recording()])
+                .chain(works(8))
                 .chain([small(), close()])
                 .collect(),
         ),
@@ -81,9 +82,9 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
             "compacts what was compacted",
             [pair(), pair(), stuck(), pair()]
                 .into_iter()
-                .chain(tends(12))
+                .chain(works(12))
                 .chain([recording(), pair(), stuck(), recording(), pair()])
-                .chain(tends(14))
+                .chain(works(14))
                 .chain([small()])
                 .collect(),
         ),
@@ -91,11 +92,11 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
             "carries what was said of older ones",
             [whole(), small(), pair(), all_but(4), recording(), pair(), stuck(), recording(), pair()]
                 .into_iter()
-                .chain(tends(14))
+                .chain(works(14))
                 .chain([small()])
                 .collect(),
         ),
-        ("writes a used file again", vec![large(), large(), all(), tend(), large(), all(), tend(), large(), small()]),
+        ("writes a used file again", vec![large(), large(), all(), work(), large(), all(), work(), large(), small()]),
     ]
 }
 

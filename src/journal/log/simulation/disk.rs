@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
-use super::random::Random;
+use super::random::SplitMix;
 use crate::journal::log::disk::Disk;
 use crate::journal::log::disk::DiskFile;
 
@@ -26,7 +26,7 @@ type Inode = u64;
 /// What is on the disk and what a program sees of it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Image {
-    files: BTreeMap<Inode, Content>,
+    files: BTreeMap<Inode, FileContent>,
     names: BTreeMap<String, Inode>,
     durable_names: BTreeMap<String, Inode>,
     /// In the order in which it was asked for.
@@ -35,7 +35,7 @@ pub(super) struct Image {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Content {
+struct FileContent {
     cached: Vec<u8>,
     durable: Vec<u8>,
     /// The sectors that cannot be read until they are written again.
@@ -75,7 +75,7 @@ pub(super) enum FaultKind {
 }
 
 #[derive(Debug)]
-struct State {
+struct DiskState {
     image: Image,
     /// Handles of earlier runs of the program are dead.
     run: u64,
@@ -85,7 +85,7 @@ struct State {
     fault: Option<Fault>,
     capacity_bytes: u64,
     /// For short reads and writes, and interruptions.
-    noise: Option<Random>,
+    noise: Option<SplitMix>,
     /// The image before each change, if somebody wants them.
     recording: Option<Vec<Image>>,
 }
@@ -93,7 +93,7 @@ struct State {
 /// The disk, as one run of the program has it.
 #[derive(Debug, Clone)]
 pub(super) struct SimDisk {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<DiskState>>,
     run: u64,
 }
 
@@ -106,7 +106,7 @@ pub(super) struct SimFile {
 
 /// A change of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+enum DiskChange {
     /// Takes room.
     Write,
     Sync(Inode),
@@ -137,7 +137,7 @@ impl Image {
     }
 
     /// What a power cut leaves by chance.
-    pub(super) fn cut_at_random(mut self, random: &mut Random) -> Self {
+    pub(super) fn cut_at_random(mut self, random: &mut SplitMix) -> Self {
         let pending = std::mem::take(&mut self.pending);
         let names = pending.iter().filter(|pending| !pending.is_write()).count() as u64;
         let is_in_order = random.percent(50);
@@ -194,7 +194,7 @@ impl Image {
     }
 
     /// Keeps some of a write: some of its sectors, or some of its bytes.
-    fn persist_torn(&mut self, inode: Inode, offset: usize, bytes: &[u8], random: &mut Random) {
+    fn persist_torn(&mut self, inode: Inode, offset: usize, bytes: &[u8], random: &mut SplitMix) {
         let Some(file) = self.files.get_mut(&inode) else { return };
         match random.below(3) {
             0 => {
@@ -253,7 +253,7 @@ impl Image {
 
 impl SimDisk {
     pub(super) fn new(image: Image) -> Self {
-        let state = State {
+        let state = DiskState {
             image,
             run: 0,
             is_off: false,
@@ -268,7 +268,7 @@ impl SimDisk {
 
     /// From now on reads and writes are short at times, or interrupted.
     pub(super) fn make_noise(&self, seed: u64) {
-        self.lock().noise = Some(Random::new(seed));
+        self.lock().noise = Some(SplitMix::new(seed));
     }
 
     pub(super) fn set_capacity(&self, bytes: u64) {
@@ -314,7 +314,7 @@ impl SimDisk {
     }
 
     /// Cuts the power, and switches it on again.
-    pub(super) fn cut_power(&self, random: &mut Random) {
+    pub(super) fn cut_power(&self, random: &mut SplitMix) {
         let mut state = self.lock();
         state.image = std::mem::take(&mut state.image).cut_at_random(random);
         (state.is_off, state.is_aborted) = (false, false);
@@ -327,7 +327,7 @@ impl SimDisk {
     /// What was recorded since the last time: the image before each change, and as it is now.
     pub(super) fn take_recording(&self) -> Vec<Image> {
         let mut state = self.lock();
-        let State { image, recording, .. } = &mut *state;
+        let DiskState { image, recording, .. } = &mut *state;
         let Some(recording) = recording else { return Vec::new() };
         recording.push(image.clone());
         std::mem::take(recording)
@@ -364,18 +364,18 @@ impl SimDisk {
         image.used_bytes() - kept.map(|(_, inode)| image.files[inode].cached.len() as u64).sum::<u64>()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, DiskState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The state, if this run of the program is the one that runs.
-    fn alive(&self) -> io::Result<MutexGuard<'_, State>> {
+    fn alive(&self) -> io::Result<MutexGuard<'_, DiskState>> {
         let state = self.lock();
         if state.run == self.run && !state.is_off { Ok(state) } else { Err(io::Error::other("the power is off")) }
     }
 
     /// Makes one change, unless it is to fail.
-    fn change<T>(&self, change: Change, make: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+    fn change<T>(&self, change: DiskChange, make: impl FnOnce(&mut DiskState) -> io::Result<T>) -> io::Result<T> {
         let mut state = self.alive()?;
         if state.recording.is_some() {
             let image = state.image.clone();
@@ -387,16 +387,16 @@ impl SimDisk {
         match state.fault.take() {
             Some(Fault { after: 0, kind: kind @ (FaultKind::Fails | FaultKind::FailsOnce) }) => {
                 match change {
-                    Change::Sync(inode) => state.drop_pending(|pending| pending.is_write_to(inode)),
-                    Change::SyncNames => {
+                    DiskChange::Sync(inode) => state.drop_pending(|pending| pending.is_write_to(inode)),
+                    DiskChange::SyncNames => {
                         state.drop_pending(|pending| !pending.is_write());
                         state.is_aborted = kind == FaultKind::Fails;
                     }
-                    Change::Write | Change::Name => {}
+                    DiskChange::Write | DiskChange::Name => {}
                 }
                 Err(io::Error::from_raw_os_error(5))
             }
-            Some(Fault { after: 0, kind: FaultKind::NoRoom }) if change == Change::Write => {
+            Some(Fault { after: 0, kind: FaultKind::NoRoom }) if change == DiskChange::Write => {
                 Err(io::ErrorKind::StorageFull.into())
             }
             Some(Fault { after: 0, kind: FaultKind::PowerOffBefore }) => {
@@ -420,7 +420,7 @@ impl SimDisk {
     }
 }
 
-impl State {
+impl DiskState {
     /// As Linux does when a sync fails: what was pending is taken for written. Some of it may be.
     fn drop_pending(&mut self, is_meant: impl Fn(&Pending) -> bool) {
         for pending in std::mem::take(&mut self.image.pending) {
@@ -451,14 +451,14 @@ impl Disk for SimDisk {
     }
 
     fn create(&self, name: &str) -> io::Result<SimFile> {
-        let inode = self.change(Change::Write, |state| {
+        let inode = self.change(DiskChange::Write, |state| {
             let image = &mut state.image;
             if image.names.contains_key(name) {
                 return Err(io::ErrorKind::AlreadyExists.into());
             }
             image.last_inode += 1;
             let inode = image.last_inode;
-            image.files.insert(inode, Content::default());
+            image.files.insert(inode, FileContent::default());
             image.names.insert(name.to_owned(), inode);
             image.pending.push(Pending::Create { inode, name: name.to_owned() });
             Ok(inode)
@@ -472,7 +472,7 @@ impl Disk for SimDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.change(Change::Name, |state| {
+        self.change(DiskChange::Name, |state| {
             let image = &mut state.image;
             let inode = image.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
             image.names.insert(to.to_owned(), inode);
@@ -482,7 +482,7 @@ impl Disk for SimDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        self.change(Change::Name, |state| {
+        self.change(DiskChange::Name, |state| {
             let image = &mut state.image;
             let inode = image.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
             image.pending.push(Pending::Remove { inode, name: name.to_owned() });
@@ -491,7 +491,7 @@ impl Disk for SimDisk {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        self.change(Change::SyncNames, |state| {
+        self.change(DiskChange::SyncNames, |state| {
             state.image.sync_names();
             Ok(())
         })
@@ -511,7 +511,7 @@ impl DiskFile for SimFile {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.alive()?;
         let wanted = state.shortened(into.len())?;
-        let Content { cached, bad, .. } = &state.image.files[&self.inode];
+        let FileContent { cached, bad, .. } = &state.image.files[&self.inode];
         let offset = offset as usize;
         let rest = cached.get(offset..).unwrap_or_default();
         let mut read = wanted.min(rest.len());
@@ -527,7 +527,7 @@ impl DiskFile for SimFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        self.disk.change(Change::Write, |state| {
+        self.disk.change(DiskChange::Write, |state| {
             let offset = offset as usize;
             let grown = (offset + bytes.len()).saturating_sub(state.image.files[&self.inode].cached.len());
             let free_bytes = state.capacity_bytes.saturating_sub(state.image.used_bytes());
@@ -547,14 +547,14 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.change(Change::Sync(self.inode), |state| {
+        self.disk.change(DiskChange::Sync(self.inode), |state| {
             state.image.sync(self.inode);
             Ok(())
         })
     }
 
     fn settle(&self) -> io::Result<()> {
-        self.disk.change(Change::Sync(self.inode), |state| {
+        self.disk.change(DiskChange::Sync(self.inode), |state| {
             state.image.sync(self.inode);
             if let Some(file) = state.image.files.get_mut(&self.inode) {
                 file.cached.clone_from(&file.durable);

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::disk::Fault;
 use super::disk::FaultKind;
-use super::random::Random;
+use super::random::SplitMix;
 use crate::journal::log::SEGMENTS_MIN;
 use crate::journal::log::format::BLOCK_BYTES;
 
@@ -14,7 +14,7 @@ const SEGMENT_BLOCKS: [u64; 4] = [16, 18, 32, 64];
 /// All that happens to one log.
 #[derive(Debug, Clone)]
 pub(super) struct History {
-    pub(super) setup: Setup,
+    pub(super) setup: HistorySetup,
     pub(super) actions: Vec<Action>,
 }
 
@@ -27,7 +27,7 @@ impl fmt::Display for History {
 
 /// What holds for a whole history.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Setup {
+pub(super) struct HistorySetup {
     pub(super) segment_blocks: u64,
     pub(super) quota_bytes: u64,
     /// What the filesystem has for the log, in bytes.
@@ -52,7 +52,7 @@ pub(super) enum Action {
         captures: u64,
         order: Order,
     },
-    Tend {
+    Maintain {
         fault: Option<Fault>,
     },
     Read {
@@ -106,15 +106,15 @@ pub(super) enum Order {
 impl History {
     /// The history of a seed.
     pub(super) fn of(seed: u64) -> Self {
-        let mut random = Random::new(seed);
+        let mut random = SplitMix::new(seed);
         let random = &mut random;
         let segment_blocks = one_of(random, &SEGMENT_BLOCKS);
         let segment_blocks_max = if random.percent(30) { 64 } else { segment_blocks };
         let quota_bytes = segment_blocks_max * BLOCK_BYTES as u64 * (SEGMENTS_MIN + random.below(4));
         let capacity_bytes = if random.percent(20) { quota_bytes / 2 + random.below(quota_bytes) } else { u64::MAX };
         let noise = random.percent(50).then(|| random.next());
-        let setup = Setup { segment_blocks, quota_bytes, capacity_bytes, noise };
-        let pace = Pace {
+        let setup = HistorySetup { segment_blocks, quota_bytes, capacity_bytes, noise };
+        let weights = ActionWeights {
             flips: if random.percent(25) { 3 } else { 0 },
             spoils: if random.percent(25) { 4 } else { 0 },
             faults: one_of(random, &[0, 5, 20]),
@@ -122,14 +122,14 @@ impl History {
             segment_blocks_max,
             stuck: random.percent(50).then(|| one_of(random, &[2, 3, 7, 30])),
         };
-        let actions = if pace.stuck.is_some() && random.percent(40) { 100 } else { 10 } + random.below(60);
-        let actions = (0..actions).map(|_| pace.action(random)).collect();
+        let actions = if weights.stuck.is_some() && random.percent(40) { 100 } else { 10 } + random.below(60);
+        let actions = (0..actions).map(|_| weights.action(random)).collect();
         Self { setup, actions }
     }
 }
 
 /// How often things happen in one history.
-struct Pace {
+struct ActionWeights {
     flips: u64,
     spoils: u64,
     faults: u64,
@@ -139,8 +139,8 @@ struct Pace {
     stuck: Option<u64>,
 }
 
-impl Pace {
-    fn action(&self, random: &mut Random) -> Action {
+impl ActionWeights {
+    fn action(&self, random: &mut SplitMix) -> Action {
         match random.below(100 + self.flips + self.spoils) {
             0..45 => Action::Append {
                 sizes: (0..self.captures(random)).map(|_| self.size(random)).collect(),
@@ -150,7 +150,7 @@ impl Pace {
                 fault: self.fault(random),
             },
             45..60 => self.deliver(random),
-            60..77 => Action::Tend { fault: self.fault(random) },
+            60..77 => Action::Maintain { fault: self.fault(random) },
             77..84 => Action::Read { frames: 1 + random.below(20) },
             84..87 => Action::ReadAgain { pick: random.next() },
             87..89 => Action::Close { fault: self.fault(random) },
@@ -168,11 +168,11 @@ impl Pace {
     }
 
     /// None: only what was delivered is recorded.
-    fn captures(&self, random: &mut Random) -> u64 {
+    fn captures(&self, random: &mut SplitMix) -> u64 {
         if random.percent(10) { 0 } else { 1 + random.below(5) }
     }
 
-    fn size(&self, random: &mut Random) -> usize {
+    fn size(&self, random: &mut SplitMix) -> usize {
         let bytes = match random.below(10) {
             0 => 0,
             1..7 if !self.is_large => 8 + random.below(200),
@@ -182,7 +182,7 @@ impl Pace {
         bytes as usize
     }
 
-    fn deliver(&self, random: &mut Random) -> Action {
+    fn deliver(&self, random: &mut SplitMix) -> Action {
         match self.stuck {
             Some(one_in) if random.percent(90) => {
                 Action::Deliver { captures: u64::MAX, order: Order::Stuck { one_in } }
@@ -191,11 +191,11 @@ impl Pace {
         }
     }
 
-    fn delivered(&self, random: &mut Random) -> u64 {
+    fn delivered(&self, random: &mut SplitMix) -> u64 {
         if random.percent(15) { u64::MAX } else { 1 + random.below(12) }
     }
 
-    fn fault(&self, random: &mut Random) -> Option<Fault> {
+    fn fault(&self, random: &mut SplitMix) -> Option<Fault> {
         let kinds = [
             FaultKind::Fails,
             FaultKind::NoRoom,
@@ -207,7 +207,7 @@ impl Pace {
     }
 }
 
-fn order(random: &mut Random) -> Order {
+fn order(random: &mut SplitMix) -> Order {
     match random.below(10) {
         0..5 => Order::OldestFirst,
         5 => Order::NewestFirst,
@@ -216,6 +216,6 @@ fn order(random: &mut Random) -> Order {
     }
 }
 
-fn one_of<T: Copy>(random: &mut Random, all: &[T]) -> T {
+fn one_of<T: Copy>(random: &mut SplitMix, all: &[T]) -> T {
     all[random.below(all.len() as u64) as usize]
 }

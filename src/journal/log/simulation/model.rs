@@ -7,12 +7,12 @@ use super::disk::SimDisk;
 use crate::journal::log::Damage;
 use crate::journal::log::Seq;
 use crate::journal::log::cursor::Cursor;
-use crate::journal::log::cursor::Place;
+use crate::journal::log::cursor::FramePosition;
 use crate::journal::log::cursor::ReadError;
 use crate::journal::log::format::Captured;
 use crate::journal::log::format::Frame;
-use crate::journal::log::format::Record;
-use crate::journal::log::recovery::Found;
+use crate::journal::log::format::FrameRecord;
+use crate::journal::log::recovery::RecoveryReport;
 use crate::journal::log::store::Store;
 
 /// What is wrong, in words.
@@ -20,7 +20,7 @@ pub(super) type Violation = String;
 
 /// A capture that was given to the log. It begins with the number by which the model knows it, unless it is empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Capture {
+pub(super) struct ModelCapture {
     id: u64,
     length: usize,
     is_counted: bool,
@@ -38,9 +38,9 @@ struct Hit {
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Model {
-    given: Vec<Capture>,
+    given: Vec<ModelCapture>,
     /// Acknowledged, or found by a run of the program: these must be kept.
-    kept: BTreeMap<Seq, Capture>,
+    kept: BTreeMap<Seq, ModelCapture>,
     /// Delivered, ever.
     delivered: BTreeSet<Seq>,
     /// Delivered, and the record of it acknowledged.
@@ -64,30 +64,30 @@ pub(super) enum Hurt {
 /// What a run of the program begins with.
 pub(super) struct Start<'s> {
     pub(super) store: &'s Store<SimDisk>,
-    pub(super) found: &'s Found,
+    pub(super) found: &'s RecoveryReport,
     /// The damage that was reported, also that of an opening that was refused.
     pub(super) damage: &'s [Damage],
 }
 
 /// What a run of the program has to deliver.
-pub(super) type Undelivered = BTreeMap<Seq, OnDisk>;
+pub(super) type Outstanding = BTreeMap<Seq, StoredCapture>;
 
 /// A capture that is not delivered: where it is, its key, and what its record takes, in bytes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct OnDisk {
-    pub(super) place: Place,
+pub(super) struct StoredCapture {
+    pub(super) place: FramePosition,
     pub(super) key: u32,
     pub(super) record_bytes: u32,
 }
 
-impl OnDisk {
-    pub(super) fn of(captured: &Captured<'_>, place: Place) -> Self {
+impl StoredCapture {
+    pub(super) fn of(captured: &Captured<'_>, place: FramePosition) -> Self {
         Self { place, key: captured.key, record_bytes: captured.record_bytes() }
     }
 }
 
 /// What these take, in bytes, by key.
-pub(super) fn bytes_by_key(undelivered: &Undelivered) -> BTreeMap<u32, u64> {
+pub(super) fn bytes_by_key(undelivered: &Outstanding) -> BTreeMap<u32, u64> {
     let mut bytes = BTreeMap::new();
     for waiting in undelivered.values() {
         *bytes.entry(waiting.key).or_default() += u64::from(waiting.record_bytes);
@@ -95,7 +95,7 @@ pub(super) fn bytes_by_key(undelivered: &Undelivered) -> BTreeMap<u32, u64> {
     bytes
 }
 
-impl Capture {
+impl ModelCapture {
     /// Its bytes, behind those in `into`.
     pub(super) fn write(&self, into: &mut Vec<u8>) {
         let start = into.len();
@@ -130,10 +130,10 @@ impl Capture {
 
 impl Model {
     /// A new capture, which the log may keep from now on.
-    pub(super) fn give(&mut self, length: usize, is_counted: bool) -> Capture {
+    pub(super) fn give(&mut self, length: usize, is_counted: bool) -> ModelCapture {
         // Long enough to know it by, or empty.
         let length = if length < 8 { 0 } else { length };
-        let capture = Capture { id: self.given.len() as u64, length, is_counted };
+        let capture = ModelCapture { id: self.given.len() as u64, length, is_counted };
         self.given.push(capture);
         capture
     }
@@ -143,7 +143,7 @@ impl Model {
     }
 
     /// An append was acknowledged, in this frame.
-    pub(super) fn acknowledge(&mut self, captures: &[Capture], frame: &Frame<'_>) -> Result<(), Violation> {
+    pub(super) fn acknowledge(&mut self, captures: &[ModelCapture], frame: &Frame<'_>) -> Result<(), Violation> {
         let first_seq = frame.header.first_seq;
         for (seq, capture) in (first_seq..).zip(captures) {
             // The number may have been that of another.
@@ -155,7 +155,7 @@ impl Model {
         }
         // And from now on it must be known what it says of what was delivered.
         for record in frame.records() {
-            if let Record::Delivered(runs) = record {
+            if let FrameRecord::Delivered(runs) = record {
                 self.recorded.extend(runs.iter().flat_map(|(first, last)| first..=last));
             }
         }
@@ -204,12 +204,12 @@ impl Model {
     }
 
     /// Checks what a new run of the program finds. Returns what it is to deliver.
-    pub(super) fn check_start(&mut self, start: &Start<'_>) -> Result<Undelivered, Violation> {
+    pub(super) fn check_start(&mut self, start: &Start<'_>) -> Result<Outstanding, Violation> {
         if !self.is_hurt && !start.damage.is_empty() {
             return Err(format!("damage is reported where there is none: {:?}", start.damage));
         }
         let mut present = BTreeSet::new();
-        let mut returned = Undelivered::new();
+        let mut returned = Outstanding::new();
         let (mut counted, mut uncounted) = (0, 0);
         let mut cursor = Cursor::default();
         let mut last = 0;
@@ -217,7 +217,7 @@ impl Model {
             let (place, frame) = match cursor.next(start.store) {
                 Ok(Some(read)) => read,
                 Ok(None) => break,
-                // Told at the start; told again because it took the disk its time.
+                // Reported at the start, and once more because the disk was slow.
                 Err(ReadError::Damaged(damage)) if self.is_hurt && damage.reason.is_some() => continue,
                 Err(error) => return Err(format!("cannot read: {error}")),
             };
@@ -231,7 +231,7 @@ impl Model {
                 self.meet(seq, found)?;
                 present.insert(seq);
                 if !start.store.is_delivered(seq) {
-                    returned.insert(seq, OnDisk::of(&captured, place));
+                    returned.insert(seq, StoredCapture::of(&captured, place));
                     *(if is_counted { &mut counted } else { &mut uncounted }) += 1;
                 }
             }
@@ -252,17 +252,17 @@ impl Model {
     }
 
     /// The capture that was found.
-    fn find(&self, seq: Seq, is_counted: bool, bytes: &[u8]) -> Result<Capture, Violation> {
+    fn find(&self, seq: Seq, is_counted: bool, bytes: &[u8]) -> Result<ModelCapture, Violation> {
         let id = bytes.first_chunk().map(|id| !u64::from_le_bytes(*id));
         let named = id.and_then(|id| self.given.get(usize::try_from(id).ok()?)).copied();
-        let empty = bytes.is_empty().then_some(Capture { id: 0, length: 0, is_counted });
+        let empty = bytes.is_empty().then_some(ModelCapture { id: 0, length: 0, is_counted });
         named
             .or(empty)
             .filter(|capture| capture.is(is_counted, bytes))
             .ok_or_else(|| format!("{seq} was never appended: {} bytes", bytes.len()))
     }
 
-    fn meet(&mut self, seq: Seq, found: Capture) -> Result<(), Violation> {
+    fn meet(&mut self, seq: Seq, found: ModelCapture) -> Result<(), Violation> {
         let known = *self.kept.entry(seq).or_insert(found);
         if known.is_same(&found) { Ok(()) } else { Err(format!("{seq} was {known:?} and is {found:?}")) }
     }
@@ -272,7 +272,7 @@ impl Model {
         &self,
         start: &Start<'_>,
         present: &BTreeSet<Seq>,
-        returned: &Undelivered,
+        returned: &Outstanding,
     ) -> Result<(), Violation> {
         for (seq, known) in &self.kept {
             if self.delivered.contains(seq) || returned.contains_key(seq) {
@@ -325,7 +325,7 @@ impl Hit {
         })
     }
 
-    fn is_torn(&self, found: &Found) -> bool {
+    fn is_torn(&self, found: &RecoveryReport) -> bool {
         found.torn.iter().any(|(torn, at)| *torn == self.name && *at <= self.offset)
     }
 }

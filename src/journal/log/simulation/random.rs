@@ -2,11 +2,11 @@
 
 /// SplitMix64.
 #[derive(Debug, Clone)]
-pub(super) struct Random {
+pub(super) struct SplitMix {
     state: u64,
 }
 
-impl Random {
+impl SplitMix {
     pub(super) const fn new(seed: u64) -> Self {
         Self { state: seed }
     }

@@ -7,10 +7,10 @@ use super::disk::SECTOR_BYTES;
 use super::disk::SimDisk;
 use super::history::Action;
 use super::history::History;
+use super::history::HistorySetup;
 use super::history::Order;
-use super::history::Setup;
-use super::random::Random;
-use crate::journal::log::AppendError;
+use super::random::SplitMix;
+use crate::journal::log::BatchError;
 use crate::journal::log::Damage;
 use crate::journal::log::OnCorruption;
 use crate::journal::log::OpenError;
@@ -22,11 +22,12 @@ use crate::journal::log::mutant::Mutant;
 use crate::journal::log::recovery;
 use crate::journal::log::recovery::Opened;
 use crate::journal::log::recovery::Purpose;
-use crate::journal::log::store::TendError;
+use crate::journal::log::store::MaintenanceError;
 
-const SETUP: Setup = Setup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
+const SETUP: HistorySetup =
+    HistorySetup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
 
-fn holds(setup: Setup, actions: impl IntoIterator<Item = Action>) {
+fn holds(setup: HistorySetup, actions: impl IntoIterator<Item = Action>) {
     let history = History { setup, actions: actions.into_iter().collect() };
     assert_eq!(history.check(None), Ok(()), "\n{history}");
 }
@@ -56,6 +57,66 @@ fn a_segment_without_captures_is_not_overwritten_by_the_next() {
             append(&[100], true),
             Action::PowerOff { seed: 1 },
             READ,
+        ],
+    );
+}
+
+/// Found by seed 900114140: who said where it ended was recycled, so after the next start it could not be compacted, nor recycled.
+#[test]
+fn a_segment_without_captures_does_not_lose_who_says_where_it_ends() {
+    let power_off = |seed| Action::PowerOff { seed };
+    let uncounted = |sizes: &[usize], with_delivered, is_patient, fault| Action::Append {
+        sizes: sizes.to_vec(),
+        is_counted: false,
+        with_delivered,
+        is_patient,
+        fault,
+    };
+    let impatient = |sizes: &[usize], with_delivered| Action::Append {
+        sizes: sizes.to_vec(),
+        is_counted: true,
+        with_delivered,
+        is_patient: false,
+        fault: None,
+    };
+    let open = Action::Open { segment_blocks: 16, fault: None };
+    let half = || deliver(u64::MAX, Order::Stuck { one_in: 2 });
+    holds(
+        HistorySetup { quota_bytes: 5 * 16 * 4096, ..SETUP },
+        [
+            append(&[], false),
+            power_off(17_913_400_411_329_150_183),
+            append(&[19, 0, 1587], false),
+            power_off(18_273_129_094_871_777_943),
+            uncounted(&[173, 73, 1670, 173, 20606], true, true, None),
+            power_off(4_569_767_803_354_961_085),
+            append(&[96], true),
+            uncounted(&[7316, 198, 0, 0, 26], true, false, None),
+            uncounted(&[172, 160, 23, 0, 0], false, true, Some(Fault { after: 1, kind: FaultKind::PowerOffBefore })),
+            uncounted(&[40173, 191, 207], true, true, None),
+            append(&[122], false),
+            append(&[7039, 0, 10137], false),
+            append(&[0, 8683, 0, 14553, 22], false),
+            open.clone(),
+            uncounted(&[95, 32, 9], false, true, None),
+            Action::Close { fault: None },
+            impatient(&[], false),
+            half(),
+            append(&[0, 38, 891, 4931, 18], false),
+            Action::Kill,
+            uncounted(&[], false, true, None),
+            open.clone(),
+            append(&[], false),
+            open.clone(),
+            impatient(&[6241, 105, 101, 156, 0], false),
+            impatient(&[4131, 57], false),
+            impatient(&[0, 139, 4167, 92], true),
+            append(&[33], false),
+            append(&[91], true),
+            power_off(2_373_900_806_433_218_790),
+            append(&[0, 2992, 5573, 1674, 80], false),
+            open,
+            append(&[0, 207], false),
         ],
     );
 }
@@ -99,7 +160,7 @@ fn a_close_records_all_that_was_delivered() {
 
 #[test]
 fn a_segment_that_cannot_be_taken_back_is_not_forgotten() {
-    let fails = Action::Tend { fault: Some(Fault { after: 0, kind: FaultKind::Fails }) };
+    let fails = Action::Maintain { fault: Some(Fault { after: 0, kind: FaultKind::Fails }) };
     holds(
         SETUP,
         [
@@ -122,14 +183,14 @@ fn no_spare_is_mislaid_when_there_is_no_room_for_a_seal() {
         is_patient: false,
         fault: Some(Fault { after: 0, kind: FaultKind::NoRoom }),
     };
-    let mislaid = (0..8).flat_map(|_| [seal_finds_no_room(), Action::Tend { fault: None }]);
+    let mislaid = (0..8).flat_map(|_| [seal_finds_no_room(), Action::Maintain { fault: None }]);
     holds(SETUP, [append(&[38_000], false)].into_iter().chain(mislaid));
 }
 
 #[test]
 fn a_spare_that_cannot_be_named_leaves_nothing_behind() {
     // Made, written, synced, and then not named.
-    let not_named = || Action::Tend { fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
+    let not_named = || Action::Maintain { fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
     let open = Action::Open { segment_blocks: 16, fault: Some(Fault { after: 3, kind: FaultKind::Fails }) };
     holds(SETUP, [open].into_iter().chain((0..6).map(|_| not_named())));
 }
@@ -144,7 +205,7 @@ fn a_spare_that_a_killed_run_has_left_is_not_written_under_its_old_name() {
                 append(&[38_000], false),
                 deliver(1, Order::OldestFirst),
                 // Renamed to a spare, and killed before the directory is synced.
-                Action::Tend { fault: Some(Fault { after: 1, kind: FaultKind::Fails }) },
+                Action::Maintain { fault: Some(Fault { after: 1, kind: FaultKind::Fails }) },
                 // The next run begins a segment in it, and is killed before that has its name.
                 Action::Append {
                     sizes: vec![100],
@@ -163,7 +224,8 @@ fn a_spare_that_a_killed_run_has_left_is_not_written_under_its_old_name() {
 #[test]
 fn a_full_log_whose_oldest_capture_is_held_up_takes_back_what_is_delivered() {
     let filled = (0..5).map(|_| append(&[38_000], false));
-    let freed = [deliver(u64::MAX, Order::OldestHeldUp), Action::Tend { fault: None }, append(&[38_000], true), READ];
+    let freed =
+        [deliver(u64::MAX, Order::OldestHeldUp), Action::Maintain { fault: None }, append(&[38_000], true), READ];
     holds(SETUP, filled.chain(freed));
 }
 
@@ -174,7 +236,7 @@ fn a_full_log_that_is_opened_again_takes_back_what_is_delivered() {
         Action::Kill,
         READ,
         deliver(u64::MAX, Order::OldestHeldUp),
-        Action::Tend { fault: None },
+        Action::Maintain { fault: None },
         append(&[38_000], true),
         READ,
     ];
@@ -195,30 +257,30 @@ fn a_header_that_is_damaged_twice_is_not_taken_for_that_of_another_version() {
 }
 
 /// A log with a compaction that is so many steps under way; then one with a fault.
-fn compacts_until(tends: usize, after: u64, kind: FaultKind) -> impl Iterator<Item = Action> {
+fn compacts_until(passes: usize, after: u64, kind: FaultKind) -> impl Iterator<Item = Action> {
     let pair = || append(&[100, 38_000], false);
     let filled = [pair(), pair(), deliver(u64::MAX, Order::Stuck { one_in: 2 }), append(&[100], true), pair()];
-    let tends = (0..tends).map(|_| Action::Tend { fault: None });
-    filled.into_iter().chain(tends).chain([Action::Tend { fault: Some(Fault { after, kind }) }])
+    let passes = (0..passes).map(|_| Action::Maintain { fault: None });
+    filled.into_iter().chain(passes).chain([Action::Maintain { fault: Some(Fault { after, kind }) }])
 }
 
 #[test]
 fn an_output_stays_until_its_inputs_are_gone() {
-    let tend = || Action::Tend { fault: None };
-    for (tends, after) in (0..12).flat_map(|tends| (0..12).map(move |after| (tends, after))) {
+    let maintain = || Action::Maintain { fault: None };
+    for (passes, after) in (0..12).flat_map(|passes| (0..12).map(move |after| (passes, after))) {
         let delivered =
-            [deliver(u64::MAX, Order::OldestFirst), append(&[100], true), tend(), tend(), Action::Kill, READ];
-        holds(SETUP, compacts_until(tends, after, FaultKind::Fails).chain(delivered));
+            [deliver(u64::MAX, Order::OldestFirst), append(&[100], true), maintain(), maintain(), Action::Kill, READ];
+        holds(SETUP, compacts_until(passes, after, FaultKind::Fails).chain(delivered));
     }
 }
 
 /// The program is killed at any moment of a compaction, and the next one loses its power at any moment of its start.
 fn killed_and_cut() -> impl Iterator<Item = History> {
-    let moments = (0..12).flat_map(|tends| (0..9).map(move |after| (tends, after)));
-    moments.flat_map(|(tends, after)| (0..4).map(move |cut| (tends, after, cut))).map(|(tends, after, cut)| {
+    let moments = (0..12).flat_map(|passes| (0..9).map(move |after| (passes, after)));
+    moments.flat_map(|(passes, after)| (0..4).map(move |cut| (passes, after, cut))).map(|(passes, after, cut)| {
         let fault = Some(Fault { after: cut, kind: FaultKind::PowerOffBehind });
         let open = Action::Open { segment_blocks: 16, fault };
-        let actions = compacts_until(tends, after, FaultKind::Killed).chain([open, READ]);
+        let actions = compacts_until(passes, after, FaultKind::Killed).chain([open, READ]);
         History { setup: SETUP, actions: actions.collect() }
     })
 }
@@ -239,14 +301,14 @@ fn open(disk: &SimDisk, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, 
         Options { segment_bytes, quota_bytes: 16 * segment_bytes, free_bytes_min: 0, on_corruption, mutant: None };
     let disk = disk.restarted();
     // Each run has its own numbers.
-    let mut random = Random::new(disk.runs());
+    let mut random = SplitMix::new(disk.runs());
     recovery::open(disk, options, Box::new(move || random.next()))
 }
 
 /// Appends a frame of so many captures. Returns the number of the first.
 fn append_to(opened: &mut Opened<SimDisk>, captures: usize) -> Seq {
     let mut batch = batch_of(captures);
-    opened.store.tend().unwrap();
+    opened.store.maintain().unwrap();
     opened.writer.append(&mut batch, true).unwrap().first_seq
 }
 
@@ -286,7 +348,7 @@ fn a_seal_that_cannot_be_read_is_not_told_as_the_loss_of_what_was_delivered_sinc
         for _ in 0..1000 {
             batch.push(true, 0, |bytes| bytes.extend_from_slice(&[7; 20]));
         }
-        opened.store.tend().unwrap();
+        opened.store.maintain().unwrap();
         // Recorded at the end only, so that those behind the oldest say nothing of it and go.
         let first = opened.writer.append(&mut batch, false).unwrap().first_seq;
         let delivered: Vec<(Seq, u32)> = (first.max(2)..first + 1000).map(|seq| (seq, RECORD_BYTES)).collect();
@@ -333,13 +395,13 @@ fn nothing_is_acknowledged_once_the_directory_cannot_be_synced() {
             opened.store.delivered(&(first..first + 1_500).map(|seq| (seq, RECORD_BYTES)).collect::<Vec<_>>());
         }
         disk.arm(Some(Fault { after, kind: FaultKind::FailsOnce }));
-        let tended = (0..8).map(|_| opened.store.tend()).find(Result::is_err);
+        let maintained = (0..8).map(|_| opened.store.maintain()).find(Result::is_err);
         disk.arm(None);
-        let Some(Err(TendError::Failed(_))) = tended else { continue };
+        let Some(Err(MaintenanceError::Failed(_))) = maintained else { continue };
         failed += 1;
         let mut batch = batch_of(captures);
         let appended = opened.writer.append(&mut batch, true);
-        assert!(matches!(appended, Err(AppendError::Failed { .. })), "after {after}: {appended:?}");
+        assert!(matches!(appended, Err(BatchError::Failed { .. })), "after {after}: {appended:?}");
     }
     assert_eq!(failed, 4);
 }

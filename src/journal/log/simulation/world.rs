@@ -12,18 +12,18 @@ use super::disk::SECTOR_BYTES;
 use super::disk::SimDisk;
 use super::history::Action;
 use super::history::History;
+use super::history::HistorySetup;
 use super::history::Order;
-use super::history::Setup;
-use super::model::Capture;
 use super::model::Hurt;
 use super::model::Model;
-use super::model::OnDisk;
+use super::model::ModelCapture;
+use super::model::Outstanding;
 use super::model::Start;
-use super::model::Undelivered;
+use super::model::StoredCapture;
 use super::model::Violation;
 use super::model::bytes_by_key;
-use super::random::Random;
-use crate::journal::log::AppendError;
+use super::random::SplitMix;
+use crate::journal::log::BatchError;
 use crate::journal::log::OnCorruption;
 use crate::journal::log::OpenError;
 use crate::journal::log::Options;
@@ -40,10 +40,10 @@ use crate::journal::log::mutant::Mutant;
 use crate::journal::log::recovery;
 use crate::journal::log::recovery::Opened;
 use crate::journal::log::store::Delivery;
+use crate::journal::log::store::Maintenance;
+use crate::journal::log::store::MaintenanceError;
 use crate::journal::log::store::Store;
-use crate::journal::log::store::TendError;
-use crate::journal::log::store::Tended;
-use crate::journal::log::writer::Writer;
+use crate::journal::log::writer::SegmentWriter;
 
 /// So often the files' thread is waited for.
 const PATIENCE: u32 = 1_000;
@@ -54,7 +54,7 @@ pub(super) struct World {
     model: Model,
     /// Of a disk that is recorded: each image, with what was promised then.
     recorded: Vec<(Image, Model)>,
-    setup: Setup,
+    setup: HistorySetup,
     options: Options,
     is_resized: bool,
     run: Option<Run>,
@@ -66,9 +66,9 @@ pub(super) struct World {
 /// A run of the program.
 struct Run {
     store: Store<SimDisk>,
-    writer: Writer<SimDisk>,
+    writer: SegmentWriter<SimDisk>,
     /// Readable, and not delivered in this run.
-    undelivered: Undelivered,
+    undelivered: Outstanding,
     /// In this run.
     delivered: BTreeSet<Seq>,
     /// In this run.
@@ -121,7 +121,7 @@ impl History {
 }
 
 impl World {
-    pub(super) fn new(disk: SimDisk, setup: &Setup, mutant: Option<Mutant>) -> Self {
+    pub(super) fn new(disk: SimDisk, setup: &HistorySetup, mutant: Option<Mutant>) -> Self {
         disk.set_capacity(setup.capacity_bytes);
         if let Some(seed) = setup.noise {
             disk.make_noise(seed);
@@ -147,7 +147,13 @@ impl World {
     }
 
     /// A new start on `disk`, of a log that has promised what `model` says, after so many runs.
-    pub(super) fn resumed(disk: SimDisk, setup: &Setup, model: Model, runs: u64, mutant: Option<Mutant>) -> Self {
+    pub(super) fn resumed(
+        disk: SimDisk,
+        setup: &HistorySetup,
+        model: Model,
+        runs: u64,
+        mutant: Option<Mutant>,
+    ) -> Self {
         Self { model, runs, ..Self::new(disk, setup, mutant) }
     }
 
@@ -170,7 +176,7 @@ impl World {
                 self.append(&mut batch, *with_delivered, *is_patient, *fault).map(|_is_taken| ())
             }
             Action::Deliver { captures, order } => self.deliver(*captures, *order),
-            Action::Tend { fault } => self.tend(*fault),
+            Action::Maintain { fault } => self.maintain(*fault),
             Action::Read { frames } => self.read(*frames),
             Action::ReadAgain { pick } => self.read_again(*pick),
             Action::Flip { pick } => {
@@ -270,18 +276,18 @@ impl World {
             began_with_bytes: self.disk.used_bytes(),
         });
         self.check_bytes()?;
-        self.tend(fault)
+        self.maintain(fault)
     }
 
     fn try_open(&mut self, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, OpenError> {
         self.runs += 1;
-        let mut random = Random::new(self.runs);
+        let mut random = SplitMix::new(self.runs);
         let options = Options { on_corruption, ..self.options.clone() };
         recovery::open(self.disk.clone(), options, Box::new(move || random.next()))
     }
 
     /// Captures for the log, as many as fit in a batch.
-    fn batch(&mut self, sizes: &[usize], is_counted: bool) -> Result<Option<(Batch, Vec<Capture>)>, Violation> {
+    fn batch(&mut self, sizes: &[usize], is_counted: bool) -> Result<Option<(Batch, Vec<ModelCapture>)>, Violation> {
         if !self.is_open()? {
             return Ok(None);
         }
@@ -300,7 +306,7 @@ impl World {
     /// Returns whether it was taken.
     fn append(
         &mut self,
-        (batch, captures): &mut (Batch, Vec<Capture>),
+        (batch, captures): &mut (Batch, Vec<ModelCapture>),
         with_delivered: bool,
         is_patient: bool,
         fault: Option<Fault>,
@@ -308,19 +314,19 @@ impl World {
         self.disk.arm(fault);
         let mut appended = self.run_now().writer.append(batch, with_delivered);
         for round in 0..if is_patient { PATIENCE } else { 0 } {
-            if !matches!(appended, Err(AppendError::Full | AppendError::NoSpace(_))) {
+            if !matches!(appended, Err(BatchError::Full | BatchError::NoSpace(_))) {
                 break;
             }
-            if self.tend_once(None)? == Some(Tended::Done) || round % 8 == 7 {
+            if self.maintain_once(None)? == Some(Maintenance::Done) || round % 8 == 7 {
                 appended = self.run_now().writer.append(batch, with_delivered);
             }
         }
         self.disk.arm(None);
         let appended = match appended {
             Ok(appended) => appended,
-            Err(AppendError::Full) if is_patient => return self.check_full().map(|()| false),
-            Err(AppendError::Full | AppendError::NoSpace(_)) => return Ok(false),
-            Err(error @ AppendError::Failed { .. }) => {
+            Err(BatchError::Full) if is_patient => return self.check_full().map(|()| false),
+            Err(BatchError::Full | BatchError::NoSpace(_)) => return Ok(false),
+            Err(error @ BatchError::Failed { .. }) => {
                 return self.fails(&format!("append: {error:?}"), fault).map(|()| false);
             }
         };
@@ -331,7 +337,7 @@ impl World {
             Ok(Some((place, frame))) if place == appended.place && frame.header.first_seq == appended.first_seq => {
                 self.model.acknowledge(captures, &frame)?;
                 for captured in frame.captures() {
-                    run.undelivered.insert(captured.seq, OnDisk::of(&captured, place));
+                    run.undelivered.insert(captured.seq, StoredCapture::of(&captured, place));
                     *run.by_key.entry(captured.key).or_default() += u64::from(captured.record_bytes());
                 }
             }
@@ -351,7 +357,7 @@ impl World {
             }
             Order::Stuck { one_in } => seqs.retain(|seq| seq % one_in != 1),
             Order::Any { seed } => {
-                let mut random = Random::new(seed);
+                let mut random = SplitMix::new(seed);
                 seqs.sort_by_cached_key(|_| random.next());
             }
         }
@@ -390,24 +396,24 @@ impl World {
     /// The files' thread comes to rest.
     fn tend_until_done(&mut self) -> Result<(), Violation> {
         for _ in 0..PATIENCE {
-            match self.tend_once(None)? {
-                Some(Tended::More | Tended::Hurry) => {}
-                Some(Tended::Done) => return self.check_rest(),
+            match self.maintain_once(None)? {
+                Some(Maintenance::More | Maintenance::Hurry) => {}
+                Some(Maintenance::Done) => return self.check_rest(),
                 None => return Ok(()),
             }
         }
         Err(format!("it does not come to rest: {:?}", self.run_now().store.fill()))
     }
 
-    fn tend(&mut self, fault: Option<Fault>) -> Result<(), Violation> {
-        self.tend_once(fault).map(|_tended| ())
+    fn maintain(&mut self, fault: Option<Fault>) -> Result<(), Violation> {
+        self.maintain_once(fault).map(|_tended| ())
     }
 
-    fn tend_once(&mut self, fault: Option<Fault>) -> Result<Option<Tended>, Violation> {
+    fn maintain_once(&mut self, fault: Option<Fault>) -> Result<Option<Maintenance>, Violation> {
         let Some(run) = &mut self.run else { return Ok(None) };
         let before = run.store.fill();
         self.disk.arm(fault);
-        let tended = run.store.tend();
+        let maintained = run.store.maintain();
         self.disk.arm(None);
         let after = run.store.fill();
         self.compacted.0 += after.copied_bytes - before.copied_bytes;
@@ -416,14 +422,14 @@ impl World {
         if copied > 7 * won {
             return Err(format!("{copied} bytes were copied for {won}"));
         }
-        match tended {
+        match maintained {
             // What has failed was not worth an error.
-            Ok(_) if self.disk.is_dead() => self.fails("tend", fault).map(|()| None),
-            Ok(tended) => self.check_room().and(self.check_bytes()).map(|()| Some(tended)),
-            Err(TendError::Retry(..)) if (fault.is_some() || self.model.is_hurt()) && !self.disk.is_dead() => {
-                self.check_room().map(|()| Some(Tended::Done))
+            Ok(_) if self.disk.is_dead() => self.fails("maintain", fault).map(|()| None),
+            Ok(maintained) => self.check_room().and(self.check_bytes()).map(|()| Some(maintained)),
+            Err(MaintenanceError::Retry(..)) if (fault.is_some() || self.model.is_hurt()) && !self.disk.is_dead() => {
+                self.check_room().map(|()| Some(Maintenance::Done))
             }
-            Err(error) => self.fails(&format!("tend: {error:?}"), fault).map(|()| None),
+            Err(error) => self.fails(&format!("maintain: {error:?}"), fault).map(|()| None),
         }
     }
 
@@ -457,7 +463,9 @@ impl World {
     fn read_again(&mut self, pick: u64) -> Result<(), Violation> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let Some(index) = pick.checked_rem(run.undelivered.len() as u64) else { return Ok(()) };
-        let Some((wanted, OnDisk { place, .. })) = run.undelivered.iter().nth(index as usize) else { return Ok(()) };
+        let Some((wanted, StoredCapture { place, .. })) = run.undelivered.iter().nth(index as usize) else {
+            return Ok(());
+        };
         if run.store.is_marked(*wanted) != run.marked.contains(wanted) {
             return Err(format!("whether {wanted} was marked is not known any more"));
         }
@@ -523,7 +531,7 @@ impl World {
     }
 
     /// A file of the log, and a frame of it.
-    fn any_frame(&self, random: &mut Random) -> Option<(String, Vec<u8>, Range<u64>)> {
+    fn any_frame(&self, random: &mut SplitMix) -> Option<(String, Vec<u8>, Range<u64>)> {
         let mut files = self.disk.contents();
         files.retain(|(name, bytes)| name.ends_with(".seg") && bytes.len() > BLOCK_BYTES);
         let (name, bytes) = files.swap_remove(random.next().checked_rem(files.len() as u64)? as usize);
@@ -543,7 +551,7 @@ impl World {
     }
 
     fn flip(&mut self, pick: u64) {
-        let mut random = Random::new(pick);
+        let mut random = SplitMix::new(pick);
         let Some((name, bytes, Range { start: offset, end })) = self.any_frame(&mut random) else { return };
         let offset = match random.below(10) {
             0 => random.below(64),
@@ -558,7 +566,7 @@ impl World {
     }
 
     fn spoil(&mut self, pick: u64) {
-        let mut random = Random::new(pick);
+        let mut random = SplitMix::new(pick);
         let Some((name, bytes, Range { start: offset, end })) = self.any_frame(&mut random) else { return };
         let offset = match random.below(10) {
             0 => 0,
@@ -582,8 +590,8 @@ impl World {
         self.note_recording();
         match closed {
             Ok(()) => self.model.record_all(&run.delivered),
-            Err(AppendError::Full | AppendError::NoSpace(_)) => {}
-            Err(error @ AppendError::Failed { .. }) => return self.fails(&format!("close: {error:?}"), fault),
+            Err(BatchError::Full | BatchError::NoSpace(_)) => {}
+            Err(error @ BatchError::Failed { .. }) => return self.fails(&format!("close: {error:?}"), fault),
         }
         self.check_room()?;
         self.stop();
@@ -608,7 +616,7 @@ impl World {
 
     fn cut_power(&mut self, seed: u64) {
         self.stop();
-        self.disk.cut_power(&mut Random::new(seed));
+        self.disk.cut_power(&mut SplitMix::new(seed));
     }
 
     /// When it is full, that is for what waits, and not for what was delivered.

@@ -1,0 +1,279 @@
+//! `callbridge journal drain`: delivers what a journal holds to Kafka, without a listener, and says what it could not deliver.
+
+use std::collections::BTreeMap;
+use std::future;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::mpsc;
+use std::time::Duration;
+use std::time::Instant;
+
+use prometheus::IntCounter;
+use prometheus::Registry;
+use tokio::time;
+
+use crate::auth::Apps;
+use crate::capture::Capture;
+use crate::clock;
+use crate::config::Config;
+use crate::journal::Ack;
+use crate::journal::Shares;
+use crate::journal::codec;
+use crate::journal::durable::Gauge;
+use crate::journal::durable::JournalError;
+use crate::journal::durable::OnDisk;
+use crate::journal::inspect;
+use crate::ledger::Ledger;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
+use crate::logging::LogWriter;
+use crate::metrics::Metrics;
+use crate::normalise::Normaliser;
+use crate::normalise::part::Parts;
+use crate::publish::control::Control;
+use crate::publish::kafka::UnstartedKafka;
+use crate::publish::properties::Properties;
+use crate::publish::topics::Missing;
+use crate::publish::topics::Needs;
+use crate::publish::topics::TopicsProgress;
+use crate::record::Topics;
+
+use super::ServeError;
+use super::build;
+use super::build::Journaling;
+use super::build::Publishing;
+use super::stop;
+use super::stop::Signals;
+use super::system;
+
+/// It ends when Kafka has taken nothing for so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often it says how much is left.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+/// How long the client may take to end.
+const CLIENT_END: Duration = Duration::from_secs(5);
+/// How long the disk may take to record what was delivered.
+const RECORD_END: Duration = Duration::from_secs(30);
+
+/// Everything that a drain needs, built.
+struct Drain {
+    publishing: Publishing,
+    journaling: Journaling,
+    gauge: Gauge,
+    needs: Needs,
+    lifecycle: Lifecycle,
+    ledger: Ledger,
+    /// Why topics are not published to.
+    missing: Arc<Mutex<Option<Missing>>>,
+    sorter: Sorter,
+}
+
+/// Tells which topic a capture is for.
+struct Sorter {
+    apps: Arc<Apps>,
+    topics: Arc<Topics>,
+    normaliser: Normaliser,
+}
+
+/// Delivers what the journal of `config` holds. Returns whether it is empty now. It ends before that at a signal, at `limit` after the
+/// start, and when Kafka takes nothing any more.
+///
+/// # Errors
+///
+/// It could not start. Nothing was delivered.
+pub(crate) fn drain(config: Config, limit: Option<Duration>, log: &LogWriter) -> Result<bool, ServeError> {
+    let deadline = limit.map(|limit| clock::monotonic() + limit);
+    let dir = config.journal.dir.clone();
+    if !inspect::holds_log(&dir).map_err(ServeError::Journal)? {
+        tracing::warn!(dir = %dir.display(), "the directory is empty: there is no journal to deliver");
+        return Ok(true);
+    }
+    system::raise_descriptor_limit();
+    // It waits for signals and for time.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::system("the runtime"))?;
+    let (reload, _reloads) = mpsc::sync_channel(1);
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::register(reload).map_err(ServeError::system("signal handling"))?
+    };
+    let building = build(move || Drain::build(&config))?;
+    let Some(built) = runtime.block_on(signals.unless_stopped(building)) else { return Ok(false) };
+    let built = built.map_err(|_ended| ServeError::system("the start")(io::ErrorKind::Other.into()))??;
+    runtime.block_on(built.run(&dir, signals, deadline, log))
+}
+
+impl Drain {
+    fn build(config: &Config) -> Result<Self, ServeError> {
+        let (ledger, lifecycle) = (Ledger::default(), Lifecycle::new());
+        let metrics = Metrics::register(&Registry::new(), &ledger).map_err(ServeError::Metrics)?;
+        let apps = Arc::new(Apps::new(config.apps.iter().map(|app| app.sdk_app_id)));
+        let topics = Arc::new(build::topics(config));
+        let properties = Properties::new(Ack::Journal, &config.kafka.properties);
+        let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
+        let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full);
+        let opened = build::open_journal(config, &ledger, shares, &metrics.journal)?;
+        let OnDisk { journal, backlog, committer, keeper, gauge, .. } = opened;
+        // Nothing comes beside what is there.
+        journal.close();
+        let normaliser = || build::normaliser(config, &apps, &topics);
+        let publishing = Publishing {
+            control: Arc::new(Control::default()),
+            kafka,
+            backlog,
+            normaliser: normaliser(),
+            topics: Arc::clone(&topics),
+            metrics: metrics.publish,
+            gather: build::GATHER,
+            unreported_max: config.publish.unreported_max,
+        };
+        let (needs, missing) = (build::needs(config, &topics), Arc::default());
+        let journaling = Journaling { committer, keeper, is_persistent: true };
+        let sorter = Sorter { normaliser: normaliser(), apps, topics };
+        Ok(Self { publishing, journaling, gauge, needs, lifecycle, ledger, missing, sorter })
+    }
+
+    async fn run(
+        self,
+        dir: &Path,
+        mut signals: Signals,
+        deadline: Option<Instant>,
+        log: &LogWriter,
+    ) -> Result<bool, ServeError> {
+        let Self { publishing, journaling, gauge, needs, lifecycle, ledger, missing, sorter } = self;
+        let mut committer_ended = super::start_journal(journaling, &lifecycle, log)?;
+        let (mut pump, topics_client) = super::start_pump(publishing)?;
+        let _watching = {
+            let (control, thread) = (Arc::clone(&pump.control), pump.thread.clone());
+            let (missing, lifecycle) = (Arc::clone(&missing), lifecycle.clone());
+            super::spawn("topics", move || {
+                let tell = |told: TopicsProgress<'_>| match told {
+                    TopicsProgress::Missing(what) => {
+                        tracing::warn!(missing = %what, "not publishing");
+                        *missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.clone());
+                    }
+                    TopicsProgress::OthersWork(there) => control.publish(there.iter().copied(), &thread),
+                    TopicsProgress::Limit(smallest) => control.limit(smallest, &thread),
+                    TopicsProgress::Complete => {
+                        *missing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                        control.publish(0..needs.names.len(), &thread);
+                    }
+                };
+                topics_client.watch(&needs, &control, &lifecycle, tell);
+            })?
+        };
+        let mut failures = tokio::select! {
+            ended = &mut pump.ended => Some(ended.unwrap_or_default()),
+            why = given_up(&pump.delivered, &mut signals, deadline) => {
+                tracing::warn!(why, "ending before the journal is empty");
+                None
+            }
+            () = show_progress(&gauge) => None,
+        };
+        lifecycle.begin_stop(clock::monotonic() + CLIENT_END);
+        if failures.is_none() {
+            pump.control.give_up_at(clock::monotonic(), &pump.thread);
+            failures = stop::until(clock::monotonic() + CLIENT_END, &mut pump.ended).await.and_then(Result::ok);
+        }
+        lifecycle.enter(Phase::Recording);
+        let is_recorded = stop::until(clock::monotonic() + RECORD_END, &mut committer_ended).await.is_some();
+        if !is_recorded {
+            tracing::warn!("what was delivered could not be recorded in time; some of it is delivered again next time");
+        }
+        super::say(&ledger.read().to_string());
+        let left = gauge.undelivered();
+        if left == 0 {
+            tracing::info!(dir = %dir.display(), "the journal is empty");
+            return Ok(is_recorded);
+        }
+        let missing = missing.lock().unwrap_or_else(PoisonError::into_inner).take();
+        sorter.show(dir, &Reasons { missing, failures: failures.unwrap_or_default() }, left);
+        Ok(false)
+    }
+}
+
+/// Returns once there is no point in going on, or no time, and why.
+async fn given_up(delivered: &IntCounter, signals: &mut Signals, deadline: Option<Instant>) -> String {
+    let out_of_time = async {
+        match deadline {
+            Some(deadline) => time::sleep_until(deadline.into()).await,
+            None => future::pending().await,
+        }
+    };
+    tokio::select! {
+        name = signals.next() => name.to_owned(),
+        () = out_of_time => "the time of --seconds is over".to_owned(),
+        () = stop::stands_still(delivered, PATIENCE) => {
+            format!("kafka has taken nothing for {} s", PATIENCE.as_secs())
+        }
+    }
+}
+
+/// Says how much is left, for ever.
+async fn show_progress(gauge: &Gauge) {
+    let mut last = None;
+    loop {
+        let left = gauge.undelivered();
+        if last.replace(left) != Some(left) {
+            tracing::info!(left, "delivering what the journal holds");
+        }
+        time::sleep(PROGRESS_EVERY).await;
+    }
+}
+
+/// Why captures were not delivered.
+struct Reasons {
+    missing: Option<Missing>,
+    /// What Kafka said last, by the topic's place among the names.
+    failures: Vec<Option<String>>,
+}
+
+impl Reasons {
+    fn of(&self, topic: usize, name: &str) -> String {
+        let failure = self.failures.get(topic).cloned().flatten();
+        let missing = || self.missing.as_ref().and_then(|missing| missing.of_topic(name));
+        failure.or_else(missing).unwrap_or_else(|| "kafka has not confirmed them".to_owned())
+    }
+}
+
+impl Sorter {
+    /// Says how many captures are left of each topic, and why.
+    fn show(&self, dir: &Path, reasons: &Reasons, left: u64) {
+        let mut of_topics: BTreeMap<usize, u64> = BTreeMap::new();
+        let mut held: BTreeMap<String, u64> = BTreeMap::new();
+        let counted = inspect::each_capture(dir, |capture| {
+            if !capture.is_delivered {
+                match codec::decode(capture.bytes, &self.apps) {
+                    Ok(capture) => *of_topics.entry(self.topic_of(&capture)).or_default() += 1,
+                    Err(error) => *held.entry(error.to_string()).or_default() += 1,
+                }
+            }
+            Ok::<(), JournalError>(())
+        });
+        if let Err(error) = counted {
+            tracing::error!(%error, "what is left cannot be read");
+        }
+        for (topic, captures) in of_topics {
+            let name = self.topics.names().get(topic).map_or("", String::as_str);
+            tracing::error!(topic = name, captures, why = reasons.of(topic, name), "not delivered");
+        }
+        for (why, captures) in held {
+            tracing::error!(captures, why, "not delivered");
+        }
+        tracing::error!(left, dir = %dir.display(), "the journal is not empty");
+    }
+
+    fn topic_of(&self, capture: &Capture) -> usize {
+        let topic = if Parts::of(capture).is_batch() {
+            self.topics.of(capture.app, capture.command)
+        } else {
+            self.normaliser.record(capture).topic
+        };
+        topic.index()
+    }
+}
