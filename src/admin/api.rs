@@ -44,6 +44,8 @@ use crate::decide::rules::Rules;
 use crate::decide::topic::value::Provenance;
 use crate::decide::topic::value::RuleValue;
 
+/// How long a write may take: Kafka has 5 s to acknowledge it, and others may be before it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long a change that Kafka has acknowledged may take until it is applied here.
 const APPLIED_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -253,7 +255,8 @@ async fn write(
     wait: WaitFor,
 ) -> Result<(Vec<WrittenChange>, u64), ApiError> {
     let request = WriteRequest { who: author.who, source: author.source, request: author.request, changes };
-    let written = topic.write(request).await?;
+    let late = || ApiError::Unavailable("kafka has not acknowledged the change in time: it may still come".to_owned());
+    let written = time::timeout(WRITE_TIMEOUT, topic.write(request)).await.map_err(|_elapsed| late())??;
     let generation = written.iter().map(|written| written.generation).max().unwrap_or_default();
     if wait == WaitFor::Applied && time::timeout(APPLIED_TIMEOUT, topic.applied(generation)).await.is_err() {
         let why =

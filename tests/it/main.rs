@@ -15,6 +15,7 @@ mod bad_input;
 mod batch_sizes;
 mod blocklist;
 mod blocklist_api;
+mod blocklist_cli;
 mod blocklist_topic;
 mod broker_protocol;
 mod callbacks;
