@@ -24,8 +24,8 @@ use crate::config::Callbacks;
 use crate::config::Config;
 use crate::config::Decide;
 use crate::config::EnvelopeSettings;
-use crate::config::Log;
 use crate::config::LogFormat;
+use crate::config::LogSettings;
 use crate::config::PublishSettings;
 use crate::config::TopicSettings;
 use crate::config::flags::Flags;
@@ -97,7 +97,8 @@ pub(super) fn flags(given: &[(&str, &str)]) -> Flags {
 }
 
 pub(super) fn app(sdk_app_id: u64, prefix: &str, token_files: &[&str]) -> App {
-    App { sdk_app_id, topic_prefix: prefix.to_owned(), token_files: token_files.iter().map(PathBuf::from).collect() }
+    let token_files = token_files.iter().map(PathBuf::from).collect();
+    App { sdk_app_id, topic_prefix: prefix.to_owned(), token_files, ..App::default() }
 }
 
 #[test]
@@ -216,7 +217,7 @@ fn paths() -> Vec<String> {
         within::<Decide>("decide."),
         within::<Bounds>("queue."),
         within::<durable::Settings>("journal."),
-        within::<Log>("log."),
+        within::<LogSettings>("log."),
     ]
     .concat();
     let is_section = |path: &str| {
@@ -271,5 +272,9 @@ fn what_the_example_file_suggests_is_right() {
     let whole = whole_example();
     let config = Given { file: &whole, ..Given::default() }.config();
     assert_eq!(config.callbacks.senders.unwrap().0.len(), 2);
-    assert_eq!(config.apps, [app(1_400_000_000, "tencent-chat", &["/run/secrets/tencent-token"])]);
+    let [example] = config.apps.try_into().unwrap();
+    let (files, topic) = (example.blocklist_files, example.blocklist_topic);
+    assert_eq!((files.len(), topic.as_deref()), (1, Some("tencent-chat.blocklist.1400000000")));
+    let example = App { blocklist_files: Vec::new(), blocklist_topic: None, ..example };
+    assert_eq!(example, app(1_400_000_000, "tencent-chat", &["/run/secrets/tencent-token"]));
 }

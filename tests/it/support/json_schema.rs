@@ -3,7 +3,7 @@
 use callbridge::command::Command;
 use callbridge::command::Form;
 use callbridge::command::Kind;
-use callbridge::command::RecordKey;
+use callbridge::command::SubjectKey;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -102,7 +102,7 @@ fn required(what: What) -> Vec<&'static str> {
         "sdkappid",
         "data",
     ];
-    let has_subject = what.command().is_some_and(|command| command.key() == RecordKey::App);
+    let has_subject = what.command().is_some_and(|command| command.key() == SubjectKey::App);
     let subject = has_subject.then_some(["subject", "partitionkey"]).into_iter().flatten();
     always.into_iter().chain(subject).chain(what.is_question().then_some("decision")).collect()
 }
@@ -152,7 +152,7 @@ fn attributes(what: What) -> Value {
         What::Unknown => attributes["dataschema"] = json!({"const": data_id(name)}),
         What::Any => {}
     }
-    if what.command().is_some_and(|command| command.key() == RecordKey::App) {
+    if what.command().is_some_and(|command| command.key() == SubjectKey::App) {
         attributes["subject"]["description"] =
             json!("The application: it is about no entity within it. The record's key.");
     }
@@ -211,9 +211,26 @@ fn decision() -> Value {
         "properties": {
             "outcome": outcome("How many of those who asked were refused: none, some, all."),
             "refused": texts("Who was refused, in the order asked, each once."),
-            "rules": texts("The rules that refused them, each once."),
+            "rules": {
+                "type": "array",
+                "items": decisive_rule(),
+                "description": "The rules that refused them, each once for each source that has it.",
+            },
             "generation": {"type": "integer", "minimum": 0, "description": "The blocklist's; 0 where none was asked."},
             "enforced": {"const": false, "description": "Only in a dry run: this would have been the decision, and everyone was allowed."},
+        },
+    })
+}
+
+fn decisive_rule() -> Value {
+    let rule = "The rule as a sentence: block USER [on ACCOUNT], close ACCOUNT, only those allowed on ACCOUNT, no blocklist loaded.";
+    let source = "The file or topic that has it: file:PATH or topic:NAME. Absent where none was loaded.";
+    json!({
+        "type": "object",
+        "required": ["rule"],
+        "properties": {
+            "rule": {"type": "string", "description": rule},
+            "source": {"type": "string", "description": source},
         },
     })
 }
