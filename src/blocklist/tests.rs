@@ -107,7 +107,7 @@ fn a_change_is_announced_then_written_then_applied() {
             loop {
                 match handle.write(request(changes.clone())).await {
                     Err(WriteError::NotRead) if clock::monotonic() < deadline => {
-                        time::sleep(Duration::from_millis(10)).await
+                        time::sleep(Duration::from_millis(10)).await;
                     }
                     written => return written.expect("written"),
                 }

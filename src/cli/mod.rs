@@ -38,7 +38,7 @@ enum CliCommand {
     /// file has a variable, named for its path: callbacks.listen is CALLBRIDGE_CALLBACKS_LISTEN.
     Serve(Flags),
     /// Check the configuration and the files that it names, without running.
-    Check(Flags),
+    Check(check::CheckArgs),
     /// Look at the journal on disk, also while a bridge writes to it, or deliver what it holds.
     Journal(journal::JournalArgs),
     /// Ask a running bridge's admin listener whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
@@ -60,7 +60,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             CliCommand::Serve(flags) => serve::run(&flags),
-            CliCommand::Check(flags) => check::run(&flags),
+            CliCommand::Check(args) => check::run(&args),
             CliCommand::Journal(args) => journal::run(&args),
             CliCommand::Healthcheck(args) => healthcheck::run(&args),
             CliCommand::Completions { shell } => completions::run(shell),

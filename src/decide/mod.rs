@@ -20,6 +20,8 @@ pub mod file;
 
 pub mod topic;
 
+pub mod fold;
+
 pub mod answer;
 
 use std::borrow::Cow;

@@ -130,6 +130,7 @@ const NAMES: &[(&str, &[&str])] = &[
         &[
             "app",
             "auth",
+            "blocklist",
             "clock",
             "config",
             "decide",
