@@ -271,7 +271,7 @@ fn said<'r>(
             if position.undeclared.len() < IDENTITIES_MAX {
                 position.undeclared.insert(identity);
             }
-            return (RecordEffect::Gone(rule), Some(Poison::Undeclared(identity)));
+            return (RecordEffect::Gone(rule), Some(Poison::Undeclared(identity.0)));
         }
         Ok(_) => {}
         Err(poison) => return (RecordEffect::Gone(rule), Some(poison)),
@@ -556,7 +556,7 @@ mod tests {
             reading.apply(&record(*offset, entry)).expect("one log");
         }
         let poison = reading.apply(&record(2, &put("block\u{1f}new", 2))).expect("it rises");
-        assert_eq!(poison, Some(Poison::Undeclared(TopicIdentity(2))));
+        assert_eq!(poison, Some(Poison::Undeclared(2)));
         assert_eq!(reading.finish(&BTreeSet::new()).map(drop), Err([TopicIdentity(2)].into()));
     }
 
