@@ -37,7 +37,7 @@ fn every_command_of_the_operators_documents_runs() {
     let config = folder.path().join("callbridge.toml");
     fs::write(&config, format!("embedded_broker = true\n[[apps]]\nsdk_app_id = {APP}\n")).unwrap();
     let args = ["--config", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
-    let bridge = Bridge::start_with_all_topics(&args);
+    let bridge = Bridge::builder().args(&args).all_topics().start();
     let dead_letter = send(&bridge);
     let kafka = bridge.embedded_kafka().get("bootstrap.servers").unwrap().to_owned();
     let filled = |block: &str| {
