@@ -210,6 +210,24 @@ fn a_mistake_about_applications_is_told_with_its_line() {
             "callbridge.toml:3: apps[0].token_files: must be at least one file; leave it out where callbacks are not \
              signed",
         ),
+        (
+            "[[apps]]\nsdk_app_id = 1\nblocklist_files = []",
+            "callbridge.toml:3: apps[0].blocklist_files: must be at least one file; leave it out to share the common \
+             blocklist",
+        ),
+        (
+            "[[apps]]\nsdk_app_id = 1\nblocklist_topic = \"a b\"",
+            "callbridge.toml:3: apps[0].blocklist_topic: must be at most 241 of the characters a-z A-Z 0-9 . _ -",
+        ),
+        (
+            "blocklist.topic = \"tencent-chat.unknown\"\napps = [{ sdk_app_id = 1 }]",
+            "callbridge.toml:1: blocklist.topic: must not be a topic of callbacks, and neither may it be with -changes \
+             behind it",
+        ),
+        (
+            "blocklist.topic = \"a\"\napps = [{ sdk_app_id = 1, blocklist_topic = \"a-changes\" }]",
+            "callbridge.toml:1: blocklist.topic: must not be a: a-changes, another blocklist topic, holds its changes",
+        ),
     ] {
         let problems = Given { file: &format!("{text}\n{servers}"), ..Given::default() }.problems();
         assert_eq!(problems, [expected], "{text}");

@@ -97,7 +97,8 @@ pub(super) fn flags(given: &[(&str, &str)]) -> Flags {
 }
 
 pub(super) fn app(sdk_app_id: u64, prefix: &str, token_files: &[&str]) -> App {
-    App { sdk_app_id, topic_prefix: prefix.to_owned(), token_files: token_files.iter().map(PathBuf::from).collect() }
+    let token_files = token_files.iter().map(PathBuf::from).collect();
+    App { sdk_app_id, topic_prefix: prefix.to_owned(), token_files, ..App::default() }
 }
 
 #[test]
@@ -271,5 +272,9 @@ fn what_the_example_file_suggests_is_right() {
     let whole = whole_example();
     let config = Given { file: &whole, ..Given::default() }.config();
     assert_eq!(config.callbacks.senders.unwrap().0.len(), 2);
-    assert_eq!(config.apps, [app(1_400_000_000, "tencent-chat", &["/run/secrets/tencent-token"])]);
+    let [example] = config.apps.try_into().unwrap();
+    let (files, topic) = (example.blocklist_files, example.blocklist_topic);
+    assert_eq!((files.len(), topic.as_deref()), (1, Some("tencent-chat.blocklist.1400000000")));
+    let example = App { blocklist_files: Vec::new(), blocklist_topic: None, ..example };
+    assert_eq!(example, app(1_400_000_000, "tencent-chat", &["/run/secrets/tencent-token"]));
 }
