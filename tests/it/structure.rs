@@ -29,7 +29,6 @@ const NAMES: &[(&str, &[&str])] = &[
     ("share", &["record"]),
     ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
     // Edges. Intake and publish meet in the journal only.
-    ("alarm", &[]),
     ("lifecycle", &[]),
     ("systemd", &[]),
     ("throttle", &[]),
@@ -38,7 +37,6 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "journal",
         &[
-            "alarm",
             "auth",
             "capture",
             "clock",
@@ -57,7 +55,6 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "intake",
         &[
-            "alarm",
             "auth",
             "capture",
             "clock",
@@ -76,7 +73,6 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "http",
         &[
-            "alarm",
             "auth",
             "capture",
             "clock",
