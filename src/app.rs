@@ -1,5 +1,6 @@
 //! The life of the process on one screen: build everything, start it, wait, stop it in order.
 
+mod blocklists;
 mod build;
 pub(crate) mod drain;
 pub(crate) mod stop;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::process;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::mpsc::Receiver;
 use std::thread;
@@ -24,6 +26,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 
 use crate::admin::Admin;
+use crate::clock;
 use crate::config::Config;
 use crate::follow::tls::TlsFilesError;
 use crate::follow::tokens::BadTokenFiles;
@@ -39,9 +42,10 @@ use crate::publish::topics::Missing;
 use crate::publish::topics::TopicsClient;
 use crate::publish::topics::TopicsProgress;
 use crate::systemd;
-use crate::systemd::NoListener;
 use crate::systemd::Notice;
+use crate::systemd::PassedError;
 
+use self::blocklists::Blocklists;
 use self::build::Built;
 use self::build::Publishing;
 use self::build::Readying;
@@ -66,7 +70,7 @@ pub(crate) enum ServeError {
     },
     /// The sockets that the service manager has passed cannot be used.
     #[error("use the sockets of the service manager")]
-    Passed(#[source] NoListener),
+    Passed(#[source] PassedError),
     /// librdkafka does not take the configuration as a whole, or cannot start.
     #[error("start the kafka client")]
     Kafka(#[source] ClientError),
@@ -178,12 +182,15 @@ struct Pumping {
 }
 
 fn start(built: Built, runtime: &Runtime, reloads: Receiver<()>, log: &LogWriter) -> Result<Running, ServeError> {
-    let Built { served, publishing, journaling, readying, admin, following, listeners, embedded: _ } = built;
+    let Built { served, publishing, journaling, readying, admin, following, blocklists, listeners, embedded: _ } =
+        built;
     // Not waited for at the end: it may be reading from a disk that does not answer.
     let _following = spawn("files", move || following.run(&reloads))?;
     let is_journal_persistent = journaling.as_ref().is_some_and(|journaling| journaling.is_persistent);
     let committer_ended = journaling.map(|journaling| start_journal(journaling, &served.lifecycle, log)).transpose()?;
     let (pump, topics_client) = start_pump(publishing)?;
+    let readying = Arc::new(readying);
+    start_blocklists(blocklists, &readying, &served)?;
     // Ends after the stop, at its next look at the cluster: not waited for.
     let _watching = {
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
@@ -270,6 +277,25 @@ fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), ServeEr
     Ok((Pumping { thread: handle.thread().clone(), control, ended: has_ended, delivered }, topics_client))
 }
 
+/// Starts the threads of the blocklist topics, and one that lets callbacks through once all have been read or the time for it is over.
+fn start_blocklists(
+    blocklists: Blocklists,
+    readying: &Arc<Readying>,
+    served: &build::Served,
+) -> Result<(), ServeError> {
+    let topics = blocklists.handles();
+    blocklists.start()?;
+    if !topics.is_empty() {
+        let (readying, served) = (Arc::clone(readying), served.clone());
+        let deadline = clock::monotonic() + readying.blocklist_limit;
+        let _waiting = spawn("blocklist-read", move || {
+            blocklists::wait_until_read(&topics, deadline, &served.lifecycle);
+            serve_now(&readying, &served);
+        })?;
+    }
+    Ok(())
+}
+
 /// Watches the topics until the stop. Once all are there, or at once where callbacks are safe without, lets callbacks through and says where.
 fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Served, control: &Control, pump: &Thread) {
     if readying.is_ready_alone {
@@ -303,8 +329,11 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
     client.watch(&readying.topics, control, &served.lifecycle, tell);
 }
 
-/// Lets callbacks through, and says where.
+/// Lets callbacks through, and says where, once everything that holds them back has called it.
 fn serve_now(readying: &Readying, served: &build::Served) {
+    if readying.holders.fetch_sub(1, Ordering::AcqRel) > 1 {
+        return;
+    }
     served.service.intake.journal.open();
     if served.lifecycle.enter(Phase::Serving) {
         say(&format!(

@@ -39,7 +39,8 @@ use bytes::Bytes;
 #[derive(Debug)]
 pub(crate) struct Intake {
     pub(crate) apps: Arc<Apps>,
-    pub(crate) blocklist: Arc<ArcSwap<Blocklist>>,
+    /// By the place of the application.
+    pub(crate) blocklists: Vec<Arc<ArcSwap<Blocklist>>>,
     pub(crate) policy: Policy,
     /// The questions that are judged; all others are allowed.
     pub(crate) decides: CommandSet,
@@ -145,9 +146,9 @@ impl Intake {
             }
             // What is asked is never waited for, so that neither a disk nor a broker can move the answer.
             Ok(Disposition::Decided(decision, body)) => {
-                let outcome = decision.outcome;
+                let (outcome, refuser) = (decision.outcome, decision.refuser());
                 self.offer(capture(&admitted, raw, CaptureOutcome::Decided(decision)), receipt);
-                self.metrics.decided(outcome, clock::monotonic().duration_since(began));
+                self.metrics.decided(outcome, refuser, clock::monotonic().duration_since(began));
                 Ok(Answer::Decided(body))
             }
             Ok(Disposition::Asked) => {
@@ -171,9 +172,9 @@ impl Intake {
             (Kind::Before, None) => return Ok(Disposition::Asked),
             (Kind::Before, Some(command)) => command,
         };
-        let blocklist = self.blocklist.load();
-        let judge = Judge { blocklist: &blocklist, policy: self.policy, now: admitted.head.received };
-        let judge = self.decides.contains(command).then_some(judge);
+        let blocklist = self.blocklists.get(admitted.app.index()).map(|blocklist| blocklist.load());
+        let blocklist = blocklist.as_deref().filter(|_blocklist| self.decides.contains(command));
+        let judge = blocklist.map(|blocklist| Judge { blocklist, policy: self.policy, now: admitted.head.received });
         question::answer(command, checked, judge).map(|(decision, body)| Disposition::Decided(decision, body))
     }
 

@@ -17,6 +17,7 @@ mod throttle;
 
 // Stages without I/O, in the order a callback meets them.
 pub mod auth;
+pub mod bearer;
 pub mod body;
 pub mod decide;
 pub mod normalise;
@@ -25,6 +26,7 @@ pub mod question;
 
 // Edges.
 mod admin;
+mod blocklist;
 mod follow;
 mod http;
 mod intake;

@@ -5,11 +5,14 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::thread::Thread;
 use std::time::Duration;
 
 use crate::admin::Admin;
+use crate::admin::api::BlocklistApi;
+use crate::admin::service::BlocklistService;
 use crate::auth::Apps;
 use crate::clock;
 use crate::config::Callbacks;
@@ -65,11 +68,13 @@ use crate::publish::topics::TopicsClient;
 use crate::record::Topics;
 use crate::sender::Networks;
 use crate::sender::Senders;
+use crate::systemd::PassedSockets;
 use crate::throttle::Throttle;
 use prometheus::IntCounter;
 use prometheus::Registry;
 
 use super::ServeError;
+use super::blocklists::Blocklists;
 use super::system;
 
 /// One peer may have one in so many of all connections, and so many in any case, where nothing is configured.
@@ -90,6 +95,7 @@ pub(super) struct Built {
     /// The admin listener, which is served already.
     pub(super) admin: JoinHandle<()>,
     pub(super) following: Following,
+    pub(super) blocklists: Blocklists,
     pub(super) listeners: Listeners,
     /// Gone when dropped.
     pub(super) embedded: Option<EmbeddedBroker>,
@@ -130,6 +136,10 @@ pub(super) struct Readying {
     pub(super) topics: Needs,
     /// Whether callbacks are let through before the topics are there: they are safe without.
     pub(super) is_ready_alone: bool,
+    /// How much still holds callbacks back: the topics of callbacks, and those of blocklists if there are some.
+    pub(super) holders: AtomicUsize,
+    /// How long callbacks are held back for the blocklist topics to be read.
+    pub(super) blocklist_limit: Duration,
     pub(super) callbacks_scheme: &'static str,
     pub(super) callbacks_address: SocketAddr,
     pub(super) admin_address: SocketAddr,
@@ -148,22 +158,25 @@ impl Built {
     pub(super) fn new(
         config: &Config,
         registry: Registry,
-        passed: Vec<TcpListener>,
+        passed: PassedSockets,
         serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, ServeError>,
     ) -> Result<Self, ServeError> {
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(ServeError::Metrics)?;
         metrics::build::register(&registry, &librdkafka_version()).map_err(ServeError::Metrics)?;
-        let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
-            .map_err(ServeError::Tokens)?;
+        let of_apps = config.apps.iter().map(|app| app.token_files.clone());
+        let tokens = TokenFiles::load(of_apps, config.admin.token_files.clone(), metrics.tokens);
+        let tokens = tokens.map_err(ServeError::Tokens)?;
         let tls_paths = config.callbacks.tls.as_ref();
         let tls = tls_paths.map(|paths| TlsFiles::start(paths, metrics.tls)).transpose().map_err(ServeError::Tls)?;
         let apps = Arc::new(apps(config, &tokens));
         let topics = Arc::new(topics(config));
         let (listeners, admin_listener) = Listeners::bind(config, passed)?;
-        let (embedded, properties) = kafka(config, &topics)?;
+        let (embedded, properties, configured) = kafka(config, &topics)?;
         let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
+        let blocklists = Blocklists::new(config, &configured, &metrics.blocklist, &lifecycle);
+        let blocklist_api = Arc::new(OnceLock::new());
         let admin = Admin {
             registry,
             lifecycle: lifecycle.clone(),
@@ -171,16 +184,21 @@ impl Built {
             kafka: kafka.health(),
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),
+            blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&blocklist_api)),
         };
         let admin = serve_admin(admin, admin_listener)?;
         let shown = JournalView { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };
         let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full.clone());
         let (journal, backlog, journaling) = journal(config, &ledger, shares, &shown)?;
-        let (files, blocklist) = Files::load(config.blocklist.files.clone(), metrics.blocklist);
+        let files = Files::load(blocklists.files.clone(), blocklists.lists.clone(), metrics.blocklist);
+        let policy = policy(&config.decide);
+        // Nobody else sets it.
+        let _first =
+            blocklist_api.set(BlocklistApi { list: blocklists.common(), policy, topic: blocklists.common_topic() });
         let intake = Intake {
             apps: Arc::clone(&apps),
-            blocklist,
-            policy: policy(&config.decide),
+            blocklists: blocklists.in_force(),
+            policy,
             decides: config.decide.commands,
             journal,
             normaliser: normaliser(config, &apps, &topics),
@@ -210,7 +228,7 @@ impl Built {
             lifecycle,
             ledger,
         };
-        Ok(Self { served, publishing, journaling, readying, admin, following, listeners, embedded })
+        Ok(Self { served, publishing, journaling, readying, admin, following, blocklists, listeners, embedded })
     }
 }
 
@@ -245,37 +263,42 @@ impl Publishing {
 }
 
 impl Listeners {
-    /// Binds those that were not `passed`: the callback listener comes first. That of the admin listener is not part of what is kept.
-    fn bind(config: &Config, passed: Vec<TcpListener>) -> Result<(Self, TcpListener), ServeError> {
-        let passed_count = passed.len();
-        let mut passed = passed.into_iter();
-        let mut bind = |address: SocketAddr| {
+    /// Binds those that were not `passed`. That of the admin listener is not part of what is kept.
+    fn bind(config: &Config, passed: PassedSockets) -> Result<(Self, TcpListener), ServeError> {
+        let PassedSockets { callbacks, admin } = passed;
+        let passed_count = callbacks.iter().chain(&admin).count();
+        let bind = |passed: Option<TcpListener>, address: SocketAddr| {
             let failed = |source| ServeError::Listen { address, source };
-            let listener = passed.next().map_or_else(|| listener::bind(address), Ok).map_err(failed)?;
+            let listener = passed.map_or_else(|| listener::bind(address), Ok).map_err(failed)?;
             let bound = listener.local_addr().map_err(failed)?;
             Ok::<_, ServeError>((listener, bound))
         };
-        let (callbacks, callbacks_address) = bind(config.callbacks.listen)?;
-        let (admin, admin_address) = bind(config.admin.listen)?;
+        let (callbacks, callbacks_address) = bind(callbacks, config.callbacks.listen)?;
+        let (admin, admin_address) = bind(admin, config.admin.listen)?;
         tracing::info!(callbacks = %callbacks_address, admin = %admin_address, passed = passed_count, "listening");
         Ok((Self { callbacks, callbacks_address, admin_address }, admin))
     }
 }
 
-/// The client's properties, and the broker in this process if there is to be one.
-fn kafka(config: &Config, topics: &Topics) -> Result<(Option<EmbeddedBroker>, Properties), ServeError> {
-    let configured: &BTreeMap<String, String> = &config.kafka.properties;
+/// The broker in this process if there is to be one, the client's properties, and what of them is configured, with the brokers.
+type KafkaParts = (Option<EmbeddedBroker>, Properties, BTreeMap<String, String>);
+
+fn kafka(config: &Config, topics: &Topics) -> Result<KafkaParts, ServeError> {
+    let configured = &config.kafka.properties;
     let properties = Properties::new(config.ack, configured);
     if !config.embedded_broker {
-        return Ok((None, properties));
+        return Ok((None, properties, configured.clone()));
     }
-    let broker = EmbeddedBroker::start(topics.names(), config.topics.partitions).map_err(ServeError::Embedded)?;
+    let broker = EmbeddedBroker::start(topics.names(), config.topics.partitions, &config.blocklist_topics());
+    let broker = broker.map_err(ServeError::Embedded)?;
     let bootstrap = broker.bootstrap();
     super::say(&format!(
         "kafka on {bootstrap}\nthe embedded broker keeps nothing: what it has taken is gone when callbridge stops"
     ));
     let properties = properties.with_bootstrap(bootstrap.to_owned());
-    Ok((Some(broker), properties))
+    let mut configured = configured.clone();
+    configured.insert("bootstrap.servers".to_owned(), bootstrap.to_owned());
+    Ok((Some(broker), properties, configured))
 }
 
 /// The applications, and what signs their callbacks.
@@ -350,6 +373,8 @@ fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying
     Readying {
         topics: needs(config, topics),
         is_ready_alone: config.ack == Ack::Journal,
+        holders: AtomicUsize::new(1 + usize::from(!config.blocklist_topics().is_empty())),
+        blocklist_limit: config.blocklist.ready_after,
         callbacks_scheme: if config.callbacks.tls.is_some() { "https" } else { "http" },
         callbacks_address: listeners.callbacks_address,
         admin_address: listeners.admin_address,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use crate::blocklist::topic::changes_topic;
 use crate::capture::Capture;
 use crate::config::App;
 use crate::config::Config;
@@ -17,6 +18,7 @@ use crate::config::problem::Origin;
 use crate::config::problem::Problem;
 use crate::config::reader::Range;
 use crate::journal::Ack;
+use crate::record::Topics;
 
 /// What the sender allows for an answer.
 const SENDER_DEADLINE: Duration = Duration::from_secs(2);
@@ -56,6 +58,7 @@ const RANGES: &[Range] = &[
     ("topics.replication_factor", 1, i16::MAX as i64),
     ("topics.min_insync_replicas", 1, i16::MAX as i64),
     ("topics.retention_ms", -1, i64::MAX),
+    ("blocklist.ready_after_seconds", 0, 3600),
     ("queue.bytes_max", 1, QUEUE_MAX),
     ("queue.captures_max", 1, QUEUE_MAX),
     ("queue.waiting_bytes_max", 0, QUEUE_MAX),
@@ -73,6 +76,7 @@ pub(super) fn check(mut layers: Layers, folder: &Path) -> Result<Config, Vec<Pro
         kafka::check(&mut layers, &mut config.kafka.properties, config.embedded_broker);
         check_callbacks(&mut layers, config);
         check_topics(&mut layers, config);
+        check_blocklist_topics(&mut layers, config);
         check_sizes(&mut layers, config);
     }
     let Layers { mut problems, warnings, .. } = layers;
@@ -111,7 +115,9 @@ fn locate_files(layers: &Layers, config: &mut Config, folder: &Path) {
     }
     for (index, app) in config.apps.iter_mut().enumerate() {
         app.token_files.iter_mut().for_each(|file| locate(&format!("apps[{index}].token_files"), file));
+        app.blocklist_files.iter_mut().for_each(|file| locate(&format!("apps[{index}].blocklist_files"), file));
     }
+    config.admin.token_files.iter_mut().for_each(|file| locate("admin.token_files", file));
     config.blocklist.files.iter_mut().for_each(|file| locate("blocklist.files", file));
     locate("journal.dir", &mut config.journal.dir);
 }
@@ -157,7 +163,7 @@ fn complete_apps(layers: &mut Layers, config: &mut Config) {
             Ok(id) if !ids.insert(id) => layers.fault(replacing, format!("application {id} is given twice")),
             Ok(sdk_app_id) => {
                 let (topic_prefix, token_files) = (every.topic_prefix.clone(), every.token_files.clone());
-                config.apps.push(App { sdk_app_id, topic_prefix, token_files });
+                config.apps.push(App { sdk_app_id, topic_prefix, token_files, ..App::default() });
             }
         }
     }
@@ -201,6 +207,26 @@ fn check_topics(layers: &mut Layers, config: &Config) {
     }
 }
 
+/// A topic has one kind of records: rules, changes of rules, or callbacks.
+fn check_blocklist_topics(layers: &mut Layers, config: &Config) {
+    let common = config.blocklist.topic.iter().map(|topic| ("blocklist.topic".to_owned(), topic));
+    let own = config.apps.iter().enumerate();
+    let own =
+        own.filter_map(|(index, app)| Some((format!("apps[{index}].blocklist_topic"), app.blocklist_topic.as_ref()?)));
+    let lists: Vec<(String, &String)> = common.chain(own).collect();
+    let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
+    let callbacks = Topics::of_commands(prefixes, &config.topics.commands);
+    for (path, topic) in &lists {
+        let is_taken = |name: &String| callbacks.names().contains(name);
+        let changes = changes_topic(topic);
+        if is_taken(topic) || is_taken(&changes) {
+            layers.fault(path, "must not be a topic of callbacks, and neither may it be with -changes behind it");
+        } else if lists.iter().any(|(_path, other)| **other == changes) {
+            layers.fault(path, format!("must not be {topic}: {changes}, another blocklist topic, holds its changes"));
+        }
+    }
+}
+
 /// Compares sizes that must fit into each other.
 fn check_sizes(layers: &mut Layers, config: &Config) {
     let (callbacks, journal) = (&config.callbacks, &config.journal);
@@ -241,7 +267,10 @@ fn exposed(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let admin = config.admin.listen;
     if !admin.ip().to_canonical().is_loopback() {
-        let why = "can be reached from other machines, and the admin listener has no authentication";
+        let why = match config.admin.token_files.as_slice() {
+            [] => "can be reached from other machines, and the admin listener has no authentication",
+            _ => "can be reached from other machines, and only the blocklist needs a token there",
+        };
         warnings.push(format!("admin.listen: {admin} {why}"));
     }
     for app in config.apps.iter().filter(|app| app.token_files.is_empty()) {

@@ -7,14 +7,21 @@ pub(crate) mod problem;
 
 mod brokers;
 mod check;
+#[cfg(test)]
+mod check_tests;
 mod kafka;
 mod layers;
+#[cfg(test)]
+mod layers_tests;
 mod reader;
+#[cfg(test)]
+mod secret_tests;
 #[cfg(test)]
 mod tests;
 mod values;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -25,6 +32,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::blocklist::topic::changes_topic;
 use crate::command::Asks;
 use crate::command::CommandSet;
 use crate::config::flags::Flags;
@@ -116,11 +124,14 @@ pub(crate) struct Callbacks {
     pub(crate) keep_accepting: Duration,
 }
 
-/// The listener for probes and Prometheus.
+/// The listener for probes, Prometheus and the admin API.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AdminSettings {
     pub(crate) listen: SocketAddr,
+    /// Empty: whoever reaches the listener may read the blocklist, and nobody may write it.
+    #[serde(deserialize_with = "values::admin_token_files")]
+    pub(crate) token_files: Vec<PathBuf>,
 }
 
 /// An application of Tencent Cloud Chat.
@@ -135,6 +146,12 @@ pub(crate) struct App {
     /// Empty: its callbacks are not signed.
     #[serde(deserialize_with = "values::token_files")]
     pub(crate) token_files: Vec<PathBuf>,
+    /// Files of a blocklist of its own. Empty, and no topic either: it shares the common one.
+    #[serde(deserialize_with = "values::own_blocklist_files")]
+    pub(crate) blocklist_files: Vec<PathBuf>,
+    /// The topic of a blocklist of its own.
+    #[serde(deserialize_with = "values::blocklist_topic")]
+    pub(crate) blocklist_topic: Option<String>,
 }
 
 /// What the environment and the flags say of applications. The ids take the place of the file's applications; the others are for
@@ -194,11 +211,17 @@ pub(crate) struct EnvelopeSettings {
     pub(crate) mode: Mode,
 }
 
-/// Where the blocklist comes from.
-#[derive(Debug, Clone, Default, Deserialize)]
+/// Where the common blocklist comes from: that of the applications that have none of their own.
+#[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct BlocklistSettings {
     pub(crate) files: Vec<PathBuf>,
+    /// `None`: the files are all.
+    #[serde(deserialize_with = "values::blocklist_topic")]
+    pub(crate) topic: Option<String>,
+    /// How long the start waits for topics to be read before it goes on without.
+    #[serde(rename = "ready_after_seconds", deserialize_with = "values::seconds")]
+    pub(crate) ready_after: Duration,
 }
 
 /// How before-callbacks are decided.
@@ -259,6 +282,15 @@ pub(crate) fn load(
     check::check(layers, file.as_deref().and_then(Path::parent).unwrap_or(Path::new("")))
 }
 
+impl Config {
+    /// Every blocklist topic, and behind it its audit topic; each once.
+    pub(crate) fn blocklist_topics(&self) -> Vec<String> {
+        let own = self.apps.iter().filter_map(|app| app.blocklist_topic.as_ref());
+        let lists: BTreeSet<&String> = self.blocklist.topic.iter().chain(own).collect();
+        lists.into_iter().flat_map(|topic| [topic.clone(), changes_topic(topic)]).collect()
+    }
+}
+
 impl Callbacks {
     /// The longest record of a callback that could not be used, in bytes: its body as it came, and the headers, one of which may be as long
     /// as a request's head.
@@ -300,7 +332,7 @@ impl Default for Callbacks {
 
 impl Default for AdminSettings {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::UNSPECIFIED, 9464).into() }
+        Self { listen: (Ipv4Addr::UNSPECIFIED, 9464).into(), token_files: Vec::new() }
     }
 }
 
@@ -320,6 +352,12 @@ impl Default for TopicSettings {
 impl Default for PublishSettings {
     fn default() -> Self {
         Self { unreported_max: Duration::from_secs(120) }
+    }
+}
+
+impl Default for BlocklistSettings {
+    fn default() -> Self {
+        Self { files: Vec::new(), topic: None, ready_after: Duration::from_secs(10) }
     }
 }
 

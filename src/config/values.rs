@@ -18,6 +18,9 @@ use crate::sender::Networks;
 /// Longer than this, a topic's name could exceed Kafka's 249 characters with the longest command behind it.
 const TOPIC_PREFIX_LENGTH_MAX: usize = 150;
 
+/// With `-changes` behind it, Kafka's 249 characters.
+const BLOCKLIST_TOPIC_LENGTH_MAX: usize = 249 - "-changes".len();
+
 /// A time in milliseconds.
 pub(super) fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_millis)
@@ -47,6 +50,24 @@ pub(super) fn topic_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let is_prefix = |prefix: &str| prefix.len() <= TOPIC_PREFIX_LENGTH_MAX && prefix.bytes().all(is_legal);
     text(deserializer, is_prefix, "must be at most 150 of the characters a-z A-Z 0-9 . _ -")
+}
+
+/// The name of a topic that leaves room for that of its audit topic.
+pub(super) fn blocklist_topic<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let is_topic = |name: &str| {
+        name.len() <= BLOCKLIST_TOPIC_LENGTH_MAX && name.bytes().all(is_legal) && name != "." && name != ".."
+    };
+    text(deserializer, is_topic, "must be at most 241 of the characters a-z A-Z 0-9 . _ -").map(Some)
+}
+
+/// Files of an application's own blocklist. With an empty list nobody could say whether it has one.
+pub(super) fn own_blocklist_files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    let files = Vec::deserialize(deserializer)?;
+    if files.is_empty() {
+        return Err(D::Error::custom("must be at least one file; leave it out to share the common blocklist"));
+    }
+    Ok(files)
 }
 
 /// A filter for the log.
@@ -80,11 +101,20 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Net
 
 /// Files with tokens. An empty list would let everyone in where somebody thought of tokens.
 pub(super) fn token_files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    some_files(deserializer, "must be at least one file; leave it out where callbacks are not signed")
+}
+
+/// Files with tokens of the admin API. An empty list would let everyone read where somebody thought of tokens.
+pub(super) fn admin_token_files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    some_files(
+        deserializer,
+        "must be at least one file; leave it out where the blocklist is not written through the API",
+    )
+}
+
+fn some_files<'de, D: Deserializer<'de>>(deserializer: D, wanted: &str) -> Result<Vec<PathBuf>, D::Error> {
     let files = Vec::deserialize(deserializer)?;
-    if files.is_empty() {
-        return Err(D::Error::custom("must be at least one file; leave it out where callbacks are not signed"));
-    }
-    Ok(files)
+    if files.is_empty() { Err(D::Error::custom(wanted)) } else { Ok(files) }
 }
 
 /// Commands of any kind.

@@ -54,7 +54,64 @@ pub enum Rule<'a> {
     },
 }
 
+/// The kind of a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuleKind {
+    /// `block`.
+    Block,
+    /// `pardon`.
+    Pardon,
+    /// `allow`.
+    Allow,
+    /// `close`.
+    Close,
+}
+
+impl RuleKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Block, Self::Pardon, Self::Allow, Self::Close];
+
+    /// The keyword, which is also the word for it in keys and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Pardon => "pardon",
+            Self::Allow => "allow",
+            Self::Close => "close",
+        }
+    }
+}
+
 impl Rule<'_> {
+    /// Its kind.
+    pub const fn kind(&self) -> RuleKind {
+        match self {
+            Self::Block { .. } => RuleKind::Block,
+            Self::Pardon { .. } => RuleKind::Pardon,
+            Self::Allow { .. } => RuleKind::Allow,
+            Self::Close { .. } => RuleKind::Close,
+        }
+    }
+
+    /// The same rule, which borrows nothing.
+    pub fn into_owned(self) -> Rule<'static> {
+        let owned = |id: Cow<'_, str>| Cow::Owned(id.into_owned());
+        match self {
+            Self::Block { user, account } => Rule::Block { user: owned(user), account: account.map(owned) },
+            Self::Pardon { user, account } => Rule::Pardon { user: owned(user), account: account.map(owned) },
+            Self::Close { account } => Rule::Close { account: owned(account) },
+            Self::Allow { user, account } => Rule::Allow { user: owned(user), account: owned(account) },
+        }
+    }
+
+    /// The user that it names, if it names one.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Self::Block { user, .. } | Self::Pardon { user, .. } | Self::Allow { user, .. } => Some(user),
+            Self::Close { .. } => None,
+        }
+    }
+
     /// The account that it names, if it names one.
     pub fn account(&self) -> Option<&str> {
         match self {

@@ -7,7 +7,10 @@
 mod edit;
 pub mod gathered;
 mod held;
+mod note;
 mod scope;
+
+use std::collections::HashMap;
 
 use crate::clock::UnixMillis;
 use crate::decide::rule::Rule;
@@ -18,6 +21,8 @@ use crate::decide::rules::held::HeldRule;
 use crate::decide::rules::held::RuleReason;
 use crate::decide::set::Key;
 use crate::decide::set::Set;
+use crate::decide::topic::value::Provenance;
+use crate::decide::topic::value::RuleValue;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -26,6 +31,7 @@ pub struct Rules {
     accounts: Set<Account>,
     reasons: Set<RuleReason>,
     unused: Numbers,
+    counts: [usize; 4],
 }
 
 impl Default for Rules {
@@ -41,26 +47,17 @@ struct Numbers {
     reason: u64,
 }
 
-/// What is known of a rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// The rule holds before this.
-    pub until: UnixMillis,
-    /// The text after `because`.
-    pub because: Option<Box<str>>,
-}
-
 /// A change of one rule.
 #[derive(Debug, Clone)]
 pub enum Change<'a> {
-    /// Adds the rule, or gives it another end and another reason.
+    /// Adds the rule, or gives it another end and another provenance.
     Put {
         /// The rule.
         rule: Rule<'a>,
         /// The rule holds before this.
         until: UnixMillis,
-        /// Why.
-        because: Option<&'a str>,
+        /// Where it comes from.
+        provenance: Provenance<'a>,
     },
     /// Removes the rule.
     Remove(Rule<'a>),
@@ -93,14 +90,46 @@ impl Rules {
     }
 
     /// What is known of `rule`; `None` if it is not there.
-    pub fn find(&self, rule: &Rule<'_>) -> Option<Found> {
+    pub fn find(&self, rule: &Rule<'_>) -> Option<RuleValue<'static>> {
         let number = match rule.account() {
             Some(account) => self.accounts.get(Account::key(account))?.number,
             None => 0,
         };
         let held = self.rules.get(scope::key(rule, number))?;
-        let because = self.reasons.get(RuleReason::key(held.reason)).map(|reason| reason.text);
-        Some(Found { until: held.until, because })
+        Some(RuleValue { until: held.until, provenance: self.provenance(held.reason) })
+    }
+
+    /// Every rule with what is known of it, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = (Rule<'_>, RuleValue<'static>)> {
+        self.iter_held()
+            .map(|(rule, held)| (rule, RuleValue { until: held.until, provenance: self.provenance(held.reason) }))
+    }
+
+    /// Every rule, in no order, those past their end included. Reads no reason, so it is faster than [`Self::iter`].
+    pub fn iter_rules(&self) -> impl Iterator<Item = Rule<'_>> {
+        self.iter_held().map(|(rule, _held)| rule)
+    }
+
+    fn iter_held(&self) -> impl Iterator<Item = (Rule<'_>, HeldRule)> {
+        let names: HashMap<u64, &str> = self.accounts.iter().map(|(key, account)| (account.number, key.id)).collect();
+        self.rules.iter().filter_map(move |(key, held)| {
+            let account = scope::account_of(key.scope).and_then(|number| names.get(&number).copied());
+            Some((scope::rule(key, account)?, held))
+        })
+    }
+
+    /// How many rules there are of each kind, in the order of [`RuleKind::ALL`].
+    pub const fn counts(&self) -> [usize; 4] {
+        self.counts
+    }
+
+    /// How many bytes of memory the rules take, their accounts and reasons included.
+    pub fn bytes(&self) -> usize {
+        self.rules.bytes() + self.accounts.bytes() + self.reasons.bytes()
+    }
+
+    fn provenance(&self, reason: u64) -> Provenance<'static> {
+        self.reasons.get(RuleReason::key(reason)).map(|reason| note::read(&reason.text)).unwrap_or_default()
     }
 
     /// The next version. Of several changes of one rule the last counts.
@@ -109,7 +138,7 @@ impl Rules {
         let mut edit = Edit::of(self);
         for change in changes {
             match change {
-                Change::Put { rule, until, because } => edit.put(&rule, until, because),
+                Change::Put { rule, until, provenance } => edit.put(&rule, until, &provenance),
                 Change::Remove(rule) => edit.remove(&rule),
             }
         }
@@ -159,10 +188,9 @@ impl OnAccount<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
-
     use proptest::prelude::*;
 
+    use crate::decide::rule::RuleKind;
     use crate::decide::rule::Sentence;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
@@ -197,9 +225,18 @@ mod tests {
         assert_eq!(rules.len(), model.len());
         for (sentence, (until, because)) in model {
             let rule = Sentence::parse(sentence).expect("a sentence").rule;
-            let found = Found { until: *until, because: because.as_deref().map(Box::from) };
+            let found = RuleValue { until: *until, provenance: Provenance::of_reason(because.as_deref()).into_owned() };
             assert_eq!(rules.find(&rule), Some(found), "{sentence}");
         }
+        let listed: Vec<_> = rules.iter().map(|(rule, value)| (rule.to_string(), value)).collect();
+        assert_eq!(listed.len(), model.len(), "each is listed once");
+        for (sentence, value) in &listed {
+            let because = value.provenance.because.as_deref().map(str::to_owned);
+            assert_eq!(model.get(sentence), Some(&(value.until, because)), "{sentence}");
+        }
+        let kinds =
+            RuleKind::ALL.map(|kind| model.keys().filter(|sentence| sentence.starts_with(kind.as_str())).count());
+        assert_eq!(rules.counts(), kinds);
         let holds = |sentence: String| model.get(&sentence).is_some_and(|(until, _)| NOW < *until);
         for user in ["a", "b", "c", "d", "e", "f"] {
             assert_eq!(rules.blocks(user, NOW), holds(format!("block {user}")));
@@ -247,13 +284,15 @@ mod tests {
             for batch in &batches {
                 let changes = batch.iter().map(|(text, is_put)| {
                     let Sentence { rule, until, because } = Sentence::parse(text).expect("a sentence");
-                    if *is_put { Change::Put { rule, until, because } } else { Change::Remove(rule) }
+                    let provenance = Provenance::of_reason(because);
+                    if *is_put { Change::Put { rule, until, provenance } } else { Change::Remove(rule) }
                 });
                 let changes: Vec<Change<'_>> = changes.collect();
                 for change in &changes {
                     match change {
-                        Change::Put { rule, until, because } => {
-                            model.insert(rule.to_string(), (*until, because.map(str::to_owned)));
+                        Change::Put { rule, until, provenance } => {
+                            let because = provenance.because.as_deref().map(str::to_owned);
+                            model.insert(rule.to_string(), (*until, because));
                         }
                         Change::Remove(rule) => {
                             model.remove(&rule.to_string());

@@ -81,6 +81,11 @@ impl<V: SetValue> Set<V> {
         self.len == 0
     }
 
+    /// How many bytes its entries take, with the heads of their groups.
+    pub(crate) fn bytes(&self) -> usize {
+        self.nodes.iter().flat_map(|node| node.iter()).map(Shard::bytes).sum()
+    }
+
     /// The value of `key`, if it is in the set.
     pub(crate) fn get(&self, key: Key<'_>) -> Option<V> {
         let hash = self.layout.hash(key.scope, key.id.as_bytes());
@@ -149,7 +154,7 @@ impl<V: SetValue> Set<V> {
     fn rebuilt(&self) -> Self {
         let mut gathering = Gathering::with(self.layout.hasher.clone());
         self.iter().for_each(|(key, value)| gathering.put(key, &value));
-        gathering.build(|_old, _new| true, |_entry| {})
+        gathering.build(|_old, _new| true, |_entry| true)
     }
 
     fn shard(&self, number: usize) -> Option<&Shard> {
@@ -209,8 +214,12 @@ impl<V: SetValue> Gathering<V> {
     }
 
     /// The set of all that was gathered. Of two values of one key `replaces` says whether the later takes the place of the
-    /// earlier. Then `visit` is called with each entry.
-    pub(crate) fn build(self, replaces: impl Fn(&V, &V) -> bool, mut visit: impl FnMut(ShardEntry<'_, V>)) -> Set<V> {
+    /// earlier. Then `keep` is called with each entry, and those stay of which it says so.
+    pub(crate) fn build(
+        self,
+        replaces: impl Fn(&V, &V) -> bool,
+        mut keep: impl FnMut(ShardEntry<'_, V>) -> bool,
+    ) -> Set<V> {
         let shards_for = self.count.div_ceil(SHARD_ENTRIES).next_power_of_two();
         let layout = Layout { hasher: self.hasher, bits: shards_for.ilog2().min(SHARD_BITS_MAX) };
         let mut buckets = self.buckets.into_iter();
@@ -226,8 +235,8 @@ impl<V: SetValue> Gathering<V> {
                 .map(|entry| ShardItem { hash: layout.hash_entry::<V>(entry), entry, is_removal: false })
                 .collect();
             items.sort_by_key(|item| item.hash);
-            let items = settle(items, &replaces);
-            items.iter().filter_map(|item| ShardEntry::read(item.entry)).for_each(&mut visit);
+            let mut items = settle(items, &replaces);
+            items.retain(|item| ShardEntry::read(item.entry).is_some_and(&mut keep));
             let mut rest = items.as_slice();
             for number in shards.len()..shards.len() + shards_each {
                 let count = rest.partition_point(|item| layout.shard_of(item.hash) == number);
@@ -324,7 +333,7 @@ mod tests {
         for (scope, id, value) in entries {
             gathering.put(Key { scope: *scope, id }, value);
         }
-        gathering.build(|old, new| new >= old, |_entry| {})
+        gathering.build(|old, new| new >= old, |_entry| true)
     }
 
     fn an_entry() -> impl Strategy<Value = (u64, String, String)> {
@@ -413,7 +422,13 @@ mod tests {
             gathering.put(Key { scope: 1, id: &format!("{}", number % 3000) }, &String::new());
         }
         let mut visited = Vec::new();
-        let set = gathering.build(|_old, _new| true, |entry| visited.push(entry.id.to_owned()));
+        let set = gathering.build(
+            |_old, _new| true,
+            |entry| {
+                visited.push(entry.id.to_owned());
+                true
+            },
+        );
         visited.sort();
         visited.dedup();
         assert_eq!((visited.len(), set.len()), (3000, 3000));

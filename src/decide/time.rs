@@ -1,5 +1,6 @@
 //! A time as RFC 3339 writes it, and nothing wider: what is read here, other programs read as the same moment.
 
+use jiff::SignedDuration;
 use jiff::civil;
 use jiff::civil::DateTime;
 
@@ -8,10 +9,10 @@ use crate::clock::UnixMillis;
 /// A date and a time to the second; `0` stands for any digit.
 const SHAPE: &str = "0000-00-00T00:00:00";
 
-/// Reads a time. `None` if it is none.
-pub(crate) fn parse(text: &str) -> Option<UnixMillis> {
-    const EPOCH: DateTime = civil::date(1970, 1, 1).at(0, 0, 0, 0);
+const EPOCH: DateTime = civil::date(1970, 1, 1).at(0, 0, 0, 0);
 
+/// Reads a time. `None` if it is none.
+pub fn parse(text: &str) -> Option<UnixMillis> {
     let (local, offset_minutes) = match text.strip_suffix(['Z', 'z']) {
         Some(local) => (local, 0),
         None => {
@@ -28,6 +29,16 @@ pub(crate) fn parse(text: &str) -> Option<UnixMillis> {
     let since_epoch = local.parse::<DateTime>().ok()?.duration_since(EPOCH);
     let local_millis = i64::try_from(since_epoch.as_millis()).ok()?;
     Some(UnixMillis(local_millis.checked_sub(offset_minutes * 60_000)?))
+}
+
+/// Writes a time in UTC, with milliseconds only where there are some. A year that RFC 3339 cannot write becomes the nearest it can.
+pub fn written(time: UnixMillis) -> String {
+    const FIRST: DateTime = civil::date(0, 1, 1).at(0, 0, 0, 0);
+    const LAST: DateTime = civil::date(9999, 12, 31).at(23, 59, 59, 999_000_000);
+
+    let nearest = if time.0 < 0 { FIRST } else { LAST };
+    let at = EPOCH.checked_add(SignedDuration::from_millis(time.0)).unwrap_or(nearest).clamp(FIRST, LAST);
+    format!("{at}Z")
 }
 
 /// Reads an offset as `+08:00`.
@@ -57,6 +68,31 @@ fn is_digits(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_written_so_that_it_reads_back() {
+        let cases = [
+            (0, "1970-01-01T00:00:00Z"),
+            (1, "1970-01-01T00:00:00.001Z"),
+            (1_709_251_199_120, "2024-02-29T23:59:59.12Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+            (-62_167_219_200_000, "0000-01-01T00:00:00Z"),
+            (253_402_300_799_999, "9999-12-31T23:59:59.999Z"),
+        ];
+        for (millis, text) in cases {
+            assert_eq!(written(UnixMillis(millis)), text);
+            assert_eq!(parse(text), Some(UnixMillis(millis)));
+        }
+        let beyond = [
+            (i64::MAX, cases[5].1),
+            (253_402_343_999_000, cases[5].1),
+            (-62_167_219_200_001, cases[4].1),
+            (i64::MIN, cases[4].1),
+        ];
+        for (millis, text) in beyond {
+            assert_eq!(written(UnixMillis(millis)), text, "{millis}");
+        }
+    }
 
     #[test]
     fn the_times_of_rfc_3339_are_read_and_no_others() {

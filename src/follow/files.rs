@@ -1,57 +1,37 @@
-//! The blocklist files: loads them at the start, and makes a new list whenever one of them holds something new.
+//! The blocklist files: loads them at the start, and puts their rules in force whenever one of them holds something new.
 
-use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
-
+use crate::blocklist::lists::Lists;
 use crate::clock;
-use crate::clock::UnixMillis;
-use crate::decide::blocklist::Blocklist;
+use crate::decide::blocklist::Source;
+use crate::decide::blocklist::SourceKind;
 use crate::decide::rules::Rules;
 use crate::follow::Reloaded;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::PollResult;
 use crate::metrics::blocklist::BlocklistMetrics;
 
-/// How long after a replaced list was dropped its memory is given back.
-const GIVE_BACK_AFTER: Duration = Duration::from_secs(2);
-
-/// What that thread allocates, so that it knows the allocator at all.
-const GIVE_BACK_BYTES: usize = 1024;
-
-/// All blocklist files, and the list that is made of them. Nobody else changes the list.
+/// All blocklist files, each once.
 #[derive(Debug)]
 pub(crate) struct Files {
     files: Vec<FollowedFile<Rules>>,
-    blocklist: Arc<ArcSwap<Blocklist>>,
-    /// Lists that were replaced, while a decision may still read them. Kept so that they are dropped by this thread: to free the rules
-    /// of a large list takes longer than a decision may.
-    replaced: Vec<Arc<Blocklist>>,
-    /// When to have the allocator give back what a load has left free.
-    give_back_at: Option<Instant>,
+    /// What the rules of the files go into, by the place of the file.
+    lists: Lists,
     metrics: BlocklistMetrics,
 }
 
 impl Files {
-    /// Reads the files, and returns them with the list they make.
-    ///
-    /// The list is of generation 1 if at least one file is good, and unloaded if none is. No files make an empty list
-    /// of generation 0. A bad file is logged and does not fail the start: lost callbacks are worse than open
-    /// subscriptions.
-    pub(crate) fn load(paths: Vec<PathBuf>, metrics: BlocklistMetrics) -> (Self, Arc<ArcSwap<Blocklist>>) {
-        let nothing_read = if paths.is_empty() { Blocklist::of([], 0) } else { Blocklist::unloaded() };
-        let blocklist = Arc::new(ArcSwap::from_pointee(nothing_read));
+    /// Reads the files, and puts their rules into `lists`. A bad file is logged and does not fail the start: lost callbacks are worse than
+    /// open subscriptions.
+    pub(crate) fn load(paths: Vec<PathBuf>, lists: Lists, metrics: BlocklistMetrics) -> Self {
         let files = paths.into_iter().map(FollowedFile::new).collect();
-        let mut files =
-            Self { files, blocklist: Arc::clone(&blocklist), replaced: Vec::new(), give_back_at: None, metrics };
+        let mut files = Self { files, lists, metrics };
         let now = clock::monotonic();
         files.visit(|file| file.load(now));
-        (files, blocklist)
+        files
     }
 
     /// Whether there is nothing to follow.
@@ -62,65 +42,31 @@ impl Files {
     /// Looks at every file once.
     pub(crate) fn step(&mut self, now: Instant) {
         self.visit(|file| file.look(now));
-        self.drop_replaced(now);
+        self.lists.drop_replaced(now);
     }
 
     /// Reads every file.
     pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
         self.visit(|file| file.reload(now, reloaded));
-        self.drop_replaced(now);
+        self.lists.drop_replaced(now);
     }
 
-    /// Does `visit` to every file, and swaps the list once if any has new rules.
+    /// Does `visit` to every file, and swaps the lists once if any has new rules.
     fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Rules>) -> PollResult) {
-        let mut any_loaded = false;
-        for file in &mut self.files {
+        let mut loaded = Vec::new();
+        for (place, file) in self.files.iter_mut().enumerate() {
             match visit(file) {
                 PollResult::Same => {}
-                PollResult::Loaded => any_loaded = true,
+                PollResult::Loaded => loaded.extend(file.last_good().map(|rules| {
+                    let name = file.path().display().to_string();
+                    (place, Source::new(SourceKind::File, &name, Arc::clone(rules)))
+                })),
                 PollResult::Failed => self.metrics.file_errors.inc(),
             }
         }
         let failing = self.files.iter().filter(|file| file.is_failing()).count();
         self.metrics.files_failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
-        if any_loaded {
-            self.swap(clock::wall());
-        }
-    }
-
-    /// Makes a list of the last good rules of every file, and puts it in force.
-    fn swap(&mut self, now: UnixMillis) {
-        let generation = self.blocklist.load().generation() + 1;
-        let sources = self.files.iter().filter_map(FollowedFile::last_good).map(Arc::clone);
-        let blocklist = Blocklist::of(sources, generation);
-        let rules = blocklist.rule_count();
-        // Not `store`, which would drop the old list, here or at whoever reads it last.
-        self.replaced.push(self.blocklist.swap(Arc::new(blocklist)));
-        self.metrics.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
-        self.metrics.rules.set(i64::try_from(rules).unwrap_or(i64::MAX));
-        self.metrics.loaded_timestamp.set(Duration::from_millis(now.0.unsigned_abs()).as_secs_f64());
-        tracing::info!(generation, rules, "blocklist loaded");
-    }
-
-    /// Drops the replaced lists that nobody reads any more. Whoever loads a list now gets a newer one, so that none is read again.
-    fn drop_replaced(&mut self, now: Instant) {
-        let before = self.replaced.len();
-        self.replaced.retain(|list| Arc::strong_count(list) > 1);
-        if self.replaced.len() < before {
-            self.give_back_at = Some(now + GIVE_BACK_AFTER);
-        }
-        if self.give_back_at.take_if(|at| *at <= now).is_some() {
-            give_back();
-        }
-    }
-}
-
-/// mimalloc gives back what has been free for a second, and looks for that when a thread ends. Without it a list that is replaced can leave as
-/// much memory behind as it had.
-fn give_back() {
-    // Where the system has no thread to give, the memory stays for the next list.
-    if let Ok(thread) = thread::Builder::new().spawn(|| black_box(Vec::<u8>::with_capacity(GIVE_BACK_BYTES)).len()) {
-        let _ended = thread.join();
+        self.lists.put_files(loaded);
     }
 }
 
@@ -130,7 +76,13 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
     use std::path::Path;
+    use std::time::Duration;
 
+    use arc_swap::ArcSwap;
+
+    use crate::blocklist::lists::ListSources;
+    use crate::clock::UnixMillis;
+    use crate::decide::blocklist::Blocklist;
     use crate::follow::LOOK_EVERY;
     use crate::follow::file::STILL;
     use prometheus::Registry;
@@ -151,7 +103,10 @@ mod tests {
             prepare(directory.path());
             let metrics = BlocklistMetrics::register(&Registry::new()).expect("metrics");
             let paths = names.iter().map(|name| directory.path().join(name)).collect();
-            let (files, blocklist) = Files::load(paths, metrics.clone());
+            let sources = ListSources { files: (0..names.len()).collect(), topic: None };
+            let lists = Lists::new(vec![sources], metrics.clone());
+            let blocklist = lists.in_force(0);
+            let files = Files::load(paths, lists, metrics.clone());
             Self { directory, files, blocklist, metrics, now: clock::monotonic() }
         }
 

@@ -122,17 +122,19 @@ mod tests {
 
     use prometheus::Registry;
 
+    use crate::blocklist::lists::ListSources;
+    use crate::blocklist::lists::Lists;
     use crate::metrics::blocklist::BlocklistMetrics;
     use crate::metrics::tokens::TokenMetrics;
 
     fn following(files: Vec<std::path::PathBuf>) -> Following {
         let registry = Registry::new();
         let metrics = BlocklistMetrics::register(&registry).expect("metrics");
-        let (blocklist, _) = Files::load(files, metrics);
+        let blocklist = Files::load(files, Lists::new(Vec::new(), metrics.clone()), metrics);
         let metrics = TokenMetrics::register(&registry).expect("metrics");
         Following {
             blocklist,
-            tokens: TokenFiles::load([], metrics).expect("no files"),
+            tokens: TokenFiles::load([], Vec::new(), metrics).expect("no files"),
             tls: None,
             lifecycle: Lifecycle::new(),
         }
@@ -159,7 +161,10 @@ mod tests {
             fs::write(path(name), text).expect("written");
         }
         let metrics = BlocklistMetrics::register(&Registry::new()).expect("metrics");
-        let (mut files, blocklist) = Files::load(["good", "bad", "none"].map(path).into(), metrics);
+        let sources = ListSources { files: vec![0, 1, 2], topic: None };
+        let lists = Lists::new(vec![sources], metrics.clone());
+        let blocklist = lists.in_force(0);
+        let mut files = Files::load(["good", "bad", "none"].map(path).into(), lists, metrics);
         fs::write(path("good"), "bob").expect("written");
         let mut reloaded = Reloaded::default();
         files.reload(clock::monotonic(), &mut reloaded);

@@ -29,17 +29,18 @@ pub(crate) struct EmbeddedBroker {
 }
 
 impl EmbeddedBroker {
-    /// Starts a broker that has `topics`, each with this many partitions.
+    /// Starts a broker that has `topics`, each with this many partitions, and `lists` with one.
     ///
     /// # Errors
     ///
     /// librdkafka could not start it, or the system gives no thread.
-    pub(crate) fn start(topics: &[String], partitions: i32) -> Result<Self, ClientError> {
-        let topics = topics.to_vec();
+    pub(crate) fn start(topics: &[String], partitions: i32, lists: &[String]) -> Result<Self, ClientError> {
+        let topics = topics.iter().map(|topic| (topic.clone(), partitions));
+        let topics: Vec<(String, i32)> = topics.chain(lists.iter().map(|topic| (topic.clone(), 1))).collect();
         let (end, until_end) = mpsc::channel();
         let (started, has_started) = mpsc::sync_channel(1);
         let run = move || {
-            let cluster = cluster(&topics, partitions);
+            let cluster = cluster(&topics);
             let _told = started.send(cluster.as_ref().map(MockCluster::bootstrap_servers).map_err(Clone::clone));
             // Until the other end is dropped.
             let _ended = until_end.recv();
@@ -56,7 +57,7 @@ impl EmbeddedBroker {
     }
 }
 
-fn cluster(topics: &[String], partitions: i32) -> KafkaResult<MockCluster<'static, DefaultProducerContext>> {
+fn cluster(topics: &[(String, i32)]) -> KafkaResult<MockCluster<'static, DefaultProducerContext>> {
     let cluster = MockCluster::new(1)?;
     let address = cluster.bootstrap_servers();
     let is_done = AtomicBool::new(false);
@@ -70,7 +71,7 @@ fn cluster(topics: &[String], partitions: i32) -> KafkaResult<MockCluster<'stati
             }
         };
         scope.spawn(wake);
-        let created = topics.iter().try_for_each(|topic| cluster.create_topic(topic, partitions, 1));
+        let created = topics.iter().try_for_each(|(topic, partitions)| cluster.create_topic(topic, *partitions, 1));
         is_done.store(true, Ordering::Relaxed);
         created
     });
@@ -95,7 +96,7 @@ mod tests {
         let mut took: Vec<Duration> = (0..20)
             .map(|_nth| {
                 let began = clock::monotonic();
-                EmbeddedBroker::start(&topics, 6).unwrap();
+                EmbeddedBroker::start(&topics, 6, &[]).unwrap();
                 clock::monotonic() - began
             })
             .collect();

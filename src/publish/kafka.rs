@@ -285,7 +285,7 @@ impl ClientContext for Context {
 }
 
 /// Passes librdkafka's log on. Its errors are about connections, which it retries: an operator looks when they can.
-pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     // Said of our own choice at every start: that the property is experimental.
     let is_known = facility == "CONFWARN" && message.contains("enable.gapless.guarantee");
     let is_close = facility == "FAIL" && message.contains("Disconnected");

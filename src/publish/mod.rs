@@ -16,7 +16,7 @@ mod outgoing;
 pub(crate) mod properties;
 mod protocol_hint;
 pub(crate) mod pump;
-mod replication;
+pub(crate) mod replication;
 pub(crate) mod topics;
 mod unreported;
 mod watchdog;

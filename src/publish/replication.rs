@@ -14,7 +14,7 @@ const STEADY: Duration = Duration::from_secs(10);
 
 /// Chooses the replication factor from what the cluster shows.
 #[derive(Debug)]
-pub(super) struct ReplicationFactor {
+pub(crate) struct ReplicationFactor {
     configured: Option<i32>,
     has_shown_wanted: bool,
     /// The number of brokers, and since when it has been the same.
@@ -23,12 +23,12 @@ pub(super) struct ReplicationFactor {
 
 impl ReplicationFactor {
     /// `configured` is used whatever the cluster shows.
-    pub(super) const fn new(configured: Option<i32>) -> Self {
+    pub(crate) const fn new(configured: Option<i32>) -> Self {
         Self { configured, has_shown_wanted: false, steady: None }
     }
 
     /// The cluster shows so many brokers at `now`. Returns the replication factor, or nothing while more brokers may be starting.
-    pub(super) fn choose(&mut self, brokers: usize, now: Instant) -> Option<i32> {
+    pub(crate) fn choose(&mut self, brokers: usize, now: Instant) -> Option<i32> {
         let brokers = i32::try_from(brokers).unwrap_or(i32::MAX);
         self.has_shown_wanted |= brokers >= REPLICAS_WANTED;
         let (count, since) = *self.steady.get_or_insert((brokers, now));

@@ -36,8 +36,8 @@ fn four_callbacks_posted_by_curl_are_read_by_three_consumers_on_three_brokers() 
     let Some(kafka) = Kafka::start(3) else { return };
     let files = Files::new();
     let blocklist = files.write("blocklist.txt", "jared\n");
-    let flags = ["--sdk-app-id", APP, "--topic-prefix", "four", "--create-topics", "--blocklist", &blocklist];
-    let bridge = Bridge::start(&[&["--ack", "broker", "--brokers", &kafka.bootstrap()], &flags[..]].concat());
+    let builder = Bridge::builder().brokers(&kafka.bootstrap()).topics("four").ack("broker");
+    let bridge = builder.args(&["--blocklist", &blocklist]).start();
 
     topics::assert_made_on_three_brokers(&kafka, "four");
     bridge.warm_up(APP);
@@ -55,7 +55,8 @@ fn four_callbacks_posted_by_curl_are_read_by_three_consumers_on_three_brokers() 
     for seed in seeds::ALL {
         let topic = format!("four.{}", seed.command);
         let record = records.iter().find(|record| record.topic == topic).unwrap();
-        let decision = json!({"outcome": "partial", "refused": ["jared"], "rules": ["block jared"], "generation": 1});
+        let rules = json!([{"rule": "block jared", "source": format!("file:{blocklist}")}]);
+        let decision = json!({"outcome": "partial", "refused": ["jared"], "rules": rules, "generation": 1});
         let is_question = seed.command == seeds::BEFORE_ADD_SUBSCRIBER.command;
         assert_structured(record, seed, is_question.then_some(decision));
     }
@@ -83,18 +84,9 @@ fn a_question_is_answered_by_the_blocklist_and_its_record_has_the_decision() {
     let files = Files::new();
     let rules = "# Comment\njared\nclose @TOA#_closed because moved\nallow carol on @TOA#_staff\n";
     let blocklist = files.write("blocklist.txt", rules);
-    let flags = [
-        "--ack",
-        "broker",
-        "--sdk-app-id",
-        APP,
-        "--topic-prefix",
-        "asked",
-        "--create-topics",
-        "--blocklist",
-        &blocklist,
-    ];
-    let bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
+    let builder = Bridge::builder().brokers(&kafka.bootstrap()).topics("asked").ack("broker");
+    let bridge = builder.args(&["--blocklist", &blocklist]).start();
+    let rules_of = |rule: &str| json!([{"rule": rule, "source": format!("file:{blocklist}")}]);
     let decision = |outcome: &str, refused: Value, rules: Value| json!({"outcome": outcome, "refused": refused, "rules": rules, "generation": 1});
     let questions = [
         Question {
@@ -107,25 +99,25 @@ fn a_question_is_answered_by_the_blocklist_and_its_record_has_the_decision() {
             account: "@TOA#_open",
             users: &["leckie", "jared", "alice"],
             answer: JARED_REFUSED,
-            decision: decision("partial", json!(["jared"]), json!(["block jared"])),
+            decision: decision("partial", json!(["jared"]), rules_of("block jared")),
         },
         Question {
             account: "@TOA#_open",
             users: &["jared"],
             answer: JARED_REFUSED,
-            decision: decision("refuse", json!(["jared"]), json!(["block jared"])),
+            decision: decision("refuse", json!(["jared"]), rules_of("block jared")),
         },
         Question {
             account: "@TOA#_staff",
             users: &["jared", "carol"],
             answer: JARED_REFUSED,
-            decision: decision("partial", json!(["jared"]), json!(["block jared"])),
+            decision: decision("partial", json!(["jared"]), rules_of("block jared")),
         },
         Question {
             account: "@TOA#_closed",
             users: &["alice", "leckie"],
             answer: CLOSED,
-            decision: decision("refuse", json!(["alice", "leckie"]), json!(["close @TOA#_closed"])),
+            decision: decision("refuse", json!(["alice", "leckie"]), rules_of("close @TOA#_closed")),
         },
     ];
 
@@ -145,18 +137,19 @@ fn a_question_is_answered_by_the_blocklist_and_its_record_has_the_decision() {
         assert_eq!(envelope["decision"], question.decision["outcome"]);
     }
     let metrics = bridge.metrics();
-    for (outcome, count) in [("allow", 1.0), ("partial", 2.0), ("refuse", 2.0)] {
-        assert_eq!(metrics[&format!("callbridge_decisions_total{{outcome=\"{outcome}\"}}")], count, "{outcome}");
+    for (outcome, source, count) in [("allow", "none", 1.0), ("partial", "file", 2.0), ("refuse", "file", 2.0)] {
+        let name = format!("callbridge_decisions_total{{outcome=\"{outcome}\",source=\"{source}\"}}");
+        assert_eq!(metrics[&name], count, "{outcome}");
     }
 }
 
 #[test]
 fn a_request_whose_users_are_all_refused_is_rejected_where_configured() {
     let files = Files::new();
-    files.write("blocklist.txt", "jared\nleckie\n");
+    let blocklist = files.write("blocklist.txt", "jared\nleckie\n");
     let text = "blocklist.files = [\"blocklist.txt\"]\ndecide.all_refused = \"reject\"\n";
     let config = files.write("callbridge.toml", text);
-    let bridge = Bridge::start(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().args(&["--config", &config]).start();
     let seed = &seeds::BEFORE_ADD_SUBSCRIBER;
 
     let answer = Client::connect(bridge.callbacks).unwrap().post(&target(seed), seed.body.as_bytes()).unwrap();
@@ -164,7 +157,8 @@ fn a_request_whose_users_are_all_refused_is_rejected_where_configured() {
     assert_eq!((answer.status, answer.text().as_str()), (200, NONE_MAY));
     let topic = format!("tencent-chat.{}", seed.command);
     let records = Reader::open(&bridge.embedded_kafka(), &[&topic]).collect(1, MINUTE);
-    let rules = json!(["block jared", "block leckie"]);
+    let rules =
+        ["block jared", "block leckie"].map(|rule| json!({"rule": rule, "source": format!("file:{blocklist}")}));
     let decision = json!({"outcome": "refuse", "refused": ["jared", "leckie"], "rules": rules, "generation": 1});
     assert_structured(&records[0], seed, Some(decision));
 }
@@ -172,10 +166,8 @@ fn a_request_whose_users_are_all_refused_is_rejected_where_configured() {
 #[test]
 fn in_binary_mode_the_attributes_are_headers_and_the_data_is_the_value() {
     let Some(kafka) = Kafka::shared() else { return };
-    let files = Files::new();
-    let config = files.write("callbridge.toml", "envelope.mode = \"binary\"\n");
-    let flags = ["--config", &config, "--sdk-app-id", APP, "--topic-prefix", "binary", "--create-topics"];
-    let bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
+    let builder = Bridge::builder().brokers(&kafka.bootstrap()).topics("binary");
+    let bridge = builder.settings("envelope.mode = \"binary\"").start();
 
     bridge.warm_up(APP);
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -200,11 +192,9 @@ fn in_binary_mode_the_attributes_are_headers_and_the_data_is_the_value() {
 
 #[test]
 fn each_application_has_its_own_topics_source_and_ids() {
-    let files = Files::new();
     let text = "[[apps]]\nsdk_app_id = 1400000001\ntopic_prefix = \"first\"\n\
                 [[apps]]\nsdk_app_id = 1400000002\ntopic_prefix = \"second\"\n";
-    let config = files.write("callbridge.toml", text);
-    let bridge = Bridge::start(&["--config", &config, "--embedded-broker"]);
+    let bridge = Bridge::builder().args(&["--embedded-broker"]).settings(text).start();
     let seed = &seeds::AFTER_ADD_SUBSCRIBER;
 
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -226,7 +216,7 @@ fn each_application_has_its_own_topics_source_and_ids() {
 
 #[test]
 fn the_same_callback_sent_again_has_the_same_id_and_another_one_has_not() {
-    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().start();
     let seed = &seeds::AFTER_ADD_SUBSCRIBER;
     let other = seed.body.replace("4123", "4124");
     let again = format!("{}&Sign=00ff&RequestTime=1669872112", target(seed));
@@ -250,7 +240,7 @@ fn kafka_is_reached_over_tls_with_a_login_by_scram() {
     let properties: Vec<String> = kafka.properties().iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mut args = vec!["--sdk-app-id", APP, "--topic-prefix", "secure", "--create-topics"];
     args.extend(properties.iter().flat_map(|property| ["--kafka", property]));
-    let bridge = Bridge::start(&args);
+    let bridge = Bridge::builder().args(&args).start();
     bridge.warm_up(APP);
     let seed = &seeds::AFTER_INFO_CHANGED;
 
@@ -279,8 +269,7 @@ fn callbacks_nobody_foresaw_are_acknowledged_and_kept_in_memory_mode() {
 fn unforeseen_callbacks_are_kept(ack: &str) {
     let Some(kafka) = Kafka::shared() else { return };
     let prefix = format!("odd-{ack}");
-    let flags = ["--ack", ack, "--sdk-app-id", APP, "--topic-prefix", &prefix, "--create-topics"];
-    let bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
+    let bridge = Bridge::builder().brokers(&kafka.bootstrap()).topics(&prefix).ack(ack).start();
     bridge.warm_up(APP);
     let (added, changed) = (seeds::AFTER_ADD_SUBSCRIBER.command, seeds::AFTER_INFO_CHANGED.command);
     let unknown = "Future.CallbackAfterSendMsg";

@@ -8,13 +8,16 @@ use crate::clock::UnixMillis;
 use crate::decide::rule::Rule;
 use crate::decide::rules::Numbers;
 use crate::decide::rules::Rules;
+use crate::decide::rules::gathered::count_of;
 use crate::decide::rules::held::Account;
 use crate::decide::rules::held::HeldRule;
 use crate::decide::rules::held::NO_REASON;
 use crate::decide::rules::held::RuleReason;
+use crate::decide::rules::note;
 use crate::decide::rules::scope;
 use crate::decide::set::Key;
 use crate::decide::set::Set;
+use crate::decide::topic::value::Provenance;
 
 pub(super) struct Edit<'r> {
     base: &'r Rules,
@@ -25,16 +28,17 @@ pub(super) struct Edit<'r> {
     /// The numbers of the reasons that this batch brings.
     brought: HashMap<Box<str>, u64>,
     unused: Numbers,
+    counts: [usize; 4],
 }
 
 impl<'r> Edit<'r> {
     pub(super) fn of(base: &'r Rules) -> Self {
         let (rules, accounts, reasons, brought) = Default::default();
-        Self { base, rules, accounts, reasons, brought, unused: base.unused }
+        Self { base, rules, accounts, reasons, brought, unused: base.unused, counts: base.counts }
     }
 
-    pub(super) fn put(&mut self, rule: &Rule<'_>, until: UnixMillis, because: Option<&str>) {
-        let reason = because.map_or(NO_REASON, |because| self.bring_reason(because));
+    pub(super) fn put(&mut self, rule: &Rule<'_>, until: UnixMillis, provenance: &Provenance<'_>) {
+        let reason = note::text(provenance).map_or(NO_REASON, |text| self.bring_reason(&text));
         let account = rule.account().map_or(0, |name| self.account_or_new(name));
         self.replace(rule, account, Some(HeldRule { until, reason }));
     }
@@ -63,6 +67,7 @@ impl<'r> Edit<'r> {
             accounts: base.accounts.changed(accounts),
             reasons: base.reasons.changed(reasons),
             unused: self.unused,
+            counts: self.counts,
         }
     }
 
@@ -73,6 +78,9 @@ impl<'r> Edit<'r> {
         let place = self.rules.entry((key.scope, key.id.into())).or_insert_with(|| base.rules.get(key));
         let old = std::mem::replace(place, held);
         let kind = scope::kind_of(key.scope);
+        if let Some(count) = count_of(&mut self.counts, kind) {
+            *count = *count + usize::from(held.is_some()) - usize::from(old.is_some());
+        }
         if let Some(account) = rule.account().and_then(|name| self.account(name)) {
             held.into_iter().for_each(|held| account.add(kind, held.until));
             old.into_iter().for_each(|old| account.remove(kind, old.until));

@@ -1,17 +1,21 @@
-//! Rules that become one version at once, as those of a file do.
+//! Rules that become one version at once, as those of a file or of a topic that is read from its start do.
 
 use std::collections::HashMap;
 
 use crate::clock::UnixMillis;
 use crate::decide::rule::Rule;
+use crate::decide::rule::RuleKind;
 use crate::decide::rules::Numbers;
 use crate::decide::rules::Rules;
 use crate::decide::rules::held::Account;
 use crate::decide::rules::held::HeldRule;
 use crate::decide::rules::held::NO_REASON;
 use crate::decide::rules::held::RuleReason;
+use crate::decide::rules::note;
 use crate::decide::rules::scope;
 use crate::decide::set::Gathering;
+use crate::decide::topic::value::Provenance;
+use crate::decide::topic::value::RuleValue;
 
 /// How many different reasons are remembered to be shared. Beyond it a reason may be kept more than once.
 const REASONS_SHARED_MAX: usize = 65_536;
@@ -26,9 +30,47 @@ pub struct Gathered {
     reasons: Vec<RuleReason>,
     /// The numbers of those that are shared.
     shared: HashMap<Box<str>, u64>,
+    order: Order,
+    /// The provenance that came last, with its number: those of an import are all the same.
+    last: Option<(Provenance<'static>, u64)>,
+}
+
+/// Which of two rules that are the same but for their end counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Order {
+    /// The one with the later end, as in a file.
+    #[default]
+    LaterEnd,
+    /// The one that came later, as in a log.
+    LaterRecord,
 }
 
 impl Gathered {
+    /// For the records of a log: of two for the same rule the later counts.
+    pub fn of_log() -> Self {
+        Self { order: Order::LaterRecord, ..Self::default() }
+    }
+
+    /// Adds the record of a rule.
+    pub fn put_record(&mut self, rule: &Rule<'_>, value: &RuleValue<'_>) {
+        let reason = match &self.last {
+            Some((provenance, number)) if *provenance == value.provenance => *number,
+            Some(_) | None => {
+                let number = note::text(&value.provenance).map_or(NO_REASON, |text| self.reason(&text));
+                self.last = Some((value.provenance.clone().into_owned(), number));
+                number
+            }
+        };
+        let account = rule.account().map_or(0, |account| self.account(account));
+        self.rules.put(scope::key(rule, account), &HeldRule { until: value.until, reason });
+    }
+
+    /// Adds the record that removes a rule.
+    pub fn remove_record(&mut self, rule: &Rule<'_>) {
+        let account = rule.account().map_or(0, |account| self.account(account));
+        self.rules.put(scope::key(rule, account), &HeldRule::REMOVED);
+    }
+
     /// Adds a rule that holds before `until`. Of two ends for the same rule the later counts.
     pub fn put(&mut self, rule: &Rule<'_>, until: UnixMillis, because: Option<&str>) {
         let reason = because.map_or(NO_REASON, |because| self.reason(because));
@@ -38,11 +80,17 @@ impl Gathered {
 
     /// The version that has them.
     pub fn finish(self) -> Rules {
-        let Self { rules, accounts, mut reasons, .. } = self;
+        let Self { rules, accounts, mut reasons, order, .. } = self;
+        let mut counts = [0; 4];
         let mut counted: Vec<Account> = (0..number_of(accounts.len())).map(Account::new).collect();
         let rules = rules.build(
-            |old, new| new.until > old.until,
+            |old, new| order == Order::LaterRecord || new.until > old.until,
             |entry| {
+                if entry.value.is_removed() {
+                    return false;
+                }
+                let kind = scope::kind_of(entry.scope);
+                count_of(&mut counts, kind).into_iter().for_each(|count| *count += 1);
                 let reason = entry.value.reason.checked_sub(FIRST_REASON);
                 if let Some(reason) = reason.and_then(|place| reasons.get_mut(place_of(place))) {
                     reason.rules += 1;
@@ -52,14 +100,16 @@ impl Gathered {
                     scope => scope::account_of(scope),
                 };
                 if let Some(account) = account.and_then(|number| counted.get_mut(place_of(number))) {
-                    account.add(scope::kind_of(entry.scope), entry.value.until);
+                    account.add(kind, entry.value.until);
                 }
+                true
             },
         );
         let unused = Numbers { account: number_of(accounts.len()), reason: FIRST_REASON + number_of(reasons.len()) };
         let mut by_name = Gathering::default();
         for (name, number) in &accounts {
-            counted.get(place_of(*number)).into_iter().for_each(|account| by_name.put(Account::key(name), account));
+            let account = counted.get(place_of(*number)).filter(|account| account.has_rules());
+            account.into_iter().for_each(|account| by_name.put(Account::key(name), account));
         }
         let mut by_number = Gathering::default();
         for (number, reason) in (FIRST_REASON..).zip(&reasons).filter(|(_, reason)| reason.rules > 0) {
@@ -67,9 +117,10 @@ impl Gathered {
         }
         Rules {
             rules,
-            accounts: by_name.build(|_old, _new| true, |_entry| {}),
-            reasons: by_number.build(|_old, _new| true, |_entry| {}),
+            accounts: by_name.build(|_old, _new| true, |_entry| true),
+            reasons: by_number.build(|_old, _new| true, |_entry| true),
             unused,
+            counts,
         }
     }
 
@@ -96,6 +147,12 @@ impl Gathered {
         self.shared.insert(text.into(), number);
         number
     }
+}
+
+/// The place of `kind` among counts.
+pub(super) fn count_of(counts: &mut [usize; 4], kind: RuleKind) -> Option<&mut usize> {
+    let place = RuleKind::ALL.iter().position(|other| *other == kind)?;
+    counts.get_mut(place)
 }
 
 const FIRST_REASON: u64 = NO_REASON + 1;

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use crate::clock::UnixMillis;
-use crate::decide::rules::scope::ScopeKind;
+use crate::decide::rule::RuleKind;
 use crate::decide::set::Key;
 use crate::decide::set::SetValue;
 use crate::decide::set::number;
@@ -17,6 +17,15 @@ pub(super) struct HeldRule {
     pub(super) until: UnixMillis,
     /// The number of its reason.
     pub(super) reason: u64,
+}
+
+impl HeldRule {
+    /// Stands for a rule that a later record has removed, until the set is built. No sentence and no record has such an end.
+    pub(super) const REMOVED: Self = Self { until: UnixMillis(i64::MIN), reason: NO_REASON };
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.until == Self::REMOVED.until
+    }
 }
 
 impl Default for HeldRule {
@@ -68,9 +77,9 @@ impl Account {
     }
 
     /// Counts a rule that is new.
-    pub(super) fn add(&mut self, kind: ScopeKind, until: UnixMillis) {
+    pub(super) fn add(&mut self, kind: RuleKind, until: UnixMillis) {
         *self.count_mut(kind) += 1;
-        if kind == ScopeKind::Allow {
+        if kind == RuleKind::Allow {
             self.add_end(until);
         }
     }
@@ -85,9 +94,9 @@ impl Account {
     }
 
     /// Counts a rule no longer.
-    pub(super) fn remove(&mut self, kind: ScopeKind, until: UnixMillis) {
+    pub(super) fn remove(&mut self, kind: RuleKind, until: UnixMillis) {
         *self.count_mut(kind) -= 1;
-        if kind == ScopeKind::Allow && until == self.allows_until {
+        if kind == RuleKind::Allow && until == self.allows_until {
             self.allows_latest -= 1;
         }
     }
@@ -97,12 +106,12 @@ impl Account {
         self.allows > 0 && self.allows_latest == 0
     }
 
-    const fn count_mut(&mut self, kind: ScopeKind) -> &mut u64 {
+    const fn count_mut(&mut self, kind: RuleKind) -> &mut u64 {
         match kind {
-            ScopeKind::Block => &mut self.blocks,
-            ScopeKind::Pardon => &mut self.pardons,
-            ScopeKind::Allow => &mut self.allows,
-            ScopeKind::Close => &mut self.closes,
+            RuleKind::Block => &mut self.blocks,
+            RuleKind::Pardon => &mut self.pardons,
+            RuleKind::Allow => &mut self.allows,
+            RuleKind::Close => &mut self.closes,
         }
     }
 }

@@ -1,16 +1,8 @@
 //! What the id of a rule stands for, as a number. Small numbers take less room, so rules that hold everywhere have the first.
 
 use crate::decide::rule::Rule;
+use crate::decide::rule::RuleKind;
 use crate::decide::set::Key;
-
-/// The kind of a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ScopeKind {
-    Block,
-    Pardon,
-    Allow,
-    Close,
-}
 
 /// The id is a user, blocked everywhere.
 pub(super) const BLOCKED: u64 = 0;
@@ -51,6 +43,19 @@ pub(super) fn key<'r>(rule: &'r Rule<'_>, account: u64) -> Key<'r> {
     Key { scope, id }
 }
 
+/// The rule that `key` stands for, where `account` is the name of the account whose users its scope is for.
+pub(super) fn rule<'k>(key: Key<'k>, account: Option<&'k str>) -> Option<Rule<'k>> {
+    let id = key.id.into();
+    Some(match (kind_of(key.scope), account_of(key.scope).is_some()) {
+        (RuleKind::Block, false) => Rule::Block { user: id, account: None },
+        (RuleKind::Block, true) => Rule::Block { user: id, account: Some(account?.into()) },
+        (RuleKind::Pardon, false) => Rule::Pardon { user: id, account: None },
+        (RuleKind::Pardon, true) => Rule::Pardon { user: id, account: Some(account?.into()) },
+        (RuleKind::Allow, _) => Rule::Allow { user: id, account: account?.into() },
+        (RuleKind::Close, _) => Rule::Close { account: id },
+    })
+}
+
 /// The number of the account whose users `scope` is for, if it is for those of one.
 pub(super) const fn account_of(scope: u64) -> Option<u64> {
     match scope.checked_sub(ON_ACCOUNTS) {
@@ -60,15 +65,15 @@ pub(super) const fn account_of(scope: u64) -> Option<u64> {
 }
 
 /// The kind of the rules in `scope`.
-pub(super) const fn kind_of(scope: u64) -> ScopeKind {
+pub(super) const fn kind_of(scope: u64) -> RuleKind {
     match scope {
-        BLOCKED => ScopeKind::Block,
-        PARDONED => ScopeKind::Pardon,
-        CLOSED => ScopeKind::Close,
+        BLOCKED => RuleKind::Block,
+        PARDONED => RuleKind::Pardon,
+        CLOSED => RuleKind::Close,
         _ => match (scope - ON_ACCOUNTS) % EACH {
-            0 => ScopeKind::Block,
-            1 => ScopeKind::Pardon,
-            _ => ScopeKind::Allow,
+            0 => RuleKind::Block,
+            1 => RuleKind::Pardon,
+            _ => RuleKind::Allow,
         },
     }
 }

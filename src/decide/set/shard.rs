@@ -158,6 +158,11 @@ impl Shard {
         Some(writer.finish())
     }
 
+    /// How many bytes it has.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn len(&self) -> usize {
         index(self.count.into())
     }

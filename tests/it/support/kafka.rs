@@ -22,6 +22,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::AdminClient;
 use rdkafka::admin::AdminOptions;
 use rdkafka::admin::AlterConfig;
+use rdkafka::admin::NewPartitions;
 use rdkafka::admin::NewTopic;
 use rdkafka::admin::ResourceSpecifier;
 use rdkafka::admin::TopicReplication;
@@ -209,6 +210,14 @@ impl Kafka {
         let admin = admin(&self.client());
         block_on(admin.delete_topics(&[name], &options())).unwrap()[0].as_ref().unwrap();
         wait::until("the topic is gone", || partitions_of(&admin, name).is_empty());
+    }
+
+    /// Gives a topic more partitions: so many in all.
+    pub(crate) fn add_partitions(&self, name: &str, partitions: usize) {
+        let admin = admin(&self.client());
+        let added = block_on(admin.create_partitions(&[NewPartitions::new(name, partitions)], &options()));
+        added.unwrap()[0].as_ref().unwrap();
+        wait::until("the partitions are there", || partitions_of(&admin, name).len() == partitions);
     }
 
     /// Gives a topic these settings, and takes away those that it had.

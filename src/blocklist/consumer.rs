@@ -1,0 +1,276 @@
+//! Reads a blocklist topic. Beside [`super::producer`] and [`super::describe`] the only file here that names rdkafka.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+use std::time::Instant;
+
+use rdkafka::ClientContext;
+use rdkafka::Offset;
+use rdkafka::TopicPartitionList;
+use rdkafka::config::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::Consumer;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::KafkaError;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::BorrowedMessage;
+use rdkafka::message::Headers;
+use rdkafka::message::Message;
+use serde::Deserialize;
+
+use crate::clock;
+use crate::decide::topic::TOPIC_HEADER;
+use crate::decide::topic::fold::LogRecord;
+use crate::publish::kafka;
+
+/// The only partition: order is what makes an offset a generation.
+pub(super) const PARTITION: i32 = 0;
+
+/// A leader that has been silent for so long has not answered a fetch, each of which takes half a second at most.
+const SILENT: Duration = Duration::from_secs(2);
+
+/// Statistics older than this say nothing of now.
+const STATISTICS_AGE_MAX: Duration = Duration::from_millis(2500);
+
+/// A consumer of one topic, assigned and never in a group.
+pub(super) struct TopicConsumer {
+    consumer: BaseConsumer<Events>,
+    topic: String,
+}
+
+/// What a turn of the consumer came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Polled {
+    /// Nothing within the time.
+    Nothing,
+    /// A record was handed over.
+    Record,
+    /// The end of the log is reached.
+    End,
+    /// The log is not the one that was read before: nothing more comes until it is read from its start.
+    LogChanged,
+    /// The topic cannot be read for now; the client goes on trying.
+    Unreadable(String),
+    /// The consumer is dead.
+    Dead(String),
+}
+
+/// Why a topic cannot be followed, as an operator should read it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TopicProblem {
+    /// It is not there.
+    #[error("the topic does not exist: make it, or start with --create-topics")]
+    Missing,
+    /// Kafka does not let this client see it.
+    #[error("the rights to DESCRIBE and READ the topic are missing")]
+    Forbidden,
+    /// What the client says.
+    #[error("kafka does not answer: {0}")]
+    Unknown(String),
+}
+
+/// What the newest statistics say of the partition.
+#[derive(Debug, Clone, Copy)]
+struct FetchState {
+    at: Instant,
+    /// The leader answers, and is asked for records.
+    is_fetching: bool,
+    /// The end of the log; negative where it is not known.
+    high: i64,
+    /// Where the end was signalled last; negative where it never was.
+    end: i64,
+}
+
+/// What librdkafka calls back into.
+#[derive(Default)]
+struct Events {
+    fetch: Mutex<Option<FetchState>>,
+}
+
+#[derive(Deserialize)]
+struct ConsumerStatistics {
+    #[serde(default)]
+    brokers: BTreeMap<String, LeaderStatistics>,
+    #[serde(default)]
+    topics: BTreeMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct LeaderStatistics {
+    #[serde(default)]
+    nodeid: i64,
+    /// Microseconds since it last said anything.
+    #[serde(default)]
+    rxidle: i64,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    #[serde(default)]
+    partitions: BTreeMap<String, PartitionStatistics>,
+}
+
+#[derive(Deserialize)]
+struct PartitionStatistics {
+    #[serde(default)]
+    leader: i64,
+    #[serde(default)]
+    fetch_state: String,
+    #[serde(default)]
+    hi_offset: i64,
+    #[serde(default)]
+    eof_offset: i64,
+}
+
+impl FetchState {
+    /// `None` where the statistics cannot be read, or are not about the partition.
+    fn of(statistics: &[u8], at: Instant) -> Option<Self> {
+        let statistics: ConsumerStatistics = serde_json::from_slice(statistics).ok()?;
+        let partition = statistics.topics.values().next()?.partitions.get("0")?;
+        let leader = statistics.brokers.values().find(|broker| broker.nodeid == partition.leader);
+        let silent = leader.and_then(|leader| u64::try_from(leader.rxidle).ok()).map(Duration::from_micros);
+        let is_fetching = partition.fetch_state == "active" && silent.is_some_and(|silent| silent < SILENT);
+        Some(Self { at, is_fetching, high: partition.hi_offset, end: partition.eof_offset })
+    }
+}
+
+impl ClientContext for Events {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        kafka::log(level, facility, message);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        if let Some(state) = FetchState::of(statistics, clock::monotonic()) {
+            *self.fetch.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka, of a blocklist topic");
+    }
+}
+
+impl ConsumerContext for Events {}
+
+impl TopicConsumer {
+    /// A consumer that reads nothing yet.
+    pub(super) fn new(properties: &BTreeMap<String, String>, topic: &str) -> Result<Self, String> {
+        let mut config = ClientConfig::new();
+        for (name, value) in properties {
+            config.set(name, value);
+        }
+        // That brokers close connections is said at this level.
+        config.set_log_level(RDKafkaLogLevel::Info);
+        let consumer = config.create_with_context(Events::default()).map_err(|error| error.to_string())?;
+        Ok(Self { consumer, topic: topic.to_owned() })
+    }
+
+    /// Reads from `offset` on; `None`: from the first record that there is.
+    pub(super) fn read_from(&self, offset: Option<u64>) -> Result<(), String> {
+        let offset =
+            offset.map_or(Offset::Beginning, |offset| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX)));
+        let mut partitions = TopicPartitionList::new();
+        let added = partitions.add_partition_offset(&self.topic, PARTITION, offset);
+        added.and_then(|()| self.consumer.assign(&partitions)).map_err(|error| error.to_string())
+    }
+
+    /// The end of the log, as its leader says within `limit`.
+    pub(super) fn high_watermark(&self, limit: Duration) -> Result<u64, String> {
+        let watermarks = self.consumer.fetch_watermarks(&self.topic, PARTITION, limit);
+        watermarks.map(|(_low, high)| u64::try_from(high).unwrap_or(0)).map_err(|error| error.to_string())
+    }
+
+    /// How many partitions the topic has, as the cluster says within `limit`.
+    pub(super) fn partitions(&self, limit: Duration) -> Result<usize, TopicProblem> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), limit);
+        let metadata = metadata.map_err(|error| TopicProblem::Unknown(error.to_string()))?;
+        let topic = metadata.topics().first().ok_or(TopicProblem::Missing)?;
+        match topic.error().map(RDKafkaErrorCode::from) {
+            None => match topic.partitions().len() {
+                0 => Err(TopicProblem::Missing),
+                partitions => Ok(partitions),
+            },
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+                Err(TopicProblem::Missing)
+            }
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => Err(TopicProblem::Forbidden),
+            Some(code) => Err(TopicProblem::Unknown(code.to_string())),
+        }
+    }
+
+    /// Waits for the next record for `limit`, and hands it to `take`.
+    pub(super) fn poll(&self, limit: Duration, take: impl FnOnce(&LogRecord<'_>)) -> Polled {
+        match self.consumer.poll(limit) {
+            None => Polled::Nothing,
+            Some(Ok(message)) => {
+                with_record(&message, take);
+                Polled::Record
+            }
+            Some(Err(error)) => polled_error(&error),
+        }
+    }
+
+    /// Whether, as of `now`, the leader answers and has no record at or behind `next` that was not handed over.
+    pub(super) fn is_at_end(&self, next: u64, now: Instant) -> bool {
+        let fetch = *self.consumer.context().fetch.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = i64::try_from(next).unwrap_or(i64::MAX);
+        fetch.is_some_and(|state| {
+            let is_new = now.saturating_duration_since(state.at) < STATISTICS_AGE_MAX;
+            // Behind the last record there may be those of transactions, which are never handed over.
+            is_new && state.is_fetching && state.high >= 0 && (next >= state.high || state.end >= state.high)
+        })
+    }
+}
+
+fn with_record(message: &BorrowedMessage<'_>, take: impl FnOnce(&LogRecord<'_>)) {
+    let headers = message.headers();
+    let topic = headers.and_then(|headers| headers.iter().find(|header| header.key == TOPIC_HEADER)?.value);
+    let offset = u64::try_from(message.offset()).unwrap_or(0);
+    take(&LogRecord { offset, key: message.key(), value: message.payload(), topic });
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; it retries by itself what is not named")]
+fn polled_error(error: &KafkaError) -> Polled {
+    use RDKafkaErrorCode as Code;
+    match error {
+        KafkaError::PartitionEOF(_) => Polled::End,
+        KafkaError::MessageConsumptionFatal(code) => Polled::Dead(code.to_string()),
+        _ => match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset) => Polled::LogChanged,
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
+                Polled::Unreadable("the topic does not exist any more".to_owned())
+            }
+            Some(Code::TopicAuthorizationFailed) => {
+                Polled::Unreadable("the right to READ the topic is missing".to_owned())
+            }
+            // Connections, which it makes again.
+            Some(_) | None => Polled::Nothing,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(leader_silent: i64, fetch_state: &str, high: i64, end: i64) -> FetchState {
+        let statistics = format!(
+            r#"{{"brokers":{{"a:1/1":{{"nodeid":1,"rxidle":{leader_silent}}},"b:1/2":{{"nodeid":2,"rxidle":9000000}}}},
+            "topics":{{"list":{{"partitions":{{"0":{{"leader":1,"fetch_state":"{fetch_state}","hi_offset":{high},"eof_offset":{end}}},
+            "-1":{{}}}}}}}}}}"#
+        );
+        FetchState::of(statistics.as_bytes(), clock::monotonic()).expect("statistics")
+    }
+
+    #[test]
+    fn statistics_tell_whether_the_leader_answers() {
+        assert!(state(600_000, "active", 5, -1001).is_fetching);
+        assert!(!state(3_000_000, "active", 5, 5).is_fetching);
+        assert!(!state(600_000, "none", 5, 5).is_fetching);
+        assert!(!state(-1, "active", 5, 5).is_fetching);
+        assert!(FetchState::of(br#"{"topics":{},"brokers""#, clock::monotonic()).is_none());
+    }
+}

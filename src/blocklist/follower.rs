@@ -1,0 +1,553 @@
+//! Follows one blocklist topic, on a thread of its own: reads it to its end, puts its rules in force, and applies each change as it comes.
+//!
+//! The rules in force stay until a newer state of the log has been read to its end, whatever happens to Kafka: staleness is told and never
+//! changes an answer. The log is read again from its start, beside the rules in force, whenever it may not be the one it was.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::blocklist::consumer::Polled;
+use crate::blocklist::consumer::TopicConsumer;
+use crate::blocklist::consumer::TopicProblem;
+use crate::blocklist::describe;
+use crate::blocklist::lists::Lists;
+use crate::blocklist::properties;
+use crate::blocklist::topic::TopicState;
+use crate::blocklist::topic::TopicView;
+use crate::clock;
+use crate::decide::blocklist::Source;
+use crate::decide::blocklist::SourceKind;
+use crate::decide::topic::fold::Anchor;
+use crate::decide::topic::fold::LogRecord;
+use crate::decide::topic::fold::StartOver;
+use crate::decide::topic::fold::TopicFollowing;
+use crate::decide::topic::fold::TopicReading;
+use crate::decide::topic::key::TopicIdentity;
+use crate::decide::topic::poison::Poison;
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
+use crate::metrics::blocklist::TopicMetrics;
+use crate::publish::replication::ReplicationFactor;
+
+/// How long one turn waits for a record. What is left of a millisecond librdkafka spins for, so it must be a little more than whole ones.
+const TURN: Duration = Duration::from_micros(100_050);
+
+/// Records that have come are applied together: so many at most, and gathered for so long.
+const BATCH_RECORDS: usize = 10_000;
+const BATCH_TIME: Duration = Duration::from_millis(10);
+
+/// Without a sign for so long that nothing is missing, the topic counts as stale.
+const STALE_AFTER: Duration = Duration::from_secs(5);
+
+/// A turn that comes so late shows that the process stood still. What happened to the topic meanwhile is not known.
+const STOOD_STILL: Duration = Duration::from_secs(1);
+
+/// How often it is checked that the topic is still the one that was read.
+const CHECK_EVERY: Duration = Duration::from_mins(1);
+/// How long such a check may take.
+const CHECK_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a topic may be unreadable before a new client reads it from its start.
+const UNREADABLE_MAX: Duration = Duration::from_secs(5);
+
+/// For one answer of the cluster.
+const REQUEST_LIMIT: Duration = Duration::from_secs(3);
+
+/// The same while changes are followed, which wait for it.
+const CHECK_REQUEST_LIMIT: Duration = Duration::from_millis(500);
+
+/// Between two looks for a topic that cannot be read.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
+
+/// How often the rules are counted for the metrics: it takes a look at each shard.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// How many poison records one reading tells; the others are counted.
+const POISON_TOLD_MAX: u64 = 10;
+
+/// How the topics are made if they are missing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ListCreation {
+    pub(crate) replication_factor: Option<i32>,
+    pub(crate) min_insync_replicas: Option<i32>,
+}
+
+/// What a follower works with.
+#[derive(Debug)]
+pub(crate) struct FollowerSetup {
+    pub(crate) topic: Arc<str>,
+    /// Its place among all topics.
+    pub(crate) place: usize,
+    pub(crate) lists: Lists,
+    /// `[kafka]`, with the brokers.
+    pub(crate) configured: BTreeMap<String, String>,
+    /// `None`: a missing topic is waited for.
+    pub(crate) creation: Option<ListCreation>,
+    pub(crate) view: Arc<ArcSwap<TopicView>>,
+    pub(crate) generation: watch::Sender<u64>,
+    pub(crate) metrics: TopicMetrics,
+    pub(crate) lifecycle: Lifecycle,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct Follower {
+    setup: FollowerSetup,
+    state: TopicState,
+    /// When nothing was missing last.
+    fresh: Option<Instant>,
+    /// Since when the topic cannot be read.
+    unreadable: Option<Instant>,
+    error: Option<Arc<str>>,
+    /// How many partitions the topic has, if not one.
+    surplus: Option<usize>,
+    last_turn: Instant,
+    /// Of the reading before, if it found some.
+    undeclared: BTreeSet<TopicIdentity>,
+    /// Half of the time that the topic keeps tombstones: whoever was away for longer may have missed some.
+    away_max: Duration,
+    /// Poison behind this offset was told.
+    told: u64,
+    told_now: u64,
+    /// When the rules were counted last.
+    counted: Instant,
+}
+
+/// Why a topic is not followed any further.
+enum Interrupted {
+    /// The process stops.
+    Stopping,
+    /// The log has to be read from its start, by the same client.
+    StartOver(String),
+    /// The client has to be replaced.
+    Reconnect(String),
+}
+
+impl From<StartOver> for Interrupted {
+    fn from(why: StartOver) -> Self {
+        Self::StartOver(why.to_string())
+    }
+}
+
+impl Follower {
+    pub(crate) fn new(setup: FollowerSetup) -> Self {
+        setup.metrics.state(&TopicState::ALL.map(TopicState::as_str), TopicState::Reading.as_str());
+        Self {
+            setup,
+            state: TopicState::Reading,
+            fresh: None,
+            unreadable: None,
+            error: None,
+            surplus: None,
+            last_turn: clock::monotonic(),
+            undeclared: BTreeSet::new(),
+            away_max: describe::DELETE_RETENTION / 2,
+            told: 0,
+            told_now: 0,
+            counted: clock::monotonic(),
+        }
+    }
+
+    /// Follows the topic until the process has stopped.
+    pub(crate) fn run(mut self) {
+        loop {
+            let interrupted = match self.connect() {
+                Ok(consumer) => self.follow(&consumer),
+                Err(interrupted) => interrupted,
+            };
+            match interrupted {
+                Interrupted::Stopping => return,
+                Interrupted::StartOver(why) | Interrupted::Reconnect(why) => self.fail(why),
+            }
+        }
+    }
+
+    /// Waits until the topic is there and can be read, and makes it if it may.
+    fn connect(&mut self) -> Result<TopicConsumer, Interrupted> {
+        let mut replication = ReplicationFactor::new(self.setup.creation.and_then(|it| it.replication_factor));
+        loop {
+            let properties = properties::of_follower(&self.setup.configured);
+            let problem = match TopicConsumer::new(&properties, &self.setup.topic) {
+                Ok(consumer) => match consumer.partitions(REQUEST_LIMIT) {
+                    Ok(partitions) => {
+                        self.warn_of_partitions(partitions);
+                        self.read_settings();
+                        return Ok(consumer);
+                    }
+                    Err(problem) => problem,
+                },
+                Err(error) => TopicProblem::Unknown(error.to_string()),
+            };
+            match (&problem, self.setup.creation) {
+                (TopicProblem::Missing, Some(creation)) => match self.create(creation, &mut replication) {
+                    Ok(true) => continue,
+                    Ok(false) => self.fail(problem.to_string()),
+                    Err(what) => self.fail(format!("the topic cannot be created: {what}")),
+                },
+                _ => self.fail(problem.to_string()),
+            }
+            self.show(None);
+            if self.setup.lifecycle.wait(Phase::Draining, BETWEEN_LOOKS) {
+                return Err(Interrupted::Stopping);
+            }
+        }
+    }
+
+    /// Makes the topic and its audit topic. Returns whether it did: more brokers may be starting.
+    fn create(&self, creation: ListCreation, replication: &mut ReplicationFactor) -> Result<bool, String> {
+        let properties = properties::of_admin(&self.setup.configured);
+        let brokers = describe::brokers(&properties)?;
+        let Some(replicas) = replication.choose(brokers, clock::monotonic()) else { return Ok(false) };
+        describe::create(&properties, &self.setup.topic, replicas, creation.min_insync_replicas)?;
+        tracing::info!(topic = &*self.setup.topic, replicas, "the topics of the blocklist are created");
+        Ok(true)
+    }
+
+    /// Tells of partitions that are not read: a record there counts for nothing. Those of partition 0 hold all the same, so that a replica
+    /// that starts now agrees with those that were there before the partitions were added.
+    fn warn_of_partitions(&mut self, partitions: usize) {
+        let surplus = (partitions != 1).then_some(partitions);
+        if surplus != self.surplus
+            && let Some(partitions) = surplus
+        {
+            tracing::error!(
+                topic = &*self.setup.topic,
+                partitions,
+                "the blocklist topic must have exactly 1 partition: only partition 0 is read, and rules in others do not hold; make it anew"
+            );
+        }
+        self.surplus = surplus;
+    }
+
+    /// Learns how long tombstones are kept, and warns of settings that are not safe.
+    fn read_settings(&mut self) {
+        let topic = &*self.setup.topic;
+        match describe::config_of(&properties::of_admin(&self.setup.configured), topic) {
+            Ok(config) => {
+                self.away_max = config.delete_retention / 2;
+                if let Some(mistake) = config.mistake() {
+                    tracing::error!(topic, "the blocklist topic is set wrongly: {mistake}");
+                }
+            }
+            Err(why) => tracing::info!(topic, why, "kafka does not say how the blocklist topic is set"),
+        }
+    }
+
+    /// Reads the topic from its start and follows it, again and again, until it cannot be followed with this client.
+    fn follow(&mut self, consumer: &TopicConsumer) -> Interrupted {
+        loop {
+            let following = match self.read(consumer) {
+                Ok(following) => following,
+                Err(Interrupted::StartOver(why)) => {
+                    self.fail(why);
+                    continue;
+                }
+                Err(interrupted) => return interrupted,
+            };
+            self.live(following.position().next);
+            match self.keep_up(consumer, following) {
+                Interrupted::StartOver(why) => {
+                    tracing::warn!(topic = &*self.setup.topic, why, "the blocklist topic is read again from its start");
+                    self.told = 0;
+                    self.fail(why);
+                }
+                Interrupted::Stopping => return Interrupted::Stopping,
+                Interrupted::Reconnect(why) => return Interrupted::Reconnect(why),
+            }
+        }
+    }
+
+    /// Reads the topic from its start to its end, and puts its rules in force.
+    fn read(&mut self, consumer: &TopicConsumer) -> Result<TopicFollowing, Interrupted> {
+        let end = consumer.high_watermark(REQUEST_LIMIT).map_err(Interrupted::Reconnect)?;
+        consumer.read_from(None).map_err(Interrupted::Reconnect)?;
+        let began = clock::monotonic();
+        let (mut reading, mut found) = (TopicReading::default(), Ok(None));
+        self.told_now = 0;
+        loop {
+            let polled = consumer.poll(TURN, |record| {
+                found = reading.apply(record).map(|poison| poison.map(|poison| (record.offset, poison)));
+            });
+            if let Some((offset, poison)) = std::mem::replace(&mut found, Ok(None))? {
+                self.tell(offset, &poison);
+            }
+            let is_at_end = match polled {
+                Polled::Record => reading.next() >= end,
+                Polled::End => true,
+                Polled::Nothing => false,
+                Polled::LogChanged => {
+                    return Err(Interrupted::StartOver("the log has changed while it was read".into()));
+                }
+                Polled::Unreadable(why) | Polled::Dead(why) => return Err(Interrupted::Reconnect(why)),
+            };
+            if is_at_end {
+                break;
+            }
+            let now = clock::monotonic();
+            if now.saturating_duration_since(self.last_turn) >= Duration::from_millis(100) {
+                self.last_turn = now;
+                self.show(None);
+                if self.setup.lifecycle.phase() >= Phase::Draining {
+                    return Err(Interrupted::Stopping);
+                }
+            }
+        }
+        let (records, generation) = (reading.records(), reading.next());
+        let following = reading.finish(&self.undeclared).map_err(|undeclared| {
+            self.undeclared = undeclared;
+            Interrupted::StartOver("records are of an identity that no record declares".into())
+        })?;
+        self.undeclared.clone_from(&following.position().undeclared);
+        let (poison, rules) = (following.position().poison, following.rules().len());
+        let took_ms = u64::try_from(clock::monotonic().duration_since(began).as_millis()).unwrap_or(u64::MAX);
+        let topic = &*self.setup.topic;
+        tracing::info!(topic, generation, rules, records, poison, took_ms, "blocklist topic read");
+        self.publish(&following, true);
+        self.setup.metrics.full_reads.inc();
+        self.setup.metrics.rules(following.rules());
+        Ok(following)
+    }
+
+    /// Applies what comes, as long as the log is the one that was read.
+    fn keep_up(&mut self, consumer: &TopicConsumer, mut following: TopicFollowing) -> Interrupted {
+        let mut check: Option<LogCheck> = None;
+        let mut checked = clock::monotonic();
+        let mut is_in_doubt = false;
+        loop {
+            let now = clock::monotonic();
+            let turn = now.saturating_duration_since(self.last_turn);
+            self.last_turn = now;
+            if self.setup.lifecycle.phase() >= Phase::Draining {
+                return Interrupted::Stopping;
+            }
+            if self.fresh.is_some_and(|fresh| now.saturating_duration_since(fresh) > self.away_max) {
+                let why = "kafka was away for longer than half of the topic's delete.retention.ms";
+                return Interrupted::Reconnect(why.into());
+            }
+            is_in_doubt |= turn > STOOD_STILL;
+            let is_due = now.saturating_duration_since(checked) > CHECK_EVERY && self.state == TopicState::Live;
+            if check.is_none() && (is_in_doubt || is_due) {
+                match following.position().anchor {
+                    Some(anchor) => check = LogCheck::start(&self.setup, anchor, now),
+                    None if is_in_doubt && following.position().next > 0 => return StartOver::Unanchored.into(),
+                    None => is_in_doubt = false,
+                }
+                if !is_in_doubt && let Ok(partitions) = consumer.partitions(CHECK_REQUEST_LIMIT) {
+                    self.warn_of_partitions(partitions);
+                }
+                checked = now;
+            }
+            match check.as_mut().map(|check| check.turn(is_in_doubt, now)) {
+                None | Some(Checked::Waiting) => {}
+                Some(Checked::Same) => (check, is_in_doubt) = (None, false),
+                Some(Checked::Unknown) => check = None,
+                Some(Checked::Changed(why)) => return why.into(),
+            }
+            // Nothing of what may be another log is applied.
+            if !is_in_doubt && let Err(interrupted) = self.apply(consumer, &mut following) {
+                return interrupted;
+            }
+            let was_stale = self.state == TopicState::Stale;
+            if consumer.is_at_end(following.position().next, clock::monotonic()) && !is_in_doubt {
+                self.live(following.position().next);
+            }
+            // Nobody saw what happened to the topic meanwhile.
+            is_in_doubt |= was_stale && self.state == TopicState::Live;
+            self.show(Some(&following));
+        }
+    }
+
+    /// Applies the records that have come, or waits for some.
+    fn apply(&mut self, consumer: &TopicConsumer, following: &mut TopicFollowing) -> Result<(), Interrupted> {
+        let (mut wait, mut records) = (TURN, 0);
+        let mut began = None;
+        loop {
+            let mut found = Ok(None);
+            let polled = consumer.poll(wait, |record| {
+                found = following.apply(record).map(|poison| poison.map(|poison| (record.offset, poison)));
+            });
+            if let Some((offset, poison)) = found? {
+                self.told_now = 0;
+                self.tell(offset, &poison);
+            }
+            match polled {
+                Polled::Record => records += 1,
+                Polled::Nothing | Polled::End => break,
+                Polled::LogChanged => {
+                    return Err(Interrupted::StartOver("the log ends before or begins behind what was read".into()));
+                }
+                Polled::Unreadable(why) => {
+                    let since = *self.unreadable.get_or_insert(self.last_turn);
+                    if self.last_turn.saturating_duration_since(since) > UNREADABLE_MAX {
+                        return Err(Interrupted::Reconnect(why));
+                    }
+                    self.fail(why);
+                    break;
+                }
+                Polled::Dead(why) => return Err(Interrupted::Reconnect(why)),
+            }
+            let now = clock::monotonic();
+            if records >= BATCH_RECORDS || now.saturating_duration_since(*began.get_or_insert(now)) > BATCH_TIME {
+                break;
+            }
+            wait = Duration::ZERO;
+        }
+        if records > 0 {
+            self.unreadable = None;
+            following.commit();
+            self.publish(following, false);
+        }
+        Ok(())
+    }
+
+    /// Puts the rules in force, and tells those who wait for them.
+    fn publish(&mut self, following: &TopicFollowing, is_anew: bool) {
+        let generation = following.position().next;
+        let source = Source::new(SourceKind::Topic, &self.setup.topic, Arc::clone(following.rules()));
+        self.setup.lists.put_topic(self.setup.place, source, generation, is_anew);
+        self.store(Some(following));
+        self.setup.generation.send_replace(generation);
+    }
+
+    /// Nothing is missing.
+    fn live(&mut self, generation: u64) {
+        if self.state != TopicState::Live {
+            tracing::info!(topic = &*self.setup.topic, generation, "the blocklist topic is live");
+        }
+        (self.state, self.fresh) = (TopicState::Live, Some(clock::monotonic()));
+        (self.error, self.unreadable) = (None, None);
+    }
+
+    /// Takes note of what keeps the topic from being read, and tells it once.
+    fn fail(&mut self, why: String) {
+        if self.error.as_deref() != Some(&*why) {
+            tracing::warn!(
+                topic = &*self.setup.topic,
+                why,
+                "the blocklist topic cannot be followed; its last rules stay in force"
+            );
+            self.error = Some(why.into());
+        }
+        if self.state == TopicState::Live {
+            self.state = TopicState::Stale;
+        }
+    }
+
+    fn tell(&mut self, offset: u64, poison: &Poison) {
+        if offset < self.told {
+            return;
+        }
+        self.told = offset + 1;
+        self.told_now += 1;
+        let topic = &*self.setup.topic;
+        if self.told_now <= POISON_TOLD_MAX {
+            let why = poison.to_string();
+            tracing::error!(
+                topic,
+                offset,
+                why,
+                "a record of the blocklist topic cannot be used; its rule does not hold"
+            );
+        } else if self.told_now == POISON_TOLD_MAX + 1 {
+            tracing::error!(
+                topic,
+                "more records of the blocklist topic cannot be used; they are counted, and not told"
+            );
+        }
+    }
+
+    /// Shows how it is doing, and lets go of what is not read any more.
+    fn show(&mut self, following: Option<&TopicFollowing>) {
+        let now = clock::monotonic();
+        if self.state == TopicState::Live
+            && self.fresh.is_some_and(|fresh| now.saturating_duration_since(fresh) > STALE_AFTER)
+        {
+            self.fail("kafka shows nothing of the topic".into());
+        }
+        self.setup.metrics.state(&TopicState::ALL.map(TopicState::as_str), self.state.as_str());
+        let age = self.fresh.map(|fresh| now.saturating_duration_since(fresh));
+        self.setup.metrics.age.set(age.map_or(f64::NAN, |age| age.as_secs_f64()));
+        self.store(following);
+        if let Some(following) = following
+            && now.saturating_duration_since(self.counted) >= COUNT_EVERY
+        {
+            self.counted = now;
+            self.setup.metrics.rules(following.rules());
+        }
+        self.setup.lists.drop_replaced(now);
+    }
+
+    /// Stores the view, with the rules of `following`, or those that it had.
+    fn store(&self, following: Option<&TopicFollowing>) {
+        let old = self.setup.view.load();
+        let mut view = TopicView {
+            rules: Arc::clone(&old.rules),
+            generation: old.generation,
+            state: self.state,
+            fresh: self.fresh,
+            identity: old.identity,
+            poison: old.poison,
+            error: self.error.clone().or_else(|| {
+                let surplus = self.surplus?;
+                Some(
+                    format!("the topic has {surplus} partitions, and must have exactly 1: only partition 0 is read")
+                        .into(),
+                )
+            }),
+        };
+        if let Some(following) = following {
+            let position = following.position();
+            view.rules = Arc::clone(following.rules());
+            (view.generation, view.poison) = (position.next, position.poison);
+            view.identity = position.declared.first().copied();
+            self.setup.metrics.generation.set(i64::try_from(position.next).unwrap_or(i64::MAX));
+            self.setup.metrics.poison.set(i64::try_from(position.poison).unwrap_or(i64::MAX));
+        }
+        self.setup.view.store(Arc::new(view));
+    }
+}
+
+/// A look, with a client of its own, whether the record that declares the topic's identity is still where it was. The client that follows
+/// keeps its place meanwhile: assigned anew, it would not notice a truncation.
+struct LogCheck {
+    consumer: TopicConsumer,
+    anchor: Anchor,
+    deadline: Instant,
+}
+
+/// What came of a look.
+enum Checked {
+    Waiting,
+    Same,
+    Changed(StartOver),
+    /// Kafka has not answered in time.
+    Unknown,
+}
+
+impl LogCheck {
+    fn start(setup: &FollowerSetup, anchor: Anchor, now: Instant) -> Option<Self> {
+        let properties = properties::of_follower(&setup.configured);
+        let consumer = TopicConsumer::new(&properties, &setup.topic).ok()?;
+        consumer.read_from(Some(anchor.offset)).ok()?;
+        Some(Self { consumer, anchor, deadline: now + CHECK_LIMIT })
+    }
+
+    /// Waits for an answer only if nothing else is to be done.
+    fn turn(&mut self, waits: bool, now: Instant) -> Checked {
+        let mut is_same = false;
+        let anchor = self.anchor;
+        let take = |record: &LogRecord<'_>| is_same = anchor.is(record);
+        match self.consumer.poll(if waits { TURN } else { Duration::ZERO }, take) {
+            Polled::Record if is_same => Checked::Same,
+            Polled::Record | Polled::End | Polled::LogChanged => Checked::Changed(StartOver::Anchor(anchor)),
+            Polled::Nothing | Polled::Unreadable(_) if now < self.deadline => Checked::Waiting,
+            Polled::Nothing | Polled::Unreadable(_) | Polled::Dead(_) => Checked::Unknown,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Writes records to Kafka, and waits for what became of each. Beside [`super::consumer`] and [`super::describe`] the only file here
+//! that names rdkafka.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::Header;
+use rdkafka::message::Message;
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::BaseProducer;
+use rdkafka::producer::BaseRecord;
+use rdkafka::producer::DeliveryResult;
+use rdkafka::producer::Producer;
+use rdkafka::producer::ProducerContext;
+
+use crate::clock;
+use crate::publish::kafka;
+
+/// How long one turn waits for reports; a little more than whole milliseconds, which librdkafka would spin for.
+const TURN: Duration = Duration::from_micros(50_050);
+
+/// When the client itself has not given up a record by then, its word is not waited for any more.
+const REPORT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A record that is to be written.
+#[derive(Debug)]
+pub(super) struct ListRecord<'r> {
+    pub(super) topic: &'r str,
+    /// `None`: by the key.
+    pub(super) partition: Option<i32>,
+    pub(super) key: &'r str,
+    /// `None`: a tombstone.
+    pub(super) value: Option<&'r str>,
+    pub(super) headers: Vec<(&'static str, String)>,
+}
+
+/// Why a record was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NotAcknowledged {
+    /// It may still come.
+    InTime(String),
+    /// Kafka refuses it.
+    Refused(String),
+}
+
+/// A producer for one request after the other.
+pub(super) struct TopicProducer {
+    producer: BaseProducer<ListReports>,
+    /// The number of the next record. A record that was given up may be reported while a later request waits.
+    next: Cell<usize>,
+}
+
+impl std::fmt::Debug for TopicProducer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("TopicProducer").finish_non_exhaustive()
+    }
+}
+
+/// What became of records, by their numbers.
+#[derive(Default)]
+struct ListReports {
+    reports: Mutex<Vec<(usize, Result<u64, RDKafkaErrorCode>)>>,
+}
+
+impl ClientContext for ListReports {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        kafka::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka, writing to a blocklist topic");
+    }
+}
+
+impl ProducerContext for ListReports {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let outcome = match result {
+            // Nothing is believed that no broker has said.
+            Ok(message) => u64::try_from(message.offset()).map_err(|_negative| RDKafkaErrorCode::MessageTimedOut),
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+        };
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).push((number, outcome));
+    }
+}
+
+impl TopicProducer {
+    pub(super) fn new(properties: &BTreeMap<String, String>) -> Result<Self, String> {
+        let mut config = ClientConfig::new();
+        for (name, value) in properties {
+            config.set(name, value);
+        }
+        config.set_log_level(RDKafkaLogLevel::Info);
+        let producer = config.create_with_context(ListReports::default()).map_err(|error| error.to_string())?;
+        Ok(Self { producer, next: Cell::new(0) })
+    }
+
+    /// Whether it can be used no more.
+    pub(super) fn is_dead(&self) -> bool {
+        self.producer.client().fatal_error().is_some()
+    }
+
+    /// Writes all `records`, and waits until each was acknowledged or given up. Returns the offset of each, in their order. Nobody else
+    /// may be sending.
+    pub(super) fn write(&self, records: &[ListRecord<'_>]) -> Vec<Result<u64, NotAcknowledged>> {
+        let reports = &self.producer.context().reports;
+        let first = self.next.get();
+        self.next.set(first + records.len());
+        let mut outcomes: Vec<Option<Result<u64, NotAcknowledged>>> = vec![None; records.len()];
+        let mut missing = 0;
+        for (place, record) in records.iter().enumerate() {
+            match self.send(first + place, record) {
+                Ok(()) => missing += 1,
+                Err(code) => put(&mut outcomes, place, Err(not_acknowledged(code))),
+            }
+        }
+        let deadline = clock::monotonic() + REPORT_LIMIT;
+        while missing > 0 && clock::monotonic() < deadline {
+            self.producer.poll(TURN);
+            for (number, outcome) in reports.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+                let Some(place) = number.checked_sub(first) else { continue };
+                put(&mut outcomes, place, outcome.map_err(not_acknowledged));
+                missing -= 1;
+            }
+        }
+        let unknown = || Err(NotAcknowledged::InTime("no delivery report".to_owned()));
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(unknown)).collect()
+    }
+
+    fn send(&self, number: usize, record: &ListRecord<'_>) -> Result<(), RDKafkaErrorCode> {
+        let insert = |headers: OwnedHeaders, (key, value): &(&'static str, String)| {
+            headers.insert(Header { key, value: Some(value.as_str()) })
+        };
+        let headers = record.headers.iter().fold(OwnedHeaders::new(), insert);
+        let mut base: BaseRecord<'_, str, str, usize> =
+            BaseRecord::with_opaque_to(record.topic, number).key(record.key).headers(headers);
+        base.partition = record.partition;
+        base.payload = record.value;
+        loop {
+            match self.producer.send(base) {
+                Ok(()) => return Ok(()),
+                Err((error, back)) => match error.rdkafka_error_code() {
+                    Some(RDKafkaErrorCode::QueueFull) => {
+                        self.producer.poll(TURN);
+                        base = back;
+                    }
+                    code => return Err(code.unwrap_or(RDKafkaErrorCode::Unknown)),
+                },
+            }
+        }
+    }
+}
+
+fn put<T>(places: &mut [Option<T>], place: usize, what: T) {
+    if let Some(place) = places.get_mut(place) {
+        *place = Some(what);
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; what is not known may still come")]
+fn not_acknowledged(code: RDKafkaErrorCode) -> NotAcknowledged {
+    use RDKafkaErrorCode as Code;
+    match code {
+        Code::TopicAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::MessageSizeTooLarge
+        | Code::InvalidRecord
+        | Code::PolicyViolation
+        | Code::UnknownTopic
+        | Code::UnknownPartition
+        | Code::UnknownTopicOrPartition => NotAcknowledged::Refused(code.to_string()),
+        code => NotAcknowledged::InTime(code.to_string()),
+    }
+}

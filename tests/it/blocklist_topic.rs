@@ -1,0 +1,421 @@
+//! The blocklist's Kafka topic, with a real Kafka: changes as they come, and the decision after each thing that can happen to the topic.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use callbridge::clock;
+use rdkafka::ClientConfig;
+use rdkafka::message::Header;
+use rdkafka::message::OwnedHeaders;
+use rdkafka::producer::BaseProducer;
+use rdkafka::producer::BaseRecord;
+use rdkafka::producer::Producer;
+use rustix::process::Signal;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::support::bridge::Bridge;
+use crate::support::http::Client;
+use crate::support::http::callback_target;
+use crate::support::kafka::Kafka;
+use crate::support::reader::Reader;
+use crate::support::wait;
+
+const APP: &str = "1400000000";
+const COMMAND: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
+const REQUEST: Duration = Duration::from_secs(30);
+const VALUE: &str = r#"{"who":"alice","when":"2026-05-28T20:26:40Z","source":"cli"}"#;
+
+/// A blocklist topic and whoever writes it.
+struct Topic {
+    name: String,
+    producer: BaseProducer,
+    identity: String,
+}
+
+impl Topic {
+    /// Writes to the topic of this name, which exists.
+    fn at(kafka: &Kafka, name: &str) -> Self {
+        let mut config: ClientConfig = kafka.client();
+        config.set("acks", "all").set("linger.ms", "0");
+        Self { name: name.to_owned(), producer: config.create().unwrap(), identity: String::new() }
+    }
+
+    /// Makes the topic, and declares its identity as the first writer does.
+    fn make(kafka: &Kafka, name: &str, identity: &str, settings: &[(&str, &str)]) -> Self {
+        let settings = [&[("cleanup.policy", "compact")], settings].concat();
+        kafka.create_topic_with(name, 1, 1, &settings);
+        let mut topic = Self::at(kafka, name);
+        topic.declare(identity);
+        topic
+    }
+
+    fn declare(&mut self, identity: &str) {
+        self.write(Some(&format!("topic\u{1f}{identity}")), Some(VALUE.as_bytes()), None);
+        identity.clone_into(&mut self.identity);
+    }
+
+    fn put(&self, key: &str) {
+        self.write(Some(key), Some(VALUE.as_bytes()), Some(&self.identity));
+    }
+
+    fn delete(&self, key: &str) {
+        self.write(Some(key), None, Some(&self.identity));
+    }
+
+    /// Writes a record to partition 0, and waits until it is acknowledged.
+    fn write(&self, key: Option<&str>, value: Option<&[u8]>, identity: Option<&str>) {
+        self.send(key, value, identity);
+        self.producer.flush(REQUEST).unwrap();
+    }
+
+    fn send(&self, key: Option<&str>, value: Option<&[u8]>, identity: Option<&str>) {
+        let mut record: BaseRecord<'_, str, [u8]> = BaseRecord::to(&self.name).partition(0);
+        (record.key, record.payload) = (key, value);
+        if let Some(identity) = identity {
+            record = record.headers(OwnedHeaders::new().insert(Header { key: "topic", value: Some(identity) }));
+        }
+        self.producer.send(record).map_err(|(error, _record)| error).unwrap();
+    }
+}
+
+/// Key, value and the header `topic` of a record.
+type Poison<'p> = (Option<&'p str>, Option<&'p [u8]>, Option<&'p str>);
+
+/// Starts a bridge in `memory` mode that follows `topic`.
+fn bridge(kafka: &Kafka, topic: &str, settings: &str) -> Bridge {
+    let settings = format!("callbacks.keep_accepting_ms = 0\nblocklist.topic = {topic:?}\n{settings}");
+    let brokers = kafka.bootstrap();
+    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--ack", "memory", "--create-topics"];
+    Bridge::builder().settings(&settings).args(&[&args[..], &["--topic-prefix", topic]].concat()).start()
+}
+
+/// Which of `users` are refused on `account`.
+fn refused_on(bridge: &Bridge, app: &str, account: &str, users: &[&str]) -> Vec<String> {
+    let users: Vec<Value> = users.iter().map(|user| json!({"Subscriber_Account": user})).collect();
+    let body = json!({"CallbackCommand": COMMAND, "Official_Account": account, "SubscribeAccountList": users});
+    let mut client = Client::connect(bridge.callbacks).unwrap();
+    let response = client.post(&callback_target(app, COMMAND), body.to_string().as_bytes()).unwrap();
+    assert_eq!(response.status, 200, "{}", response.text());
+    let answer: Value = serde_json::from_slice(&response.body).unwrap();
+    if answer["ErrorCode"] == 1 {
+        return vec![answer["ErrorInfo"].as_str().unwrap().to_owned()];
+    }
+    let refused = answer["RefusedSubscribers_Account"].as_array().into_iter().flatten();
+    refused.map(|user| user.as_str().unwrap().to_owned()).collect()
+}
+
+fn refused(bridge: &Bridge) -> Vec<String> {
+    refused_on(bridge, APP, "@a", &["alice", "bob", "carol", "dave"])
+}
+
+fn wait_until_refused(bridge: &Bridge, users: &[&str]) {
+    wait::until(&format!("{users:?} are refused"), || refused(bridge) == users);
+}
+
+fn state(bridge: &Bridge, topic: &str, state: &str) -> bool {
+    bridge.metrics()[&format!("callbridge_blocklist_topic_state{{state=\"{state}\",topic=\"{topic}\"}}")] == 1.0
+}
+
+fn wait_for_state(bridge: &Bridge, topic: &str, wanted: &str) {
+    wait::until(wanted, || state(bridge, topic, wanted));
+}
+
+fn of_topic(bridge: &Bridge, metric: &str, topic: &str) -> f64 {
+    bridge.metrics()[&format!("callbridge_blocklist_topic_{metric}{{topic=\"{topic}\"}}")]
+}
+
+/// Waits until the bridge has applied everything up to this offset.
+fn wait_for_generation(bridge: &Bridge, topic: &str, generation: f64) {
+    wait::until("applied", || of_topic(bridge, "generation", topic) >= generation);
+}
+
+#[test]
+fn a_change_of_each_kind_holds_as_it_comes_and_goes_with_its_tombstone() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-kinds";
+    let bridge = bridge(kafka, name, "");
+    assert_eq!(refused(&bridge), [""; 0]);
+    let description = kafka.describe(name);
+    assert_eq!(description.partitions.len(), 1);
+    assert_eq!(description.configs["cleanup.policy"], "compact");
+    let changes = kafka.describe(&format!("{name}-changes"));
+    assert_eq!((changes.partitions.len(), &*changes.configs["cleanup.policy"]), (1, "delete"));
+
+    let mut topic = Topic::at(kafka, name);
+    topic.declare("00000000000000a1");
+    topic.put("block\u{1f}bob");
+    topic.put("block\u{1f}carol\u{1f}@a");
+    wait_until_refused(&bridge, &["bob", "carol"]);
+    topic.put("pardon\u{1f}bob\u{1f}@a");
+    wait_until_refused(&bridge, &["carol"]);
+    topic.delete("pardon\u{1f}bob\u{1f}@a");
+    wait_until_refused(&bridge, &["bob", "carol"]);
+    topic.put("allow\u{1f}dave\u{1f}@a");
+    wait_until_refused(&bridge, &["alice", "bob", "carol"]);
+    topic.put("close\u{1f}\u{1f}@a");
+    wait_until_refused(&bridge, &["the account takes no new subscribers"]);
+    for key in ["close\u{1f}\u{1f}@a", "allow\u{1f}dave\u{1f}@a", "block\u{1f}carol\u{1f}@a"] {
+        topic.delete(key);
+    }
+    wait_until_refused(&bridge, &["bob"]);
+    let past = r#"{"until":"2020-01-01T00:00:00Z","who":"alice","when":"2020-01-01T00:00:00Z"}"#;
+    topic.write(Some("block\u{1f}bob"), Some(past.as_bytes()), Some(&topic.identity));
+    wait_until_refused(&bridge, &[]);
+    assert_eq!(bridge.metrics()["callbridge_blocklist_generation"], of_topic(&bridge, "generation", name));
+    bridge.metrics_until(|metrics| {
+        metrics[&format!("callbridge_blocklist_entries{{kind=\"block\",source=\"{name}\"}}")] == 1.0
+    });
+    bridge.stop_in_order();
+}
+
+/// Prints how long a change takes from its acknowledgement until the last of three replicas refuses.
+#[test]
+fn three_replicas_refuse_a_user_soon_after_kafka_has_acknowledged_the_change() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-three";
+    let topic = Topic::make(kafka, name, "00000000000000a2", &[]);
+    let bridges = ["1", "2", "3"].map(|_nth| bridge(kafka, name, ""));
+    let mut took: Vec<Duration> = (0..40)
+        .map(|number| {
+            let user = format!("user-{number}");
+            topic.put(&format!("block\u{1f}{user}"));
+            let acknowledged = clock::monotonic();
+            let is_refused = |bridge: &Bridge| refused_on(bridge, APP, "@a", &["x", &user]) == [user.as_str()];
+            wait::until("all three refuse", || bridges.iter().all(is_refused));
+            clock::monotonic().duration_since(acknowledged)
+        })
+        .collect();
+    took.sort_unstable();
+    #[expect(clippy::print_stderr, reason = "a figure for whoever reads the log")]
+    {
+        eprintln!("acknowledged to refused by three replicas: median {:?}, worst {:?}", took[20], took[39]);
+    }
+    bridges.into_iter().for_each(|bridge| drop(bridge.stop_in_order()));
+}
+
+#[test]
+fn sources_and_applications_keep_their_lists_apart() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let folder = tempfile::TempDir::with_prefix_in("lists-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = folder.path().join("list");
+    std::fs::write(&file, "alice\nblock\n").unwrap();
+    let (common, own) = ("blocklist-common", "blocklist-own");
+    let common_topic = Topic::make(kafka, common, "00000000000000a3", &[]);
+    let own_topic = Topic::make(kafka, own, "00000000000000a4", &[]);
+    common_topic.put("block\u{1f}bob");
+    own_topic.put("block\u{1f}carol");
+    let settings = format!(
+        "callbacks.keep_accepting_ms = 0\nblocklist.topic = {common:?}\nblocklist.files = [{file:?}]\n\
+         [[apps]]\nsdk_app_id = 1\n[[apps]]\nsdk_app_id = 2\nblocklist_topic = {own:?}\n"
+    );
+    let brokers = kafka.bootstrap();
+    let args = ["--brokers", &brokers, "--ack", "memory", "--create-topics", "--topic-prefix", "blocklist-apps"];
+    let bridge = Bridge::builder().settings(&settings).args(&args).start();
+    let of = |app: &str| refused_on(&bridge, app, "@a", &["alice", "bob", "carol"]);
+    // The bad file takes nothing from the topic.
+    assert_eq!((of("1"), of("2")), (vec!["bob".to_owned()], vec!["carol".to_owned()]));
+    std::fs::write(folder.path().join("next"), "alice\n").unwrap();
+    std::fs::rename(folder.path().join("next"), &file).unwrap();
+    wait::until("the file is read", || of("1") == ["alice", "bob"]);
+    own_topic.put("block\u{1f}alice");
+    wait::until("the topic is followed", || of("2") == ["alice", "carol"]);
+    assert_eq!(of("1"), ["alice", "bob"]);
+    bridge.stop_in_order();
+}
+
+#[test]
+fn a_poison_record_removes_its_rule_everywhere_and_is_told_once_with_its_offset() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-poison";
+    let topic = Topic::make(kafka, name, "00000000000000a5", &[]);
+    let live = bridge(kafka, name, "");
+    let ours = Some(topic.identity.as_str());
+    let needs = br#"{"who":"a","when":"2027-01-31T00:00:00Z","needs":["mode"]}"#;
+    let (long, long_key) = (vec![b'x'; 70_000], format!("block\u{1f}{}", "x".repeat(20_000)));
+    // A compacted topic takes no record without a key. Each as the last record of the log, for a replica that was there and for one that starts then.
+    let poison: [Poison<'_>; 6] = [
+        (Some("block\u{1f}bob"), Some(b"{"), ours),
+        (Some("block\u{1f}bob"), Some(needs), ours),
+        (Some("block\u{1f}bob"), Some(&long), ours),
+        (Some("block\u{1f}bob"), Some(VALUE.as_bytes()), Some("nonsense")),
+        (Some("block\u{1f}bob\u{1f}"), Some(VALUE.as_bytes()), ours),
+        (Some(&long_key), Some(VALUE.as_bytes()), ours),
+    ];
+    let mut offset = 1.0;
+    for (number, (key, value, identity)) in poison.into_iter().enumerate() {
+        topic.put("block\u{1f}bob");
+        wait_until_refused(&live, &["bob"]);
+        topic.write(key, value, identity);
+        offset += 2.0;
+        // What names no rule takes none away.
+        let expected: &[&str] = if number < 4 { &[] } else { &["bob"] };
+        wait_for_generation(&live, name, offset);
+        assert_eq!(refused(&live), expected, "poison {number}");
+        if number % 3 == 0 {
+            let fresh = bridge(kafka, name, "");
+            assert_eq!(refused(&fresh), expected, "poison {number}, and a replica that starts then");
+            assert!(state(&fresh, name, "live"));
+            fresh.stop_in_order();
+        }
+    }
+    assert_eq!(of_topic(&live, "poison_records", name), 6.0);
+    let stopped = live.stop_in_order();
+    let told = |offset: i32| {
+        let lines = stopped.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["level"] == "ERROR" && line["fields"]["offset"] == offset).count()
+    };
+    assert_eq!((1..=12).map(told).collect::<Vec<_>>(), [0, 1].repeat(6), "{}", stopped.stderr);
+}
+
+#[test]
+fn open_and_aborted_transactions_do_not_hold_up_changes() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-transactions";
+    let mut topic = Topic::make(kafka, name, "00000000000000a6", &[]);
+    let live = bridge(kafka, name, "");
+    let mut config: ClientConfig = kafka.client();
+    config.set("transactional.id", "blocklist-transactions");
+    let plain = std::mem::replace(&mut topic.producer, config.create().unwrap());
+    topic.producer.init_transactions(REQUEST).unwrap();
+    topic.producer.begin_transaction().unwrap();
+    topic.write(Some("block\u{1f}bob"), Some(VALUE.as_bytes()), Some("00000000000000a6"));
+    wait_until_refused(&live, &["bob"]);
+    let plain = Topic { name: name.to_owned(), producer: plain, identity: topic.identity.clone() };
+    plain.put("block\u{1f}carol");
+    wait_until_refused(&live, &["bob", "carol"]);
+    // The marker is the last record of the log: no offset that is handed over reaches the end.
+    topic.producer.abort_transaction(REQUEST).unwrap();
+    let fresh = bridge(kafka, name, "");
+    assert!(state(&fresh, name, "live"));
+    // As documented: an aborted record counts.
+    assert_eq!(
+        (refused(&fresh), refused(&live)),
+        (vec!["bob".into(), "carol".into()], vec!["bob".into(), "carol".into()])
+    );
+    plain.delete("block\u{1f}bob");
+    wait_until_refused(&live, &["carol"]);
+    wait_until_refused(&fresh, &["carol"]);
+    wait_for_state(&live, name, "live");
+    live.stop_in_order();
+    fresh.stop_in_order();
+}
+
+#[test]
+fn a_topic_made_again_while_the_bridge_stands_still_is_read_again() {
+    let Some(kafka) = Kafka::shared() else { return };
+    for (case, records) in [("fewer", 1), ("equal", 3), ("more", 6)] {
+        let name = format!("blocklist-again-{case}");
+        let topic = Topic::make(kafka, &name, "00000000000000b1", &[]);
+        ["alice", "bob", "carol"].iter().for_each(|user| topic.put(&format!("block\u{1f}{user}")));
+        let mut bridge = bridge(kafka, &name, "");
+        assert_eq!(refused(&bridge), ["alice", "bob", "carol"]);
+        bridge.signal(Signal::STOP);
+        kafka.delete_topic(&name);
+        let again = Topic::make(kafka, &name, "00000000000000b2", &[]);
+        again.put("block\u{1f}dave");
+        (1..records).for_each(|number| again.put(&format!("block\u{1f}other-{number}")));
+        // Longer than a turn of the follower may take.
+        std::thread::sleep(Duration::from_millis(1200));
+        bridge.signal(Signal::CONT);
+        wait_until_refused(&bridge, &["dave"]);
+        wait_for_state(&bridge, &name, "live");
+        bridge.stop_in_order();
+    }
+}
+
+#[test]
+fn partitions_that_are_added_are_told_and_take_no_rule_away() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-partitions";
+    let topic = Topic::make(kafka, name, "00000000000000b3", &[]);
+    topic.put("block\u{1f}bob");
+    let live = bridge(kafka, name, "");
+    kafka.add_partitions(name, 3);
+    topic.put("block\u{1f}carol");
+    wait_until_refused(&live, &["bob", "carol"]);
+    let fresh = bridge(kafka, name, "");
+    assert_eq!(refused(&fresh), ["bob", "carol"]);
+    live.stop_in_order();
+    let stderr = fresh.stop_in_order().stderr;
+    assert!(stderr.contains("must have exactly 1 partition"), "{stderr}");
+}
+
+#[test]
+fn tombstones_compacted_away_while_the_bridge_stands_still_take_their_rules_with_them() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-compacted";
+    let settings = [
+        ("segment.ms", "100"),
+        ("delete.retention.ms", "1500"),
+        ("min.cleanable.dirty.ratio", "0.001"),
+        ("min.compaction.lag.ms", "0"),
+        ("max.compaction.lag.ms", "100"),
+    ];
+    let topic = Topic::make(kafka, name, "00000000000000b4", &settings);
+    topic.put("block\u{1f}bob");
+    topic.put("block\u{1f}carol");
+    let mut bridge = bridge(kafka, name, "");
+    assert_eq!(refused(&bridge), ["bob", "carol"]);
+    bridge.signal(Signal::STOP);
+    topic.delete("block\u{1f}bob");
+    // Compaction leaves the active segment alone, so that each record begins another.
+    wait::until("the tombstone is compacted away", || {
+        topic.put("block\u{1f}dave");
+        let records = Reader::open(&kafka.client(), &[name]).collect_to_end();
+        !records.iter().any(|record| record.key.as_deref() == Some(b"block\x1fbob"))
+    });
+    bridge.signal(Signal::CONT);
+    wait_until_refused(&bridge, &["carol", "dave"]);
+    bridge.stop_in_order();
+}
+
+#[test]
+fn a_broker_that_is_away_frozen_or_killed_changes_no_answer() {
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let name = "blocklist-outage";
+    let topic = Topic::make(&kafka, name, "00000000000000b5", &[]);
+    topic.put("block\u{1f}bob");
+    kafka.node(1).stop();
+    let settings = format!(
+        "callbacks.keep_accepting_ms = 0\nblocklist.topic = {name:?}\nblocklist.ready_after_seconds = 1\n\
+         decide.before_loaded = \"refuse\"\n"
+    );
+    let brokers = kafka.bootstrap();
+    let began = clock::monotonic();
+    let bridge = Bridge::builder()
+        .settings(&settings)
+        .args(&["--sdk-app-id", APP, "--brokers", &brokers, "--create-topics"])
+        .start();
+    let waited = clock::monotonic().duration_since(began);
+    assert!(waited >= Duration::from_secs(1), "{waited:?}");
+    assert_eq!(refused(&bridge), ["the blocklist is not loaded yet"]);
+    assert!(state(&bridge, name, "reading"));
+    kafka.node(1).restart();
+    wait_until_refused(&bridge, &["bob"]);
+    wait_for_state(&bridge, name, "live");
+
+    kafka.node(1).freeze();
+    let frozen = clock::monotonic();
+    wait_for_state(&bridge, name, "stale");
+    stale_after(frozen);
+    assert_eq!(refused(&bridge), ["bob"]);
+    kafka.node(1).thaw();
+    topic.put("block\u{1f}carol");
+    wait_until_refused(&bridge, &["bob", "carol"]);
+    wait_for_state(&bridge, name, "live");
+
+    kafka.node(1).kill();
+    wait_for_state(&bridge, name, "stale");
+    assert_eq!(refused(&bridge), ["bob", "carol"]);
+    kafka.node(1).restart();
+    topic.delete("block\u{1f}bob");
+    wait_until_refused(&bridge, &["carol"]);
+    wait_for_state(&bridge, name, "live");
+    bridge.stop_in_order();
+}
+
+fn stale_after(frozen: Instant) {
+    let took = clock::monotonic().duration_since(frozen);
+    assert!(took >= Duration::from_secs(4), "{took:?}");
+}
