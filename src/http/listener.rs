@@ -104,7 +104,7 @@ pub(crate) async fn serve(listener: TcpListener, setup: ListenerSetup, lifecycle
             Err(error) => {
                 server.service.intake.metrics.accept_errors.inc();
                 if server.accept_log.permits(clock::monotonic()) {
-                    tracing::warn!(%error, "could not accept connections; they wait");
+                    tracing::warn!(%error, "connections cannot be accepted; they wait in the backlog");
                 }
                 time::sleep(ACCEPT_REST).await;
             }
@@ -159,7 +159,7 @@ impl Server {
         let is_proxy = self.preamble.proxies.contain(peer.ip());
         if !is_proxy && self.service.senders.as_ref().is_some_and(|senders| !senders.allowed.contain(peer.ip())) {
             metrics.unopened_sender.inc();
-            tracing::debug!(%peer, "connection from elsewhere than the configured senders and proxies");
+            tracing::debug!(%peer, "connection from outside callbacks.senders and callbacks.proxies");
             return;
         }
         let now = clock::monotonic();
@@ -233,7 +233,7 @@ async fn drive(
             service.intake.metrics.not_http.inc();
             if service.not_http_log.permits(clock::monotonic()) {
                 let peer = peer.address;
-                tracing::warn!(%error, %peer, "a request cannot be read as HTTP/1.1; a callback in it is lost");
+                tracing::warn!(%error, %peer, "a request is not valid HTTP/1.1; if it was a callback, it is lost");
             }
         }
         tracing::debug!(%error, peer = %peer.address, "connection ended");

@@ -331,6 +331,18 @@ fn the_first_pages_are_short() {
 }
 
 #[test]
+fn the_reading_order_names_files_that_exist_and_counts_them() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
+    let section = page.split_once("## Reading order").unwrap().1.split("\n## ").next().unwrap();
+    let files: Vec<&str> = section.split('`').skip(1).step_by(2).filter(|word| word.ends_with(".rs")).collect();
+    for file in &files {
+        assert!(sources().contains(&PathBuf::from(file)), "there is no {file}");
+    }
+    assert_eq!(files.iter().collect::<BTreeSet<_>>().len(), files.len(), "a file stands there twice");
+    assert!(section.contains(&format!(": {} files of `src`", files.len())), "{} files", files.len());
+}
+
+#[test]
 fn every_file_says_what_it_is() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for folder in ["src", "tests", "benches"] {

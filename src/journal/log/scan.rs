@@ -18,8 +18,8 @@ use super::format::FrameHeader;
 use super::format::FrameRecord;
 use super::format::Output;
 use super::format::SegmentHeader;
-use super::marks::OrdinalSet;
-use super::numbers::SeqSet;
+use super::ordinal_set::OrdinalSet;
+use super::seq_set::SeqSet;
 
 /// What is in a segment.
 #[derive(Debug)]
