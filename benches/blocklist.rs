@@ -25,6 +25,8 @@ use callbridge::clock::monotonic;
 use callbridge::decide::Policy;
 use callbridge::decide::Question;
 use callbridge::decide::blocklist::Blocklist;
+use callbridge::decide::blocklist::Source;
+use callbridge::decide::blocklist::SourceKind;
 use callbridge::decide::decide;
 use callbridge::decide::file::Reading;
 use callbridge::decide::rule::Rule;
@@ -59,7 +61,7 @@ fn main() {
     println!("peak while loading: {:.2} times the set", ratio(memory("VmHWM") - before, bytes));
     dependent_read(bytes);
     changes(&rules, count);
-    let list = ArcSwap::from_pointee(Blocklist::of([Arc::new(rules)], 1));
+    let list = ArcSwap::from_pointee(Blocklist::of([Source::new(SourceKind::File, "list", Arc::new(rules))], 1));
     for (name, asked, first) in [("absent", 1, count), ("present", 1, 0), ("absent", 100, count), ("present", 100, 0)] {
         let mut took = histogram();
         for sample in 0..SAMPLES / asked {
@@ -171,7 +173,7 @@ fn swap(list: &ArcSwap<Blocklist>, count: u64) {
         thread::sleep(Duration::from_secs(2));
         is_replacing.store(true, Ordering::Relaxed);
         let rules = load(count, "plain ids, beside decisions", |id| format!("{id}\n"));
-        let next = Arc::new(Blocklist::of([Arc::new(rules)], 2));
+        let next = Arc::new(Blocklist::of([Source::new(SourceKind::File, "list", Arc::new(rules))], 2));
         let began = monotonic();
         let old = list.swap(next);
         let swapped = monotonic();

@@ -25,6 +25,8 @@ use callbridge::decide::Policy;
 use callbridge::decide::Question;
 use callbridge::decide::answer;
 use callbridge::decide::blocklist::Blocklist;
+use callbridge::decide::blocklist::Source;
+use callbridge::decide::blocklist::SourceKind;
 use callbridge::decide::file;
 use callbridge::normalise::Normaliser;
 use callbridge::normalise::envelope::Mode;
@@ -55,7 +57,7 @@ fn blocklist() -> Blocklist {
         text.push_str(&rule);
     }
     let rules = file::parse(text.as_bytes()).expect("a good list");
-    Blocklist::of([Arc::new(rules)], 1)
+    Blocklist::of([Source::new(SourceKind::File, "list", Arc::new(rules))], 1)
 }
 
 fn before_the_answer(criterion: &mut Criterion) {

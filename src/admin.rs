@@ -1,6 +1,14 @@
-//! The admin listener: `/livez`, `/readyz`, `/metrics`, on a thread of its own, so that it answers when the callback threads are busy.
+//! The admin listener: `/livez`, `/readyz`, `/metrics` and the blocklist's API, on a thread of its own, so that it answers when the callback
+//! threads are busy.
 
+pub(crate) mod api;
+pub(crate) mod changes;
+pub(crate) mod error;
 mod listener;
+pub(crate) mod model;
+mod openapi;
+mod routes;
+pub(crate) mod service;
 
 use std::future;
 use std::net::TcpListener as StdListener;
@@ -10,7 +18,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::Method;
 use hyper::Request;
 use hyper::Response;
 use hyper::StatusCode;
@@ -23,6 +30,11 @@ use prometheus::TextEncoder;
 use tokio::net::TcpListener;
 use tokio::time;
 
+use crate::admin::error::ApiError;
+use crate::admin::routes::Operation;
+use crate::admin::routes::Route;
+use crate::admin::service::BlocklistService;
+use crate::clock::Heartbeat;
 use crate::journal::durable::Gauge;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
@@ -31,9 +43,6 @@ use crate::publish::control::Control;
 use crate::publish::kafka::Health;
 use crate::systemd;
 use crate::systemd::Notice;
-
-/// The methods of all pages.
-const METHODS: &str = "GET, HEAD";
 
 /// A thread that has not turned for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -51,6 +60,7 @@ pub(crate) struct Admin {
     pub(crate) pump: Arc<Control>,
     /// The journal on disk, if there is one and it has been read.
     pub(crate) journal: Arc<OnceLock<Gauge>>,
+    pub(crate) blocklist: BlocklistService,
 }
 
 impl Admin {
@@ -70,24 +80,35 @@ impl Admin {
                 () = feed_watchdog(systemd::watchdog_timeout(), || admin.is_alive().is_ok(), systemd::notify) => {}
                 () = lifecycle.reached(Phase::Stopped) => {}
             }
-            Ok(())
-        })
+            Ok::<_, std::io::Error>(())
+        })?;
+        // Not waiting for a page of rules that nobody reads any more.
+        runtime.shutdown_background();
+        Ok(())
     }
 
-    /// The response to a request.
-    fn respond(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let page: fn(&Self) -> Response<Full<Bytes>> = match request.uri().path() {
-            "/livez" => |admin| verdict(admin.is_alive(), "alive"),
-            "/readyz" => |admin| verdict(admin.is_ready(), "ready"),
-            "/metrics" => Self::scrape,
-            _ => return text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics\n".into()),
+    /// The response to a request. `progress` beats while it is worked on.
+    async fn respond(&self, request: Request<Incoming>, progress: &Heartbeat) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        let Some((route, _ids)) = routes::find(path) else {
+            return match path.starts_with("/blocklist") {
+                true => service::problem(ApiError::NoPath),
+                false => text(
+                    StatusCode::NOT_FOUND,
+                    "there are /livez, /readyz, /metrics, /blocklist and /openapi.json\n".into(),
+                ),
+            };
         };
-        if matches!(*request.method(), Method::GET | Method::HEAD) {
-            return page(self);
+        let Some(operation) = route.operation(request.method().as_str()) else { return not_allowed(route) };
+        match operation {
+            Operation::Livez => verdict(self.is_alive(), "alive"),
+            Operation::Readyz => verdict(self.is_ready(), "ready"),
+            Operation::Metrics => self.scrape(),
+            Operation::OpenApi => {
+                service::json(StatusCode::OK, "application/json", openapi::document().to_string().into_bytes())
+            }
+            Operation::Blocklist(call) => self.blocklist.respond(request, call, progress).await,
         }
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n".into());
-        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(METHODS));
-        response
     }
 
     fn is_alive(&self) -> Result<(), String> {
@@ -141,6 +162,18 @@ async fn feed_watchdog(timeout: Option<Duration>, is_alive: impl Fn() -> bool, n
         }
         time::sleep(timeout / WATCHDOG_PART).await;
     }
+}
+
+fn not_allowed(route: &Route) -> Response<Full<Bytes>> {
+    let methods = route.methods();
+    let mut response = match route.path.starts_with("/blocklist") {
+        true => service::problem(ApiError::Method),
+        false => text(StatusCode::METHOD_NOT_ALLOWED, format!("only {methods}\n")),
+    };
+    if let Ok(methods) = HeaderValue::from_str(&methods) {
+        response.headers_mut().insert(header::ALLOW, methods);
+    }
+    response
 }
 
 fn verdict(verdict: Result<(), String>, good: &str) -> Response<Full<Bytes>> {

@@ -106,7 +106,8 @@ impl Capture {
         let outcome = match &self.outcome {
             CaptureOutcome::Happened => 0,
             CaptureOutcome::Decided(decision) => {
-                decision.refused.iter().chain(&decision.rules).map(|text| text_cost(text)).sum()
+                let rules = decision.rules.iter().flat_map(|decisive| [&*decisive.rule, &*decisive.source]);
+                decision.refused.iter().map(|user| &**user).chain(rules).map(text_cost).sum()
             }
             CaptureOutcome::Refused { detail, .. } => text_cost(detail),
         };

@@ -2,7 +2,6 @@
 #![doc = include_str!("../ARCHITECTURE.md")]
 
 // Words.
-mod alarm;
 pub mod capture;
 pub mod clock;
 pub mod command;
@@ -18,6 +17,7 @@ mod throttle;
 
 // Stages without I/O, in the order a callback meets them.
 pub mod auth;
+pub mod bearer;
 pub mod body;
 pub mod decide;
 pub mod normalise;

@@ -197,6 +197,8 @@ mod tests {
     use crate::command::Kind;
     use crate::decide::BeforeLoaded;
     use crate::decide::Outcome;
+    use crate::decide::blocklist::Source;
+    use crate::decide::blocklist::SourceKind;
     use crate::decide::file;
     use crate::refusal::Reason;
     use serde_json::Value;
@@ -208,7 +210,8 @@ mod tests {
     const CLOSED: &str = r#"{"ActionStatus":"OK","ErrorInfo":"closed by the blocklist","ErrorCode":1}"#;
 
     fn judged(command: &str, body: &str, rules: Option<&str>) -> Result<(Decision, String), Refusal> {
-        let list = Blocklist::of([Arc::new(file::parse(rules.unwrap_or_default().as_bytes()).unwrap())], 3);
+        let rules_of_file = Arc::new(file::parse(rules.unwrap_or_default().as_bytes()).unwrap());
+        let list = Blocklist::of([Source::new(SourceKind::File, "list", rules_of_file)], 3);
         let judge = Judge { blocklist: &list, policy: Policy::default(), now: UnixMillis(1_800_000_000_000) };
         let checked = parse::check_body(body.as_bytes(), command)?;
         let (decision, answer) = answer(Command::find(command).unwrap(), checked, rules.is_some().then_some(judge))?;

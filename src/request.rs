@@ -123,7 +123,7 @@ fn plain(raw: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Undoes percent-encoding; `None` when it is broken or the result is not UTF-8.
-fn decode(raw: &str) -> Option<Cow<'_, str>> {
+pub(crate) fn decode(raw: &str) -> Option<Cow<'_, str>> {
     if memchr(b'%', raw.as_bytes()).is_none() {
         return Some(Cow::Borrowed(raw));
     }

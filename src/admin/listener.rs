@@ -97,12 +97,13 @@ impl AdminConnections {
         let progress = Arc::new(Heartbeat::default());
         progress.beat();
         let io = TimedStream { io: TokioIo::new(stream), progress: Arc::clone(&progress), write_timer: None };
+        let of_service = Arc::clone(&progress);
         let service = service_fn(move |request| {
-            let admin = Arc::clone(&admin);
+            let (admin, progress) = (Arc::clone(&admin), Arc::clone(&of_service));
             async move {
                 // After each request it is the other connections' turn: hyper would go on with what a client has sent ahead.
                 task::yield_now().await;
-                Ok::<_, Infallible>(admin.respond(&request))
+                Ok::<_, Infallible>(admin.respond(request, &progress).await)
             }
         });
         let connection = http1::Builder::new()

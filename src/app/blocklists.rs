@@ -81,6 +81,8 @@ pub(super) struct Blocklists {
     pub(super) files: Vec<PathBuf>,
     of_apps: Vec<usize>,
     topics: Vec<Unfollowed>,
+    /// Whether the first topic is that of the common list.
+    has_common_topic: bool,
 }
 
 /// A topic that nobody follows yet.
@@ -130,7 +132,17 @@ impl Blocklists {
             }
         };
         let topics = topics.into_iter().enumerate().map(unfollowed).collect();
-        Self { lists, files, of_apps, topics }
+        Self { lists, files, of_apps, topics, has_common_topic: config.blocklist.topic.is_some() }
+    }
+
+    /// The common list.
+    pub(super) fn common(&self) -> Arc<ArcSwap<Blocklist>> {
+        self.lists.in_force(0)
+    }
+
+    /// The topic of the common list, if it has one.
+    pub(super) fn common_topic(&self) -> Option<BlocklistTopic> {
+        self.topics.first().filter(|_first| self.has_common_topic).map(|topic| topic.handle.clone())
     }
 
     /// The list of each application, in their order.

@@ -11,6 +11,8 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use crate::admin::Admin;
+use crate::admin::api::BlocklistApi;
+use crate::admin::service::BlocklistService;
 use crate::auth::Apps;
 use crate::clock;
 use crate::config::Callbacks;
@@ -162,8 +164,9 @@ impl Built {
         let ledger = Ledger::default();
         let metrics = Metrics::register(&registry, &ledger).map_err(ServeError::Metrics)?;
         metrics::build::register(&registry, &librdkafka_version()).map_err(ServeError::Metrics)?;
-        let tokens = TokenFiles::load(config.apps.iter().map(|app| app.token_files.clone()), metrics.tokens)
-            .map_err(ServeError::Tokens)?;
+        let of_apps = config.apps.iter().map(|app| app.token_files.clone());
+        let tokens = TokenFiles::load(of_apps, config.admin.token_files.clone(), metrics.tokens);
+        let tokens = tokens.map_err(ServeError::Tokens)?;
         let tls_paths = config.callbacks.tls.as_ref();
         let tls = tls_paths.map(|paths| TlsFiles::start(paths, metrics.tls)).transpose().map_err(ServeError::Tls)?;
         let apps = Arc::new(apps(config, &tokens));
@@ -173,6 +176,7 @@ impl Built {
         let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
         let blocklists = Blocklists::new(config, &configured, &metrics.blocklist, &lifecycle);
+        let blocklist_api = Arc::new(OnceLock::new());
         let admin = Admin {
             registry,
             lifecycle: lifecycle.clone(),
@@ -180,16 +184,21 @@ impl Built {
             kafka: kafka.health(),
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),
+            blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&blocklist_api)),
         };
         let admin = serve_admin(admin, admin_listener)?;
         let shown = JournalView { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };
         let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full.clone());
         let (journal, backlog, journaling) = journal(config, &ledger, shares, &shown)?;
         let files = Files::load(blocklists.files.clone(), blocklists.lists.clone(), metrics.blocklist);
+        let policy = policy(&config.decide);
+        // Nobody else sets it.
+        let _first =
+            blocklist_api.set(BlocklistApi { list: blocklists.common(), policy, topic: blocklists.common_topic() });
         let intake = Intake {
             apps: Arc::clone(&apps),
             blocklists: blocklists.in_force(),
-            policy: policy(&config.decide),
+            policy,
             decides: config.decide.commands,
             journal,
             normaliser: normaliser(config, &apps, &topics),

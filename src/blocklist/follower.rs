@@ -21,6 +21,8 @@ use crate::blocklist::properties;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
 use crate::clock;
+use crate::decide::blocklist::Source;
+use crate::decide::blocklist::SourceKind;
 use crate::decide::fold::Anchor;
 use crate::decide::fold::LogRecord;
 use crate::decide::fold::StartOver;
@@ -411,7 +413,8 @@ impl Follower {
     /// Puts the rules in force, and tells those who wait for them.
     fn publish(&mut self, following: &TopicFollowing, is_anew: bool) {
         let generation = following.position().next;
-        self.setup.lists.put_topic(self.setup.place, Arc::clone(following.rules()), generation, is_anew);
+        let source = Source::new(SourceKind::Topic, &self.setup.topic, Arc::clone(following.rules()));
+        self.setup.lists.put_topic(self.setup.place, source, generation, is_anew);
         self.store(Some(following));
         self.setup.generation.send_replace(generation);
     }

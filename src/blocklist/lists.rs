@@ -16,7 +16,7 @@ use arc_swap::ArcSwap;
 
 use crate::clock;
 use crate::decide::blocklist::Blocklist;
-use crate::decide::rules::Rules;
+use crate::decide::blocklist::Source;
 use crate::metrics::blocklist::BlocklistMetrics;
 
 /// How long after the rules of a source were replaced the memory of the old ones is given back.
@@ -52,9 +52,9 @@ struct SourcedList {
 /// What each source held when it was last good.
 #[derive(Debug, Default)]
 struct Sources {
-    files: Vec<Option<Arc<Rules>>>,
+    files: Vec<Option<Source>>,
     /// With the generation of the topic.
-    topics: Vec<Option<(Arc<Rules>, u64)>>,
+    topics: Vec<Option<(Source, u64)>>,
     /// Lists that were replaced, while a decision may still read them. Kept so that they are dropped by a thread that follows a source: to
     /// free the rules of a large list takes longer than a decision may.
     replaced: Vec<Arc<Blocklist>>,
@@ -81,11 +81,11 @@ impl Lists {
     }
 
     /// Puts the rules of files in force, each by its place, and logs that.
-    pub(crate) fn put_files(&self, files: impl IntoIterator<Item = (usize, Arc<Rules>)>) {
+    pub(crate) fn put_files(&self, files: impl IntoIterator<Item = (usize, Source)>) {
         let mut sources = self.lock();
         let mut changed = Vec::new();
-        for (file, rules) in files {
-            put(&mut sources.files, file, rules);
+        for (file, source) in files {
+            put(&mut sources.files, file, source);
             changed.push(file);
         }
         if changed.is_empty() {
@@ -94,15 +94,15 @@ impl Lists {
         sources.give_back_at = Some(clock::monotonic() + GIVE_BACK_AFTER);
         self.swap(&mut sources, |list| list.files.iter().any(|file| changed.contains(file)));
         let rules = sources.rule_count();
-        self.0.metrics.rules_of_files(sources.files.iter().flatten());
+        self.0.metrics.rules_of_files(sources.files.iter().flatten().map(Source::rules));
         drop(sources);
         tracing::info!(generation = self.in_force(0).load().generation(), rules, "blocklist loaded");
     }
 
     /// Puts the rules of a topic in force, as of its `generation`. `is_anew`: they were read from its start.
-    pub(crate) fn put_topic(&self, topic: usize, rules: Arc<Rules>, generation: u64, is_anew: bool) {
+    pub(crate) fn put_topic(&self, topic: usize, source: Source, generation: u64, is_anew: bool) {
         let mut sources = self.lock();
-        put(&mut sources.topics, topic, (rules, generation));
+        put(&mut sources.topics, topic, (source, generation));
         if is_anew {
             sources.give_back_at = Some(clock::monotonic() + GIVE_BACK_AFTER);
         }
@@ -127,10 +127,10 @@ impl Lists {
             let files = list.sources.files.iter().filter_map(|file| sources.files.get(*file)?.clone());
             let topic = list.sources.topic.map(|topic| sources.topics.get(topic).cloned().flatten());
             let generation = match &topic {
-                Some(topic) => topic.as_ref().map_or(0, |(_rules, generation)| *generation),
+                Some(topic) => topic.as_ref().map_or(0, |(_source, generation)| *generation),
                 None => list.in_force.load().generation() + 1,
             };
-            let topic = topic.flatten().map(|(rules, _generation)| rules);
+            let topic = topic.flatten().map(|(source, _generation)| source);
             let blocklist = Blocklist::of(files.chain(topic), generation);
             // Not `store`, which would drop the old list, here or at whoever reads it last.
             let replaced = list.in_force.swap(Arc::new(blocklist));
@@ -148,8 +148,8 @@ impl Lists {
 
 impl Sources {
     fn rule_count(&self) -> usize {
-        let topics = self.topics.iter().flatten().map(|(rules, _generation)| rules);
-        self.files.iter().flatten().chain(topics).map(|rules| rules.len()).sum()
+        let topics = self.topics.iter().flatten().map(|(source, _generation)| source);
+        self.files.iter().flatten().chain(topics).map(|source| source.rules().len()).sum()
     }
 }
 
@@ -178,10 +178,20 @@ mod tests {
     use prometheus::Registry;
 
     use crate::clock::UnixMillis;
+    use crate::decide::blocklist::SourceKind;
     use crate::decide::file::parse;
+    use crate::decide::rules::Rules;
 
     fn rules(text: &str) -> Arc<Rules> {
         Arc::new(parse(text.as_bytes()).expect("good"))
+    }
+
+    fn file(text: &str) -> Source {
+        Source::new(SourceKind::File, "list", rules(text))
+    }
+
+    fn topic(text: &str) -> Source {
+        Source::new(SourceKind::Topic, "topic", rules(text))
     }
 
     fn blocked(lists: &Lists, list: usize) -> Vec<&'static str> {
@@ -198,11 +208,11 @@ mod tests {
         let lists = Lists::new(lists, metrics);
         let is_loaded = |place| lists.in_force(place).load().is_loaded();
         assert_eq!([0, 1, 2, 3].map(is_loaded), [false, false, false, true]);
-        lists.put_topic(1, rules("dave"), 7, true);
+        lists.put_topic(1, topic("dave"), 7, true);
         assert_eq!([0, 1, 2, 3].map(is_loaded), [false, false, true, true]);
-        lists.put_files([(0, rules("alice")), (1, rules("bob"))]);
+        lists.put_files([(0, file("alice")), (1, file("bob"))]);
         assert_eq!([0, 1, 2, 3].map(is_loaded), [true; 4]);
-        lists.put_topic(0, rules("carol"), 9, true);
+        lists.put_topic(0, topic("carol"), 9, true);
         let expected: [&[&str]; 4] = [&["alice", "carol"], &["alice", "bob"], &["dave"], &[]];
         for (place, expected) in expected.into_iter().enumerate() {
             assert_eq!(blocked(&lists, place), expected);
@@ -216,9 +226,9 @@ mod tests {
         let metrics = BlocklistMetrics::register(&Registry::new()).expect("metrics");
         let lists = Lists::new(vec![ListSources { files: vec![0], topic: None }], metrics);
         let old = rules("alice");
-        lists.put_files([(0, Arc::clone(&old))]);
+        lists.put_files([(0, Source::new(SourceKind::File, "list", Arc::clone(&old)))]);
         let reader = lists.in_force(0).load_full();
-        lists.put_files([(0, rules("bob"))]);
+        lists.put_files([(0, file("bob"))]);
         lists.drop_replaced(clock::monotonic());
         assert_eq!(Arc::strong_count(&old), 2, "it is still read");
         drop(reader);

@@ -1,7 +1,5 @@
 //! Reads a blocklist topic to its end once, for a command that then ends.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "the command line reads topics with it"))]
-
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;

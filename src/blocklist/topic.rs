@@ -1,7 +1,5 @@
 //! One blocklist topic as the rest of the program sees it: what was read of it last, and a way to change rules.
 
-#![expect(dead_code, reason = "the admin API shows and writes topics")]
-
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;

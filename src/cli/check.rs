@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::auth::Tokens;
+use crate::bearer::AdminTokens;
 use crate::blocklist::inspect as topics;
 use crate::blocklist::inspect::TopicFindings;
 use crate::cli::serve;
@@ -65,6 +66,9 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
     for file in token_files {
         report.add("tokens", file, tokens(file));
     }
+    for file in &config.admin.token_files {
+        report.add("admin tokens", file, admin_tokens(file));
+    }
     if let Some(paths) = &config.callbacks.tls {
         report.add("tls", &paths.certificate, tls(paths));
     }
@@ -105,6 +109,17 @@ fn blocklist(file: &Path) -> Result<Contents, Vec<String>> {
 /// How many tokens a file holds, or what is wrong with it.
 fn tokens(file: &Path) -> Result<Contents, Vec<String>> {
     match follow::file::read::<Tokens>(file) {
+        Ok(tokens) => {
+            let weak = tokens.weakness().map(|weakness| format!("{}: {weakness}", file.display()));
+            Ok(Contents { summary: format!("{} tokens", tokens.len()), warnings: weak.into_iter().collect() })
+        }
+        Err(error) => Err(vec![format!("{}: {error}", file.display())]),
+    }
+}
+
+/// How many tokens of the admin API a file holds, or what is wrong with it.
+fn admin_tokens(file: &Path) -> Result<Contents, Vec<String>> {
+    match follow::file::read::<AdminTokens>(file) {
         Ok(tokens) => {
             let weak = tokens.weakness().map(|weakness| format!("{}: {weakness}", file.display()));
             Ok(Contents { summary: format!("{} tokens", tokens.len()), warnings: weak.into_iter().collect() })

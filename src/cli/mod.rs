@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+mod blocklist;
 mod check;
 mod completions;
 mod drain;
@@ -39,6 +40,8 @@ enum CliCommand {
     Serve(Flags),
     /// Check the configuration and the files that it names, without running.
     Check(check::CheckArgs),
+    /// Read, explain and change the blocklist, through Kafka or through the admin API of a bridge.
+    Blocklist(blocklist::BlocklistArgs),
     /// Look at the journal on disk, also while a bridge writes to it, or deliver what it holds.
     Journal(journal::JournalArgs),
     /// Ask a running bridge's admin listener whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
@@ -61,6 +64,7 @@ impl Cli {
         match self.command {
             CliCommand::Serve(flags) => serve::run(&flags),
             CliCommand::Check(args) => check::run(&args),
+            CliCommand::Blocklist(args) => blocklist::run(args),
             CliCommand::Journal(args) => journal::run(&args),
             CliCommand::Healthcheck(args) => healthcheck::run(&args),
             CliCommand::Completions { shell } => completions::run(shell),

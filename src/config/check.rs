@@ -117,6 +117,7 @@ fn locate_files(layers: &Layers, config: &mut Config, folder: &Path) {
         app.token_files.iter_mut().for_each(|file| locate(&format!("apps[{index}].token_files"), file));
         app.blocklist_files.iter_mut().for_each(|file| locate(&format!("apps[{index}].blocklist_files"), file));
     }
+    config.admin.token_files.iter_mut().for_each(|file| locate("admin.token_files", file));
     config.blocklist.files.iter_mut().for_each(|file| locate("blocklist.files", file));
     locate("journal.dir", &mut config.journal.dir);
 }
@@ -266,7 +267,10 @@ fn exposed(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let admin = config.admin.listen;
     if !admin.ip().to_canonical().is_loopback() {
-        let why = "can be reached from other machines, and the admin listener has no authentication";
+        let why = match config.admin.token_files.as_slice() {
+            [] => "can be reached from other machines, and the admin listener has no authentication",
+            _ => "can be reached from other machines, and only the blocklist needs a token there",
+        };
         warnings.push(format!("admin.listen: {admin} {why}"));
     }
     for app in config.apps.iter().filter(|app| app.token_files.is_empty()) {

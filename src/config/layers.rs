@@ -39,10 +39,11 @@ pub(super) const SECTIONS: [&str; 12] = [
     "log",
 ];
 
-/// Without these more senders are let in: whoever gives an empty variable for one meant a check and would have none.
+/// Without these more are let in: whoever gives an empty variable for one meant a check and would have none.
 ///
 /// Not among them is `callbacks.proxies`: without it no proxy is believed, so fewer are let in.
-const SECURITY: [&str; 6] = [
+const SECURITY: [&str; 7] = [
+    "admin.token_files",
     "callbacks.path",
     "callbacks.senders",
     "callbacks.tls.certificate_file",

@@ -124,11 +124,14 @@ pub(crate) struct Callbacks {
     pub(crate) keep_accepting: Duration,
 }
 
-/// The listener for probes and Prometheus.
+/// The listener for probes, Prometheus and the admin API.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AdminSettings {
     pub(crate) listen: SocketAddr,
+    /// Empty: whoever reaches the listener may read the blocklist, and nobody may write it.
+    #[serde(deserialize_with = "values::admin_token_files")]
+    pub(crate) token_files: Vec<PathBuf>,
 }
 
 /// An application of Tencent Cloud Chat.
@@ -329,7 +332,7 @@ impl Default for Callbacks {
 
 impl Default for AdminSettings {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::UNSPECIFIED, 9464).into() }
+        Self { listen: (Ipv4Addr::UNSPECIFIED, 9464).into(), token_files: Vec::new() }
     }
 }
 

@@ -101,11 +101,20 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Net
 
 /// Files with tokens. An empty list would let everyone in where somebody thought of tokens.
 pub(super) fn token_files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    some_files(deserializer, "must be at least one file; leave it out where callbacks are not signed")
+}
+
+/// Files with tokens of the admin API. An empty list would let everyone read where somebody thought of tokens.
+pub(super) fn admin_token_files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
+    some_files(
+        deserializer,
+        "must be at least one file; leave it out where the blocklist is not written through the API",
+    )
+}
+
+fn some_files<'de, D: Deserializer<'de>>(deserializer: D, wanted: &str) -> Result<Vec<PathBuf>, D::Error> {
     let files = Vec::deserialize(deserializer)?;
-    if files.is_empty() {
-        return Err(D::Error::custom("must be at least one file; leave it out where callbacks are not signed"));
-    }
-    Ok(files)
+    if files.is_empty() { Err(D::Error::custom(wanted)) } else { Ok(files) }
 }
 
 /// Commands of any kind.

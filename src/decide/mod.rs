@@ -6,7 +6,7 @@
 
 pub mod mistake;
 
-mod time;
+pub mod time;
 
 pub mod rule;
 
@@ -18,6 +18,8 @@ pub mod blocklist;
 
 pub mod file;
 
+pub mod explain;
+
 pub mod topic;
 
 pub mod fold;
@@ -26,11 +28,14 @@ pub mod answer;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use crate::clock::UnixMillis;
 use crate::decide::blocklist::Blocklist;
+use crate::decide::blocklist::Source;
+use crate::decide::blocklist::SourceKind;
 use crate::decide::rule::Rule;
 use crate::decide::rule::Written;
 
@@ -84,15 +89,31 @@ pub struct Decision {
     /// Who is refused, in the order asked, each once. Never an id that was not asked about. Of a request for friends, who shall not
     /// be asked.
     pub refused: Vec<Box<str>>,
-    /// What refused them, each once: the canonical sentences of `block` and `close` rules;
-    /// `only those allowed on ACCOUNT` for users whom an account's `allow` rules leave out; `no blocklist loaded`.
-    pub rules: Vec<Box<str>>,
+    /// What refused them, each once for each source that has it.
+    pub rules: Vec<DecisiveRule>,
     /// The blocklist's; 0 where none was asked.
     pub generation: u64,
     /// Why the request is refused as a whole, if it is. Otherwise the answer lists `refused`.
     pub rejection: Option<Rejection>,
     /// Whether the answer says so. In a dry run it allows everyone.
     pub enforced: bool,
+}
+
+/// A rule that refused somebody, and the source that has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DecisiveRule {
+    /// The canonical sentence of a `block` or `close` rule; `only those allowed on ACCOUNT` for users whom an account's `allow` rules
+    /// leave out; `no blocklist loaded`.
+    pub rule: Box<str>,
+    /// The [label](blocklist::Source::label) of the source. Empty where none was loaded, and in captures of older versions.
+    pub source: Arc<str>,
+}
+
+impl DecisiveRule {
+    /// Of each of `sources`.
+    fn of_each<'s>(rule: &str, sources: impl Iterator<Item = &'s Source>) -> impl Iterator<Item = Self> {
+        sources.map(move |source| Self { rule: rule.into(), source: Arc::clone(source.label()) })
+    }
 }
 
 impl Decision {
@@ -105,6 +126,49 @@ impl Decision {
             generation: 0,
             rejection: None,
             enforced: true,
+        }
+    }
+
+    /// Whose rules refused somebody.
+    pub fn refuser(&self) -> Refuser {
+        let from = |kind: SourceKind| {
+            let is_of = |source: &str| source.split_once(':').is_some_and(|(word, _)| word == kind.as_str());
+            self.rules.iter().any(|decisive| is_of(&decisive.source))
+        };
+        match (from(SourceKind::File), from(SourceKind::Topic)) {
+            (false, false) if self.rules.is_empty() => Refuser::Nobody,
+            (false, false) => Refuser::Policy,
+            (true, false) => Refuser::File,
+            (false, true) => Refuser::Topic,
+            (true, true) => Refuser::Both,
+        }
+    }
+}
+
+/// Whose rules refused somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refuser {
+    /// Nobody is refused.
+    Nobody,
+    /// Rules of files.
+    File,
+    /// Rules of the topic.
+    Topic,
+    /// Rules of files and of the topic.
+    Both,
+    /// The policy, before a list was loaded.
+    Policy,
+}
+
+impl Refuser {
+    /// The word for it in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Nobody => "none",
+            Self::File => SourceKind::File.as_str(),
+            Self::Topic => SourceKind::Topic.as_str(),
+            Self::Both => "both",
+            Self::Policy => "policy",
         }
     }
 }
@@ -151,7 +215,8 @@ pub enum Rejection {
 pub fn decide(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: UnixMillis) -> Decision {
     let decision = match policy.before_loaded {
         BeforeLoaded::Refuse if !blocklist.is_loaded() => {
-            reject(question, Rejection::NotLoaded, "no blocklist loaded".into(), blocklist.generation())
+            let rule = DecisiveRule { rule: "no blocklist loaded".into(), source: "".into() };
+            reject(question, Rejection::NotLoaded, vec![rule], blocklist.generation())
         }
         BeforeLoaded::Refuse | BeforeLoaded::Allow => judge(question, blocklist, policy, now),
     };
@@ -193,13 +258,13 @@ const fn outcome(nobody_is_refused: bool, anyone_accepted: bool) -> Outcome {
 }
 
 /// Refuses everyone who asks.
-fn reject(question: &Question<'_>, rejection: Rejection, rule: Box<str>, generation: u64) -> Decision {
+fn reject(question: &Question<'_>, rejection: Rejection, rules: Vec<DecisiveRule>, generation: u64) -> Decision {
     let mut seen = HashSet::new();
     let asked = question.users.iter().filter(|user| seen.insert(&***user));
     Decision {
         outcome: Outcome::Refuse,
         refused: asked.map(|user| Box::from(&**user)).collect(),
-        rules: vec![rule],
+        rules,
         generation,
         rejection: Some(rejection),
         enforced: true,
@@ -212,8 +277,9 @@ fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: Un
     let generation = blocklist.generation();
     let on_account = blocklist.on(account);
     if on_account.is_closed(now) {
-        let rule = Rule::Close { account: account.into() };
-        return reject(question, Rejection::AccountClosed, rule.to_string().into(), generation);
+        let rule = Rule::Close { account: account.into() }.to_string();
+        let rules = DecisiveRule::of_each(&rule, on_account.closing(now)).collect();
+        return reject(question, Rejection::AccountClosed, rules, generation);
     }
     let is_restricted = on_account.is_restricted(now);
     let mut seen = HashSet::new();
@@ -240,15 +306,18 @@ fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: Un
         }
         refused.push(Box::from(user));
         if is_blocked {
-            rules.push(Rule::Block { user: user.into(), account: None }.to_string().into());
+            let rule = Rule::Block { user: user.into(), account: None }.to_string();
+            rules.extend(DecisiveRule::of_each(&rule, blocklist.blocking(user, now)));
         }
         if is_blocked_here {
-            rules.push(Rule::Block { user: user.into(), account: Some(account.into()) }.to_string().into());
+            let rule = Rule::Block { user: user.into(), account: Some(account.into()) }.to_string();
+            rules.extend(DecisiveRule::of_each(&rule, on_account.blocking(user, now)));
         }
         anyone_left_out |= !is_blocked && !is_blocked_here;
     }
     if anyone_left_out {
-        rules.push(format!("only those allowed on {}", Written(account)).into());
+        let rule = format!("only those allowed on {}", Written(account));
+        rules.extend(DecisiveRule::of_each(&rule, on_account.restricting(now)));
     }
     let outcome = outcome(refused.is_empty(), anyone_accepted);
     let rejection = match (outcome, policy.all_refused) {
@@ -263,7 +332,6 @@ mod tests {
     use super::*;
     use crate::decide::file::parse;
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 
@@ -272,7 +340,10 @@ mod tests {
         Policy { all_refused: AllRefused::Reject, before_loaded: BeforeLoaded::Refuse, dry_run: false };
 
     fn list_of(texts: &[&str]) -> Blocklist {
-        Blocklist::of(texts.iter().map(|text| Arc::new(parse(text.as_bytes()).expect("good"))), 7)
+        let sources = (1..).zip(texts).map(|(nth, text)| {
+            Source::new(SourceKind::File, &nth.to_string(), Arc::new(parse(text.as_bytes()).expect("good")))
+        });
+        Blocklist::of(sources, 7)
     }
 
     fn ask(account: &str, users: &[&str], blocklist: &Blocklist, policy: Policy) -> Decision {
@@ -282,6 +353,10 @@ mod tests {
 
     fn texts(boxes: &[Box<str>]) -> Vec<&str> {
         boxes.iter().map(|text| &**text).collect()
+    }
+
+    fn sentences_of(decision: &Decision) -> Vec<&str> {
+        decision.rules.iter().map(|decisive| &*decisive.rule).collect()
     }
 
     /// What alice, bob and alice again are told on account `@a`.
@@ -365,7 +440,7 @@ mod tests {
         for Case { rules, refused, sentences } in cases {
             let decision = ask("@a", &["alice", "bob", "alice"], &list_of(&[rules]), LIST);
             assert_eq!(texts(&decision.refused), *refused, "{rules}");
-            assert_eq!(texts(&decision.rules), *sentences, "{rules}");
+            assert_eq!(sentences_of(&decision), *sentences, "{rules}");
             let outcome = match refused.len() {
                 0 => Outcome::Allow,
                 1 => Outcome::Partial,
@@ -388,11 +463,11 @@ mod tests {
         let decision = each(&["dave", "eve"], REJECT);
         assert_eq!((decision.outcome, decision.rejection, decision.generation), (Outcome::Partial, None, 7));
         assert_eq!(texts(&decision.refused), ["@a", "@b", "@c"]);
-        assert_eq!(texts(&decision.rules), ["block eve on @a", "close @b", "only those allowed on @c"]);
+        assert_eq!(sentences_of(&decision), ["block eve on @a", "close @b", "only those allowed on @c"]);
         assert_eq!(texts(&each(&["carol"], LIST).refused), ["@b"]);
         assert_eq!(decide_each(&[], &["eve".into()], &list_of(&["eve"]), REJECT, NOW).outcome, Outcome::Allow);
         let all = decide_each(&accounts, &["eve".into()], &list_of(&["eve"]), LIST, NOW);
-        assert_eq!((all.outcome, texts(&all.rules).as_slice()), (Outcome::Refuse, &["block eve"][..]));
+        assert_eq!((all.outcome, sentences_of(&all).as_slice()), (Outcome::Refuse, &["block eve"][..]));
     }
 
     #[test]
@@ -406,8 +481,38 @@ mod tests {
         let list = list_of(&["bob until 2020-01-01T00:00:00Z\nallow bob on @a", "bob\nallow alice on @a"]);
         let decision = ask("@a", &["alice", "bob", "carol"], &list, LIST);
         assert_eq!(texts(&decision.refused), ["bob", "carol"]);
-        assert_eq!(texts(&decision.rules), ["block bob", "only those allowed on @a"]);
+        let restricted = "only those allowed on @a";
+        assert_eq!(sentences_of(&decision), ["block bob", restricted, restricted]);
         assert_eq!(list.rule_count(), 4);
+    }
+
+    #[test]
+    fn a_decision_names_every_source_of_each_rule_that_refused() {
+        let list =
+            list_of(&["bob\nclose @b\nallow alice on @c", "bob\nblock bob on @a", "bob until 2020-01-01T00:00:00Z"]);
+        let rules = |account, user| {
+            let decision = ask(account, &[user], &list, LIST);
+            decision.rules.iter().map(|decisive| format!("{} {}", decisive.source, decisive.rule)).collect::<Vec<_>>()
+        };
+        assert_eq!(rules("@a", "bob"), ["file:1 block bob", "file:2 block bob", "file:2 block bob on @a"]);
+        assert_eq!(rules("@b", "eve"), ["file:1 close @b"]);
+        assert_eq!(rules("@c", "eve"), ["file:1 only those allowed on @c"]);
+    }
+
+    #[test]
+    fn the_refuser_is_the_kind_of_the_sources_that_refused() {
+        let source = |kind, text: &str| Source::new(kind, "x", Arc::new(parse(text.as_bytes()).expect("good")));
+        let list = Blocklist::of([source(SourceKind::File, "bob\ncarol"), source(SourceKind::Topic, "carol\ndave")], 1);
+        for (users, refuser) in [
+            (&["alice"][..], Refuser::Nobody),
+            (&["bob"], Refuser::File),
+            (&["dave", "alice"], Refuser::Topic),
+            (&["carol"], Refuser::Both),
+            (&["bob", "dave"], Refuser::Both),
+        ] {
+            assert_eq!(ask("@a", users, &list, LIST).refuser(), refuser, "{users:?}");
+        }
+        assert_eq!(ask("@a", &["bob"], &Blocklist::unloaded(), REJECT).refuser(), Refuser::Policy);
     }
 
     #[test]
@@ -451,14 +556,14 @@ mod tests {
         let refused = ask("@a", &["bob", "bob"], &Blocklist::unloaded(), REJECT);
         assert_eq!((refused.outcome, refused.rejection), (Outcome::Refuse, Some(Rejection::NotLoaded)));
         assert_eq!(texts(&refused.refused), ["bob"]);
-        assert_eq!(texts(&refused.rules), ["no blocklist loaded"]);
+        assert_eq!(sentences_of(&refused), ["no blocklist loaded"]);
     }
 
     #[test]
     fn ids_that_need_it_are_json_strings_in_the_rules() {
         let list = list_of(&[r#"block "on" on "a b""#, r#"allow "x" on "a b""#]);
         let decision = ask("a b", &["on", "eve"], &list, LIST);
-        assert_eq!(texts(&decision.rules), [r#"block "on" on "a b""#, r#"only those allowed on "a b""#]);
+        assert_eq!(sentences_of(&decision), [r#"block "on" on "a b""#, r#"only those allowed on "a b""#]);
     }
 
     #[test]

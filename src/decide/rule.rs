@@ -104,6 +104,14 @@ impl Rule<'_> {
         }
     }
 
+    /// The user that it names, if it names one.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Self::Block { user, .. } | Self::Pardon { user, .. } | Self::Allow { user, .. } => Some(user),
+            Self::Close { .. } => None,
+        }
+    }
+
     /// The account that it names, if it names one.
     pub fn account(&self) -> Option<&str> {
         match self {

@@ -12,7 +12,7 @@ const SHAPE: &str = "0000-00-00T00:00:00";
 const EPOCH: DateTime = civil::date(1970, 1, 1).at(0, 0, 0, 0);
 
 /// Reads a time. `None` if it is none.
-pub(crate) fn parse(text: &str) -> Option<UnixMillis> {
+pub fn parse(text: &str) -> Option<UnixMillis> {
     let (local, offset_minutes) = match text.strip_suffix(['Z', 'z']) {
         Some(local) => (local, 0),
         None => {
@@ -32,7 +32,7 @@ pub(crate) fn parse(text: &str) -> Option<UnixMillis> {
 }
 
 /// Writes a time in UTC, with milliseconds only where there are some. A year that RFC 3339 cannot write becomes the nearest it can.
-pub(crate) fn written(time: UnixMillis) -> String {
+pub fn written(time: UnixMillis) -> String {
     const FIRST: DateTime = civil::date(0, 1, 1).at(0, 0, 0, 0);
     const LAST: DateTime = civil::date(9999, 12, 31).at(23, 59, 59, 999_000_000);
 

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use crate::blocklist::lists::Lists;
 use crate::clock;
+use crate::decide::blocklist::Source;
+use crate::decide::blocklist::SourceKind;
 use crate::decide::rules::Rules;
 use crate::follow::Reloaded;
 use crate::follow::file::FollowedFile;
@@ -55,7 +57,10 @@ impl Files {
         for (place, file) in self.files.iter_mut().enumerate() {
             match visit(file) {
                 PollResult::Same => {}
-                PollResult::Loaded => loaded.extend(file.last_good().map(|rules| (place, Arc::clone(rules)))),
+                PollResult::Loaded => loaded.extend(file.last_good().map(|rules| {
+                    let name = file.path().display().to_string();
+                    (place, Source::new(SourceKind::File, &name, Arc::clone(rules)))
+                })),
                 PollResult::Failed => self.metrics.file_errors.inc(),
             }
         }

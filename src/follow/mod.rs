@@ -134,7 +134,7 @@ mod tests {
         let metrics = TokenMetrics::register(&registry).expect("metrics");
         Following {
             blocklist,
-            tokens: TokenFiles::load([], metrics).expect("no files"),
+            tokens: TokenFiles::load([], Vec::new(), metrics).expect("no files"),
             tls: None,
             lifecycle: Lifecycle::new(),
         }

@@ -1,4 +1,5 @@
-//! The token files: loads them at the start, and replaces an application's tokens whenever one of its files holds something new.
+//! The token files, of the applications and of the admin API: loads them at the start, and replaces the tokens of an application or of the
+//! API whenever one of its files holds something new.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,6 +10,8 @@ use arc_swap::ArcSwap;
 
 use crate::auth::BadTokens;
 use crate::auth::Tokens;
+use crate::bearer::AdminTokens;
+use crate::bearer::BadAdminTokens;
 use crate::clock;
 use crate::follow::ATTEMPTS;
 use crate::follow::Reloaded;
@@ -19,27 +22,46 @@ use crate::follow::file::PollResult;
 use crate::follow::file::read_small;
 use crate::metrics::tokens::TokenMetrics;
 
-/// The largest token file that is read.
+/// The largest token file of an application that is read.
 const BYTES_MAX: u64 = 64 * 1024;
+
+/// The largest token file of the admin API that is read.
+const ADMIN_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Files that cannot be used at the start. What is wrong with each has been logged.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot be used: {}", .0.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))]
 pub(crate) struct BadTokenFiles(Vec<PathBuf>);
 
-/// All token files, by application. Nobody else changes the tokens.
+/// All token files: those of each application and those of the admin API. Nobody else changes the tokens.
 #[derive(Debug)]
 pub(crate) struct TokenFiles {
-    /// By the place of the application in the configuration.
-    apps: Vec<Option<SignedApp>>,
+    /// By the place of the application in the configuration; `None` where it has no files.
+    apps: Vec<Option<TokenGroup<Tokens>>>,
+    admin: Option<TokenGroup<AdminTokens>>,
     metrics: TokenMetrics,
 }
 
-/// An application with token files.
+/// The files whose tokens are good together.
 #[derive(Debug)]
-struct SignedApp {
-    files: Vec<FollowedFile<Tokens>>,
-    tokens: Arc<ArcSwap<Tokens>>,
+struct TokenGroup<T> {
+    files: Vec<FollowedFile<T>>,
+    tokens: Arc<ArcSwap<T>>,
+}
+
+/// What such files hold.
+trait TokenSet: Content {
+    /// Whose tokens they are, in the log.
+    const OWNER: &'static str;
+
+    fn union_of<'t>(files: impl Iterator<Item = &'t Self>) -> Self
+    where
+        Self: 't;
+
+    fn count(&self) -> usize;
+
+    /// What is wrong with tokens that are good.
+    fn weakness(&self) -> Option<String>;
 }
 
 impl Content for Tokens {
@@ -51,18 +73,51 @@ impl Content for Tokens {
     }
 }
 
-impl TokenFiles {
-    /// Reads the files of each application.
-    ///
-    /// # Errors
-    ///
-    /// A file that cannot be used fails the start: without its tokens everybody would be let in, or nobody.
-    pub(crate) fn load(
-        paths: impl IntoIterator<Item = Vec<PathBuf>>,
-        metrics: TokenMetrics,
-    ) -> Result<Self, BadTokenFiles> {
+impl TokenSet for Tokens {
+    const OWNER: &'static str = "callbacks";
+
+    fn union_of<'t>(files: impl Iterator<Item = &'t Self>) -> Self {
+        Self::union(files)
+    }
+
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn weakness(&self) -> Option<String> {
+        self.weakness().map(|weakness| weakness.to_string())
+    }
+}
+
+impl Content for AdminTokens {
+    const KIND: &'static str = "admin token";
+    type Bad = BadAdminTokens;
+
+    fn read(file: File) -> Result<Self, FileError<BadAdminTokens>> {
+        Self::parse(&read_small(file, ADMIN_BYTES_MAX)?).map_err(FileError::Bad)
+    }
+}
+
+impl TokenSet for AdminTokens {
+    const OWNER: &'static str = "admin API";
+
+    fn union_of<'t>(files: impl Iterator<Item = &'t Self>) -> Self {
+        Self::union(files)
+    }
+
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn weakness(&self) -> Option<String> {
+        self.weakness().map(|weakness| weakness.to_string())
+    }
+}
+
+impl<T: TokenSet> TokenGroup<T> {
+    /// Reads the files. Those that cannot be used come to `bad`. None where there are no files.
+    fn load(paths: Vec<PathBuf>, bad: &mut Vec<PathBuf>) -> Option<Self> {
         let now = clock::monotonic();
-        let mut bad = Vec::new();
         let mut read = |path: PathBuf| {
             let mut file = FollowedFile::new(path.clone());
             (0..ATTEMPTS).find(|_nth| file.load(now) != PollResult::Same);
@@ -72,13 +127,54 @@ impl TokenFiles {
             warn_of_weak(&file);
             file
         };
-        let mut sign = |paths: Vec<PathBuf>| {
-            let files: Vec<_> = paths.into_iter().map(&mut read).collect();
-            let tokens = Arc::new(ArcSwap::from_pointee(union(&files)));
-            (!files.is_empty()).then_some(SignedApp { files, tokens })
-        };
-        let apps = paths.into_iter().map(&mut sign).collect();
-        if bad.is_empty() { Ok(Self { apps, metrics }) } else { Err(BadTokenFiles(bad)) }
+        let files: Vec<_> = paths.into_iter().map(&mut read).collect();
+        let tokens = Arc::new(ArcSwap::from_pointee(Self::union(&files)));
+        (!files.is_empty()).then_some(Self { files, tokens })
+    }
+
+    /// Does `visit` to every file, and puts the tokens in force if any has new ones. Returns how many files fail.
+    fn visit(&mut self, metrics: &TokenMetrics, mut visit: impl FnMut(&mut FollowedFile<T>) -> PollResult) -> usize {
+        let mut any_loaded = false;
+        for file in &mut self.files {
+            match visit(file) {
+                PollResult::Same => {}
+                PollResult::Loaded => {
+                    any_loaded = true;
+                    warn_of_weak(file);
+                }
+                PollResult::Failed => metrics.file_errors.inc(),
+            }
+        }
+        if any_loaded {
+            let tokens = Self::union(&self.files);
+            tracing::info!(tokens = tokens.count(), of = T::OWNER, "tokens loaded");
+            self.tokens.store(Arc::new(tokens));
+            metrics.loads.inc();
+        }
+        self.files.iter().filter(|file| file.is_failing()).count()
+    }
+
+    /// What the files held when each was last good.
+    fn union(files: &[FollowedFile<T>]) -> T {
+        T::union_of(files.iter().filter_map(FollowedFile::last_good).map(AsRef::as_ref))
+    }
+}
+
+impl TokenFiles {
+    /// Reads the files of each application, and those of the admin API.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be used fails the start: without its tokens everybody would be let in, or nobody.
+    pub(crate) fn load(
+        apps: impl IntoIterator<Item = Vec<PathBuf>>,
+        admin: Vec<PathBuf>,
+        metrics: TokenMetrics,
+    ) -> Result<Self, BadTokenFiles> {
+        let mut bad = Vec::new();
+        let apps = apps.into_iter().map(|paths| TokenGroup::load(paths, &mut bad)).collect();
+        let admin = TokenGroup::load(admin, &mut bad);
+        if bad.is_empty() { Ok(Self { apps, admin, metrics }) } else { Err(BadTokenFiles(bad)) }
     }
 
     /// The tokens of each application, as they are from now on; none where there are no files.
@@ -86,55 +182,45 @@ impl TokenFiles {
         self.apps.iter().map(|app| app.as_ref().map(|app| Arc::clone(&app.tokens))).collect()
     }
 
+    /// The tokens of the admin API, as they are from now on; none where there are no files.
+    pub(crate) fn of_admin(&self) -> Option<Arc<ArcSwap<AdminTokens>>> {
+        self.admin.as_ref().map(|admin| Arc::clone(&admin.tokens))
+    }
+
     /// Whether there is nothing to follow.
     pub(crate) fn is_empty(&self) -> bool {
-        self.apps.iter().all(Option::is_none)
+        self.apps.iter().all(Option::is_none) && self.admin.is_none()
     }
 
     /// Looks at every file once.
     pub(crate) fn step(&mut self, now: Instant) {
-        self.visit(|file| file.look(now));
+        let of_apps = self.apps.iter_mut().flatten().map(|app| app.visit(&self.metrics, |file| file.look(now)));
+        let of_admin = self.admin.iter_mut().map(|admin| admin.visit(&self.metrics, |file| file.look(now)));
+        let failing = of_apps.chain(of_admin).sum();
+        self.show_failing(failing);
     }
 
     /// Reads every file.
     pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
-        self.visit(|file| file.reload(now, reloaded));
+        let mut failing = 0;
+        for app in self.apps.iter_mut().flatten() {
+            failing += app.visit(&self.metrics, |file| file.reload(now, reloaded));
+        }
+        if let Some(admin) = &mut self.admin {
+            failing += admin.visit(&self.metrics, |file| file.reload(now, reloaded));
+        }
+        self.show_failing(failing);
     }
 
-    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Tokens>) -> PollResult) {
-        for app in self.apps.iter_mut().flatten() {
-            let mut any_loaded = false;
-            for file in &mut app.files {
-                match visit(file) {
-                    PollResult::Same => {}
-                    PollResult::Loaded => {
-                        any_loaded = true;
-                        warn_of_weak(file);
-                    }
-                    PollResult::Failed => self.metrics.file_errors.inc(),
-                }
-            }
-            if any_loaded {
-                let tokens = union(&app.files);
-                tracing::info!(tokens = tokens.len(), "tokens loaded");
-                app.tokens.store(Arc::new(tokens));
-                self.metrics.loads.inc();
-            }
-        }
-        let failing = self.apps.iter().flatten().flat_map(|app| &app.files).filter(|file| file.is_failing()).count();
+    fn show_failing(&self, failing: usize) {
         self.metrics.files_failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
     }
 }
 
-fn warn_of_weak(file: &FollowedFile<Tokens>) {
+fn warn_of_weak<T: TokenSet>(file: &FollowedFile<T>) {
     if let Some(weakness) = file.last_good().and_then(|tokens| tokens.weakness()) {
         tracing::warn!(file = %file.path().display(), %weakness, "weak tokens");
     }
-}
-
-/// What the files held when each was last good.
-fn union(files: &[FollowedFile<Tokens>]) -> Tokens {
-    Tokens::union(files.iter().filter_map(FollowedFile::last_good).map(AsRef::as_ref))
 }
 
 #[cfg(test)]
@@ -148,7 +234,7 @@ mod tests {
     use prometheus::Registry;
 
     fn load(paths: Vec<Vec<PathBuf>>) -> Result<TokenFiles, BadTokenFiles> {
-        TokenFiles::load(paths, TokenMetrics::register(&Registry::new()).expect("metrics"))
+        TokenFiles::load(paths, Vec::new(), TokenMetrics::register(&Registry::new()).expect("metrics"))
     }
 
     fn replace(path: &Path, text: &str) {
@@ -188,6 +274,28 @@ mod tests {
         step(&mut files);
         assert_eq!(counts(&files), [Some(4), None, Some(3)]);
         assert_eq!((files.metrics.file_errors.get(), files.metrics.files_failing.get()), (1, 0));
+    }
+
+    #[test]
+    fn the_tokens_of_the_admin_api_are_those_of_its_files_as_they_are_now() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("admin");
+        replace(&path, "alice:0123456789abcdef");
+        let metrics = TokenMetrics::register(&Registry::new()).expect("metrics");
+        let mut files = TokenFiles::load([], vec![path.clone()], metrics).expect("good files");
+        let tokens = files.of_admin().expect("there is a file");
+        assert_eq!(tokens.load().name_of("0123456789abcdef"), Some("alice"));
+        assert!(!files.is_empty());
+
+        replace(&path, "bob:fedcba9876543210");
+        files.step(clock::monotonic() + Duration::from_secs(1));
+        assert_eq!(tokens.load().name_of("0123456789abcdef"), None);
+        assert_eq!(tokens.load().name_of("fedcba9876543210"), Some("bob"));
+
+        replace(&path, "no token");
+        files.step(clock::monotonic() + Duration::from_secs(2));
+        assert_eq!(tokens.load().name_of("fedcba9876543210"), Some("bob"));
+        assert_eq!(files.metrics.files_failing.get(), 1);
     }
 
     #[test]

@@ -17,8 +17,10 @@
 //! Numbers are little-endian.
 
 use std::borrow::Cow;
+use std::iter;
 use std::net::IpAddr;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -32,6 +34,7 @@ use crate::clock::UnixMillis;
 use crate::command::Command;
 use crate::decide;
 use crate::decide::Decision;
+use crate::decide::DecisiveRule;
 use crate::refusal::Reason;
 use crate::request::Query;
 
@@ -58,6 +61,9 @@ struct KeptDecision<'a> {
     outcome: Cow<'a, str>,
     refused: Vec<Cow<'a, str>>,
     rules: Vec<Cow<'a, str>>,
+    /// The source of each of `rules`. Older versions did not keep them.
+    #[serde(default)]
+    sources: Vec<Cow<'a, str>>,
     generation: u64,
     /// Left out where it is.
     #[serde(default = "enforced", skip_serializing_if = "is_enforced")]
@@ -218,11 +224,11 @@ impl<'b> Kept<'b> {
             HAPPENED => Some(CaptureOutcome::Happened),
             DECIDED => {
                 let kept: KeptDecision<'_> = serde_json::from_slice(self.detail).ok()?;
-                let boxed = |texts: Vec<Cow<'_, str>>| texts.into_iter().map(|text| text.into()).collect();
+                let sources = kept.sources.iter().map(|source| Arc::from(&**source)).chain(iter::repeat(Arc::from("")));
                 Some(CaptureOutcome::Decided(Decision {
                     outcome: decide::Outcome::find(&kept.outcome)?,
-                    refused: boxed(kept.refused),
-                    rules: boxed(kept.rules),
+                    refused: kept.refused.into_iter().map(|user| user.into()).collect(),
+                    rules: kept.rules.into_iter().zip(sources).map(decisive_rule).collect(),
                     generation: kept.generation,
                     // Only the answer needed it, and that was given.
                     rejection: None,
@@ -238,12 +244,16 @@ impl<'b> Kept<'b> {
     }
 }
 
+fn decisive_rule((rule, source): (Cow<'_, str>, Arc<str>)) -> DecisiveRule {
+    DecisiveRule { rule: rule.into(), source }
+}
+
 fn decision_json(decision: &Decision) -> Vec<u8> {
-    let borrowed = |texts: &[Box<str>]| texts.iter().map(|text| Cow::Owned(text.to_string())).collect();
     let kept = KeptDecision {
         outcome: decision.outcome.as_str().into(),
-        refused: borrowed(&decision.refused),
-        rules: borrowed(&decision.rules),
+        refused: decision.refused.iter().map(|user| Cow::Borrowed(&**user)).collect(),
+        rules: decision.rules.iter().map(|decisive| Cow::Borrowed(&*decisive.rule)).collect(),
+        sources: decision.rules.iter().map(|decisive| Cow::Borrowed(&*decisive.source)).collect(),
         generation: decision.generation,
         enforced: decision.enforced,
     };
@@ -313,7 +323,7 @@ mod tests {
         let decision = Decision {
             outcome: decide::Outcome::Partial,
             refused: vec!["mallory \"x\"".into()],
-            rules: vec!["block mallory".into()],
+            rules: vec![DecisiveRule { rule: "block mallory".into(), source: "file:/etc/list \"1\"".into() }],
             generation: 7,
             rejection: None,
             enforced: true,
@@ -334,6 +344,18 @@ mod tests {
     }
 
     #[test]
+    fn a_decision_kept_without_sources_is_read_with_empty_ones() {
+        let kept = br#"{"outcome":"refuse","refused":["bob"],"rules":["block bob"],"generation":7}"#;
+        let kept: KeptDecision<'_> = serde_json::from_slice(kept).unwrap();
+        let rules: Vec<DecisiveRule> =
+            kept.rules.into_iter().zip(iter::repeat(Arc::from(""))).map(decisive_rule).collect();
+        assert_eq!(
+            (kept.sources.len(), rules),
+            (0, vec![DecisiveRule { rule: "block bob".into(), source: "".into() }])
+        );
+    }
+
+    #[test]
     fn what_this_process_does_not_know_is_told_apart() {
         let mut bytes = Vec::new();
         encode(&capture("SdkAppid=1400000000", b"{}", CaptureOutcome::Happened, "127.0.0.1:80"), &apps(), &mut bytes);
@@ -346,12 +368,14 @@ mod tests {
         // With all that JSON escapes.
         let text = || "[\u{0}-\u{7f}\u{e9}]{0,40}".prop_map(Box::from);
         let texts = || prop::collection::vec(text(), 0..20);
+        let rules = || prop::collection::vec((text(), "[\u{0}-\u{7f}\u{e9}]{0,40}"), 0..20);
         let decided =
-            (texts(), texts(), any::<u64>(), any::<bool>()).prop_map(|(refused, rules, generation, enforced)| {
+            (texts(), rules(), any::<u64>(), any::<bool>()).prop_map(|(refused, rules, generation, enforced)| {
+                let rules = rules.into_iter().map(|(rule, source)| DecisiveRule { rule, source: source.into() });
                 CaptureOutcome::Decided(Decision {
                     outcome: decide::Outcome::Partial,
                     refused,
-                    rules,
+                    rules: rules.collect(),
                     generation,
                     rejection: None,
                     enforced,

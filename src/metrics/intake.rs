@@ -6,9 +6,11 @@ use prometheus::Histogram;
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
+use prometheus::Opts;
 use prometheus::Registry;
 
 use crate::decide;
+use crate::decide::Refuser;
 
 use super::counter;
 use super::counters;
@@ -46,17 +48,14 @@ pub(crate) struct IntakeMetrics {
     pub(crate) topic_full: IntCounterVec,
     answer_before: Histogram,
     answer_after: Histogram,
+    decisions: IntCounterVec,
     allowed: IntCounter,
-    partly: IntCounter,
-    refused: IntCounter,
 }
 
 impl IntakeMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let outcomes = "Before-callbacks answered, by outcome: all may, some may not, none may.";
-        let decisions = counters(registry, "callbridge_decisions_total", outcomes, "outcome")?;
-        let decision = |outcome: decide::Outcome| decisions.with_label_values(&[outcome.as_str()]);
+        let decisions = decisions(registry)?;
         let unopened = counters(
             registry,
             "callbridge_connections_unopened_total",
@@ -105,9 +104,8 @@ impl IntakeMetrics {
             unopened_tls: unopened.with_label_values(&["tls"]),
             unopened_sender: unopened.with_label_values(&["sender"]),
             unopened_late: unopened.with_label_values(&["late"]),
-            allowed: decision(decide::Outcome::Allow),
-            partly: decision(decide::Outcome::Partial),
-            refused: decision(decide::Outcome::Refuse),
+            allowed: decisions.with_label_values(&[decide::Outcome::Allow.as_str(), Refuser::Nobody.as_str()]),
+            decisions,
             topic_full: counters(
                 registry,
                 "callbridge_topic_full_total",
@@ -120,11 +118,13 @@ impl IntakeMetrics {
     }
 
     /// A question was answered.
-    pub(crate) fn decided(&self, outcome: decide::Outcome, took: Duration) {
+    pub(crate) fn decided(&self, outcome: decide::Outcome, refuser: Refuser, took: Duration) {
         match outcome {
             decide::Outcome::Allow => self.allowed.inc(),
-            decide::Outcome::Partial => self.partly.inc(),
-            decide::Outcome::Refuse => self.refused.inc(),
+            // Rare enough to be looked up.
+            decide::Outcome::Partial | decide::Outcome::Refuse => {
+                self.decisions.with_label_values(&[outcome.as_str(), refuser.as_str()]).inc();
+            }
         }
         self.answer_before.observe(took.as_secs_f64());
     }
@@ -133,6 +133,22 @@ impl IntakeMetrics {
     pub(crate) fn answered(&self, took: Duration) {
         self.answer_after.observe(took.as_secs_f64());
     }
+}
+
+/// Decisions by outcome and source. Every pair that can be is there from the start.
+fn decisions(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
+    let help = "Before-callbacks answered, by outcome (all may, some may not, none may) and by what refused them: rules of files, of the \
+                topic, of both, or the policy before a list is loaded.";
+    let decisions = IntCounterVec::new(Opts::new("callbridge_decisions_total", help), &["outcome", "source"])?;
+    registry.register(Box::new(decisions.clone()))?;
+    decisions.with_label_values(&[decide::Outcome::Allow.as_str(), Refuser::Nobody.as_str()]);
+    for outcome in [decide::Outcome::Partial, decide::Outcome::Refuse] {
+        for refuser in [Refuser::File, Refuser::Topic, Refuser::Both] {
+            decisions.with_label_values(&[outcome.as_str(), refuser.as_str()]);
+        }
+    }
+    decisions.with_label_values(&[decide::Outcome::Refuse.as_str(), Refuser::Policy.as_str()]);
+    Ok(decisions)
 }
 
 /// How long answers take: to before-callbacks and to after-callbacks.

@@ -58,11 +58,20 @@ pub(super) struct Envelope<'a> {
 struct Decided<'a> {
     outcome: &'static str,
     refused: &'a [Box<str>],
-    rules: &'a [Box<str>],
+    rules: Vec<RuleOfSource<'a>>,
     generation: u64,
     /// Only where it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     enforced: Option<bool>,
+}
+
+/// A rule that refused somebody.
+#[derive(Serialize)]
+struct RuleOfSource<'a> {
+    rule: &'a str,
+    /// Only where it is known.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    source: &'a str,
 }
 
 /// What is computed for an envelope, and lives on the stack.
@@ -175,7 +184,7 @@ impl<'a> Envelope<'a> {
             let decided = Decided {
                 outcome: decision.outcome.as_str(),
                 refused: &decision.refused,
-                rules: &decision.rules,
+                rules: decision.rules.iter().map(|it| RuleOfSource { rule: &it.rule, source: &it.source }).collect(),
                 generation: decision.generation,
                 enforced: (!decision.enforced).then_some(false),
             };

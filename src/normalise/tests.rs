@@ -15,6 +15,7 @@ use crate::command::Command;
 use crate::command::Dedupe;
 use crate::command::Kind;
 use crate::decide::Decision;
+use crate::decide::DecisiveRule;
 use crate::refusal::Reason;
 
 #[path = "../../tests/it/support/schema.rs"]
@@ -308,7 +309,10 @@ fn a_decision_travels_with_the_question() {
     capture.outcome = CaptureOutcome::Decided(Decision {
         outcome: crate::decide::Outcome::Partial,
         refused: vec!["jared".into()],
-        rules: vec!["block jared".into()],
+        rules: vec![
+            DecisiveRule { rule: "block jared".into(), source: "file:list".into() },
+            DecisiveRule { rule: "block jared".into(), source: "".into() },
+        ],
         generation: 7,
         rejection: None,
         enforced: true,
@@ -317,7 +321,12 @@ fn a_decision_travels_with_the_question() {
     assert_eq!(value["decision"], "partial");
     assert_eq!(
         value["data"]["decision"],
-        json!({"outcome": "partial", "refused": ["jared"], "rules": ["block jared"], "generation": 7})
+        json!({
+            "outcome": "partial",
+            "refused": ["jared"],
+            "rules": [{"rule": "block jared", "source": "file:list"}, {"rule": "block jared"}],
+            "generation": 7,
+        })
     );
     if let CaptureOutcome::Decided(decision) = &mut capture.outcome {
         decision.enforced = false;

@@ -262,13 +262,15 @@ fn a_record_says_which_generation_decided_and_by_which_rules() {
     let records = Reader::open(&bridge.embedded_kafka(), &[&format!("tencent-chat.{COMMAND}")]).collect(3, MINUTE);
     let decision = |value: &[u8]| serde_json::from_slice::<Value>(value).unwrap()["data"]["decision"].clone();
     let decisions: Vec<Value> = records.iter().map(|record| decision(&record.value)).collect();
+    let source = format!("file:{}", lists.path("list").display());
+    let rules = |rules: &[&str]| rules.iter().map(|rule| json!({"rule": rule, "source": source})).collect::<Vec<_>>();
     let expected = [
-        json!({"outcome": "partial", "refused": ["bob"], "rules": ["block bob"], "generation": 1}),
+        json!({"outcome": "partial", "refused": ["bob"], "rules": rules(&["block bob"]), "generation": 1}),
         json!({"outcome": "allow", "refused": [], "rules": [], "generation": 2}),
         json!({
             "outcome": "refuse",
             "refused": ["bob", "carol"],
-            "rules": ["block bob on @TOA#_news", "only those allowed on @TOA#_news"],
+            "rules": rules(&["block bob on @TOA#_news", "only those allowed on @TOA#_news"]),
             "generation": 2,
         }),
     ];
@@ -308,14 +310,16 @@ fn a_dry_run_allows_everyone_and_publishes_what_it_would_have_refused() {
         let value: Value = serde_json::from_slice(&record.value).unwrap();
         (value["decision"].clone(), value["data"]["decision"].clone())
     });
+    let source = format!("file:{}", lists.path("list").display());
+    let rules_of = |rule: &str| json!([{"rule": rule, "source": source}]);
     let decided = |outcome: &str, refused: Value, rules: Value| {
         let decision =
             json!({"outcome": outcome, "refused": refused, "rules": rules, "generation": 1, "enforced": false});
         (json!(outcome), decision)
     };
     let expected = [
-        decided("partial", json!(["bob"]), json!(["block bob"])),
-        decided("refuse", json!(["bob"]), json!(["close @TOA#_sports"])),
+        decided("partial", json!(["bob"]), rules_of("block bob")),
+        decided("refuse", json!(["bob"]), rules_of("close @TOA#_sports")),
         decided("allow", json!([]), json!([])),
     ];
     assert_eq!(decisions.collect::<Vec<_>>(), expected);

@@ -55,7 +55,8 @@ fn four_callbacks_posted_by_curl_are_read_by_three_consumers_on_three_brokers() 
     for seed in seeds::ALL {
         let topic = format!("four.{}", seed.command);
         let record = records.iter().find(|record| record.topic == topic).unwrap();
-        let decision = json!({"outcome": "partial", "refused": ["jared"], "rules": ["block jared"], "generation": 1});
+        let rules = json!([{"rule": "block jared", "source": format!("file:{blocklist}")}]);
+        let decision = json!({"outcome": "partial", "refused": ["jared"], "rules": rules, "generation": 1});
         let is_question = seed.command == seeds::BEFORE_ADD_SUBSCRIBER.command;
         assert_structured(record, seed, is_question.then_some(decision));
     }
@@ -85,6 +86,7 @@ fn a_question_is_answered_by_the_blocklist_and_its_record_has_the_decision() {
     let blocklist = files.write("blocklist.txt", rules);
     let builder = Bridge::builder().brokers(&kafka.bootstrap()).topics("asked").ack("broker");
     let bridge = builder.args(&["--blocklist", &blocklist]).start();
+    let rules_of = |rule: &str| json!([{"rule": rule, "source": format!("file:{blocklist}")}]);
     let decision = |outcome: &str, refused: Value, rules: Value| json!({"outcome": outcome, "refused": refused, "rules": rules, "generation": 1});
     let questions = [
         Question {
@@ -97,25 +99,25 @@ fn a_question_is_answered_by_the_blocklist_and_its_record_has_the_decision() {
             account: "@TOA#_open",
             users: &["leckie", "jared", "alice"],
             answer: JARED_REFUSED,
-            decision: decision("partial", json!(["jared"]), json!(["block jared"])),
+            decision: decision("partial", json!(["jared"]), rules_of("block jared")),
         },
         Question {
             account: "@TOA#_open",
             users: &["jared"],
             answer: JARED_REFUSED,
-            decision: decision("refuse", json!(["jared"]), json!(["block jared"])),
+            decision: decision("refuse", json!(["jared"]), rules_of("block jared")),
         },
         Question {
             account: "@TOA#_staff",
             users: &["jared", "carol"],
             answer: JARED_REFUSED,
-            decision: decision("partial", json!(["jared"]), json!(["block jared"])),
+            decision: decision("partial", json!(["jared"]), rules_of("block jared")),
         },
         Question {
             account: "@TOA#_closed",
             users: &["alice", "leckie"],
             answer: CLOSED,
-            decision: decision("refuse", json!(["alice", "leckie"]), json!(["close @TOA#_closed"])),
+            decision: decision("refuse", json!(["alice", "leckie"]), rules_of("close @TOA#_closed")),
         },
     ];
 
@@ -135,15 +137,16 @@ fn a_question_is_answered_by_the_blocklist_and_its_record_has_the_decision() {
         assert_eq!(envelope["decision"], question.decision["outcome"]);
     }
     let metrics = bridge.metrics();
-    for (outcome, count) in [("allow", 1.0), ("partial", 2.0), ("refuse", 2.0)] {
-        assert_eq!(metrics[&format!("callbridge_decisions_total{{outcome=\"{outcome}\"}}")], count, "{outcome}");
+    for (outcome, source, count) in [("allow", "none", 1.0), ("partial", "file", 2.0), ("refuse", "file", 2.0)] {
+        let name = format!("callbridge_decisions_total{{outcome=\"{outcome}\",source=\"{source}\"}}");
+        assert_eq!(metrics[&name], count, "{outcome}");
     }
 }
 
 #[test]
 fn a_request_whose_users_are_all_refused_is_rejected_where_configured() {
     let files = Files::new();
-    files.write("blocklist.txt", "jared\nleckie\n");
+    let blocklist = files.write("blocklist.txt", "jared\nleckie\n");
     let text = "blocklist.files = [\"blocklist.txt\"]\ndecide.all_refused = \"reject\"\n";
     let config = files.write("callbridge.toml", text);
     let bridge = Bridge::builder().embedded().args(&["--config", &config]).start();
@@ -154,7 +157,8 @@ fn a_request_whose_users_are_all_refused_is_rejected_where_configured() {
     assert_eq!((answer.status, answer.text().as_str()), (200, NONE_MAY));
     let topic = format!("tencent-chat.{}", seed.command);
     let records = Reader::open(&bridge.embedded_kafka(), &[&topic]).collect(1, MINUTE);
-    let rules = json!(["block jared", "block leckie"]);
+    let rules =
+        ["block jared", "block leckie"].map(|rule| json!({"rule": rule, "source": format!("file:{blocklist}")}));
     let decision = json!({"outcome": "refuse", "refused": ["jared", "leckie"], "rules": rules, "generation": 1});
     assert_structured(&records[0], seed, Some(decision));
 }

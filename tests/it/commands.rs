@@ -121,7 +121,7 @@ fn each_event_of_a_batch_is_a_record_of_its_own_however_many_there_are() {
 #[test]
 fn a_blocked_user_is_refused_only_in_the_configured_before_commands() {
     let files = Files::new();
-    files.write("blocklist.txt", "jared\n");
+    let blocklist = files.write("blocklist.txt", "jared\n");
     let text =
         "blocklist.files = [\"blocklist.txt\"]\ndecide.commands = [\"Group.*\", \"Sns.CallbackPrevFriendAdd\"]\n";
     let config = files.write("callbridge.toml", text);
@@ -146,14 +146,16 @@ fn a_blocked_user_is_refused_only_in_the_configured_before_commands() {
         assert_eq!((got.status, got.text().as_str()), (200, answer), "{command}");
         let topic = format!("tencent-chat.{command}");
         let record = &Reader::open(&bridge.embedded_kafka(), &[&topic]).collect(1, MINUTE)[0];
-        let (rules, generation) = if outcome == "allow" { (json!([]), 0) } else { (json!(["block jared"]), 1) };
+        let blocked = json!([{"rule": "block jared", "source": format!("file:{blocklist}")}]);
+        let (rules, generation) = if outcome == "allow" { (json!([]), 0) } else { (blocked, 1) };
         let decision = json!({"outcome": outcome, "refused": refused, "rules": rules, "generation": generation});
         assert_eq!(json_of(record)["data"]["decision"], decision, "{command}");
         assert_eq!(json_of(record)["decision"], outcome, "{command}");
     }
     let metrics = bridge.metrics();
-    for (outcome, count) in [("allow", 2.0), ("partial", 1.0), ("refuse", 3.0)] {
-        assert_eq!(metrics[&format!("callbridge_decisions_total{{outcome=\"{outcome}\"}}")], count, "{outcome}");
+    for (outcome, source, count) in [("allow", "none", 2.0), ("partial", "file", 1.0), ("refuse", "file", 3.0)] {
+        let name = format!("callbridge_decisions_total{{outcome=\"{outcome}\",source=\"{source}\"}}");
+        assert_eq!(metrics[&name], count, "{outcome}");
     }
 }
 

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
+use serde_json::json;
 use tempfile::TempDir;
 
 use crate::proxies::missing;
@@ -15,13 +17,18 @@ use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
+use crate::support::kafka::Kafka;
 use crate::support::reader::Reader;
 use crate::support::reader::Record;
 use crate::support::real;
+use crate::support::wait;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 const DOCUMENTS: [&str; 2] = ["docs/operating.md", "docs/security.md"];
+
+/// Its commands need a topic and several replicas.
+const BLOCKLIST: &str = "docs/blocklist.md";
 
 #[test]
 fn every_command_of_the_operators_documents_runs() {
@@ -64,9 +71,75 @@ fn every_command_of_the_operators_documents_runs() {
     bridge.stop_in_order();
 }
 
+/// Three replicas behind one Kafka. The commands go to one of them or to Kafka, and all three refuse the user.
+#[test]
+fn the_commands_of_the_blocklist_document_hold_at_three_replicas() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let folder = TempDir::with_prefix_in("documents-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+    symlink(env!("CARGO_BIN_EXE_callbridge"), folder.path().join("callbridge")).unwrap();
+    let tokens = folder.path().join("admin-token");
+    fs::write(&tokens, "olga:0123456789abcdef-admin\n").unwrap();
+    let topic = "documents.blocklist";
+    let settings = format!(
+        "callbacks.keep_accepting_ms = 0\nadmin.token_files = [{tokens:?}]\nblocklist.topic = {topic:?}\nblocklist.ready_after_seconds = 60"
+    );
+    let brokers = kafka.bootstrap();
+    let args = [
+        "--sdk-app-id",
+        APP,
+        "--topic-prefix",
+        "documents",
+        "--ack",
+        "memory",
+        "--brokers",
+        &brokers,
+        "--create-topics",
+    ];
+    let replicas = [(); 3].map(|()| Bridge::builder().settings(&settings).args(&args).start());
+    let filled = |block: &str| {
+        block
+            .replace("tencent-chat.blocklist", topic)
+            .replace("127.0.0.1:9464", &replicas[0].admin.to_string())
+            .replace("kafka-1:9092", &brokers)
+    };
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let blocks = blocks_of(BLOCKLIST);
+    assert_eq!(blocks.len(), 3);
+    for block in &blocks {
+        let output =
+            Command::new("sh").args(["-euc", &filled(block)]).env("PATH", &path).current_dir(folder.path()).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{block}\n{output:?}");
+    }
+    for replica in &replicas {
+        // The last command that changes it has gone through Kafka, as all did.
+        wait::until("mallory and bob are refused, and dave is not", || refused(replica) == ["mallory", "bob"]);
+    }
+    let added = Command::new(folder.path().join("callbridge"))
+        .args(["blocklist", "add", "carol", "--brokers", &brokers, "--topic", topic])
+        .output();
+    assert!(added.unwrap().status.success());
+    for replica in &replicas {
+        wait::until("carol is refused", || refused(replica) == ["mallory", "bob", "carol"]);
+    }
+}
+
+/// Who of some users is refused.
+fn refused(bridge: &Bridge) -> Vec<String> {
+    let seed = seeds::BEFORE_ADD_SUBSCRIBER;
+    let users = ["mallory", "bob", "carol", "dave"].map(|user| json!({"Subscriber_Account": user}));
+    let mut body: Value = serde_json::from_str(seed.body).unwrap();
+    body["SubscribeAccountList"] = json!(users);
+    let target = callback_target(APP, seed.command);
+    let answer = Client::connect(bridge.callbacks).unwrap().post(&target, body.to_string().as_bytes()).unwrap();
+    let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+    let refused = answer["RefusedSubscribers_Account"].as_array().into_iter().flatten();
+    refused.map(|user| user.as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn every_block_of_the_operators_documents_says_whether_it_is_run() {
-    for page in pages() {
+    for page in pages().into_iter().chain([BLOCKLIST.to_owned()]) {
         let text = fs::read_to_string(root().join(&page)).unwrap();
         let fences = text.lines().filter(|line| line.starts_with("```"));
         for (number, fence) in fences.enumerate() {
@@ -96,13 +169,14 @@ fn send(bridge: &Bridge) -> Record {
 
 /// The blocks that are run, each with its page.
 fn blocks() -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    for page in pages() {
-        let text = fs::read_to_string(root().join(&page)).unwrap();
-        let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned());
-        found.extend(blocks.map(|block| (page.clone(), block)));
-    }
-    found
+    let of_page = |page: String| blocks_of(&page).into_iter().map(move |block| (page.clone(), block));
+    pages().into_iter().flat_map(of_page).collect()
+}
+
+/// The blocks of one page that are run.
+fn blocks_of(page: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(page)).unwrap();
+    text.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
 /// Names and targets of the links to other files.

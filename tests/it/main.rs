@@ -14,6 +14,8 @@ mod admin;
 mod bad_input;
 mod batch_sizes;
 mod blocklist;
+mod blocklist_api;
+mod blocklist_cli;
 mod blocklist_topic;
 mod broker_protocol;
 mod callbacks;

@@ -20,6 +20,7 @@ const NAMES: &[(&str, &[&str])] = &[
     ("refusal", &["request"]),
     ("ledger", &["command", "refusal"]),
     ("auth", &["clock", "invisible", "refusal", "request"]),
+    ("bearer", &["invisible"]),
     ("body", &[]),
     ("parse", &["body", "refusal"]),
     ("decide", &["clock", "command", "invisible"]),
@@ -29,7 +30,6 @@ const NAMES: &[(&str, &[&str])] = &[
     ("share", &["record"]),
     ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
     // Edges. Intake and publish meet in the journal only.
-    ("alarm", &[]),
     ("lifecycle", &[]),
     ("systemd", &[]),
     ("throttle", &[]),
@@ -38,7 +38,6 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "journal",
         &[
-            "alarm",
             "auth",
             "capture",
             "clock",
@@ -57,7 +56,6 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "intake",
         &[
-            "alarm",
             "auth",
             "capture",
             "clock",
@@ -76,7 +74,6 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "http",
         &[
-            "alarm",
             "auth",
             "capture",
             "clock",
@@ -93,8 +90,11 @@ const NAMES: &[(&str, &[&str])] = &[
     ),
     ("publish", &["capture", "clock", "journal", "lifecycle", "metrics", "normalise", "record", "refusal", "share"]),
     ("blocklist", &["clock", "decide", "lifecycle", "metrics", "publish"]),
-    ("follow", &["auth", "blocklist", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
-    ("admin", &["clock", "journal", "lifecycle", "metrics", "publish", "systemd"]),
+    ("follow", &["auth", "bearer", "blocklist", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
+    (
+        "admin",
+        &["bearer", "blocklist", "clock", "decide", "journal", "lifecycle", "metrics", "publish", "request", "systemd"],
+    ),
     // Wiring.
     (
         "config",
@@ -129,8 +129,10 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "admin",
             "app",
             "auth",
+            "bearer",
             "blocklist",
             "clock",
             "config",
@@ -155,6 +157,7 @@ const PURE: &[&str] = &[
     "refusal",
     "ledger",
     "auth",
+    "bearer",
     "body",
     "parse",
     "decide",

@@ -14,6 +14,8 @@ use callbridge::command::Command;
 use callbridge::command::Kind;
 use callbridge::decide::Policy;
 use callbridge::decide::blocklist::Blocklist;
+use callbridge::decide::blocklist::Source;
+use callbridge::decide::blocklist::SourceKind;
 use callbridge::decide::file;
 use callbridge::normalise::Normaliser;
 use callbridge::normalise::envelope::Mode;
@@ -96,7 +98,8 @@ fn without_blanks(mut body: &[u8]) -> &[u8] {
 
 /// What intake makes of it.
 fn outcome(command: &str, known: Option<Command>, body: &[u8]) -> CaptureOutcome {
-    let blocklist = Blocklist::of([Arc::new(file::parse(RULES).unwrap())], 7);
+    let rules = Arc::new(file::parse(RULES).unwrap());
+    let blocklist = Blocklist::of([Source::new(SourceKind::File, "list", rules)], 7);
     let judge = Judge { blocklist: &blocklist, policy: Policy::default(), now: NOW };
     let judged = parse::check_body(body, command).and_then(|checked| match known {
         Some(command) if command.kind() == Kind::Before => question::answer(command, checked, Some(judge)).map(Some),

@@ -211,9 +211,26 @@ fn decision() -> Value {
         "properties": {
             "outcome": outcome("How many of those who asked were refused: none, some, all."),
             "refused": texts("Who was refused, in the order asked, each once."),
-            "rules": texts("The rules that refused them, each once."),
+            "rules": {
+                "type": "array",
+                "items": decisive_rule(),
+                "description": "The rules that refused them, each once for each source that has it.",
+            },
             "generation": {"type": "integer", "minimum": 0, "description": "The blocklist's; 0 where none was asked."},
             "enforced": {"const": false, "description": "Only in a dry run: this would have been the decision, and everyone was allowed."},
+        },
+    })
+}
+
+fn decisive_rule() -> Value {
+    let rule = "The rule as a sentence: block USER [on ACCOUNT], close ACCOUNT, only those allowed on ACCOUNT, no blocklist loaded.";
+    let source = "The file or topic that has it: file:PATH or topic:NAME. Absent where none was loaded.";
+    json!({
+        "type": "object",
+        "required": ["rule"],
+        "properties": {
+            "rule": {"type": "string", "description": rule},
+            "source": {"type": "string", "description": source},
         },
     })
 }

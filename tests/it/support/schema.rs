@@ -19,7 +19,13 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 /// The objects of a schema that hold only what it names, as JSON pointers. What the sender wrote is its own.
-const CLOSED: [&str; 4] = ["", "/$defs/data", "/$defs/data/properties/decision", "/$defs/data/properties/event"];
+const CLOSED: [&str; 5] = [
+    "",
+    "/$defs/data",
+    "/$defs/data/properties/decision",
+    "/$defs/data/properties/decision/properties/rules/items",
+    "/$defs/data/properties/event",
+];
 
 /// What `dataschema` begins with, and ends with.
 const DATA_SCHEMA: (&str, &str) = ("urn:callbridge:schema:", ":1");

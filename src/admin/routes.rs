@@ -1,0 +1,304 @@
+//! The routes of the admin listener: one table, which requests are matched by and which `/openapi.json` is made from.
+
+use std::borrow::Cow;
+
+use crate::decide::rule::Rule;
+use crate::decide::rule::RuleKind;
+use crate::request;
+
+/// The methods that routes have. A GET is taken as HEAD, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Get,
+    Put,
+    Delete,
+    Post,
+}
+
+/// What a request does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Operation {
+    Livez,
+    Readyz,
+    Metrics,
+    OpenApi,
+    Blocklist(BlocklistCall),
+}
+
+/// What a request to the blocklist does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BlocklistCall {
+    Status,
+    Lookup,
+    ListRules,
+    ChangeRules,
+    GetRule(RuleKind),
+    PutRule(RuleKind),
+    DeleteRule(RuleKind),
+}
+
+/// A path, and what its methods do.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// Segments in braces are ids: any text, percent-encoded.
+    pub(super) path: &'static str,
+    pub(super) operations: &'static [(Verb, Operation)],
+}
+
+/// Every route.
+pub(super) const ROUTES: &[Route] = &[
+    Route { path: "/livez", operations: &[(Verb::Get, Operation::Livez)] },
+    Route { path: "/readyz", operations: &[(Verb::Get, Operation::Readyz)] },
+    Route { path: "/metrics", operations: &[(Verb::Get, Operation::Metrics)] },
+    Route { path: "/openapi.json", operations: &[(Verb::Get, Operation::OpenApi)] },
+    Route { path: "/blocklist", operations: &[(Verb::Get, Operation::Blocklist(BlocklistCall::Status))] },
+    Route { path: "/blocklist/lookup", operations: &[(Verb::Get, Operation::Blocklist(BlocklistCall::Lookup))] },
+    Route { path: "/blocklist/rules", operations: &[(Verb::Get, Operation::Blocklist(BlocklistCall::ListRules))] },
+    Route { path: "/blocklist/changes", operations: &[(Verb::Post, Operation::Blocklist(BlocklistCall::ChangeRules))] },
+    Route { path: "/blocklist/users/{user}", operations: &of_rules(RuleKind::Block) },
+    Route { path: "/blocklist/pardoned/{user}", operations: &of_rules(RuleKind::Pardon) },
+    Route { path: "/blocklist/accounts/{account}/blocked/{user}", operations: &of_rules(RuleKind::Block) },
+    Route { path: "/blocklist/accounts/{account}/pardoned/{user}", operations: &of_rules(RuleKind::Pardon) },
+    Route { path: "/blocklist/accounts/{account}/allowed/{user}", operations: &of_rules(RuleKind::Allow) },
+    Route { path: "/blocklist/accounts/{account}/closed", operations: &of_rules(RuleKind::Close) },
+];
+
+const fn of_rules(kind: RuleKind) -> [(Verb, Operation); 3] {
+    [
+        (Verb::Get, Operation::Blocklist(BlocklistCall::GetRule(kind))),
+        (Verb::Put, Operation::Blocklist(BlocklistCall::PutRule(kind))),
+        (Verb::Delete, Operation::Blocklist(BlocklistCall::DeleteRule(kind))),
+    ]
+}
+
+impl Verb {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Put => "PUT",
+            Self::Delete => "DELETE",
+            Self::Post => "POST",
+        }
+    }
+}
+
+impl BlocklistCall {
+    /// Whether it changes the blocklist.
+    pub(super) const fn is_write(self) -> bool {
+        matches!(self, Self::ChangeRules | Self::PutRule(_) | Self::DeleteRule(_))
+    }
+}
+
+impl Route {
+    /// What `method` does here.
+    pub(super) fn operation(&self, method: &str) -> Option<Operation> {
+        let method = if method == "HEAD" { "GET" } else { method };
+        self.operations.iter().find(|(verb, _)| verb.as_str() == method).map(|(_, operation)| *operation)
+    }
+
+    /// The methods, as a header lists them.
+    pub(super) fn methods(&self) -> String {
+        let names = self.operations.iter().flat_map(|(verb, _)| match verb {
+            Verb::Get => ["GET", "HEAD"].as_slice(),
+            Verb::Put => &["PUT"],
+            Verb::Delete => &["DELETE"],
+            Verb::Post => &["POST"],
+        });
+        names.copied().collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// The ids in a path, as they stand there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct PathIds<'a> {
+    user: Option<&'a str>,
+    account: Option<&'a str>,
+}
+
+/// What is wrong with an id.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct BadId {
+    /// `user` or `account`.
+    pub(super) field: &'static str,
+    pub(super) why: &'static str,
+}
+
+/// The route that `path` takes, and the ids in it.
+pub(super) fn find(path: &str) -> Option<(&'static Route, PathIds<'_>)> {
+    ROUTES.iter().find_map(|route| Some((route, PathIds::of(route.path, path)?)))
+}
+
+impl<'a> PathIds<'a> {
+    fn of(template: &str, path: &'a str) -> Option<Self> {
+        let (mut segments, mut ids) = (path.split('/'), Self::default());
+        for expected in template.split('/') {
+            let segment = segments.next()?;
+            match expected {
+                "{user}" => ids.user = Some(segment),
+                "{account}" => ids.account = Some(segment),
+                _ if expected == segment => {}
+                _ => return None,
+            }
+        }
+        segments.next().is_none().then_some(ids)
+    }
+
+    /// The rule of this kind on these ids.
+    ///
+    /// # Errors
+    ///
+    /// An id is empty or wrongly encoded, or has no place in a rule of this kind.
+    pub(super) fn rule(&self, kind: RuleKind) -> Result<Rule<'static>, BadId> {
+        let user = self.user.map(|user| decoded("user", user)).transpose()?;
+        let account = self.account.map(|account| decoded("account", account)).transpose()?;
+        rule(kind, user, account)
+    }
+}
+
+fn decoded(field: &'static str, raw: &str) -> Result<String, BadId> {
+    let why = "is no percent-encoded UTF-8";
+    request::decode(raw).map(Cow::into_owned).ok_or(BadId { field, why })
+}
+
+/// The rule of this kind on these ids.
+///
+/// # Errors
+///
+/// An id is empty, missing, or has no place in a rule of this kind.
+pub(super) fn rule(kind: RuleKind, user: Option<String>, account: Option<String>) -> Result<Rule<'static>, BadId> {
+    for (field, id) in [("user", &user), ("account", &account)] {
+        if id.as_ref().is_some_and(String::is_empty) {
+            return Err(BadId { field, why: "is empty" });
+        }
+    }
+    let missing = |field| BadId { field, why: "is missing" };
+    let account_needed = |account: Option<String>| account.ok_or_else(|| missing("account")).map(Cow::Owned);
+    if kind == RuleKind::Close {
+        return match user {
+            Some(_) => Err(BadId { field: "user", why: "has no place in a `close`, which concerns everybody" }),
+            None => Ok(Rule::Close { account: account_needed(account)? }),
+        };
+    }
+    let user = Cow::Owned(user.ok_or_else(|| missing("user"))?);
+    Ok(match kind {
+        RuleKind::Block => Rule::Block { user, account: account.map(Cow::Owned) },
+        RuleKind::Pardon => Rule::Pardon { user, account: account.map(Cow::Owned) },
+        RuleKind::Allow | RuleKind::Close => Rule::Allow { user, account: account_needed(account)? },
+    })
+}
+
+/// A query's parameters.
+///
+/// # Errors
+///
+/// A name that is none of `names`, one that comes twice, or a value that is wrongly encoded: the name, and why it is wrong.
+pub(super) fn query<const N: usize>(
+    raw: Option<&str>,
+    names: [&str; N],
+) -> Result<[Option<String>; N], (String, &'static str)> {
+    let mut values = [const { None }; N];
+    for pair in raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        let (raw_name, raw_value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = request::decode(raw_name).unwrap_or(Cow::Borrowed(raw_name)).into_owned();
+        let place = names.iter().position(|known| *known == name).and_then(|place| values.get_mut(place));
+        let Some(place) = place else { return Err((name, "is no parameter of this path")) };
+        let Some(value) = request::decode(raw_value) else { return Err((name, "is no percent-encoded UTF-8")) };
+        if place.replace(value.into_owned()).is_some() {
+            return Err((name, "is given twice"));
+        }
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rule_of(path: &str) -> Result<String, BadId> {
+        let (route, ids) = find(path).expect("a route");
+        let Some(Operation::Blocklist(BlocklistCall::GetRule(kind))) = route.operation("GET") else {
+            panic!("{path} has no rule")
+        };
+        ids.rule(kind).map(|rule| rule.to_string())
+    }
+
+    #[test]
+    fn each_path_of_a_rule_names_the_rule_of_its_kind_and_ids() {
+        let cases = [
+            ("/blocklist/users/bob", "block bob"),
+            ("/blocklist/users/a%2Fb", "block a/b"),
+            ("/blocklist/users/%40RBT%23001", "block @RBT#001"),
+            ("/blocklist/users/+86", "block +86"),
+            ("/blocklist/users/two%20words", r#"block "two words""#),
+            ("/blocklist/users/%25", "block %"),
+            ("/blocklist/users/..", "block .."),
+            ("/blocklist/users/%e4%bd%a0", "block 你"),
+            ("/blocklist/pardoned/bob", "pardon bob"),
+            ("/blocklist/accounts/%40TOA%23_news/blocked/bob", "block bob on @TOA#_news"),
+            ("/blocklist/accounts/a%2Fb%3Fc/pardoned/bob", "pardon bob on a/b?c"),
+            ("/blocklist/accounts/@a/allowed/blocked", "allow blocked on @a"),
+            ("/blocklist/accounts/closed/closed", "close closed"),
+        ];
+        for (path, rule) in cases {
+            assert_eq!(rule_of(path).as_deref(), Ok(rule), "{path}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_empty_or_broken_is_named() {
+        let broken = "is no percent-encoded UTF-8";
+        let cases = [
+            ("/blocklist/users/", "user", "is empty"),
+            ("/blocklist/users/%", "user", broken),
+            ("/blocklist/users/%ff", "user", broken),
+            ("/blocklist/users/%4", "user", broken),
+            ("/blocklist/accounts//closed", "account", "is empty"),
+            ("/blocklist/accounts/%zz/blocked/bob", "account", broken),
+        ];
+        for (path, field, why) in cases {
+            assert_eq!(rule_of(path), Err(BadId { field, why }), "{path}");
+        }
+    }
+
+    #[test]
+    fn other_paths_are_no_routes() {
+        for path in [
+            "/",
+            "",
+            "/blocklist/",
+            "/blocklist/users",
+            "/blocklist/users/a/b",
+            "/blocklist/accounts/a",
+            "/Blocklist",
+            "//blocklist",
+            "/livez/",
+        ] {
+            assert!(find(path).is_none(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_query_has_known_names_once_each_and_well_encoded() {
+        let of = |raw| query(Some(raw), ["user", "account"]);
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(query(None, ["user"]), Ok([None]));
+        assert_eq!(of(""), Ok([None, None]));
+        assert_eq!(of("&account=%40a%26b%3D%23&&user=+1"), Ok([some("+1"), some("@a&b=#")]));
+        assert_eq!(of("us%65r"), Ok([some(""), None]));
+        assert_eq!(of("user=a&user=b"), Err(("user".to_owned(), "is given twice")));
+        assert_eq!(of("User=a"), Err(("User".to_owned(), "is no parameter of this path")));
+        assert_eq!(of("account=%e4"), Err(("account".to_owned(), "is no percent-encoded UTF-8")));
+    }
+
+    proptest! {
+        #[test]
+        fn every_id_comes_back_from_its_percent_encoding(user in ".{1,12}", account in "[@#/?%. a-z\u{4f60}]{1,12}") {
+            let encoded = |id: &str| id.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
+            let path = format!("/blocklist/accounts/{}/blocked/{}", encoded(&account), encoded(&user));
+            let (_route, ids) = find(&path).expect("a route");
+            let rule = ids.rule(RuleKind::Block).expect("a rule");
+            prop_assert_eq!((rule.user(), rule.account()), (Some(user.as_str()), Some(account.as_str())));
+        }
+    }
+}

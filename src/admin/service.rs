@@ -1,0 +1,294 @@
+//! Requests to the blocklist's API: who asks, what for, and the response.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use http_body_util::Full;
+use http_body_util::LengthLimitError;
+use http_body_util::Limited;
+use hyper::Request;
+use hyper::Response;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use hyper::header;
+use hyper::header::HeaderValue;
+use serde::Serialize;
+use tokio::sync::Semaphore;
+use tokio::task;
+use tokio::time;
+
+use crate::admin::api::Author;
+use crate::admin::api::BlocklistApi;
+use crate::admin::api::PageQuery;
+use crate::admin::api::WaitFor;
+use crate::admin::changes;
+use crate::admin::error::ApiError;
+use crate::admin::routes;
+use crate::admin::routes::BlocklistCall;
+use crate::bearer::AdminTokens;
+use crate::blocklist::topic::WantedChange;
+use crate::clock::Heartbeat;
+use crate::decide::rule::Rule;
+use crate::decide::rule::RuleKind;
+use crate::decide::rule::Sentence;
+
+/// The longest body of one rule.
+const DETAILS_BYTES_MAX: usize = 64 * 1024;
+/// The longest list of changes.
+const CHANGES_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long the body of one rule may take to arrive.
+const DETAILS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a list of changes may take to arrive.
+const CHANGES_TIMEOUT: Duration = Duration::from_secs(5);
+/// Lists of changes that are read and written at once: each may be large.
+const CHANGES_AT_ONCE: usize = 4;
+/// How often a connection counts as alive while its request is worked on.
+const BEAT: Duration = Duration::from_millis(100);
+/// The default and the largest `limit` of a page.
+const PAGE_RULES: (usize, usize) = (100, 1000);
+/// The longest `X-Request-Id` that is kept.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+const GENERATION: &str = "blocklist-generation";
+const REQUEST_ID: &str = "x-request-id";
+
+/// The blocklist's API, as far as requests go.
+#[derive(Debug)]
+pub(crate) struct BlocklistService {
+    /// `None`: whoever reaches the listener may read, and nobody may write.
+    tokens: Option<Arc<ArcSwap<AdminTokens>>>,
+    /// Set once the lists are there.
+    api: Arc<OnceLock<BlocklistApi>>,
+    /// A page looks at every rule, so one is made at a time.
+    pages: Semaphore,
+    changes: Semaphore,
+}
+
+/// What a handler returns: a status is 200, or that of the error.
+type ApiAnswer = Result<Vec<u8>, ApiError>;
+
+impl BlocklistService {
+    pub(crate) fn new(tokens: Option<Arc<ArcSwap<AdminTokens>>>, api: Arc<OnceLock<BlocklistApi>>) -> Self {
+        Self { tokens, api, pages: Semaphore::new(1), changes: Semaphore::new(CHANGES_AT_ONCE) }
+    }
+
+    /// The response to a request. `progress` beats while it is worked on, so that its connection does not count as stalled.
+    pub(super) async fn respond(
+        &self,
+        request: Request<Incoming>,
+        call: BlocklistCall,
+        progress: &Heartbeat,
+    ) -> Response<Full<Bytes>> {
+        let who = match self.authorize(&request, call) {
+            Ok(who) => who,
+            Err(error) => return problem(error),
+        };
+        let Some(api) = self.api.get() else {
+            return problem(ApiError::Unavailable("the blocklist has not been read yet".to_owned()));
+        };
+        let answer = beating(progress, self.handle(request, call, api, who)).await;
+        let mut response = match answer {
+            Ok(body) => json(StatusCode::OK, "application/json", body),
+            Err(error) => problem(error),
+        };
+        response.headers_mut().insert(GENERATION, HeaderValue::from(api.generation()));
+        response
+    }
+
+    /// The name of the token, if there is one.
+    fn authorize(&self, request: &Request<Incoming>, call: BlocklistCall) -> Result<Option<Box<str>>, ApiError> {
+        let Some(tokens) = &self.tokens else {
+            let is_files = self.api.get().is_some_and(|api| api.topic.is_none());
+            // That the list is files is the nearer reason.
+            return if call.is_write() && !is_files { Err(ApiError::NoTokens) } else { Ok(None) };
+        };
+        let given = request.headers().get(header::AUTHORIZATION);
+        let given = given.ok_or(ApiError::Unauthorized("the header Authorization is missing"))?;
+        let token = given.to_str().ok().and_then(|value| value.split_once(' '));
+        let token = token.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+        let token =
+            token.ok_or(ApiError::Unauthorized("the header Authorization is not of the form `Bearer TOKEN`"))?;
+        let tokens = tokens.load();
+        tokens.name_of(token).map(|name| Some(name.into())).ok_or(ApiError::Unauthorized("the token is not known"))
+    }
+
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        call: BlocklistCall,
+        api: &BlocklistApi,
+        who: Option<Box<str>>,
+    ) -> ApiAnswer {
+        let author = Author { who: who.unwrap_or_default(), source: "api".into(), request: request_id(&request) };
+        match call {
+            BlocklistCall::Status => {
+                parameters(&request, [])?;
+                written(&api.status())
+            }
+            BlocklistCall::Lookup => {
+                let [user, account] = parameters(&request, ["user", "account"])?;
+                let user = some("user", user)?.ok_or_else(|| ApiError::field("user", "is missing"))?;
+                written(&api.lookup(&user, some("account", account)?.as_deref()))
+            }
+            BlocklistCall::ListRules => self.page(page_query(&request)?, api).await,
+            BlocklistCall::GetRule(kind) => {
+                parameters(&request, [])?;
+                written(&api.get(&rule_of(&request, kind)?)?)
+            }
+            BlocklistCall::PutRule(kind) => one(request, kind, changes::put, api, author).await,
+            BlocklistCall::DeleteRule(kind) => one(request, kind, changes::delete, api, author).await,
+            BlocklistCall::ChangeRules => self.many(request, api, author).await,
+        }
+    }
+
+    /// A page looks at all rules, which takes some 0.1 s of a list of ten million: not on the thread that answers probes.
+    async fn page(&self, query: PageQuery, api: &BlocklistApi) -> ApiAnswer {
+        let _one = self.pages.acquire().await;
+        let api = api.clone();
+        let page = task::spawn_blocking(move || written(&api.page(&query))).await;
+        page.unwrap_or_else(|_stopping| Err(ApiError::Unavailable("the process is stopping".to_owned())))
+    }
+
+    async fn many(&self, request: Request<Incoming>, api: &BlocklistApi, author: Author) -> ApiAnswer {
+        let [wait, dry_run] = parameters(&request, ["wait", "dry_run"])?;
+        let wait = wait_of(wait.as_deref())?;
+        let dry_run = match dry_run.as_deref() {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => return Err(ApiError::field("dry_run", "must be true or false")),
+        };
+        if api.topic.is_none() {
+            return Err(ApiError::FilesOnly);
+        }
+        let Ok(_permit) = self.changes.try_acquire() else {
+            return Err(ApiError::Unavailable("four lists of changes are being written already".to_owned()));
+        };
+        let body = body(request, CHANGES_BYTES_MAX, CHANGES_TIMEOUT).await?;
+        written(&api.change_all(changes::lines(&body)?, author, wait, dry_run).await?)
+    }
+}
+
+/// Changes the rule of `kind` that the path names, as `read` finds in the body.
+async fn one(
+    request: Request<Incoming>,
+    kind: RuleKind,
+    read: fn(Rule<'static>, &[u8]) -> Result<WantedChange, ApiError>,
+    api: &BlocklistApi,
+    author: Author,
+) -> ApiAnswer {
+    if api.topic.is_none() {
+        return Err(ApiError::FilesOnly);
+    }
+    let [wait] = parameters(&request, ["wait"])?;
+    let wait = wait_of(wait.as_deref())?;
+    let rule = rule_of(&request, kind)?;
+    let body = body(request, DETAILS_BYTES_MAX, DETAILS_TIMEOUT).await?;
+    written(&api.change(read(rule, &body)?, author, wait).await?)
+}
+
+/// The rule of `kind` that the path names.
+fn rule_of(request: &Request<Incoming>, kind: RuleKind) -> Result<Rule<'static>, ApiError> {
+    // The route was found by it.
+    let ids = routes::find(request.uri().path()).map(|(_, ids)| ids).unwrap_or_default();
+    ids.rule(kind).map_err(|bad| ApiError::Invalid(vec![changes::of_id(bad)]))
+}
+
+/// Waits for `work`, and lets `progress` beat meanwhile.
+async fn beating<T>(progress: &Heartbeat, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    loop {
+        match time::timeout(BEAT, &mut work).await {
+            Ok(done) => return done,
+            Err(_elapsed) => progress.beat(),
+        }
+    }
+}
+
+async fn body(request: Request<Incoming>, bytes_max: usize, timeout: Duration) -> Result<Bytes, ApiError> {
+    let collected = time::timeout(timeout, Limited::new(request.into_body(), bytes_max).collect()).await;
+    match collected {
+        Err(_elapsed) => Err(ApiError::Timeout),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() && bytes_max == CHANGES_BYTES_MAX => {
+            Err(ApiError::TooLarge("more than 4194304 bytes; send the changes in several requests"))
+        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::TooLarge("more than 65536 bytes")),
+        Ok(Err(_broken)) => Err(ApiError::Timeout),
+    }
+}
+
+fn parameters<const N: usize>(request: &Request<Incoming>, names: [&str; N]) -> Result<[Option<String>; N], ApiError> {
+    routes::query(request.uri().query(), names).map_err(|(name, why)| ApiError::field(&name, why))
+}
+
+fn some(name: &str, value: Option<String>) -> Result<Option<String>, ApiError> {
+    if value.as_ref().is_some_and(String::is_empty) { Err(ApiError::field(name, "is empty")) } else { Ok(value) }
+}
+
+fn wait_of(value: Option<&str>) -> Result<WaitFor, ApiError> {
+    match value {
+        None | Some("applied") => Ok(WaitFor::Applied),
+        Some("acknowledged") => Ok(WaitFor::Acknowledged),
+        Some(_) => Err(ApiError::field("wait", "must be applied or acknowledged")),
+    }
+}
+
+fn page_query(request: &Request<Incoming>) -> Result<PageQuery, ApiError> {
+    let [kind, account, prefix, limit, after] = parameters(request, ["kind", "account", "prefix", "limit", "after"])?;
+    let kind_of = |word: String| {
+        let kind = RuleKind::ALL.into_iter().find(|kind| kind.as_str() == word);
+        kind.ok_or_else(|| ApiError::field("kind", "must be block, pardon, allow or close"))
+    };
+    let (default, max) = PAGE_RULES;
+    let limit_of = |text: String| {
+        let limit = text.parse().ok().filter(|limit| (1..=max).contains(limit));
+        limit.ok_or_else(|| ApiError::field("limit", "must be a number from 1 to 1000"))
+    };
+    let after_of = |text: String| {
+        let rule = Sentence::parse(&text).map(|sentence| sentence.rule.into_owned());
+        rule.map_err(|mistake| ApiError::field("after", format!("is no rule: {mistake}")))
+    };
+    Ok(PageQuery {
+        kind: kind.map(kind_of).transpose()?,
+        account: some("account", account)?,
+        prefix,
+        limit: limit.map_or(Ok(default), limit_of)?,
+        after: after.map(after_of).transpose()?,
+    })
+}
+
+/// The sender's name for the request, where it is short and visible.
+fn request_id(request: &Request<Incoming>) -> Option<Box<str>> {
+    let id = request.headers().get(REQUEST_ID)?.to_str().ok()?;
+    (!id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX).then(|| id.into())
+}
+
+fn written(body: &impl Serialize) -> ApiAnswer {
+    serde_json::to_vec(body).map_err(|error| ApiError::Unavailable(error.to_string()))
+}
+
+/// The response that says why a request is not served.
+pub(super) fn problem(error: ApiError) -> Response<Full<Bytes>> {
+    let status = error.status();
+    let mut response = json(status, "application/problem+json", written(&error.details()).unwrap_or_default());
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+pub(super) fn json(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}

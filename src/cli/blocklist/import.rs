@@ -1,0 +1,160 @@
+//! `callbridge blocklist import`: makes the blocklist what a file holds.
+
+use std::io;
+use std::io::BufRead;
+use std::io::IsTerminal;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use indicatif::ProgressBar;
+use indicatif::ProgressDrawTarget;
+use indicatif::ProgressStyle;
+
+use crate::admin::model::ChangeLine;
+use crate::admin::model::RuleParts;
+use crate::clock::UnixMillis;
+use crate::decide::time;
+
+use super::CliError;
+use super::compare;
+use super::compare::Difference;
+use super::compare::ListedRule;
+use super::files;
+use super::target::Target;
+use super::target::TargetArgs;
+
+/// Changes that are written at once: as many as the API takes, of at most so many bytes.
+const BATCH: usize = 10_000;
+const BATCH_BYTES: usize = 3 * 1024 * 1024;
+/// A larger part of the rules than one in so many is not removed without a question.
+const REMOVED_PART: usize = 10;
+/// How many changes of a kind are shown.
+const SHOWN: usize = 5;
+
+/// The arguments of `import`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ImportArgs {
+    /// The blocklist file. What the blocklist has beside its rules is removed.
+    file: PathBuf,
+    /// Do not ask, also when more than a tenth of the rules would be removed.
+    #[arg(long)]
+    yes: bool,
+    /// Show the difference, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+/// Reads all, compares, asks, and writes the difference.
+pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
+    // Before Kafka is asked at all.
+    let new = files::read(&args.file)?;
+    let mut target = Target::open(&args.target)?;
+    let old = target.rules()?;
+    let difference = compare::compare(&old, &new);
+    show(&difference)?;
+    if args.dry_run || difference.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    if difference.removed.len() > old.len() / REMOVED_PART && !args.yes {
+        confirm(&format!("{} of {} rules would be removed", difference.removed.len(), old.len()))?;
+    }
+    let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    write(&difference, &name, &mut target)?;
+    writeln!(io::stdout(), "imported {}", args.file.display())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what changes: how much, and the first of each kind.
+fn show(difference: &Difference) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let Difference { added, changed, removed } = difference;
+    writeln!(out, "added {}, changed {}, removed {}", added.len(), changed.len(), removed.len())?;
+    for (mark, entries) in [('-', removed), ('~', changed), ('+', added)] {
+        for entry in entries.iter().take(SHOWN) {
+            writeln!(out, "{mark} {}", entry.sentence())?;
+        }
+        if let Some(more) = entries.len().checked_sub(SHOWN).filter(|more| *more > 0) {
+            writeln!(out, "{mark} and {more} more")?;
+        }
+    }
+    out.flush()
+}
+
+/// Asks on a terminal. Elsewhere the answer is no.
+fn confirm(what: &str) -> Result<(), CliError> {
+    let (input, mut output) = (io::stdin(), io::stderr());
+    if !input.is_terminal() {
+        return Err(CliError::Target(format!("{what}: give --yes if that is meant; nothing was written")));
+    }
+    write!(output, "{what}. Go on? [y/N] ")?;
+    output.flush()?;
+    let mut answer = String::new();
+    input.lock().read_line(&mut answer)?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    Err(CliError::Target("nothing was written".to_owned()))
+}
+
+/// Rules that come and change are written before rules go: an import that ends half-way refuses rather more than less.
+fn write(difference: &Difference, name: &str, target: &mut Target) -> Result<(), CliError> {
+    let puts = difference.added.iter().chain(&difference.changed).map(|entry| ChangeLine::Put(parts(entry, true)));
+    let deletes = difference.removed.iter().map(|entry| ChangeLine::Delete(parts(entry, false)));
+    let total = difference.added.len() + difference.changed.len() + difference.removed.len();
+    let bar = bar(total);
+    let (mut batch, mut bytes, mut written) = (Vec::new(), 0, 0);
+    for change in puts.chain(deletes) {
+        let (ChangeLine::Put(parts) | ChangeLine::Delete(parts)) = &change;
+        let size = 120
+            + [&parts.user, &parts.account, &parts.because]
+                .into_iter()
+                .flatten()
+                .map(|text| 2 * text.len())
+                .sum::<usize>();
+        if batch.len() == BATCH || bytes + size > BATCH_BYTES {
+            written += send(&mut batch, name, target, written)?;
+            bytes = 0;
+            bar.set_position(u64::try_from(written).unwrap_or(u64::MAX));
+        }
+        bytes += size;
+        batch.push(change);
+    }
+    send(&mut batch, name, target, written)?;
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn send(batch: &mut Vec<ChangeLine>, name: &str, target: &mut Target, written: usize) -> Result<usize, CliError> {
+    let count = batch.len();
+    let sent = target.import(batch, name);
+    batch.clear();
+    match sent {
+        Ok(_changed) => Ok(count),
+        Err(CliError::Target(why)) => {
+            Err(CliError::Target(format!("{why}; {written} changes were written: import again to write the others")))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// Shows how far it is, on a terminal.
+fn bar(total: usize) -> ProgressBar {
+    let total = u64::try_from(total).unwrap_or(u64::MAX);
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} rules, {per_sec}, {eta} left");
+    style.map_or_else(|_wrong| bar.clone(), |style| bar.clone().with_style(style))
+}
+
+fn parts(entry: &ListedRule, is_put: bool) -> RuleParts {
+    let ListedRule { rule, value } = entry;
+    RuleParts {
+        kind: rule.kind().into(),
+        user: rule.user().map(str::to_owned),
+        account: rule.account().map(str::to_owned),
+        until: (is_put && value.until != UnixMillis::NEVER).then(|| time::written(value.until)),
+        because: value.provenance.because.as_deref().filter(|_because| is_put).map(str::to_owned),
+    }
+}

@@ -1,0 +1,278 @@
+//! `callbridge blocklist` as an operator runs it: real processes, through Kafka and through the admin API.
+
+use std::fs;
+use std::process::Command;
+use std::process::Output;
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::support::bridge::Bridge;
+use crate::support::files::Files;
+use crate::support::wait;
+
+const TOPIC: &str = "tencent-chat.blocklist";
+
+/// A bridge that follows a topic, and the options by which a command reaches that topic.
+struct Setup {
+    bridge: Bridge,
+    files: Files,
+    by_kafka: Vec<String>,
+    by_admin: Vec<String>,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let files = Files::new();
+        let tokens = files.write("tokens", "alice:0123456789abcdef-admin\n");
+        let settings = format!("admin.token_files = [{tokens:?}]\nblocklist.topic = {TOPIC:?}");
+        let bridge = Bridge::light(&settings);
+        let brokers = bridge.embedded_kafka().get("bootstrap.servers").unwrap().to_owned();
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let by_kafka = words(&["--brokers", &brokers, "--topic", TOPIC]);
+        let by_admin = words(&["--admin", &format!("http://{}", bridge.admin), "--token-file", &tokens]);
+        Self { bridge, files, by_kafka, by_admin }
+    }
+
+    fn run(&self, target: &[String], args: &[&str]) -> Ran {
+        let output = callbridge().arg("blocklist").args(args).args(target).output().unwrap();
+        Ran::of(&output)
+    }
+
+    /// Runs it, and it ends with 0.
+    fn done(&self, target: &[String], args: &[&str]) -> String {
+        let ran = self.run(target, args);
+        assert_eq!(ran.code, 0, "{args:?}: {}", ran.stderr);
+        ran.stdout
+    }
+
+    /// What a bridge has in force.
+    fn in_force(&self) -> Vec<String> {
+        self.done(&self.by_admin, &["export"]).lines().map(str::to_owned).collect()
+    }
+}
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ran {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { code: output.status.code().unwrap(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    }
+}
+
+fn callbridge() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callbridge"));
+    command.env_remove("CALLBRIDGE_REQUIRE_REAL").env("USER", "olga").env_remove("SUDO_USER");
+    command
+}
+
+#[test]
+fn rules_are_added_looked_up_listed_and_removed_through_kafka_and_through_a_bridge() {
+    let setup = Setup::new();
+    for (target, who, via) in [(&setup.by_kafka, "olga", "cli"), (&setup.by_admin, "alice", "api")] {
+        assert_eq!(setup.run(target, &["lookup", "bob"]).code, 0);
+        let added =
+            setup.done(target, &["add", "bob", "block eve on @TOA#_news until 2999-01-01T00:00:00Z because spam"]);
+        assert_eq!(added, "added block bob\nadded block eve on @TOA#_news\n");
+        let one_sentence = setup.done(target, &["add", "close", "@TOA#_sports", "because", "moved", "away"]);
+        assert_eq!(one_sentence, "added close @TOA#_sports\n");
+        assert_eq!(setup.done(target, &["add", "bob"]), "set block bob\n");
+
+        let refused = setup.run(target, &["lookup", "bob"]);
+        assert_eq!((refused.code, refused.stdout.lines().next()), (3, Some("bob: refused")), "{}", refused.stderr);
+        assert_eq!(setup.run(target, &["lookup", "eve"]).code, 0);
+        assert_eq!(setup.run(target, &["lookup", "eve", "--account", "@TOA#_news"]).code, 3);
+        assert_eq!(setup.run(target, &["lookup", "carol", "--account", "@TOA#_sports"]).code, 3);
+        let json = setup.run(target, &["lookup", "bob", "--output", "json"]).stdout;
+        let json: Value = serde_json::from_str(&json).unwrap();
+        let rule = &json["rules"][0];
+        assert_eq!((&json["decision"], &rule["who"], &rule["via"]), (&json!("refuse"), &json!(who), &json!(via)));
+        let table = setup.run(target, &["lookup", "bob", "--output", "table"]).stdout;
+        assert!(table.contains("RULE") && table.contains("decided  block bob"), "{table}");
+
+        let expected = [
+            "block bob",
+            "block eve on @TOA#_news until 2999-01-01T00:00:00Z because spam",
+            "close @TOA#_sports because moved away",
+        ];
+        assert_eq!(setup.done(target, &["list"]).lines().collect::<Vec<_>>(), expected);
+        assert_eq!(setup.done(target, &["list", "--kind", "close"]).lines().collect::<Vec<_>>(), expected[2..]);
+        assert_eq!(setup.done(target, &["list", "--prefix", "e", "--account", "@TOA#_news"]).lines().count(), 1);
+        let first = setup.run(target, &["list", "--limit", "1"]);
+        assert_eq!((first.code, first.stdout.as_str()), (0, "block bob\n"));
+        assert!(first.stderr.contains("there are more rules"), "{}", first.stderr);
+        assert_eq!(setup.done(target, &["export"]).lines().collect::<Vec<_>>(), expected);
+
+        let removed = setup.done(target, &["remove", "bob", "block eve on @TOA#_news", "close @TOA#_sports", "nobody"]);
+        let expected = [
+            "removed block bob",
+            "removed block eve on @TOA#_news (before: until 2999-01-01T00:00:00Z because spam)",
+            "removed close @TOA#_sports (before: because moved away)",
+            "there was no block nobody",
+        ];
+        assert_eq!(removed.lines().collect::<Vec<_>>(), expected);
+        assert_eq!(setup.done(target, &["export"]), "");
+        // The other way to the topic sees it too.
+        wait::until("the bridge has applied it", || setup.in_force().is_empty());
+    }
+}
+
+#[test]
+fn a_bad_sentence_ends_with_2_and_nothing_is_written() {
+    let setup = Setup::new();
+    for target in [&setup.by_kafka, &setup.by_admin] {
+        for args in [
+            &["add", "bob", "block"][..],
+            &["add", "block"],
+            &["add", "bob", "eve until tomorrow"],
+            &["add", "allow carol"],
+            &["remove", "bob until 2027-01-31T00:00:00Z"],
+            &["add"],
+            &["list", "--kind", "blocks"],
+            &["list", "--limit", "0"],
+            &["lookup", ""],
+        ] {
+            let ran = setup.run(target, args);
+            assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{args:?}: {}", ran.stderr);
+            assert!(!ran.stderr.is_empty());
+        }
+    }
+    assert_eq!(setup.in_force(), [""; 0]);
+}
+
+#[test]
+fn an_import_writes_the_difference_and_makes_the_list_what_the_file_is() {
+    let setup = Setup::new();
+    for target in [&setup.by_kafka, &setup.by_admin] {
+        let users: Vec<String> = (0..25_000).map(|nth| format!("user-{nth:05}")).collect();
+        let file = setup.files.write("list.txt", &format!("# A list\n{}\n", users.join("\n")));
+        let imported = setup.done(target, &["import", &file]);
+        assert!(imported.starts_with("added 25000, changed 0, removed 0\n+ block user-00000\n"), "{imported}");
+        wait::until("all are in force", || {
+            setup.done(target, &["diff", &file, &file]).is_empty() && setup.in_force().len() == 25_000
+        });
+        assert_eq!(setup.done(target, &["import", &file]), "added 0, changed 0, removed 0\n");
+        assert_eq!(setup.run(target, &["diff", &file]).code, 0);
+
+        let changed = format!("{}\nuser-00000 because spam\nnew\n", users[1..24_999].join("\n"));
+        let file = setup.files.write("list.txt", &changed);
+        let difference = setup.run(target, &["diff", &file]);
+        assert_eq!(
+            (difference.code, difference.stdout.as_str()),
+            (1, "- block user-24999\n~ block user-00000 because spam\n+ block new\n")
+        );
+        let dry = setup.done(target, &["import", &file, "--dry-run"]);
+        assert!(dry.starts_with("added 1, changed 1, removed 1\n"), "{dry}");
+        assert_eq!(setup.run(target, &["diff", &file]).code, 1, "a dry run writes nothing");
+        setup.done(target, &["import", &file]);
+        wait::until("it is in force", || setup.run(target, &["diff", &file]).code == 0);
+
+        // More than a tenth would go.
+        let few = setup.files.write("few.txt", "new\n");
+        let refused = setup.run(target, &["import", &few]);
+        assert_eq!(refused.code, 1);
+        assert!(refused.stderr.contains("24999 of 25000 rules would be removed: give --yes"), "{}", refused.stderr);
+        assert_eq!(setup.run(target, &["diff", &file]).code, 0, "nothing was written");
+        setup.done(target, &["import", &few, "--yes"]);
+        wait::until("it is in force", || setup.in_force() == ["block new"]);
+        setup.done(target, &["remove", "new"]);
+        wait::until("it is in force", || setup.in_force().is_empty());
+    }
+}
+
+#[test]
+fn a_bad_file_ends_with_1_names_its_lines_and_nothing_is_written() {
+    let setup = Setup::new();
+    let bad = setup.files.write("bad.txt", "bob\nblock\neve\nclose\n");
+    for target in [&setup.by_kafka, &setup.by_admin] {
+        let ran = setup.run(target, &["import", &bad]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (1, ""));
+        assert!(ran.stderr.contains("line 2: ") && ran.stderr.contains("line 4: "), "{}", ran.stderr);
+        assert_eq!(setup.run(target, &["import", "/nowhere/list.txt"]).code, 1);
+        assert_eq!(setup.run(target, &["diff", &bad]).code, 2, "not 1, which is a difference");
+    }
+    assert_eq!(setup.in_force(), [""; 0]);
+}
+
+#[test]
+fn two_files_are_compared_without_any_kafka() {
+    let files = Files::new();
+    let (one, other) =
+        (files.write("one", "bob\neve because spam\n"), files.write("other", "eve because loud\npardon bob\n"));
+    let diff =
+        |one: &str, other: &str| Ran::of(&callbridge().args(["blocklist", "diff", one, other]).output().unwrap());
+    let ran = diff(&one, &other);
+    assert_eq!((ran.code, ran.stdout.as_str()), (1, "- block bob\n~ block eve because loud\n+ pardon bob\n"));
+    let ran = diff(&one, &one);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
+    assert_eq!(diff(&one, "/nowhere/list").code, 2);
+}
+
+#[test]
+fn an_export_is_a_file_that_imports_as_the_same_rules() {
+    let setup = Setup::new();
+    let rules = [
+        "allow carol on @TOA#_staff",
+        "block a/b?#c until 2999-01-01T00:00:00Z",
+        r#"block "on" on "a b""#,
+        "close @TOA#_x because it, moved",
+        r#"pardon "\u200b""#,
+    ];
+    setup.done(&setup.by_kafka, &[&["add"][..], &rules].concat());
+    let exported = setup.done(&setup.by_kafka, &["export"]);
+    assert_eq!(exported.lines().collect::<Vec<_>>(), rules);
+    let file = setup.files.write("exported.txt", &exported);
+    wait::until("the bridge has it", || setup.run(&setup.by_admin, &["diff", &file]).code == 0);
+    assert_eq!(setup.done(&setup.by_admin, &["export"]), exported);
+}
+
+#[test]
+fn what_cannot_be_reached_or_is_forbidden_ends_with_1_and_says_why() {
+    let setup = Setup::new();
+    let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let admin = format!("http://{}", setup.bridge.admin);
+    let wrong = setup.files.write("wrong", "not-a-known-token\n");
+    for (target, why) in [
+        (words(&["--admin", &admin]), "the header Authorization is missing"),
+        (words(&["--admin", &admin, "--token-file", &wrong]), "the token is not known"),
+        (words(&["--admin", "http://127.0.0.1:1"]), "refused"),
+        (words(&["--brokers", &setup.by_kafka[1], "--topic", "no-such-topic"]), "does not exist"),
+    ] {
+        let ran = setup.run(&target, &["add", "bob"]);
+        assert_eq!(ran.code, 1, "{target:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(why), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("not-a-known-token"));
+    }
+    for target in [
+        words(&["--admin", "127.0.0.1:1"]),
+        words(&["--admin", &admin, "--token-file", "/nowhere/token"]),
+        words(&["--admin", &admin, "--brokers", "a:1", "--topic", "t"]),
+        words(&["--brokers", "a:1"]),
+    ] {
+        assert_eq!(setup.run(&target, &["list"]).code, 2, "{target:?}");
+    }
+}
+
+#[test]
+fn the_config_file_of_the_bridges_leads_to_the_topic() {
+    let setup = Setup::new();
+    let config = format!(
+        "[[apps]]\nsdk_app_id = 1\n[kafka]\n\"bootstrap.servers\" = {:?}\n[blocklist]\ntopic = {TOPIC:?}\n",
+        setup.by_kafka[1]
+    );
+    let path = setup.files.write("callbridge.toml", &config);
+    let target = ["--config".to_owned(), path.clone()];
+    setup.done(&target, &["add", "bob"]);
+    assert_eq!(setup.done(&target, &["list"]), "block bob\n");
+    fs::write(&path, config.replace("[blocklist]\ntopic", "# topic")).unwrap();
+    let ran = setup.run(&target, &["list"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("no topic: set blocklist.topic"), "{}", ran.stderr);
+    fs::write(&path, "nonsense = 1\n").unwrap();
+    assert_eq!(setup.run(&target, &["list"]).code, 78);
+}
