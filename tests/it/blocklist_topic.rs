@@ -1,5 +1,6 @@
 //! The blocklist's Kafka topic, with a real Kafka: changes as they come, and the decision after each thing that can happen to the topic.
 
+use std::process::Command;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -18,6 +19,7 @@ use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::kafka::Kafka;
+use crate::support::kafka::Settings;
 use crate::support::reader::Reader;
 use crate::support::wait;
 
@@ -339,6 +341,67 @@ fn partitions_that_are_added_are_told_and_take_no_rule_away() {
     live.stop_in_order();
     let stderr = fresh.stop_in_order().stderr;
     assert!(stderr.contains("must have exactly 1 partition"), "{stderr}");
+}
+
+#[test]
+fn check_names_a_missing_topic_a_wrong_partition_count_and_a_wrong_cleanup_policy() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let brokers = kafka.bootstrap();
+    let check = |topic: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_callbridge"))
+            .args(["check", "--live", "--sdk-app-id", APP, "--brokers", &brokers])
+            .env("CALLBRIDGE_BLOCKLIST_TOPIC", topic)
+            .output()
+            .unwrap();
+        let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code().unwrap(), texts)
+    };
+    let missing = "the topic does not exist: make it, or start with --create-topics";
+    let (code, [_, stderr]) = check("blocklist-none");
+    assert_eq!(code, 1, "{stderr}");
+    for topic in ["blocklist-none", "blocklist-none-changes"] {
+        assert!(stderr.contains(&format!("blocklist topic {topic}: {missing}")), "{stderr}");
+    }
+    kafka.create_topic_with("blocklist-wrong", 2, 1, &[("cleanup.policy", "compact,delete")]);
+    kafka.create_topic_with("blocklist-wrong-changes", 1, 1, &[("cleanup.policy", "compact")]);
+    let (code, [_, stderr]) = check("blocklist-wrong");
+    assert_eq!(code, 1, "{stderr}");
+    for wrong in [
+        "blocklist-wrong: has 2 partitions, and must have exactly 1",
+        "blocklist-wrong: cleanup.policy is compact,delete, and must be compact",
+        "blocklist-wrong-changes: cleanup.policy is compact, and must be delete",
+    ] {
+        assert!(stderr.contains(wrong), "{wrong}: {stderr}");
+    }
+    kafka.create_topic_with("blocklist-right", 1, 1, &[("cleanup.policy", "compact")]);
+    kafka.create_topic("blocklist-right-changes", 1, 1);
+    let (code, [stdout, stderr]) = check("blocklist-right");
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("blocklist topic ok: blocklist-right: readable, up to offset 0"), "{stdout}");
+}
+
+/// A right that is taken away is told, and changes no answer; given back, it heals by itself.
+#[test]
+fn without_the_right_to_read_the_rules_stay_until_it_is_given_back() {
+    let Some(kafka) = Kafka::with(Settings { nodes: 1, tls_and_scram: true }) else { return };
+    let name = "blocklist-rights";
+    let topic = Topic::make(&kafka, name, "00000000000000b6", &[]);
+    topic.put("block\u{1f}bob");
+    let properties: Vec<String> = kafka.properties().iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut args = vec!["--sdk-app-id", APP, "--ack", "memory", "--create-topics", "--topic-prefix", name];
+    properties.iter().for_each(|property| args.extend(["--kafka", property]));
+    let settings = format!("callbacks.keep_accepting_ms = 0\nblocklist.topic = {name:?}\n");
+    let bridge = Bridge::start_with(&settings, &args);
+    assert_eq!(refused(&bridge), ["bob"]);
+    kafka.forbid_reading(name);
+    wait_for_state(&bridge, name, "stale");
+    topic.put("block\u{1f}carol");
+    assert_eq!(refused(&bridge), ["bob"]);
+    kafka.permit_reading(name);
+    wait_until_refused(&bridge, &["bob", "carol"]);
+    wait_for_state(&bridge, name, "live");
+    let stderr = bridge.stop_in_order().stderr;
+    assert!(stderr.contains("the right"), "{stderr}");
 }
 
 #[test]
