@@ -62,6 +62,16 @@ rolling: kafka ## rolling restarts behind nginx and HAProxy at RATE=2000 a secon
 	for ack in journal broker; do CALLBRIDGE_ROLLING_ACK=$$ack CALLBRIDGE_ROLLING_RATE=$(RATE) CALLBRIDGE_ROLLING_ROUNDS=$(ROUNDS) \
 		cargo test --release --test it a_rolling_restart_behind -- --nocapture || exit 1; done
 
+.PHONY: reloads
+reloads: ## kill -HUP under RATE=2000 callbacks a second, with each acknowledgement; says how many failed
+	CALLBRIDGE_RELOAD_RATE=$(RATE) cargo test --release --test it sighup_under_load -- --nocapture
+
+STARTS := 20
+
+.PHONY: starts
+starts: ## how long each of STARTS=20 starts with --embedded-broker takes to be ready
+	CALLBRIDGE_STARTS=$(STARTS) cargo test --release --test it starts_one_after_the_other -- --nocapture
+
 .PHONY: paging
 paging: kafka ## a frozen Kafka and one that is gone page within 3 minutes, in real time
 	CALLBRIDGE_PAGING_REAL_TIME=1 cargo test --test it paging:: -- --nocapture

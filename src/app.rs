@@ -31,9 +31,6 @@ use crate::config::Config;
 use crate::follow::tls::TlsFilesError;
 use crate::follow::tokens::BadTokenFiles;
 use crate::http::listener;
-use crate::http::workers;
-use crate::http::workers::Workers;
-use crate::journal;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
 use crate::lifecycle::Lifecycle;
@@ -45,8 +42,8 @@ use crate::publish::topics::Missing;
 use crate::publish::topics::TopicsClient;
 use crate::publish::topics::TopicsProgress;
 use crate::systemd;
-use crate::systemd::NoListener;
 use crate::systemd::Notice;
+use crate::systemd::PassedError;
 
 use self::blocklists::Blocklists;
 use self::build::Built;
@@ -73,7 +70,7 @@ pub(crate) enum ServeError {
     },
     /// The sockets that the service manager has passed cannot be used.
     #[error("use the sockets of the service manager")]
-    Passed(#[source] NoListener),
+    Passed(#[source] PassedError),
     /// librdkafka does not take the configuration as a whole, or cannot start.
     #[error("start the kafka client")]
     Kafka(#[source] ClientError),
@@ -116,8 +113,9 @@ impl ServeError {
 pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, ServeError> {
     let passed = systemd::passed_sockets().map_err(ServeError::Passed)?;
     system::raise_descriptor_limit();
-    // For what is rare: it accepts connections, and waits for signals.
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers)
+        .thread_name("callbacks")
         .enable_all()
         .build()
         .map_err(ServeError::system("the runtime"))?;
@@ -126,7 +124,6 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, Se
         let _inside = runtime.enter();
         stop::Signals::register(reload).map_err(ServeError::system("signal handling"))?
     };
-    let workers = workers::UnstartedWorkers::new(config.workers).map_err(ServeError::system("the workers"))?;
     let registry = Registry::new();
     log.metrics().register(&registry).map_err(ServeError::Metrics)?;
     let config_to_build = config.clone();
@@ -138,7 +135,7 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, Se
     // Ends with this function: behind everything that uses it.
     let _embedded = built.embedded.take();
     // From here on things run.
-    let running = start(built, &runtime, workers, reloads, log)?;
+    let running = start(built, &runtime, reloads, log)?;
     Ok(stop::run_until_stopped(runtime, running, signals, config))
 }
 
@@ -166,7 +163,6 @@ fn serve_admin(admin: Admin, listener: TcpListener) -> Result<JoinHandle<()>, Se
 pub(crate) struct Running {
     built: build::Served,
     serving: oneshot::Receiver<()>,
-    workers: Workers,
     pump: Pumping,
     /// Of the journal on disk: behind the pump.
     committer_ended: Option<oneshot::Receiver<()>>,
@@ -185,13 +181,7 @@ struct Pumping {
     delivered: IntCounter,
 }
 
-fn start(
-    built: Built,
-    runtime: &Runtime,
-    workers: workers::UnstartedWorkers,
-    reloads: Receiver<()>,
-    log: &LogWriter,
-) -> Result<Running, ServeError> {
+fn start(built: Built, runtime: &Runtime, reloads: Receiver<()>, log: &LogWriter) -> Result<Running, ServeError> {
     let Built { served, publishing, journaling, readying, admin, following, blocklists, listeners, embedded: _ } =
         built;
     // Not waited for at the end: it may be reading from a disk that does not answer.
@@ -206,7 +196,6 @@ fn start(
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
         spawn("topics", move || watch_topics(&readying, &topics_client, &served, &control, &thread))?
     };
-    let workers = workers.start(&served.lifecycle, journal::attend).map_err(ServeError::system("the workers"))?;
     let (done, serving) = oneshot::channel();
     let serve = {
         let _inside = runtime.enter();
@@ -216,7 +205,6 @@ fn start(
             service: Arc::clone(&served.service),
             preamble: Arc::clone(&served.preamble),
             limits: served.limits,
-            workers: workers.handles().to_vec(),
         };
         listener::serve(listener, setup, served.lifecycle.clone())
     };
@@ -226,7 +214,7 @@ fn start(
         // Nobody listens any more when the stop ran out of time.
         let _ = done.send(());
     });
-    Ok(Running { built: served, serving, workers, pump, committer_ended, is_journal_persistent, admin })
+    Ok(Running { built: served, serving, pump, committer_ended, is_journal_persistent, admin })
 }
 
 /// Starts the journal's threads. When the disk fails, they end the process: what was not acknowledged is nobody's loss, and what was is

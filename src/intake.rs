@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::alarm;
 use crate::alarm::Alarm;
 use crate::auth;
 use crate::auth::Apps;
@@ -23,8 +22,6 @@ use crate::command::Kind;
 use crate::decide::Decision;
 use crate::decide::Policy;
 use crate::decide::blocklist::Blocklist;
-use crate::journal::AppendError;
-use crate::journal::Appended;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
@@ -188,7 +185,6 @@ impl Intake {
         question::answer(command, checked, judge).map(|(decision, body)| Disposition::Decided(decision, body))
     }
 
-    /// Where there is room and nothing to wait for, no timer is made. Waiting is boxed: every request's future would be larger by it.
     async fn append(
         &self,
         capture: Box<Capture>,
@@ -199,42 +195,10 @@ impl Intake {
         if self.is_dead_letter_without_room(&capture) {
             return Err(Refusal::TopicFull);
         }
-        match self.journal.append_now(capture, receipt) {
-            Ok(None) => Ok(()),
-            Ok(Some(appended)) => Box::pin(self.acknowledged(appended, deadline, alarm)).await,
-            Err(capture) => Box::pin(self.append_in_time(capture, receipt, deadline, alarm)).await,
+        match receipt.take() {
+            Some(receipt) => self.journal.append(capture, receipt, deadline, alarm).await,
+            None => Ok(()),
         }
-    }
-
-    async fn append_in_time(
-        &self,
-        capture: Box<Capture>,
-        receipt: &mut Option<Receipt<'_>>,
-        deadline: Instant,
-        alarm: &Mutex<Alarm>,
-    ) -> Result<(), Refusal> {
-        let claim = self.journal.claim_of(&capture);
-        match alarm::until(alarm, deadline, self.journal.append(capture, receipt)).await {
-            Some(Ok(None)) => Ok(()),
-            Some(Ok(Some(appended))) => self.acknowledged(appended, deadline, alarm).await,
-            Some(Err(error)) => Err(not_taken(error)),
-            None => Err(self.journal.refuse_waiting(claim).map_or_else(|| self.too_late(), not_taken)),
-        }
-    }
-
-    /// Waits until it is safe, until `deadline`.
-    async fn acknowledged(&self, appended: Appended, deadline: Instant, alarm: &Mutex<Alarm>) -> Result<(), Refusal> {
-        match alarm::until(alarm, deadline, appended.acknowledged()).await {
-            Some(acknowledged) => acknowledged.map_err(not_taken),
-            None => {
-                let refusal = self.too_late();
-                if appended.abandon(refusal.reason()) { Ok(()) } else { Err(refusal) }
-            }
-        }
-    }
-
-    fn too_late(&self) -> Refusal {
-        if self.journal.is_full() { Refusal::JournalFull } else { Refusal::Deadline }
     }
 
     /// Hands a capture over for which nobody waits.
@@ -262,17 +226,6 @@ impl Intake {
         if !self.journal.keep(capture(admitted, raw, outcome)) {
             self.metrics.rejected_dropped.inc();
         }
-    }
-}
-
-const fn not_taken(error: AppendError) -> Refusal {
-    match error {
-        AppendError::QueueFull => Refusal::QueueFull,
-        AppendError::JournalFull => Refusal::JournalFull,
-        AppendError::TopicFull => Refusal::TopicFull,
-        AppendError::Closed => Refusal::Stopping,
-        AppendError::Unpublishable => Refusal::Unpublishable,
-        AppendError::Failed => Refusal::JournalFailed,
     }
 }
 

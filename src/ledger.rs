@@ -102,6 +102,20 @@ impl Ledger {
         Receipt { ledger: self, is_open: true }
     }
 
+    /// Moves one callback from its request to the queue.
+    pub fn accept(&self) {
+        let mut balance = self.lock();
+        balance.waiting_request -= 1;
+        balance.waiting_queue += 1;
+    }
+
+    /// Moves one callback from its request to where `reason` says: its capture has waited for room in the queue.
+    pub fn end_waiting(&self, reason: Reason) {
+        let mut balance = self.lock();
+        balance.waiting_request -= 1;
+        balance.end(reason);
+    }
+
     /// Moves `count` callbacks from the queue to delivered.
     pub fn deliver(&self, count: u64) {
         let mut balance = self.lock();
@@ -168,12 +182,9 @@ pub struct Receipt<'l> {
 }
 
 impl Receipt<'_> {
-    /// It is in the queue now.
-    pub fn accept(mut self) {
+    /// Whoever has its capture says from here on what becomes of it. It still waits in the request.
+    pub fn hand_over(mut self) {
         self.is_open = false;
-        let mut balance = self.ledger.lock();
-        balance.waiting_request -= 1;
-        balance.waiting_queue += 1;
     }
 
     /// It ends here, as `reason` says.
@@ -183,9 +194,7 @@ impl Receipt<'_> {
 
     fn close(&mut self, reason: Reason) {
         self.is_open = false;
-        let mut balance = self.ledger.lock();
-        balance.waiting_request -= 1;
-        balance.end(reason);
+        self.ledger.end_waiting(reason);
     }
 }
 
@@ -202,6 +211,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn accept(receipt: Receipt<'_>) {
+        let ledger = receipt.ledger;
+        receipt.hand_over();
+        ledger.accept();
+    }
+
     fn is_balanced(balance: &Balance) -> bool {
         let ended = balance.ended_total(LedgerAccount::Refused) + balance.ended_total(LedgerAccount::Lost);
         balance.received_total() + balance.recovered == ended + balance.delivered + balance.waiting_total()
@@ -209,18 +224,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_balances_whatever_happens(fates in prop::collection::vec(0..8_u8, 0..50)) {
+        fn it_balances_whatever_happens(fates in prop::collection::vec(0..9_u8, 0..50)) {
             let ledger = Ledger::default();
             for fate in fates {
                 let receipt = ledger.receive(None);
                 match fate {
                     0 => receipt.end(Reason::NotJson),
                     1 => drop(receipt),
-                    2 => receipt.accept(),
-                    3 => { receipt.accept(); ledger.deliver(1) }
-                    4 => { receipt.accept(); ledger.lose_queued(Reason::Deadline); ledger.late(1) }
-                    5 => { receipt.accept(); ledger.store(1) }
-                    6 => { receipt.accept(); ledger.store(1); ledger.deliver_stored(1) }
+                    2 => accept(receipt),
+                    3 => { accept(receipt); ledger.deliver(1) }
+                    4 => { accept(receipt); ledger.lose_queued(Reason::Deadline); ledger.late(1) }
+                    5 => { accept(receipt); ledger.store(1) }
+                    6 => { accept(receipt); ledger.store(1); ledger.deliver_stored(1) }
+                    7 => { receipt.hand_over(); ledger.end_waiting(Reason::Deadline) }
                     _ => { drop(receipt); ledger.recover(1) }
                 }
                 prop_assert!(is_balanced(&ledger.read()));
@@ -231,10 +247,10 @@ mod tests {
     #[test]
     fn the_line_at_exit_names_every_account() {
         let ledger = Ledger::default();
-        ledger.receive(Command::find("State.StateChange")).accept();
+        accept(ledger.receive(Command::find("State.StateChange")));
         ledger.receive(None).end(Reason::AppUnknown);
         ledger.receive(None).end(Reason::QueueFull);
-        ledger.receive(None).accept();
+        accept(ledger.receive(None));
         ledger.deliver(1);
         assert_eq!(ledger.read().to_string(), "ledger received=4 recovered=0 refused=1 lost=1 delivered=1 waiting=1");
     }

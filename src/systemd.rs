@@ -4,6 +4,7 @@
 use std::env;
 use std::fmt;
 use std::io;
+use std::iter;
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
@@ -17,8 +18,9 @@ use rustix::net::sockopt::socket_acceptconn;
 use rustix::time::ClockId;
 use rustix::time::clock_gettime;
 
-/// How many sockets are taken: for callbacks, and for the admin listener.
-const SOCKETS_MAX: usize = 2;
+/// What the passed sockets may be named (`FileDescriptorName=`).
+const CALLBACKS: &str = "callbacks";
+const ADMIN: &str = "admin";
 
 /// What the service manager is told.
 #[derive(Debug, Clone, Copy)]
@@ -82,28 +84,107 @@ pub(crate) fn watchdog_timeout() -> Option<Duration> {
 
 /// What was passed cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("socket {nth} of those passed (LISTEN_FDS)")]
-pub(crate) struct NoListener {
-    nth: usize,
-    source: io::Error,
+pub(crate) enum PassedError {
+    /// It is no listening TCP socket.
+    #[error("socket {nth} of those passed (LISTEN_FDS)")]
+    NoListener {
+        /// Which, from 1.
+        nth: usize,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Its name says that it is meant for something else.
+    #[error(
+        "socket {nth} of those passed has the name {name:?} (LISTEN_FDNAMES): set FileDescriptorName= to {CALLBACKS} or {ADMIN}, or \
+         leave it out"
+    )]
+    UnknownName {
+        /// Which, from 1.
+        nth: usize,
+        /// What it is named.
+        name: String,
+    },
+    /// Another one has that name too.
+    #[error("socket {nth} of those passed has a name that another has too: {name} (LISTEN_FDNAMES)")]
+    SameName {
+        /// Which, from 1.
+        nth: usize,
+        /// What both are named.
+        name: String,
+    },
 }
 
-/// The listening sockets that the service manager has passed, in its order. Must be called once, before the process has threads that use the
-/// environment: it takes what names them out of it.
+/// The listening sockets that the service manager has passed.
+#[derive(Debug, Default)]
+pub(crate) struct PassedSockets {
+    pub(crate) callbacks: Option<TcpListener>,
+    pub(crate) admin: Option<TcpListener>,
+}
+
+/// Which of the passed sockets are for what, by their place.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Assignment {
+    callbacks: Option<usize>,
+    admin: Option<usize>,
+}
+
+impl Assignment {
+    /// Assigns sockets by their names; those without one take what is left, callbacks first.
+    fn of(names: &[&str]) -> Result<Self, PassedError> {
+        let mut assigned = Self::default();
+        let mut nameless = Vec::new();
+        for (index, name) in names.iter().enumerate() {
+            let slot = match *name {
+                CALLBACKS => &mut assigned.callbacks,
+                ADMIN => &mut assigned.admin,
+                name if is_default(name) => {
+                    nameless.push(index);
+                    continue;
+                }
+                name => return Err(PassedError::UnknownName { nth: index + 1, name: name.to_owned() }),
+            };
+            if slot.replace(index).is_some() {
+                return Err(PassedError::SameName { nth: index + 1, name: (*name).to_owned() });
+            }
+        }
+        let mut nameless = nameless.into_iter();
+        for slot in [&mut assigned.callbacks, &mut assigned.admin] {
+            if slot.is_none() {
+                *slot = nameless.next();
+            }
+        }
+        let ignored = nameless.len();
+        if ignored > 0 {
+            tracing::warn!(
+                ignored,
+                "sockets beyond the second are ignored: one is for callbacks, one for the admin listener"
+            );
+        }
+        Ok(assigned)
+    }
+}
+
+/// Whether systemd gives this name where the unit gives none: that of the socket unit, or `unknown`.
+fn is_default(name: &str) -> bool {
+    matches!(name, "" | "unknown") || name.ends_with(".socket")
+}
+
+/// The listening sockets that the service manager has passed. Must be called once, before the process has threads that use the environment:
+/// it takes what says how many there are out of it.
 ///
 /// # Errors
 ///
-/// One of them is no listening TCP socket.
-pub(crate) fn passed_sockets() -> Result<Vec<TcpListener>, NoListener> {
+/// One of them is no listening TCP socket, or has a wrong name.
+pub(crate) fn passed_sockets() -> Result<PassedSockets, PassedError> {
     let mut passed = ListenFd::from_env();
-    if passed.len() > SOCKETS_MAX {
-        tracing::warn!(
-            passed = passed.len(),
-            "sockets beyond the second are ignored: one is for callbacks, one for the admin listener"
-        );
-    }
-    let take = |index| take_listener(&mut passed, index).map_err(|source| NoListener { nth: index + 1, source });
-    (0..SOCKETS_MAX).map(take).filter_map(Result::transpose).collect()
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').chain(iter::repeat("")).take(passed.len());
+    let Assignment { callbacks, admin } = Assignment::of(&names.collect::<Vec<_>>())?;
+    let mut take = |index: Option<usize>| {
+        let Some(index) = index else { return Ok(None) };
+        take_listener(&mut passed, index).map_err(|source| PassedError::NoListener { nth: index + 1, source })
+    };
+    Ok(PassedSockets { callbacks: take(callbacks)?, admin: take(admin)? })
 }
 
 fn take_listener(passed: &mut ListenFd, index: usize) -> io::Result<Option<TcpListener>> {
@@ -113,4 +194,44 @@ fn take_listener(passed: &mut ListenFd, index: usize) -> io::Result<Option<TcpLi
     }
     listener.set_nonblocking(true)?;
     Ok(Some(listener))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assigned(names: &[&str]) -> Result<(Option<usize>, Option<usize>), String> {
+        let assignment = Assignment::of(names).map_err(|error| error.to_string());
+        assignment.map(|Assignment { callbacks, admin }| (callbacks, admin))
+    }
+
+    #[test]
+    fn sockets_are_assigned_by_name_and_without_one_by_place() {
+        for (names, callbacks, admin) in [
+            (&[][..], None, None),
+            (&["callbridge.socket"], Some(0), None),
+            (&["", ""], Some(0), Some(1)),
+            (&["callbridge.socket", "callbridge-admin.socket", "unknown"], Some(0), Some(1)),
+            (&["admin"], None, Some(0)),
+            (&["admin", "callbacks"], Some(1), Some(0)),
+            (&["admin", "callbridge.socket"], Some(1), Some(0)),
+            (&["unknown", "callbacks"], Some(1), Some(0)),
+            (&["unknown", "unknown", "callbacks"], Some(2), Some(0)),
+        ] {
+            assert_eq!(assigned(names), Ok((callbacks, admin)), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_name_and_one_given_twice_are_refused() {
+        for (names, says) in [
+            (&["callback"][..], "socket 1 of those passed has the name \"callback\""),
+            (&["callbacks", "Admin"], "socket 2 of those passed has the name \"Admin\""),
+            (&["callbacks", "http", "admin"], "set FileDescriptorName= to callbacks or admin"),
+            (&["connection"], "\"connection\""),
+            (&["admin", "admin"], "socket 2 of those passed has a name that another has too: admin"),
+        ] {
+            assert!(assigned(names).unwrap_err().contains(says), "{names:?}");
+        }
+    }
 }

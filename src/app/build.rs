@@ -68,6 +68,7 @@ use crate::publish::topics::TopicsClient;
 use crate::record::Topics;
 use crate::sender::Networks;
 use crate::sender::Senders;
+use crate::systemd::PassedSockets;
 use crate::throttle::Throttle;
 use prometheus::IntCounter;
 use prometheus::Registry;
@@ -157,7 +158,7 @@ impl Built {
     pub(super) fn new(
         config: &Config,
         registry: Registry,
-        passed: Vec<TcpListener>,
+        passed: PassedSockets,
         serve_admin: impl FnOnce(Admin, TcpListener) -> Result<JoinHandle<()>, ServeError>,
     ) -> Result<Self, ServeError> {
         let ledger = Ledger::default();
@@ -262,18 +263,18 @@ impl Publishing {
 }
 
 impl Listeners {
-    /// Binds those that were not `passed`: the callback listener comes first. That of the admin listener is not part of what is kept.
-    fn bind(config: &Config, passed: Vec<TcpListener>) -> Result<(Self, TcpListener), ServeError> {
-        let passed_count = passed.len();
-        let mut passed = passed.into_iter();
-        let mut bind = |address: SocketAddr| {
+    /// Binds those that were not `passed`. That of the admin listener is not part of what is kept.
+    fn bind(config: &Config, passed: PassedSockets) -> Result<(Self, TcpListener), ServeError> {
+        let PassedSockets { callbacks, admin } = passed;
+        let passed_count = callbacks.iter().chain(&admin).count();
+        let bind = |passed: Option<TcpListener>, address: SocketAddr| {
             let failed = |source| ServeError::Listen { address, source };
-            let listener = passed.next().map_or_else(|| listener::bind(address), Ok).map_err(failed)?;
+            let listener = passed.map_or_else(|| listener::bind(address), Ok).map_err(failed)?;
             let bound = listener.local_addr().map_err(failed)?;
             Ok::<_, ServeError>((listener, bound))
         };
-        let (callbacks, callbacks_address) = bind(config.callbacks.listen)?;
-        let (admin, admin_address) = bind(config.admin.listen)?;
+        let (callbacks, callbacks_address) = bind(callbacks, config.callbacks.listen)?;
+        let (admin, admin_address) = bind(admin, config.admin.listen)?;
         tracing::info!(callbacks = %callbacks_address, admin = %admin_address, passed = passed_count, "listening");
         Ok((Self { callbacks, callbacks_address, admin_address }, admin))
     }
@@ -355,7 +356,7 @@ fn preamble(callbacks: &Callbacks, tls: Option<&TlsFiles>) -> Preamble {
 fn limits(config: &Config, journal: Option<&Gauge>) -> ConnectionLimits {
     let callbacks = &config.callbacks;
     let journal_files = journal.map_or(0, |journal| journal.bytes_max() / config.journal.segment_bytes);
-    let connections_max = system::connections_max(callbacks.connections_max, config.workers, journal_files);
+    let connections_max = system::connections_max(callbacks.connections_max, journal_files);
     let is_direct = callbacks.proxies.0.is_empty();
     let per_peer_default = is_direct.then(|| (connections_max / PEER_SHARE).max(PEER_LEAST));
     ConnectionLimits {

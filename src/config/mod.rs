@@ -7,9 +7,15 @@ pub(crate) mod problem;
 
 mod brokers;
 mod check;
+#[cfg(test)]
+mod check_tests;
 mod kafka;
 mod layers;
+#[cfg(test)]
+mod layers_tests;
 mod reader;
+#[cfg(test)]
+mod secret_tests;
 #[cfg(test)]
 mod tests;
 mod values;

@@ -19,7 +19,6 @@ use socket2::Type;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time;
 use tokio::time::MissedTickBehavior;
@@ -82,8 +81,6 @@ pub(crate) struct ListenerSetup {
     pub(crate) service: Arc<Service>,
     pub(crate) preamble: Arc<Preamble>,
     pub(crate) limits: ConnectionLimits,
-    /// Where connections are driven.
-    pub(crate) workers: Vec<Handle>,
 }
 
 /// Serves until the process is in [`Phase::Closing`], and then until the last connection has ended.
@@ -138,13 +135,12 @@ struct Server {
 
 impl Server {
     fn new(setup: ListenerSetup) -> Self {
-        let ListenerSetup { service, preamble, limits, workers } = setup;
+        let ListenerSetup { service, preamble, limits } = setup;
         let metrics = &service.intake.metrics;
         let shortest = limits.head_timeout.min(limits.write_timeout).min(limits.idle_timeout);
         Self {
             connections: Connections::new(
                 limits,
-                workers,
                 clock::monotonic(),
                 metrics.connections.clone(),
                 metrics.connections_evicted.clone(),
@@ -220,7 +216,7 @@ impl Server {
     }
 }
 
-/// Serves one connection, on the runtime of the worker that polls it.
+/// Serves one connection.
 async fn drive(
     stream: TcpStream,
     peer: SocketAddr,
@@ -228,14 +224,7 @@ async fn drive(
     service: Arc<Service>,
     progress: Progress,
 ) {
-    let opened = match here(stream) {
-        Ok(stream) => open(stream, peer, &preamble, &service).await,
-        Err(error) => {
-            tracing::debug!(%error, %peer, "connection not taken up");
-            None
-        }
-    };
-    let Some((stream, peer)) = opened else { return };
+    let Some((stream, peer)) = open(stream, peer, &preamble, &service).await else { return };
     if !progress.enter(ConnectionPhase::Silent) {
         return;
     }
@@ -250,11 +239,6 @@ async fn drive(
         }
         tracing::debug!(%error, peer = %peer.address, "connection ended");
     }
-}
-
-/// Gives a socket to the runtime of this thread.
-fn here(stream: TcpStream) -> io::Result<TcpStream> {
-    TcpStream::from_std(stream.into_std()?)
 }
 
 /// Brings a connection as far as HTTP.

@@ -10,4 +10,3 @@ mod proxy;
 pub(crate) mod reply;
 pub(crate) mod service;
 pub(crate) mod tls;
-pub(crate) mod workers;

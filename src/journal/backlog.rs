@@ -8,9 +8,8 @@ use std::thread::Thread;
 
 use crate::ledger::Ledger;
 use crate::record::Topic;
-use crate::refusal::Reason;
+use crate::refusal::Refusal;
 
-use super::bell::Ring;
 use super::entry::Entry;
 use super::entry::LedgerState;
 use super::entry::Position;
@@ -50,7 +49,7 @@ struct Memory {
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     delivered: Vec<Ticket>,
-    given_up: Vec<(Ticket, Reason)>,
+    given_up: Vec<(Ticket, Refusal)>,
     moved: Vec<(Ticket, Topic)>,
 }
 
@@ -61,8 +60,8 @@ impl Settled {
     }
 
     /// Kafka will never take a capture. One on disk stays there, for a process that can do more with it; any other is lost.
-    pub(crate) fn given_up(&mut self, ticket: Ticket, reason: Reason) {
-        self.given_up.push((ticket, reason));
+    pub(crate) fn given_up(&mut self, ticket: Ticket, refusal: Refusal) {
+        self.given_up.push((ticket, refusal));
     }
 
     /// A capture goes to another topic than it was thought to.
@@ -131,7 +130,7 @@ impl Backlog {
         }
     }
 
-    /// Counts what has become of captures, frees their room, and then keeps the promises made for them.
+    /// Tells the requests that wait what has become of their captures, counts it, and frees their room.
     pub(crate) fn settle(&mut self, settled: &mut Settled) {
         if settled.is_empty() {
             return;
@@ -188,31 +187,24 @@ impl Memory {
                 entry.topic = Some(*topic);
             }
         }
-        let (mut freed, mut ring, mut delivered) = (Freed::default(), Ring::default(), 0);
+        let (mut freed, mut delivered, mut late) = (Freed::default(), 0, 0);
         for ticket in &settled.delivered {
-            let Some(entry) = self.entries.remove(&ticket.position.seq) else { continue };
+            let Some(mut entry) = self.entries.remove(&ticket.position.seq) else { continue };
             freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
+            let is_in_time = entry.acknowledge();
             if entry.ledger_state == LedgerState::Counted {
-                match &entry.promise {
-                    Some(promise) if !promise.keep(&mut ring) => ledger.late(1),
-                    Some(_) | None => delivered += 1,
-                }
+                delivered += u64::from(is_in_time);
+                late += u64::from(!is_in_time);
             }
         }
-        for (ticket, reason) in &settled.given_up {
+        for (ticket, refusal) in &settled.given_up {
             let Some(entry) = self.entries.remove(&ticket.position.seq) else { continue };
             freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
-            let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
-            if entry.ledger_state == LedgerState::Counted && is_ours_to_count {
-                ledger.lose_queued(*reason);
-            }
+            entry.lose(refusal.clone(), ledger);
         }
-        if !freed.is_empty() {
-            self.queue.free(&mut freed);
-            ledger.deliver(delivered);
-        }
-        // Now that it counts.
-        ring.out();
+        ledger.deliver(delivered);
+        ledger.late(late);
+        self.queue.free(&mut freed);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The thread that makes captures durable: takes what waits, writes it as one frame, syncs, and keeps the promises. While it syncs, the
+//! The thread that makes captures durable: takes what waits, writes it as one frame, syncs, and acknowledges it. While it syncs, the
 //! next frame gathers by itself; only where very many come at a time it gathers for a little longer.
 
 use std::collections::VecDeque;
@@ -17,9 +17,8 @@ use crate::ledger::Ledger;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 use crate::metrics::journal::JournalMetrics;
-use crate::refusal::Reason;
+use crate::refusal::Refusal;
 
-use super::bell::Ring;
 use super::codec;
 use super::committed::Committed;
 use super::entry::Entry;
@@ -32,7 +31,6 @@ use super::log::store::MaintenanceError;
 use super::log::store::Store;
 use super::log::writer::AppendedBatch;
 use super::log::writer::SegmentWriter;
-use super::promise::Promise;
 use super::queue::Queue;
 use super::room::Freed;
 use super::shares::Shares;
@@ -88,7 +86,6 @@ pub(crate) struct Committer {
 struct Hand {
     entries: VecDeque<Entry>,
     batch: Batch,
-    ring: Ring,
     record_at: Instant,
 }
 
@@ -100,17 +97,13 @@ impl Committer {
     /// The disk has failed. Nobody who waited was acknowledged.
     pub(crate) fn run(mut self, lifecycle: &Lifecycle) -> Result<(), Failed> {
         self.queue.wakes(thread::current());
-        let mut hand = Hand {
-            entries: VecDeque::new(),
-            batch: Batch::new(),
-            ring: Ring::default(),
-            record_at: clock::monotonic() + RECORD_EVERY,
-        };
+        let mut hand =
+            Hand { entries: VecDeque::new(), batch: Batch::new(), record_at: clock::monotonic() + RECORD_EVERY };
         let committed = self.commit_all(&mut hand, lifecycle);
         if let Err(failed) = committed {
             self.queue.close();
             self.queue.take(usize::MAX, &mut hand.entries);
-            self.lose(&mut hand.entries, Reason::JournalFailed);
+            self.lose(&mut hand.entries, &Refusal::JournalFailed);
             return Err(failed);
         }
         self.committed.close();
@@ -180,7 +173,7 @@ impl Committer {
             self.store.wait_for_spare(ROOM_WAIT);
             if lifecycle.phase() >= Phase::Recording {
                 hand.batch.clear();
-                self.lose(&mut hand.entries, Reason::JournalFull);
+                self.lose(&mut hand.entries, &Refusal::JournalFull);
                 return Ok(0);
             }
         };
@@ -192,7 +185,7 @@ impl Committer {
             hand.record_at = began;
         }
         self.metrics.committed(clock::monotonic().duration_since(began), count);
-        self.keep_promises(hand, appended, count);
+        self.acknowledge(hand, appended, count);
         Ok(count)
     }
 
@@ -206,8 +199,7 @@ impl Committer {
             if count > 0 && hand.batch.bytes() + entry.cost_bytes > bytes_max {
                 break;
             }
-            let is_abandoned = entry.promise.as_ref().is_some_and(Promise::is_abandoned);
-            let is_counted = entry.ledger_state == LedgerState::Counted && !is_abandoned;
+            let is_counted = entry.ledger_state == LedgerState::Counted && !entry.is_given_up();
             entry.record_bytes =
                 hand.batch.push(is_counted, entry.key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
@@ -215,18 +207,17 @@ impl Committer {
         count
     }
 
-    fn keep_promises(&self, hand: &mut Hand, appended: AppendedBatch, count: usize) {
+    fn acknowledge(&self, hand: &mut Hand, appended: AppendedBatch, count: usize) {
         let (mut stored, mut late) = (0, Vec::new());
-        for (seq, entry) in (appended.first_seq..).zip(hand.entries.iter().take(count)) {
-            let is_late = entry.promise.as_ref().is_some_and(|promise| !promise.keep(&mut hand.ring));
-            if is_late {
+        for (seq, entry) in (appended.first_seq..).zip(hand.entries.iter_mut().take(count)) {
+            let is_in_time = entry.acknowledge();
+            if !is_in_time {
                 late.push(seq);
             }
-            stored += u64::from(entry.ledger_state == LedgerState::Counted && !is_late);
+            stored += u64::from(entry.ledger_state == LedgerState::Counted && is_in_time);
         }
-        // Before anybody is told, and before they can be read: they must not be delivered before they were stored.
+        // Before they can be read: they must not be delivered before they were stored.
         self.ledger.store(stored);
-        hand.ring.out();
         let bytes_of = |entry: &Entry| usize::try_from(entry.record_bytes).unwrap_or(usize::MAX);
         self.queue
             .stored(hand.entries.iter().take(count).map(|entry| (entry.topic, entry.cost_bytes, bytes_of(entry))));
@@ -255,16 +246,12 @@ impl Committer {
     }
 
     /// Ends entries that will not become durable.
-    fn lose(&self, entries: &mut VecDeque<Entry>, reason: Reason) {
-        let (mut freed, mut ring) = (Freed::default(), Ring::default());
+    fn lose(&self, entries: &mut VecDeque<Entry>, refusal: &Refusal) {
+        let mut freed = Freed::default();
         for entry in entries.drain(..) {
             freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
-            let is_ours_to_count = entry.promise.as_ref().is_none_or(|promise| promise.abandon(&mut ring));
-            if entry.ledger_state == LedgerState::Counted && is_ours_to_count {
-                self.ledger.lose_queued(reason);
-            }
+            entry.lose(refusal.clone(), &self.ledger);
         }
-        ring.out();
         self.queue.free(&mut freed);
     }
 }

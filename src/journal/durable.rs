@@ -234,7 +234,8 @@ pub(crate) fn open(
     ledger.recover(found.counted);
     metrics.damaged.inc_by(found.damage.iter().map(|damage| damage.captures).sum());
     let (apps, shares) = (shares.apps(), Arc::new(shares));
-    let queue = Arc::new(Queue::new(&bounds, Some(undelivered_bytes_max), shares.topics(), ledger.clone()));
+    let queue =
+        Arc::new(Queue::new(Ack::Journal, &bounds, Some(undelivered_bytes_max), shares.topics(), ledger.clone()));
     for (key, bytes) in &found.live {
         queue.recovered(shares.of_key(*key), usize::try_from(*bytes).unwrap_or(usize::MAX));
     }
@@ -251,12 +252,7 @@ pub(crate) fn open(
     });
     let read_wait = stored.read_wait();
     Ok(OnDisk {
-        journal: Journal {
-            queue: Arc::clone(&queue),
-            ack: Ack::Journal,
-            is_full: Arc::clone(&is_full),
-            shares: Arc::clone(&shares),
-        },
+        journal: Journal { queue: Arc::clone(&queue), is_full: Arc::clone(&is_full), shares: Arc::clone(&shares) },
         backlog: Backlog::on_disk(stored, ledger.clone()),
         committer: Committer {
             queue: Arc::clone(&queue),

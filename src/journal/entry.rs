@@ -1,11 +1,26 @@
 //! One capture in the journal: as the queue has it, and as the publisher reads it.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::oneshot;
+
 use crate::capture::Capture;
+use crate::ledger::Ledger;
 use crate::record::Topic;
+use crate::refusal::Refusal;
 
 use super::log::Seq;
 use super::log::cursor::FramePosition;
-use super::promise::Promise;
+
+/// Tells a request what became of its capture: it is as safe as the mode promises, or is refused.
+#[derive(Debug)]
+pub(super) struct AckSender {
+    pub(super) sender: oneshot::Sender<Result<(), Refusal>>,
+    /// Whether the request has stopped waiting, and has counted its callback as lost. One whose sender went away has not counted anything.
+    pub(super) is_given_up: Arc<AtomicBool>,
+}
 
 /// A capture in the queue.
 #[derive(Debug)]
@@ -19,7 +34,8 @@ pub(crate) struct Entry {
     /// Whose share of the room it takes, if a topic's.
     pub(super) topic: Option<Topic>,
     pub(super) ledger_state: LedgerState,
-    pub(super) promise: Option<Promise>,
+    /// Tells the request what became of it, if one waits for that.
+    pub(super) ack: Option<AckSender>,
     /// What its record takes, in bytes, once it is written to the log.
     pub(super) record_bytes: u32,
 }
@@ -72,9 +88,35 @@ pub(crate) struct Position {
 }
 
 impl Entry {
-    pub(super) fn new(capture: Box<Capture>, ledger_state: LedgerState, promise: Option<Promise>) -> Self {
-        let cost_bytes = capture.cost_bytes();
-        Self { capture, cost_bytes, key: 0, topic: None, ledger_state, promise, record_bytes: 0 }
+    /// Tells the request that its capture is safe, if it waits for that. Returns false if it has given up.
+    pub(super) fn acknowledge(&mut self) -> bool {
+        self.ack.take().is_none_or(|ack| ack.send(Ok(())))
+    }
+
+    /// Whether the request has given up.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.ack.as_ref().is_some_and(AckSender::is_given_up)
+    }
+
+    /// Ends it without Kafka: its callback is lost, and its request refused. One that has given up has counted that itself.
+    pub(super) fn lose(self, refusal: Refusal, ledger: &Ledger) {
+        let reason = refusal.reason();
+        let is_ours_to_count = self.ack.is_none_or(|ack| ack.send(Err(refusal)));
+        if self.ledger_state == LedgerState::Counted && is_ours_to_count {
+            ledger.lose_queued(reason);
+        }
+    }
+}
+
+impl AckSender {
+    /// Returns false if the request has given up.
+    fn send(self, outcome: Result<(), Refusal>) -> bool {
+        // Given up before it was closed: who finds it closed sees that.
+        self.sender.send(outcome).is_ok() || !self.is_given_up.load(Ordering::Acquire)
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Relaxed)
     }
 }
 

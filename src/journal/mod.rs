@@ -9,7 +9,6 @@
 //! promises; the publisher reads the log, as far as it is [`committed`].
 
 mod backlog;
-mod bell;
 pub(crate) mod codec;
 pub(crate) mod commit;
 mod committed;
@@ -17,37 +16,40 @@ pub(crate) mod durable;
 mod entry;
 pub(crate) mod inspect;
 pub(crate) mod log;
-mod promise;
 mod queue;
 mod room;
 mod shares;
 mod stored;
-mod turn;
 
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
+use crate::alarm;
+use crate::alarm::Alarm;
 use crate::capture::Capture;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
-use crate::record::Topic;
 use crate::refusal::Reason;
+use crate::refusal::Refusal;
 
 pub(crate) use self::backlog::Backlog;
 pub(crate) use self::backlog::Settled;
-use self::bell::Ring;
+use self::entry::AckSender;
 use self::entry::Entry;
 use self::entry::LedgerState;
 pub(crate) use self::entry::Position;
 pub(crate) use self::entry::Ticket;
 pub(crate) use self::entry::Undelivered;
 pub(crate) use self::log::Seq;
-use self::promise::Promise;
+use self::queue::LineTicket;
+use self::queue::NotTaken;
 use self::queue::Queue;
-use self::queue::WaitError;
 use self::room::Full;
 pub(crate) use self::shares::Shares;
 pub(crate) use self::stored::TAKE_BYTES;
@@ -83,42 +85,10 @@ impl Default for Bounds {
     }
 }
 
-/// Why the journal did not take a capture. It is gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AppendError {
-    /// No room, and no room to wait for it.
-    QueueFull,
-    /// No room on disk, or in what of it may be undelivered.
-    JournalFull,
-    /// Its topic holds its whole share of the room.
-    TopicFull,
-    /// No more captures are taken.
-    Closed,
-    /// Kafka will never take it.
-    Unpublishable,
-    /// The disk has failed.
-    Failed,
-}
-
-/// What a thread that serves callbacks does for the journal, for ever.
-pub(crate) async fn attend() {
-    #[expect(clippy::disallowed_methods, reason = "no stop has to wait for it: it ends with the thread's runtime")]
-    drop(tokio::spawn(turn::end_turns()));
-    bell::attend().await;
-}
-
-/// The room that a capture takes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Claim {
-    topic: Option<Topic>,
-    cost_bytes: usize,
-}
-
 /// The journal as intake sees it.
 #[derive(Debug)]
 pub(crate) struct Journal {
     queue: Arc<Queue>,
-    ack: Ack,
     /// The disk has no room.
     is_full: Arc<AtomicBool>,
     shares: Arc<Shares>,
@@ -126,85 +96,72 @@ pub(crate) struct Journal {
 
 /// Makes a journal in memory. It is not open yet: what is appended waits until [`Journal::open`].
 pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger, shares: Shares) -> (Journal, Backlog) {
-    let queue = Arc::new(Queue::new(&bounds, None, shares.topics(), ledger.clone()));
-    let journal = Journal { queue: Arc::clone(&queue), ack, is_full: Arc::default(), shares: Arc::new(shares) };
+    let queue = Arc::new(Queue::new(ack, &bounds, None, shares.topics(), ledger.clone()));
+    let journal = Journal { queue: Arc::clone(&queue), is_full: Arc::default(), shares: Arc::new(shares) };
     (journal, Backlog::in_memory(queue, ledger))
 }
 
 impl Journal {
-    /// Takes a capture if that needs no waiting for room. It is then as safe as the [`Ack`] mode promises, or, where that takes Kafka's
-    /// word, will be once [`Appended::acknowledged`] says so. If not, the capture comes back.
-    pub(crate) fn append_now(
-        &self,
-        capture: Box<Capture>,
-        receipt: &mut Option<Receipt<'_>>,
-    ) -> Result<Option<Appended>, Box<Capture>> {
-        let (entry, appended) = self.entry(capture);
-        self.queue.append(entry, receipt).map_err(|entry| entry.capture)?;
-        Ok(appended)
-    }
-
-    /// Takes a capture as [`Journal::append_now`] does, and waits for room, in order of arrival. There is no timeout here: the caller
-    /// holds the deadline for the whole request.
+    /// Takes a capture, waits until it is as safe as the [`Ack`] mode promises, and counts what becomes of its callback.
     ///
     /// # Cancel safety
     ///
-    /// Dropped while it waits for room, the capture is gone and its callback is counted as broken off, unless the caller ends it
-    /// otherwise.
+    /// Dropped while it waits for room, the capture is gone and its callback is counted as broken off. Dropped later, it will be delivered.
     ///
     /// # Errors
     ///
-    /// The capture was not taken.
+    /// It is not acknowledged at the deadline, or never will be.
     pub(crate) async fn append(
         &self,
         capture: Box<Capture>,
-        receipt: &mut Option<Receipt<'_>>,
-    ) -> Result<Option<Appended>, AppendError> {
-        let Claim { topic, cost_bytes } = self.claim_of(&capture);
-        let place = self.queue.wait(topic, cost_bytes).await;
-        let place = place.map_err(|error| match error {
-            WaitError::Closed => AppendError::Closed,
-            WaitError::Full(full) => self.refuse_for(full).unwrap_or(AppendError::QueueFull),
-        })?;
-        let (entry, appended) = self.entry(capture);
-        place.push(entry, receipt).map_err(|_closed| AppendError::Closed)?;
-        Ok(appended)
+        receipt: Receipt<'_>,
+        deadline: Instant,
+        alarm: &Mutex<Alarm>,
+    ) -> Result<(), Refusal> {
+        let mut pending = self.begin_append(capture, receipt)?;
+        match alarm::until(alarm, deadline, pending.outcome()).await {
+            Some(outcome) => outcome,
+            None => pending.give_up(),
+        }
     }
 
-    /// The entry of a capture, and where the mode makes a promise, what waits for it.
-    fn entry(&self, capture: Box<Capture>) -> (Entry, Option<Appended>) {
-        let (promise, broken) = match self.ack {
-            Ack::Journal => (Some(Promise::new()), AppendError::Failed),
-            Ack::Broker => (Some(Promise::new()), AppendError::Unpublishable),
-            Ack::Memory => (None, AppendError::Closed),
-        };
-        let appended = promise.clone().map(|promise| Appended { promise, broken, ledger: self.queue.ledger.clone() });
-        (self.new_entry(capture, LedgerState::Counted, promise), appended)
+    /// Hands a capture to the queue.
+    fn begin_append(&self, capture: Box<Capture>, receipt: Receipt<'_>) -> Result<PendingAck<'_>, Refusal> {
+        let (sender, outcome) = oneshot::channel();
+        let is_given_up = Arc::new(AtomicBool::new(false));
+        let ack = AckSender { sender, is_given_up: Arc::clone(&is_given_up) };
+        match self.queue.append(self.entry(capture, LedgerState::Counted, Some(ack))) {
+            Ok(ticket) => {
+                receipt.hand_over();
+                Ok(PendingAck { journal: self, outcome, is_given_up, ticket })
+            }
+            Err(not_taken) => {
+                let refusal = match not_taken {
+                    NotTaken::Closed => Refusal::Stopping,
+                    NotTaken::Full(full) => self.refuse_for(full),
+                };
+                receipt.end(refusal.reason());
+                Err(refusal)
+            }
+        }
     }
 
-    fn new_entry(&self, capture: Box<Capture>, ledger_state: LedgerState, promise: Option<Promise>) -> Entry {
+    fn entry(&self, capture: Box<Capture>, ledger_state: LedgerState, ack: Option<AckSender>) -> Entry {
         let (key, topic) = self.shares.of(&capture);
-        Entry { key, topic, ..Entry::new(capture, ledger_state, promise) }
+        let cost_bytes = capture.cost_bytes();
+        Entry { capture, cost_bytes, key, topic, ledger_state, ack, record_bytes: 0 }
     }
 
-    /// What room a capture takes.
-    pub(crate) fn claim_of(&self, capture: &Capture) -> Claim {
-        Claim { topic: self.shares.of(capture).1, cost_bytes: capture.cost_bytes() }
-    }
-
-    /// Why a capture is refused that has waited for this room in vain; nothing if it was only slow.
-    pub(crate) fn refuse_waiting(&self, claim: Claim) -> Option<AppendError> {
-        self.refuse_for(self.queue.fullness(claim.topic, claim.cost_bytes))
-    }
-
-    fn refuse_for(&self, full: Full) -> Option<AppendError> {
+    /// How a capture is refused that finds no room.
+    fn refuse_for(&self, full: Full) -> Refusal {
         match full {
             Full::Topic(topic) => {
                 self.shares.refused(topic);
-                Some(AppendError::TopicFull)
+                Refusal::TopicFull
             }
-            Full::Log => Some(AppendError::JournalFull),
-            Full::Queue => self.is_full().then_some(AppendError::JournalFull),
+            Full::Log => Refusal::JournalFull,
+            Full::Queue if self.is_full() => Refusal::JournalFull,
+            Full::Queue => Refusal::QueueFull,
         }
     }
 
@@ -220,19 +177,15 @@ impl Journal {
 
     /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
     pub(crate) fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
-        let mut receipt = Some(receipt);
-        let offered = self.queue.offer(self.new_entry(capture, LedgerState::Counted, None), &mut receipt);
-        let (Err(full), Some(receipt)) = (offered, receipt) else { return };
-        receipt.end(match self.refuse_for(full) {
-            Some(AppendError::TopicFull) => Reason::TopicFull,
-            Some(AppendError::JournalFull) => Reason::JournalFull,
-            Some(_) | None => Reason::QueueFull,
-        });
+        match self.queue.offer(self.entry(capture, LedgerState::Counted, None)) {
+            Ok(()) => receipt.hand_over(),
+            Err(full) => receipt.end(self.refuse_for(full).reason()),
+        }
     }
 
     /// Takes a capture whose callback has ended already: it was refused, and only its bytes are kept. Returns whether there was room.
     pub(crate) fn keep(&self, capture: Box<Capture>) -> bool {
-        self.queue.offer(self.new_entry(capture, LedgerState::Uncounted, None), &mut None).is_ok()
+        self.queue.offer(self.entry(capture, LedgerState::Uncounted, None)).is_ok()
     }
 
     /// Whether the disk has no room.
@@ -251,33 +204,55 @@ impl Journal {
     }
 }
 
-/// A capture that was taken, and is not acknowledged yet. Dropped, it stays and will be delivered.
+/// A capture that a request waits for.
 #[derive(Debug)]
-pub(crate) struct Appended {
-    promise: Promise,
-    /// What it means if the promise is not kept.
-    broken: AppendError,
-    ledger: Ledger,
+struct PendingAck<'j> {
+    journal: &'j Journal,
+    outcome: oneshot::Receiver<Result<(), Refusal>>,
+    is_given_up: Arc<AtomicBool>,
+    /// Its place among those that wait for room, if it has to.
+    ticket: Option<LineTicket>,
 }
 
-impl Appended {
-    /// Waits until it is as safe as the mode promises.
-    ///
-    /// # Errors
-    ///
-    /// It never will be.
-    pub(crate) async fn acknowledged(&self) -> Result<(), AppendError> {
-        if self.promise.ended().await { Ok(()) } else { Err(self.broken) }
+impl PendingAck<'_> {
+    async fn outcome(&mut self) -> Result<(), Refusal> {
+        let outcome = (&mut self.outcome).await;
+        self.ticket = None;
+        // An entry is dropped without an outcome only when the process ends.
+        outcome.unwrap_or(Err(Refusal::Stopping))
     }
 
-    /// Gives up waiting. Returns whether the capture was acknowledged in that very moment, and 200 is true after all; if not, its
-    /// callback is lost and its sender must be told so.
-    pub(crate) fn abandon(&self, reason: Reason) -> bool {
-        // Nobody is to be woken: it is this one who waited.
-        if self.promise.abandon(&mut Ring::default()) {
-            self.ledger.lose_queued(reason);
+    /// Stops waiting. An outcome that came in that very moment counts. If none did, the callback is lost, and counted as late should its
+    /// capture be delivered.
+    fn give_up(&mut self) -> Result<(), Refusal> {
+        // Before it is closed: whoever finds it closed must know why.
+        self.is_given_up.store(true, Ordering::Release);
+        self.outcome.close();
+        let ticket = self.ticket.take();
+        if let Ok(outcome) = self.outcome.try_recv() {
+            return outcome;
         }
-        self.promise.is_kept()
+        let ledger = &self.journal.queue.ledger;
+        let too_late = if self.journal.is_full() { Refusal::JournalFull } else { Refusal::Deadline };
+        let Some(full) = ticket.and_then(|ticket| self.journal.queue.leave_line(ticket)) else {
+            ledger.lose_queued(too_late.reason());
+            return Err(too_late);
+        };
+        let refusal = match full {
+            Full::Topic(_) | Full::Log => self.journal.refuse_for(full),
+            Full::Queue => too_late,
+        };
+        ledger.end_waiting(refusal.reason());
+        Err(refusal)
+    }
+}
+
+impl Drop for PendingAck<'_> {
+    fn drop(&mut self) {
+        let left = self.ticket.take().and_then(|ticket| self.journal.queue.leave_line(ticket));
+        if left.is_some() {
+            self.journal.queue.ledger.end_waiting(Reason::BrokenOff);
+        }
     }
 }
 

@@ -1,11 +1,11 @@
 //! The queue between intake and the publisher: entries in order, and the room they take, under one lock.
 //!
-//! Room is taken when an entry is pushed and free again once the entry is settled, so what the publisher has taken still counts. Where
-//! captures go to disk, they leave the queue then, and go on to take room in the log until they are delivered. Those who wait for room get
-//! it in the order of arrival.
+//! An entry takes room when it is queued, and frees it once it is settled, so what the publisher has taken still counts. Where captures go
+//! to disk, they leave the queue then, and go on to take room in the log until they are delivered. An entry that finds no room waits in
+//! line for it, in the order of arrival, until its request gives it up.
 //!
-//! Each topic has a share of the room ([`SharedRoom`]). Whoever waits for the share of a topic, or for the log, where room may not come for
-//! weeks, stands in nobody else's way.
+//! Each topic has a share of the room ([`SharedRoom`]), and a line of its own: entries that wait for the share of a topic, or for the log,
+//! where room may not come for weeks, hold up no others.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -17,20 +17,19 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread::Thread;
 
-use tokio::sync::oneshot;
-
 use crate::ledger::Ledger;
-use crate::ledger::Receipt;
 use crate::record::Topic;
+use crate::refusal::Refusal;
 use crate::share::SharedRoom;
 
+use super::Ack;
 use super::Bounds;
 use super::entry::Entry;
+use super::entry::LedgerState;
 use super::room::Freed;
 use super::room::Full;
 use super::room::Held;
 use super::room::Room;
-use super::turn;
 
 /// See the module.
 #[derive(Debug)]
@@ -47,53 +46,52 @@ pub(super) struct Queue {
 /// Under one lock, so that nothing comes in behind the end.
 #[derive(Debug)]
 struct Entries {
-    waiting: VecDeque<Entry>,
+    queued: VecDeque<Entry>,
     /// Until then appends wait, whatever room there is.
     is_open: bool,
     is_closed: bool,
+    /// An entry is acknowledged as soon as it is queued.
+    acknowledges: bool,
     room: Room,
-    /// Who waits for room, by topic; each line in order of arrival, and none empty.
-    lines: BTreeMap<Option<Topic>, VecDeque<Waiter>>,
-    /// What they may wait with, in bytes.
+    /// What waits for room, by topic; each line in order of arrival, and none empty.
+    lines: BTreeMap<Option<Topic>, VecDeque<InLine>>,
+    /// What may wait there, in bytes.
     line_bytes: SharedRoom,
     next_ticket: u64,
 }
 
-/// Why nobody may wait for room.
+/// An entry that waits for room.
+#[derive(Debug)]
+struct InLine {
+    ticket: u64,
+    entry: Entry,
+}
+
+/// Why an entry may not even wait for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WaitError {
-    /// There is no room to wait in.
+pub(super) enum NotTaken {
+    /// There is no room, and none to wait in.
     Full(Full),
     /// No more captures are taken.
     Closed,
 }
 
-/// Somebody who waits for room.
-#[derive(Debug)]
-struct Waiter {
-    ticket: u64,
-    cost_bytes: usize,
-    has_room: oneshot::Sender<()>,
-}
-
-/// A place in line, and then the room that was given to it. Dropped before it is used, both go to others.
-#[derive(Debug)]
-pub(super) struct Place<'q> {
-    queue: &'q Queue,
+/// Where an entry waits for room: the line of its topic, and its number there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LineTicket {
     topic: Option<Topic>,
-    ticket: u64,
-    cost_bytes: usize,
-    is_used: bool,
+    number: u64,
 }
 
 impl Queue {
     /// An empty queue, with shares for so many topics. It is not open yet. With `log_bytes_max` its captures go on to the log, where
     /// what is not delivered may take so many bytes.
-    pub(super) fn new(bounds: &Bounds, log_bytes_max: Option<usize>, topics: usize, ledger: Ledger) -> Self {
+    pub(super) fn new(ack: Ack, bounds: &Bounds, log_bytes_max: Option<usize>, topics: usize, ledger: Ledger) -> Self {
         let entries = Entries {
-            waiting: VecDeque::new(),
+            queued: VecDeque::new(),
             is_open: false,
             is_closed: false,
+            acknowledges: ack == Ack::Memory,
             room: Room::new(bounds, log_bytes_max, topics),
             lines: BTreeMap::new(),
             line_bytes: SharedRoom::new(bounds.waiting_bytes_max, topics),
@@ -108,80 +106,55 @@ impl Queue {
         }
     }
 
-    /// Lines up an entry if it is open and has room, and nobody waits for that. If not, the entry comes back and the receipt is left
-    /// alone.
-    pub(super) fn append(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
-        let mut entries = self.lock();
-        if !entries.is_open || entries.reserve(entry.topic, entry.cost_bytes).is_err() {
-            return Err(entry);
-        }
-        self.push(entries, entry, receipt);
-        Ok(())
-    }
-
-    /// Does as [`Queue::append`], and before it is open too.
-    pub(super) fn offer(&self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Full> {
-        let mut entries = self.lock();
-        entries.reserve(entry.topic, entry.cost_bytes)?;
-        self.push(entries, entry, receipt);
-        Ok(())
-    }
-
-    /// Lines up an entry as if there were room: for tests of a disk that is full before that is taken.
-    #[cfg(test)]
-    pub(super) fn push_beyond_room(&self, entry: Entry, receipt: Receipt<'_>) {
-        let mut entries = self.lock();
-        entries.room.take(entry.topic, self.of_queued(entry.cost_bytes));
-        self.push(entries, entry, &mut Some(receipt));
-    }
-
-    /// Waits until it is open and has room, in order of arrival.
-    pub(super) async fn wait(&self, topic: Option<Topic>, cost_bytes: usize) -> Result<Place<'_>, WaitError> {
-        let (place, has_room) = self.line_up(topic, cost_bytes)?;
-        // Whoever is not told that there is room has been sent away.
-        has_room.await.map_err(|_closed| WaitError::Closed)?;
-        Ok(place)
-    }
-
-    /// Takes the last place in line, as long as those who wait are within their bound. The lines have shares too.
-    fn line_up(
-        &self,
-        topic: Option<Topic>,
-        cost_bytes: usize,
-    ) -> Result<(Place<'_>, oneshot::Receiver<()>), WaitError> {
-        let (has_room, receiver) = oneshot::channel();
-        let (ticket, given) = {
-            let mut entries = self.lock();
+    /// Queues an entry, or has it wait for room, and then returns its place in line. Those that wait are within a bound too.
+    pub(super) fn append(&self, entry: Entry) -> Result<Option<LineTicket>, NotTaken> {
+        self.change(|entries| {
             if entries.is_closed {
-                return Err(WaitError::Closed);
+                return Err(NotTaken::Closed);
             }
-            if !entries.line_bytes.has_room(topic, cost_bytes) {
-                return Err(WaitError::Full(entries.fullness(topic, cost_bytes)));
+            if entries.is_open && entries.has_room_now(&entry).is_ok() {
+                entries.push(entry, &self.ledger);
+                return Ok(None);
             }
-            let ticket = entries.next_ticket;
-            entries.next_ticket += 1;
-            entries.line_bytes.take(topic, cost_bytes);
-            entries.lines.entry(topic).or_default().push_back(Waiter { ticket, cost_bytes, has_room });
-            // There may have come room since it was asked for.
-            (ticket, entries.give_room())
-        };
-        tell(given);
-        Ok((Place { queue: self, topic, ticket, cost_bytes, is_used: false }, receiver))
+            entries.line_up(entry).map(Some).map_err(NotTaken::Full)
+        })
     }
 
-    /// What a capture waits for that has to wait now.
-    pub(super) fn fullness(&self, topic: Option<Topic>, cost_bytes: usize) -> Full {
-        self.lock().fullness(topic, cost_bytes)
+    /// Queues an entry if there is room now, also before it is open.
+    pub(super) fn offer(&self, entry: Entry) -> Result<(), Full> {
+        self.change(|entries| {
+            entries.has_room_now(&entry)?;
+            entries.push(entry, &self.ledger);
+            Ok(())
+        })
+    }
+
+    /// Queues an entry as if there were room: for tests of a disk that is full before that is taken.
+    #[cfg(test)]
+    pub(super) fn push_beyond_room(&self, entry: Entry) {
+        self.change(|entries| entries.push(entry, &self.ledger));
+    }
+
+    /// Drops an entry that waits for room, if it still does, and leaves its callback to the caller. Returns what there was no room in.
+    pub(super) fn leave_line(&self, ticket: LineTicket) -> Option<Full> {
+        // What was too little room for the first may be enough for the next.
+        self.change(|entries| {
+            let line = entries.lines.get_mut(&ticket.topic)?;
+            let nth = line.binary_search_by_key(&ticket.number, |in_line| in_line.ticket).ok()?;
+            let cost_bytes = line.remove(nth)?.entry.cost_bytes;
+            entries.left_line(ticket.topic, cost_bytes);
+            Some(entries.fullness(ticket.topic, cost_bytes))
+        })
     }
 
     /// Moves up to `max` entries to `into`, oldest first. Their room stays taken.
     pub(super) fn take(&self, max: usize, into: &mut VecDeque<Entry>) {
         let mut entries = self.lock();
-        let count = entries.waiting.len().min(max);
-        if count == entries.waiting.len() && into.is_empty() {
-            std::mem::swap(&mut entries.waiting, into);
+        let count = entries.queued.len().min(max);
+        if count == entries.queued.len() && into.is_empty() {
+            std::mem::swap(&mut entries.queued, into);
         } else {
-            into.extend(entries.waiting.drain(..count));
+            into.extend(entries.queued.drain(..count));
         }
     }
 
@@ -192,26 +165,18 @@ impl Queue {
 
     /// Frees room of captures that were settled.
     pub(super) fn free(&self, freed: &mut Freed) {
-        let given = {
-            let mut entries = self.lock();
-            freed.drain().for_each(|(topic, held)| entries.room.give(topic, held));
-            entries.give_room()
-        };
-        tell(given);
+        self.change(|entries| freed.drain().for_each(|(topic, held)| entries.room.give(topic, held)));
     }
 
     /// Captures have gone from the queue to the log. Of each: its topic, its cost, and what its record takes, in bytes.
     pub(super) fn stored(&self, captures: impl Iterator<Item = (Option<Topic>, usize, usize)>) {
-        let given = {
-            let mut entries = self.lock();
+        self.change(|entries| {
             for (topic, cost_bytes, record_bytes) in captures {
                 let queued = entries.room.of_queued(cost_bytes);
                 entries.room.give(topic, queued);
                 entries.room.take(topic, Held::stored(record_bytes));
             }
-            entries.give_room()
-        };
-        tell(given);
+        });
     }
 
     /// What was found in the log takes its room there, in bytes.
@@ -226,18 +191,16 @@ impl Queue {
         held: Held,
         may_move: impl FnOnce() -> bool,
     ) -> bool {
-        let mut entries = self.lock();
-        entries.room.give(from, held);
-        let has_room = entries.room.check(Some(to), held).is_ok();
-        let moves = has_room && may_move();
-        entries.room.take(if moves { Some(to) } else { from }, held);
-        let given = entries.give_room();
-        drop(entries);
-        tell(given);
-        if !has_room {
-            self.set_lacks_share(to, true);
-        }
-        moves
+        self.change(|entries| {
+            entries.room.give(from, held);
+            let has_room = entries.room.check(Some(to), held).is_ok();
+            if !has_room {
+                self.set_lacks_share(to, true);
+            }
+            let moves = has_room && may_move();
+            entries.room.take(if moves { Some(to) } else { from }, held);
+            moves
+        })
     }
 
     /// Whether a capture would find no room in the share of a topic that it may turn out to go to. Costs nothing unless another one has
@@ -267,30 +230,27 @@ impl Queue {
 
     /// Lets appends through.
     pub(super) fn open(&self) {
-        let given = {
-            let mut entries = self.lock();
-            entries.is_open = true;
-            entries.give_room()
-        };
-        tell(given);
+        self.change(|entries| entries.is_open = true);
     }
 
-    /// Takes nothing more. Those in line are sent away.
+    /// Takes nothing more. What waits for room is lost.
     pub(super) fn close(&self) {
-        let lines = {
+        {
             let mut entries = self.lock();
             entries.is_closed = true;
-            std::mem::take(&mut entries.lines)
-        };
-        // Without the lock: this wakes them.
-        drop(lines);
+            for in_line in std::mem::take(&mut entries.lines).into_values().flatten() {
+                // Under the lock: whoever gives up and finds it in no line counts on it.
+                self.ledger.accept();
+                in_line.entry.lose(Refusal::Stopping, &self.ledger);
+            }
+        }
         self.wake();
     }
 
     /// Whether nothing waits to be taken and nothing more will come.
     pub(super) fn is_at_end(&self) -> bool {
         let entries = self.lock();
-        entries.is_closed && entries.waiting.is_empty()
+        entries.is_closed && entries.queued.is_empty()
     }
 
     /// Names the thread that takes.
@@ -299,19 +259,18 @@ impl Queue {
         let _first = self.taker.set(taker);
     }
 
-    /// Lines up an entry that has its room.
-    fn push(&self, mut entries: MutexGuard<'_, Entries>, entry: Entry, receipt: &mut Option<Receipt<'_>>) {
-        // Before the entry can be taken: it must not be delivered before it was accepted.
-        if let Some(receipt) = receipt.take() {
-            receipt.accept();
-        }
-        entries.waiting.push_back(entry);
-        let is_first = entries.waiting.len() == 1;
+    /// Changes what is held, queues what has room then, and wakes the taker if that is the first it can take: it takes all.
+    fn change<T>(&self, change: impl FnOnce(&mut Entries) -> T) -> T {
+        let mut entries = self.lock();
+        let was_empty = entries.queued.is_empty();
+        let changed = change(&mut entries);
+        entries.admit(&self.ledger);
+        let wakes = was_empty && !entries.queued.is_empty();
         drop(entries);
-        // Whoever brought the first wakes the taker, who takes all.
-        if is_first && let Some(taker) = self.taker.get() {
-            turn::wake_at_end(taker);
+        if wakes {
+            self.wake();
         }
+        changed
     }
 
     fn wake(&self) {
@@ -326,22 +285,21 @@ impl Queue {
 }
 
 impl Entries {
-    /// Takes room, if there is some that nobody in line is to have. Before it is open they are to have none.
-    fn reserve(&mut self, topic: Option<Topic>, cost_bytes: usize) -> Result<(), Full> {
+    /// Whether there is room for an entry that nothing in line is to have. Before it is open, nothing in line is to have any.
+    fn has_room_now(&self, entry: &Entry) -> Result<(), Full> {
         if self.is_closed {
             return Err(Full::Queue);
         }
-        self.check(topic, cost_bytes)?;
+        self.check(entry.topic, entry.cost_bytes)?;
         if self.is_open && !self.lines.is_empty() {
-            let waits_for_all = |(topic, line): (&Option<Topic>, &VecDeque<Waiter>)| {
-                let first = line.front().map_or(0, |waiter| waiter.cost_bytes);
+            let waits_for_all = |(topic, line): (&Option<Topic>, &VecDeque<InLine>)| {
+                let first = line.front().map_or(0, |in_line| in_line.entry.cost_bytes);
                 matches!(self.check(*topic, first), Ok(()) | Err(Full::Queue))
             };
-            if self.lines.contains_key(&topic) || self.lines.iter().any(waits_for_all) {
+            if self.lines.contains_key(&entry.topic) || self.lines.iter().any(waits_for_all) {
                 return Err(Full::Queue);
             }
         }
-        self.room.take(topic, self.room.of_queued(cost_bytes));
         Ok(())
     }
 
@@ -353,85 +311,57 @@ impl Entries {
         self.check(topic, cost_bytes).err().unwrap_or(Full::Queue)
     }
 
-    /// Gives what room there is to those in line. They are to be told once the lock is free.
-    fn give_room(&mut self) -> Vec<Waiter> {
-        let mut given = Vec::new();
+    /// Queues an entry, unless its request has just given it up.
+    fn push(&mut self, mut entry: Entry, ledger: &Ledger) {
+        // Before it can be taken: it must not be delivered before it was accepted.
+        if entry.ledger_state == LedgerState::Counted {
+            ledger.accept();
+        }
+        if self.acknowledges && !entry.acknowledge() {
+            return;
+        }
+        self.room.take(entry.topic, self.room.of_queued(entry.cost_bytes));
+        self.queued.push_back(entry);
+    }
+
+    /// Has an entry wait at the end of its line. The lines have shares too.
+    fn line_up(&mut self, entry: Entry) -> Result<LineTicket, Full> {
+        let Entry { topic, cost_bytes, .. } = entry;
+        if !self.line_bytes.has_room(topic, cost_bytes) {
+            return Err(self.fullness(topic, cost_bytes));
+        }
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.line_bytes.take(topic, cost_bytes);
+        self.lines.entry(topic).or_default().push_back(InLine { ticket, entry });
+        Ok(LineTicket { topic, number: ticket })
+    }
+
+    /// Queues what is in line, as far as there is room.
+    fn admit(&mut self, ledger: &Ledger) {
         while self.is_open
             && let Some(topic) = self.next_in_line()
             && let Some(first) = self.lines.get_mut(&topic).and_then(VecDeque::pop_front)
         {
-            self.leave_line(topic, first.cost_bytes);
-            self.room.take(topic, self.room.of_queued(first.cost_bytes));
-            given.push(first);
+            self.left_line(topic, first.entry.cost_bytes);
+            self.push(first.entry, ledger);
         }
-        given
     }
 
-    /// One who stood in this line does not any more.
-    fn leave_line(&mut self, topic: Option<Topic>, cost_bytes: usize) {
+    /// An entry that stood in this line does not any more.
+    fn left_line(&mut self, topic: Option<Topic>, cost_bytes: usize) {
         self.line_bytes.give(topic, cost_bytes);
         if self.lines.get(&topic).is_some_and(VecDeque::is_empty) {
             self.lines.remove(&topic);
         }
     }
 
-    /// Whose turn it is: of those who wait for nothing but the queue, the first that came, if there is room for it.
+    /// Whose turn it is: of those that wait for nothing but the queue, the first that came, if there is room for it.
     fn next_in_line(&self) -> Option<Option<Topic>> {
         let firsts = self.lines.iter().filter_map(|(topic, line)| Some((line.front()?, *topic)));
-        let fits = firsts.map(|(first, topic)| (first.ticket, topic, self.check(topic, first.cost_bytes)));
+        let fits = firsts.map(|(first, topic)| (first.ticket, topic, self.check(topic, first.entry.cost_bytes)));
         let next =
             fits.filter(|(.., fits)| matches!(fits, Ok(()) | Err(Full::Queue))).min_by_key(|(ticket, ..)| *ticket);
         next.and_then(|(_, topic, fits)| fits.is_ok().then_some(topic))
-    }
-}
-
-/// Tells those who were given room.
-fn tell(given: Vec<Waiter>) {
-    for waiter in given {
-        // Gone meanwhile: then its `Place` gives the room back.
-        let _told = waiter.has_room.send(());
-    }
-}
-
-impl Place<'_> {
-    /// Lines up the entry that this room was given for. It comes back when the queue was closed meanwhile; the receipt is then left alone.
-    pub(super) fn push(mut self, entry: Entry, receipt: &mut Option<Receipt<'_>>) -> Result<(), Entry> {
-        let entries = self.queue.lock();
-        if entries.is_closed {
-            drop(entries);
-            return Err(entry);
-        }
-        self.is_used = true;
-        self.queue.push(entries, entry, receipt);
-        Ok(())
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if self.is_used {
-            return;
-        }
-        let given = {
-            let mut entries = self.queue.lock();
-            if !entries.give_up(self) && !entries.is_closed {
-                let queued = entries.room.of_queued(self.cost_bytes);
-                entries.room.give(self.topic, queued);
-            }
-            // Also when it stood first: what was too little for it may be enough for the next.
-            entries.give_room()
-        };
-        tell(given);
-    }
-}
-
-impl Entries {
-    /// Gives up a place. Returns whether it was still in line: behind the end nobody needs room, and those in line never had any.
-    fn give_up(&mut self, place: &Place<'_>) -> bool {
-        let Some(line) = self.lines.get_mut(&place.topic) else { return false };
-        let Ok(nth) = line.binary_search_by_key(&place.ticket, |waiter| waiter.ticket) else { return false };
-        drop(line.remove(nth));
-        self.leave_line(place.topic, place.cost_bytes);
-        true
     }
 }

@@ -120,10 +120,6 @@ impl Freed {
         }
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (Option<Topic>, Held)> {
         self.0.drain(..)
     }

@@ -5,18 +5,14 @@ use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::Barrier;
-use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
-use std::task::Wake;
 use std::task::Waker;
 use std::thread;
 
 use prometheus::IntCounterVec;
 use prometheus::Opts;
 
-use super::bell::tests::Counted;
 use super::room::Freed;
 use super::room::Held;
 use super::*;
@@ -67,21 +63,22 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-fn append(journal: &Journal, ledger: &Ledger, number: i64) -> Result<Option<Appended>, AppendError> {
-    let mut receipt = Some(ledger.receive(None));
-    let capture = match journal.append_now(capture(number), &mut receipt) {
-        Ok(appended) => return Ok(appended),
-        Err(capture) => capture,
-    };
-    match poll(pin!(journal.append(capture, &mut receipt))) {
-        Poll::Ready(appended) => appended,
-        Poll::Pending => panic!("{number} had to wait"),
-    }
+/// Begins to append a capture.
+fn begin<'j>(journal: &'j Journal, ledger: &Ledger, number: i64) -> PendingAck<'j> {
+    journal.begin_append(capture(number), ledger.receive(None)).unwrap()
 }
 
-/// Appends where Kafka's word is waited for.
-fn promised(journal: &Journal, ledger: &Ledger, number: i64) -> Appended {
-    append(journal, ledger, number).unwrap().expect("a promise")
+fn poll_outcome(pending: &mut PendingAck<'_>) -> Poll<Result<(), Refusal>> {
+    poll(pin!(pending.outcome()))
+}
+
+fn is_pending(pending: &mut PendingAck<'_>) -> bool {
+    poll_outcome(pending).is_pending()
+}
+
+/// Appends a capture that need not wait for room, where it is acknowledged then.
+fn append(journal: &Journal, ledger: &Ledger, number: i64) {
+    assert_eq!(poll_outcome(&mut begin(journal, ledger, number)), Poll::Ready(Ok(())), "{number}");
 }
 
 /// What the publisher was given.
@@ -104,7 +101,7 @@ fn settle(backlog: &mut Backlog, taken: &TakenCapture) {
 
 fn give_up(backlog: &mut Backlog, taken: &TakenCapture) {
     let mut settled = Settled::default();
-    settled.given_up(taken.ticket, Reason::Unpublishable);
+    settled.given_up(taken.ticket, Refusal::Unpublishable);
     backlog.settle(&mut settled);
 }
 
@@ -122,13 +119,13 @@ fn numbers(all: &[TakenCapture]) -> Vec<i64> {
 fn captures_in_memory_can_be_read_again_in_order_until_they_are_settled() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, ROOMY);
     for number in 0..600 {
-        append(&journal, &ledger, number).unwrap();
+        append(&journal, &ledger, number);
     }
     let all = take_all(&mut backlog);
     for delivered in [&all[0], &all[300]] {
         settle(&mut backlog, delivered);
     }
-    append(&journal, &ledger, 600).unwrap();
+    append(&journal, &ledger, 600);
     let (mut from, mut again) = (Some(Position::default()), Vec::new());
     while let Some(position) = from {
         let read = backlog.read_again(position, |undelivered| again.push(taken(undelivered)));
@@ -143,17 +140,16 @@ fn is_full_at_either_bound_and_each_settled_entry_makes_room_for_one() {
     for bounds in [Bounds { captures_max: 2, ..ROOMY }, Bounds { bytes_max: 3 * COST - 1, ..ROOMY }] {
         let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
         for number in 0..2 {
-            append(&journal, &ledger, number).unwrap();
+            append(&journal, &ledger, number);
         }
-        let mut receipt = Some(ledger.receive(None));
-        let mut third = pin!(journal.append(capture(2), &mut receipt));
-        assert!(poll(third.as_mut()).is_pending(), "{bounds:?}");
+        let mut third = begin(&journal, &ledger, 2);
+        assert!(is_pending(&mut third), "{bounds:?}");
         assert!(!journal.keep(capture(3)), "{bounds:?}");
 
         let taken = take_all(&mut backlog);
-        assert!(poll(third.as_mut()).is_pending(), "what is taken still needs its room");
+        assert!(is_pending(&mut third), "what is taken still needs its room");
         settle(&mut backlog, &taken[0]);
-        assert!(poll(third.as_mut()).is_ready(), "{bounds:?}");
+        assert!(!is_pending(&mut third), "{bounds:?}");
         assert_eq!(numbers(&take_all(&mut backlog)), [2]);
         assert_eq!((ledger.read().delivered, ledger.read().waiting_queue), (1, 2));
     }
@@ -162,20 +158,16 @@ fn is_full_at_either_bound_and_each_settled_entry_makes_room_for_one() {
 #[test]
 fn who_waits_gets_room_in_the_order_of_arrival() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
-    append(&journal, &ledger, 0).unwrap();
-    let mut receipts: Vec<_> = (0..3).map(|_| Some(ledger.receive(None))).collect();
-    let mut waiting: Vec<_> =
-        (1..).zip(&mut receipts).map(|(number, receipt)| Box::pin(journal.append(capture(number), receipt))).collect();
-    for append in &mut waiting {
-        assert!(poll(append.as_mut()).is_pending());
-    }
+    append(&journal, &ledger, 0);
+    let mut waiting: Vec<_> = (1..4).map(|number| begin(&journal, &ledger, number)).collect();
+    assert!(waiting.iter_mut().all(is_pending));
     for expected in 0..3 {
         let taken = take_all(&mut backlog);
         assert_eq!(numbers(&taken), [expected]);
         settle(&mut backlog, &taken[0]);
         assert!(!journal.keep(capture(9)), "nobody who comes later is before those who wait");
         // The last is asked first.
-        let ready: Vec<_> = (0..waiting.len()).rev().filter(|nth| poll(waiting[*nth].as_mut()).is_ready()).collect();
+        let ready: Vec<_> = (0..waiting.len()).rev().filter(|nth| !is_pending(&mut waiting[*nth])).collect();
         assert_eq!(ready, [0]);
         drop(waiting.remove(0));
     }
@@ -185,30 +177,27 @@ fn who_waits_gets_room_in_the_order_of_arrival() {
 fn those_who_wait_are_bounded_too() {
     let bounds = Bounds { captures_max: 1, waiting_bytes_max: COST, ..ROOMY };
     let (journal, _backlog, ledger) = open(Ack::Memory, bounds);
-    append(&journal, &ledger, 0).unwrap();
-    let mut receipt = Some(ledger.receive(None));
-    let mut waits = Box::pin(journal.append(capture(1), &mut receipt));
-    assert!(poll(waits.as_mut()).is_pending());
-    assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::QueueFull);
+    append(&journal, &ledger, 0);
+    let mut waits = begin(&journal, &ledger, 1);
+    assert!(is_pending(&mut waits));
+    assert_eq!(journal.begin_append(capture(2), ledger.receive(None)).unwrap_err(), Refusal::QueueFull);
     drop(waits);
-    let mut receipt = Some(ledger.receive(None));
-    assert!(poll(pin!(journal.append(capture(3), &mut receipt))).is_pending(), "a place came back");
+    assert!(is_pending(&mut begin(&journal, &ledger, 3)), "a place came back");
 }
 
 #[test]
 fn an_append_that_is_dropped_while_it_waits_leaves_its_place_and_its_room_to_others() {
     let bounds = Bounds { captures_max: 2, bytes_max: COST, waiting_bytes_max: COST };
     let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
-    append(&journal, &ledger, 0).unwrap();
+    append(&journal, &ledger, 0);
     for _repeat in 0..3 {
-        let mut receipt = Some(ledger.receive(None));
-        // It holds a place among the captures, and waits for bytes.
-        assert!(poll(pin!(journal.append(capture(1), &mut receipt))).is_pending());
+        // There is room for another capture, but not for its bytes.
+        assert!(is_pending(&mut begin(&journal, &ledger, 1)));
     }
     assert_eq!(ledger.read().ended_total(LedgerAccount::Refused), 3, "broken off");
     let first = take_all(&mut backlog).remove(0);
     settle(&mut backlog, &first);
-    append(&journal, &ledger, 2).unwrap();
+    append(&journal, &ledger, 2);
     assert_eq!(numbers(&take_all(&mut backlog)), [2]);
 }
 
@@ -217,7 +206,7 @@ fn a_capture_that_is_larger_than_all_room_takes_all_of_it() {
     let bounds = Bounds { bytes_max: COST - 1, ..ROOMY };
     let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
     for number in 0..2 {
-        append(&journal, &ledger, number).unwrap();
+        append(&journal, &ledger, number);
         assert!(!journal.keep(capture(9)));
         let first = take_all(&mut backlog).remove(0);
         settle(&mut backlog, &first);
@@ -228,7 +217,7 @@ fn a_capture_that_is_larger_than_all_room_takes_all_of_it() {
 fn bounds_beyond_what_can_be_counted_are_no_bounds() {
     let bounds = Bounds { captures_max: usize::MAX, bytes_max: usize::MAX, waiting_bytes_max: usize::MAX };
     let (journal, mut backlog, ledger) = open(Ack::Memory, bounds);
-    append(&journal, &ledger, 0).unwrap();
+    append(&journal, &ledger, 0);
     let first = take_all(&mut backlog).remove(0);
     settle(&mut backlog, &first);
 }
@@ -237,99 +226,61 @@ fn bounds_beyond_what_can_be_counted_are_no_bounds() {
 fn until_it_is_open_appends_wait_and_what_nobody_waits_for_is_taken() {
     let ledger = Ledger::default();
     let (journal, mut backlog) = in_memory(Ack::Memory, ROOMY, ledger.clone(), shares());
-    let mut receipt = Some(ledger.receive(None));
-    let mut append = Box::pin(journal.append(capture(0), &mut receipt));
-    assert!(poll(append.as_mut()).is_pending());
+    let mut waits = begin(&journal, &ledger, 0);
+    assert!(is_pending(&mut waits));
     journal.offer(capture(1), ledger.receive(None));
     assert!(journal.keep(capture(2)));
     journal.open();
-    assert!(poll(append.as_mut()).is_ready());
+    assert!(!is_pending(&mut waits));
     assert_eq!(numbers(&take_all(&mut backlog)), [1, 2, 0]);
 }
 
 #[test]
 fn when_it_closes_those_who_wait_go_away_and_what_it_has_stays() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
-    append(&journal, &ledger, 0).unwrap();
-    let mut receipt = Some(ledger.receive(None));
-    let mut waits = Box::pin(journal.append(capture(1), &mut receipt));
-    assert!(poll(waits.as_mut()).is_pending());
+    append(&journal, &ledger, 0);
+    let mut waits = begin(&journal, &ledger, 1);
+    assert!(is_pending(&mut waits));
     journal.close();
-    assert!(matches!(poll(waits.as_mut()), Poll::Ready(Err(AppendError::Closed))));
-    drop(waits);
-    assert!(receipt.is_some(), "the caller ends it, and says why");
+    assert_eq!(poll_outcome(&mut waits), Poll::Ready(Err(Refusal::Stopping)));
     assert!(!backlog.is_at_end());
 
     let taken = take_all(&mut backlog);
     assert_eq!(numbers(&taken), [0]);
     assert!(backlog.is_at_end());
     settle(&mut backlog, &taken[0]);
-    assert_eq!(append(&journal, &ledger, 2).unwrap_err(), AppendError::Closed);
+    assert_eq!(journal.begin_append(capture(2), ledger.receive(None)).unwrap_err(), Refusal::Stopping);
     journal.offer(capture(3), ledger.receive(None));
     assert!(!journal.keep(capture(4)));
     assert!(take_all(&mut backlog).is_empty());
-    assert_eq!(ledger.read().ended_total(LedgerAccount::Lost), 1);
+    let balance = ledger.read();
+    assert_eq!((balance.ended[Reason::Stopping.index()], balance.ended_total(LedgerAccount::Lost)), (2, 3));
+    assert_eq!(balance.waiting_total(), 0);
 }
 
 #[test]
-fn acknowledgement_wakes_its_waiter_and_an_abandoned_capture_is_still_delivered() {
+fn a_capture_whose_sender_went_away_is_delivered_all_the_same() {
     let (journal, mut backlog, ledger) = open(Ack::Broker, ROOMY);
-    let (waits, leaves) = (promised(&journal, &ledger, 0), promised(&journal, &ledger, 1));
-    let woken = Arc::new(Counted::default());
-    let waker = Waker::from(Arc::clone(&woken));
-    let mut cx = Context::from_waker(&waker);
-    let mut waiting = pin!(waits.acknowledged());
-    assert!(waiting.as_mut().poll(&mut cx).is_pending());
-    assert!(pin!(leaves.acknowledged()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let (mut waits, mut leaves) = (begin(&journal, &ledger, 0), begin(&journal, &ledger, 1));
+    assert!(is_pending(&mut waits) && is_pending(&mut leaves));
     drop(leaves);
     for entry in take_all(&mut backlog) {
         settle(&mut backlog, &entry);
     }
-    assert_eq!(woken.0.load(Ordering::SeqCst), 1);
-    assert_eq!(waiting.as_mut().poll(&mut cx), Poll::Ready(Ok(())));
+    assert_eq!(poll_outcome(&mut waits), Poll::Ready(Ok(())));
     let balance = ledger.read();
     assert_eq!((balance.delivered, balance.waiting_total(), balance.late), (2, 0, 0));
-}
-
-/// Looks at the ledger when it is woken.
-struct Looks {
-    ledger: Ledger,
-    seen: Mutex<Vec<(u64, u64)>>,
-}
-
-impl Wake for Looks {
-    fn wake(self: Arc<Self>) {
-        let balance = self.ledger.read();
-        self.seen.lock().unwrap().push((balance.delivered, balance.ended_total(LedgerAccount::Lost)));
-    }
-}
-
-#[test]
-fn who_is_told_what_became_of_it_finds_it_counted() {
-    let (journal, mut backlog, ledger) = open(Ack::Broker, ROOMY);
-    let [delivered, lost] = [0, 1].map(|number| promised(&journal, &ledger, number));
-    let looks = Arc::new(Looks { ledger: ledger.clone(), seen: Mutex::default() });
-    let waker = Waker::from(Arc::clone(&looks));
-    for appended in [&delivered, &lost] {
-        assert!(pin!(appended.acknowledged()).poll(&mut Context::from_waker(&waker)).is_pending());
-    }
-    let entries = take_all(&mut backlog);
-    settle(&mut backlog, &entries[0]);
-    give_up(&mut backlog, &entries[1]);
-    assert_eq!(*looks.seen.lock().unwrap(), [(1, 0), (1, 1)]);
 }
 
 #[test]
 fn what_kafka_will_never_take_is_lost_once_and_an_answer_that_waits_is_no_200() {
     let (journal, mut backlog, ledger) = open(Ack::Broker, ROOMY);
-    let waits = promised(&journal, &ledger, 0);
-    let gone = promised(&journal, &ledger, 1);
-    assert!(!gone.abandon(Reason::Deadline));
+    let [mut waits, mut gone] = [0, 1].map(|number| begin(&journal, &ledger, number));
+    assert_eq!(gone.give_up(), Err(Refusal::Deadline));
     for entry in take_all(&mut backlog) {
         give_up(&mut backlog, &entry);
     }
-    assert_eq!(poll(pin!(waits.acknowledged())), Poll::Ready(Err(AppendError::Unpublishable)), "it is told at once");
-    assert!(!waits.abandon(Reason::Deadline));
+    assert_eq!(poll_outcome(&mut waits), Poll::Ready(Err(Refusal::Unpublishable)), "it is told at once");
     let balance = ledger.read();
     assert_eq!(balance.ended[Reason::Deadline.index()], 1);
     assert_eq!(balance.ended[Reason::Unpublishable.index()], 1);
@@ -337,12 +288,12 @@ fn what_kafka_will_never_take_is_lost_once_and_an_answer_that_waits_is_no_200() 
 }
 
 #[test]
-fn a_promise_is_kept_or_abandoned_and_never_both_however_the_threads_meet() {
+fn a_capture_is_acknowledged_or_given_up_and_never_both_however_threads_meet() {
     const ROUNDS: usize = 200;
     const EACH: i64 = 20;
     for round in 0..ROUNDS {
         let (journal, mut backlog, ledger) = open(Ack::Broker, ROOMY);
-        let promised: Vec<Appended> = (0..EACH).map(|number| promised(&journal, &ledger, number)).collect();
+        let mut waiting: Vec<_> = (0..EACH).map(|number| begin(&journal, &ledger, number)).collect();
         let entries = take_all(&mut backlog);
         let together = Barrier::new(2);
         let is_200: Vec<bool> = thread::scope(|scope| {
@@ -353,29 +304,44 @@ fn a_promise_is_kept_or_abandoned_and_never_both_however_the_threads_meet() {
             });
             together.wait();
             // Backwards every other time, so that they meet in the middle.
-            let mut in_turn: Vec<_> = promised.iter().collect();
             if round % 2 == 0 {
-                in_turn.reverse();
+                waiting.reverse();
             }
-            in_turn.iter().map(|appended| appended.abandon(Reason::Deadline)).collect()
+            waiting.iter_mut().map(|pending| pending.give_up().is_ok()).collect()
         });
-        let kept = is_200.iter().filter(|is_200| **is_200).count() as u64;
+        let acknowledged = is_200.iter().filter(|is_200| **is_200).count() as u64;
         let balance = ledger.read();
-        assert_eq!(balance.delivered, kept);
-        assert_eq!(balance.ended[Reason::Deadline.index()], EACH.unsigned_abs() - kept);
-        assert_eq!((balance.late, balance.waiting_total()), (EACH.unsigned_abs() - kept, 0));
-        for (appended, is_200) in promised.iter().zip(if round % 2 == 0 { reversed(is_200) } else { is_200 }) {
-            assert_eq!(
-                poll(pin!(appended.acknowledged())),
-                Poll::Ready(if is_200 { Ok(()) } else { Err(AppendError::Unpublishable) })
-            );
-        }
+        assert_eq!(balance.delivered, acknowledged);
+        assert_eq!(balance.ended[Reason::Deadline.index()], EACH.unsigned_abs() - acknowledged);
+        assert_eq!((balance.late, balance.waiting_total()), (EACH.unsigned_abs() - acknowledged, 0));
     }
 }
 
-fn reversed(mut answers: Vec<bool>) -> Vec<bool> {
-    answers.reverse();
-    answers
+#[test]
+fn a_capture_that_waits_for_room_is_queued_or_given_up_however_threads_meet() {
+    for _round in 0..500 {
+        let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 1, ..ROOMY });
+        append(&journal, &ledger, 0);
+        let mut waits = begin(&journal, &ledger, 1);
+        let first = take_all(&mut backlog).remove(0);
+        let together = Barrier::new(2);
+        let outcome = thread::scope(|scope| {
+            let (together, backlog) = (&together, &mut backlog);
+            scope.spawn(move || {
+                together.wait();
+                settle(backlog, &first);
+            });
+            together.wait();
+            waits.give_up()
+        });
+        let queued = take_all(&mut backlog);
+        assert_eq!(outcome.is_ok(), queued.len() == 1);
+        queued.iter().for_each(|entry| settle(&mut backlog, entry));
+        let balance = ledger.read();
+        assert_eq!((balance.delivered, balance.late), (1 + queued.len() as u64, 0));
+        assert_eq!((balance.ended_total(LedgerAccount::Lost), balance.waiting_total()), (1 - queued.len() as u64, 0));
+        append(&journal, &ledger, 2);
+    }
 }
 
 #[test]
@@ -387,10 +353,8 @@ fn nothing_that_was_taken_comes_in_behind_the_end() {
             scope.spawn(|| {
                 together.wait();
                 for number in 0.. {
-                    let mut receipt = Some(ledger.receive(None));
-                    match poll(pin!(journal.append(capture(number), &mut receipt))) {
-                        Poll::Ready(Ok(_)) | Poll::Pending => {}
-                        Poll::Ready(Err(_closed)) => break,
+                    if journal.begin_append(capture(number), ledger.receive(None)).is_err() {
+                        break;
                     }
                 }
             });
@@ -420,8 +384,9 @@ const ALSO_STUCK: Command = Command::named("Profile.CallbackPortraitSet");
 fn fill(journal: &Journal, ledger: &Ledger, command: Command) -> usize {
     (0..)
         .take_while(|number| {
-            let mut receipt = Some(ledger.receive(Some(command)));
-            journal.append_now(capture_of(Some(command), *number), &mut receipt).is_ok()
+            let capture = capture_of(Some(command), *number);
+            let mut pending = journal.begin_append(capture, ledger.receive(Some(command))).unwrap();
+            !is_pending(&mut pending)
         })
         .count()
 }
@@ -438,7 +403,7 @@ fn topics_that_are_not_delivered_hold_their_shares_and_leave_the_rest_to_others(
         journal.offer(capture_of(Some(STUCK), 0), receipt.take().unwrap());
         assert_eq!(ledger.read().ended[Reason::TopicFull.index()], 1);
         for number in 0..1000 {
-            append(&journal, &ledger, number).unwrap();
+            append(&journal, &ledger, number);
             let taken = take_all(&mut backlog);
             let other = taken.iter().find(|entry| entry.command.is_none()).unwrap();
             settle(&mut backlog, other);
@@ -450,40 +415,35 @@ fn topics_that_are_not_delivered_hold_their_shares_and_leave_the_rest_to_others(
 fn those_who_wait_for_the_share_of_a_topic_stand_in_nobody_else_s_way() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 10, ..ROOMY });
     assert_eq!(fill(&journal, &ledger, STUCK), 8);
-    let mut receipts: Vec<_> = (0..2).map(|_| Some(ledger.receive(None))).collect();
-    let mut waiting: Vec<_> = (8..)
-        .zip(&mut receipts)
-        .map(|(number, receipt)| Box::pin(journal.append(capture_of(Some(STUCK), number), receipt)))
-        .collect();
-    assert!(waiting.iter_mut().all(|append| poll(append.as_mut()).is_pending()));
-    let claim = |command| journal.claim_of(&capture_of(command, 0));
-    assert_eq!(journal.refuse_waiting(claim(Some(STUCK))), Some(AppendError::TopicFull));
-    assert_eq!(journal.refuse_waiting(claim(None)), None);
+    let begin_stuck = |number| journal.begin_append(capture_of(Some(STUCK), number), ledger.receive(None)).unwrap();
+    let mut waiting: Vec<_> = (8..10).map(begin_stuck).collect();
+    assert!(waiting.iter_mut().all(is_pending));
+    assert_eq!(begin_stuck(10).give_up(), Err(Refusal::TopicFull));
 
-    append(&journal, &ledger, 100).unwrap();
+    append(&journal, &ledger, 100);
     let taken = take_all(&mut backlog);
     settle(&mut backlog, &taken[8]);
-    assert!(waiting.iter_mut().all(|append| poll(append.as_mut()).is_pending()), "it is no room of theirs");
+    assert!(waiting.iter_mut().all(is_pending), "it is no room of theirs");
     settle(&mut backlog, &taken[0]);
-    let ready: Vec<bool> = waiting.iter_mut().map(|append| poll(append.as_mut()).is_ready()).collect();
-    assert_eq!(ready, [true, false], "the first that came");
+    let waits: Vec<bool> = waiting.iter_mut().map(is_pending).collect();
+    assert_eq!(waits, [false, true], "the first that came");
 }
 
 #[test]
 fn those_who_wait_for_the_whole_queue_are_not_overtaken() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { bytes_max: 3 * COST + COST / 4, ..ROOMY });
-    append(&journal, &ledger, 0).unwrap();
-    append(&journal, &ledger, 1).unwrap();
-    let mut receipt = Some(ledger.receive(Some(STUCK)));
+    append(&journal, &ledger, 0);
+    append(&journal, &ledger, 1);
     let mut long = capture_of(Some(STUCK), 2);
     long.raw.push(&[b' '; COST]);
-    let mut waits = Box::pin(journal.append(long, &mut receipt));
-    assert!(poll(waits.as_mut()).is_pending());
-    let mut receipt = Some(ledger.receive(Some(ALSO_STUCK)));
-    assert!(journal.append_now(capture_of(Some(ALSO_STUCK), 3), &mut receipt).is_err(), "it would fit");
+    let mut waits = journal.begin_append(long, ledger.receive(Some(STUCK))).unwrap();
+    assert!(is_pending(&mut waits));
+    let short = capture_of(Some(ALSO_STUCK), 3);
+    let mut behind = journal.begin_append(short, ledger.receive(Some(ALSO_STUCK))).unwrap();
+    assert!(is_pending(&mut behind), "it would fit");
     let taken = take_all(&mut backlog);
     settle(&mut backlog, &taken[0]);
-    assert!(poll(waits.as_mut()).is_ready());
+    assert!(!is_pending(&mut waits));
 }
 
 #[test]
@@ -503,7 +463,7 @@ fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
     let mut moved = 0;
     let _end = backlog.read_again(Position::default(), |taken| moved += usize::from(taken.share == Some(rejected)));
     assert!(moved >= 72 && (moved + 1..90).contains(&held.len()), "{moved} of {}", held.len());
-    append(&journal, &ledger, 0).unwrap();
+    append(&journal, &ledger, 0);
     for entry in &held {
         settle(&mut backlog, entry);
     }
@@ -514,7 +474,7 @@ fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
 fn each_dead_letter_topic_lacks_its_own_share_only() {
     let (topics, apps) = (Topics::new(["a", "b"]), Apps::new([1, 2]));
     let [full, free] = [0, 1].map(|nth| topics.rejected(apps.iter().nth(nth).unwrap()));
-    let queue = Queue::new(&ROOMY, Some(10_000), topics.names().len(), Ledger::default());
+    let queue = Queue::new(Ack::Journal, &ROOMY, Some(10_000), topics.names().len(), Ledger::default());
     queue.recovered(Some(full), 7900);
     queue.recovered(None, 1000);
     assert!(!queue.move_share((None, full), Held::stored(1000), || true));

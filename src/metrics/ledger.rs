@@ -138,7 +138,8 @@ mod tests {
     fn a_scrape_shows_every_account_with_every_label_from_the_start() {
         let (registry, ledger) = (Registry::new(), Ledger::default());
         registry.register(Box::new(LedgerCollector::new(ledger.clone()).unwrap())).unwrap();
-        ledger.receive(Command::find("OfficialAccount.CallbackAfterAddSubscriber")).accept();
+        ledger.receive(Command::find("OfficialAccount.CallbackAfterAddSubscriber")).hand_over();
+        ledger.accept();
         ledger.receive(None).end(Reason::AppUnknown);
         for _ in 0..2 {
             let mut text = Vec::new();

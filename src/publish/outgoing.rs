@@ -25,6 +25,7 @@ use crate::record::Record;
 use crate::record::Topic;
 use crate::record::Topics;
 use crate::refusal::Reason;
+use crate::refusal::Refusal;
 
 use super::batch_size::BatchSize;
 use super::budget::SendBudget;
@@ -553,7 +554,7 @@ impl Outgoing {
         } else {
             self.marks.remove(&item.seq());
         }
-        self.settled.given_up(item.ticket, Reason::Unpublishable);
+        self.settled.given_up(item.ticket, Refusal::Unpublishable);
     }
 
     /// Decides what to do about batches that were too large, once all that the dead producer had is reported: a record that had its batch to

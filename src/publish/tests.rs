@@ -194,8 +194,7 @@ impl Rig {
             },
             outcome: CaptureOutcome::Happened,
         };
-        let mut receipt = Some(self.ledger.receive(Some(command)));
-        assert!(self.journal.append_now(Box::new(capture), &mut receipt).is_ok());
+        self.journal.offer(Box::new(capture), self.ledger.receive(Some(command)));
     }
 
     /// Closes the journal and waits until the pump has published all of it.

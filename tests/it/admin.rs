@@ -18,15 +18,10 @@ use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
 /// As many as are served at once.
 const ALL_PLACES: usize = 64;
 /// A probe has a second. This is for a busy machine, and still far below what a probe waited for before.
 const PROMPTLY: Duration = Duration::from_secs(10);
-
-fn start() -> Bridge {
-    Bridge::start_light(APP, "")
-}
 
 fn silent(bridge: &Bridge, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_nth| TcpStream::connect(bridge.admin).unwrap()).collect()
@@ -71,7 +66,7 @@ fn assert_all_end(mut streams: Vec<TcpStream>) {
 
 #[test]
 fn silent_connections_do_not_keep_a_probe_waiting_and_end() {
-    let bridge = start();
+    let bridge = Bridge::light("");
     let streams = silent(&bridge, ALL_PLACES);
     assert_probes_are_answered(&bridge);
     assert_all_end(streams);
@@ -79,7 +74,7 @@ fn silent_connections_do_not_keep_a_probe_waiting_and_end() {
 
 #[test]
 fn clients_that_do_not_read_do_not_keep_a_probe_waiting_and_end() {
-    let bridge = start();
+    let bridge = Bridge::light("");
     let pipelined = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(50);
     let streams = deaf(bridge.admin, ALL_PLACES, pipelined.as_bytes());
     assert_probes_are_answered(&bridge);
@@ -89,7 +84,7 @@ fn clients_that_do_not_read_do_not_keep_a_probe_waiting_and_end() {
 
 #[test]
 fn half_heads_and_half_bodies_do_not_keep_a_probe_waiting_and_end() {
-    let bridge = start();
+    let bridge = Bridge::light("");
     let halves = ["GET /livez HTTP/1.1\r\nHos", "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf"];
     let open = |half: &str| deaf(bridge.admin, ALL_PLACES, half.as_bytes());
     let streams: Vec<TcpStream> = halves.into_iter().flat_map(open).collect();
@@ -99,7 +94,7 @@ fn half_heads_and_half_bodies_do_not_keep_a_probe_waiting_and_end() {
 
 #[test]
 fn a_head_that_comes_byte_by_byte_has_a_second_in_all() {
-    let bridge = start();
+    let bridge = Bridge::light("");
     let mut streams = deaf(bridge.admin, ALL_PLACES, b"GET /livez HTTP/1.1\r\nX: ");
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -116,14 +111,14 @@ fn a_head_that_comes_byte_by_byte_has_a_second_in_all() {
 
 #[test]
 fn a_burst_of_connections_does_not_keep_a_probe_waiting() {
-    let bridge = start();
+    let bridge = Bridge::light("");
     let _streams = silent(&bridge, 1000);
     assert_probes_are_answered(&bridge);
 }
 
 #[test]
 fn a_connection_is_kept_between_requests_for_a_second() {
-    let bridge = start();
+    let bridge = Bridge::light("");
     let mut client = Client::connect(bridge.admin).unwrap();
     for path in ["/livez", "/readyz", "/metrics"] {
         let response = client.request("GET", path, &[], b"").unwrap();
@@ -134,7 +129,7 @@ fn a_connection_is_kept_between_requests_for_a_second() {
 
 #[test]
 fn a_client_that_has_shut_its_side_down_is_answered() {
-    let bridge = start();
+    let bridge = Bridge::light("");
     let mut stream = TcpStream::connect(bridge.admin).unwrap();
     stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
@@ -143,7 +138,7 @@ fn a_client_that_has_shut_its_side_down_is_answered() {
 
 #[test]
 fn another_method_is_405_with_the_methods_that_are_allowed() {
-    let bridge = start();
+    let bridge = Bridge::light("");
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"] {
         let response = Client::connect(bridge.admin).unwrap().request(method, "/livez", &[], b"").unwrap();
         assert_eq!((response.status, response.header("allow")), (405, Some("GET, HEAD")), "{method}");

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
-use std::thread;
 use std::time::Duration;
 
-use callbridge::clock;
 use callbridge::refusal::Reason;
 use serde_json::Value;
 use serde_json::json;
@@ -26,7 +24,6 @@ use crate::support::http::Client;
 use crate::support::http::Response;
 use crate::support::ledger::Ledger;
 use crate::support::ports;
-use crate::support::process;
 use crate::support::reader::Reader;
 use crate::topics;
 
@@ -89,10 +86,12 @@ struct Refused {
     received: &'static str,
 }
 
+/// Waits for bodies as long as a busy machine takes to send them.
+const PATIENT: &str = "callbacks.body_timeout_ms = 30000";
+
 #[test]
 fn each_wrong_request_is_told_what_is_wrong_and_counted_and_kept_as_the_table_says() {
-    let (_files, config) = patient();
-    let bridge = Bridge::start(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().settings(PATIENT).start();
     let cases = cases();
 
     for case in &cases {
@@ -133,7 +132,7 @@ fn every_reason_to_refuse_has_a_case() {
 fn a_callback_without_its_query_is_not_answered_as_a_check_and_logged_once() {
     let files = Files::new();
     let list = files.write("blocklist.txt", "mallory\n");
-    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP, "--ack", "memory", "--blocklist", &list]);
+    let bridge = Bridge::builder().embedded().ack("memory").args(&["--blocklist", &list]).start();
     let question = format!(
         r#"{{"CallbackCommand":"{BEFORE}","Official_Account":"@a","SubscribeAccountList":[{{"Subscriber_Account":"mallory"}}]}}"#
     );
@@ -154,9 +153,7 @@ fn a_callback_without_its_query_is_not_answered_as_a_check_and_logged_once() {
 
 #[test]
 fn callbacks_are_taken_on_the_configured_path_only() {
-    let files = Files::new();
-    let config = files.write("callbridge.toml", "callbacks.path = \"/secret/2f1c\"\n");
-    let bridge = Bridge::start(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().settings("callbacks.path = \"/secret/2f1c\"").start();
     let target = http::callback_target(APP, AFTER);
     let post = |path: &str| {
         let target = format!("{path}{}", target.strip_prefix('/').unwrap());
@@ -177,9 +174,7 @@ fn callbacks_are_taken_on_the_configured_path_only() {
 
 #[test]
 fn a_body_that_does_not_come_is_not_waited_for() {
-    let files = Files::new();
-    let config = files.write("callbridge.toml", "callbacks.body_timeout_ms = 100\n");
-    let bridge = Bridge::start(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().settings("callbacks.body_timeout_ms = 100").start();
     for half in [with_length(AFTER, 10, b"{\"a\""), raw(AFTER, "Transfer-Encoding: chunked", b"4\r\n{\"a\"\r\n")] {
         let mut client = Client::connect(bridge.callbacks).unwrap();
         client.write(&half).unwrap();
@@ -195,8 +190,7 @@ fn a_body_that_does_not_come_is_not_waited_for() {
 
 #[test]
 fn a_request_that_is_broken_off_is_counted() {
-    let (_files, config) = patient();
-    let bridge = Bridge::start(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().settings(PATIENT).start();
     let mut client = Client::connect(bridge.callbacks).unwrap();
     client.write(&with_length(AFTER, 10, b"{\"a\"")).unwrap();
     wait_for(&bridge, "callbridge_callbacks_waiting{where=\"request\"}");
@@ -252,8 +246,8 @@ fn who_still_waits_for_room_at_the_stop_is_told() {
 
 #[test]
 fn what_kafka_will_never_take_is_503_and_counted() {
-    let small = ["--ack", "broker", "--kafka", "message.max.bytes=1000"];
-    let bridge = Bridge::start(&[&["--embedded-broker", "--sdk-app-id", APP], &small[..]].concat());
+    let small = ["--kafka", "message.max.bytes=1000"];
+    let bridge = Bridge::builder().embedded().ack("broker").args(&small).start();
     let long = format!(r#"{{"Official_Account":"@long","Name":"{}"}}"#, "n".repeat(3000));
 
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -267,53 +261,24 @@ fn what_kafka_will_never_take_is_503_and_counted() {
     assert_eq!(Ledger::of_exit(&bridge.stop_and_wait().ledger), expected);
 }
 
-/// A configuration that waits for bodies as long as a busy machine takes to send them.
-fn patient() -> (Files, String) {
-    let files = Files::new();
-    let config = files.write("callbridge.toml", "callbacks.body_timeout_ms = 30000\n");
-    (files, config)
-}
-
 /// Starts a bridge whose Kafka is not there, and waits until it takes connections.
 fn start_without_kafka(settings: &str) -> Bridge {
-    let [callbacks, admin, nobody] = ports::free::<3>();
-    let files = Files::new();
-    let config =
-        files.write("callbridge.toml", &format!("drain_seconds = 1\ncallbacks.keep_accepting_ms = 0\n{settings}"));
-    let local = |port: u16| std::net::SocketAddr::from(([127, 0, 0, 1], port));
-    let brokers = local(nobody).to_string();
-    let args = ["--ack", "broker", "--config", &config, "--brokers", &brokers, "--sdk-app-id", APP];
-    let bridge = Bridge::start_unready(local(callbacks), local(admin), &args);
-    let deadline = clock::monotonic() + MINUTE;
-    while Client::connect(bridge.admin).is_err() || Client::connect(bridge.callbacks).is_err() {
-        assert!(clock::monotonic() < deadline, "callbridge does not listen:\n{}", bridge.stderr());
-        thread::sleep(process::POLL);
-    }
-    bridge
+    let builder = Bridge::builder().brokers(&ports::nobody()).ack("broker");
+    builder.settings("drain_seconds = 1\ncallbacks.keep_accepting_ms = 0").settings(settings).start_unready()
 }
 
 /// Scrapes until nothing waits: an answer may come a moment before the ledger has it. Every scrape must balance.
 fn settled(bridge: &Bridge) -> BTreeMap<String, f64> {
-    let deadline = clock::monotonic() + MINUTE;
-    loop {
-        let metrics = bridge.metrics();
-        let ledger = Ledger::of_scrape(&metrics);
+    bridge.metrics_until(|metrics| {
+        let ledger = Ledger::of_scrape(metrics);
         assert!(ledger.is_balanced(), "{ledger:?}");
-        if ledger.waiting == 0 {
-            return metrics;
-        }
-        assert!(clock::monotonic() < deadline, "not settled: {ledger:?}");
-        thread::sleep(process::POLL);
-    }
+        ledger.waiting == 0
+    })
 }
 
 /// Waits until a metric is 1.
 fn wait_for(bridge: &Bridge, metric: &str) {
-    let deadline = clock::monotonic() + MINUTE;
-    while bridge.metrics()[metric] != 1.0 {
-        assert!(clock::monotonic() < deadline, "{metric} does not become 1");
-        thread::sleep(process::POLL);
-    }
+    bridge.metrics_until(|metrics| metrics[metric] == 1.0);
 }
 
 /// Sends the request over a connection of its own, and judges the answer.
@@ -397,12 +362,8 @@ fn assert_kept(bridge: &Bridge, cases: &[Case]) {
     }
     let delivered = "callbridge_records_total{outcome=\"delivered\"}";
     let total = f64::from(u32::try_from(taken + kept.len()).unwrap());
-    let deadline = clock::monotonic() + MINUTE;
-    while bridge.metrics()[delivered] < total {
-        assert!(clock::monotonic() < deadline, "not all records were delivered");
-        thread::sleep(process::POLL);
-    }
-    assert_eq!(bridge.metrics()[delivered], total);
+    let metrics = bridge.metrics_until(|metrics| metrics[delivered] >= total);
+    assert_eq!(metrics[delivered], total);
     let mut records = Reader::open(&bridge.embedded_kafka(), &["tencent-chat.rejected"]).collect(kept.len(), MINUTE);
     records.sort_by(|left, right| left.value.cmp(&right.value));
     kept.sort();

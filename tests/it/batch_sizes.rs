@@ -7,12 +7,12 @@ use callbridge::clock;
 use serde_json::Value;
 
 use crate::seeds;
+use crate::seeds::APP;
 use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::journal;
-use crate::support::journal::Settings;
 use crate::support::kafka;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
@@ -23,7 +23,6 @@ use crate::support::oracle;
 use crate::support::powercut::dice::Dice;
 use crate::support::reader::Reader;
 use crate::support::torture;
-use crate::support::torture::APP;
 use crate::support::wait;
 
 const LIMIT: &str = "max.message.bytes";
@@ -45,7 +44,7 @@ fn an_outage_drains_without_a_dead_producer_where_topics_take_less_than_a_batch(
     let Some(mut kafka) = Kafka::start(1) else { return };
     create_topics(&kafka, "small", "400000");
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new_without_topics(&kafka.bootstrap(), "small", "").start(&dir);
+    let bridge = journal::builder_without_topics(&kafka.bootstrap(), "small", "").start_in(&dir);
     bridge.warm_up(APP);
     kafka.node(1).kill();
     let outcome = post(&bridge, CALLBACKS);
@@ -63,10 +62,10 @@ fn a_topic_that_comes_late_is_not_sent_larger_batches_than_it_takes() {
             kafka.create_topic_with(&format!("{prefix}.{suffix}"), 1, 1, &[(LIMIT, "5000000")]);
         }
         let (_folder, dir) = journal::folder();
-        let settings = Settings::new_without_topics(&kafka.bootstrap(), prefix, "");
+        let settings = journal::builder_without_topics(&kafka.bootstrap(), prefix, "");
         let large = ["batch.size=5000000", "message.max.bytes=5000000", "linger.ms=500"];
-        let settings = large.iter().fold(settings, |settings, property| settings.with(&["--kafka", property]));
-        let bridge = settings.start(&dir);
+        let settings = large.iter().fold(settings, |settings, property| settings.args(&["--kafka", property]));
+        let bridge = settings.start_in(&dir);
         // The other topics are published to already.
         bridge.warm_up(APP);
         let outcome = post(&bridge, CALLBACKS);
@@ -82,7 +81,7 @@ fn a_limit_that_is_lowered_while_it_runs_costs_no_more_than_two_producers() {
     let Some(mut kafka) = Kafka::start(1) else { return };
     create_topics(&kafka, "lowered", "1048588");
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new_without_topics(&kafka.bootstrap(), "lowered", "").start(&dir);
+    let bridge = journal::builder_without_topics(&kafka.bootstrap(), "lowered", "").start_in(&dir);
     bridge.warm_up(APP);
     kafka.alter_topic(&format!("lowered.{}", load::COMMAND), &[(LIMIT, "50000")]);
     kafka.node(1).kill();
@@ -100,11 +99,11 @@ fn where_limits_may_not_be_read_refused_batches_are_halved_and_that_is_said_once
     kafka.forbid_describing_topics();
     let login = kafka.properties().into_iter().filter(|(name, _value)| name != "bootstrap.servers");
     let settings = login
-        .fold(Settings::new_without_topics(&kafka.bootstrap(), "secret", ""), |settings, (name, value)| {
-            settings.with(&["--kafka", &format!("{name}={value}")])
+        .fold(journal::builder_without_topics(&kafka.bootstrap(), "secret", ""), |settings, (name, value)| {
+            settings.args(&["--kafka", &format!("{name}={value}")])
         });
     let (_folder, dir) = journal::folder();
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     bridge.warm_up(APP);
     kafka.node(1).kill();
     let outcome = post(&bridge, CALLBACKS);
@@ -119,8 +118,8 @@ fn where_limits_may_not_be_read_refused_batches_are_halved_and_that_is_said_once
 fn in_broker_mode_it_is_ready_once_the_smaller_batches_are_in_force() {
     let Some(kafka) = Kafka::shared() else { return };
     create_topics(kafka, "ready", "50000");
-    let args = ["--ack", "broker", "--sdk-app-id", APP, "--topic-prefix", "ready"];
-    let bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &args[..]].concat());
+    let builder = Bridge::builder().brokers(&kafka.bootstrap()).ack("broker");
+    let bridge = builder.args(&["--topic-prefix", "ready"]).start();
     let log = bridge.stderr();
     let at = |message: &str| log.find(message).unwrap_or_else(|| panic!("no {message} in {log}"));
     assert!(at("the producer's batch.size follows") < at("\"ready\""), "{log}");
@@ -137,7 +136,7 @@ fn topics_that_take_less_than_the_longest_callback_are_named_in_one_warning() {
     let few = ["rejected", load::COMMAND].map(|suffix| format!("short.{suffix}"));
     few.iter().for_each(|name| kafka.alter_topic(name, &[(LIMIT, "327679")]));
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new_without_topics(&kafka.bootstrap(), "short", "").start(&dir);
+    let bridge = journal::builder_without_topics(&kafka.bootstrap(), "short", "").start_in(&dir);
     bridge.warm_up(APP);
     let warnings = warnings(&bridge, "topics take less than the longest callback");
     assert_eq!(warnings.len(), 1, "{warnings:?}");

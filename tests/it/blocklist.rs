@@ -14,12 +14,12 @@ use serde_json::Value;
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::reader::Reader;
 
-const APP: &str = "1400000000";
 const COMMAND: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -346,8 +346,7 @@ impl Lists {
     /// Starts a bridge that follows these.
     fn start(&self, settings: &str, names: &[&str]) -> Bridge {
         let files: Vec<PathBuf> = names.iter().map(|name| self.path(name)).collect();
-        let settings = format!("callbacks.keep_accepting_ms = 0\nblocklist.files = {files:?}\n{settings}");
-        Bridge::start_with(&settings, &["--sdk-app-id", APP, "--embedded-broker", "--ack", "memory"])
+        Bridge::light(&format!("blocklist.files = {files:?}\n{settings}"))
     }
 }
 

@@ -9,6 +9,7 @@ use callbridge::clock;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::files::Files;
 use crate::support::http::Client;
@@ -20,7 +21,6 @@ use crate::support::reader::Record;
 use crate::support::schema;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
 const COMMAND: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
 const TOPIC: &str = "tencent-chat.blocklist";
 const MINUTE: Duration = Duration::from_secs(60);
@@ -51,13 +51,13 @@ fn wrong_fields(response: &Response) -> Vec<Value> {
 
 fn with_files(files: &Files) -> Bridge {
     let list = files.write("list", LIST);
-    Bridge::start_light(APP, &format!("blocklist.files = [{list:?}]"))
+    Bridge::light(&format!("blocklist.files = [{list:?}]"))
 }
 
 fn with_tokens(files: &Files) -> Bridge {
     let list = files.write("list", LIST);
     let tokens = files.write("tokens", &format!("alice:{TOKEN}\n"));
-    Bridge::start_light(APP, &format!("admin.token_files = [{tokens:?}]\nblocklist.files = [{list:?}]"))
+    Bridge::light(&format!("admin.token_files = [{tokens:?}]\nblocklist.files = [{list:?}]"))
 }
 
 /// A bridge that follows a topic of its embedded broker, and knows two tokens.
@@ -66,7 +66,7 @@ fn with_topic(files: &Files) -> Bridge {
     let tokens = files.write("tokens", &format!("alice:{TOKEN}\nbob:another-token-of-bob\n"));
     let settings =
         format!("admin.token_files = [{tokens:?}]\nblocklist.files = [{list:?}]\nblocklist.topic = {TOPIC:?}");
-    Bridge::start_light(APP, &settings)
+    Bridge::light(&settings)
 }
 
 /// Writes with the token of alice. The response is 200.
@@ -218,7 +218,7 @@ fn a_wrong_write_names_what_is_wrong_and_changes_nothing() {
 
 #[test]
 fn without_token_files_a_topic_is_read_and_nobody_writes_it() {
-    let bridge = Bridge::start_light(APP, &format!("blocklist.topic = {TOPIC:?}"));
+    let bridge = Bridge::light(&format!("blocklist.topic = {TOPIC:?}"));
     assert_eq!(get(&bridge, "/blocklist").0, 200);
     let response = request(&bridge, "PUT", "/blocklist/users/eve", Some(TOKEN), "");
     assert_eq!((response.status, &json_of(&response)["type"]), (403, &json!("urn:callbridge:problem:forbidden")));
@@ -231,11 +231,12 @@ fn a_write_that_kafka_does_not_acknowledge_is_503_and_probes_are_answered_meanwh
     let tokens = files.write("tokens", &format!("alice:{TOKEN}\n"));
     let settings =
         format!("callbacks.keep_accepting_ms = 0\nadmin.token_files = [{tokens:?}]\nblocklist.topic = {TOPIC:?}");
-    let brokers = kafka.bootstrap();
-    let bridge = Bridge::start_with(
-        &settings,
-        &["--sdk-app-id", APP, "--ack", "memory", "--brokers", &brokers, "--create-topics"],
-    );
+    let bridge = Bridge::builder()
+        .brokers(&kafka.bootstrap())
+        .ack("memory")
+        .topics("unacknowledged")
+        .settings(&settings)
+        .start();
     // A topic that is made takes a while until it can be read.
     wait::until("it is written", || request(&bridge, "PUT", "/blocklist/users/eve", Some(TOKEN), "").status == 200);
     kafka.node(1).freeze();

@@ -11,7 +11,6 @@ use crate::support::bridge::Bridge;
 use crate::support::files::Files;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
 const TOPIC: &str = "tencent-chat.blocklist";
 
 /// A bridge that follows a topic, and the options by which a command reaches that topic.
@@ -27,7 +26,7 @@ impl Setup {
         let files = Files::new();
         let tokens = files.write("tokens", "alice:0123456789abcdef-admin\n");
         let settings = format!("admin.token_files = [{tokens:?}]\nblocklist.topic = {TOPIC:?}");
-        let bridge = Bridge::start_light(APP, &settings);
+        let bridge = Bridge::light(&settings);
         let brokers = bridge.embedded_kafka().get("bootstrap.servers").unwrap().to_owned();
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
         let by_kafka = words(&["--brokers", &brokers, "--topic", TOPIC]);

@@ -89,7 +89,7 @@ fn bridge(kafka: &Kafka, topic: &str, settings: &str) -> Bridge {
     let settings = format!("callbacks.keep_accepting_ms = 0\nblocklist.topic = {topic:?}\n{settings}");
     let brokers = kafka.bootstrap();
     let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--ack", "memory", "--create-topics"];
-    Bridge::start_with(&settings, &[&args[..], &["--topic-prefix", topic]].concat())
+    Bridge::builder().args(&[&args[..], &["--topic-prefix", topic]].concat()).settings(&settings).start()
 }
 
 /// Which of `users` are refused on `account`.
@@ -213,7 +213,7 @@ fn sources_and_applications_keep_their_lists_apart() {
     );
     let brokers = kafka.bootstrap();
     let args = ["--brokers", &brokers, "--ack", "memory", "--create-topics", "--topic-prefix", "blocklist-apps"];
-    let bridge = Bridge::start_with(&settings, &args);
+    let bridge = Bridge::builder().args(&args).settings(&settings).start();
     let of = |app: &str| refused_on(&bridge, app, "@a", &["alice", "bob", "carol"]);
     // The bad file takes nothing from the topic.
     assert_eq!((of("1"), of("2")), (vec!["bob".to_owned()], vec!["carol".to_owned()]));
@@ -391,7 +391,7 @@ fn without_the_right_to_read_the_rules_stay_until_it_is_given_back() {
     let mut args = vec!["--sdk-app-id", APP, "--ack", "memory", "--create-topics", "--topic-prefix", name];
     properties.iter().for_each(|property| args.extend(["--kafka", property]));
     let settings = format!("callbacks.keep_accepting_ms = 0\nblocklist.topic = {name:?}\n");
-    let bridge = Bridge::start_with(&settings, &args);
+    let bridge = Bridge::builder().args(&args).settings(&settings).start();
     assert_eq!(refused(&bridge), ["bob"]);
     kafka.forbid_reading(name);
     wait_for_state(&bridge, name, "stale");
@@ -446,7 +446,10 @@ fn a_broker_that_is_away_frozen_or_killed_changes_no_answer() {
     );
     let brokers = kafka.bootstrap();
     let began = clock::monotonic();
-    let bridge = Bridge::start_with(&settings, &["--sdk-app-id", APP, "--brokers", &brokers, "--create-topics"]);
+    let bridge = Bridge::builder()
+        .args(&["--sdk-app-id", APP, "--brokers", &brokers, "--create-topics"])
+        .settings(&settings)
+        .start();
     let waited = clock::monotonic().duration_since(began);
     assert!(waited >= Duration::from_secs(1), "{waited:?}");
     assert_eq!(refused(&bridge), ["the blocklist is not loaded yet"]);

@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use crate::support::bridge::Bridge;
 use crate::support::journal;
-use crate::support::journal::Settings;
 use crate::support::kafka;
 use crate::support::kafka::Kafka;
 use crate::support::ports;
@@ -29,10 +28,10 @@ fn a_wrong_security_protocol_is_logged_once_with_the_setting_to_change() {
         ),
     ] {
         let protocol = format!("security.protocol={protocol}");
-        let settings = Settings::new(&kafka.bootstrap(), "protocol", "").with(&["--kafka", &protocol]);
-        let settings = more.iter().fold(settings, |settings, property| settings.with(&["--kafka", property]));
+        let settings = journal::builder(&kafka.bootstrap(), "protocol", "").args(&["--kafka", &protocol]);
+        let settings = more.iter().fold(settings, |settings, property| settings.args(&["--kafka", property]));
         let (_folder, dir) = journal::folder();
-        let bridge = settings.start(&dir);
+        let bridge = settings.start_in(&dir);
         wait::until("a hint is logged", || !hints(&bridge).is_empty());
         // The client connects again and again.
         wait::until("kafka does not answer", || bridge.stderr().contains("kafka does not answer"));
@@ -44,8 +43,8 @@ fn a_wrong_security_protocol_is_logged_once_with_the_setting_to_change() {
 #[test]
 fn a_log_line_about_a_connection_has_one_message() {
     let (_folder, dir) = journal::folder();
-    let nobody = format!("127.0.0.1:{}", ports::free::<1>()[0]);
-    let bridge = Settings::new(&nobody, "nobody", "").start(&dir);
+    let nobody = ports::nobody();
+    let bridge = journal::builder(&nobody, "nobody", "").start_in(&dir);
     wait::until("librdkafka says something", || bridge.stderr().contains("Connection refused"));
     for line in bridge.stderr().lines() {
         assert_eq!(line.matches("\"message\":").count(), 1, "{line}");

@@ -36,8 +36,8 @@ fn four_callbacks_posted_by_curl_are_read_by_three_consumers_on_three_brokers() 
     let Some(kafka) = Kafka::start(3) else { return };
     let files = Files::new();
     let blocklist = files.write("blocklist.txt", "jared\n");
-    let flags = ["--sdk-app-id", APP, "--topic-prefix", "four", "--create-topics", "--blocklist", &blocklist];
-    let bridge = Bridge::start(&[&["--ack", "broker", "--brokers", &kafka.bootstrap()], &flags[..]].concat());
+    let builder = Bridge::builder().brokers(&kafka.bootstrap()).topics("four").ack("broker");
+    let bridge = builder.args(&["--blocklist", &blocklist]).start();
 
     topics::assert_made_on_three_brokers(&kafka, "four");
     bridge.warm_up(APP);
@@ -84,18 +84,8 @@ fn a_question_is_answered_by_the_blocklist_and_its_record_has_the_decision() {
     let files = Files::new();
     let rules = "# Comment\njared\nclose @TOA#_closed because moved\nallow carol on @TOA#_staff\n";
     let blocklist = files.write("blocklist.txt", rules);
-    let flags = [
-        "--ack",
-        "broker",
-        "--sdk-app-id",
-        APP,
-        "--topic-prefix",
-        "asked",
-        "--create-topics",
-        "--blocklist",
-        &blocklist,
-    ];
-    let bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
+    let builder = Bridge::builder().brokers(&kafka.bootstrap()).topics("asked").ack("broker");
+    let bridge = builder.args(&["--blocklist", &blocklist]).start();
     let rules_of = |rule: &str| json!([{"rule": rule, "source": format!("file:{blocklist}")}]);
     let decision = |outcome: &str, refused: Value, rules: Value| json!({"outcome": outcome, "refused": refused, "rules": rules, "generation": 1});
     let questions = [
@@ -159,7 +149,7 @@ fn a_request_whose_users_are_all_refused_is_rejected_where_configured() {
     let blocklist = files.write("blocklist.txt", "jared\nleckie\n");
     let text = "blocklist.files = [\"blocklist.txt\"]\ndecide.all_refused = \"reject\"\n";
     let config = files.write("callbridge.toml", text);
-    let bridge = Bridge::start(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().args(&["--config", &config]).start();
     let seed = &seeds::BEFORE_ADD_SUBSCRIBER;
 
     let answer = Client::connect(bridge.callbacks).unwrap().post(&target(seed), seed.body.as_bytes()).unwrap();
@@ -176,10 +166,8 @@ fn a_request_whose_users_are_all_refused_is_rejected_where_configured() {
 #[test]
 fn in_binary_mode_the_attributes_are_headers_and_the_data_is_the_value() {
     let Some(kafka) = Kafka::shared() else { return };
-    let files = Files::new();
-    let config = files.write("callbridge.toml", "envelope.mode = \"binary\"\n");
-    let flags = ["--config", &config, "--sdk-app-id", APP, "--topic-prefix", "binary", "--create-topics"];
-    let bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
+    let builder = Bridge::builder().brokers(&kafka.bootstrap()).topics("binary");
+    let bridge = builder.settings("envelope.mode = \"binary\"").start();
 
     bridge.warm_up(APP);
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -204,11 +192,9 @@ fn in_binary_mode_the_attributes_are_headers_and_the_data_is_the_value() {
 
 #[test]
 fn each_application_has_its_own_topics_source_and_ids() {
-    let files = Files::new();
     let text = "[[apps]]\nsdk_app_id = 1400000001\ntopic_prefix = \"first\"\n\
                 [[apps]]\nsdk_app_id = 1400000002\ntopic_prefix = \"second\"\n";
-    let config = files.write("callbridge.toml", text);
-    let bridge = Bridge::start(&["--config", &config, "--embedded-broker"]);
+    let bridge = Bridge::builder().args(&["--embedded-broker"]).settings(text).start();
     let seed = &seeds::AFTER_ADD_SUBSCRIBER;
 
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -230,7 +216,7 @@ fn each_application_has_its_own_topics_source_and_ids() {
 
 #[test]
 fn the_same_callback_sent_again_has_the_same_id_and_another_one_has_not() {
-    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().start();
     let seed = &seeds::AFTER_ADD_SUBSCRIBER;
     let other = seed.body.replace("4123", "4124");
     let again = format!("{}&Sign=00ff&RequestTime=1669872112", target(seed));
@@ -254,7 +240,7 @@ fn kafka_is_reached_over_tls_with_a_login_by_scram() {
     let properties: Vec<String> = kafka.properties().iter().map(|(name, value)| format!("{name}={value}")).collect();
     let mut args = vec!["--sdk-app-id", APP, "--topic-prefix", "secure", "--create-topics"];
     args.extend(properties.iter().flat_map(|property| ["--kafka", property]));
-    let bridge = Bridge::start(&args);
+    let bridge = Bridge::builder().args(&args).start();
     bridge.warm_up(APP);
     let seed = &seeds::AFTER_INFO_CHANGED;
 
@@ -283,8 +269,7 @@ fn callbacks_nobody_foresaw_are_acknowledged_and_kept_in_memory_mode() {
 fn unforeseen_callbacks_are_kept(ack: &str) {
     let Some(kafka) = Kafka::shared() else { return };
     let prefix = format!("odd-{ack}");
-    let flags = ["--ack", ack, "--sdk-app-id", APP, "--topic-prefix", &prefix, "--create-topics"];
-    let bridge = Bridge::start(&[&["--brokers", &kafka.bootstrap()], &flags[..]].concat());
+    let bridge = Bridge::builder().brokers(&kafka.bootstrap()).topics(&prefix).ack(ack).start();
     bridge.warm_up(APP);
     let (added, changed) = (seeds::AFTER_ADD_SUBSCRIBER.command, seeds::AFTER_INFO_CHANGED.command);
     let unknown = "Future.CallbackAfterSendMsg";

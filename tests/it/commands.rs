@@ -34,7 +34,7 @@ fn there_is_a_sample_of_every_command() {
 
 #[test]
 fn every_command_comes_out_on_its_topic_with_its_key_subject_time_and_id() {
-    let bridge = Bridge::start_with_all_topics(&["--embedded-broker", "--sdk-app-id", APP, "--ack", "memory"]);
+    let bridge = Bridge::builder().embedded().ack("memory").all_topics().start();
     let samples = samples::all();
     let mut client = Client::connect(bridge.callbacks).unwrap();
     for sample in samples.iter().chain(&samples) {
@@ -63,7 +63,7 @@ fn every_command_comes_out_on_its_topic_with_its_key_subject_time_and_id() {
 
 #[test]
 fn commands_without_a_topic_of_their_own_are_the_same_in_the_topic_of_unknown_ones() {
-    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP, "--ack", "memory"]);
+    let bridge = Bridge::builder().embedded().ack("memory").start();
     let samples: Vec<Sample<'_>> =
         samples::all().into_iter().filter(|sample| !sample.command.starts_with("OfficialAccount.")).collect();
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -83,7 +83,7 @@ fn commands_without_a_topic_of_their_own_are_the_same_in_the_topic_of_unknown_on
 
 #[test]
 fn each_event_of_a_batch_is_a_record_of_its_own_however_many_there_are() {
-    let bridge = Bridge::start_with_all_topics(&["--embedded-broker", "--sdk-app-id", APP, "--ack", "memory"]);
+    let bridge = Bridge::builder().embedded().ack("memory").all_topics().start();
     let topic = "tencent-chat.Push.OfflinePush";
     let event = |user: &str| format!(r#"{{"To_Account":"{user}","PushID":"p","PushStage":1,"EventTime":1670574414}}"#);
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -125,7 +125,7 @@ fn a_blocked_user_is_refused_only_in_the_configured_before_commands() {
     let text =
         "blocklist.files = [\"blocklist.txt\"]\ndecide.commands = [\"Group.*\", \"Sns.CallbackPrevFriendAdd\"]\n";
     let config = files.write("callbridge.toml", text);
-    let bridge = Bridge::start_with_all_topics(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().args(&["--config", &config]).all_topics().start();
     let refused = r#"{"ActionStatus":"OK","ErrorInfo":"refused by the blocklist","ErrorCode":1}"#;
     let member = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0,"RefusedMembers_Account":["jared"]}"#;
     let friend = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0,"ResultItem":[{"To_Account":"leckie","ResultCode":38000,"ResultInfo":"refused by the blocklist"}]}"#;

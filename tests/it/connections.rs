@@ -7,17 +7,16 @@ use std::time::Duration;
 
 use callbridge::clock;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::load;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
-
 #[test]
 fn a_new_connection_takes_the_place_of_a_silent_one_and_then_of_the_longest_idle() {
-    let bridge = start("callbacks.connections_max = 4\ncallbacks.head_timeout_ms = 60000");
+    let bridge = Bridge::light("callbacks.connections_max = 4\ncallbacks.head_timeout_ms = 60000");
     let mut older = connect(&bridge);
     assert_eq!(post(&mut older), 200);
     // That it is idle is noted a moment after the response is here, and nobody can ask for it.
@@ -46,7 +45,7 @@ fn a_new_connection_takes_the_place_of_a_silent_one_and_then_of_the_longest_idle
 fn a_connection_beyond_a_busy_cap_gets_503_and_ended_ones_free_their_slot() {
     let settings =
         "callbacks.connections_max = 3\ncallbacks.body_timeout_ms = 60000\ncallbacks.head_timeout_ms = 60000";
-    let bridge = start(settings);
+    let bridge = Bridge::light(settings);
     let mut inside: Vec<Client> = (0..3).map(|_nth| connect(&bridge)).collect();
     for client in &mut inside {
         client.write(half()).unwrap();
@@ -75,7 +74,7 @@ fn a_connection_beyond_a_busy_cap_gets_503_and_ended_ones_free_their_slot() {
 
 #[test]
 fn idle_connections_without_a_callback_make_room_before_new_ones_do() {
-    let bridge = start("callbacks.connections_max = 10\ncallbacks.head_timeout_ms = 60000");
+    let bridge = Bridge::light("callbacks.connections_max = 10\ncallbacks.head_timeout_ms = 60000");
     let mut used = connect(&bridge);
     assert_eq!(post(&mut used), 200);
     let mut looks: Vec<Client> = (0..9).map(|_nth| connect(&bridge)).collect();
@@ -91,7 +90,7 @@ fn idle_connections_without_a_callback_make_room_before_new_ones_do() {
 
 #[test]
 fn a_slow_head_makes_room_when_nothing_else_can() {
-    let bridge = start("callbacks.connections_max = 2\ncallbacks.head_timeout_ms = 60000");
+    let bridge = Bridge::light("callbacks.connections_max = 2\ncallbacks.head_timeout_ms = 60000");
     let mut slow: Vec<Client> = (0..2).map(|_nth| connect(&bridge)).collect();
     for client in &mut slow {
         client.write(b"POST / HTTP/1.1\r\nHos").unwrap();
@@ -104,7 +103,7 @@ fn a_slow_head_makes_room_when_nothing_else_can() {
 
 #[test]
 fn thousands_of_silent_connections_keep_no_sender_out() {
-    let bridge = start("callbacks.connections_max = 50\ncallbacks.head_timeout_ms = 60000");
+    let bridge = Bridge::light("callbacks.connections_max = 50\ncallbacks.head_timeout_ms = 60000");
     let mut good = connect(&bridge);
     assert_eq!(post(&mut good), 200);
     let mut silent = Vec::new();
@@ -120,7 +119,7 @@ fn thousands_of_silent_connections_keep_no_sender_out() {
 
 #[test]
 fn a_connection_of_which_no_byte_comes_has_the_time_of_a_head() {
-    let bridge = start("callbacks.head_timeout_ms = 300\ncallbacks.idle_timeout_seconds = 3600");
+    let bridge = Bridge::light("callbacks.head_timeout_ms = 300\ncallbacks.idle_timeout_seconds = 3600");
     let mut used = connect(&bridge);
     assert_eq!(post(&mut used), 200);
     assert!(connect(&bridge).is_closed());
@@ -133,7 +132,7 @@ fn a_connection_of_which_no_byte_comes_has_the_time_of_a_head() {
 
 #[test]
 fn empty_lines_between_requests_are_ignored() {
-    let bridge = start("callbacks.head_timeout_ms = 300");
+    let bridge = Bridge::light("callbacks.head_timeout_ms = 300");
     let mut ended = connect(&bridge);
     let mut client = connect(&bridge);
     for blank in ["\r\n", "\n", "\r\n\r\n", "\r"] {
@@ -156,7 +155,7 @@ fn empty_lines_between_requests_are_ignored() {
 
 #[test]
 fn a_connection_ends_with_a_response_once_it_has_reached_its_age() {
-    let bridge = start("callbacks.connection_age_max_seconds = 1");
+    let bridge = Bridge::light("callbacks.connection_age_max_seconds = 1");
     let began = clock::monotonic();
     let mut client = connect(&bridge);
     let mut answered = 0_u64;
@@ -177,7 +176,7 @@ fn a_connection_ends_with_a_response_once_it_has_reached_its_age() {
 fn one_peer_has_a_quarter_of_all_connections_where_no_proxies_are_configured() {
     let busy = "callbacks.connections_max = 440\ncallbacks.body_timeout_ms = 60000";
     for (settings, places) in [("", 110), ("\ncallbacks.proxies = [\"127.20.0.1\"]", 440)] {
-        let bridge = start(&format!("{busy}{settings}"));
+        let bridge = Bridge::light(&format!("{busy}{settings}"));
         let mut inside: Vec<Client> = (0..places).map(|_nth| connect(&bridge)).collect();
         for client in &mut inside {
             client.write(half()).unwrap();
@@ -186,10 +185,6 @@ fn one_peer_has_a_quarter_of_all_connections_where_no_proxies_are_configured() {
         bridge.metrics_until(|metrics| metrics["callbridge_callbacks_waiting{where=\"request\"}"] == all);
         assert_eq!(post(&mut connect(&bridge)), 503);
     }
-}
-
-fn start(settings: &str) -> Bridge {
-    Bridge::start_light(APP, settings)
 }
 
 fn connect(bridge: &Bridge) -> Client {

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::bridge::Stopped;
 use crate::support::inspect;
+use crate::support::journal;
 use crate::support::journal::Failing;
 use crate::support::journal::Killed as KilledWithJournal;
-use crate::support::journal::Settings;
 use crate::support::journal::Unplugged;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
@@ -24,20 +26,18 @@ use crate::support::wait;
 
 /// It is killed, and the machine lives on.
 struct Killed {
-    args: Vec<String>,
+    bridge: BridgeBuilder,
 }
 
 impl Killed {
     fn new(kafka: &Kafka, ack: &str, prefix: &str) -> Self {
-        let brokers = kafka.bootstrap();
-        let args = ["--sdk-app-id", torture::APP, "--brokers", &brokers, "--topic-prefix", prefix, "--create-topics"];
-        Self { args: args.into_iter().chain(["--ack", ack]).map(str::to_owned).collect() }
+        Self { bridge: Bridge::builder().brokers(&kafka.bootstrap()).topics(prefix).ack(ack) }
     }
 }
 
 impl Site for Killed {
     fn launch(&mut self) -> Bridge {
-        Bridge::launch(&[], &self.args.iter().map(String::as_str).collect::<Vec<_>>())
+        self.bridge.launch()
     }
 
     fn crash(&mut self, bridge: Bridge) -> Stopped {
@@ -76,7 +76,7 @@ fn kill_9_in_memory_mode_loses_what_was_queued_and_that_is_seen_here() {
 #[test]
 fn kill_9_in_journal_mode_loses_nothing_acknowledged() {
     let Some(kafka) = Kafka::shared() else { return };
-    let mut site = KilledWithJournal::new(Settings::new(&kafka.bootstrap(), "crashes-journal", ""));
+    let mut site = KilledWithJournal::new(journal::builder(&kafka.bootstrap(), "crashes-journal", ""));
     // Long enough a life, most often, to deliver what it has found and more.
     let pause = Duration::from_millis(5);
     let plan = Plan { seed: 3, crashes: 20, clients: 8, pause, acknowledged_max: 1200 }.or_as_told();
@@ -88,7 +88,7 @@ fn kill_9_in_journal_mode_loses_nothing_acknowledged() {
 #[test]
 fn power_cuts_in_journal_mode_lose_nothing_acknowledged() {
     let Some(kafka) = Kafka::shared() else { return };
-    let Some(mut site) = Unplugged::new(Settings::new(&kafka.bootstrap(), "crashes-power", ""), 4) else { return };
+    let Some(mut site) = Unplugged::new(journal::builder(&kafka.bootstrap(), "crashes-power", ""), 4) else { return };
     let pause = Duration::from_millis(5);
     let plan = Plan { seed: 4, crashes: 8, clients: 8, pause, acknowledged_max: 1500 }.or_as_told();
     let verdict = torture::run(&mut site, kafka, &topic("crashes-power"), &plan);
@@ -99,7 +99,7 @@ fn power_cuts_in_journal_mode_lose_nothing_acknowledged() {
 #[test]
 fn a_sync_that_fails_ends_it_with_74_and_nothing_acknowledged_is_lost() {
     let Some(kafka) = Kafka::shared() else { return };
-    let settings = Settings::new(&kafka.bootstrap(), "crashes-sync", "");
+    let settings = journal::builder(&kafka.bootstrap(), "crashes-sync", "");
     let Some(unplugged) = Unplugged::new(settings, 5) else { return };
     let pause = Duration::from_millis(2);
     let plan = Plan { seed: 5, crashes: 4, clients: 8, pause, acknowledged_max: 200 }.or_as_told();
@@ -111,10 +111,10 @@ fn a_sync_that_fails_ends_it_with_74_and_nothing_acknowledged_is_lost() {
 #[test]
 fn what_is_recorded_as_delivered_is_not_delivered_again_after_kill_9() {
     let Some(kafka) = Kafka::shared() else { return };
-    let mut site = KilledWithJournal::new(Settings::new(&kafka.bootstrap(), "crashes-recorded", ""));
+    let mut site = KilledWithJournal::new(journal::builder(&kafka.bootstrap(), "crashes-recorded", ""));
     let mut bridge = site.launch();
     bridge.wait_until_ready();
-    let load = Load::start(bridge.callbacks, torture::APP, 4, Duration::ZERO);
+    let load = Load::start(bridge.callbacks, APP, 4, Duration::ZERO);
     wait::until("callbacks are acknowledged", || load.acknowledged() >= 200);
     let outcome = load.stop();
     // Once a second, also when nothing comes.

@@ -13,6 +13,7 @@ use std::time::Duration;
 use callbridge::clock;
 use tempfile::TempDir;
 
+use crate::seeds::APP;
 use crate::support::bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
@@ -22,7 +23,6 @@ use crate::support::real;
 use crate::support::tools;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
 const BASE: &str = "gcr.io/distroless/cc-debian12:nonroot";
 const IMAGE: &str = "localhost/callbridge:test";
 

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::seeds;
+use crate::seeds::APP;
 use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::errno;
 use crate::support::errno::Faults;
 use crate::support::files::Files;
@@ -13,7 +15,6 @@ use crate::support::full_disk::FullDisk;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::journal;
-use crate::support::journal::Settings;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
 use crate::support::ledger::Watch;
@@ -24,7 +25,6 @@ use crate::support::oracle;
 use crate::support::oracle::Judged;
 use crate::support::ports;
 use crate::support::reader::Reader;
-use crate::support::torture::APP;
 use crate::support::wait;
 
 const BEFORE: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
@@ -72,10 +72,10 @@ fn a_full_disk_is_503_and_it_starts_on_it_and_goes_on_by_itself_when_kafka_is_ba
     let _alone = Alone::take();
     let Some(mut kafka) = Kafka::start(1) else { return };
     let files = Files::new();
-    let settings = Settings::new(&kafka.bootstrap(), "full-disk", "quota_bytes = 1073741824");
-    let settings = settings.with(&["--blocklist", &blocklist(&files)]);
+    let settings = journal::builder(&kafka.bootstrap(), "full-disk", "quota_bytes = 1073741824");
+    let settings = settings.args(&["--blocklist", &blocklist(&files)]);
     let dir = disk.path().join("journal");
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     let load = Load::start(bridge.callbacks, APP, CLIENTS, Duration::ZERO);
     bridge.metrics_until(|metrics| metrics["callbridge_callbacks_delivered_total"] >= 100.0);
 
@@ -91,7 +91,7 @@ fn a_full_disk_is_503_and_it_starts_on_it_and_goes_on_by_itself_when_kafka_is_ba
     load.aim_nowhere();
     assert_eq!(bridge.kill9().code, 128 + 9);
 
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     let watch = Watch::start(bridge.admin);
     let acknowledged_before = load.acknowledged();
     load.aim(bridge.callbacks);
@@ -113,10 +113,10 @@ fn a_first_start_on_a_full_disk_is_not_ready_until_there_is_room() {
     let Some(disk) = FullDisk::mount(16) else { return };
     disk.fill();
     let files = Files::new();
-    let nobody = format!("127.0.0.1:{}", ports::free::<1>()[0]);
+    let nobody = ports::nobody();
     // The default quota depends on what is free.
-    let settings = Settings::new(&nobody, "first", "").with(&["--blocklist", &blocklist(&files)]);
-    let bridge = settings.start(disk.path());
+    let settings = journal::builder(&nobody, "first", "").args(&["--blocklist", &blocklist(&files)]);
+    let bridge = settings.start_in(disk.path());
     let load = Load::start(bridge.callbacks, APP, CLIENTS, Duration::ZERO);
     wait_until_full(&bridge);
     assert_eq!(load.acknowledged(), 0);
@@ -133,9 +133,9 @@ pub(crate) fn a_quota_that_is_reached_is_503_until_segments_are_delivered() {
     let (files, (_folder, dir)) = (Files::new(), journal::folder());
     let blocklist = blocklist(&files);
     let quota = format!("quota_bytes = {}", 4 * journal::SEGMENT_BYTES);
-    let settings = |brokers: &str| Settings::new(brokers, "quota", &quota).with(&["--blocklist", &blocklist]);
-    let nobody = format!("127.0.0.1:{}", ports::free::<1>()[0]);
-    let bridge = settings(&nobody).start(&dir);
+    let settings = |brokers: &str| journal::builder(brokers, "quota", &quota).args(&["--blocklist", &blocklist]);
+    let nobody = ports::nobody();
+    let bridge = settings(&nobody).start_in(&dir);
     let watch = Watch::start(bridge.admin);
     // Each topic takes its share, until too little is left for one that holds nothing yet.
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -163,7 +163,7 @@ pub(crate) fn a_quota_that_is_reached_is_503_until_segments_are_delivered() {
     assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] >= acknowledged, "{stopped:?}");
 
     let settings = settings(&kafka.bootstrap());
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     let load = Load::start(bridge.callbacks, APP, CLIENTS, Duration::ZERO);
     wait_until_acknowledged(&load, 1000);
     assert!(Ledger::of_scrape(&bridge.metrics()).recovered >= acknowledged);
@@ -173,9 +173,9 @@ pub(crate) fn a_quota_that_is_reached_is_503_until_segments_are_delivered() {
 }
 
 /// Starts it so that its disk can be given faults, and a load on it.
-fn start_with_faults(kafka: &Kafka, prefix: &str, faults: &Faults, dir: &Path) -> (Settings, Bridge, Load) {
-    let settings = Settings::new(&kafka.bootstrap(), prefix, "");
-    let bridge = settings.start_under(&faults.prefix(&[]), dir);
+fn start_with_faults(kafka: &Kafka, prefix: &str, faults: &Faults, dir: &Path) -> (BridgeBuilder, Bridge, Load) {
+    let settings = journal::builder(&kafka.bootstrap(), prefix, "");
+    let bridge = settings.clone().under(&faults.prefix(&[])).start_in(dir);
     let load = Load::start(bridge.callbacks, APP, CLIENTS, Duration::from_millis(2));
     wait_until_acknowledged(&load, 200);
     (settings, bridge, load)
@@ -195,7 +195,7 @@ pub(crate) fn a_disk_error_exits_74_without_one_more_200_and_the_next_start_has_
     let after = load.acknowledged() - acknowledged;
     assert!(after <= CLIENTS, "{after} answers of 200, and only {CLIENTS} could be on their way");
 
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     load.aim(bridge.callbacks);
     wait_until_acknowledged(&load, 200);
     let outcome = load.stop();
@@ -225,7 +225,7 @@ fn short_writes_lose_nothing() {
     wait_until_acknowledged(&load, 1000);
     load.aim_nowhere();
     assert_eq!(bridge.kill9().code, 128 + 9);
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     let outcome = load.stop();
     end(bridge, kafka, "short", &outcome);
 }

@@ -160,8 +160,7 @@ fn faults_arrive_in_a_running_program_and_end_when_they_are_switched_off() {
 #[test]
 fn callbridge_runs_under_the_injected_faults() {
     let Some(faults) = Faults::available() else { return };
-    let args = ["--sdk-app-id", "1400000000", "--embedded-broker", "--ack", "memory"];
-    let bridge = Bridge::start_under(&faults.prefix(&[]), &args);
+    let bridge = Bridge::builder().embedded().ack("memory").under(&faults.prefix(&[])).start();
     let post = |sequence| {
         let body = load::body("@TOA#_a", sequence);
         let target = http::callback_target("1400000000", load::COMMAND);

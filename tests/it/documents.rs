@@ -44,7 +44,7 @@ fn every_command_of_the_operators_documents_runs() {
     let config = folder.path().join("callbridge.toml");
     fs::write(&config, format!("embedded_broker = true\n[[apps]]\nsdk_app_id = {APP}\n")).unwrap();
     let args = ["--config", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()];
-    let bridge = Bridge::start_with_all_topics(&args);
+    let bridge = Bridge::builder().args(&args).all_topics().start();
     let dead_letter = send(&bridge);
     let kafka = bridge.embedded_kafka().get("bootstrap.servers").unwrap().to_owned();
     let filled = |block: &str| {
@@ -84,18 +84,8 @@ fn the_commands_of_the_blocklist_document_hold_at_three_replicas() {
         "callbacks.keep_accepting_ms = 0\nadmin.token_files = [{tokens:?}]\nblocklist.topic = {topic:?}\nblocklist.ready_after_seconds = 60"
     );
     let brokers = kafka.bootstrap();
-    let args = [
-        "--sdk-app-id",
-        APP,
-        "--topic-prefix",
-        "documents",
-        "--ack",
-        "memory",
-        "--brokers",
-        &brokers,
-        "--create-topics",
-    ];
-    let replicas = [(); 3].map(|()| Bridge::start_with(&settings, &args));
+    let builder = Bridge::builder().brokers(&brokers).ack("memory").topics("documents").settings(&settings);
+    let replicas = [(); 3].map(|()| builder.start());
     let filled = |block: &str| {
         block
             .replace("tencent-chat.blocklist", topic)

@@ -7,17 +7,16 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tempfile::NamedTempFile;
 use tempfile::TempDir;
 
 use crate::seeds;
+use crate::seeds::APP;
 use crate::support::bridge;
 use crate::support::bridge::Stopped;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::inspect;
 use crate::support::journal;
-use crate::support::journal::Settings;
 use crate::support::kafka::Kafka;
 use crate::support::load;
 use crate::support::load::Load;
@@ -28,17 +27,11 @@ use crate::support::powercut::PowerCut;
 use crate::support::process::Process;
 use crate::support::reader::Reader;
 use crate::support::reader::Record;
-use crate::support::settings;
-use crate::support::torture::APP;
 use crate::support::wait;
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// One record a request, so that a drain takes long enough to be ended in the middle.
 const SLOW: [&str; 2] = ["--kafka", "batch.num.messages=1"];
-
-fn nobody() -> String {
-    format!("127.0.0.1:{}", ports::free::<1>()[0])
-}
 
 /// A journal that is not in use, with what a load has left there.
 struct Left {
@@ -51,7 +44,7 @@ impl Left {
     /// Of at least so many callbacks.
     fn of(count: u64) -> Self {
         let (folder, dir) = journal::folder();
-        let bridge = Settings::new(&nobody(), "drain", "").start(&dir);
+        let bridge = journal::builder(&ports::nobody(), "drain", "").start_in(&dir);
         let load = Load::start(bridge.callbacks, APP, 16, Duration::ZERO);
         wait::until("callbacks are acknowledged", || load.acknowledged() >= count);
         let outcome = load.stop();
@@ -68,21 +61,21 @@ impl Left {
 /// A drain that runs.
 struct Drain {
     process: Process,
-    _settings: NamedTempFile,
     _folder: TempDir,
 }
 
 impl Drain {
     fn start(dir: &Path, brokers: &str, prefix: &str, args: &[&str]) -> Self {
         // With an ack that keeps no journal: a drain is for leaving one behind.
-        let settings = settings::file("ack = \"broker\"\n");
         let folder = TempDir::with_prefix_in("drain-", env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let config = folder.path().join("callbridge.toml");
+        fs::write(&config, "ack = \"broker\"\n").unwrap();
         let topics = bridge::four_topics();
         let words = [&topics, "CALLBRIDGE_TOPICS_REPLICATION_FACTOR=1", env!("CARGO_BIN_EXE_callbridge")];
-        let ours = ["journal", "drain", "--config", settings::path(&settings), "--data-dir", dir.to_str().unwrap()];
+        let ours = ["journal", "drain", "--config", config.to_str().unwrap(), "--data-dir", dir.to_str().unwrap()];
         let kafka = ["--brokers", brokers, "--topic-prefix", prefix];
         let words = [&words[..], &ours, &kafka, args].concat();
-        Self { process: Process::start(folder.path(), "env", &words), _settings: settings, _folder: folder }
+        Self { process: Process::start(folder.path(), "env", &words), _folder: folder }
     }
 
     /// Runs it to its end.
@@ -118,8 +111,8 @@ fn a_drain_delivers_what_waits_and_another_ack_starts() {
     let Some(kafka) = Kafka::shared() else { return };
     let left = Left::of(200);
     let brokers = kafka.bootstrap();
-    let memory = Settings::new(&brokers, "drain-all", "").with(&["--ack", "memory"]);
-    let stopped = memory.launch(&left.dir).wait();
+    let memory = journal::builder(&brokers, "drain-all", "").ack("memory");
+    let stopped = memory.launch_in(&left.dir).wait();
     assert!(stopped.code == 78 && stopped.stderr.contains("`callbridge journal drain`"), "{stopped:?}");
 
     let stopped = Drain::run(&left.dir, &brokers, "drain-all", &["--create-topics"]);
@@ -130,9 +123,9 @@ fn a_drain_delivers_what_waits_and_another_ack_starts() {
     assert_eq!(judged.seen.len() as u64, left.count());
     assert_eq!(inspect::undelivered(&left.dir), 0);
 
-    memory.start(&left.dir).stop_in_order();
+    memory.start_in(&left.dir).stop_in_order();
     // An empty one needs no Kafka.
-    let stopped = Drain::run(&left.dir, &nobody(), "drain-all", &[]);
+    let stopped = Drain::run(&left.dir, &ports::nobody(), "drain-all", &[]);
     assert_eq!((stopped.code, stopped.ledger["recovered"]), (0, 0), "{}", stopped.stderr);
 }
 
@@ -188,7 +181,7 @@ fn a_drain_delivers_all_but_a_topic_that_is_missing_and_names_it() {
         kafka.create_topic(&format!("drain-lacking.{suffix}"), 1, 1);
     }
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new(&nobody(), "drain-lacking", "").start(&dir);
+    let bridge = journal::builder(&ports::nobody(), "drain-lacking", "").start_in(&dir);
     let mut client = Client::connect(bridge.callbacks).unwrap();
     for seed in (0..ROUNDS).flat_map(|_round| seeds::ALL) {
         let answer = client.post(&http::callback_target(APP, seed.command), seed.body.as_bytes()).unwrap();
@@ -219,7 +212,7 @@ fn captures_of_an_application_that_is_not_configured_stay_and_are_told() {
 #[test]
 fn a_drain_without_kafka_ends_in_time_and_says_so() {
     let left = Left::of(3);
-    let stopped = Drain::run(&left.dir, &nobody(), "drain-away", &["--seconds", "4"]);
+    let stopped = Drain::run(&left.dir, &ports::nobody(), "drain-away", &["--seconds", "4"]);
     assert!(stopped.stderr.contains("the time of --seconds is over"), "{}", stopped.stderr);
     let told = not_delivered(&stopped);
     let is_told = |(captures, topic, why): &(u64, Option<String>, String)| {
@@ -233,8 +226,8 @@ fn a_drain_without_kafka_ends_in_time_and_says_so() {
 #[test]
 fn a_drain_leaves_the_journal_of_a_running_callbridge_alone() {
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new(&nobody(), "drain", "").start(&dir);
-    let stopped = Drain::run(&dir, &nobody(), "drain", &[]);
+    let bridge = journal::builder(&ports::nobody(), "drain", "").start_in(&dir);
+    let stopped = Drain::run(&dir, &ports::nobody(), "drain", &[]);
     assert!(
         stopped.code == 1 && stopped.stderr.contains("belongs to another callbridge that is running"),
         "{stopped:?}"
@@ -253,7 +246,7 @@ fn a_drain_without_a_journal_ends_with_78_and_on_a_failed_disk_with_74() {
         (&folder.path().to_owned(), 78, "the directory holds other files"),
         (&empty, 0, "there is no journal to deliver"),
     ] {
-        let stopped = Drain::run(dir, &nobody(), "drain", &[]);
+        let stopped = Drain::run(dir, &ports::nobody(), "drain", &[]);
         assert!(stopped.code == code && stopped.stderr.contains(says), "{says}: {stopped:?}");
     }
     assert!(!absent.exists() && empty.read_dir().unwrap().next().is_none(), "they are only looked at");
@@ -264,9 +257,9 @@ fn a_drain_without_a_journal_ends_with_78_and_on_a_failed_disk_with_74() {
 
     let Some(disk) = PowerCut::mount(9) else { return };
     let dir = disk.path().join("journal");
-    let bridge = Settings::new(&nobody(), "drain", "").start(&dir);
+    let bridge = journal::builder(&ports::nobody(), "drain", "").start_in(&dir);
     assert_eq!(bridge.stop_and_wait().code, 0);
     disk.cut();
-    let stopped = Drain::run(&dir, &nobody(), "drain", &[]);
+    let stopped = Drain::run(&dir, &ports::nobody(), "drain", &[]);
     assert!(stopped.code == 74 && stopped.stderr.contains("Input/output error"), "{stopped:?}");
 }

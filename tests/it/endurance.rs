@@ -2,18 +2,17 @@
 //! `make endurance SECONDS=600 KILLS=50` makes it long; what it prints is the result.
 
 use std::collections::BTreeSet;
-use std::env;
 use std::time::Duration;
 
 use callbridge::clock;
 
 use crate::seeds;
+use crate::seeds::APP;
 use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::journal;
-use crate::support::journal::Settings;
 use crate::support::kafka;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
@@ -22,8 +21,8 @@ use crate::support::load;
 use crate::support::load::Load;
 use crate::support::oracle::Tally;
 use crate::support::reader::Reader;
+use crate::support::tools::number_of;
 use crate::support::torture;
-use crate::support::torture::APP;
 use crate::support::wait;
 
 const STUCK: seeds::Seed = seeds::AFTER_ADD_SUBSCRIBER;
@@ -33,10 +32,6 @@ const FILES_BYTES: &str = "callbridge_journal_files_bytes";
 /// Between two callbacks of the topic in trouble.
 const STUCK_EVERY: Duration = Duration::from_millis(200);
 const RATE: u32 = 500;
-
-fn number_of(variable: &str, default: u64) -> u64 {
-    env::var(variable).map_or(default, |value| value.parse().expect("a number"))
-}
 
 /// Posts a callback of the topic in trouble with a number; it must be taken.
 fn post_stuck(client: &mut Client, number: u64) {
@@ -70,11 +65,11 @@ fn a_forbidden_topic_costs_the_others_a_few_repeats_however_long_it_lasts() {
     let topic = format!("forbidden.{}", STUCK.command);
     kafka.forbid_writing(&topic);
     let login = kafka.properties().into_iter().filter(|(name, _value)| name != "bootstrap.servers");
-    let settings = Settings::new_without_topics(&kafka.bootstrap(), "forbidden", "");
+    let settings = journal::builder_without_topics(&kafka.bootstrap(), "forbidden", "");
     let settings =
-        login.fold(settings, |settings, (name, value)| settings.with(&["--kafka", &format!("{name}={value}")]));
+        login.fold(settings, |settings, (name, value)| settings.args(&["--kafka", &format!("{name}={value}")]));
     let (_folder, dir) = journal::folder();
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     let watch = Watch::start(bridge.admin);
     let load = Load::start_at_rate(bridge.callbacks, APP, 8, 5, RATE);
     let (mut client, mut stuck) = (Client::connect(bridge.callbacks).unwrap(), 0);
@@ -118,11 +113,12 @@ fn kill_after_kill_a_missing_topic_takes_its_own_bytes_only() {
     }
     let (_folder, dir) = journal::folder();
     let quota_bytes = 64 * journal::SEGMENT_BYTES;
-    let settings = Settings::new_without_topics(&kafka.bootstrap(), "kills", &format!("quota_bytes = {quota_bytes}"));
+    let settings =
+        journal::builder_without_topics(&kafka.bootstrap(), "kills", &format!("quota_bytes = {quota_bytes}"));
     let long = format!("{}{}", WELL.body, " ".repeat(60_000));
     let (mut stuck, mut files_max) = (0, 0.0_f64);
     for _kill in 0..kills {
-        let bridge = settings.start(&dir);
+        let bridge = settings.start_in(&dir);
         wait::until("only those of the missing topic wait", || waiting(&bridge) == stuck);
         let mut client = Client::connect(bridge.callbacks).unwrap();
         // A quarter of the quota, with one of the missing topic in each half megabyte.
@@ -137,7 +133,7 @@ fn kill_after_kill_a_missing_topic_takes_its_own_bytes_only() {
         files_max = files_max.max(bridge.metrics()[FILES_BYTES]);
         assert_eq!(bridge.kill9().code, 128 + 9);
     }
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     wait::until("only those of the missing topic wait", || waiting(&bridge) == stuck);
     let undelivered = format!("callbridge_journal_undelivered_bytes{{topic=\"kills.{}\"}}", STUCK.command);
     let undelivered = bridge.metrics()[&undelivered];
@@ -163,11 +159,11 @@ fn what_waits_when_the_prefix_changes_goes_to_the_new_topics_in_order() {
     let Some(kafka) = Kafka::shared() else { return };
     let (_folder, dir) = journal::folder();
     // No topic of the old prefix is there.
-    let bridge = Settings::new_without_topics(&kafka.bootstrap(), "prefix-old", "").start(&dir);
+    let bridge = journal::builder_without_topics(&kafka.bootstrap(), "prefix-old", "").start_in(&dir);
     let mut client = Client::connect(bridge.callbacks).unwrap();
     (0..100).for_each(|number| post_stuck(&mut client, number));
     assert_eq!(bridge.kill9().code, 128 + 9);
-    let bridge = Settings::new(&kafka.bootstrap(), "prefix-new", "").start(&dir);
+    let bridge = journal::builder(&kafka.bootstrap(), "prefix-new", "").start_in(&dir);
     let mut client = Client::connect(bridge.callbacks).unwrap();
     (100..200).for_each(|number| post_stuck(&mut client, number));
     wait::until("nothing waits", || waiting(&bridge) == 0);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use callbridge::clock;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http;
 use crate::support::http::Client;
@@ -17,10 +18,8 @@ use crate::support::load::Sent;
 use crate::support::oracle;
 use crate::support::oracle::Judged;
 use crate::support::reader::Reader;
-use crate::support::settings;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
 /// What the sender waits for an answer.
 const PROTOCOL: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -87,13 +86,9 @@ impl Site {
 
 fn start_bridge(kafka: &Kafka, ack: &str, args: &[&str]) -> Bridge {
     let (brokers, prefix) = (kafka.bootstrap(), format!("faults-{ack}"));
-    let mut all = vec!["--sdk-app-id", APP, "--brokers", &brokers, "--topic-prefix", &prefix, "--create-topics"];
-    all.extend(["--ack", ack]);
-    let settings = settings::file(&format!("[queue]\ncaptures_max = {CAPTURES_MAX}\n"));
-    if ack == "memory" {
-        all.extend(["--config", settings::path(&settings)]);
-    }
-    Bridge::start(&[&all, args].concat())
+    let builder = Bridge::builder().brokers(&brokers).topics(&prefix).ack(ack).args(args);
+    let settings = format!("queue.captures_max = {CAPTURES_MAX}");
+    if ack == "memory" { builder.settings(&settings).start() } else { builder.start() }
 }
 
 impl Ended {

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
+use crate::seeds::APP;
 use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
 use crate::support::kafka::Kafka;
@@ -15,10 +16,8 @@ use crate::support::load::Load;
 use crate::support::oracle;
 use crate::support::ports;
 use crate::support::reader::Reader;
-use crate::support::settings;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
 const ROUNDS: usize = 20;
 /// Acknowledged callbacks of one round.
 const ENOUGH: f64 = 300.0;
@@ -50,11 +49,9 @@ fn round(kafka: &Kafka, nth: usize) {
     let (brokers, prefix) = (kafka.bootstrap(), format!("fresh-{nth}"));
     // Every other round in the other mode.
     let ack = if nth.is_multiple_of(2) { "broker" } else { "memory" };
-    let settings = settings::file("[callbacks]\nkeep_accepting_ms = 0\n");
-    let config = settings::path(&settings);
-    let mut args = vec!["--sdk-app-id", APP, "--brokers", &brokers, "--topic-prefix", &prefix, "--create-topics"];
-    args.extend(["--ack", ack, "--config", config]);
-    let bridge = Bridge::start_unready(callbacks, admin, &args);
+    let builder = Bridge::builder().brokers(&brokers).topics(&prefix).ack(ack);
+    let builder = builder.settings("callbacks.keep_accepting_ms = 0");
+    let bridge = builder.listening_on(callbacks, admin).launch();
     let load = Load::start(callbacks, APP, 16, Duration::from_millis(1));
     wait::until("the admin listener is there", || TcpStream::connect(admin).is_ok());
     wait::until("callbacks are delivered", || bridge.metrics()["callbridge_callbacks_delivered_total"] >= ENOUGH);

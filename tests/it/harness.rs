@@ -16,7 +16,6 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use callbridge::clock;
 use rdkafka::message::Header;
 use rdkafka::message::OwnedHeaders;
 use rdkafka::producer::BaseRecord;
@@ -34,10 +33,10 @@ use crate::support::kafka::Kafka;
 use crate::support::kafka::Settings;
 use crate::support::load;
 use crate::support::load::Load;
-use crate::support::process;
 use crate::support::process::Process;
 use crate::support::reader::Reader;
 use crate::support::reader::Record;
+use crate::support::wait;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -151,13 +150,13 @@ fn a_process_and_its_folder_go_when_the_tests_are_killed() {
         .spawn()
         .unwrap();
     let pid_file = folder.join("pid");
-    wait_until(|| fs::read_to_string(&pid_file).is_ok_and(|text| !text.is_empty()));
+    wait::until("it has a pid", || fs::read_to_string(&pid_file).is_ok_and(|text| !text.is_empty()));
     let pid = fs::read_to_string(&pid_file).unwrap().parse().ok().and_then(Pid::from_raw).unwrap();
     assert!(runs(pid));
 
     tests.kill().unwrap();
     tests.wait().unwrap();
-    wait_until(|| !runs(pid) && !folder.exists());
+    wait::until("it is gone", || !runs(pid) && !folder.exists());
 }
 
 #[test]
@@ -273,12 +272,4 @@ fn numbers(records: &[Record]) -> Vec<u32> {
 
 fn runs(pid: Pid) -> bool {
     rustix::process::test_kill_process(pid).is_ok()
-}
-
-fn wait_until(mut condition: impl FnMut() -> bool) {
-    let deadline = clock::monotonic() + MINUTE;
-    while !condition() {
-        assert!(clock::monotonic() < deadline, "not within {MINUTE:?}");
-        thread::sleep(process::POLL);
-    }
 }

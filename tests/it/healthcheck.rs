@@ -42,7 +42,7 @@ fn server(response: &'static [u8]) -> SocketAddr {
 
 #[test]
 fn healthcheck_exits_0_while_callbridge_is_alive_and_1_when_it_hangs() {
-    let mut bridge = Bridge::start_light("1400000000", "");
+    let mut bridge = Bridge::light("");
     let admin = bridge.admin.to_string();
     let alive = (Some(0), String::new());
     assert_eq!(healthcheck(&["--admin", &admin], None), alive);

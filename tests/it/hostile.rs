@@ -18,13 +18,12 @@ use socket2::Domain;
 use socket2::Socket;
 use socket2::Type;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::load;
 use crate::support::wait;
-
-const APP: &str = "1400000000";
 
 /// Longer than anything takes on a busy machine.
 const PATIENT: &str = "callbacks.head_timeout_ms = 60000\ncallbacks.body_timeout_ms = 60000";
@@ -43,7 +42,7 @@ use Outcome::Goes;
 
 #[test]
 pub(crate) fn a_request_has_one_host() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     let with = |version: &str, hosts: &str| {
         let body = load::body("@a", 0);
         let length = body.len();
@@ -79,7 +78,7 @@ pub(crate) fn a_request_has_one_host() {
 
 #[test]
 pub(crate) fn chunked_is_the_only_transfer_encoding() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     let chunks = chunked(&load::body("@a", 0));
     let cases = [
         ("Transfer-Encoding: chunked\r\n", Goes(200)),
@@ -102,7 +101,7 @@ pub(crate) fn chunked_is_the_only_transfer_encoding() {
 
 #[test]
 pub(crate) fn a_compressed_body_is_415_and_the_connection_goes_on() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     let body = load::body("@a", 0);
     let length = body.len();
     let mut client = connect(&bridge);
@@ -121,7 +120,7 @@ pub(crate) fn a_compressed_body_is_415_and_the_connection_goes_on() {
 
 #[test]
 fn what_two_servers_could_read_differently_is_refused_or_ends_the_connection() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     let good = load::body("@a", 0);
     let (length, chunks) = (good.len(), chunked(&good));
     let heads: Vec<(String, Outcome)> = [
@@ -194,7 +193,7 @@ fn what_two_servers_could_read_differently_is_refused_or_ends_the_connection() {
 
 #[test]
 fn a_line_of_a_head_may_end_in_a_bare_lf_and_one_of_a_chunk_may_not() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     let good = load::body("@a", 0);
     let (length, chunks) = (good.len(), chunked(&good));
     let with_lf = |head: String| head.replace("\r\n", "\n");
@@ -220,7 +219,7 @@ fn a_line_of_a_head_may_end_in_a_bare_lf_and_one_of_a_chunk_may_not() {
 
 #[test]
 fn a_head_that_is_too_large_is_431_and_ends_the_connection() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     let long = "x".repeat(70_000);
     let many: String = (0..101).map(|number| format!("X-{number}: x\r\n")).collect();
     for request in
@@ -242,7 +241,7 @@ fn a_head_that_is_too_large_is_431_and_ends_the_connection() {
 
 #[test]
 fn what_speaks_another_protocol_is_ended() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     let client_hello = [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], &[7; 506]].concat();
     let mut open = Vec::new();
     for bytes in [&client_hello[..], b"\0\0\0\0", b"SSH-2.0-x\r\n\r\n"] {
@@ -262,7 +261,7 @@ fn what_speaks_another_protocol_is_ended() {
 
 #[test]
 fn a_body_without_end_is_413_whatever_it_is_made_of() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
     // All data; and hardly any data, but much around it: hyper bounds that by itself.
     for (endless, statuses) in [(chunk.as_str(), [413, 413]), ("1;ext=ension\r\nx\r\n", [413, 400])] {
@@ -284,7 +283,7 @@ fn a_body_without_end_is_413_whatever_it_is_made_of() {
 
 #[test]
 fn trailers_without_end_end_the_connection() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     let mut stream = TcpStream::connect(bridge.callbacks).unwrap();
     let begin = head("Transfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n");
     stream.write_all(begin.as_bytes()).unwrap();
@@ -296,7 +295,7 @@ fn trailers_without_end_end_the_connection() {
 
 #[test]
 fn two_hundred_slow_heads_and_bodies_do_not_keep_a_good_sender_waiting() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     let slow: Vec<Client> = (0..200)
         .map(|number| {
             let mut client = connect(&bridge);
@@ -319,7 +318,7 @@ fn two_hundred_slow_heads_and_bodies_do_not_keep_a_good_sender_waiting() {
 
 #[test]
 fn who_sends_and_never_reads_the_answers_is_ended() {
-    let bridge = start("callbacks.write_timeout_ms = 300");
+    let bridge = Bridge::light("callbacks.write_timeout_ms = 300");
     let mut idle = connect(&bridge);
     assert_eq!(idle.request("GET", "/", &[], b"").unwrap().status, 200);
     let mut stream = TcpStream::connect(bridge.callbacks).unwrap();
@@ -336,7 +335,7 @@ fn who_sends_and_never_reads_the_answers_is_ended() {
 
 #[test]
 fn a_half_closed_connection_is_answered_and_ends() {
-    let bridge = start(PATIENT);
+    let bridge = Bridge::light(PATIENT);
     for half in ["", "POST / HTTP/1.1\r\nHos"] {
         let mut stream = TcpStream::connect(bridge.callbacks).unwrap();
         stream.write_all(half.as_bytes()).unwrap();
@@ -350,7 +349,7 @@ fn a_half_closed_connection_is_answered_and_ends() {
 
 #[test]
 fn without_file_descriptors_it_waits_logs_once_and_resumes() {
-    let bridge = start("");
+    let bridge = Bridge::light("");
     let mut before = connect(&bridge);
     assert_eq!(before.post(&target(), load::body("@a", 0).as_bytes()).unwrap().status, 200);
     let open = std::fs::read_dir(format!("/proc/{}/fd", bridge.pid().as_raw_pid())).unwrap().count();
@@ -384,7 +383,7 @@ fn without_file_descriptors_it_waits_logs_once_and_resumes() {
 #[test]
 fn one_peer_has_so_many_connections_and_others_have_theirs() {
     let proxies = "callbacks.proxies = [\"127.20.0.1\"]\ncallbacks.body_timeout_ms = 60000";
-    let bridge = start(&format!("callbacks.connections_per_peer_max = 2\n{proxies}"));
+    let bridge = Bridge::light(&format!("callbacks.connections_per_peer_max = 2\n{proxies}"));
     let from = |last: u8| connect_from(&bridge, Ipv4Addr::new(127, 10, 0, last));
     let status = |client: &mut Client| client.post(&target(), load::body("@a", 0).as_bytes()).unwrap().status;
     let mut inside: Vec<Client> = [1, 1, 2, 2].into_iter().map(from).collect();
@@ -431,10 +430,6 @@ fn assert_outcome(bridge: &Bridge, request: &[u8], expected: Outcome) {
             assert!(client.read().is_err(), "something was read as a request behind {shown}");
         }
     }
-}
-
-fn start(settings: &str) -> Bridge {
-    Bridge::start_light(APP, settings)
 }
 
 fn refused(bridge: &Bridge, reason: &str) -> f64 {

@@ -13,6 +13,7 @@ use std::process::Command;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::full_disk::FullDisk;
 use crate::support::http;
@@ -21,7 +22,6 @@ use crate::support::inspect;
 use crate::support::inspect::Told;
 use crate::support::journal;
 use crate::support::journal::SEGMENT_BYTES;
-use crate::support::journal::Settings;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
 use crate::support::load;
@@ -32,17 +32,12 @@ use crate::support::ports;
 use crate::support::powercut::PowerCut;
 use crate::support::reader::Reader;
 use crate::support::real;
-use crate::support::torture::APP;
 use crate::support::wait;
 
 /// What a frame of one small callback takes, and the header of a segment.
 const BLOCK_BYTES: u64 = 4096;
 const SECTOR_BYTES: u64 = 512;
 const KEY: &str = "@TOA#_journal";
-
-fn nobody() -> String {
-    format!("127.0.0.1:{}", ports::free::<1>()[0])
-}
 
 /// Posts one callback after the other, so that each has a frame of its own.
 fn post(bridge: &Bridge, app: &str, sequences: std::ops::Range<u64>) {
@@ -56,7 +51,7 @@ fn post(bridge: &Bridge, app: &str, sequences: std::ops::Range<u64>) {
 /// A journal with the callbacks 0, 1 and 2, which is not in use.
 fn with_three() -> (TempDir, PathBuf) {
     let (folder, dir) = journal::folder();
-    let bridge = Settings::new(&nobody(), "journal", "").start(&dir);
+    let bridge = journal::builder(&ports::nobody(), "journal", "").start_in(&dir);
     post(&bridge, APP, 0..3);
     assert_eq!(bridge.stop_and_wait().ledger["waiting"], 3);
     (folder, dir)
@@ -92,8 +87,8 @@ fn the_journal_is_for_its_owner_alone_whatever_the_umask() {
     for umask in ["000", "022", "277"] {
         let (_folder, dir) = journal::folder();
         let under_umask = ["sh", "-c", "umask $0 && exec \"$@\"", umask].map(str::to_owned);
-        let settings = Settings::new(&nobody(), "journal", "");
-        let bridge = settings.start_under(&under_umask, &dir);
+        let settings = journal::builder(&ports::nobody(), "journal", "");
+        let bridge = settings.clone().under(&under_umask).start_in(&dir);
         post(&bridge, APP, 0..2);
         let stopped = bridge.stop_and_wait();
         assert_eq!(modes(&dir), (0o700, [0o600].into()), "umask {umask}");
@@ -109,7 +104,7 @@ fn warns_once_of_an_existing_journal_that_others_can_read_and_narrows_its_files(
     for file in files(&dir, "seg").iter().chain(&files(&dir, "spare")) {
         fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap();
     }
-    let stopped = Settings::new(&nobody(), "journal", "").start(&dir).stop_and_wait();
+    let stopped = journal::builder(&ports::nobody(), "journal", "").start_in(&dir).stop_and_wait();
     let warnings = warnings_of_modes(&stopped.stderr);
     assert_eq!(warnings.len(), 1, "{}", stopped.stderr);
     assert_eq!((&warnings[0]["level"], &warnings[0]["fields"]["mode"]), (&"WARN".into(), &"2755".into()));
@@ -122,7 +117,7 @@ fn where_the_journal_cannot_live_is_told_with_the_reason_and_an_exit_code() {
     let (folder, dir) = journal::folder();
     let file = folder.path().join("file");
     File::create(&file).unwrap();
-    let _first = Settings::new(&nobody(), "journal", "").start(&dir);
+    let _first = journal::builder(&ports::nobody(), "journal", "").start_in(&dir);
     let cases = [
         (&file, String::new(), 78, format!("make {}", file.display())),
         (&file.join("below"), String::new(), 78, format!("make {}", file.join("below").display())),
@@ -137,7 +132,7 @@ fn where_the_journal_cannot_live_is_told_with_the_reason_and_an_exit_code() {
         ),
     ];
     for (dir, more, code, says) in cases {
-        let stopped = Settings::new(&nobody(), "journal", &more).launch(dir).wait();
+        let stopped = journal::builder(&ports::nobody(), "journal", &more).launch_in(dir).wait();
         assert_eq!(stopped.code, code, "{}: {}", dir.display(), stopped.stderr);
         assert!(stopped.stderr.contains(&says), "{says} is not in\n{}", stopped.stderr);
     }
@@ -149,7 +144,7 @@ fn a_disk_in_trouble_is_no_mistake_of_the_configuration() {
     broken.cut();
     full.fill();
     for (dir, says) in [(broken.path(), "Input/output error"), (full.path(), "No space left on device")] {
-        let stopped = Settings::new(&nobody(), "journal", "").launch(&dir.join("journal")).wait();
+        let stopped = journal::builder(&ports::nobody(), "journal", "").launch_in(&dir.join("journal")).wait();
         assert!(stopped.code == 1 && stopped.stderr.contains(says), "{stopped:?}");
     }
 }
@@ -160,7 +155,7 @@ fn a_disk_that_is_read_only_is_no_place_for_a_journal() {
     let mount = disk.path().parent().unwrap();
     let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(mount).status().unwrap();
     assert!(remounted.success());
-    let stopped = Settings::new(&nobody(), "journal", "").launch(disk.path()).wait();
+    let stopped = journal::builder(&ports::nobody(), "journal", "").launch_in(disk.path()).wait();
     assert_eq!(stopped.code, 78, "{}", stopped.stderr);
     assert!(stopped.stderr.contains(&format!("write to {}", disk.path().display())), "{}", stopped.stderr);
 }
@@ -181,10 +176,10 @@ fn warns_of_a_journal_that_is_gone_with_the_machine_or_the_container() {
     let (_folder, on_disk) = journal::folder();
     let cases = [(&in_memory, "survives this process, not this machine"), (&in_container, "not this container")];
     for (dir, says) in cases {
-        let stopped = Settings::new(&nobody(), "journal", "").start(dir).stop_and_wait();
+        let stopped = journal::builder(&ports::nobody(), "journal", "").start_in(dir).stop_and_wait();
         assert_eq!(stopped.stderr.matches(says).count(), 1, "{says} is not in\n{}", stopped.stderr);
     }
-    let stopped = Settings::new(&nobody(), "journal", "").start(&on_disk).stop_and_wait();
+    let stopped = journal::builder(&ports::nobody(), "journal", "").start_in(&on_disk).stop_and_wait();
     assert!(!stopped.stderr.contains("survives"), "{}", stopped.stderr);
     drop(below);
 }
@@ -204,7 +199,7 @@ fn damage_is_refused_by_file_byte_and_captures_and_can_be_salvaged() {
     let damage = format!("{name} is damaged at byte {offset}: 1 captures (2 to 3, exclusive) cannot be read");
 
     let brokers = kafka.bootstrap();
-    let stopped = Settings::new(&brokers, "damaged", "").launch(&dir).wait();
+    let stopped = journal::builder(&brokers, "damaged", "").launch_in(&dir).wait();
     assert_eq!(stopped.code, 1);
     assert!(stopped.stderr.contains(&damage), "{}", stopped.stderr);
     assert!(stopped.stderr.contains("set journal.on_corruption to salvage"), "{}", stopped.stderr);
@@ -212,7 +207,7 @@ fn damage_is_refused_by_file_byte_and_captures_and_can_be_salvaged() {
     let lines = format!("{damage}\njournal damaged: 2 captures in 1 segments can be read\n");
     assert_eq!(told, Told { code: 1, stdout: lines, stderr: String::new() });
 
-    let bridge = Settings::new(&brokers, "damaged", "on_corruption = \"salvage\"").start(&dir);
+    let bridge = journal::builder(&brokers, "damaged", "on_corruption = \"salvage\"").start_in(&dir);
     wait::until("the rest is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 2);
     assert!((bridge.metrics()["callbridge_journal_damaged_captures_total"] - 1.0).abs() < 0.1);
     wait::until("the damage is logged", || bridge.stderr().contains(&damage));
@@ -232,8 +227,8 @@ fn a_sector_that_cannot_be_read_holds_up_its_own_callbacks_only() {
     let Some(disk) = PowerCut::mount(6) else { return };
     let Some(mut kafka) = Kafka::start(1) else { return };
     let dir = disk.path().join("journal");
-    let settings = |brokers: &str| Settings::new(brokers, "bad-sector", "");
-    let bridge = settings(&nobody()).start(&dir);
+    let settings = |brokers: &str| journal::builder(brokers, "bad-sector", "");
+    let bridge = settings(&ports::nobody()).start_in(&dir);
     post(&bridge, APP, 0..3);
     assert_eq!(bridge.stop_and_wait().ledger["waiting"], 3);
     let segment = files(&dir, "seg").remove(0);
@@ -242,7 +237,7 @@ fn a_sector_that_cannot_be_read_holds_up_its_own_callbacks_only() {
 
     // While it runs.
     kafka.node(1).freeze();
-    let bridge = settings(&kafka.bootstrap()).start(&dir);
+    let bridge = settings(&kafka.bootstrap()).start_in(&dir);
     disk.spoil(&segment, second..second + SECTOR_BYTES);
     kafka.node(1).thaw();
     post(&bridge, APP, 3..4);
@@ -254,13 +249,13 @@ fn a_sector_that_cannot_be_read_holds_up_its_own_callbacks_only() {
 
     // At the start.
     let damage = format!("{damage}1 captures (2 to 3, exclusive) cannot be read (Input/output error (os error 5))");
-    let stopped = settings(&kafka.bootstrap()).launch(&dir).wait();
+    let stopped = settings(&kafka.bootstrap()).launch_in(&dir).wait();
     assert!(stopped.code == 1 && stopped.stderr.contains(&damage), "{stopped:?}");
     let told = inspect::journal(&dir, &["verify"]);
     assert!(told.code == 1 && told.stdout.contains(&damage), "{told:?}");
 
     disk.heal();
-    let bridge = settings(&kafka.bootstrap()).start(&dir);
+    let bridge = settings(&kafka.bootstrap()).start_in(&dir);
     wait::until("the last is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 1);
     assert_eq!(bridge.stop_and_wait().code, 0);
     assert_eq!(delivered(&kafka, "bad-sector"), [0, 2, 3, 1]);
@@ -270,7 +265,7 @@ fn a_sector_that_cannot_be_read_holds_up_its_own_callbacks_only() {
 fn an_end_that_cannot_be_read_is_damage_and_its_numbers_do_not_come_again() {
     let (Some(disk), Some(kafka)) = (PowerCut::mount(7), Kafka::shared()) else { return };
     let dir = disk.path().join("journal");
-    let bridge = Settings::new(&nobody(), "bad-end", "").start(&dir);
+    let bridge = journal::builder(&ports::nobody(), "bad-end", "").start_in(&dir);
     post(&bridge, APP, 0..3);
     assert_eq!(bridge.kill9().code, 128 + 9);
     let segment = files(&dir, "seg").remove(0);
@@ -278,11 +273,11 @@ fn an_end_that_cannot_be_read_is_damage_and_its_numbers_do_not_come_again() {
     disk.spoil(&segment, third..third + SECTOR_BYTES);
     let name = segment.file_name().unwrap().to_str().unwrap();
     let damage = format!("{name} is damaged at byte {third}: how many captures from 3 on cannot be read is not known");
-    let stopped = Settings::new(&kafka.bootstrap(), "bad-end", "").launch(&dir).wait();
+    let stopped = journal::builder(&kafka.bootstrap(), "bad-end", "").launch_in(&dir).wait();
     assert!(stopped.code == 1 && stopped.stderr.contains(&damage), "{stopped:?}");
 
     let salvage = "on_corruption = \"salvage\"";
-    let bridge = Settings::new(&kafka.bootstrap(), "bad-end", salvage).start(&dir);
+    let bridge = journal::builder(&kafka.bootstrap(), "bad-end", salvage).start_in(&dir);
     wait::until("the damage is logged", || bridge.stderr().contains(&damage));
     post(&bridge, APP, 3..4);
     wait::until("the rest is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 3);
@@ -293,7 +288,7 @@ fn an_end_that_cannot_be_read_is_damage_and_its_numbers_do_not_come_again() {
     // What the disk gives again does not meet what has come since.
     disk.heal();
     fs::rename(aside, &segment).unwrap();
-    let bridge = Settings::new(&kafka.bootstrap(), "bad-end", "").start(&dir);
+    let bridge = journal::builder(&kafka.bootstrap(), "bad-end", "").start_in(&dir);
     wait::until("the third is delivered", || delivered(kafka, "bad-end").contains(&2));
     let stopped = bridge.stop_and_wait();
     assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
@@ -338,7 +333,7 @@ fn the_journal_can_be_looked_at_while_it_is_in_use_and_while_it_is_not() {
         }
     };
     look("not in use", 3);
-    let bridge = Settings::new(&nobody(), "journal", "").start(&dir);
+    let bridge = journal::builder(&ports::nobody(), "journal", "").start_in(&dir);
     post(&bridge, APP, 3..5);
     look("in use by a running callbridge", 5);
     drop(bridge);
@@ -360,14 +355,14 @@ fn callbacks_of_an_application_that_is_not_configured_stay_until_it_is_again() {
     const OTHER: &str = "1400000001";
     let Some(kafka) = Kafka::shared() else { return };
     let (_folder, dir) = journal::folder();
-    let with_both = |brokers: &str| Settings::new(brokers, "unknown-app", "").with(&["--sdk-app-id", OTHER]);
-    let bridge = with_both(&nobody()).start(&dir);
+    let with_both = |brokers: &str| journal::builder(brokers, "unknown-app", "").args(&["--sdk-app-id", OTHER]);
+    let bridge = with_both(&ports::nobody()).start_in(&dir);
     post(&bridge, APP, 0..1);
     post(&bridge, OTHER, 1..3);
     assert_eq!(bridge.stop_and_wait().ledger["waiting"], 3);
 
     for _start in 0..2 {
-        let bridge = Settings::new(&kafka.bootstrap(), "unknown-app", "").start(&dir);
+        let bridge = journal::builder(&kafka.bootstrap(), "unknown-app", "").start_in(&dir);
         wait::until("the known one is delivered", || Ledger::of_scrape(&bridge.metrics()).waiting == 2);
         bridge.metrics_until(|metrics| metrics["callbridge_journal_held_total"] >= 2.0);
         wait::until("that is recorded", || inspect::undelivered(&dir) == 2);
@@ -375,7 +370,7 @@ fn callbacks_of_an_application_that_is_not_configured_stay_until_it_is_again() {
         assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 2, "{stopped:?}");
         assert!(stopped.stderr.contains("it stays there"), "{}", stopped.stderr);
     }
-    let bridge = with_both(&kafka.bootstrap()).start(&dir);
+    let bridge = with_both(&kafka.bootstrap()).start_in(&dir);
     wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
     let stopped = bridge.stop_and_wait();
     assert_eq!(Ledger::of_exit(&stopped.ledger), Ledger { recovered: 2, delivered: 2, ..Ledger::default() });
@@ -385,7 +380,7 @@ fn callbacks_of_an_application_that_is_not_configured_stay_until_it_is_again() {
 /// What `callbridge check` says of that journal, and its exit code.
 fn check(ack: &str, dir: &Path) -> (Option<i32>, String) {
     let mut check = Command::new(env!("CARGO_BIN_EXE_callbridge"));
-    check.args(["check", "--sdk-app-id", APP, "--brokers", &nobody(), "--ack", ack, "--data-dir"]).arg(dir);
+    check.args(["check", "--sdk-app-id", APP, "--brokers", &ports::nobody(), "--ack", ack, "--data-dir"]).arg(dir);
     let output = check.output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
@@ -394,10 +389,10 @@ fn check(ack: &str, dir: &Path) -> (Option<i32>, String) {
 fn another_ack_does_not_start_while_captures_wait_in_the_journal() {
     let Some(kafka) = Kafka::shared() else { return };
     let (folder, dir) = with_three();
-    let settings = |ack| Settings::new(&kafka.bootstrap(), "other-ack", "").with(&["--ack", ack]);
+    let settings = |ack| journal::builder(&kafka.bootstrap(), "other-ack", "").args(&["--ack", ack]);
     let says = format!("3 captures wait in {}", dir.display());
     for ack in ["broker", "memory"] {
-        let stopped = settings(ack).launch(&dir).wait();
+        let stopped = settings(ack).launch_in(&dir).wait();
         assert_eq!(stopped.code, 78, "{}", stopped.stderr);
         assert!(stopped.stderr.contains(&says) && stopped.stderr.contains("`--ack journal`"), "{}", stopped.stderr);
         let (code, stderr) = check(ack, &dir);
@@ -405,7 +400,7 @@ fn another_ack_does_not_start_while_captures_wait_in_the_journal() {
     }
     assert_eq!(check("journal", &dir).0, Some(0));
 
-    let bridge = settings("journal").start(&dir);
+    let bridge = settings("journal").start_in(&dir);
     wait::until("all are delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 3);
     assert_eq!(bridge.stop_and_wait().code, 0);
     assert!(!files(&dir, "seg").is_empty());
@@ -415,7 +410,7 @@ fn another_ack_does_not_start_while_captures_wait_in_the_journal() {
     File::create(&file).unwrap();
     let absent = folder.path().join("absent");
     for dir in [&dir, &empty, &file, &absent, &file.join("below")] {
-        assert_eq!(settings("memory").start(dir).stop_and_wait().code, 0, "{}", dir.display());
+        assert_eq!(settings("memory").start_in(dir).stop_and_wait().code, 0, "{}", dir.display());
         assert_eq!(check("memory", dir).0, Some(0), "{}", dir.display());
     }
     assert!(!absent.exists(), "it is only looked at");
@@ -425,8 +420,8 @@ fn another_ack_does_not_start_while_captures_wait_in_the_journal() {
 fn another_ack_starts_beside_the_journal_of_a_running_callbridge() {
     let Some(kafka) = Kafka::shared() else { return };
     let (_folder, dir) = with_three();
-    let first = Settings::new(&nobody(), "journal", "").start(&dir);
-    let second = Settings::new(&kafka.bootstrap(), "other-ack", "").with(&["--ack", "broker"]).start(&dir);
+    let first = journal::builder(&ports::nobody(), "journal", "").start_in(&dir);
+    let second = journal::builder(&kafka.bootstrap(), "other-ack", "").args(&["--ack", "broker"]).start_in(&dir);
     let stopped = second.stop_and_wait();
     assert_eq!(stopped.code, 0);
     assert_eq!(stopped.stderr.matches("belongs to another callbridge that is running").count(), 1, "{stopped:?}");

@@ -6,13 +6,12 @@ use std::net::TcpStream;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::load;
 
-const APP: &str = "1400000000";
-const ARGS: [&str; 7] = ["--sdk-app-id", APP, "--embedded-broker", "--ack", "memory", "--workers", "2"];
 const CONNECTIONS: &str = "callbridge_connections";
 
 /// A shell that does this first, and then lets one peer have all connections.
@@ -27,6 +26,10 @@ fn post(bridge: &Bridge) -> u16 {
     client.post(&target, load::body("@a", 0).as_bytes()).unwrap().status
 }
 
+fn start_after(command: &str) -> Bridge {
+    Bridge::builder().embedded().ack("memory").args(&["--workers", "2"]).under(&after(command)).start()
+}
+
 fn warnings(stderr: &str) -> Vec<Value> {
     let lines = stderr.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     lines.filter(|line| line["fields"]["message"].as_str().unwrap().contains("RLIMIT_NOFILE")).collect()
@@ -34,7 +37,7 @@ fn warnings(stderr: &str) -> Vec<Value> {
 
 #[test]
 fn a_low_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
-    let bridge = Bridge::start_under(&after("ulimit -Sn 128"), &ARGS);
+    let bridge = start_after("ulimit -Sn 128");
     let _silent: Vec<TcpStream> = (0..200).map(|_nth| TcpStream::connect(bridge.callbacks).unwrap()).collect();
     bridge.metrics_until(|metrics| metrics[CONNECTIONS] == 200.0);
     assert_eq!((bridge.admin_page("/livez").0, post(&bridge)), (200, 200));
@@ -46,7 +49,7 @@ fn a_low_soft_limit_of_descriptors_is_raised_to_the_hard_one() {
 #[test]
 fn under_a_low_hard_limit_connections_leave_descriptors_for_the_rest() {
     const LEFT: f64 = 511.0;
-    let bridge = Bridge::start_under(&after("ulimit -n 1000"), &ARGS);
+    let bridge = start_after("ulimit -n 1000");
     let _silent: Vec<TcpStream> = (0..800).map(|_nth| TcpStream::connect(bridge.callbacks).unwrap()).collect();
     bridge.metrics_until(|metrics| metrics[CONNECTIONS] == LEFT);
     let probes: Vec<TcpStream> = (0..64).map(|_nth| TcpStream::connect(bridge.admin).unwrap()).collect();
@@ -63,10 +66,9 @@ fn under_a_low_hard_limit_connections_leave_descriptors_for_the_rest() {
 #[test]
 fn the_files_of_the_journal_are_kept_back_from_connections() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let (journal, quota) = (folder.path().to_str().unwrap(), "CALLBRIDGE_JOURNAL_QUOTA_BYTES=1600000000");
-    let args = ["--sdk-app-id", APP, "--embedded-broker", "--workers", "2", "--data-dir", journal];
-    let prefix = [&[quota.to_owned()][..], &after("ulimit -n 1000")].concat();
-    let bridge = Bridge::start_under(&prefix, &args);
+    let builder = Bridge::builder().embedded().args(&["--workers", "2"]);
+    let builder = builder.variable("CALLBRIDGE_JOURNAL_QUOTA_BYTES", "1600000000").under(&after("ulimit -n 1000"));
+    let bridge = builder.start_in(folder.path());
     let warnings = warnings(&bridge.stop_in_order().stderr);
     // 95 segments of 16 MiB.
     assert_eq!(warnings[0]["fields"]["connections_max"].as_f64(), Some(511.0 - 95.0));
@@ -75,8 +77,7 @@ fn the_files_of_the_journal_are_kept_back_from_connections() {
 #[test]
 fn a_crash_leaves_no_core_dump() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut bridge =
-        Bridge::start_under(&after(&format!("ulimit -c unlimited && cd {}", folder.path().display())), &ARGS);
+    let mut bridge = start_after(&format!("ulimit -c unlimited && cd {}", folder.path().display()));
     bridge.signal(Signal::ABORT);
     assert_eq!(bridge.wait().code, 128 + 6);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);

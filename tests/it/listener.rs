@@ -1,8 +1,6 @@
 //! The callback listener, spoken to by hand: connections, limits, and what is read on after a refusal.
 
 use std::fs;
-use std::net::SocketAddr;
-use std::thread;
 use std::time::Duration;
 
 use callbridge::clock;
@@ -10,8 +8,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 use serde_json::json;
 use tempfile::NamedTempFile;
-use tempfile::TempDir;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::bridge::Stopped;
 use crate::support::http::Client;
@@ -19,10 +17,9 @@ use crate::support::http::Response;
 use crate::support::http::callback_target;
 use crate::support::load;
 use crate::support::ports;
-use crate::support::process;
 use crate::support::reader::Reader;
+use crate::support::wait;
 
-const APP: &str = "1400000000";
 const MINUTE: Duration = Duration::from_secs(60);
 /// Only bodies have little time, so that nothing else can have ended one.
 const SHORT_BODIES: &str =
@@ -33,7 +30,7 @@ const BEFORE: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
 
 #[test]
 fn a_connection_serves_one_request_after_another() {
-    let bridge = start("");
+    let bridge = Bridge::light("");
     let mut client = connect(&bridge);
     for number in 0..300 {
         assert_eq!(client.post(&target(AFTER), &after(number)).unwrap().status, 200);
@@ -56,7 +53,7 @@ fn requests_sent_ahead_are_answered_in_their_order() {
 
 #[test]
 fn a_slow_head_ends_its_connection_and_idle_ones_live_on() {
-    let bridge = start("callbacks.head_timeout_ms = 400");
+    let bridge = Bridge::light("callbacks.head_timeout_ms = 400");
     let mut idle = connect(&bridge);
     assert_eq!(idle.post(&target(AFTER), &after(0)).unwrap().status, 200);
     let mut stuck = connect(&bridge);
@@ -65,16 +62,16 @@ fn a_slow_head_ends_its_connection_and_idle_ones_live_on() {
     assert_eq!(stuck_later.post(&target(AFTER), &after(1)).unwrap().status, 200);
     stuck_later.write(b"POST").unwrap();
     let mut trickling = connect(&bridge);
-    let ended = wait_until(|| trickling.write(b"x").is_err());
+    wait::until("it is closed", || trickling.write(b"x").is_err());
 
-    assert!(ended && stuck.is_closed() && stuck_later.is_closed());
+    assert!(stuck.is_closed() && stuck_later.is_closed());
     assert_eq!(idle.post(&target(AFTER), &after(2)).unwrap().status, 200);
     assert_eq!(stopped(bridge).ledger["received"], 3);
 }
 
 #[test]
 fn a_head_that_comes_byte_by_byte_is_taken_within_its_time() {
-    let bridge = start("callbacks.head_timeout_ms = 60000");
+    let bridge = Bridge::light("callbacks.head_timeout_ms = 60000");
     let mut client = connect(&bridge);
     for number in 0..3 {
         for byte in request(&target(AFTER), &after(number)) {
@@ -87,7 +84,7 @@ fn a_head_that_comes_byte_by_byte_is_taken_within_its_time() {
 
 #[test]
 fn a_connection_is_idle_after_a_refusal_whose_body_came_late() {
-    let bridge = start("callbacks.head_timeout_ms = 400");
+    let bridge = Bridge::light("callbacks.head_timeout_ms = 400");
     let mut client = connect(&bridge);
     client.write(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n").unwrap();
     // Sent apart from its head, and before the answer is known.
@@ -101,7 +98,7 @@ fn a_connection_is_idle_after_a_refusal_whose_body_came_late() {
 
 #[test]
 fn a_body_that_does_not_come_is_408_and_ends_the_connection() {
-    let bridge = start(SHORT_BODIES);
+    let bridge = Bridge::light(SHORT_BODIES);
     for rest in [
         "Content-Length: 10\r\n\r\n{\"a",
         "Transfer-Encoding: chunked\r\n\r\n2\r\n{\"",
@@ -122,7 +119,7 @@ fn a_body_that_does_not_come_is_408_and_ends_the_connection() {
 
 #[test]
 fn a_body_has_all_of_its_time_however_many_came_before_it() {
-    let bridge = start("callbacks.body_timeout_ms = 1000");
+    let bridge = Bridge::light("callbacks.body_timeout_ms = 1000");
     let mut client = connect(&bridge);
     // They take a few milliseconds of the first one's second.
     for number in 0..100 {
@@ -137,7 +134,7 @@ fn a_body_has_all_of_its_time_however_many_came_before_it() {
 
 #[test]
 fn a_sender_that_goes_away_in_the_middle_of_a_body_is_counted() {
-    let bridge = start("callbacks.body_timeout_ms = 60000");
+    let bridge = Bridge::light("callbacks.body_timeout_ms = 60000");
     for rest in
         ["Content-Length: 10\r\n\r\n{\"a", "Transfer-Encoding: chunked\r\n\r\n2\r\n{\"", "Content-Length: 9\r\n\r\n"]
     {
@@ -150,7 +147,7 @@ fn a_sender_that_goes_away_in_the_middle_of_a_body_is_counted() {
 
 #[test]
 fn idle_connections_end() {
-    let bridge = start("callbacks.idle_timeout_seconds = 1");
+    let bridge = Bridge::light("callbacks.idle_timeout_seconds = 1");
     let mut silent = connect(&bridge);
     let mut used = connect(&bridge);
     let used_last = clock::monotonic();
@@ -163,7 +160,7 @@ fn idle_connections_end() {
 
 #[test]
 fn a_body_in_many_chunks_is_published_as_it_was_sent() {
-    let bridge = start("");
+    let bridge = Bridge::light("");
     let mut client = connect(&bridge);
     let body = after(7);
     client.write(head(&target(AFTER), "Transfer-Encoding: chunked\r\n\r\n").as_bytes()).unwrap();
@@ -184,7 +181,7 @@ fn a_body_in_many_chunks_is_published_as_it_was_sent() {
 
 #[test]
 fn a_sender_that_waits_for_100_continue_gets_it_only_where_its_body_is_wanted() {
-    let bridge = start("");
+    let bridge = Bridge::light("");
     let expecting = |target: &str, body: &[u8]| {
         head(target, &format!("Content-Length: {}\r\nExpect: 100-continue\r\n\r\n", body.len()))
     };
@@ -204,7 +201,7 @@ fn a_sender_that_waits_for_100_continue_gets_it_only_where_its_body_is_wanted() 
 
 #[test]
 fn http_1_0_is_answered_and_kept_only_when_asked_for() {
-    let bridge = start("");
+    let bridge = Bridge::light("");
     let body = after(0);
     let request = |keep: &str| {
         let head = format!("POST {} HTTP/1.0\r\n{keep}Content-Length: {}\r\n\r\n", target(AFTER), body.len());
@@ -223,7 +220,7 @@ fn http_1_0_is_answered_and_kept_only_when_asked_for() {
 
 #[test]
 fn the_body_of_a_refused_request_is_never_read_as_a_request() {
-    let bridge = start("callbacks.path = \"/in\"");
+    let bridge = Bridge::light("callbacks.path = \"/in\"");
     let within = |target: &str| format!("/in{}", &target[1..]);
     let good = within(&target(AFTER));
     let cases = [
@@ -267,7 +264,7 @@ fn the_body_of_a_refused_request_is_never_read_as_a_request() {
 
 #[test]
 fn a_refused_body_that_does_not_end_ends_the_connection() {
-    let bridge = start(&format!("{SHORT_BODIES}\ncallbacks.body_bytes_max = 1000"));
+    let bridge = Bridge::light(&format!("{SHORT_BODIES}\ncallbacks.body_bytes_max = 1000"));
     let chunk = format!("400\r\n{}\r\n", "x".repeat(1024));
     for rest in [
         "Content-Length: 10\r\n\r\n",
@@ -286,7 +283,7 @@ fn a_refused_body_that_does_not_end_ends_the_connection() {
 
 #[test]
 fn a_body_over_the_limit_is_413_and_its_sender_can_read_that() {
-    let bridge = start("");
+    let bridge = Bridge::light("");
     let full = [b"{\"CallbackCommand\":\"".to_vec(), AFTER.as_bytes().to_vec(), b"\"}".to_vec()].concat();
     let full = [full.clone(), vec![b' '; 262_144 - full.len()]].concat();
     assert_eq!(connect(&bridge).post(&target(AFTER), &full).unwrap().status, 200);
@@ -306,7 +303,7 @@ fn a_body_over_the_limit_is_413_and_its_sender_can_read_that() {
 
 #[test]
 fn a_head_of_30_kib_is_taken_and_one_over_32_kib_is_431() {
-    let bridge = start("");
+    let bridge = Bridge::light("");
     let long =
         |bytes: usize| head(&target(AFTER), &format!("X-Long: {}\r\nContent-Length: 2\r\n\r\n{{}}", "x".repeat(bytes)));
     let mut client = connect(&bridge);
@@ -320,7 +317,7 @@ fn a_head_of_30_kib_is_taken_and_one_over_32_kib_is_431() {
 
 #[test]
 fn what_is_no_http_is_400_and_ends_the_connection() {
-    let bridge = start("");
+    let bridge = Bridge::light("");
     for nonsense in
         ["\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", "POST / HTTP/9.9\r\n\r\n", "POST /a b HTTP/1.1\r\n\r\n"]
     {
@@ -341,7 +338,7 @@ fn what_is_no_http_is_400_and_ends_the_connection() {
 
 #[test]
 fn a_target_in_absolute_form_is_a_callback_too() {
-    let bridge = start("callbacks.path = \"/in\"");
+    let bridge = Bridge::light("callbacks.path = \"/in\"");
     let absolute = format!("http://callbridge.test/in{}", &target(AFTER)[1..]);
     assert_eq!(connect(&bridge).post(&absolute, &after(0)).unwrap().status, 200);
     assert_eq!(stopped(bridge).ledger["delivered"], 1);
@@ -390,7 +387,7 @@ fn who_has_no_room_to_wait_is_503_at_once() {
 
 #[test]
 fn hundreds_of_connections_at_once_are_all_answered() {
-    let bridge = start("");
+    let bridge = Bridge::light("");
     let mut clients: Vec<Client> = (0..400).map(|_nth| connect(&bridge)).collect();
     for _round in 0..3 {
         for (number, client) in (0..).zip(&mut clients) {
@@ -409,7 +406,7 @@ fn hundreds_of_connections_at_once_are_all_answered() {
 #[test]
 fn requests_half_read_when_the_stop_comes_are_answered() {
     let patient = "drain_seconds = 50\ncallbacks.head_timeout_ms = 60000\ncallbacks.body_timeout_ms = 60000";
-    let mut bridge = start(patient);
+    let mut bridge = Bridge::light(patient);
     let whole = request(&target(AFTER), &after(0));
     let in_head = 20;
     let in_body = whole.len() - 5;
@@ -443,10 +440,10 @@ fn requests_half_read_when_the_stop_comes_are_answered() {
 #[test]
 fn what_was_sent_before_the_stop_is_answered_though_nobody_had_looked_at_it() {
     // Another's broker: librdkafka's own ends when its thread gets the signal, as it may when the process is frozen.
-    let kafka = start("");
+    let kafka = Bridge::light("");
     let brokers = kafka.embedded_kafka().get("bootstrap.servers").unwrap().to_owned();
-    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--ack", "memory"];
-    let mut bridge = Bridge::start_with("callbacks.keep_accepting_ms = 0", &args);
+    let builder = Bridge::builder().brokers(&brokers).ack("memory");
+    let mut bridge = builder.settings("callbacks.keep_accepting_ms = 0").start();
     let mut used: Vec<Client> = (0..10).map(|_nth| connect(&bridge)).collect();
     for client in &mut used {
         assert_eq!(client.post(&target(AFTER), &after(0)).unwrap().status, 200);
@@ -466,31 +463,16 @@ fn what_was_sent_before_the_stop_is_answered_though_nobody_had_looked_at_it() {
     assert_eq!((stopped.code, stopped.ledger["delivered"]), (0, 30), "{stopped:?}");
 }
 
-/// With the embedded broker, acknowledging at once, and stopping at once.
-fn start(settings: &str) -> Bridge {
-    Bridge::start_light(APP, settings)
-}
-
 /// The same with a blocklist, which must stay there.
 fn start_blocking(list: &str) -> (Bridge, NamedTempFile) {
     let file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     fs::write(file.path(), list).unwrap();
-    (start(&format!("blocklist.files = [{:?}]", file.path())), file)
+    (Bridge::light(&format!("blocklist.files = [{:?}]", file.path())), file)
 }
 
-/// Never ready: its Kafka is a port that nobody listens on.
+/// Not ready, as its Kafka is not there.
 fn start_without_kafka(settings: &str) -> Bridge {
-    let [callbacks, admin, kafka] = ports::free();
-    let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-    let brokers = address(kafka).to_string();
-    let folder = TempDir::with_prefix_in("without-kafka-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let config = folder.path().join("callbridge.toml");
-    fs::write(&config, settings).unwrap();
-    let args = ["--ack", "broker", "--config", config.to_str().unwrap(), "--sdk-app-id", APP, "--brokers", &brokers];
-    let bridge = Bridge::start_unready(address(callbacks), address(admin), &args);
-    // It has read its config once it listens.
-    wait_until(|| Client::connect(bridge.admin).is_ok());
-    bridge
+    Bridge::builder().brokers(&ports::nobody()).ack("broker").settings(settings).start_unready()
 }
 
 fn connect(bridge: &Bridge) -> Client {
@@ -550,14 +532,4 @@ fn stopped(bridge: Bridge) -> Stopped {
     assert_eq!(stopped.code, 0, "{stopped:?}");
     assert!(stopped.is_balanced() && stopped.ledger["waiting"] == 0, "{stopped:?}");
     stopped
-}
-
-/// Polls. Returns true, so that it can stand in an assertion.
-fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
-    let deadline = clock::monotonic() + MINUTE;
-    while !condition() {
-        assert!(clock::monotonic() < deadline, "not within {MINUTE:?}");
-        thread::sleep(process::POLL);
-    }
-    true
 }

@@ -8,12 +8,12 @@ use callbridge::clock;
 use callbridge::command::Command;
 
 use crate::seeds;
+use crate::seeds::APP;
 use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::journal;
-use crate::support::journal::Settings;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
 use crate::support::ledger::Watch;
@@ -26,7 +26,6 @@ use crate::support::ports;
 use crate::support::reader::Reader;
 use crate::support::samples;
 use crate::support::torture;
-use crate::support::torture::APP;
 use crate::support::wait;
 
 const DELIVERED: &str = "callbridge_callbacks_delivered_total";
@@ -38,10 +37,6 @@ const GROWTH_BYTES: u64 = 12 << 20;
 const AGE: Duration = Duration::from_secs(6);
 /// What the client is told to wait for an answer, and for a connection.
 const TIMEOUT: Duration = Duration::from_millis(1000);
-
-fn nobody() -> String {
-    format!("127.0.0.1:{}", ports::free::<1>()[0])
-}
 
 /// All that was answered 200 has come out, in order for each key; nothing else was refused than what the disk took too long
 /// for, and the last line says so.
@@ -73,7 +68,7 @@ fn a_start_without_kafka_is_ready_at_once_and_delivers_in_order_once_it_is_there
     let Some(mut kafka) = Kafka::start(1) else { return };
     kafka.node(1).kill();
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new(&kafka.bootstrap(), "away", "").start(&dir);
+    let bridge = journal::builder(&kafka.bootstrap(), "away", "").start_in(&dir);
     assert_eq!(bridge.admin_page("/readyz"), (200, "ready\n".to_owned()));
     let watch = Watch::start(bridge.admin);
     let load = Load::start(bridge.callbacks, APP, 8, Duration::ZERO);
@@ -95,7 +90,7 @@ fn records_too_old_for_their_topic_are_delivered_with_the_time_of_sending() {
     let topic = format!("aged.{}", load::COMMAND);
     kafka.create_topic_with(&topic, 2, 1, &[("message.timestamp.before.max.ms", "5000")]);
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new(&kafka.bootstrap(), "aged", "").start(&dir);
+    let bridge = journal::builder(&kafka.bootstrap(), "aged", "").start_in(&dir);
     kafka.node(1).kill();
     let load = Load::start(bridge.callbacks, APP, 2, Duration::from_millis(20));
     wait_until_acknowledged(&load, 100);
@@ -115,10 +110,10 @@ pub(crate) fn a_topic_that_is_deleted_fills_only_its_share_of_the_queue() {
     let brokers = kafka.bootstrap();
     for ack in ["broker", "memory"] {
         let settings = "queue.captures_max = 500\ncallbacks.deadline_ms = 200\ndrain_seconds = 60";
-        let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--topic-prefix", ack, "--ack", ack, "--create-topics"];
         // So that the client notices soon that the topic is there again.
         let refresh = ["--kafka", "topic.metadata.refresh.interval.ms=1000"];
-        let bridge = Bridge::start_with(settings, &[&args[..], &refresh].concat());
+        let builder = Bridge::builder().brokers(&brokers).topics(ack).ack(ack).args(&refresh);
+        let bridge = builder.settings(settings).start();
         let (stuck, other) = (&seeds::AFTER_ADD_SUBSCRIBER, &seeds::AFTER_INFO_CHANGED);
         let post = |seed: &seeds::Seed, times: u64| {
             let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -163,7 +158,7 @@ fn captures_beyond_the_send_budget_are_read_from_disk_once_and_in_order() {
     let _alone = Alone::take();
     let Some(mut kafka) = Kafka::start(1) else { return };
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new(&kafka.bootstrap(), "parked", "").start(&dir);
+    let bridge = journal::builder(&kafka.bootstrap(), "parked", "").start_in(&dir);
     let watch = Watch::start(bridge.admin);
     let load = Load::start(bridge.callbacks, APP, 16, Duration::ZERO);
     bridge.metrics_until(|metrics| metrics[DELIVERED] >= 100.0);
@@ -245,8 +240,8 @@ fn an_outage_with_callbacks_of_all_commands_takes_at_most_48_mib_of_memory() {
     let topics: Vec<String> = names.map(|name| format!("every.{name}")).collect();
     topics.iter().for_each(|topic| kafka.create_topic(topic, 1, 1));
     let (_folder, dir) = journal::folder();
-    let settings = Settings::new_without_topics(&kafka.bootstrap(), "every", "");
-    let bridge = settings.with_variable("CALLBRIDGE_TOPICS_COMMANDS", "all").start(&dir);
+    let settings = journal::builder_without_topics(&kafka.bootstrap(), "every", "");
+    let bridge = settings.variable("CALLBRIDGE_TOPICS_COMMANDS", "all").start_in(&dir);
     let watch = Watch::start(bridge.admin);
     post_of_each_command(&bridge, 0, 2);
     wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
@@ -293,7 +288,7 @@ fn an_outage_with_callbacks_of_all_commands_takes_at_most_48_mib_of_memory() {
 fn stopped_while_kafka_is_away_it_says_what_waits_and_the_next_start_delivers_it() {
     let Some(kafka) = Kafka::shared() else { return };
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new(&nobody(), "stopped", "").start(&dir);
+    let bridge = journal::builder(&ports::nobody(), "stopped", "").start_in(&dir);
     let load = Load::start(bridge.callbacks, APP, 8, Duration::ZERO);
     wait_until_acknowledged(&load, 500);
     let outcome = load.stop();
@@ -304,7 +299,7 @@ fn stopped_while_kafka_is_away_it_says_what_waits_and_the_next_start_delivers_it
     assert_eq!((stopped.code, Ledger::of_exit(&stopped.ledger)), (0, expected), "{}", stopped.stderr);
     assert!(stopped.stderr.contains("the next start delivers them"), "{}", stopped.stderr);
 
-    let bridge = Settings::new(&kafka.bootstrap(), "stopped", "").start(&dir);
+    let bridge = journal::builder(&kafka.bootstrap(), "stopped", "").start_in(&dir);
     let ledger = assert_all_delivered(bridge, kafka, "stopped", &outcome);
     // What was 503 only because the disk was slow may be there, too.
     assert!((acknowledged..=count).contains(&ledger.recovered), "{ledger:?} of {count}, {acknowledged} acknowledged");
@@ -322,10 +317,10 @@ fn a_node_that_is_frozen_and_then_killed_for_longer_than_the_timeouts_costs_noth
         format!("request.timeout.ms={timeout}"),
         format!("socket.connection.setup.timeout.ms={timeout}"),
     ];
-    let settings = properties.iter().fold(Settings::new(&kafka.bootstrap(), "frozen", ""), |settings, property| {
-        settings.with(&["--kafka", property])
+    let settings = properties.iter().fold(journal::builder(&kafka.bootstrap(), "frozen", ""), |settings, property| {
+        settings.args(&["--kafka", property])
     });
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     let watch = Watch::start(bridge.admin);
     let load = Load::start(bridge.callbacks, APP, 8, Duration::from_millis(5));
     let flows = || {
@@ -361,7 +356,7 @@ fn a_topic_that_does_not_exist_holds_up_only_its_own_callbacks_until_it_is_made(
         kafka.create_topic(&format!("lacking.{suffix}"), 1, 1);
     }
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new_without_topics(&kafka.bootstrap(), "lacking", "").start(&dir);
+    let bridge = journal::builder_without_topics(&kafka.bootstrap(), "lacking", "").start_in(&dir);
     let watch = Watch::start(bridge.admin);
     let mut client = Client::connect(bridge.callbacks).unwrap();
     let (rounds, count) = (20, seeds::ALL.len() as u64);
@@ -394,7 +389,7 @@ fn one_push_post_takes_little_memory_while_kafka_is_away() {
     let _alone = Alone::take();
     let Some(mut kafka) = Kafka::start(1) else { return };
     let (_folder, dir) = journal::folder();
-    let bridge = Settings::new(&kafka.bootstrap(), "pushed", "").start(&dir);
+    let bridge = journal::builder(&kafka.bootstrap(), "pushed", "").start_in(&dir);
     bridge.warm_up(APP);
     kafka.node(1).freeze();
     let client_ip = "9".repeat(CLIENT_IP_BYTES);
@@ -428,8 +423,9 @@ fn a_missing_topic_takes_its_own_bytes_only_while_others_write_ten_times_the_quo
     }
     let (_folder, dir) = journal::folder();
     let quota_bytes = 8 * journal::SEGMENT_BYTES;
-    let settings = Settings::new_without_topics(&kafka.bootstrap(), "quiet", &format!("quota_bytes = {quota_bytes}"));
-    let bridge = settings.start(&dir);
+    let settings =
+        journal::builder_without_topics(&kafka.bootstrap(), "quiet", &format!("quota_bytes = {quota_bytes}"));
+    let bridge = settings.start_in(&dir);
     let mut client = Client::connect(bridge.callbacks).unwrap();
     let long = format!("{}{}", busy.body, " ".repeat(60_000));
     let rounds = 10 * quota_bytes / (20 * 60_000);
@@ -497,8 +493,8 @@ fn an_outage_at_2000_a_second_loses_nothing_and_leaves_memory_flat() {
     let away = outage(AWAY);
     let (_folder, dir) = journal::folder();
     // Files of the size that is shipped.
-    let settings = Settings::new(&kafka.bootstrap(), "outage", "");
-    let bridge = settings.with_variable("CALLBRIDGE_JOURNAL_SEGMENT_BYTES", "16777216").start(&dir);
+    let settings = journal::builder(&kafka.bootstrap(), "outage", "");
+    let bridge = settings.variable("CALLBRIDGE_JOURNAL_SEGMENT_BYTES", "16777216").start_in(&dir);
     let watch = Watch::start(bridge.admin);
     let load = Load::start_at_rate(bridge.callbacks, APP, CONNECTIONS, KEYS_EACH, RATE);
     bridge.metrics_until(|metrics| metrics[DELIVERED] >= 100.0);

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use crate::seeds::APP;
 use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
 use crate::support::files::Files;
 use crate::support::http;
 use crate::support::http::Client;
-use crate::support::journal::Settings;
+use crate::support::journal;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
 use crate::support::ledger::Watch;
@@ -17,7 +18,6 @@ use crate::support::oracle;
 use crate::support::ports;
 use crate::support::powercut::PowerCut;
 use crate::support::reader::Reader;
-use crate::support::torture::APP;
 use crate::support::wait;
 
 const BEFORE: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
@@ -77,7 +77,7 @@ pub(crate) fn slow_bodies_have_a_budget_that_leaves_room_for_whole_ones_and_deci
         4 * LONGEST,
         blocklist(&files)
     );
-    let bridge = Bridge::start_light(APP, &settings);
+    let bridge = Bridge::light(&settings);
     let news = load::body("@a", 0);
     let target = http::callback_target(APP, load::COMMAND);
     let longest = format!("Content-Length: {LONGEST}");
@@ -140,8 +140,7 @@ pub(crate) fn a_frozen_broker_and_a_full_queue_cost_503s_and_no_decision() {
         blocklist(&files)
     );
     let brokers = kafka.bootstrap();
-    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--topic-prefix", "overload", "--create-topics"];
-    let bridge = Bridge::start_with(&settings, &args);
+    let bridge = Bridge::builder().brokers(&brokers).topics("overload").settings(&settings).start();
     let watch = Watch::start(bridge.admin);
     let load = Load::start(bridge.callbacks, APP, CLIENTS, Duration::from_millis(5));
     wait_until_acknowledged(&load, 100);
@@ -182,10 +181,10 @@ fn wait_until_unready(bridge: &Bridge) {
 fn a_disk_that_stands_still_costs_503s_and_no_decision() {
     let Some(disk) = PowerCut::mount(11) else { return };
     let files = Files::new();
-    let nobody = format!("127.0.0.1:{}", ports::free::<1>()[0]);
-    let settings = Settings::new(&nobody, "overload", "").with(&["--blocklist", &blocklist(&files)]);
-    let settings = settings.with_variable("CALLBRIDGE_CALLBACKS_DEADLINE_MS", "500");
-    let bridge = settings.start(&disk.path().join("journal"));
+    let nobody = ports::nobody();
+    let settings = journal::builder(&nobody, "overload", "").args(&["--blocklist", &blocklist(&files)]);
+    let settings = settings.variable("CALLBRIDGE_CALLBACKS_DEADLINE_MS", "500");
+    let bridge = settings.start_in(&disk.path().join("journal"));
     let load = Load::start(bridge.callbacks, APP, CLIENTS, Duration::from_millis(5));
     wait_until_acknowledged(&load, 100);
     disk.freeze_syncs();
@@ -206,15 +205,15 @@ fn a_disk_that_stands_still_costs_503s_and_no_decision() {
 fn a_disk_that_does_not_read_takes_it_out_of_rotation_and_does_not_kill_it() {
     let (Some(disk), Some(mut kafka)) = (PowerCut::mount(13), Kafka::start(1)) else { return };
     let dir = disk.path().join("journal");
-    let nobody = format!("127.0.0.1:{}", ports::free::<1>()[0]);
-    let bridge = Settings::new(&nobody, "reads", "").start(&dir);
+    let nobody = ports::nobody();
+    let bridge = journal::builder(&nobody, "reads", "").start_in(&dir);
     let mut client = Client::connect(bridge.callbacks).unwrap();
     let target = http::callback_target(APP, load::COMMAND);
     assert_eq!(client.post(&target, load::body("@a", 0).as_bytes()).unwrap().status, 200);
     assert_eq!(bridge.stop_and_wait().ledger["waiting"], 1);
 
     kafka.node(1).freeze();
-    let bridge = Settings::new(&kafka.bootstrap(), "reads", "").start(&dir);
+    let bridge = journal::builder(&kafka.bootstrap(), "reads", "").start_in(&dir);
     disk.freeze_reads();
     let thaw = Thaw(&disk);
     kafka.node(1).thaw();
@@ -235,9 +234,9 @@ fn a_disk_that_does_not_read_takes_it_out_of_rotation_and_does_not_kill_it() {
 fn news_whose_sender_goes_before_it_is_on_disk_is_delivered_all_the_same() {
     let Some(disk) = PowerCut::mount(12) else { return };
     let Some(kafka) = Kafka::shared() else { return };
-    let settings = Settings::new(&kafka.bootstrap(), "gone", "");
-    let settings = settings.with_variable("CALLBRIDGE_CALLBACKS_DEADLINE_MS", "1900");
-    let bridge = settings.start(&disk.path().join("journal"));
+    let settings = journal::builder(&kafka.bootstrap(), "gone", "");
+    let settings = settings.variable("CALLBRIDGE_CALLBACKS_DEADLINE_MS", "1900");
+    let bridge = settings.start_in(&disk.path().join("journal"));
     let body = |sequence| load::body("@a", sequence);
     let length = format!("Content-Length: {}", body(1).len());
     let post = |sequence| begin(&bridge, load::COMMAND, &length, &body(sequence));

@@ -29,8 +29,8 @@ fn a_frozen_broker_and_one_that_is_gone_page_within_three_minutes() {
     }
     let (Some(mut frozen), Some(mut gone)) = (Kafka::start(1), Kafka::start(1)) else { return };
     let bridges = [&frozen, &gone].map(|kafka| {
-        let args = ["--sdk-app-id", APP, "--brokers", &kafka.bootstrap(), "--create-topics"];
-        Bridge::start_with("callbacks.keep_accepting_ms = 0\ndrain_seconds = 1\n", &args)
+        let builder = Bridge::builder().brokers(&kafka.bootstrap()).args(&["--create-topics"]);
+        builder.settings("callbacks.keep_accepting_ms = 0\ndrain_seconds = 1").start()
     });
     let loads = bridges.each_ref().map(|bridge| Load::start(bridge.callbacks, APP, 1, Duration::from_millis(100)));
     let receiver = Stub::start("200 OK");

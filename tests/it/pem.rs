@@ -7,10 +7,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::openssl;
-
-const APP: &str = "1400000000";
 
 /// A folder of files that openssl makes.
 struct Folder(TempDir);
@@ -173,7 +172,7 @@ fn warns_of_an_expired_certificate_in_check_at_the_start_and_at_a_reload() {
     assert!(code == 0 && said.starts_with("warning: ") && said.contains(says), "{said}");
 
     let certificate = folder.read("certificate.pem");
-    let bridge = Bridge::start_light(APP, &folder.settings("expired.pem", "key.pem", ""));
+    let bridge = Bridge::light(&folder.settings("expired.pem", "key.pem", ""));
     let replace = |text: &str, reloads: f64| {
         folder.write("next.pem", text);
         fs::rename(folder.path("next.pem"), folder.path("expired.pem")).unwrap();

@@ -21,21 +21,25 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::seeds::APP;
 use crate::support::bridge;
 use crate::support::bridge::Bridge;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::http::Client;
 use crate::support::http::Response;
 use crate::support::http::callback_target;
 use crate::support::load;
 use crate::support::ports;
-use crate::support::process;
 use crate::support::process::Process;
-use crate::support::settings;
+use crate::support::wait;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_callbridge");
 const MINUTE: Duration = Duration::from_secs(60);
-const APP: &str = "1400000000";
 const EMBEDDED: &[&str] = &["--sdk-app-id", APP, "--embedded-broker", "--ack", "broker"];
+
+fn embedded() -> BridgeBuilder {
+    Bridge::builder().args(EMBEDDED)
+}
 
 #[test]
 fn a_command_line_that_cannot_be_used_is_2() {
@@ -140,7 +144,7 @@ fn the_version_names_the_commit_and_librdkafka_and_so_does_build_info() {
         assert_eq!(commit, &String::from_utf8(head.stdout).unwrap()[..12]);
     }
 
-    let bridge = Bridge::start(EMBEDDED);
+    let bridge = embedded().start();
     let labels = format!("commit=\"{commit}\",librdkafka=\"{librdkafka}\",version=\"{}\"", env!("CARGO_PKG_VERSION"));
     let metrics = bridge.admin_page("/metrics").1;
     assert!(metrics.contains(&format!("callbridge_build_info{{{labels}}} 1\n")), "{metrics}");
@@ -317,7 +321,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
 
 #[test]
 fn stdout_has_the_addresses_at_the_start_the_ledger_at_the_end_and_nothing_else() {
-    let embedding = Bridge::start(EMBEDDED);
+    let embedding = embedded().start();
     let stdout = embedding.stdout();
     let lines: Vec<&str> = stdout.lines().collect();
     let kafka = lines[0].strip_prefix("kafka on ").unwrap();
@@ -334,7 +338,8 @@ fn stdout_has_the_addresses_at_the_start_the_ledger_at_the_end_and_nothing_else(
     let flags = ["--ack", "broker", "--sdk-app-id", APP, "--brokers", kafka];
     let args = [&[topics.as_str(), BINARY, "serve"], &anywhere[..], &flags].concat();
     let mut process = Process::start(folder.path(), "env", &args);
-    let callbacks = wait_for(|| bridge::address(&process.stdout(), "callbacks"));
+    let callbacks =
+        wait::until_ok("callbacks are served", || bridge::address(&process.stdout(), "callbacks").ok_or("no address"));
     let mut client = Client::connect(callbacks).unwrap();
     assert_eq!(client.post(&target(load::COMMAND), load::body("@a", 1).as_bytes()).unwrap().status, 200);
     process.signal(Signal::TERM);
@@ -366,10 +371,10 @@ fn a_stdout_that_nobody_reads_any_more_does_no_harm() {
     let mut process = Process::start(folder.path(), "sh", &[&redirected[..], EMBEDDED].concat());
     let mut lines = BufReader::new(File::open(&fifo).unwrap()).lines();
     let mut printed = String::new();
-    let admin = wait_for(|| {
+    let admin = wait::until_ok("the admin pages are served", || {
         printed += &lines.next().expect("it ended").unwrap();
         printed += "\n";
-        bridge::address(&printed, "admin")
+        bridge::address(&printed, "admin").ok_or("no address")
     });
     drop(lines);
     assert_eq!(get(admin, "/livez").status, 200);
@@ -385,7 +390,7 @@ fn without_any_stdout_it_serves_all_the_same() {
     let closed =
         ["-c", "exec \"$@\" >&-", "sh", BINARY, "serve", "--listen", &callbacks_text, "--admin-listen", &admin_text];
     let mut process = Process::start(folder.path(), "sh", &[&closed[..], EMBEDDED].concat());
-    wait_for(|| Client::connect(admin).ok().filter(|_client| get(admin, "/readyz").status == 200));
+    wait::until("it is ready", || Client::connect(admin).is_ok() && get(admin, "/readyz").status == 200);
     let mut client = Client::connect(callbacks).unwrap();
     assert_eq!(client.post(&target(load::COMMAND), load::body("@a", 1).as_bytes()).unwrap().status, 200);
     process.signal(Signal::TERM);
@@ -394,7 +399,7 @@ fn without_any_stdout_it_serves_all_the_same() {
 
 #[test]
 fn logs_are_json_where_no_terminal_is_and_text_where_that_is_asked_for() {
-    let json = Bridge::start(EMBEDDED).stop_and_wait().stderr;
+    let json = embedded().start().stop_and_wait().stderr;
     let messages: Vec<String> = json
         .lines()
         .map(|line| {
@@ -406,7 +411,7 @@ fn logs_are_json_where_no_terminal_is_and_text_where_that_is_asked_for() {
     for message in ["listening", "ready", "stopping"] {
         assert!(messages.iter().any(|found| found == message), "{messages:?}");
     }
-    let text = Bridge::start_with("log.format = \"text\"", EMBEDDED).stop_and_wait().stderr;
+    let text = embedded().settings("log.format = \"text\"").start().stop_and_wait().stderr;
     assert!(text.lines().any(|line| line.contains(" INFO ") && line.contains(": ready")), "{text}");
 }
 
@@ -416,7 +421,7 @@ fn no_body_no_query_no_header_and_no_secret_is_ever_logged() {
     let settings = format!(
         "log.filter = \"trace\"\n[kafka]\ndebug = \"all\"\n\"sasl.password\" = \"{MARK}\"\n\"sasl.username\" = \"bridge\"\n"
     );
-    let bridge = Bridge::start_with(&settings, EMBEDDED);
+    let bridge = embedded().settings(&settings).start();
     let mut client = Client::connect(bridge.callbacks).unwrap();
     let before = "OfficialAccount.CallbackBeforeAddSubscriber";
     let marked = |command: &str| format!("{}&Sign={MARK}&{MARK}={MARK}", target(command));
@@ -452,7 +457,7 @@ fn no_body_no_query_no_header_and_no_secret_is_ever_logged() {
 #[test]
 fn the_admin_listener_serves_probes_metrics_and_the_blocklist() {
     const OTHER_PATH: &str = "there are /livez, /readyz, /metrics, /blocklist and /openapi.json\n";
-    let bridge = Bridge::start(EMBEDDED);
+    let bridge = embedded().start();
     assert_eq!(get(bridge.admin, "/blocklist").status, 200);
     for (path, status, text) in [
         ("/livez", 200, "alive\n"),
@@ -476,17 +481,13 @@ fn the_admin_listener_serves_probes_metrics_and_the_blocklist() {
 #[test]
 fn without_kafka_it_is_alive_but_not_ready_and_says_why() {
     let [callbacks, admin, kafka] = ports::free().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let bridge = Bridge::start_unready(
-        callbacks,
-        admin,
-        &["--ack", "broker", "--sdk-app-id", APP, "--brokers", &kafka.to_string()],
-    );
-    wait_for(|| Client::connect(admin).ok());
+    let bridge = Bridge::builder().brokers(&kafka.to_string()).ack("broker").listening_on(callbacks, admin).launch();
+    wait::until("the admin pages are served", || Client::connect(admin).is_ok());
     assert_eq!(get(admin, "/livez").text(), "alive\n");
-    let why = wait_for(|| {
+    let why = wait::until_ok("it says why", || {
         let ready = get(admin, "/readyz");
         assert_eq!(ready.status, 503);
-        Some(ready.text()).filter(|text| text != "starting\n")
+        Some(ready.text()).filter(|text| text != "starting\n").ok_or("starting")
     });
     assert!(why.contains("kafka"), "{why}");
     assert_eq!(get(admin, "/metrics").status, 200);
@@ -497,7 +498,7 @@ fn without_kafka_it_is_alive_but_not_ready_and_says_why() {
 
 #[test]
 fn metrics_are_what_prometheus_takes() {
-    let bridge = Bridge::start(EMBEDDED);
+    let bridge = embedded().start();
     let mut client = Client::connect(bridge.callbacks).unwrap();
     for number in 0..20 {
         assert_eq!(client.post(&target(load::COMMAND), load::body("@a", number).as_bytes()).unwrap().status, 200);
@@ -528,21 +529,21 @@ fn readiness_and_the_phase_of_the_process_are_metrics() {
         (metrics["callbridge_ready"], metrics.iter().filter_map(phase).collect::<Vec<_>>())
     };
     let [callbacks, admin, kafka] = ports::free().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let unready = ["--ack", "broker", "--sdk-app-id", APP, "--brokers", &kafka.to_string()];
-    let bridge = Bridge::start_unready(callbacks, admin, &unready);
-    wait_for(|| Client::connect(admin).ok());
+    let unready = Bridge::builder().brokers(&kafka.to_string()).ack("broker");
+    let bridge = unready.listening_on(callbacks, admin).launch();
+    wait::until("the admin pages are served", || Client::connect(admin).is_ok());
     assert_eq!(shown(&bridge), (0.0, vec!["starting".to_owned()]));
-    let settings = settings::file("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 500000\n");
-    let mut bridge = Bridge::start(&[EMBEDDED, &["--config", settings::path(&settings)]].concat());
+    let settings = "drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 500000\n";
+    let mut bridge = embedded().settings(settings).start();
     assert_eq!(shown(&bridge), (1.0, vec!["serving".to_owned()]));
     bridge.signal(Signal::TERM);
-    wait_for(|| (get(bridge.admin, "/readyz").text() == "stopping\n").then_some(()));
+    wait::until("it stops", || get(bridge.admin, "/readyz").text() == "stopping\n");
     assert_eq!(shown(&bridge), (0.0, vec!["keep_accepting".to_owned()]));
 }
 
 #[test]
 fn the_standard_metrics_of_a_process_are_those_of_proc() {
-    let bridge = Bridge::start(EMBEDDED);
+    let bridge = embedded().start();
     let folder = Path::new("/proc").join(bridge.pid().as_raw_pid().to_string());
     let metrics = bridge.metrics();
     let status = fs::read_to_string(folder.join("status")).unwrap();
@@ -569,7 +570,7 @@ fn the_standard_metrics_of_a_process_are_those_of_proc() {
 
 #[test]
 fn strangers_and_unknown_commands_make_no_new_series() {
-    let bridge = Bridge::start(EMBEDDED);
+    let bridge = embedded().start();
     let before: BTreeSet<String> = bridge.metrics().into_keys().collect();
     let mut client = Client::connect(bridge.callbacks).unwrap();
     for number in 0..50 {
@@ -587,7 +588,7 @@ fn strangers_and_unknown_commands_make_no_new_series() {
 
 #[test]
 fn the_admin_listener_answers_while_the_only_callback_thread_is_busy() {
-    let bridge = Bridge::start(&["--sdk-app-id", APP, "--embedded-broker", "--workers", "1", "--ack", "memory"]);
+    let bridge = Bridge::builder().embedded().ack("memory").args(&["--workers", "1"]).start();
     // Each costs the thread milliseconds, and there is always a next.
     let body = format!(r#"{{"Official_Account":"a","SubscribeAccountList":[],"x":[{}0]}}"#, "[],".repeat(80_000));
     // Of the answer alone: the record may find no room.
@@ -647,17 +648,6 @@ fn target(command: &str) -> String {
 
 fn get(address: SocketAddr, path: &str) -> Response {
     Client::connect(address).unwrap().request("GET", path, &[], b"").unwrap()
-}
-
-fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = clock::monotonic() + MINUTE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(clock::monotonic() < deadline, "not within {MINUTE:?}");
-        thread::sleep(process::POLL);
-    }
 }
 
 /// A metric with all that stands under its name.

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
@@ -17,14 +18,12 @@ use crate::support::process::Process;
 use crate::support::real;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
-
 #[test]
 fn nginx_passes_the_query_on_and_a_query_that_it_loses_is_refused() {
     if missing("nginx") {
         return;
     }
-    let bridge = Bridge::start_light(APP, "");
+    let bridge = Bridge::light("");
     let good = nginx(&bridge, &|config| config);
     assert_eq!(post(&good), 200);
     for (losing, status) in [("/$1", 403), ("/$1?SdkAppid=1400000000", 400), ("/$1%3f$args", 403)] {
@@ -57,7 +56,7 @@ fn haproxy_s_default_check_finds_it_up_and_counts_as_no_callback() {
     let cases: [(&str, &dyn Fn(String) -> String); 3] =
         [("", &plain), (senders, &from_proxy), (&format!("{senders}\ncallbacks.proxy_protocol = true"), &header)];
     for (settings, change) in cases {
-        let bridge = Bridge::start_light(APP, settings);
+        let bridge = Bridge::light(settings);
         let proxy = haproxy(&bridge, change);
         bridge.metrics_until(|metrics| metrics["callbridge_probes_total"] >= 5.0);
         // A server that is down has no callbacks passed on.
@@ -72,9 +71,9 @@ fn both_proxies_send_chosen_commands_to_a_server_of_ones_own() {
     if missing("nginx") || missing("haproxy") {
         return;
     }
-    let bridge = Bridge::start_light(APP, "");
+    let bridge = Bridge::light("");
     // Another callbridge stands for that server; its ledger says what came.
-    let own = Bridge::start_light(APP, "");
+    let own = Bridge::light("");
     let routed = |config: String| config.replace("#own ", "").replace("127.0.0.1:8090", &own.callbacks.to_string());
     for proxy in [nginx(&bridge, &routed), haproxy(&bridge, &routed)] {
         for command in
@@ -100,7 +99,7 @@ fn both_proxies_end_tls_and_say_who_sent_a_callback() {
     let pem = both.path().join("callbridge.pem");
     let read = |path: &Path| fs::read_to_string(path).unwrap();
     fs::write(&pem, read(&pair.certificate) + &read(&pair.key)).unwrap();
-    let bridge = Bridge::start_light(APP, "callbacks.senders = [\"127.0.0.2\"]\ncallbacks.proxies = [\"127.0.0.1\"]");
+    let bridge = Bridge::light("callbacks.senders = [\"127.0.0.2\"]\ncallbacks.proxies = [\"127.0.0.1\"]");
     let [port] = ports::free();
     let tls = |config: String| {
         config
@@ -128,7 +127,7 @@ fn haproxy_passes_bytes_through_with_the_sender_in_a_proxy_header() {
          callbacks.tls.certificate_file = {:?}\ncallbacks.tls.key_file = {:?}",
         pair.certificate, pair.key
     );
-    let bridge = Bridge::start_light(APP, &settings);
+    let bridge = Bridge::light(&settings);
     let [port] = ports::free();
     let _proxy =
         haproxy(&bridge, &|config| config.replace("#tcp ", "").replace("127.0.0.1:8444", &format!("127.0.0.1:{port}")));

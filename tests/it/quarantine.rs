@@ -22,7 +22,7 @@ const COMMAND: &str = seeds::AFTER_ADD_SUBSCRIBER.command;
 #[test]
 fn a_rejected_callback_is_posted_again_by_the_recipe_as_it_came_or_mended() {
     let Some(()) = tools() else { return };
-    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().start();
     let body = b"{\"Official_Account\": 5,\r\n \"SubscribeAccountList\": [], \"x\": \"\\u0000\xe6\x96\xb0%s\"}\n";
     let mut client = Client::connect(bridge.callbacks).unwrap();
     assert_eq!(client.post(&http::callback_target(APP, COMMAND), body).unwrap().status, 200);
@@ -50,7 +50,7 @@ fn the_recipe_signs_where_callbacks_are_signed_and_posts_bytes_that_are_no_text(
     let Some(()) = tools() else { return };
     let files = Files::new();
     let tokens = files.write("tokens", " bridge-test-token \nanother\n");
-    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP, "--token-file", &tokens]);
+    let bridge = Bridge::builder().embedded().args(&["--token-file", &tokens]).start();
     let bytes = b"\0\xff\xfe nothing of JSON \n\n";
     let target = format!("{}{}", http::callback_target(APP, "Future.Com,mand"), crate::signature::signed("another"));
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -74,7 +74,7 @@ fn the_recipe_signs_where_callbacks_are_signed_and_posts_bytes_that_are_no_text(
 #[test]
 fn where_there_is_no_such_record_the_recipe_says_so() {
     let Some(()) = tools() else { return };
-    let bridge = Bridge::start(&["--embedded-broker", "--sdk-app-id", APP]);
+    let bridge = Bridge::builder().embedded().start();
     let nothing = Record {
         topic: "tencent-chat.rejected".to_owned(),
         partition: 0,

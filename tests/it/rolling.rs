@@ -24,6 +24,7 @@ use crate::proxies::Upstreams;
 use crate::seeds::APP;
 use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::kafka::Kafka;
@@ -96,7 +97,7 @@ fn a_503_of_one_replica_is_tried_on_the_other_and_only_where_the_line_says_so() 
     if proxies::missing("nginx") || proxies::missing("haproxy") {
         return;
     }
-    let bridge = Bridge::start_light(APP, "");
+    let bridge = Bridge::light("");
     // As a callbridge with a full journal answers.
     let full = Stub::start("503 Service Unavailable");
     let upstreams = Upstreams { callbacks: [full.address, bridge.callbacks], admin: [bridge.admin; 2] };
@@ -168,7 +169,7 @@ fn setting(name: &str, default: u32) -> u32 {
 struct Replicas {
     upstreams: Upstreams,
     running: [Option<Bridge>; 2],
-    args: Vec<String>,
+    bridge: BridgeBuilder,
     folder: TempDir,
 }
 
@@ -179,10 +180,9 @@ impl Replicas {
         let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let upstreams = Upstreams { callbacks: [one, two].map(local), admin: [admin_one, admin_two].map(local) };
         let ack = env::var("CALLBRIDGE_ROLLING_ACK").unwrap_or_else(|_unset| "journal".to_owned());
-        let args = ["--sdk-app-id", APP, "--brokers", &kafka.bootstrap(), "--create-topics", "--ack", &ack];
-        let args = [&args[..], &["--topic-prefix", prefix]].concat().into_iter().map(str::to_owned).collect();
+        let bridge = Bridge::builder().brokers(&kafka.bootstrap()).topics(prefix).ack(&ack);
         let folder = TempDir::with_prefix_in("rolling-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut replicas = Self { upstreams, running: [None, None], args, folder };
+        let mut replicas = Self { upstreams, running: [None, None], bridge, folder };
         replicas.launch(0);
         replicas.launch(1);
         Some(replicas)
@@ -191,11 +191,8 @@ impl Replicas {
     /// Starts a replica and waits until it is ready.
     fn launch(&mut self, index: usize) {
         let dir: PathBuf = self.folder.path().join(index.to_string());
-        let dir = dir.to_str().unwrap().to_owned();
-        let mut args: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        args.extend(["--data-dir", &dir]);
         let Upstreams { callbacks, admin } = self.upstreams;
-        let mut bridge = Bridge::start_unready(callbacks[index], admin[index], &args);
+        let mut bridge = self.bridge.clone().listening_on(callbacks[index], admin[index]).launch_in(&dir);
         wait::until("the replica is ready", || {
             assert_eq!(bridge.exit_code(), None);
             let ready = Client::connect(admin[index]).and_then(|mut it| it.request("GET", "/readyz", &[], b""));

@@ -18,7 +18,6 @@ use crate::seeds;
 use crate::seeds::APP;
 use crate::support::asyncapi;
 use crate::support::bridge::Bridge;
-use crate::support::files::Files;
 use crate::support::foreign;
 use crate::support::http;
 use crate::support::http::Client;
@@ -150,9 +149,7 @@ fn every_reference_of_the_asyncapi_document_leads_to_something() {
 #[test]
 fn the_official_cloudevents_sdk_reads_structured_and_binary_records() {
     for mode in ["structured", "binary"] {
-        let files = Files::new();
-        let config = files.write("callbridge.toml", &format!("envelope.mode = \"{mode}\"\n"));
-        let bridge = Bridge::start(&["--config", &config, "--embedded-broker", "--sdk-app-id", APP]);
+        let bridge = Bridge::builder().embedded().settings(&format!("envelope.mode = \"{mode}\"")).start();
         let mut client = Client::connect(bridge.callbacks).unwrap();
         for seed in seeds::ALL {
             let answer = client.post(&http::callback_target(APP, seed.command), seed.body.as_bytes()).unwrap();

@@ -8,13 +8,13 @@ use socket2::Domain;
 use socket2::Socket;
 use socket2::Type;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::load;
 use crate::support::reader::Reader;
 
-const APP: &str = "1400000000";
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Peers of the loopback network: all of them are this machine.
@@ -27,7 +27,7 @@ const NETWORKS: &str =
 
 #[test]
 pub(crate) fn callbacks_are_taken_from_the_configured_networks_only() {
-    let bridge = start(NETWORKS);
+    let bridge = Bridge::light(NETWORKS);
     assert_eq!(status(&mut connect(&bridge, SENDER), &[]), 200);
     // Peers from elsewhere are not even read.
     for peer in [STRANGER, Ipv4Addr::LOCALHOST] {
@@ -50,7 +50,7 @@ pub(crate) fn callbacks_are_taken_from_the_configured_networks_only() {
 
 #[test]
 fn checks_of_a_proxy_itself_are_answered_and_no_callback_of_its_is_taken() {
-    let bridge = start(NETWORKS);
+    let bridge = Bridge::light(NETWORKS);
     let check = |method: &str, headers: &[(&str, &str)], body: &[u8]| {
         connect(&bridge, PROXY).request(method, "/", headers, body).unwrap().status
     };
@@ -69,7 +69,7 @@ fn checks_of_a_proxy_itself_are_answered_and_no_callback_of_its_is_taken() {
 
 #[test]
 fn x_forwarded_for_is_believed_from_configured_proxies_only() {
-    let bridge = start(NETWORKS);
+    let bridge = Bridge::light(NETWORKS);
     let of = |peer, forwarded: &[&str]| status(&mut connect(&bridge, peer), forwarded);
     assert_eq!(of(PROXY, &["127.10.9.9"]), 200);
     assert_eq!(of(PROXY, &["1.1.1.1, 203.0.113.7, 127.20.0.2"]), 200);
@@ -81,7 +81,8 @@ fn x_forwarded_for_is_believed_from_configured_proxies_only() {
 
 #[test]
 fn a_proxy_s_header_says_whose_connection_it_is() {
-    let bridge = start(&format!("{NETWORKS}\ncallbacks.proxy_protocol = true\ncallbacks.head_timeout_ms = 60000"));
+    let bridge =
+        Bridge::light(&format!("{NETWORKS}\ncallbacks.proxy_protocol = true\ncallbacks.head_timeout_ms = 60000"));
     let binary = |source: [u8; 4]| {
         let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &source, &[127, 0, 0, 1, 0x12, 0x34, 0, 80]];
         header.concat()
@@ -120,7 +121,7 @@ fn a_proxy_s_header_says_whose_connection_it_is() {
 
 #[test]
 fn a_client_that_the_proxy_does_not_name_names_none_itself() {
-    let bridge = start(&format!("{NETWORKS}\ncallbacks.proxy_protocol = true"));
+    let bridge = Bridge::light(&format!("{NETWORKS}\ncallbacks.proxy_protocol = true"));
     let v2 = |command: u8, family: u8, rest: &[u8]| {
         let length = u16::try_from(rest.len()).unwrap().to_be_bytes();
         [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, family], &length, rest].concat()
@@ -150,23 +151,19 @@ fn a_client_that_the_proxy_does_not_name_names_none_itself() {
 #[test]
 fn a_proxy_without_its_header_gets_nothing_and_a_slow_one_is_not_waited_for() {
     let proxy = format!("{NETWORKS}\ncallbacks.proxy_protocol = true");
-    let bridge = start(&format!("{proxy}\ncallbacks.head_timeout_ms = 60000"));
+    let bridge = Bridge::light(&format!("{proxy}\ncallbacks.head_timeout_ms = 60000"));
     let mut client = connect(&bridge, PROXY);
     client.write(&request(b"{}")).unwrap();
     assert!(client.is_closed());
     bridge.metrics_until(|metrics| metrics["callbridge_connections_unopened_total{reason=\"proxy_header\"}"] == 1.0);
 
-    let bridge = start(&format!("{proxy}\ncallbacks.head_timeout_ms = 300"));
+    let bridge = Bridge::light(&format!("{proxy}\ncallbacks.head_timeout_ms = 300"));
     let mut client = connect(&bridge, PROXY);
     client.write(b"PROXY TCP4 203").unwrap();
     assert!(client.is_closed() && connect(&bridge, PROXY).is_closed());
     bridge.metrics_until(|metrics| metrics["callbridge_connections_unopened_total{reason=\"late\"}"] == 2.0);
     let stopped = bridge.stop_and_wait();
     assert_eq!((stopped.code, stopped.ledger["received"]), (0, 0), "{stopped:?}");
-}
-
-fn start(settings: &str) -> Bridge {
-    Bridge::start_light(APP, settings)
 }
 
 /// A connection from that address of the loopback network.

@@ -20,20 +20,23 @@ use rustix::io::fcntl_setfd;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::load;
 use crate::support::ports;
-use crate::support::settings;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
-const EMBEDDED: [&str; 5] = ["--sdk-app-id", APP, "--embedded-broker", "--ack", "memory"];
 /// Where the file descriptors are that tests pass: far behind all others.
 const FIRST_FD: i32 = 700;
 /// The process itself, in the words of the shell that becomes it.
 const OWN_PID: &str = "$$";
+
+fn embedded() -> BridgeBuilder {
+    Bridge::builder().embedded().ack("memory")
+}
 
 /// A socket on which this test hears what a service manager would.
 struct Manager {
@@ -76,7 +79,7 @@ impl Manager {
 #[test]
 fn the_service_manager_is_told_of_the_start_reloads_and_the_stop() {
     let manager = Manager::new();
-    let mut bridge = Bridge::launch(&manager.variables(300_000), &EMBEDDED);
+    let mut bridge = embedded().under(&manager.variables(300_000)).launch();
     assert_eq!(manager.next_notice(), "READY=1");
     bridge.wait_until_ready();
     assert_eq!(bridge.admin_page("/readyz"), (200, "ready\n".to_owned()));
@@ -96,9 +99,9 @@ fn the_service_manager_is_told_of_the_start_reloads_and_the_stop() {
 #[test]
 fn the_service_manager_is_not_told_ready_before_it_is() {
     let manager = Manager::new();
-    let brokers = format!("127.0.0.1:{}", ports::free::<1>()[0]);
-    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--ack", "broker"];
-    let mut bridge = Bridge::launch(&manager.variables(300_000), &args);
+    let brokers = ports::nobody();
+    let builder = Bridge::builder().brokers(&brokers).ack("broker");
+    let mut bridge = builder.under(&manager.variables(300_000)).launch();
     for _ in 0..3 {
         assert_eq!(manager.next(), "WATCHDOG=1");
     }
@@ -113,7 +116,7 @@ fn the_service_manager_is_not_told_ready_before_it_is() {
 #[test]
 fn a_service_manager_that_does_not_read_blocks_nothing() {
     let manager = Manager::new();
-    let mut bridge = Bridge::start_under(&manager.variables(3000), &EMBEDDED);
+    let mut bridge = embedded().under(&manager.variables(3000)).start();
     wait::until("its socket is full", || bridge.stderr().contains("could not be told"));
     bridge.signal(Signal::HUP);
     wait::until("it reloads", || bridge.stderr().contains("nothing to reload by SIGHUP"));
@@ -125,12 +128,11 @@ fn a_service_manager_that_does_not_read_blocks_nothing() {
 fn passed_sockets_are_served_and_refuse_nobody_while_it_restarts() {
     let [callbacks, admin] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let address = callbacks.local_addr().unwrap();
-    let settings = settings::file("callbacks.keep_accepting_ms = 0\n");
-    let args = [&EMBEDDED[..], &["--config", settings::path(&settings)]].concat();
+    let builder = embedded().settings("callbacks.keep_accepting_ms = 0");
     for _ in 0..2 {
         // Nobody accepts yet.
         let posting = thread::spawn(move || post(address));
-        let mut bridge = launch_with(&[callbacks.as_fd(), admin.as_fd()], OWN_PID, &args);
+        let mut bridge = launch_with(&[callbacks.as_fd(), admin.as_fd()], OWN_PID, &builder);
         bridge.wait_until_ready();
         assert_eq!((bridge.callbacks, bridge.admin), (address, admin.local_addr().unwrap()));
         assert_eq!(posting.join().unwrap(), 200);
@@ -143,21 +145,40 @@ fn passed_sockets_are_served_and_refuse_nobody_while_it_restarts() {
 fn one_passed_socket_is_for_callbacks_and_a_third_is_ignored() {
     let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
-    let mut bridge = launch_with(&[sockets[0].as_fd()], OWN_PID, &EMBEDDED);
+    let mut bridge = launch_with(&[sockets[0].as_fd()], OWN_PID, &embedded());
     bridge.wait_until_ready();
     assert_eq!(bridge.callbacks, addresses[0]);
     assert_eq!((post(bridge.callbacks), bridge.admin_page("/livez").0), (200, 200));
     drop(bridge);
-    let mut bridge = launch_with(&sockets.each_ref().map(AsFd::as_fd), OWN_PID, &EMBEDDED);
+    let mut bridge = launch_with(&sockets.each_ref().map(AsFd::as_fd), OWN_PID, &embedded());
     bridge.wait_until_ready();
     assert_eq!([bridge.callbacks, bridge.admin], addresses[..2]);
     assert!(bridge.stop_in_order().stderr.contains("sockets beyond the second are ignored"));
 }
 
 #[test]
+fn passed_sockets_with_names_are_taken_by_name_and_a_wrong_name_ends_it_with_78() {
+    let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let addresses = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
+    let passed = sockets.each_ref().map(AsFd::as_fd);
+    let mut bridge = launch_with_names(&passed, "admin:callbacks", OWN_PID, &embedded());
+    bridge.wait_until_ready();
+    assert_eq!([bridge.admin, bridge.callbacks], addresses);
+    bridge.stop_in_order();
+    // What systemd calls a socket whose unit has no FileDescriptorName=.
+    let mut bridge = launch_with_names(&passed, "callbridge.socket:callbridge.socket", OWN_PID, &embedded());
+    bridge.wait_until_ready();
+    assert_eq!([bridge.callbacks, bridge.admin], addresses);
+    bridge.stop_in_order();
+    let stopped = launch_with_names(&passed, "callbacks:metrics", OWN_PID, &embedded()).wait();
+    let says = r#"socket 2 of those passed has the name \"metrics\" (LISTEN_FDNAMES)"#;
+    assert!(stopped.code == 78 && stopped.stderr.contains(says), "{stopped:?}");
+}
+
+#[test]
 fn sockets_passed_to_another_process_are_left_alone() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut bridge = launch_with(&[socket.as_fd()], "1", &EMBEDDED);
+    let mut bridge = launch_with(&[socket.as_fd()], "1", &embedded());
     bridge.wait_until_ready();
     assert_ne!(bridge.callbacks, socket.local_addr().unwrap());
     bridge.stop_in_order();
@@ -172,7 +193,7 @@ fn a_passed_socket_that_is_no_listening_tcp_socket_ends_it_with_78() {
         ([connected.as_fd(), listener.as_fd()], "socket 1 of those passed (LISTEN_FDS): it does not listen"),
         ([listener.as_fd(), udp.as_fd()], "socket 2 of those passed (LISTEN_FDS): fd"),
     ] {
-        let stopped = launch_with(&sockets, OWN_PID, &EMBEDDED).wait();
+        let stopped = launch_with(&sockets, OWN_PID, &embedded()).wait();
         assert!(stopped.code == 78 && stopped.stderr.contains(expected), "{stopped:?}");
     }
 }
@@ -183,7 +204,12 @@ fn post(callbacks: SocketAddr) -> u16 {
 }
 
 /// Launches it with `sockets`, for the process `pid`.
-fn launch_with(sockets: &[BorrowedFd<'_>], pid: &str, args: &[&str]) -> Bridge {
+fn launch_with(sockets: &[BorrowedFd<'_>], pid: &str, builder: &BridgeBuilder) -> Bridge {
+    launch_with_names(sockets, "", pid, builder)
+}
+
+/// The same with the names of the sockets, a colon between two.
+fn launch_with_names(sockets: &[BorrowedFd<'_>], names: &str, pid: &str, builder: &BridgeBuilder) -> Bridge {
     // Until they are inherited, nobody else takes a descriptor between two of them.
     static PASSING: Mutex<()> = Mutex::new(());
     let _passing = PASSING.lock().unwrap();
@@ -192,7 +218,11 @@ fn launch_with(sockets: &[BorrowedFd<'_>], pid: &str, args: &[&str]) -> Bridge {
         assert_eq!(fd.as_raw_fd(), expected, "one behind the other");
         fcntl_setfd(fd, FdFlags::empty()).unwrap();
     }
-    let variables = [format!("LISTEN_FDS={}", sockets.len()), format!("LISTEN_FDS_FIRST_FD={FIRST_FD}")];
+    let variables = [
+        format!("LISTEN_FDS={}", sockets.len()),
+        format!("LISTEN_FDS_FIRST_FD={FIRST_FD}"),
+        format!("LISTEN_FDNAMES={names}"),
+    ];
     let shell = ["sh".to_owned(), "-c".to_owned(), format!("LISTEN_PID={pid} exec \"$@\""), "sh".to_owned()];
-    Bridge::launch(&[&variables[..], &shell].concat(), args)
+    builder.clone().under(&variables).under(&shell).launch()
 }

@@ -11,15 +11,14 @@ use callbridge::command::Command;
 use callbridge::command::Kind;
 
 use crate::seeds;
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::journal;
-use crate::support::journal::Settings;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
 use crate::support::reader::Reader;
-use crate::support::torture::APP;
 use crate::support::wait;
 
 const MIB: u64 = 1 << 20;
@@ -95,10 +94,10 @@ fn a_missing_topic_keeps_to_its_share_after_a_kill_and_leaves_room_for_others() 
     let missing = format!("share.{}", STUCK.command);
     let (quota_bytes, (_folder, dir)) = (64 * MIB, journal::folder());
     let quota = format!("quota_bytes = {quota_bytes}");
-    let settings = Settings::new_without_topics(&kafka.bootstrap(), "share", &quota);
+    let settings = journal::builder_without_topics(&kafka.bootstrap(), "share", &quota);
     let mut acknowledged = Vec::new();
     for _half in 0..2 {
-        let bridge = settings.start(&dir);
+        let bridge = settings.start_in(&dir);
         // At first it waits a few seconds for the topics.
         post(&mut Client::connect(bridge.callbacks).unwrap(), WELL.command, WELL.body, 0);
         bridge.metrics_until(|metrics| metrics["callbridge_callbacks_delivered_total"] > 0.0);
@@ -115,7 +114,7 @@ fn a_missing_topic_keeps_to_its_share_after_a_kill_and_leaves_room_for_others() 
         assert_only_missing_are_refused(&bridge, "share", &[WELL.command]);
         assert_eq!(bridge.kill9().code, 128 + 9);
     }
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     kafka.create_topic(&missing, 1, 1);
     wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
     let records = Reader::open(&kafka.client(), &[&missing]).collect_to_end();
@@ -146,10 +145,10 @@ fn of_all_topics_but_four_that_are_missing_the_four_are_never_refused() {
     // Four fifths of a volume of 256 MiB, with files of the size that is shipped.
     let quota_bytes = 256 * MIB / 5 * 4;
     let quota = format!("quota_bytes = {quota_bytes}");
-    let settings = Settings::new_without_topics(&kafka.bootstrap(), "four", &quota)
-        .with_variable("CALLBRIDGE_JOURNAL_SEGMENT_BYTES", "16777216")
-        .with_variable("CALLBRIDGE_TOPICS_COMMANDS", "all");
-    let bridge = settings.start(&dir);
+    let settings = journal::builder_without_topics(&kafka.bootstrap(), "four", &quota)
+        .variable("CALLBRIDGE_JOURNAL_SEGMENT_BYTES", "16777216")
+        .variable("CALLBRIDGE_TOPICS_COMMANDS", "all");
+    let bridge = settings.start_in(&dir);
     // `{}` is an event of these; of another one it is a dead letter, whose topic is missing too. Questions wait for nothing.
     let pressed = Command::all().filter(|command| command.kind() == Kind::After && command.form().is_none());
     let mut missing: Vec<&str> = pressed.map(Command::name).collect();

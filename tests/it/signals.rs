@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use callbridge::clock;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::files::Files;
 use crate::support::http;
@@ -16,16 +18,11 @@ use crate::support::load::Load;
 use crate::support::openssl::Pair;
 use crate::support::ports;
 use crate::support::powercut::PowerCut;
-use crate::support::settings;
+use crate::support::tools::number_of;
+use crate::support::torture;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
 const RELOADED: &str = "reloaded by SIGHUP";
-
-fn start(args: &[&str]) -> Bridge {
-    let embedded = ["--sdk-app-id", APP, "--embedded-broker", "--ack", "memory"];
-    Bridge::start(&[&embedded[..], args].concat())
-}
 
 /// The lines of the log with that message so far, the cut line at the end aside.
 fn logged(bridge: &Bridge, message: &str) -> Vec<Value> {
@@ -47,9 +44,8 @@ fn sighup_reloads_blocklists_tokens_and_tls_and_logs_what_it_read() {
     let (list, token) = (files.write("list", "alice\n"), files.write("token", "a-token-of-this-test\n"));
     let [certificate, key] = [&pair.certificate, &pair.key].map(|path| path.to_str().unwrap());
     let text = format!("[callbacks.tls]\ncertificate_file = \"{certificate}\"\nkey_file = \"{key}\"\n");
-    let settings = settings::file(&text);
-    let args = ["--config", settings::path(&settings), "--blocklist", &list, "--token-file", &token];
-    let mut bridge = start(&args);
+    let args = ["--blocklist", &list, "--token-file", &token];
+    let mut bridge = Bridge::builder().embedded().ack("memory").settings(&text).args(&args).start();
 
     // In place, so that it would be read only once it is still.
     fs::write(&list, "alice\nbob\n").unwrap();
@@ -85,18 +81,22 @@ fn sighup_under_load_fails_no_callback_in_any_mode() {
     for ack in ["memory", "broker", "journal"] {
         let files = Files::new();
         let list = files.write("list", "alice\n");
-        let args = ["--sdk-app-id", APP, "--embedded-broker", "--ack", ack, "--blocklist", &list];
-        let mut bridge = Bridge::start(&args);
-        let load = Load::start_at_rate(bridge.callbacks, APP, 16, 1, 2000);
+        let mut bridge = Bridge::builder().embedded().ack(ack).args(&["--blocklist", &list]).start();
+        let rate = u32::try_from(number_of("CALLBRIDGE_RELOAD_RATE", 500)).unwrap();
+        let load = Load::start_at_rate(bridge.callbacks, APP, 16, 1, rate);
+        let began = clock::monotonic();
         wait::until("callbacks are taken", || load.acknowledged() >= 1000);
         for nth in 1..=RELOADS {
             fs::write(&list, format!("user{nth}\n")).unwrap();
             bridge.signal(Signal::HUP);
-            wait::until("it reloads", || logged(&bridge, RELOADED).len() == nth);
+            let goal = load.acknowledged() + u64::from(rate) / 10;
+            wait::until("it reloads", || logged(&bridge, RELOADED).len() == nth && load.acknowledged() >= goal);
         }
-        let outcome = load.stop();
+        let (seconds, outcome) = (began.elapsed().as_secs_f64(), load.stop());
         let failed = outcome.issued.iter().filter(|sent| sent.status != Some(200)).count();
-        assert_eq!(failed, 0, "{ack}: of {}", outcome.issued.len());
+        let sent = outcome.issued.len();
+        torture::say(&format!("{ack}: {RELOADS} reloads, {sent} callbacks in {seconds:.1} s, {failed} failed"));
+        assert_eq!(failed, 0, "{ack}: of {sent}");
         bridge.stop_in_order();
     }
 }
@@ -106,11 +106,11 @@ fn sighup_while_the_journal_is_read_reloads_once_it_has_started() {
     let Some(disk) = PowerCut::mount(8) else { return };
     let files = Files::new();
     let list = files.write("list", "alice\n");
-    let brokers = format!("127.0.0.1:{}", ports::free::<1>()[0]);
-    let settings = journal::Settings::new(&brokers, "signals", "").with(&["--blocklist", &list]);
+    let brokers = ports::nobody();
+    let settings = journal::builder(&brokers, "signals", "").args(&["--blocklist", &list]);
     // It syncs the directory when it has read what is there.
     disk.freeze_syncs();
-    let mut bridge = settings.launch(disk.path());
+    let mut bridge = settings.launch_in(disk.path());
     wait::until("it reads the journal", || disk.frozen_syncs() > 0);
     bridge.signal(Signal::HUP);
     disk.thaw_syncs();
@@ -123,8 +123,7 @@ fn sighup_while_the_journal_is_read_reloads_once_it_has_started() {
 fn sigquit_stops_it_as_sigterm_does() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let prefix = ["sh", "-c", r#"ulimit -c unlimited; cd "$0"; exec "$@""#, folder.path().to_str().unwrap()];
-    let embedded = ["--sdk-app-id", APP, "--embedded-broker", "--ack", "memory"];
-    let mut bridge = Bridge::start_under(&prefix.map(str::to_owned), &embedded);
+    let mut bridge = Bridge::builder().embedded().ack("memory").under(&prefix.map(str::to_owned)).start();
     assert_eq!(post(&bridge), 200);
     bridge.signal(Signal::QUIT);
     let stopped = bridge.wait();
@@ -134,8 +133,8 @@ fn sigquit_stops_it_as_sigterm_does() {
 
 #[test]
 fn signals_for_other_programs_do_not_end_it_nor_cut_a_stop() {
-    let settings = settings::file("drain_seconds = 60\n[callbacks]\nkeep_accepting_ms = 4000\n");
-    let mut bridge = start(&["--config", settings::path(&settings)]);
+    let settings = "drain_seconds = 60\n[callbacks]\nkeep_accepting_ms = 4000\n";
+    let mut bridge = Bridge::builder().embedded().ack("memory").settings(settings).start();
     let others = [Signal::HUP, Signal::USR1, Signal::USR2, Signal::PIPE];
     for signal in others {
         bridge.signal(signal);

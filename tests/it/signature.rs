@@ -12,19 +12,18 @@ use sha2::Digest;
 use sha2::Sha256;
 use tempfile::TempDir;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::http::Client;
 use crate::support::http::Response;
 use crate::support::http::callback_target;
 use crate::support::load;
 
-const APP: &str = "1400000000";
-const EMBEDDED: &[&str] = &["--embedded-broker", "--ack", "memory"];
-
 #[test]
 fn who_signs_rightly_is_taken_whatever_the_case_of_the_digits() {
     let files = TokenFiles::new();
-    let bridge = start(&["--token-file", &files.write("token", "xxxxyyyy")]);
+    let bridge = embedded(&["--token-file", &files.write("token", "xxxxyyyy")]).start();
     let mut client = connect(&bridge);
     for number in 0..3 {
         let time = now().to_string();
@@ -44,7 +43,7 @@ fn who_signs_rightly_is_taken_whatever_the_case_of_the_digits() {
 #[test]
 pub(crate) fn who_does_not_sign_rightly_and_in_time_is_told_which_and_counted_apart() {
     let files = TokenFiles::new();
-    let bridge = start(&["--token-file", &files.write("token", "xxxxyyyy")]);
+    let bridge = embedded(&["--token-file", &files.write("token", "xxxxyyyy")]).start();
     let mut client = connect(&bridge);
     let now = now();
     let at = |time: u64| format!("&Sign={}&RequestTime={time}", sign("xxxxyyyy", &time.to_string()));
@@ -83,10 +82,7 @@ fn the_official_signature_is_right_but_stale_and_the_window_can_be_widened() {
     let official = "&Sign=17773bc39a671d7b9aa835458704d2a6db81360a5940292b587d6d760d484061&RequestTime=1669872112";
     let files = TokenFiles::new();
     let token = files.write("token", "xxxxyyyy\n");
-    let bridge = Bridge::start_with(
-        "callbacks.sign_window_seconds = 86400",
-        &[&["--sdk-app-id", APP, "--token-file", &token], EMBEDDED].concat(),
-    );
+    let bridge = embedded(&["--token-file", &token]).settings("callbacks.sign_window_seconds = 86400").start();
     let mut client = connect(&bridge);
     assert!(post(&mut client, official).text().contains("at most 86400 are taken"));
     let time = (now() - 3600).to_string();
@@ -97,7 +93,7 @@ fn the_official_signature_is_right_but_stale_and_the_window_can_be_widened() {
 fn every_token_of_every_file_is_good() {
     let files = TokenFiles::new();
     let (two, one) = (files.write("two", "\n first \r\nsecond"), files.write("one", "third\n"));
-    let bridge = start(&["--token-file", &two, "--token-file", &one]);
+    let bridge = embedded(&["--token-file", &two, "--token-file", &one]).start();
     let mut client = connect(&bridge);
     assert_eq!(["first", "second", "third", "fourth"].map(|token| status(&mut client, token)), [200, 200, 200, 403]);
 }
@@ -105,7 +101,7 @@ fn every_token_of_every_file_is_good() {
 #[test]
 fn a_token_file_that_is_replaced_counts_without_a_restart_and_without_a_gap() {
     let files = TokenFiles::new();
-    let bridge = start(&["--token-file", &files.write("token", "old")]);
+    let bridge = embedded(&["--token-file", &files.write("token", "old")]).start();
     let mut client = connect(&bridge);
     assert_eq!(["old", "new"].map(|token| status(&mut client, token)), [200, 403]);
 
@@ -127,10 +123,7 @@ fn a_token_file_that_is_replaced_counts_without_a_restart_and_without_a_gap() {
 fn a_token_file_that_turns_bad_keeps_its_tokens_in_force_and_is_logged_once() {
     let files = TokenFiles::new();
     let token = files.write("token", "open-sesame");
-    let bridge = Bridge::start_with(
-        "log.filter = \"trace\"",
-        &[&["--sdk-app-id", APP, "--token-file", &token], EMBEDDED].concat(),
-    );
+    let bridge = embedded(&["--token-file", &token]).settings("log.filter = \"trace\"").start();
     let mut client = connect(&bridge);
     let failing = |failing: f64, errors: f64| {
         bridge.metrics_until(|metrics| {
@@ -166,7 +159,7 @@ fn applications_are_signed_each_with_its_own_tokens_or_not_at_all() {
     let config = "[[apps]]\nsdk_app_id = 1\ntoken_files = [\"one\"]\n[[apps]]\nsdk_app_id = 2\n\
                   token_files = [\"two\"]\n[[apps]]\nsdk_app_id = 3\n";
     let config = files.write("callbridge.toml", config);
-    let bridge = Bridge::start(&[&["--config", &config], EMBEDDED].concat());
+    let bridge = Bridge::builder().args(&["--config", &config, "--embedded-broker", "--ack", "memory"]).start();
     let mut client = connect(&bridge);
     let mut status = |app: &str, token: &str| {
         let target = format!("{}{}", callback_target(app, load::COMMAND), signed(token));
@@ -188,7 +181,7 @@ fn a_token_file_that_cannot_be_used_at_the_start_is_78_and_named() {
     let args = |command| {
         let apps = ["--sdk-app-id", "1", "--sdk-app-id", "2", "--listen", "127.0.0.1:0", "--admin-listen"];
         let tokens = [&good, &empty, &missing, &comment].map(|file| ["--token-file", file]).concat();
-        [&[command], &apps[..], &["127.0.0.1:0"], &tokens, EMBEDDED]
+        [&[command], &apps[..], &["127.0.0.1:0", "--embedded-broker", "--ack", "memory"], &tokens]
             .concat()
             .iter()
             .map(ToString::to_string)
@@ -220,7 +213,7 @@ fn a_token_file_that_cannot_be_used_at_the_start_is_78_and_named() {
 fn warns_of_tokens_under_16_bytes_at_the_start_and_at_each_reload() {
     let files = TokenFiles::new();
     let token = files.write("token", "xxxxyyyy\n0123456789abcdef");
-    let bridge = start(&["--token-file", &token]);
+    let bridge = embedded(&["--token-file", &token]).start();
     files.replace("token", "0123456789abcdef");
     reloaded(&bridge, 1.0);
     files.replace("token", "xxxxyyyy");
@@ -240,7 +233,7 @@ fn warns_at_the_start_of_an_application_whose_callbacks_are_unsigned() {
     let files = TokenFiles::new();
     let token = files.write("token", "0123456789abcdef");
     let is_warned = |args: &[&str]| {
-        let stderr = start(args).stop_and_wait().stderr;
+        let stderr = embedded(args).start().stop_and_wait().stderr;
         stderr.lines().any(|line| line.contains("\"WARN\"") && line.contains("callbacks are taken unsigned"))
     };
     assert_eq!([is_warned(&[]), is_warned(&["--token-file", &token])], [true, false]);
@@ -271,8 +264,8 @@ impl TokenFiles {
     }
 }
 
-fn start(args: &[&str]) -> Bridge {
-    Bridge::start(&[&["--sdk-app-id", APP], args, EMBEDDED].concat())
+fn embedded(args: &[&str]) -> BridgeBuilder {
+    Bridge::builder().embedded().ack("memory").args(args)
 }
 
 fn connect(bridge: &Bridge) -> Client {

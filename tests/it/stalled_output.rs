@@ -6,7 +6,9 @@ use callbridge::clock;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::journal;
@@ -15,16 +17,17 @@ use crate::support::load;
 use crate::support::pipe::FullPipe;
 use crate::support::ports;
 use crate::support::powercut::PowerCut;
-use crate::support::settings;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
-const EMBEDDED: [&str; 5] = ["--ack", "memory", "--sdk-app-id", APP, "--embedded-broker"];
 const DROPPED: &str = "callbridge_log_lines_dropped_total";
 /// A line for each connection that ends and each callback that is refused.
 const CHATTY: &str = "log.filter = \"callbridge=debug\"\n";
 /// Much longer than a stop that waits for nobody takes, on a busy machine.
 const PROMPTLY: Duration = Duration::from_secs(30);
+
+fn embedded() -> BridgeBuilder {
+    Bridge::builder().embedded().ack("memory")
+}
 
 /// Posts `count` callbacks on one connection, each answered with `status`.
 fn post(bridge: &Bridge, app_id: &str, count: u64, status: u16) {
@@ -47,9 +50,8 @@ fn message(line: &Value) -> &str {
 #[test]
 fn with_a_full_stderr_it_accepts_answers_and_stops() {
     let stderr = FullPipe::new();
-    let settings = settings::file(&format!("{CHATTY}callbacks.keep_accepting_ms = 0\n"));
-    let args = [&EMBEDDED[..], &["--config", settings::path(&settings)]].concat();
-    let mut bridge = Bridge::start_under(&stderr.as_stderr(), &args);
+    let builder = embedded().settings(CHATTY).settings("callbacks.keep_accepting_ms = 0");
+    let mut bridge = builder.under(&stderr.as_stderr()).start();
     // Each a connection, so that the accepting thread logs too.
     for _nth in 0..200 {
         refuse(&bridge, 1);
@@ -67,9 +69,7 @@ fn with_a_full_stderr_it_accepts_answers_and_stops() {
 #[test]
 fn with_a_full_stderr_a_mistake_in_the_configuration_ends_it_with_78() {
     let stderr = FullPipe::new();
-    let settings = settings::file("callbacks.path = 1\n");
-    let bridge =
-        Bridge::launch(&stderr.as_stderr(), &[&EMBEDDED[..], &["--config", settings::path(&settings)]].concat());
+    let bridge = embedded().settings("callbacks.path = 1").under(&stderr.as_stderr()).launch();
     assert_eq!(bridge.wait().code, 78);
 }
 
@@ -77,10 +77,9 @@ fn with_a_full_stderr_a_mistake_in_the_configuration_ends_it_with_78() {
 fn with_full_streams_a_second_signal_ends_it_at_once() {
     let [callbacks, admin] = ports::free().map(|port| ([127, 0, 0, 1], port).into());
     let (stdout, stderr) = (FullPipe::new(), FullPipe::new());
-    let settings = settings::file("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 500000\n");
-    let args = [&EMBEDDED[..], &["--config", settings::path(&settings)]].concat();
-    let prefix = [stdout.as_stdout(), stderr.as_stderr()].concat();
-    let mut bridge = Bridge::start_unready_under(&prefix, callbacks, admin, &args);
+    let builder = embedded().settings("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 500000\n");
+    let builder = builder.under(&stdout.as_stdout()).under(&stderr.as_stderr());
+    let mut bridge = builder.listening_on(callbacks, admin).launch();
     let is = |page: (u16, &str)| {
         let asked = Client::connect(admin).and_then(|mut client| client.request("GET", "/readyz", &[], b""));
         asked.is_ok_and(|response| (response.status, response.text().as_str()) == page)
@@ -99,9 +98,7 @@ fn with_full_streams_a_second_signal_ends_it_at_once() {
 fn dropped_log_lines_are_counted_and_reported_once() {
     const LINES: u64 = 8000;
     let mut stderr = FullPipe::new();
-    let settings = settings::file(CHATTY);
-    let args = [&EMBEDDED[..], &["--config", settings::path(&settings)]].concat();
-    let bridge = Bridge::start_under(&stderr.as_stderr(), &args);
+    let bridge = embedded().settings(CHATTY).under(&stderr.as_stderr()).start();
     refuse(&bridge, LINES);
     let dropped = bridge.metrics()[DROPPED];
     assert!(dropped > 0.0 && bridge.resident_bytes() < 200 << 20, "{dropped}");
@@ -135,8 +132,8 @@ fn with_a_full_stderr_it_delivers_when_kafka_comes_back() {
     let Some(mut kafka) = Kafka::start(1) else { return };
     let stderr = FullPipe::new();
     let brokers = kafka.bootstrap();
-    let args = ["--ack", "memory", "--sdk-app-id", APP, "--brokers", &brokers, "--create-topics"];
-    let bridge = Bridge::start_under(&stderr.as_stderr(), &args);
+    let builder = Bridge::builder().brokers(&brokers).args(&["--create-topics"]).ack("memory");
+    let bridge = builder.under(&stderr.as_stderr()).start();
     post(&bridge, APP, 1, 200);
     bridge.metrics_until(|metrics| metrics["callbridge_callbacks_delivered_total"] == 1.0);
     kafka.node(1).kill();
@@ -152,9 +149,8 @@ fn with_a_full_stderr_it_delivers_when_kafka_comes_back() {
 fn with_a_full_stdout_it_serves_and_stops_and_logs_the_ledger() {
     let [callbacks, admin] = ports::free().map(|port| ([127, 0, 0, 1], port).into());
     let stdout = FullPipe::new();
-    let settings = settings::file("callbacks.keep_accepting_ms = 0\n");
-    let args = [&EMBEDDED[..], &["--config", settings::path(&settings)]].concat();
-    let mut bridge = Bridge::start_unready_under(&stdout.as_stdout(), callbacks, admin, &args);
+    let builder = embedded().settings("callbacks.keep_accepting_ms = 0").under(&stdout.as_stdout());
+    let mut bridge = builder.listening_on(callbacks, admin).launch();
     wait::until("it is ready", || bridge.stderr().contains("\"ready\""));
     post(&bridge, APP, 1, 200);
     bridge.signal(Signal::TERM);
@@ -169,9 +165,9 @@ fn with_a_full_stdout_it_serves_and_stops_and_logs_the_ledger() {
 fn with_a_full_stderr_a_failed_disk_ends_it_with_74() {
     let Some(disk) = PowerCut::mount(9) else { return };
     let stderr = FullPipe::new();
-    let brokers = format!("127.0.0.1:{}", ports::free::<1>()[0]);
-    let settings = journal::Settings::new(&brokers, "stalled-disk", "");
-    let mut bridge = settings.start_under(&stderr.as_stderr(), disk.path());
+    let brokers = ports::nobody();
+    let settings = journal::builder(&brokers, "stalled-disk", "");
+    let mut bridge = settings.clone().under(&stderr.as_stderr()).start_in(disk.path());
     let target = http::callback_target(APP, load::COMMAND);
     // Some syncs are of files that nothing depends on yet, and are tried again.
     wait::until("it ends by itself", || {
@@ -186,9 +182,7 @@ fn with_a_full_stderr_a_failed_disk_ends_it_with_74() {
 #[test]
 fn a_stderr_that_nobody_has_open_costs_nothing_but_the_lines() {
     let stderr = FullPipe::new();
-    let settings = settings::file(CHATTY);
-    let args = [&EMBEDDED[..], &["--config", settings::path(&settings)]].concat();
-    let bridge = Bridge::start_under(&stderr.as_stderr(), &args);
+    let bridge = embedded().settings(CHATTY).under(&stderr.as_stderr()).start();
     drop(stderr);
     refuse(&bridge, 10);
     post(&bridge, APP, 1, 200);

@@ -12,7 +12,9 @@ use rustix::process::Pid;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::bridge::Stopped;
 use crate::support::http;
 use crate::support::http::Client;
@@ -29,13 +31,14 @@ use crate::support::powercut::PowerCut;
 use crate::support::process::Process;
 use crate::support::reader::Reader;
 use crate::support::real;
-use crate::support::settings;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
-const EMBEDDED: [&str; 5] = ["--ack", "broker", "--sdk-app-id", APP, "--embedded-broker"];
 const DELIVERED: &str = "callbridge_callbacks_delivered_total";
 const IN_QUEUE: &str = r#"callbridge_callbacks_waiting{where="queue"}"#;
+
+fn embedded() -> BridgeBuilder {
+    Bridge::builder().embedded().ack("broker")
+}
 
 /// Posts one callback of the load's kind, over a connection of its own.
 fn post(callbacks: SocketAddr, sequence: u64) -> std::io::Result<Response> {
@@ -70,9 +73,7 @@ fn sigterm_under_load_loses_nothing_and_each_answer_since_then_ends_its_connecti
     let Some(kafka) = Kafka::shared() else { return };
     for ack in ["broker", "memory"] {
         let (brokers, prefix) = (kafka.bootstrap(), format!("stop-load-{ack}"));
-        let args =
-            ["--sdk-app-id", APP, "--brokers", &brokers, "--topic-prefix", &prefix, "--create-topics", "--ack", ack];
-        let mut bridge = Bridge::start(&args);
+        let mut bridge = Bridge::builder().brokers(&brokers).topics(&prefix).ack(ack).start();
         let callbacks = bridge.callbacks;
         let load = Load::start(callbacks, APP, 16, Duration::ZERO);
         wait::until("callbacks are delivered", || bridge.metrics()[DELIVERED] >= 500.0);
@@ -116,11 +117,9 @@ fn with_a_frozen_kafka_it_ends_in_time_and_says_what_remained() {
     const TAKEN: u64 = 20;
     let Some(mut kafka) = Kafka::start(1) else { return };
     let brokers = kafka.bootstrap();
-    let settings = settings::file("drain_seconds = 3\n[callbacks]\nkeep_accepting_ms = 100\n");
-    let [mut memory, mut broker] = ["memory", "broker"].map(|ack| {
-        let args = ["--config", settings::path(&settings), "--sdk-app-id", APP, "--brokers", &brokers, "--ack", ack];
-        Bridge::start(&[&args[..], &["--topic-prefix", ack, "--create-topics"]].concat())
-    });
+    let settings = "drain_seconds = 3\n[callbacks]\nkeep_accepting_ms = 100\n";
+    let [mut memory, mut broker] = ["memory", "broker"]
+        .map(|ack| Bridge::builder().brokers(&brokers).topics(ack).ack(ack).settings(settings).start());
     kafka.node(1).freeze();
     for sequence in 0..TAKEN {
         assert_eq!(post(memory.callbacks, sequence).unwrap().status, 200);
@@ -154,10 +153,10 @@ fn in_journal_mode_a_frozen_kafka_does_not_hold_up_the_stop() {
     const TAKEN: u64 = 20;
     let Some(mut kafka) = Kafka::start(1) else { return };
     let (folder, dir) = journal::folder();
-    let settings = journal::Settings::new(&kafka.bootstrap(), "stop-journal", "")
-        .with_variable("CALLBRIDGE_DRAIN_SECONDS", "30")
-        .with_variable("CALLBRIDGE_CALLBACKS_KEEP_ACCEPTING_MS", "100");
-    let mut bridge = settings.start(&dir);
+    let settings = journal::builder(&kafka.bootstrap(), "stop-journal", "")
+        .variable("CALLBRIDGE_DRAIN_SECONDS", "30")
+        .variable("CALLBRIDGE_CALLBACKS_KEEP_ACCEPTING_MS", "100");
+    let mut bridge = settings.start_in(&dir);
     assert_eq!(post(bridge.callbacks, TAKEN).unwrap().status, 200);
     wait::until("kafka takes it", || bridge.metrics()[DELIVERED] == 1.0);
     kafka.node(1).freeze();
@@ -176,7 +175,7 @@ fn in_journal_mode_a_frozen_kafka_does_not_hold_up_the_stop() {
     assert!(stopped.stderr.contains("the next start delivers them"), "{}", stopped.stderr);
 
     kafka.node(1).thaw();
-    let bridge = settings.start(&dir);
+    let bridge = settings.start_in(&dir);
     wait::until("the rest is delivered", || bridge.metrics()[DELIVERED] == TAKEN as f64);
     assert_eq!(bridge.stop_in_order().ledger["recovered"], TAKEN);
     drop(folder);
@@ -201,10 +200,10 @@ fn a_journal_that_is_set_not_to_be_persistent_waits_for_kafka_at_the_stop() {
 fn assert_waits_for_kafka_at_the_stop(dir: &Path, more: &str) {
     const TAKEN: u64 = 20;
     let Some(mut kafka) = Kafka::start(1) else { return };
-    let settings = journal::Settings::new(&kafka.bootstrap(), "stop-memory", more)
-        .with_variable("CALLBRIDGE_DRAIN_SECONDS", "60")
-        .with_variable("CALLBRIDGE_CALLBACKS_KEEP_ACCEPTING_MS", "100");
-    let mut bridge = settings.start(dir);
+    let settings = journal::builder(&kafka.bootstrap(), "stop-memory", more)
+        .variable("CALLBRIDGE_DRAIN_SECONDS", "60")
+        .variable("CALLBRIDGE_CALLBACKS_KEEP_ACCEPTING_MS", "100");
+    let mut bridge = settings.start_in(dir);
     assert_eq!(post(bridge.callbacks, TAKEN).unwrap().status, 200);
     wait::until("kafka takes it", || bridge.metrics()[DELIVERED] == 1.0);
     kafka.node(1).freeze();
@@ -229,9 +228,9 @@ fn a_persistent_journal_in_memory_does_not_wait_for_kafka_at_the_stop() {
     }
     let Some(mut kafka) = Kafka::start(1) else { return };
     let (_memory, dir) = mounted("tmpfs", "size=64m");
-    let settings = journal::Settings::new(&kafka.bootstrap(), "stop-kept", "persistent = true")
-        .with_variable("CALLBRIDGE_DRAIN_SECONDS", "60");
-    let bridge = settings.start(&dir);
+    let settings = journal::builder(&kafka.bootstrap(), "stop-kept", "persistent = true")
+        .variable("CALLBRIDGE_DRAIN_SECONDS", "60");
+    let bridge = settings.start_in(&dir);
     kafka.node(1).freeze();
     assert_eq!(post(bridge.callbacks, 0).unwrap().status, 200);
     let begin = clock::monotonic();
@@ -246,8 +245,12 @@ fn in_broker_mode_callbacks_that_were_refused_do_not_hold_up_the_stop() {
     const TAKEN: u64 = 20;
     let Some(mut kafka) = Kafka::start(1) else { return };
     let brokers = kafka.bootstrap();
-    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--ack", "broker", "--create-topics"];
-    let bridge = Bridge::start_with("drain_seconds = 60\ncallbacks.keep_accepting_ms = 100\n", &args);
+    let bridge = Bridge::builder()
+        .brokers(&brokers)
+        .ack("broker")
+        .args(&["--create-topics"])
+        .settings("drain_seconds = 60\ncallbacks.keep_accepting_ms = 100\n")
+        .start();
     bridge.warm_up(APP);
     kafka.node(1).freeze();
     let callbacks = bridge.callbacks;
@@ -269,8 +272,12 @@ fn in_broker_mode_a_decision_that_is_not_published_yet_is_waited_for_at_the_stop
     const BEFORE: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
     let Some(mut kafka) = Kafka::start(1) else { return };
     let brokers = kafka.bootstrap();
-    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--ack", "broker", "--create-topics"];
-    let mut bridge = Bridge::start_with("drain_seconds = 60\ncallbacks.keep_accepting_ms = 100\n", &args);
+    let mut bridge = Bridge::builder()
+        .brokers(&brokers)
+        .ack("broker")
+        .args(&["--create-topics"])
+        .settings("drain_seconds = 60\ncallbacks.keep_accepting_ms = 100\n")
+        .start();
     bridge.warm_up(APP);
     kafka.node(1).freeze();
     let question = br##"{"Official_Account":"@TOA#_a","SubscribeAccountList":[{"Subscriber_Account":"a"}]}"##;
@@ -289,10 +296,10 @@ fn in_broker_mode_a_decision_that_is_not_published_yet_is_waited_for_at_the_stop
 #[test]
 fn while_the_journal_is_read_probes_are_answered_and_a_signal_ends_it() {
     let Some(disk) = PowerCut::mount(8) else { return };
-    let settings = journal::Settings::new(&format!("127.0.0.1:{}", ports::free::<1>()[0]), "starting", "");
+    let settings = journal::builder(&ports::nobody(), "starting", "");
     // It syncs the directory when it has read what is there.
     disk.freeze_syncs();
-    let mut bridge = settings.launch(disk.path());
+    let mut bridge = settings.launch_in(disk.path());
     wait::until("it reads the journal", || disk.frozen_syncs() > 0);
     let mut admin = None;
     wait::until("it says where it listens", || {
@@ -319,8 +326,8 @@ fn while_the_journal_is_read_probes_are_answered_and_a_signal_ends_it() {
 
 #[test]
 fn a_second_signal_ends_it_at_once_with_the_ledger() {
-    let settings = settings::file("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 500000\n");
-    let mut bridge = Bridge::start(&[&EMBEDDED[..], &["--config", settings::path(&settings)]].concat());
+    let settings = "drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 500000\n";
+    let mut bridge = embedded().settings(settings).start();
     assert_eq!(post(bridge.callbacks, 1).unwrap().status, 200);
     bridge.signal(Signal::TERM);
     wait::until("it says that it stops", || readiness(&bridge).1 == "stopping\n");
@@ -334,7 +341,7 @@ fn a_second_signal_ends_it_at_once_with_the_ledger() {
 
 #[test]
 fn sigint_stops_it_as_sigterm_does() {
-    let mut bridge = Bridge::start(&EMBEDDED);
+    let mut bridge = embedded().start();
     assert_eq!(post(bridge.callbacks, 1).unwrap().status, 200);
     bridge.signal(Signal::INT);
     let stopped = bridge.wait();
@@ -343,8 +350,8 @@ fn sigint_stops_it_as_sigterm_does() {
 
 #[test]
 fn not_ready_from_the_signal_on_but_answering_until_those_who_send_have_noticed() {
-    let settings = settings::file("drain_seconds = 60\n[callbacks]\nkeep_accepting_ms = 3000\n");
-    let mut bridge = Bridge::start(&[&EMBEDDED[..], &["--config", settings::path(&settings)]].concat());
+    let settings = "drain_seconds = 60\n[callbacks]\nkeep_accepting_ms = 3000\n";
+    let mut bridge = embedded().settings(settings).start();
     assert_eq!(readiness(&bridge), (200, "ready\n".to_owned()));
     let mut kept_alive = Client::connect(bridge.callbacks).unwrap();
     let target = http::callback_target(APP, load::COMMAND);
@@ -365,8 +372,8 @@ fn not_ready_from_the_signal_on_but_answering_until_those_who_send_have_noticed(
 
 #[test]
 fn idle_connections_end_with_it_and_do_not_hold_it_up() {
-    let settings = settings::file("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 100\n");
-    let mut bridge = Bridge::start(&[&EMBEDDED[..], &["--config", settings::path(&settings)]].concat());
+    let settings = "drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 100\n";
+    let mut bridge = embedded().settings(settings).start();
     let mut never_used = Client::connect(bridge.callbacks).unwrap();
     let mut used = Client::connect(bridge.callbacks).unwrap();
     let target = http::callback_target(APP, load::COMMAND);
@@ -384,9 +391,9 @@ fn a_stop_before_it_was_ever_ready_answers_those_who_wait_and_ends() {
     let [callbacks, admin, nobody] = ports::free::<3>();
     let [callbacks, admin] = [callbacks, admin].map(|port| ([127, 0, 0, 1], port).into());
     let brokers = format!("127.0.0.1:{nobody}");
-    let settings = settings::file("drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 100\n");
-    let args = ["--ack", "broker", "--sdk-app-id", APP, "--brokers", &brokers, "--config", settings::path(&settings)];
-    let mut bridge = Bridge::start_unready(callbacks, admin, &args);
+    let settings = "drain_seconds = 600\n[callbacks]\nkeep_accepting_ms = 100\n";
+    let builder = Bridge::builder().brokers(&brokers).ack("broker").settings(settings);
+    let mut bridge = builder.listening_on(callbacks, admin).launch();
     wait::until("it listens", || Client::connect(callbacks).is_ok() && Client::connect(admin).is_ok());
     let mut client = Client::connect(callbacks).unwrap();
     assert_eq!(client.post(&http::callback_target(APP, BEFORE), QUESTION).unwrap().status, 200);
@@ -409,8 +416,9 @@ fn as_process_1_it_stops_in_order() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let serve = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
-    let args = [&["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_callbridge")], &serve[..], &EMBEDDED].concat();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--sdk-app-id", APP];
+    let serve = [&serve[..], &["--embedded-broker", "--ack", "broker"]].concat();
+    let args = [&["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_callbridge")], &serve[..]].concat();
     let mut unshare = Process::start(folder.path(), "unshare", &args);
     wait::until("it is ready", || unshare.stdout().contains("admin on http"));
     let child = only_child(unshare.pid());

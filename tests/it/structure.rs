@@ -39,6 +39,7 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "journal",
         &[
+            "alarm",
             "auth",
             "capture",
             "clock",
@@ -205,7 +206,7 @@ const RDKAFKA: &[&str] = &[
 ];
 
 /// The files that may have a `static`. None of them holds state: the table of invisible characters, and the allocator.
-const STATIC: &[&str] = &["invisible.rs", "journal/bell.rs", "journal/turn.rs", "main.rs"];
+const STATIC: &[&str] = &["invisible.rs", "main.rs"];
 
 /// The pages that everybody reads first, and the most that each may hold, in bytes.
 const PAGES: &[(&str, u64)] =

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::bridge::Stopped;
 use crate::support::journal;
-use crate::support::journal::Settings;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
 use crate::support::load;
@@ -17,7 +18,6 @@ use crate::support::load::Load;
 use crate::support::load::Outcome;
 use crate::support::oracle;
 use crate::support::reader::Reader;
-use crate::support::torture::APP;
 use crate::support::wait;
 
 const DELIVERED: &str = "callbridge_callbacks_delivered_total";
@@ -53,8 +53,8 @@ fn in_journal_mode_a_killed_and_a_frozen_leader_lose_nothing() {
     let (_folder, dir) = journal::folder();
     let topic = topic("leader");
     // What is on its way to a frozen node is sent to the new leader when this has passed.
-    let settings = Settings::new(&kafka.bootstrap(), "leader", "").with(&["--kafka", "socket.timeout.ms=5000"]);
-    let bridge = settings.with(&["--kafka", "request.timeout.ms=4000"]).start(&dir);
+    let settings = journal::builder(&kafka.bootstrap(), "leader", "").args(&["--kafka", "socket.timeout.ms=5000"]);
+    let bridge = settings.args(&["--kafka", "request.timeout.ms=4000"]).start_in(&dir);
     let load = start_load(&bridge);
     wait_until_flowing(&bridge);
 
@@ -84,7 +84,7 @@ fn in_journal_mode_a_rolling_restart_of_all_nodes_loses_nothing() {
     let Some(mut kafka) = Kafka::start(3) else { return };
     let (_folder, dir) = journal::folder();
     let topic = topic("rolling");
-    let bridge = Settings::new(&kafka.bootstrap(), "rolling", "").start(&dir);
+    let bridge = journal::builder(&kafka.bootstrap(), "rolling", "").start_in(&dir);
     let load = start_load(&bridge);
     for node in NODES {
         wait_until_flowing(&bridge);
@@ -103,8 +103,8 @@ fn in_journal_mode_a_rolling_restart_of_all_nodes_loses_nothing() {
 fn in_journal_mode_sigterm_under_load_and_the_next_start_lose_nothing() {
     let Some(kafka) = Kafka::start(3) else { return };
     let (_folder, dir) = journal::folder();
-    let settings = Settings::new(&kafka.bootstrap(), "term", "");
-    let bridge = settings.start(&dir);
+    let settings = journal::builder(&kafka.bootstrap(), "term", "");
+    let bridge = settings.start_in(&dir);
     let load = start_load(&bridge);
     wait_until_flowing(&bridge);
     let first = stop_under_load(bridge, &load);
@@ -125,8 +125,8 @@ fn stop_under_load(mut bridge: Bridge, load: &Load) -> Stopped {
     stopped
 }
 
-fn start_and_aim(settings: &Settings, dir: &Path, load: &Load) -> Bridge {
-    let bridge = settings.start(dir);
+fn start_and_aim(builder: &BridgeBuilder, dir: &Path, load: &Load) -> Bridge {
+    let bridge = builder.start_in(dir);
     load.aim(bridge.callbacks);
     bridge
 }
@@ -143,8 +143,8 @@ fn a_topic_created_again_with_other_leaders_gets_going_by_itself() {
     kafka.node(1).restart();
     kafka.wait_until_in_sync(&topic);
     let leader = kafka.describe(&topic).partitions[0].leader;
-    let settings = Settings::new(&kafka.bootstrap(), "again", "");
-    let bridge = settings.with_variable("CALLBRIDGE_PUBLISH_UNREPORTED_MAX_SECONDS", "5").start(&dir);
+    let settings = journal::builder(&kafka.bootstrap(), "again", "");
+    let bridge = settings.variable("CALLBRIDGE_PUBLISH_UNREPORTED_MAX_SECONDS", "5").start_in(&dir);
     let load = start_load(&bridge);
     wait_until_flowing(&bridge);
     load.stop();

@@ -24,6 +24,7 @@ use rustls::version::TLS13;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
@@ -31,7 +32,6 @@ use crate::support::load;
 use crate::support::openssl::Pair;
 use crate::support::real;
 
-const APP: &str = "1400000000";
 const BOTH: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 
 type TlsClient = Client<StreamOwned<ClientConnection, TcpStream>>;
@@ -40,7 +40,7 @@ type TlsClient = Client<StreamOwned<ClientConnection, TcpStream>>;
 fn callbacks_come_in_over_tls_and_nothing_comes_in_without() {
     let Some(pair) = Pair::make("server") else { return };
     let files = Files::of(&pair);
-    let bridge = start(&files.settings());
+    let bridge = Bridge::light(&files.settings());
     assert!(bridge.stdout().contains(&format!("callbacks on https://{}\n", bridge.callbacks)), "{}", bridge.stdout());
     for (version, expected) in [(&TLS13, ProtocolVersion::TLSv1_3), (&TLS12, ProtocolVersion::TLSv1_2)] {
         let mut client = connect(&bridge, &pair, None, &[version]).unwrap();
@@ -64,7 +64,7 @@ fn curl_posts_over_tls() {
     let found = Command::new("curl").arg("-V").output().map(drop).map_err(|_missing| "there is no curl".to_owned());
     let Some(()) = real::found_or_skipped(found) else { return };
     let files = Files::of(&pair);
-    let bridge = start(&files.settings());
+    let bridge = Bridge::light(&files.settings());
     let output = Command::new("curl")
         .args(["-sS", "--max-time", "30", "--data-binary", &load::body("@a", 0), "--cacert"])
         .arg(&pair.certificate)
@@ -80,7 +80,7 @@ fn curl_posts_over_tls() {
 fn over_tls_too_bodies_may_be_long_and_refusals_can_be_read() {
     let Some(pair) = Pair::make("server") else { return };
     let files = Files::of(&pair);
-    let bridge = start(&format!("{}\ncallbacks.body_timeout_ms = 60000", files.settings()));
+    let bridge = Bridge::light(&format!("{}\ncallbacks.body_timeout_ms = 60000", files.settings()));
     let mut client = connect(&bridge, &pair, None, BOTH).unwrap();
     let padded = |bytes: usize| load::body("@a", 0) + &" ".repeat(bytes - load::body("@a", 0).len());
     assert_eq!(client.post(&target(), padded(262_144).as_bytes()).unwrap().status, 200);
@@ -104,7 +104,7 @@ fn over_tls_too_bodies_may_be_long_and_refusals_can_be_read() {
 fn a_new_certificate_is_shown_to_new_connections_and_the_old_ones_go_on() {
     let (Some(old), Some(new)) = (Pair::make("old"), Pair::make("new")) else { return };
     let files = Files::of(&old);
-    let bridge = start(&files.settings());
+    let bridge = Bridge::light(&files.settings());
     let mut before = connect(&bridge, &old, None, BOTH).unwrap();
     assert_eq!(status(&mut before), 200);
     let now = Duration::from_millis(clock::wall().0.unsigned_abs()).as_secs_f64();
@@ -132,7 +132,7 @@ fn a_new_certificate_is_shown_to_new_connections_and_the_old_ones_go_on() {
 fn files_that_turn_bad_leave_the_old_certificate_in_force_and_are_told_once() {
     let (Some(old), Some(new)) = (Pair::make("old"), Pair::make("new")) else { return };
     let files = Files::of(&old);
-    let bridge = start(&format!("{}\nlog.filter = \"callbridge=trace,rustls=trace\"", files.settings()));
+    let bridge = Bridge::light(&format!("{}\nlog.filter = \"callbridge=trace,rustls=trace\"", files.settings()));
     let failing = |failing: f64, errors: f64| {
         bridge.metrics_until(|metrics| {
             metrics["callbridge_tls_files_failing"] == failing && metrics["callbridge_tls_file_errors_total"] == errors
@@ -171,7 +171,8 @@ fn where_clients_must_show_a_certificate_only_the_right_one_is_served() {
     let (Some(server), Some(client), Some(next)) = pairs else { return };
     let files = Files::of(&server);
     files.replace("clients", &client.certificate);
-    let bridge = start(&format!("{}\ncallbacks.tls.client_ca_file = {:?}", files.settings(), files.path("clients")));
+    let bridge =
+        Bridge::light(&format!("{}\ncallbacks.tls.client_ca_file = {:?}", files.settings(), files.path("clients")));
     let served = |with: Option<&Pair>, versions: &[&'static SupportedProtocolVersion]| {
         // In TLS 1.3 the client learns only when it reads that its certificate was not taken.
         let client = connect(&bridge, &server, with, versions);
@@ -206,7 +207,7 @@ fn where_clients_must_show_a_certificate_only_the_right_one_is_served() {
 fn a_handshake_that_does_not_come_to_its_end_ends_the_connection() {
     let Some(pair) = Pair::make("server") else { return };
     let files = Files::of(&pair);
-    let bridge = start(&format!("{}\ncallbacks.head_timeout_ms = 300", files.settings()));
+    let bridge = Bridge::light(&format!("{}\ncallbacks.head_timeout_ms = 300", files.settings()));
     let mut used = connect(&bridge, &pair, None, BOTH).unwrap();
     assert_eq!(status(&mut used), 200);
     for begin in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
@@ -224,7 +225,7 @@ fn a_stop_does_not_wait_for_handshakes_and_answers_what_has_come() {
     let Some(pair) = Pair::make("server") else { return };
     let files = Files::of(&pair);
     let patient = "callbacks.head_timeout_ms = 60000\ncallbacks.body_timeout_ms = 60000\ndrain_seconds = 50";
-    let mut bridge = start(&format!("{}\n{patient}", files.settings()));
+    let mut bridge = Bridge::light(&format!("{}\n{patient}", files.settings()));
     let mut silent = Client::connect(bridge.callbacks).unwrap();
     let mut half = connect(&bridge, &pair, None, BOTH).unwrap();
     let body = load::body("@a", 0);
@@ -245,7 +246,7 @@ fn a_proxy_s_header_comes_before_tls() {
     let Some(pair) = Pair::make("server") else { return };
     let files = Files::of(&pair);
     let networks = "callbacks.senders = [\"203.0.113.7\"]\ncallbacks.proxies = [\"127.0.0.1\"]";
-    let bridge = start(&format!("{}\n{networks}\ncallbacks.proxy_protocol = true", files.settings()));
+    let bridge = Bridge::light(&format!("{}\n{networks}\ncallbacks.proxy_protocol = true", files.settings()));
     for (source, expected) in [("203.0.113.7", 200), ("203.0.113.8", 403)] {
         let header = format!("PROXY TCP4 {source} 127.0.0.1 4660 443\r\n");
         let mut client = shake_hands(&bridge, &pair, None, BOTH, header.as_bytes()).unwrap();
@@ -319,10 +320,6 @@ impl Files {
         let (certificate, key) = (self.path("certificate"), self.path("key"));
         format!("callbacks.tls.certificate_file = {certificate:?}\ncallbacks.tls.key_file = {key:?}")
     }
-}
-
-fn start(settings: &str) -> Bridge {
-    Bridge::start_light(APP, settings)
 }
 
 fn target() -> String {

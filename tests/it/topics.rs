@@ -1,8 +1,6 @@
 //! What holds of the topics before callbacks are let through.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
-use std::thread;
 use std::time::Duration;
 
 use callbridge::clock;
@@ -13,21 +11,19 @@ use crate::seeds;
 use crate::seeds::APP;
 use crate::support::bridge;
 use crate::support::bridge::Bridge;
-use crate::support::files::Files;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::http::Response;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
-use crate::support::ports;
-use crate::support::process;
 use crate::support::reader::Reader;
 use crate::support::wait;
 
 /// How long a number of brokers below three must stay the same.
 const STEADY: Duration = Duration::from_secs(10);
 /// Undoes what the harness sets: an empty variable counts as absent.
-const REPLICATION_FACTOR_UNSET: &str = "CALLBRIDGE_TOPICS_REPLICATION_FACTOR=";
+const REPLICATION_FACTOR: &str = "CALLBRIDGE_TOPICS_REPLICATION_FACTOR";
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -37,8 +33,7 @@ const AFTER: &str = seeds::AFTER_INFO_CHANGED.command;
 fn a_topic_that_is_deleted_is_named_long_before_its_records_fail() {
     let Some(kafka) = Kafka::shared() else { return };
     let topic = format!("deleted.{AFTER}");
-    let args = ["--sdk-app-id", APP, "--brokers", &kafka.bootstrap(), "--topic-prefix", "deleted", "--ack", "broker"];
-    let bridge = Bridge::start(&[&args[..], &["--create-topics"]].concat());
+    let bridge = unready(kafka).topics("deleted").start();
     let post = || {
         let mut client = Client::connect(bridge.callbacks).unwrap();
         client.post(&http::callback_target(APP, AFTER), br#"{"Official_Account":"@a"}"#).unwrap().status
@@ -60,7 +55,7 @@ fn a_topic_that_is_deleted_is_named_long_before_its_records_fail() {
 fn missing_topics_are_named_and_readiness_follows_when_they_are_made_by_hand() {
     let Some(kafka) = Kafka::shared() else { return };
     let names = names("byhand");
-    let bridge = start_unready(&["--brokers", &kafka.bootstrap(), "--topic-prefix", "byhand"]);
+    let bridge = unready(kafka).args(&["--topic-prefix", "byhand"]).start_unready();
 
     for (made, name) in names.iter().enumerate() {
         wait_until_unready_for(&bridge, &names[made..]);
@@ -86,14 +81,11 @@ fn on_one_broker_topics_get_one_replica_after_ten_seconds_and_a_warning() {
     let Some(kafka) = Kafka::shared() else { return };
     let names = names("made");
     kafka.create_topic(&names[0], 2, 1);
-    let files = Files::new();
-    let config = files.write("callbridge.toml", "topics.retention_ms = 3600000\n");
 
     let began = clock::monotonic();
-    let flags = ["--sdk-app-id", APP, "--topic-prefix", "made", "--create-topics", "--config", &config];
-    let brokers = kafka.bootstrap();
-    let args = [&["--brokers", &brokers, "--ack", "broker"], &flags[..]].concat();
-    let bridge = Bridge::start_under(&[REPLICATION_FACTOR_UNSET.to_owned()], &args);
+    let builder = Bridge::builder().brokers(&kafka.bootstrap()).topics("made").ack("broker");
+    let builder = builder.settings("topics.retention_ms = 3600000").variable(REPLICATION_FACTOR, "");
+    let bridge = builder.start();
 
     assert!(began.elapsed() >= STEADY, "{:?}", began.elapsed());
     let untouched = kafka.describe(&names[0]);
@@ -117,7 +109,7 @@ fn topics_get_three_replicas_although_one_of_three_brokers_was_down_at_the_start
     let Some(mut kafka) = Kafka::start(3) else { return };
     kafka.node(3).freeze();
     kafka.wait_until_there(&[1, 2]);
-    let bridge = start_unready(&["--brokers", &kafka.bootstrap(), "--topic-prefix", "partial", "--create-topics"]);
+    let bridge = unready(&kafka).topics("partial").start_unready();
     wait_for_readyz(&bridge, |answer| answer.text().contains("the cluster shows 2 of 3 brokers"));
     kafka.node(3).thaw();
     wait_until_ready(&bridge);
@@ -137,7 +129,11 @@ fn is_ready_only_when_every_leader_answers_so_the_first_callbacks_are_delivered(
     };
     assert!(leads(&kafka));
     kafka.node(3).freeze();
-    let bridge = start_unready(&["--brokers", &kafka.node_address(1), "--topic-prefix", "led"]);
+    let bridge = Bridge::builder()
+        .brokers(&kafka.node_address(1))
+        .ack("broker")
+        .args(&["--topic-prefix", "led"])
+        .start_unready();
     // It stays frozen: what it led is led by others some seconds later.
     wait_until_ready(&bridge);
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -153,13 +149,8 @@ fn is_ready_only_when_every_leader_answers_so_the_first_callbacks_are_delivered(
 #[test]
 fn topics_that_cannot_be_made_are_told_with_the_reason() {
     let Some(kafka) = Kafka::shared() else { return };
-    let files = Files::new();
-    let config = files.write("callbridge.toml", "topics.replication_factor = 3\n");
-
-    let flags = ["--topic-prefix", "unmade", "--create-topics", "--config", &config];
-    let brokers = kafka.bootstrap();
-    let args = [&["--brokers", &brokers], &flags[..]].concat();
-    let bridge = start_unready_under(&[REPLICATION_FACTOR_UNSET.to_owned()], &args);
+    let builder = unready(kafka).topics("unmade").settings("topics.replication_factor = 3");
+    let bridge = builder.variable(REPLICATION_FACTOR, "").start_unready();
 
     let reason = "unmade.rejected: InvalidReplicationFactor (Broker: Invalid replication factor)";
     let why = wait_for_readyz(&bridge, |answer| answer.text().contains(reason));
@@ -175,7 +166,7 @@ fn topics_that_cannot_be_made_are_told_with_the_reason() {
 pub(crate) fn callbacks_wait_for_kafka_at_the_start_until_their_deadline_and_then_get_through() {
     let Some(mut kafka) = Kafka::start(1) else { return };
     kafka.node(1).kill();
-    let bridge = start_unready(&["--brokers", &kafka.bootstrap(), "--topic-prefix", "away", "--create-topics"]);
+    let bridge = unready(&kafka).topics("away").start_unready();
     let why = wait_for_readyz(&bridge, |answer| answer.text().starts_with("kafka does not answer: "));
     assert_eq!(why.status, 503);
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -235,14 +226,8 @@ fn names(prefix: &str) -> Vec<String> {
     suffixes.map(|suffix| format!("{prefix}.{suffix}")).collect()
 }
 
-fn start_unready(args: &[&str]) -> Bridge {
-    start_unready_under(&[], args)
-}
-
-fn start_unready_under(prefix: &[String], args: &[&str]) -> Bridge {
-    let [callbacks, admin] = ports::free::<2>().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let args = [&["--ack", "broker", "--sdk-app-id", APP], args].concat();
-    Bridge::start_unready_under(prefix, callbacks, admin, &args)
+fn unready(kafka: &Kafka) -> BridgeBuilder {
+    Bridge::builder().brokers(&kafka.bootstrap()).ack("broker")
 }
 
 /// Waits until `/readyz` names `missing` and no other topic.
@@ -265,15 +250,13 @@ fn wait_until_ready(bridge: &Bridge) {
 
 /// Asks until the answer is as wanted.
 fn wait_for_readyz(bridge: &Bridge, is_wanted: impl Fn(&Response) -> bool) -> Response {
-    let deadline = clock::monotonic() + MINUTE;
-    loop {
+    wait::until_ok("/readyz answers as wanted", || {
         let asked = Client::connect(bridge.admin).and_then(|mut client| client.request("GET", "/readyz", &[], b""));
         match asked {
-            Ok(answer) if is_wanted(&answer) => return answer,
-            other => assert!(clock::monotonic() < deadline, "{other:?}\n{}", bridge.stderr()),
+            Ok(answer) if is_wanted(&answer) => Ok(answer),
+            other => Err(other),
         }
-        thread::sleep(process::POLL);
-    }
+    })
 }
 
 /// What the log's errors say is missing.

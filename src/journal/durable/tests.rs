@@ -18,7 +18,7 @@ use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::command::Command;
-use crate::journal::Appended;
+use crate::journal::PendingAck;
 use crate::journal::Settled;
 use crate::journal::TAKE_BYTES;
 use crate::journal::Ticket;
@@ -34,6 +34,7 @@ use crate::record::Topic;
 use crate::record::Topics;
 use crate::refusal::LedgerAccount;
 use crate::refusal::Reason;
+use crate::refusal::Refusal;
 use crate::share::SharedRoom;
 
 const SEGMENT_BYTES: u64 = 16 * BLOCK_BYTES as u64;
@@ -139,8 +140,9 @@ fn what_is_delivered_is_recorded_while_a_frame_waits_for_room() {
     journal.open();
     // Three in each of three segments, which leaves them room for a record; the tenth waits.
     for number in 0..12 {
-        let entry = journal.new_entry(Box::new(capture(number, 4 * BLOCK_BYTES)), LedgerState::Counted, None);
-        journal.queue.push_beyond_room(entry, ledger.receive(None));
+        ledger.receive(None).hand_over();
+        let entry = journal.entry(Box::new(capture(number, 4 * BLOCK_BYTES)), LedgerState::Counted, None);
+        journal.queue.push_beyond_room(entry);
     }
     let running = JournalThreads::start(committer, keeper);
     wait_until("it is full", || journal.is_full());
@@ -154,18 +156,17 @@ fn what_is_delivered_is_recorded_while_a_frame_waits_for_room() {
 }
 
 /// Appends a capture that somebody waits for.
-fn append(journal: &Journal, ledger: &Ledger, number: i64) -> Appended {
-    let mut receipt = Some(ledger.receive(None));
-    journal.append_now(Box::new(capture(number, 100)), &mut receipt).unwrap().unwrap()
+fn append<'j>(journal: &'j Journal, ledger: &Ledger, number: i64) -> PendingAck<'j> {
+    journal.begin_append(Box::new(capture(number, 100)), ledger.receive(None)).unwrap()
 }
 
 #[test]
-fn a_capture_abandoned_before_its_frame_is_written_is_counted_as_late_once() {
+fn a_capture_given_up_before_its_frame_is_written_is_counted_as_late_once() {
     let dir = TempDir::new().unwrap();
     let (OnDisk { journal, mut backlog, committer, keeper, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
     journal.open();
-    let appended = [0, 1].map(|number| append(&journal, &ledger, number));
-    assert!(!appended[0].abandon(Reason::Deadline));
+    let [mut given_up, _waits] = [0, 1].map(|number| append(&journal, &ledger, number));
+    assert_eq!(given_up.give_up(), Err(Refusal::Deadline));
     let running = JournalThreads::start(committer, keeper);
     let mut entries = Vec::new();
     wait_until("both are read", || {
@@ -181,14 +182,15 @@ fn a_capture_abandoned_before_its_frame_is_written_is_counted_as_late_once() {
 }
 
 #[test]
-fn a_capture_abandoned_while_its_frame_is_written_is_counted_as_late_once() {
+fn a_capture_given_up_while_its_frame_is_written_is_counted_as_late_once() {
     let dir = TempDir::new().unwrap();
     let (OnDisk { mut backlog, committer: Committer { mut writer, committed, queue, .. }, keeper, .. }, ledger) =
         open_with(&dir, SEGMENT_BYTES, 8);
     keeper.store.maintain().unwrap();
     let mut batch = Batch::new();
     for number in 0..2 {
-        ledger.receive(None).accept();
+        ledger.receive(None).hand_over();
+        ledger.accept();
         // When the frame is filled, both are still waited for.
         let record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
         queue.recovered(None, record_bytes as usize);
@@ -215,7 +217,7 @@ fn the_publisher_is_woken_for_the_first_frame_after_it_has_read_everything() {
     let running = JournalThreads::start(committer, keeper);
     for number in 0..20 {
         while !take(&mut backlog, 10).0.is_empty() {}
-        append(&journal, &ledger, number);
+        let _waits = append(&journal, &ledger, number);
         // By the frame: there is no other call.
         let began = clock::monotonic();
         thread::park_timeout(Duration::from_secs(30));

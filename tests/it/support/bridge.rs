@@ -2,29 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
-use std::thread;
+use std::path::Path;
 use std::time::Duration;
 
-use callbridge::clock;
 use rdkafka::ClientConfig;
 use rustix::process::Pid;
 use rustix::process::Signal;
-use tempfile::NamedTempFile;
 use tempfile::TempDir;
 
 use crate::seeds;
+use crate::seeds::APP;
 use crate::support::http;
 use crate::support::http::Client;
-use crate::support::process;
+use crate::support::ports;
 use crate::support::process::Process;
-
-/// From the start to the printed addresses, on a busy machine.
-const READY: Duration = Duration::from_secs(60);
-
-const ANY_PORTS: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+use crate::support::wait;
 
 /// For a cluster of one broker. A variable that comes later in the command line of `env` wins.
 const REPLICATION_FACTOR_OF_ONE: &str = "CALLBRIDGE_TOPICS_REPLICATION_FACTOR=1";
@@ -52,39 +46,152 @@ pub(crate) struct Stopped {
     pub(crate) stderr: String,
 }
 
-impl Bridge {
-    /// Runs `serve` with `args` and waits until it is ready.
+/// How a test starts callbridge: on ports of its own, with a folder of its own, with topics for the four commands that most tests use.
+///
+/// It can be started more than once; each start is a process of its own.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BridgeBuilder {
+    /// Variables for `env`, and then perhaps the words of a program that becomes callbridge.
+    prefix: Vec<String>,
+    args: Vec<String>,
+    settings: String,
+    /// Where callbacks and the admin pages are served; `None`: on any free ports.
+    addresses: Option<(SocketAddr, SocketAddr)>,
+    has_all_topics: bool,
+}
+
+impl BridgeBuilder {
+    /// For the tests' application, with a broker inside the process.
+    pub(crate) fn embedded(self) -> Self {
+        self.args(&["--sdk-app-id", APP, "--embedded-broker"])
+    }
+
+    /// For the tests' application, with these brokers.
+    pub(crate) fn brokers(self, bootstrap: &str) -> Self {
+        self.args(&["--sdk-app-id", APP, "--brokers", bootstrap])
+    }
+
+    /// Creates its topics, which begin with `prefix`.
+    pub(crate) fn topics(self, prefix: &str) -> Self {
+        self.args(&["--topic-prefix", prefix, "--create-topics"])
+    }
+
+    /// Acknowledges in this mode.
+    pub(crate) fn ack(self, ack: &str) -> Self {
+        self.args(&["--ack", ack])
+    }
+
+    /// With more arguments of `serve`.
+    pub(crate) fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    /// With more lines in its configuration file. Lines without a section come before the first section.
+    pub(crate) fn settings(mut self, lines: &str) -> Self {
+        self.settings.extend([lines, "\n"]);
+        self
+    }
+
+    /// With a variable of the environment.
+    pub(crate) fn variable(mut self, name: &str, value: &str) -> Self {
+        self.prefix.push(format!("{name}={value}"));
+        self
+    }
+
+    /// Under another program, which is written before it and becomes it. Variables of `env` may stand before that.
+    pub(crate) fn under(mut self, prefix: &[String]) -> Self {
+        self.prefix.extend_from_slice(prefix);
+        self
+    }
+
+    /// On ports that the caller chose. So its addresses are known before it is ready.
+    pub(crate) fn listening_on(mut self, callbacks: SocketAddr, admin: SocketAddr) -> Self {
+        self.addresses = Some((callbacks, admin));
+        self
+    }
+
+    /// With a topic for every command. For brokers of one test only.
+    pub(crate) fn all_topics(mut self) -> Self {
+        self.has_all_topics = true;
+        self
+    }
+
+    /// Runs `serve`, and waits until it is ready.
     ///
     /// # Panics
     /// When it ends before, or does not get ready.
-    pub(crate) fn start(args: &[&str]) -> Self {
-        Self::start_under(&[], args)
-    }
-
-    /// The same with a topic for every command. For brokers of one test only.
-    pub(crate) fn start_with_all_topics(args: &[&str]) -> Self {
-        let (process, folder) = launch("all", &[], &[&ANY_PORTS, args]);
-        let mut bridge = Self::of(process, folder);
+    pub(crate) fn start(&self) -> Bridge {
+        let mut bridge = self.launch();
         bridge.wait_until_ready();
         bridge
     }
 
-    /// The same under another program, which is written before it and becomes it.
-    pub(crate) fn start_under(prefix: &[String], args: &[&str]) -> Self {
-        let mut bridge = Self::launch(prefix, args);
-        bridge.wait_until_ready();
-        bridge
+    /// The same with its journal in `dir`.
+    pub(crate) fn start_in(&self, dir: &Path) -> Bridge {
+        self.clone().journal_in(dir).start()
     }
 
-    /// The same, and does not wait for anything. Its addresses are not known until it is ready.
-    pub(crate) fn launch(prefix: &[String], args: &[&str]) -> Self {
-        let (process, folder) = launch(&four(), prefix, &[&ANY_PORTS, args]);
-        Self::of(process, folder)
-    }
-
-    fn of(process: Process, folder: TempDir) -> Self {
+    /// Runs `serve`, and waits for nothing.
+    pub(crate) fn launch(&self) -> Bridge {
+        let folder = TempDir::with_prefix_in("bridge-", env!("CARGO_TARGET_TMPDIR")).unwrap();
         let unknown = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self { callbacks: unknown, admin: unknown, process, _folder: folder }
+        let (callbacks, admin) = self.addresses.unwrap_or((unknown, unknown));
+        let process = Process::start(folder.path(), "env", &self.words(folder.path(), callbacks, admin));
+        Bridge { callbacks, admin, process, _folder: folder }
+    }
+
+    /// The same with its journal in `dir`.
+    pub(crate) fn launch_in(&self, dir: &Path) -> Bridge {
+        self.clone().journal_in(dir).launch()
+    }
+
+    /// Runs `serve` on free ports, and waits until it listens: for one that does not get ready soon.
+    pub(crate) fn start_unready(&self) -> Bridge {
+        let [callbacks, admin] = ports::free().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let bridge = self.clone().listening_on(callbacks, admin).launch();
+        wait::until_ok("callbridge listens", || Client::connect(admin).and_then(|_| Client::connect(callbacks)));
+        bridge
+    }
+
+    fn journal_in(self, dir: &Path) -> Self {
+        self.args(&["--data-dir", dir.to_str().unwrap()])
+    }
+
+    /// The words behind `env`. Writes the configuration file into `folder`.
+    fn words(&self, folder: &Path, callbacks: SocketAddr, admin: SocketAddr) -> Vec<String> {
+        let commands = if self.has_all_topics { "all".to_owned() } else { four() };
+        let mut words = vec![topics_variable(&commands)];
+        // Callbridge watches a cluster of fewer than three brokers for 10 s before it creates topics; the tests know how many theirs has.
+        let has_several_brokers = self.args.iter().any(|arg| arg.contains(",127.0.0.1:"));
+        let creates = self.args.iter().any(|arg| arg == "--create-topics");
+        words.extend((creates && !has_several_brokers).then(|| REPLICATION_FACTOR_OF_ONE.to_owned()));
+        words.extend_from_slice(&self.prefix);
+        words.extend([env!("CARGO_BIN_EXE_callbridge"), "serve"].map(str::to_owned));
+        words.extend(["--listen".to_owned(), callbacks.to_string(), "--admin-listen".to_owned(), admin.to_string()]);
+        words.extend_from_slice(&self.args);
+        if !self.settings.is_empty() {
+            let path = folder.join("callbridge.toml");
+            fs::write(&path, &self.settings).unwrap();
+            words.extend(["--config".to_owned(), path.display().to_string()]);
+        }
+        // The default one belongs to the machine, and to one callbridge at a time.
+        if !self.args.iter().any(|arg| arg == "--data-dir") {
+            words.extend(["--data-dir".to_owned(), folder.join("journal").display().to_string()]);
+        }
+        words
+    }
+}
+
+impl Bridge {
+    /// Begins to say how it is started.
+    pub(crate) fn builder() -> BridgeBuilder {
+        BridgeBuilder::default()
+    }
+
+    /// Starts it in `memory` mode, with a broker inside it, and without a wait at its end: for what depends neither on Kafka nor on a disk.
+    pub(crate) fn light(settings: &str) -> Self {
+        Self::builder().embedded().ack("memory").settings("callbacks.keep_accepting_ms = 0").settings(settings).start()
     }
 
     /// Waits for what `launch` did not.
@@ -92,50 +199,14 @@ impl Bridge {
     /// # Panics
     /// When it ends before, or does not get ready.
     pub(crate) fn wait_until_ready(&mut self) {
-        let deadline = clock::monotonic() + READY;
-        loop {
+        (self.callbacks, self.admin) = wait::until_ok("callbridge is ready", || {
             let stdout = self.process.stdout();
-            if let (Some(callbacks), Some(admin)) = (address(&stdout, "callbacks"), address(&stdout, "admin")) {
-                (self.callbacks, self.admin) = (callbacks, admin);
-                return;
-            }
+            let addresses = address(&stdout, "callbacks").zip(address(&stdout, "admin"));
             // The log comes with the panic.
-            let code = self.process.exit_code();
+            let code = if addresses.is_some() { None } else { self.process.exit_code() };
             assert!(code.is_none(), "callbridge ended with {code:?}");
-            assert!(clock::monotonic() < deadline, "callbridge is not ready");
-            thread::sleep(process::POLL);
-        }
-    }
-
-    /// The same with a config file that holds `settings`.
-    pub(crate) fn start_with(settings: &str, args: &[&str]) -> Self {
-        let mut file = NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        file.write_all(settings.as_bytes()).unwrap();
-        Self::start(&[&["--config", file.path().to_str().unwrap()], args].concat())
-    }
-
-    /// The same in `memory` mode, with a broker of its own, and without a wait at its end: for what depends neither on Kafka nor on a disk.
-    pub(crate) fn start_light(app_id: &str, settings: &str) -> Self {
-        let settings = format!("callbacks.keep_accepting_ms = 0\n{settings}");
-        Self::start_with(&settings, &["--sdk-app-id", app_id, "--embedded-broker", "--ack", "memory"])
-    }
-
-    /// Runs `serve` on ports that the caller chose, and does not wait for anything.
-    pub(crate) fn start_unready(callbacks: SocketAddr, admin: SocketAddr, args: &[&str]) -> Self {
-        Self::start_unready_under(&[], callbacks, admin, args)
-    }
-
-    /// The same under another program.
-    pub(crate) fn start_unready_under(
-        prefix: &[String],
-        callbacks: SocketAddr,
-        admin: SocketAddr,
-        args: &[&str],
-    ) -> Self {
-        let (listen, admin_listen) = (callbacks.to_string(), admin.to_string());
-        let args = [&["--listen", &listen, "--admin-listen", &admin_listen], args];
-        let (process, folder) = launch(&four(), prefix, &args);
-        Self { callbacks, admin, process, _folder: folder }
+            addresses.ok_or(stdout)
+        });
     }
 
     /// Of the process itself.
@@ -188,11 +259,7 @@ impl Bridge {
     pub(crate) fn warm_up(&self, app_id: &str) {
         let target = http::callback_target(app_id, "Warm.Up");
         assert_eq!(Client::connect(self.callbacks).unwrap().post(&target, WARM_UP).unwrap().status, 400);
-        let deadline = clock::monotonic() + READY;
-        while self.metrics()["callbridge_rejected_total{reason=\"not_json\"}"] != 1.0 {
-            assert!(clock::monotonic() < deadline, "Kafka takes nothing:\n{}", self.stderr());
-            thread::sleep(process::POLL);
-        }
+        self.metrics_until(|metrics| metrics["callbridge_rejected_total{reason=\"not_json\"}"] == 1.0);
     }
 
     /// What it has printed so far.
@@ -217,17 +284,12 @@ impl Bridge {
     /// Scrapes until `is_so` says so of the metrics, and returns those.
     ///
     /// # Panics
-    /// When that takes longer than a minute.
+    /// When that takes longer than a minute and a half.
     pub(crate) fn metrics_until(&self, mut is_so: impl FnMut(&BTreeMap<String, f64>) -> bool) -> BTreeMap<String, f64> {
-        let deadline = clock::monotonic() + READY;
-        loop {
+        wait::until_ok("the metrics are as wanted", || {
             let metrics = self.metrics();
-            if is_so(&metrics) {
-                return metrics;
-            }
-            assert!(clock::monotonic() < deadline, "not within {READY:?}: {metrics:#?}");
-            thread::sleep(process::POLL);
-        }
+            if is_so(&metrics) { Ok(metrics) } else { Err(metrics) }
+        })
     }
 
     /// Scrapes `/metrics`. The names are as they stand there, labels and all.
@@ -269,7 +331,7 @@ impl Stopped {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        if thread::panicking() {
+        if std::thread::panicking() {
             // By macro, so that it stands with the output of the test that failed.
             #[expect(clippy::print_stderr, reason = "the log of what failed")]
             {
@@ -291,29 +353,6 @@ pub(crate) fn four_topics() -> String {
 
 fn topics_variable(commands: &str) -> String {
     format!("CALLBRIDGE_TOPICS_COMMANDS={commands}")
-}
-
-/// With topics for these commands.
-fn launch(commands: &str, prefix: &[String], args: &[&[&str]]) -> (Process, TempDir) {
-    let folder = TempDir::with_prefix_in("bridge-", env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let topics = topics_variable(commands);
-    let mut words = vec![topics.as_str()];
-    let args = args.concat();
-    // Callbridge watches a cluster of fewer than three brokers for 10 s before it creates topics; the tests know how many theirs has.
-    let has_several_brokers = args.iter().any(|arg| arg.contains(",127.0.0.1:"));
-    if args.contains(&"--create-topics") && !has_several_brokers {
-        words.push(REPLICATION_FACTOR_OF_ONE);
-    }
-    words.extend(prefix.iter().map(String::as_str));
-    words.extend([env!("CARGO_BIN_EXE_callbridge"), "serve"]);
-    words.extend(args);
-    // The default one belongs to the machine, and to one callbridge at a time.
-    let journal = folder.path().join("journal");
-    if !words.contains(&"--data-dir") {
-        words.extend(["--data-dir", journal.to_str().unwrap()]);
-    }
-    let process = Process::start(folder.path(), "env", &words);
-    (process, folder)
 }
 
 /// The address in a line such as `callbacks on http://127.0.0.1:41234`, once the line is whole.

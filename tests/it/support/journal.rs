@@ -3,14 +3,12 @@
 use std::path::Path;
 use std::path::PathBuf;
 
-use tempfile::NamedTempFile;
 use tempfile::TempDir;
 
 use crate::support::bridge::Bridge;
+use crate::support::bridge::BridgeBuilder;
 use crate::support::bridge::Stopped;
 use crate::support::powercut::PowerCut;
-use crate::support::settings;
-use crate::support::torture;
 use crate::support::torture::Site;
 use crate::support::wait;
 
@@ -23,65 +21,16 @@ const FAILED_SYNCS: u32 = 20;
 /// The smallest segments that there may be.
 pub(crate) const SEGMENT_BYTES: u64 = 1 << 20;
 
-/// How a callbridge with a journal is started, again and again.
-pub(crate) struct Settings {
-    args: Vec<String>,
-    variables: Vec<String>,
-    /// It is read at each start.
-    file: NamedTempFile,
+/// A callbridge with a journal of small segments, and with `more` lines of its section in the file.
+pub(crate) fn builder(brokers: &str, topic_prefix: &str, more: &str) -> BridgeBuilder {
+    builder_without_topics(brokers, topic_prefix, more).args(&["--create-topics"])
 }
 
-impl Settings {
-    /// With small segments, and with `more` lines of its section in the file.
-    pub(crate) fn new(brokers: &str, topic_prefix: &str, more: &str) -> Self {
-        Self::new_without_topics(brokers, topic_prefix, more).with(&["--create-topics"])
-    }
-
-    /// The same for one that makes no topics.
-    pub(crate) fn new_without_topics(brokers: &str, topic_prefix: &str, more: &str) -> Self {
-        let text = format!("[journal]\nsegment_bytes = {SEGMENT_BYTES}\n{more}\n");
-        let file = settings::file(&text);
-        let args = ["--config", settings::path(&file), "--sdk-app-id", torture::APP, "--brokers", brokers];
-        let args = [&args[..], &["--topic-prefix", topic_prefix]].concat();
-        let settings = Self { args: args.into_iter().map(str::to_owned).collect(), variables: Vec::new(), file };
-        settings.with_variable("CALLBRIDGE_JOURNAL_FREE_BYTES_MIN", "0")
-    }
-
-    /// With more arguments.
-    pub(crate) fn with(mut self, args: &[&str]) -> Self {
-        self.args.extend(args.iter().map(|it| (*it).to_owned()));
-        self
-    }
-
-    /// With a variable of the environment.
-    pub(crate) fn with_variable(mut self, name: &str, value: &str) -> Self {
-        self.variables.push(format!("{name}={value}"));
-        self
-    }
-
-    /// Starts it in `dir`, and waits for nothing.
-    pub(crate) fn launch(&self, dir: &Path) -> Bridge {
-        self.launch_under(&[], dir)
-    }
-
-    /// Starts it in `dir`, and waits until it is ready.
-    pub(crate) fn start(&self, dir: &Path) -> Bridge {
-        self.start_under(&[], dir)
-    }
-
-    /// The same under another program.
-    pub(crate) fn start_under(&self, prefix: &[String], dir: &Path) -> Bridge {
-        let mut bridge = self.launch_under(prefix, dir);
-        bridge.wait_until_ready();
-        bridge
-    }
-
-    fn launch_under(&self, prefix: &[String], dir: &Path) -> Bridge {
-        assert!(self.file.path().exists());
-        let mut args: Vec<&str> = self.args.iter().map(String::as_str).collect();
-        args.extend(["--data-dir", dir.to_str().unwrap()]);
-        Bridge::launch(&[&self.variables, prefix].concat(), &args)
-    }
+/// The same for one that makes no topics.
+pub(crate) fn builder_without_topics(brokers: &str, topic_prefix: &str, more: &str) -> BridgeBuilder {
+    let builder = Bridge::builder().brokers(brokers).args(&["--topic-prefix", topic_prefix]);
+    let builder = builder.variable("CALLBRIDGE_JOURNAL_FREE_BYTES_MIN", "0");
+    builder.settings(&format!("[journal]\nsegment_bytes = {SEGMENT_BYTES}\n{more}"))
 }
 
 /// A folder for a journal, which is not made yet.
@@ -93,15 +42,15 @@ pub(crate) fn folder() -> (TempDir, PathBuf) {
 
 /// It is killed, and the machine lives on.
 pub(crate) struct Killed {
-    settings: Settings,
+    bridge: BridgeBuilder,
     dir: PathBuf,
     _folder: TempDir,
 }
 
 impl Killed {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(bridge: BridgeBuilder) -> Self {
         let (folder, dir) = folder();
-        Self { settings, dir, _folder: folder }
+        Self { bridge, dir, _folder: folder }
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -111,7 +60,7 @@ impl Killed {
 
 impl Site for Killed {
     fn launch(&mut self) -> Bridge {
-        self.settings.launch(&self.dir)
+        self.bridge.launch_in(&self.dir)
     }
 
     fn crash(&mut self, bridge: Bridge) -> Stopped {
@@ -123,20 +72,20 @@ impl Site for Killed {
 
 /// The power goes, and comes again.
 pub(crate) struct Unplugged {
-    settings: Settings,
+    bridge: BridgeBuilder,
     disk: PowerCut,
 }
 
 impl Unplugged {
     /// Nothing when this machine cannot mount: the test shall return.
-    pub(crate) fn new(settings: Settings, seed: u64) -> Option<Self> {
-        Some(Self { settings, disk: PowerCut::mount(seed)? })
+    pub(crate) fn new(bridge: BridgeBuilder, seed: u64) -> Option<Self> {
+        Some(Self { bridge, disk: PowerCut::mount(seed)? })
     }
 }
 
 impl Site for Unplugged {
     fn launch(&mut self) -> Bridge {
-        self.settings.launch(&self.disk.path().join("journal"))
+        self.bridge.launch_in(&self.disk.path().join("journal"))
     }
 
     fn crash(&mut self, bridge: Bridge) -> Stopped {

@@ -28,7 +28,6 @@ pub(crate) mod reader;
 pub(crate) mod real;
 pub(crate) mod samples;
 pub(crate) mod schema;
-pub(crate) mod settings;
 pub(crate) mod stub;
 pub(crate) mod tls;
 pub(crate) mod tools;

@@ -10,6 +10,11 @@ use std::net::TcpListener;
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 20_000;
 
+/// An address that nothing listens on, for a Kafka that is not there.
+pub(crate) fn nobody() -> String {
+    format!("127.0.0.1:{}", free::<1>()[0])
+}
+
 /// `N` different ports that were free a moment ago.
 pub(crate) fn free<const N: usize>() -> [u16; N] {
     let first_try = RandomState::new().hash_one(0) % u64::from(COUNT);

@@ -1,5 +1,6 @@
 //! Programs that tests run and that may be missing, and the files of the repository.
 
+use std::env;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -60,4 +61,9 @@ pub(crate) fn helm() -> Result<PathBuf, String> {
     let folders = fs::read_dir(repository("target")).into_iter().flatten().flatten();
     let built = folders.map(|folder| folder.path().join("helm")).find(|helm| helm.is_file());
     built.map_or_else(|| in_path("helm").map_err(|missing| format!("{missing} (make tools)")), Ok)
+}
+
+/// The number in a variable of the environment, with which a `make` target makes a test longer; `default` without it.
+pub(crate) fn number_of(variable: &str, default: u64) -> u64 {
+    env::var(variable).map_or(default, |value| value.parse().expect("a number"))
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::bridge::Stopped;
 use crate::support::http;
@@ -26,9 +27,6 @@ use crate::support::powercut::dice::Dice;
 use crate::support::reader::Reader;
 use crate::support::reader::Record;
 use crate::support::wait;
-
-/// The application that the bridge must know.
-pub(crate) const APP: &str = "1400000000";
 
 /// A start takes longer than this, so that some starts are crashed on the way.
 const STARTING_MILLISECONDS_MAX: u64 = 300;

@@ -1,5 +1,6 @@
 //! Waits for a condition that nobody reports.
 
+use std::fmt::Debug;
 use std::thread;
 use std::time::Duration;
 
@@ -23,9 +24,24 @@ pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
 /// # Panics
 /// When it does not within `limit`.
 pub(crate) fn until_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    poll(limit, what, || if condition() { Ok(()) } else { Err("not so") });
+}
+
+/// Returns the first value that `look` finds.
+///
+/// # Panics
+/// When there is none within a minute and a half, with what `look` found last instead.
+pub(crate) fn until_ok<T, E: Debug>(what: &str, look: impl FnMut() -> Result<T, E>) -> T {
+    poll(LIMIT, what, look)
+}
+
+fn poll<T, E: Debug>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
     let deadline = clock::monotonic() + limit;
-    while !condition() {
-        assert!(clock::monotonic() < deadline, "not within {limit:?}: {what}");
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(instead) => assert!(clock::monotonic() < deadline, "not within {limit:?}: {what}: {instead:#?}"),
+        }
         thread::sleep(process::POLL);
     }
 }
