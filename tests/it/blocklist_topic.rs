@@ -89,7 +89,7 @@ fn bridge(kafka: &Kafka, topic: &str, settings: &str) -> Bridge {
     let settings = format!("callbacks.keep_accepting_ms = 0\nblocklist.topic = {topic:?}\n{settings}");
     let brokers = kafka.bootstrap();
     let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--ack", "memory", "--create-topics"];
-    Bridge::builder().args(&[&args[..], &["--topic-prefix", topic]].concat()).settings(&settings).start()
+    Bridge::builder().settings(&settings).args(&[&args[..], &["--topic-prefix", topic]].concat()).start()
 }
 
 /// Which of `users` are refused on `account`.
@@ -213,7 +213,7 @@ fn sources_and_applications_keep_their_lists_apart() {
     );
     let brokers = kafka.bootstrap();
     let args = ["--brokers", &brokers, "--ack", "memory", "--create-topics", "--topic-prefix", "blocklist-apps"];
-    let bridge = Bridge::builder().args(&args).settings(&settings).start();
+    let bridge = Bridge::builder().settings(&settings).args(&args).start();
     let of = |app: &str| refused_on(&bridge, app, "@a", &["alice", "bob", "carol"]);
     // The bad file takes nothing from the topic.
     assert_eq!((of("1"), of("2")), (vec!["bob".to_owned()], vec!["carol".to_owned()]));
@@ -447,8 +447,8 @@ fn a_broker_that_is_away_frozen_or_killed_changes_no_answer() {
     let brokers = kafka.bootstrap();
     let began = clock::monotonic();
     let bridge = Bridge::builder()
-        .args(&["--sdk-app-id", APP, "--brokers", &brokers, "--create-topics"])
         .settings(&settings)
+        .args(&["--sdk-app-id", APP, "--brokers", &brokers, "--create-topics"])
         .start();
     let waited = clock::monotonic().duration_since(began);
     assert!(waited >= Duration::from_secs(1), "{waited:?}");

@@ -99,8 +99,7 @@ fn every_metric_is_on_the_dashboard_or_in_a_rule_and_every_expression_has_data()
     let Some(kafka) = Kafka::shared() else { return };
     let brokers = kafka.bootstrap();
     let builder = Bridge::builder().brokers(&brokers).topics("dashboard");
-    let settings = "callbacks.keep_accepting_ms = 0\nblocklist.topic = \"dashboard-blocklist\"";
-    let bridge = builder.settings(settings).start();
+    let bridge = builder.settings("callbacks.keep_accepting_ms = 0\nblocklist.topic = \"dashboard-blocklist\"").start();
     let load = Load::start_at_rate(bridge.callbacks, APP, 4, 1, 200);
     let (scraped, names) = scraped(&bridge);
     assert_promtool_accepts(&scraped);
