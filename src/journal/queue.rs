@@ -26,7 +26,6 @@ use super::Ack;
 use super::Bounds;
 use super::entry::Entry;
 use super::entry::LedgerState;
-use super::room::Freed;
 use super::room::Full;
 use super::room::Held;
 use super::room::Room;
@@ -164,8 +163,8 @@ impl Queue {
     }
 
     /// Frees room of captures that were settled.
-    pub(super) fn free(&self, freed: &mut Freed) {
-        self.change(|entries| freed.drain().for_each(|(topic, held)| entries.room.give(topic, held)));
+    pub(super) fn free(&self, freed: impl IntoIterator<Item = (Option<Topic>, Held)>) {
+        self.change(|entries| freed.into_iter().for_each(|(topic, held)| entries.room.give(topic, held)));
     }
 
     /// Captures have gone from the queue to the log. Of each: its topic, its cost, and what its record takes, in bytes.

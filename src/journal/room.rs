@@ -102,25 +102,3 @@ impl Room {
         self.log.as_ref()
     }
 }
-
-/// Room that comes free, by topic.
-#[derive(Debug, Default)]
-pub(super) struct Freed(Vec<(Option<Topic>, Held)>);
-
-impl Freed {
-    pub(super) fn add(&mut self, topic: Option<Topic>, held: Held) {
-        // Records of one topic are often reported together.
-        match self.0.last_mut() {
-            Some((last, sum)) if *last == topic => {
-                sum.captures += held.captures;
-                sum.bytes += held.bytes;
-                sum.log_bytes += held.log_bytes;
-            }
-            Some(_) | None => self.0.push((topic, held)),
-        }
-    }
-
-    pub(super) fn drain(&mut self) -> impl Iterator<Item = (Option<Topic>, Held)> {
-        self.0.drain(..)
-    }
-}

@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
@@ -23,7 +24,6 @@ use crate::support::kafka::Settings;
 use crate::support::reader::Reader;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
 const COMMAND: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
 const REQUEST: Duration = Duration::from_secs(30);
 const VALUE: &str = r#"{"who":"alice","when":"2026-05-28T20:26:40Z","source":"cli"}"#;
@@ -88,8 +88,7 @@ type Poison<'p> = (Option<&'p str>, Option<&'p [u8]>, Option<&'p str>);
 fn bridge(kafka: &Kafka, topic: &str, settings: &str) -> Bridge {
     let settings = format!("callbacks.keep_accepting_ms = 0\nblocklist.topic = {topic:?}\n{settings}");
     let brokers = kafka.bootstrap();
-    let args = ["--sdk-app-id", APP, "--brokers", &brokers, "--ack", "memory", "--create-topics"];
-    Bridge::builder().settings(&settings).args(&[&args[..], &["--topic-prefix", topic]].concat()).start()
+    Bridge::builder().brokers(&brokers).ack("memory").topics(topic).settings(&settings).start()
 }
 
 /// Which of `users` are refused on `account`.
@@ -391,7 +390,7 @@ fn without_the_right_to_read_the_rules_stay_until_it_is_given_back() {
     let mut args = vec!["--sdk-app-id", APP, "--ack", "memory", "--create-topics", "--topic-prefix", name];
     properties.iter().for_each(|property| args.extend(["--kafka", property]));
     let settings = format!("callbacks.keep_accepting_ms = 0\nblocklist.topic = {name:?}\n");
-    let bridge = Bridge::builder().args(&args).settings(&settings).start();
+    let bridge = Bridge::builder().settings(&settings).args(&args).start();
     assert_eq!(refused(&bridge), ["bob"]);
     kafka.forbid_reading(name);
     wait_for_state(&bridge, name, "stale");
@@ -446,10 +445,7 @@ fn a_broker_that_is_away_frozen_or_killed_changes_no_answer() {
     );
     let brokers = kafka.bootstrap();
     let began = clock::monotonic();
-    let bridge = Bridge::builder()
-        .settings(&settings)
-        .args(&["--sdk-app-id", APP, "--brokers", &brokers, "--create-topics"])
-        .start();
+    let bridge = Bridge::builder().brokers(&brokers).args(&["--create-topics"]).settings(&settings).start();
     let waited = clock::monotonic().duration_since(began);
     assert!(waited >= Duration::from_secs(1), "{waited:?}");
     assert_eq!(refused(&bridge), ["the blocklist is not loaded yet"]);
