@@ -24,7 +24,7 @@ use super::format::BLOCK_BYTES;
 use super::format::End;
 use super::mutant::Mutant;
 use super::ordinal_set::OrdinalSet;
-use super::scan::Said;
+use super::scan::OlderRuns;
 use super::seq_set::SeqSet;
 
 /// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
@@ -158,7 +158,7 @@ pub(super) struct Segment<F> {
     pub(super) is_damaged: bool,
     /// It turned out that it cannot be compacted.
     pub(super) is_unfit: bool,
-    pub(super) said: Said,
+    pub(super) said: OlderRuns,
     /// What it says of others that were not sealed.
     pub(super) ends: Vec<End>,
 }
