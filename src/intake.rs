@@ -2,11 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Duration;
 use std::time::Instant;
 
-use crate::alarm::Alarm;
 use crate::auth;
 use crate::auth::Apps;
 use crate::auth::VerifiedApp;
@@ -125,7 +123,7 @@ impl Intake {
 
     /// Takes an admitted callback as far as its answer.
     ///
-    /// Takes as long as the deadline at most, which `alarm`, the task's, is set for.
+    /// Takes as long as the deadline at most.
     ///
     /// # Cancel safety
     ///
@@ -139,7 +137,6 @@ impl Intake {
         admitted: AuthorizedRequest<'_>,
         raw: Raw,
         receipt: &mut Option<Receipt<'_>>,
-        alarm: &Mutex<Alarm>,
     ) -> Result<Answer, Refusal> {
         let began = admitted.head.began;
         match parse::check_body(raw.body(), &admitted.name).and_then(|checked| self.judge(&admitted, checked)) {
@@ -159,12 +156,8 @@ impl Intake {
                 Ok(Answer::Taken)
             }
             Ok(Disposition::Happened) => {
-                let taken = self.append(
-                    capture(&admitted, raw, CaptureOutcome::Happened),
-                    receipt,
-                    began + self.deadline,
-                    alarm,
-                );
+                let taken =
+                    self.append(capture(&admitted, raw, CaptureOutcome::Happened), receipt, began + self.deadline);
                 let taken = taken.await;
                 self.metrics.answered(clock::monotonic().duration_since(began));
                 taken.map(|()| Answer::Taken)
@@ -190,13 +183,12 @@ impl Intake {
         capture: Box<Capture>,
         receipt: &mut Option<Receipt<'_>>,
         deadline: Instant,
-        alarm: &Mutex<Alarm>,
     ) -> Result<(), Refusal> {
         if self.is_dead_letter_without_room(&capture) {
             return Err(Refusal::TopicFull);
         }
         match receipt.take() {
-            Some(receipt) => self.journal.append(capture, receipt, deadline, alarm).await,
+            Some(receipt) => self.journal.append(capture, receipt, deadline).await,
             None => Ok(()),
         }
     }

@@ -2,7 +2,6 @@
 #![doc = include_str!("../ARCHITECTURE.md")]
 
 // Words.
-mod alarm;
 pub mod capture;
 pub mod clock;
 pub mod command;

@@ -22,8 +22,8 @@ use rdkafka::message::Message;
 use serde::Deserialize;
 
 use crate::clock;
+use crate::decide::fold::LogRecord;
 use crate::decide::topic::TOPIC_HEADER;
-use crate::decide::topic::fold::LogRecord;
 use crate::publish::kafka;
 
 /// The only partition: order is what makes an offset a generation.

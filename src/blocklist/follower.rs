@@ -23,11 +23,11 @@ use crate::blocklist::topic::TopicView;
 use crate::clock;
 use crate::decide::blocklist::Source;
 use crate::decide::blocklist::SourceKind;
-use crate::decide::topic::fold::Anchor;
-use crate::decide::topic::fold::LogRecord;
-use crate::decide::topic::fold::StartOver;
-use crate::decide::topic::fold::TopicFollowing;
-use crate::decide::topic::fold::TopicReading;
+use crate::decide::fold::Anchor;
+use crate::decide::fold::LogRecord;
+use crate::decide::fold::StartOver;
+use crate::decide::fold::TopicFollowing;
+use crate::decide::fold::TopicReading;
 use crate::decide::topic::key::TopicIdentity;
 use crate::decide::topic::poison::Poison;
 use crate::lifecycle::Lifecycle;
@@ -68,7 +68,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_secs(2);
 /// How often the rules are counted for the metrics: it takes a look at each shard.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// How many poison records one reading tells; the others are counted.
+/// Before a client is replaced, so that one that fails at once is not replaced all the time.
+const BEFORE_RECONNECT: Duration = Duration::from_millis(500);
+
+/// How many poison records one reading tells, and each minute after it; the others are counted.
 const POISON_TOLD_MAX: u64 = 10;
 
 /// How the topics are made if they are missing.
@@ -115,8 +118,8 @@ pub(crate) struct Follower {
     /// Poison behind this offset was told.
     told: u64,
     told_now: u64,
-    /// When the rules were counted last.
-    counted: Instant,
+    /// When the rules were counted last, and as of which generation.
+    counted: (Instant, u64),
 }
 
 /// Why a topic is not followed any further.
@@ -150,7 +153,7 @@ impl Follower {
             away_max: describe::DELETE_RETENTION / 2,
             told: 0,
             told_now: 0,
-            counted: clock::monotonic(),
+            counted: (clock::monotonic(), 0),
         }
     }
 
@@ -165,24 +168,25 @@ impl Follower {
                 Interrupted::Stopping => return,
                 Interrupted::StartOver(why) | Interrupted::Reconnect(why) => self.fail(why),
             }
+            if self.setup.lifecycle.wait(Phase::Draining, BEFORE_RECONNECT) {
+                return;
+            }
         }
     }
 
     /// Waits until the topic is there and can be read, and makes it if it may.
     fn connect(&mut self) -> Result<TopicConsumer, Interrupted> {
         let mut replication = ReplicationFactor::new(self.setup.creation.and_then(|it| it.replication_factor));
+        let properties = properties::of_follower(&self.setup.configured);
+        let consumer = TopicConsumer::new(&properties, &self.setup.topic).map_err(Interrupted::Reconnect)?;
         loop {
-            let properties = properties::of_follower(&self.setup.configured);
-            let problem = match TopicConsumer::new(&properties, &self.setup.topic) {
-                Ok(consumer) => match consumer.partitions(REQUEST_LIMIT) {
-                    Ok(partitions) => {
-                        self.warn_of_partitions(partitions);
-                        self.read_settings();
-                        return Ok(consumer);
-                    }
-                    Err(problem) => problem,
-                },
-                Err(error) => TopicProblem::Unknown(error.to_string()),
+            let problem = match consumer.partitions(REQUEST_LIMIT) {
+                Ok(partitions) => {
+                    self.warn_of_partitions(partitions);
+                    self.read_settings();
+                    return Ok(consumer);
+                }
+                Err(problem) => problem,
             };
             match (&problem, self.setup.creation) {
                 (TopicProblem::Missing, Some(creation)) => match self.create(creation, &mut replication) {
@@ -338,6 +342,7 @@ impl Follower {
                     None if is_in_doubt && following.position().next > 0 => return StartOver::Unanchored.into(),
                     None => is_in_doubt = false,
                 }
+                self.told_now = 0;
                 if !is_in_doubt && let Ok(partitions) = consumer.partitions(CHECK_REQUEST_LIMIT) {
                     self.warn_of_partitions(partitions);
                 }
@@ -373,7 +378,6 @@ impl Follower {
                 found = following.apply(record).map(|poison| poison.map(|poison| (record.offset, poison)));
             });
             if let Some((offset, poison)) = found? {
-                self.told_now = 0;
                 self.tell(offset, &poison);
             }
             match polled {
@@ -475,9 +479,10 @@ impl Follower {
         self.setup.metrics.age.set(age.map_or(f64::NAN, |age| age.as_secs_f64()));
         self.store(following);
         if let Some(following) = following
-            && now.saturating_duration_since(self.counted) >= COUNT_EVERY
+            && now.saturating_duration_since(self.counted.0) >= COUNT_EVERY
+            && following.position().next != self.counted.1
         {
-            self.counted = now;
+            self.counted = (now, following.position().next);
             self.setup.metrics.rules(following.rules());
         }
         self.setup.lists.drop_replaced(now);

@@ -34,17 +34,17 @@ pub(crate) struct ListSources {
 
 /// All lists of the process. Clones are handles to the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Lists(Arc<Shared>);
+pub(crate) struct Lists(Arc<ListsInner>);
 
 #[derive(Debug)]
-struct Shared {
-    lists: Vec<List>,
+struct ListsInner {
+    lists: Vec<SourcedList>,
     sources: Mutex<Sources>,
     metrics: BlocklistMetrics,
 }
 
 #[derive(Debug)]
-struct List {
+struct SourcedList {
     sources: ListSources,
     in_force: Arc<ArcSwap<Blocklist>>,
 }
@@ -68,10 +68,10 @@ impl Lists {
         let unread = |sources: ListSources| {
             let has_none = sources.files.is_empty() && sources.topic.is_none();
             let blocklist = if has_none { Blocklist::of([], 0) } else { Blocklist::unloaded() };
-            List { sources, in_force: Arc::new(ArcSwap::from_pointee(blocklist)) }
+            SourcedList { sources, in_force: Arc::new(ArcSwap::from_pointee(blocklist)) }
         };
         let lists = lists.into_iter().map(unread).collect();
-        Self(Arc::new(Shared { lists, sources: Mutex::default(), metrics }))
+        Self(Arc::new(ListsInner { lists, sources: Mutex::default(), metrics }))
     }
 
     /// The list of this place, as long as it is in force.

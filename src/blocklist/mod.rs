@@ -7,6 +7,7 @@
 mod consumer;
 mod describe;
 pub(crate) mod follower;
+pub(crate) mod inspect;
 pub(crate) mod lists;
 mod producer;
 mod properties;

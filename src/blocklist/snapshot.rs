@@ -8,8 +8,8 @@ use crate::blocklist::consumer::Polled;
 use crate::blocklist::consumer::TopicConsumer;
 use crate::blocklist::properties;
 use crate::clock;
-use crate::decide::topic::fold::TopicFollowing;
-use crate::decide::topic::fold::TopicReading;
+use crate::decide::fold::TopicFollowing;
+use crate::decide::fold::TopicReading;
 
 /// For one answer of the cluster, and for one record.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);

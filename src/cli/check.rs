@@ -10,6 +10,8 @@ use std::process::ExitCode;
 
 use crate::auth::Tokens;
 use crate::bearer::AdminTokens;
+use crate::blocklist::inspect as topics;
+use crate::blocklist::inspect::TopicFindings;
 use crate::cli::serve;
 use crate::cli::serve::chain;
 use crate::clock;
@@ -31,17 +33,31 @@ struct Contents {
     warnings: Vec<String>,
 }
 
-/// Checks what `flags` name. Says on stdout what is right, and on stderr what is not.
-pub(super) fn run(flags: &Flags) -> ExitCode {
-    let config = match config::load(flags, env::vars_os()) {
+/// What is checked.
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckArgs {
+    /// Also ask Kafka about the blocklist topics: whether they are there, set right and readable.
+    #[arg(long)]
+    live: bool,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+/// Checks what the flags name. Says on stdout what is right, and on stderr what is not.
+pub(super) fn run(args: &CheckArgs) -> ExitCode {
+    let config = match config::load(&args.flags, env::vars_os()) {
         Ok(config) => config,
         Err(problems) => return serve::refuse(&problems),
     };
     let mut report = Report { right: vec![format!("config ok: {}", summary(&config))], ..Report::default() };
     report.right.extend(config.apps.iter().map(|app| access(app, &config.callbacks)));
     report.warnings.extend(config.warnings.iter().cloned());
-    for file in &config.blocklist.files {
+    let own_files = config.apps.iter().flat_map(|app| &app.blocklist_files);
+    for file in config.blocklist.files.iter().chain(own_files).collect::<BTreeSet<&PathBuf>>() {
         report.add("blocklist", file, blocklist(file));
+    }
+    if args.live {
+        report.look_at_topics(&config);
     }
     // The start goes on without them, and not with any of what follows.
     let bad_lists = report.wrong.len();
@@ -141,6 +157,23 @@ impl Report {
                 self.warnings.extend(contents.warnings);
             }
             Err(mistakes) => self.wrong.extend(mistakes),
+        }
+    }
+}
+
+impl Report {
+    /// Asks Kafka about each blocklist topic.
+    fn look_at_topics(&mut self, config: &Config) {
+        if config.embedded_broker {
+            return;
+        }
+        let own = config.apps.iter().filter_map(|app| app.blocklist_topic.as_ref());
+        for topic in config.blocklist.topic.iter().chain(own).collect::<BTreeSet<&String>>() {
+            let TopicFindings { right, warnings, wrong } =
+                topics::inspect(&config.kafka.properties, topic, config.topics.create);
+            self.right.extend(right);
+            self.warnings.extend(warnings);
+            self.wrong.extend(wrong);
         }
     }
 }

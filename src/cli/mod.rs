@@ -39,7 +39,7 @@ enum CliCommand {
     /// file has a variable, named for its path: callbacks.listen is CALLBRIDGE_CALLBACKS_LISTEN.
     Serve(Flags),
     /// Check the configuration and the files that it names, without running.
-    Check(Flags),
+    Check(check::CheckArgs),
     /// Read, explain and change the blocklist, through Kafka or through the admin API of a bridge.
     Blocklist(blocklist::BlocklistArgs),
     /// Look at the journal on disk, also while a bridge writes to it, or deliver what it holds.
@@ -63,7 +63,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         match self.command {
             CliCommand::Serve(flags) => serve::run(&flags),
-            CliCommand::Check(flags) => check::run(&flags),
+            CliCommand::Check(args) => check::run(&args),
             CliCommand::Blocklist(args) => blocklist::run(args),
             CliCommand::Journal(args) => journal::run(&args),
             CliCommand::Healthcheck(args) => healthcheck::run(&args),

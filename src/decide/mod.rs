@@ -22,6 +22,8 @@ pub mod explain;
 
 pub mod topic;
 
+pub mod fold;
+
 pub mod answer;
 
 use std::borrow::Cow;

@@ -4,7 +4,6 @@
 //! bytes in the tests are what other versions and other programs have written: they never change.
 
 pub mod change;
-pub mod fold;
 pub mod key;
 pub mod poison;
 pub mod value;

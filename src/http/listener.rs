@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -275,7 +274,7 @@ fn serve_connection(
 ) -> impl Future<Output = Result<(), hyper::Error>> {
     let io = TokioIo::new(Connection::new(stream, progress.clone()));
     // One for the connection: all connections would otherwise count references to the one service, from every thread.
-    let service = Arc::new(ConnectionService { service, peer, progress, answer_timer: Mutex::default() });
+    let service = Arc::new(ConnectionService { service, peer, progress });
     let service = service_fn(move |request| Arc::clone(&service).serve(request));
     http1::Builder::new()
         // The listener ends slow heads and idle connections.

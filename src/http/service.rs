@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Instant;
 
 use hyper::Method;
@@ -15,7 +14,6 @@ use hyper::header::HeaderMap;
 use hyper::header::HeaderValue;
 use hyper::http::request::Parts;
 
-use crate::alarm::Alarm;
 use crate::auth;
 use crate::clock;
 use crate::command::Command;
@@ -67,8 +65,6 @@ pub(super) struct ConnectionService {
     pub(super) service: Arc<Service>,
     pub(super) peer: Peer,
     pub(super) progress: Progress,
-    /// For the deadline of the answer. Each request's is later than that of the one before.
-    pub(super) answer_timer: Mutex<Alarm>,
 }
 
 /// Who is at the other side of a connection.
@@ -109,7 +105,7 @@ impl ConnectionService {
                 let answer = match service.bodies.read(&admitted, body.as_mut(), began).await {
                     Ok(raw) => {
                         body = None;
-                        service.intake.accept(admitted, raw, &mut receipt, &self.answer_timer).await
+                        service.intake.accept(admitted, raw, &mut receipt).await
                     }
                     Err(refusal) => Err(refusal),
                 };

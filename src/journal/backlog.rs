@@ -17,7 +17,7 @@ use super::entry::Ticket;
 use super::entry::Undelivered;
 use super::log::Seq;
 use super::queue::Queue;
-use super::room::Freed;
+use super::room::Held;
 use super::stored::Stored;
 
 /// How many captures in memory are read again at a time.
@@ -182,15 +182,15 @@ impl Memory {
         for (ticket, topic) in &settled.moved {
             let entry = self.entries.get_mut(&ticket.position.seq).filter(|entry| entry.topic != Some(*topic));
             if let Some(entry) = entry
-                && self.queue.move_share((entry.topic, *topic), self.queue.of_queued(entry.cost_bytes), || true)
+                && self.queue.move_share((entry.topic, *topic), Held::queued(entry.cost_bytes), || true)
             {
                 entry.topic = Some(*topic);
             }
         }
-        let (mut freed, mut delivered, mut late) = (Freed::default(), 0, 0);
+        let (mut freed, mut delivered, mut late) = (Vec::new(), 0, 0);
         for ticket in &settled.delivered {
             let Some(mut entry) = self.entries.remove(&ticket.position.seq) else { continue };
-            freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
+            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
             let is_in_time = entry.acknowledge();
             if entry.ledger_state == LedgerState::Counted {
                 delivered += u64::from(is_in_time);
@@ -199,12 +199,12 @@ impl Memory {
         }
         for (ticket, refusal) in &settled.given_up {
             let Some(entry) = self.entries.remove(&ticket.position.seq) else { continue };
-            freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
+            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
             entry.lose(refusal.clone(), ledger);
         }
         ledger.deliver(delivered);
         ledger.late(late);
-        self.queue.free(&mut freed);
+        self.queue.free(freed);
     }
 }
 

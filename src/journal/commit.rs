@@ -32,7 +32,7 @@ use super::log::store::Store;
 use super::log::writer::AppendedBatch;
 use super::log::writer::SegmentWriter;
 use super::queue::Queue;
-use super::room::Freed;
+use super::room::Held;
 use super::shares::Shares;
 
 /// Entries taken at a time.
@@ -250,12 +250,12 @@ impl Committer {
 
     /// Ends entries that will not become durable.
     fn lose(&self, entries: &mut VecDeque<Entry>, refusal: &Refusal) {
-        let mut freed = Freed::default();
+        let mut freed = Vec::with_capacity(entries.len());
         for entry in entries.drain(..) {
-            freed.add(entry.topic, self.queue.of_queued(entry.cost_bytes));
+            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
             entry.lose(refusal.clone(), &self.ledger);
         }
-        self.queue.free(&mut freed);
+        self.queue.free(freed);
     }
 }
 

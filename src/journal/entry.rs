@@ -18,7 +18,8 @@ use super::log::cursor::FramePosition;
 #[derive(Debug)]
 pub(super) struct AckSender {
     pub(super) sender: oneshot::Sender<Result<(), Refusal>>,
-    /// Whether the request has stopped waiting, and has counted its callback as lost. One whose sender went away has not counted anything.
+    /// Says of a request that is gone why: it has stopped waiting, and counts its callback as lost. If not, its sender has broken it off, and
+    /// what becomes of the capture counts.
     pub(super) is_given_up: Arc<AtomicBool>,
 }
 
@@ -111,12 +112,12 @@ impl Entry {
 impl AckSender {
     /// Returns false if the request has given up.
     fn send(self, outcome: Result<(), Refusal>) -> bool {
-        // Given up before it was closed: who finds it closed sees that.
         self.sender.send(outcome).is_ok() || !self.is_given_up.load(Ordering::Acquire)
     }
 
+    /// Whether the request has given up, and nothing can reach it any more.
     fn is_given_up(&self) -> bool {
-        self.is_given_up.load(Ordering::Relaxed)
+        self.sender.is_closed() && self.is_given_up.load(Ordering::Acquire)
     }
 }
 

@@ -1,12 +1,12 @@
 //! Where captures wait between intake and Kafka: the one face that both sides know.
 //!
 //! Intake appends ([`Journal::append`], which the answer waits for) or offers ([`Journal::offer`], which nothing waits for); the
-//! publisher takes entries in order from the [`Backlog`] and settles each when every record it became is in Kafka. What an append
-//! waits for beside room is the [`Ack`] mode's business, and invisible to both.
+//! publisher takes entries in order from the [`Backlog`] and settles each when every record it became is in Kafka. An append waits for its
+//! ack, a one-shot channel that goes with the entry. The [`Ack`] mode says who completes it: the queue, the committer or the publisher.
 //!
 //! In memory ([`in_memory`]) the journal is one queue, which both sides share; it is gone with the process. On disk
-//! ([`durable::open`]) the same queue leads to the *committer*, a thread that makes what waits durable in the [`log`] and keeps the
-//! promises; the publisher reads the log, as far as it is [`committed`].
+//! ([`durable::open`]) the same queue leads to the *committer*, a thread that makes what waits durable in the [`log`] and acknowledges
+//! it; the publisher reads the log, as far as it is [`committed`].
 
 mod backlog;
 pub(crate) mod codec;
@@ -22,16 +22,14 @@ mod shares;
 mod stored;
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use serde::Deserialize;
 use tokio::sync::oneshot;
+use tokio::time;
 
-use crate::alarm;
-use crate::alarm::Alarm;
 use crate::capture::Capture;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
@@ -116,12 +114,11 @@ impl Journal {
         capture: Box<Capture>,
         receipt: Receipt<'_>,
         deadline: Instant,
-        alarm: &Mutex<Alarm>,
     ) -> Result<(), Refusal> {
         let mut pending = self.begin_append(capture, receipt)?;
-        match alarm::until(alarm, deadline, pending.outcome()).await {
-            Some(outcome) => outcome,
-            None => pending.give_up(),
+        match time::timeout_at(deadline.into(), pending.outcome()).await {
+            Ok(outcome) => outcome,
+            Err(_elapsed) => pending.give_up(),
         }
     }
 

@@ -30,7 +30,6 @@ use super::log::format::Frame;
 use super::log::store::Delivery;
 use super::log::store::Store;
 use super::queue::Queue;
-use super::room::Freed;
 use super::room::Held;
 use super::shares::Shares;
 
@@ -168,17 +167,17 @@ impl Stored {
     pub(super) fn delivered<'t>(&self, tickets: &'t [Ticket]) -> Vec<&'t Ticket> {
         let captures: Vec<(Seq, u32)> =
             tickets.iter().map(|ticket| (ticket.position.seq, ticket.record_bytes)).collect();
-        let (mut freed, mut firsts) = (Freed::default(), Vec::with_capacity(tickets.len()));
+        let (mut freed, mut firsts) = (Vec::with_capacity(tickets.len()), Vec::with_capacity(tickets.len()));
         for (delivery, ticket) in self.store.delivered(&captures).into_iter().zip(tickets) {
             let topic = match delivery {
                 Delivery::First => ticket.share.and_then(|share| share.topic),
                 Delivery::FirstOfMarked => ticket.share.map(|share| share.dead_letters),
                 Delivery::Repeated => continue,
             };
-            freed.add(topic, Held::stored(bytes_of(ticket)));
+            freed.push((topic, Held::stored(bytes_of(ticket))));
             firsts.push(ticket);
         }
-        self.decoder.queue.free(&mut freed);
+        self.decoder.queue.free(freed);
         firsts
     }
 

@@ -1,5 +1,6 @@
 //! Room, order, the end, and who wins between an answer and its deadline.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::pin::pin;
@@ -13,7 +14,6 @@ use std::thread;
 use prometheus::IntCounterVec;
 use prometheus::Opts;
 
-use super::room::Freed;
 use super::room::Held;
 use super::*;
 use crate::auth::Apps;
@@ -288,6 +288,18 @@ fn what_kafka_will_never_take_is_lost_once_and_an_answer_that_waits_is_no_200() 
 }
 
 #[test]
+fn an_entry_is_given_up_only_once_no_outcome_can_reach_its_request() {
+    let (journal, _backlog, ledger) = open(Ack::Broker, ROOMY);
+    let pending = begin(&journal, &ledger, 0);
+    let mut entries = VecDeque::new();
+    journal.queue.take(1, &mut entries);
+    // Its request is about to give up.
+    pending.is_given_up.store(true, Ordering::Release);
+    assert!(!entries[0].is_given_up(), "an outcome would still be taken");
+    assert!(entries[0].acknowledge());
+}
+
+#[test]
 fn a_capture_is_acknowledged_or_given_up_and_never_both_however_threads_meet() {
     const ROUNDS: usize = 200;
     const EACH: i64 = 20;
@@ -480,8 +492,6 @@ fn each_dead_letter_topic_lacks_its_own_share_only() {
     assert!(!queue.move_share((None, full), Held::stored(1000), || true));
     assert!(!queue.lacks_share(free, 100), "nobody found too little there");
     assert!(queue.lacks_share(full, 1000), "and that says nothing about this one");
-    let mut freed = Freed::default();
-    freed.add(Some(full), Held::stored(7900));
-    queue.free(&mut freed);
+    queue.free([(Some(full), Held::stored(7900))]);
     assert!(!queue.lacks_share(full, 1000), "it has room again");
 }

@@ -65,7 +65,8 @@ pub(crate) struct TopicMetrics {
 impl BlocklistMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let loaded_timestamp = Gauge::new(
+        let loaded_timestamp = super::float_gauge(
+            registry,
             "callbridge_blocklist_loaded_timestamp_seconds",
             "When the blocklist was loaded, in seconds since the Unix epoch; 0 before the first.",
         )?;
@@ -76,7 +77,6 @@ impl BlocklistMetrics {
             ),
             &["topic"],
         )?;
-        registry.register(Box::new(loaded_timestamp.clone()))?;
         registry.register(Box::new(topic_age.clone()))?;
         let one = |name, help| gauge(registry, name, help);
         let gauges = |name, help, labels: &[&str]| gauges(registry, name, help, labels);
@@ -98,7 +98,7 @@ impl BlocklistMetrics {
             )?,
             entries: gauges(
                 "callbridge_blocklist_entries",
-                "Rules by kind and source, those past their end included.",
+                "Rules by kind and source, expired ones included.",
                 &["kind", "source"],
             )?,
             bytes: gauges(

@@ -9,6 +9,7 @@ use callbridge::clock;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::seeds::APP;
 use crate::support::bridge::Bridge;
 use crate::support::files::Files;
 use crate::support::http::Client;
@@ -20,7 +21,6 @@ use crate::support::reader::Record;
 use crate::support::schema;
 use crate::support::wait;
 
-const APP: &str = "1400000000";
 const COMMAND: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
 const TOPIC: &str = "tencent-chat.blocklist";
 const MINUTE: Duration = Duration::from_secs(60);
@@ -231,10 +231,11 @@ fn a_write_that_kafka_does_not_acknowledge_is_503_and_probes_are_answered_meanwh
     let tokens = files.write("tokens", &format!("alice:{TOKEN}\n"));
     let settings =
         format!("callbacks.keep_accepting_ms = 0\nadmin.token_files = [{tokens:?}]\nblocklist.topic = {TOPIC:?}");
-    let brokers = kafka.bootstrap();
     let bridge = Bridge::builder()
+        .brokers(&kafka.bootstrap())
+        .ack("memory")
+        .topics("unacknowledged")
         .settings(&settings)
-        .args(&["--sdk-app-id", APP, "--ack", "memory", "--brokers", &brokers, "--create-topics"])
         .start();
     // A topic that is made takes a while until it can be read.
     wait::until("it is written", || request(&bridge, "PUT", "/blocklist/users/eve", Some(TOKEN), "").status == 200);
@@ -254,7 +255,7 @@ fn a_write_that_kafka_does_not_acknowledge_is_503_and_probes_are_answered_meanwh
         }
     });
     // They do not wait for each other's 5 s.
-    assert!(began.elapsed() < Duration::from_secs(12), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
     assert!(is_refused(&bridge, "eve", "@a"), "the list stays in force");
     kafka.node(1).thaw();
     wait::until("it is written", || request(&bridge, "PUT", "/blocklist/users/bob", Some(TOKEN), "").status == 200);

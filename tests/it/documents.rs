@@ -84,18 +84,8 @@ fn the_commands_of_the_blocklist_document_hold_at_three_replicas() {
         "callbacks.keep_accepting_ms = 0\nadmin.token_files = [{tokens:?}]\nblocklist.topic = {topic:?}\nblocklist.ready_after_seconds = 60"
     );
     let brokers = kafka.bootstrap();
-    let args = [
-        "--sdk-app-id",
-        APP,
-        "--topic-prefix",
-        "documents",
-        "--ack",
-        "memory",
-        "--brokers",
-        &brokers,
-        "--create-topics",
-    ];
-    let replicas = [(); 3].map(|()| Bridge::builder().settings(&settings).args(&args).start());
+    let builder = Bridge::builder().brokers(&brokers).ack("memory").topics("documents").settings(&settings);
+    let replicas = [(); 3].map(|()| builder.start());
     let filled = |block: &str| {
         block
             .replace("tencent-chat.blocklist", topic)

@@ -17,6 +17,7 @@ use crate::support::http;
 use crate::support::http::Client;
 use crate::support::inspect;
 use crate::support::journal;
+use crate::support::kafka;
 use crate::support::kafka::Kafka;
 use crate::support::load;
 use crate::support::load::Load;
@@ -172,16 +173,19 @@ fn a_drain_that_is_stopped_says_what_is_left_and_the_next_goes_on() {
 }
 
 #[test]
-fn a_drain_delivers_all_but_a_topic_that_is_missing_and_names_it() {
+fn a_drain_delivers_all_but_topics_that_are_stuck_and_names_them() {
     const ROUNDS: u64 = 5;
-    let Some(kafka) = Kafka::shared() else { return };
-    let lacking = seeds::AFTER_ADD_SUBSCRIBER.command;
-    let others: Vec<&str> = seeds::ALL.iter().map(|seed| seed.command).filter(|it| *it != lacking).collect();
-    for suffix in others.iter().chain(&["unknown", "rejected"]) {
-        kafka.create_topic(&format!("drain-lacking.{suffix}"), 1, 1);
+    let Some(kafka) = Kafka::with(kafka::Settings { nodes: 1, tls_and_scram: true }) else { return };
+    let (lacking, forbidden) = (seeds::AFTER_ADD_SUBSCRIBER.command, seeds::AFTER_DESTROYED.command);
+    let [lacking_topic, forbidden_topic] = [lacking, forbidden].map(|command| format!("drain-stuck.{command}"));
+    let others = seeds::ALL.iter().map(|seed| seed.command).filter(|it| ![lacking, forbidden].contains(it));
+    for suffix in others.chain(["unknown", "rejected"]) {
+        kafka.create_topic(&format!("drain-stuck.{suffix}"), 1, 1);
     }
+    kafka.create_topic(&forbidden_topic, 1, 1);
+    kafka.forbid_writing(&forbidden_topic);
     let (_folder, dir) = journal::folder();
-    let bridge = journal::builder(&ports::nobody(), "drain-lacking", "").start_in(&dir);
+    let bridge = journal::builder(&ports::nobody(), "drain-stuck", "").start_in(&dir);
     let mut client = Client::connect(bridge.callbacks).unwrap();
     for seed in (0..ROUNDS).flat_map(|_round| seeds::ALL) {
         let answer = client.post(&http::callback_target(APP, seed.command), seed.body.as_bytes()).unwrap();
@@ -189,13 +193,23 @@ fn a_drain_delivers_all_but_a_topic_that_is_missing_and_names_it() {
     }
     assert_eq!(bridge.stop_and_wait().code, 0);
 
-    let stopped = Drain::run(&dir, &kafka.bootstrap(), "drain-lacking", &[]);
-    let topic = format!("drain-lacking.{lacking}");
-    let why = "the topic does not exist: create it, or use --create-topics".to_owned();
-    assert_eq!((stopped.code, not_delivered(&stopped)), (1, vec![(ROUNDS, Some(topic), why)]), "{}", stopped.stderr);
+    let login = kafka.properties().into_iter().filter(|(name, _value)| name != "bootstrap.servers");
+    let login: Vec<String> =
+        login.flat_map(|(name, value)| ["--kafka".to_owned(), format!("{name}={value}")]).collect();
+    let login: Vec<&str> = login.iter().map(String::as_str).collect();
+    let stopped = Drain::run(&dir, &kafka.bootstrap(), "drain-stuck", &login);
+    let not_there = "the topic does not exist: create it, or use --create-topics".to_owned();
+    let not_allowed = "TopicAuthorizationFailed (Broker: Topic authorization failed)".to_owned();
+    let mut told = not_delivered(&stopped);
+    told.sort_by(|left, right| left.1.cmp(&right.1));
+    let expected = vec![(ROUNDS, Some(lacking_topic), not_there), (ROUNDS, Some(forbidden_topic.clone()), not_allowed)];
+    assert_eq!((stopped.code, told), (1, expected), "{}", stopped.stderr);
     assert!(stopped.stderr.contains("kafka has taken nothing for 30 s"), "{}", stopped.stderr);
-    assert_eq!(inspect::undelivered(&dir), ROUNDS);
-    assert_eq!(Drain::run(&dir, &kafka.bootstrap(), "drain-lacking", &["--create-topics"]).code, 0);
+    assert_eq!(inspect::undelivered(&dir), 2 * ROUNDS);
+
+    let args = [&login[..], &["--create-topics", "--seconds", "15"]].concat();
+    let told = not_delivered(&Drain::run(&dir, &kafka.bootstrap(), "drain-stuck", &args));
+    assert!(matches!(&told[..], [(ROUNDS, Some(topic), _)] if *topic == forbidden_topic), "{told:?}");
 }
 
 #[test]

@@ -30,7 +30,6 @@ const NAMES: &[(&str, &[&str])] = &[
     ("share", &["record"]),
     ("normalise", &["auth", "body", "capture", "clock", "command", "decide", "record", "request"]),
     // Edges. Intake and publish meet in the journal only.
-    ("alarm", &[]),
     ("lifecycle", &[]),
     ("systemd", &[]),
     ("throttle", &[]),
@@ -39,7 +38,6 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "journal",
         &[
-            "alarm",
             "auth",
             "capture",
             "clock",
@@ -58,7 +56,6 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "intake",
         &[
-            "alarm",
             "auth",
             "capture",
             "clock",
@@ -77,7 +74,6 @@ const NAMES: &[(&str, &[&str])] = &[
     (
         "http",
         &[
-            "alarm",
             "auth",
             "capture",
             "clock",

@@ -1,5 +1,6 @@
 #!/bin/bash
-# The Debian package under a real systemd: installed, started through its socket, restarted and upgraded under load, broken, hung, purged.
+# The Debian package under a real systemd: installed, started through its socket, restarted and upgraded under load, also with a Kafka that
+# is frozen, hung, broken, purged.
 # systemd runs as process 1 of a container with a network of its own. As root; needs mmdebstrap and systemd-nspawn (systemd-container).
 # Usage: nspawn.sh DEB DIR
 set -euo pipefail
@@ -31,9 +32,10 @@ passed=0
 ok() { passed=$((passed + 1)) && echo "ok: $1"; }
 is() { [ "$(in_container systemctl show -P "$1" callbridge.service)" = "$2" ]; }
 target='http://127.0.0.1:8080/?SdkAppid=1400000000&CallbackCommand=State.StateChange&contenttype=json&ClientIP=127.0.0.1&OptPlatform=RESTAPI'
-# post URL [OPTION...]: the status of each callback. A connection for each, so that each needs the socket; the sender gives up after 2 s.
+# post URL [OPTION...]: the status and the seconds of each callback. A connection for each, so that each needs the socket; the sender gives
+# up after 2 s.
 post() {
-    in_container curl -sS -o /dev/null -w '%{http_code}\n' --max-time 2 -H 'Connection: close' --data '{"CallbackCommand":"State.StateChange"}' "${@:2}" "$1" 2>&1
+    in_container curl -sS -o /dev/null -w '%{http_code} %{time_total}\n' --max-time 2 -H 'Connection: close' --data '{"CallbackCommand":"State.StateChange"}' "${@:2}" "$1" 2>&1
 }
 
 wait_until 'systemd runs' in_container systemctl is-system-running --quiet
@@ -50,7 +52,7 @@ in_container sh -c 'printf "[Service]\nLoadCredential=tencent-token:/etc/callbri
 in_container systemctl daemon-reload
 in_container systemctl enable --quiet --now callbridge.socket callbridge.service
 wait_until 'the service is ready' is ActiveState active
-[ "$(post "$target")" = 200 ]
+[[ $(post "$target") = 200\ * ]]
 ok 'it is ready, and takes a callback through its socket'
 
 uid=$(in_container sh -c 'stat -c %u /proc/$(systemctl show -P MainPID callbridge.service)')
@@ -58,27 +60,61 @@ uid=$(in_container sh -c 'stat -c %u /proc/$(systemctl show -P MainPID callbridg
 in_container cat /run/credentials/callbridge.service/tencent-token | grep -q 7
 ok "it runs as user $uid, with a journal and a token of its own"
 
-# Load of at most 500 a second, for 25 seconds at least, and restarts meanwhile.
-senders=()
-for sender in 1 2 3 4 5; do
-    post "$target&n=[1-2500]" --rate 100/s >"$dir/responses-$sender" &
-    senders+=($!)
-done
-for _ in $(seq 10); do in_container systemctl restart callbridge.service; done
-in_container dpkg -i /root/callbridge.deb >>"$dir/dpkg.log" 2>&1
-wait_until 'it is ready after the upgrade' is ActiveState active
-kill -0 "${senders[@]}" || { echo 'FAILED: the load ended before the restarts'; exit 1; }
-wait "${senders[@]}"
-sort "$dir"/responses-* | uniq -c >"$dir/statuses"
-read -r count status <"$dir/statuses"
-[ "$(wc -l <"$dir/statuses")" = 1 ] && [ "$status" = 200 ] && [ "$count" = 12500 ] || { cat "$dir/statuses"; exit 1; }
-ok "ten restarts and an upgrade: $count callbacks, each answered 200 within 2 s"
+# restart_under_load: load of at most 500 a second, for 25 seconds at least, and ten restarts meanwhile, and what is in "$@".
+restart_under_load() {
+    local sender senders=()
+    for sender in 1 2 3 4 5; do
+        post "$target&n=[1-2500]" --rate 100/s >"$dir/responses-$sender" &
+        senders+=($!)
+    done
+    for _ in $(seq 10); do in_container systemctl restart callbridge.service; done
+    "$@"
+    kill -0 "${senders[@]}" || { echo 'FAILED: the load ended before the restarts'; exit 1; }
+    wait "${senders[@]}"
+    cut -d' ' -f1 "$dir"/responses-* | sort | uniq -c >"$dir/statuses"
+    read -r count status <"$dir/statuses"
+    [ "$(wc -l <"$dir/statuses")" = 1 ] && [ "$status" = 200 ] && [ "$count" = 12500 ] || { cat "$dir/statuses"; exit 1; }
+    slowest=$(cut -d' ' -f2 "$dir"/responses-* | sort -n | tail -1)
+}
+upgrade() {
+    in_container dpkg -i /root/callbridge.deb >>"$dir/dpkg.log" 2>&1
+    wait_until 'it is ready after the upgrade' is ActiveState active
+}
+restart_under_load upgrade
+ok "ten restarts and an upgrade: $count callbacks, each answered 200 within 2 s, the slowest in $slowest s"
+
+# A broker that takes connections and says nothing: the kernel's end of a socket that nobody accepts from.
+in_container sh -c 'printf "[Socket]\nListenStream=127.0.0.1:9092\nBacklog=4096\n" >/etc/systemd/system/frozen.socket'
+in_container sh -c 'printf "[Service]\nExecStart=/bin/sleep infinity\n" >/etc/systemd/system/frozen.service'
+in_container systemctl daemon-reload
+in_container systemctl start frozen.socket
+restart_under_load true
+awk -v slowest="$slowest" 'BEGIN { exit !(slowest < 1.9) }' || { echo "FAILED: one was answered after $slowest s"; exit 1; }
+ok "with Kafka frozen, ten restarts: $count callbacks, each answered 200, the slowest in $slowest s"
+in_container systemctl stop frozen.socket frozen.service
 
 restarts=$(in_container systemctl show -P NRestarts callbridge.service)
 in_container systemctl kill --signal STOP callbridge.service
 wait_until 'the watchdog restarts it' is NRestarts $((restarts + 1))
 wait_until 'it is ready again' is ActiveState active
 ok 'the watchdog restarts a process that hangs'
+
+# That callbridge ends so when its disk fails is tested in crashes:: and disk_faults::.
+in_container tee /etc/systemd/system/callbridge.service.d/disk.conf >/dev/null <<'END'
+[Service]
+ExecStart=
+ExecStart=/bin/sh -c "exit 74"
+END
+in_container systemctl daemon-reload
+in_container systemctl reset-failed callbridge.service
+in_container systemctl restart --no-block callbridge.service
+restarted_twice() { [ "$(in_container systemctl show -P NRestarts callbridge.service)" -ge 2 ]; }
+wait_until 'it is restarted twice' restarted_twice
+wait_until 'it has ended with 74' is ExecMainStatus 74
+in_container rm /etc/systemd/system/callbridge.service.d/disk.conf
+in_container systemctl daemon-reload
+in_container systemctl restart callbridge.service
+ok 'a process that ends with 74 is started again'
 
 in_container sed -i 's/^ack = .*/ack = "never"/' /etc/callbridge/callbridge.toml
 in_container systemctl restart callbridge.service || true

@@ -30,14 +30,14 @@ pub struct Gathered {
     reasons: Vec<RuleReason>,
     /// The numbers of those that are shared.
     shared: HashMap<Box<str>, u64>,
-    order: Order,
+    order: GatherOrder,
     /// The provenance that came last, with its number: those of an import are all the same.
     last: Option<(Provenance<'static>, u64)>,
 }
 
 /// Which of two rules that are the same but for their end counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Order {
+enum GatherOrder {
     /// The one with the later end, as in a file.
     #[default]
     LaterEnd,
@@ -48,7 +48,7 @@ enum Order {
 impl Gathered {
     /// For the records of a log: of two for the same rule the later counts.
     pub fn of_log() -> Self {
-        Self { order: Order::LaterRecord, ..Self::default() }
+        Self { order: GatherOrder::LaterRecord, ..Self::default() }
     }
 
     /// Adds the record of a rule.
@@ -84,7 +84,7 @@ impl Gathered {
         let mut counts = [0; 4];
         let mut counted: Vec<Account> = (0..number_of(accounts.len())).map(Account::new).collect();
         let rules = rules.build(
-            |old, new| order == Order::LaterRecord || new.until > old.until,
+            |old, new| order == GatherOrder::LaterRecord || new.until > old.until,
             |entry| {
                 if entry.value.is_removed() {
                     return false;

@@ -17,7 +17,7 @@ const IDENTITY_KIND: &str = "topic";
 
 /// What the key of a record names.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RecordKey<'a> {
+pub enum TopicKey<'a> {
     /// A rule of the blocklist.
     Rule(Rule<'a>),
     /// One identity of the topic.
@@ -104,7 +104,7 @@ pub fn encode(rule: &Rule<'_>) -> Result<String, Unkeyable> {
 /// # Errors
 ///
 /// It is not one that [`encode`] or [`TopicIdentity::key`] writes.
-pub fn decode(key: Option<&[u8]>) -> Result<RecordKey<'_>, Poison> {
+pub fn decode(key: Option<&[u8]>) -> Result<TopicKey<'_>, Poison> {
     let key = key.ok_or(Poison::NoKey)?;
     if key.len() > KEY_BYTES_MAX {
         return Err(Poison::KeyTooLong(key.len()));
@@ -127,7 +127,7 @@ pub fn decode(key: Option<&[u8]>) -> Result<RecordKey<'_>, Poison> {
         ("close", [Some(""), Some(account), None]) if !account.is_empty() => Rule::Close { account: account.into() },
         (IDENTITY_KIND, [Some(identity), None, None]) => {
             let identity = identity.parse().map_err(|_poison| Poison::Parts("an identity of 16 hex digits"))?;
-            return Ok(RecordKey::Identity(identity));
+            return Ok(TopicKey::Identity(identity));
         }
         ("block" | "pardon", _) => return Err(Poison::Parts("a user, and perhaps an account")),
         ("allow", _) => return Err(Poison::Parts("a user and an account")),
@@ -135,7 +135,7 @@ pub fn decode(key: Option<&[u8]>) -> Result<RecordKey<'_>, Poison> {
         (IDENTITY_KIND, _) => return Err(Poison::Parts("an identity of 16 hex digits")),
         (kind, _) => return Err(Poison::Kind(kind.chars().take(40).collect::<String>().into())),
     };
-    Ok(RecordKey::Rule(rule))
+    Ok(TopicKey::Rule(rule))
 }
 
 #[cfg(test)]
@@ -164,12 +164,12 @@ mod tests {
         ];
         for (sentence, key) in golden {
             assert_eq!(encode(&rule(sentence)).expect("a key").as_bytes(), key, "{sentence}");
-            assert_eq!(decode(Some(key)), Ok(RecordKey::Rule(rule(sentence))), "{sentence}");
+            assert_eq!(decode(Some(key)), Ok(TopicKey::Rule(rule(sentence))), "{sentence}");
         }
         assert_eq!(TopicIdentity(0x00c0_ffee_0123_4567).key().as_bytes(), b"topic\x1f00c0ffee01234567");
         assert_eq!(
             decode(Some(b"topic\x1f00c0ffee01234567")),
-            Ok(RecordKey::Identity(TopicIdentity(0x00c0_ffee_0123_4567)))
+            Ok(TopicKey::Identity(TopicIdentity(0x00c0_ffee_0123_4567)))
         );
     }
 
@@ -230,7 +230,7 @@ mod tests {
                 _ => Rule::Close { account: account() },
             };
             if let Ok(key) = encode(&rule) {
-                prop_assert_eq!(decode(Some(key.as_bytes())), Ok(RecordKey::Rule(rule)));
+                prop_assert_eq!(decode(Some(key.as_bytes())), Ok(TopicKey::Rule(rule)));
             }
         }
 
@@ -239,8 +239,8 @@ mod tests {
             key in "(block|pardon|allow|close|topic)(\u{1f}(|a|b|00c0ffee01234567)){0,4}",
         ) {
             match decode(Some(key.as_bytes())) {
-                Ok(RecordKey::Rule(rule)) => prop_assert_eq!(encode(&rule), Ok(key)),
-                Ok(RecordKey::Identity(identity)) => prop_assert_eq!(identity.key(), key),
+                Ok(TopicKey::Rule(rule)) => prop_assert_eq!(encode(&rule), Ok(key)),
+                Ok(TopicKey::Identity(identity)) => prop_assert_eq!(identity.key(), key),
                 Err(_poison) => {}
             }
         }

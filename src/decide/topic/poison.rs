@@ -1,7 +1,5 @@
 //! Why a record of the blocklist's topic cannot be used.
 
-use crate::decide::topic::key::TopicIdentity;
-
 /// What is wrong with a record.
 ///
 /// A record that cannot be used is skipped. If its key names a rule, the rule does not hold: a replica that starts after a compaction
@@ -39,8 +37,8 @@ pub enum Poison {
     #[error("the header `topic` is not an identity of 16 lowercase hex digits")]
     Header,
     /// The header `topic` names an identity that no earlier record declares.
-    #[error("the header `topic` names the identity {0}, which no record of this topic declares")]
-    Undeclared(TopicIdentity),
+    #[error("the header `topic` names the identity {0:016x}, which no record of this topic declares")]
+    Undeclared(u64),
 }
 
 impl Poison {

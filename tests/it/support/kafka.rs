@@ -246,9 +246,22 @@ impl Kafka {
 
     /// Gives it back.
     pub(crate) fn permit_writing(&self, topic: &str) {
+        self.delete_acl(&topic_acl(topic, OPERATION_WRITE, DENY));
+    }
+
+    /// Takes the right from the user to read a topic. For a cluster where clients log in.
+    pub(crate) fn forbid_reading(&self, topic: &str) {
+        self.create_acls(&[topic_acl("*", OPERATION_ALL, ALLOW), topic_acl(topic, OPERATION_READ, DENY)]);
+    }
+
+    /// Gives it back.
+    pub(crate) fn permit_reading(&self, topic: &str) {
+        self.delete_acl(&topic_acl(topic, OPERATION_READ, DENY));
+    }
+
+    fn delete_acl(&self, acl: &[u8]) {
         // DeleteAcls (31) in version 1 answers with a list of what it deleted for each filter.
-        let answer =
-            self.ask_as_super_user(31, &[&1_u32.to_be_bytes()[..], &topic_acl(topic, OPERATION_WRITE, DENY)].concat());
+        let answer = self.ask_as_super_user(31, &[&1_u32.to_be_bytes()[..], acl].concat());
         // Correlation id, throttle time, count, and the error code of the one filter.
         assert_eq!(answer[12..14], [0; 2], "{answer:?}");
     }
@@ -290,6 +303,7 @@ impl Kafka {
 
 // Numbers of Kafka's protocol.
 const OPERATION_ALL: u8 = 2;
+const OPERATION_READ: u8 = 3;
 const OPERATION_WRITE: u8 = 4;
 const OPERATION_DESCRIBE_CONFIGS: u8 = 10;
 const DENY: u8 = 2;

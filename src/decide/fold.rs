@@ -13,8 +13,8 @@ use crate::decide::rules::Change;
 use crate::decide::rules::Rules;
 use crate::decide::rules::gathered::Gathered;
 use crate::decide::topic::key;
-use crate::decide::topic::key::RecordKey;
 use crate::decide::topic::key::TopicIdentity;
+use crate::decide::topic::key::TopicKey;
 use crate::decide::topic::poison::Poison;
 use crate::decide::topic::value;
 use crate::decide::topic::value::RuleValue;
@@ -84,7 +84,7 @@ pub struct Anchor {
 impl Anchor {
     /// Whether `record`, the first at its offset or behind, is still it.
     pub fn is(self, record: &LogRecord<'_>) -> bool {
-        record.offset == self.offset && key::decode(record.key) == Ok(RecordKey::Identity(self.identity))
+        record.offset == self.offset && key::decode(record.key) == Ok(TopicKey::Identity(self.identity))
     }
 }
 
@@ -110,7 +110,7 @@ impl LogPosition {
 }
 
 /// What one record says.
-enum Said<'r> {
+enum RecordEffect<'r> {
     Put(Rule<'r>, Cow<'r, RuleValue<'r>>),
     /// The rule is gone, rightly or for the fault of its record.
     Gone(Rule<'r>),
@@ -149,9 +149,9 @@ impl TopicReading {
         let known = self.last.as_ref().map(|(_bytes, value)| value).filter(|_value| record.value.is_some());
         let (said, poison) = said(record, &mut self.position, known);
         match said {
-            Said::Put(rule, value) => self.rules.put_record(&rule, &value),
-            Said::Gone(rule) => self.rules.remove_record(&rule),
-            Said::Nothing => {}
+            RecordEffect::Put(rule, value) => self.rules.put_record(&rule, &value),
+            RecordEffect::Gone(rule) => self.rules.remove_record(&rule),
+            RecordEffect::Nothing => {}
         }
         self.position.poison += u64::from(poison.is_some());
         Ok(poison)
@@ -203,13 +203,13 @@ impl TopicFollowing {
         self.is_empty = false;
         let (said, poison) = said(record, &mut self.position, None);
         match said {
-            Said::Put(rule, value) => {
+            RecordEffect::Put(rule, value) => {
                 let RuleValue { until, provenance } = value.into_owned().into_owned();
                 let rule = rule.into_owned();
                 self.changes.push(Change::Put { rule, until, provenance });
             }
-            Said::Gone(rule) => self.changes.push(Change::Remove(rule.into_owned())),
-            Said::Nothing => {}
+            RecordEffect::Gone(rule) => self.changes.push(Change::Remove(rule.into_owned())),
+            RecordEffect::Nothing => {}
         }
         self.position.poison += u64::from(poison.is_some());
         Ok(poison)
@@ -236,9 +236,9 @@ impl TopicFollowing {
     fn unknown_identity(&self, record: &LogRecord<'_>) -> Option<TopicIdentity> {
         let declared = match key::decode(record.key) {
             // The first writer of an empty topic.
-            Ok(RecordKey::Identity(_)) if self.is_empty => None,
-            Ok(RecordKey::Identity(identity)) => Some(identity),
-            Ok(RecordKey::Rule(_)) | Err(_) => None,
+            Ok(TopicKey::Identity(_)) if self.is_empty => None,
+            Ok(TopicKey::Identity(identity)) => Some(identity),
+            Ok(TopicKey::Rule(_)) | Err(_) => None,
         };
         let named = || header(record).ok().flatten().filter(|_identity| !self.is_empty);
         let LogPosition { declared: known, undeclared, .. } = &self.position;
@@ -256,33 +256,33 @@ fn said<'r>(
     record: &LogRecord<'r>,
     position: &mut LogPosition,
     known: Option<&'r RuleValue<'static>>,
-) -> (Said<'r>, Option<Poison>) {
+) -> (RecordEffect<'r>, Option<Poison>) {
     let rule = match key::decode(record.key) {
-        Ok(RecordKey::Rule(rule)) => rule,
-        Ok(RecordKey::Identity(identity)) => {
+        Ok(TopicKey::Rule(rule)) => rule,
+        Ok(TopicKey::Identity(identity)) => {
             // One that was removed stays known: records that name it are still of this topic.
             position.declare(identity, record.offset);
-            return (Said::Nothing, None);
+            return (RecordEffect::Nothing, None);
         }
-        Err(poison) => return (Said::Nothing, Some(poison)),
+        Err(poison) => return (RecordEffect::Nothing, Some(poison)),
     };
     match header(record) {
         Ok(Some(identity)) if !position.declared.contains(&identity) => {
             if position.undeclared.len() < IDENTITIES_MAX {
                 position.undeclared.insert(identity);
             }
-            return (Said::Gone(rule), Some(Poison::Undeclared(identity)));
+            return (RecordEffect::Gone(rule), Some(Poison::Undeclared(identity.0)));
         }
         Ok(_) => {}
-        Err(poison) => return (Said::Gone(rule), Some(poison)),
+        Err(poison) => return (RecordEffect::Gone(rule), Some(poison)),
     }
-    let Some(bytes) = record.value else { return (Said::Gone(rule), None) };
+    let Some(bytes) = record.value else { return (RecordEffect::Gone(rule), None) };
     if let Some(value) = known {
-        return (Said::Put(rule, Cow::Borrowed(value)), None);
+        return (RecordEffect::Put(rule, Cow::Borrowed(value)), None);
     }
     match value::decode(bytes) {
-        Ok(value) => (Said::Put(rule, Cow::Owned(value)), None),
-        Err(poison) => (Said::Gone(rule), Some(poison)),
+        Ok(value) => (RecordEffect::Put(rule, Cow::Owned(value)), None),
+        Err(poison) => (RecordEffect::Gone(rule), Some(poison)),
     }
 }
 
@@ -306,13 +306,13 @@ mod tests {
 
     /// A log, as a broker keeps it: compaction leaves holes.
     #[derive(Debug, Clone, Default)]
-    struct Log {
+    struct ModelLog {
         entries: BTreeMap<u64, LogEntry>,
         end: u64,
         identity: u64,
     }
 
-    impl Log {
+    impl ModelLog {
         fn append(&mut self, entry: LogEntry) {
             self.entries.insert(self.end, entry);
             self.end += 1;
@@ -349,10 +349,10 @@ mod tests {
             for entry in self.entries.values() {
                 let Some(Ok(key)) = entry.key.as_ref().map(|key| key::decode(Some(key.as_bytes()))) else { continue };
                 match key {
-                    RecordKey::Identity(identity) => {
+                    TopicKey::Identity(identity) => {
                         declared.insert(identity.to_string());
                     }
-                    RecordKey::Rule(rule) => {
+                    TopicKey::Rule(rule) => {
                         let is_ours = entry.topic.as_ref().is_none_or(|topic| declared.contains(topic));
                         let value = entry.value.as_ref().filter(|_value| is_ours);
                         match value.and_then(|value| value::decode(value.as_bytes()).ok()) {
@@ -372,7 +372,7 @@ mod tests {
         full_reads: usize,
     }
 
-    fn read(log: &Log) -> TopicFollowing {
+    fn read(log: &ModelLog) -> TopicFollowing {
         let mut undeclared = BTreeSet::new();
         loop {
             let mut reading = TopicReading::default();
@@ -397,14 +397,14 @@ mod tests {
 
     impl Replica {
         /// Takes what has come, as the follower does: it was away, so it looks for the anchor first.
-        fn catch_up(&mut self, log: &Log) {
+        fn catch_up(&mut self, log: &ModelLog) {
             if self.try_to(log).is_err() {
                 self.following = read(log);
                 self.full_reads += 1;
             }
         }
 
-        fn try_to(&mut self, log: &Log) -> Result<(), StartOver> {
+        fn try_to(&mut self, log: &ModelLog) -> Result<(), StartOver> {
             let LogPosition { next, anchor, .. } = *self.following.position();
             let Some(anchor) = anchor else { return Err(StartOver::Unanchored) };
             let first = log.entries.range(anchor.offset..).next();
@@ -477,7 +477,7 @@ mod tests {
         ]
     }
 
-    fn of_log(entry: &LogEntry, log: &Log) -> LogEntry {
+    fn of_log(entry: &LogEntry, log: &ModelLog) -> LogEntry {
         let ours = |topic: &String| {
             if topic == "ours" { TopicIdentity(log.identity).to_string() } else { topic.clone() }
         };
@@ -489,7 +489,7 @@ mod tests {
 
         #[test]
         fn a_follower_has_the_rules_of_the_log_whatever_happened_to_it(ops in prop::collection::vec(an_op(), 0..60)) {
-            let mut log = Log::remade(1);
+            let mut log = ModelLog::remade(1);
             let mut replica = Replica { following: read(&log), full_reads: 0 };
             for op in ops {
                 match op {
@@ -507,7 +507,7 @@ mod tests {
                         }
                     }
                     Op::Remake(entries) => {
-                        log = Log::remade(log.identity + 1);
+                        log = ModelLog::remade(log.identity + 1);
                         entries.iter().for_each(|entry| log.append(of_log(entry, &log)));
                     }
                     Op::CatchUp => {
@@ -537,10 +537,10 @@ mod tests {
     #[test]
     fn a_topic_made_again_with_as_many_or_more_records_is_read_again() {
         for records in [1, 2, 3] {
-            let mut old = Log::remade(1);
+            let mut old = ModelLog::remade(1);
             old.append(put("block\u{1f}old", 1));
             let mut replica = Replica { following: read(&old), full_reads: 0 };
-            let mut log = Log::remade(2);
+            let mut log = ModelLog::remade(2);
             (1..=records).for_each(|number| log.append(put(&format!("block\u{1f}new{number}"), 2)));
             replica.catch_up(&log);
             assert_eq!((replica.full_reads, held(replica.following.rules())), (1, log.rules()));
@@ -549,14 +549,14 @@ mod tests {
 
     #[test]
     fn a_topic_made_again_while_it_is_read_is_read_once_more() {
-        let mut old = Log::remade(1);
+        let mut old = ModelLog::remade(1);
         old.append(put("block\u{1f}old", 1));
         let mut reading = TopicReading::default();
         for (offset, entry) in &old.entries {
             reading.apply(&record(*offset, entry)).expect("one log");
         }
         let poison = reading.apply(&record(2, &put("block\u{1f}new", 2))).expect("it rises");
-        assert_eq!(poison, Some(Poison::Undeclared(TopicIdentity(2))));
+        assert_eq!(poison, Some(Poison::Undeclared(2)));
         assert_eq!(reading.finish(&BTreeSet::new()).map(drop), Err([TopicIdentity(2)].into()));
     }
 
@@ -575,7 +575,7 @@ mod tests {
             ("header", LogEntry { topic: Some("x".to_owned()), ..put("block\u{1f}bob", 1) }),
         ];
         for (reason, bad) in bad {
-            let mut log = Log::remade(1);
+            let mut log = ModelLog::remade(1);
             log.append(put("block\u{1f}bob", 1));
             let mut following = read(&log);
             assert!(following.rules().blocks("bob", UnixMillis(0)));
