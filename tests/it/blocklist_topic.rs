@@ -405,7 +405,7 @@ fn without_the_right_to_read_the_rules_stay_until_it_is_given_back() {
 }
 
 #[test]
-fn tombstones_compacted_away_while_the_bridge_stands_still_take_their_rules_with_them() {
+fn tombstones_compacted_away_during_a_standstill_take_their_rules_with_them() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-compacted";
     let settings = [

@@ -314,6 +314,18 @@ fn files_of_a_folder_do_not_import_each_other_in_a_cycle() {
 }
 
 #[test]
+fn names_of_tests_have_at_most_80_characters() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["src", "tests"].iter().flat_map(|folder| rust_files(&root.join(folder))) {
+        for name in
+            fs::read_to_string(&file).unwrap().split("#[test]").skip(1).filter_map(|rest| rest.split("fn ").nth(1))
+        {
+            assert!(first_word(name).len() <= 80, "{}: {}", file.display(), first_word(name));
+        }
+    }
+}
+
+#[test]
 fn only_constants_are_static() {
     let is_static = |line: &str| line.trim_start().trim_start_matches("pub(crate) ").starts_with("static ");
     let has_static = |file: &PathBuf| code_of(file).lines().any(is_static);
