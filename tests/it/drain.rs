@@ -156,7 +156,7 @@ fn a_drain_that_is_killed_again_and_again_loses_nothing_and_keeps_order() {
 #[test]
 fn a_drain_that_is_stopped_says_what_is_left_and_the_next_goes_on() {
     let Some(kafka) = Kafka::shared() else { return };
-    let left = Left::of(4000);
+    let left = Left::of(8000);
     let (brokers, topic) = (kafka.bootstrap(), format!("drain-stopped.{}", load::COMMAND));
     let args = [&["--sdk-app-id", APP, "--create-topics"], &SLOW[..]].concat();
     let mut drain = Drain::start(&left.dir, &brokers, "drain-stopped", &args);
