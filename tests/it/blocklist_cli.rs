@@ -1,14 +1,17 @@
 //! `callbridge blocklist` as an operator runs it: real processes, through Kafka and through the admin API.
 
 use std::fs;
+use std::io::Write;
 use std::process::Command;
 use std::process::Output;
+use std::process::Stdio;
 
 use serde_json::Value;
 use serde_json::json;
 
 use crate::support::bridge::Bridge;
 use crate::support::files::Files;
+use crate::support::real;
 use crate::support::wait;
 
 const TOPIC: &str = "tencent-chat.blocklist";
@@ -182,6 +185,36 @@ fn an_import_writes_the_difference_and_makes_the_list_what_the_file_is() {
         wait::until("it is in force", || setup.in_force() == ["block new"]);
         setup.done(target, &["remove", "new"]);
         wait::until("it is in force", || setup.in_force().is_empty());
+    }
+}
+
+#[test]
+fn on_a_terminal_an_import_asks_before_more_than_a_tenth_would_go() {
+    let version = Command::new("script").arg("--version").output();
+    let version = version.map_err(|_missing| "there is no script of util-linux".to_owned());
+    if real::found_or_skipped(version).is_none() {
+        return;
+    }
+    let setup = Setup::new();
+    setup.done(&setup.by_kafka, &["add", "bob", "eve"]);
+    let file = setup.files.write("one.txt", "bob\n");
+    let words =
+        [&[env!("CARGO_BIN_EXE_callbridge"), "blocklist", "import", &file].map(str::to_owned)[..], &setup.by_kafka];
+    for (answer, code, left) in [("n\n", 1, &["block bob", "block eve"][..]), ("y\n", 0, &["block bob"])] {
+        let mut terminal = Command::new("script")
+            .args(["-qec", &words.concat().join(" "), "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Kept open: its end would be the end of the terminal.
+        let mut keyboard = terminal.stdin.take().unwrap();
+        keyboard.write_all(answer.as_bytes()).unwrap();
+        let ran = Ran::of(&terminal.wait_with_output().unwrap());
+        drop(keyboard);
+        assert_eq!(ran.code, code, "{}", ran.stdout);
+        assert!(ran.stdout.contains("1 of 2 rules would be removed. Go on?"), "{}", ran.stdout);
+        wait::until("the bridge has what is left", || setup.in_force() == left);
     }
 }
 
