@@ -356,7 +356,7 @@ fn preamble(callbacks: &Callbacks, tls: Option<&TlsFiles>) -> Preamble {
 fn limits(config: &Config, journal: Option<&Gauge>) -> ConnectionLimits {
     let callbacks = &config.callbacks;
     let journal_files = journal.map_or(0, |journal| journal.bytes_max() / config.journal.segment_bytes);
-    let connections_max = system::connections_max(callbacks.connections_max, journal_files);
+    let connections_max = system::connections_max(callbacks.connections_max, config.workers, journal_files);
     let is_direct = callbacks.proxies.0.is_empty();
     let per_peer_default = is_direct.then(|| (connections_max / PEER_SHARE).max(PEER_LEAST));
     ConnectionLimits {

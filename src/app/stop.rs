@@ -128,7 +128,8 @@ pub(super) fn run_until_stopped(
     // After a second signal too.
     running.built.lifecycle.enter(Phase::Stopped);
     // Requests that are still there end here, and are counted as broken off.
-    runtime.shutdown_timeout(WORKERS_END);
+    running.workers.join(WORKERS_END);
+    drop(runtime);
     // A panic there has ended the process already.
     let _joined = running.admin.join();
     let balance = running.built.ledger.read();
