@@ -108,7 +108,9 @@ impl From<WriteError> for ApiError {
                 Self::Invalid(vec![FieldError { line: None, field: None, detail: error.to_string() }])
             }
             WriteError::NotRead
+            | WriteError::Stale
             | WriteError::Busy
+            | WriteError::LogChanged { .. }
             | WriteError::Unacknowledged(_)
             | WriteError::Refused(_)
             | WriteError::Stopping => Self::Unavailable(error.to_string()),

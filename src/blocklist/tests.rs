@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use prometheus::Registry;
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::sync::watch;
 use tokio::time;
 
@@ -21,10 +22,12 @@ use crate::blocklist::lists::Lists;
 use crate::blocklist::properties;
 use crate::blocklist::snapshot::read_topic;
 use crate::blocklist::topic::BlocklistTopic;
+use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
 use crate::blocklist::topic::WantedChange;
 use crate::blocklist::topic::WantedRule;
 use crate::blocklist::topic::WriteError;
+use crate::blocklist::topic::WriteJob;
 use crate::blocklist::topic::WriteRequest;
 use crate::blocklist::topic::WrittenChange;
 use crate::blocklist::writer::KnownTopic;
@@ -33,6 +36,7 @@ use crate::clock;
 use crate::clock::UnixMillis;
 use crate::decide::rule::Rule;
 use crate::decide::rules::Rules;
+use crate::decide::topic::key::TopicIdentity;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 use crate::metrics::blocklist::BlocklistMetrics;
@@ -77,6 +81,13 @@ fn values(configured: &BTreeMap<String, String>, topic: &str) -> Vec<Value> {
     panic!("no end within {LIMIT:?}")
 }
 
+/// The rules of the audit topic's events, and whether each takes back another.
+fn audit(configured: &BTreeMap<String, String>) -> Vec<(String, bool)> {
+    let rule = |event: &Value| event["data"]["rule"].as_str().expect("a rule").to_owned();
+    let events = values(configured, "list-changes");
+    events.iter().map(|event| (rule(event), event["data"]["failed"].is_string())).collect()
+}
+
 #[test]
 fn a_change_is_announced_then_written_then_applied() {
     let (_broker, configured) = broker(&["list", "list-changes"]);
@@ -106,7 +117,7 @@ fn a_change_is_announced_then_written_then_applied() {
             let deadline = clock::monotonic() + LIMIT;
             loop {
                 match handle.write(request(changes.clone())).await {
-                    Err(WriteError::NotRead) if clock::monotonic() < deadline => {
+                    Err(WriteError::NotRead | WriteError::Stale) if clock::monotonic() < deadline => {
                         time::sleep(Duration::from_millis(10)).await;
                     }
                     written => return written.expect("written"),
@@ -160,23 +171,104 @@ fn a_rule_that_cannot_be_written_is_taken_back_on_the_audit_topic() {
     let (_broker, configured) = broker(&["list-changes"]);
     let mut writer = TopicWriter::new("list".into(), configured.clone());
     let rules = Rules::default();
-    let written = writer.write(&request(vec![put("bob")]), KnownTopic { rules: &rules, identity: None });
+    let written = writer.write(&request(vec![put("bob")]), KnownTopic { rules: &rules, identity: None, generation: 0 });
     assert!(matches!(written, Err(WriteError::Refused(_) | WriteError::Unacknowledged(_))), "{written:?}");
     let events = values(&configured, "list-changes");
     let failed: Vec<bool> = events.iter().map(|event| event["data"]["failed"].is_string()).collect();
     assert_eq!(failed, [false, true]);
 }
 
+/// A topic of which nothing was read, as it is in this state.
+fn unread(state: TopicState) -> ArcSwap<TopicView> {
+    ArcSwap::from_pointee(TopicView { state, ..TopicView::unread() })
+}
+
+/// Has a writer serve the jobs, until it has served all. The topic is in this state all the time.
+fn serve(configured: &BTreeMap<String, String>, state: TopicState, waiting: impl IntoIterator<Item = WriteJob>) {
+    let (writes, jobs) = mpsc::channel(4);
+    for job in waiting {
+        writes.try_send(job).expect("room");
+    }
+    drop(writes);
+    TopicWriter::new("list".into(), configured.clone()).run(&unread(state), jobs);
+}
+
 #[test]
 fn without_a_broker_a_write_fails_within_five_seconds() {
     let (broker, configured) = broker(&[]);
     drop(broker);
-    let mut writer = TopicWriter::new("list".into(), configured);
-    let (rules, began) = (Rules::default(), clock::monotonic());
-    let written = writer.write(&request(vec![put("bob")]), KnownTopic { rules: &rules, identity: None });
+    let (done, outcome) = oneshot::channel();
+    let began = clock::monotonic();
+    let writing = thread::spawn(move || serve(&configured, TopicState::Live, [(request(vec![put("bob")]), done)]));
+    let written = outcome.blocking_recv().expect("an outcome");
     assert!(matches!(written, Err(WriteError::Unacknowledged(_))), "{written:?}");
     let took = clock::monotonic().duration_since(began);
     assert!(took < Duration::from_secs(5), "{took:?}");
+    writing.join().expect("it ends when nobody can ask");
+}
+
+#[test]
+fn a_topic_that_is_not_live_is_not_written() {
+    let (_broker, configured) = broker(&["list", "list-changes"]);
+    for (state, why) in [(TopicState::Reading, WriteError::NotRead), (TopicState::Stale, WriteError::Stale)] {
+        let (done, outcome) = oneshot::channel();
+        serve(&configured, state, [(request(vec![put("bob")]), done)]);
+        assert_eq!(outcome.blocking_recv().expect("an outcome"), Err(why));
+    }
+    assert_eq!(values(&configured, "list-changes"), [Value::Null; 0]);
+}
+
+#[test]
+fn a_change_whose_sender_has_given_up_is_not_written() {
+    let (_broker, configured) = broker(&["list", "list-changes"]);
+    let (given_up, _) = oneshot::channel();
+    let (done, outcome) = oneshot::channel();
+    let jobs = [(request(vec![put("bob")]), given_up), (request(vec![put("eve")]), done)];
+    serve(&configured, TopicState::Live, jobs);
+    outcome.blocking_recv().expect("an outcome").expect("written");
+    assert_eq!(audit(&configured), [("block eve".to_owned(), false)]);
+}
+
+#[test]
+fn a_change_that_went_to_another_log_than_was_read_fails_and_is_taken_back() {
+    let (_broker, configured) = broker(&["list", "list-changes"]);
+    let (rules, identity) = (Rules::default(), Some(TopicIdentity(1)));
+    let mut writer = TopicWriter::new("list".into(), configured.clone());
+    // The second is behind what was read.
+    let known = KnownTopic { rules: &rules, identity, generation: 1 };
+    let written = writer.write(&request(vec![put("bob"), put("eve")]), known);
+    assert_eq!(written, Err(WriteError::LogChanged { offset: 0, first: 1 }));
+    let expected = [("block bob", false), ("block eve", false), ("block bob", true)];
+    assert_eq!(audit(&configured), expected.map(|(rule, failed)| (rule.to_owned(), failed)));
+}
+
+#[test]
+fn an_announcement_beside_one_that_fails_is_taken_back() {
+    let (_broker, mut configured) = broker(&["list", "list-changes"]);
+    configured.insert("message.max.bytes".to_owned(), "2000".to_owned());
+    let because = Some("x".repeat(3000).into());
+    let long = WantedChange { to: WantedRule::Put { until: UnixMillis::NEVER, because }, ..put("eve") };
+    let (rules, mut writer) = (Rules::default(), TopicWriter::new("list".into(), configured.clone()));
+    let known = KnownTopic { rules: &rules, identity: None, generation: 0 };
+    let written = writer.write(&request(vec![put("bob"), long]), known);
+    assert!(matches!(written, Err(WriteError::Refused(_))), "{written:?}");
+    assert_eq!(audit(&configured), [("block bob".to_owned(), false), ("block bob".to_owned(), true)]);
+    assert_eq!(values(&configured, "list"), [Value::Null; 0]);
+}
+
+#[test]
+fn a_writer_declares_one_identity_until_it_is_read() {
+    let (_broker, configured) = broker(&["list", "list-changes"]);
+    let (rules, mut writer) = (Rules::default(), TopicWriter::new("list".into(), configured.clone()));
+    let mut write = |user, generation| {
+        let known = KnownTopic { rules: &rules, identity: None, generation };
+        let written = writer.write(&request(vec![put(user)]), known).expect("written");
+        written.first().expect("a change").generation
+    };
+    assert_eq!((write("bob", 0), write("eve", 0)), (2, 3));
+    assert_eq!(write("carol", 3), 5, "whoever has read that far without one has read another log");
+    let read = read_topic(&configured, "list", LIMIT).expect("read");
+    assert_eq!((read.rules().len(), read.position().declared.len(), read.position().poison), (3, 2, 0));
 }
 
 #[test]
@@ -184,7 +276,7 @@ fn a_rule_that_has_no_key_or_too_long_a_value_is_named_and_nothing_is_written() 
     let mut writer = TopicWriter::new("list".into(), BTreeMap::new());
     let rules = Rules::default();
     let mut write = |change| {
-        let known = KnownTopic { rules: &rules, identity: None };
+        let known = KnownTopic { rules: &rules, identity: None, generation: 0 };
         writer.write(&request(vec![put("bob"), change]), known).expect_err("refused").to_string()
     };
     let unkeyable = "change 1: the user holds the character U+001F, which separates the parts of a record's key";

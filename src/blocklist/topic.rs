@@ -153,12 +153,23 @@ pub(crate) enum WriteError {
     /// Nothing was written: what a change replaces is not known before the topic was read.
     #[error("the topic has not been read to its end yet")]
     NotRead,
+    /// Nothing was written: the topic may have been made again, and what was read last need not be in it.
+    #[error("kafka shows nothing of the topic at present, or it is being read again")]
+    Stale,
     /// Nothing was written: as many requests as may wait do so already.
     #[error("too many requests wait for kafka")]
     Busy,
     /// Kafka did not acknowledge all of it in time: any of the changes may still come.
     #[error("kafka has not acknowledged the change in time: {0}")]
     Unacknowledged(String),
+    /// Kafka acknowledged it in another log than was read: it may never hold.
+    #[error("the topic was cut or made again meanwhile: the change is at offset {offset}, and the next was {first}")]
+    LogChanged {
+        /// Where it is.
+        offset: u64,
+        /// The least that it could have been.
+        first: u64,
+    },
     /// Kafka refused it: changes before the refused one may have been written.
     #[error("kafka refuses the change: {0}")]
     Refused(String),
@@ -203,7 +214,7 @@ impl BlocklistTopic {
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future does not take the request back.
+    /// A request whose future is dropped is not written any more, unless the writer has begun to.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Changes the rules of one topic: announces each change on the audit topic, then writes the rule.
 //!
-//! A request that fails between the two leaves an announcement, which a second event then takes back; there is never a change without an
-//! announcement. Two writers at once are both right: the later offset counts.
+//! A change that fails after its announcement is taken back by a second event; there is never a change without an announcement. Two
+//! writers at once are both right: the later offset counts.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -27,6 +27,7 @@ use crate::blocklist::topic::WrittenChange;
 use crate::blocklist::topic::changes_topic;
 use crate::clock;
 use crate::clock::UnixMillis;
+use crate::decide::fold::Anchor;
 use crate::decide::rules::Rules;
 use crate::decide::topic::TOPIC_HEADER;
 use crate::decide::topic::change;
@@ -44,6 +45,8 @@ pub(crate) struct KnownTopic<'k> {
     pub(crate) rules: &'k Rules,
     /// `None`: no writer has declared one yet.
     pub(crate) identity: Option<TopicIdentity>,
+    /// The offset behind the last record of it. One acknowledged below it went to another log.
+    pub(crate) generation: u64,
 }
 
 /// Writes to one topic. One request at a time.
@@ -55,6 +58,8 @@ pub(crate) struct TopicWriter {
     configured: BTreeMap<String, String>,
     /// Made with the first request.
     producer: Option<TopicProducer>,
+    /// Where it has declared an identity that nobody has read yet.
+    declared: Option<Anchor>,
 }
 
 /// One change, as it is written.
@@ -67,26 +72,46 @@ struct Prepared {
     event: String,
 }
 
+/// What became of each change of a request.
+struct WriteOutcome {
+    prepared: Vec<Prepared>,
+    /// The offset of each rule.
+    rules: Vec<Result<u64, WriteError>>,
+    /// Whether its announcement may be in the audit topic.
+    announced: Vec<bool>,
+}
+
 impl TopicWriter {
     pub(crate) fn new(topic: Arc<str>, configured: BTreeMap<String, String>) -> Self {
-        Self { changes: changes_topic(&topic), topic, configured, producer: None }
+        Self { changes: changes_topic(&topic), topic, configured, producer: None, declared: None }
     }
 
-    /// Serves requests until nobody can ask any more.
+    /// Serves requests until nobody can ask any more. Only a topic whose every change is applied here is written: any other may have been
+    /// made again.
     pub(crate) fn run(mut self, view: &ArcSwap<TopicView>, mut jobs: mpsc::Receiver<WriteJob>) {
         while let Some((request, done)) = jobs.blocking_recv() {
+            // Whoever has given up may ask again, and others may have changed the rule since.
+            if done.is_closed() {
+                continue;
+            }
             let view = view.load_full();
-            let written = match view.state {
+            let outcome = match view.state {
                 TopicState::Reading => Err(WriteError::NotRead),
-                TopicState::Live | TopicState::Stale => {
-                    self.write(&request, KnownTopic { rules: &view.rules, identity: view.identity })
+                TopicState::Stale => Err(WriteError::Stale),
+                TopicState::Live => {
+                    let known = KnownTopic { rules: &view.rules, identity: view.identity, generation: view.generation };
+                    self.attempt(&request, known)
                 }
             };
+            let written = outcome.as_ref().map_err(WriteError::clone).and_then(WriteOutcome::written);
             if let Err(error) = &written {
                 tracing::warn!(topic = &*self.topic, %error, "a change of the blocklist failed");
             }
             // Who asked may have gone.
             let _told = done.send(written);
+            if let Ok(outcome) = outcome {
+                self.take_back(&request, &outcome);
+            }
         }
     }
 
@@ -96,24 +121,32 @@ impl TopicWriter {
         request: &WriteRequest,
         known: KnownTopic<'_>,
     ) -> Result<Vec<WrittenChange>, WriteError> {
-        let now = clock::wall();
-        let prepared = self.prepare(request, known.rules, now)?;
+        let outcome = self.attempt(request, known)?;
+        self.take_back(request, &outcome);
+        outcome.written()
+    }
+
+    /// Announces the changes, and writes the rules if all are announced. `Err`: nothing was written.
+    fn attempt(&mut self, request: &WriteRequest, known: KnownTopic<'_>) -> Result<WriteOutcome, WriteError> {
+        let prepared = self.prepare(request, known.rules, clock::wall())?;
         if self.producer.as_ref().is_none_or(TopicProducer::is_dead) {
             let properties = properties::of_writer(&self.configured);
             self.producer = Some(TopicProducer::new(&properties).map_err(WriteError::Refused)?);
         }
-        let Some(producer) = &self.producer else { return Err(WriteError::Stopping) };
-        let announced = prepared.iter().map(|change| self.announcement(change, &change.event));
-        for outcome in producer.write(&announced.collect::<Vec<_>>()) {
-            outcome.map_err(failed)?;
-        }
-        let written = self.write_rules(producer, request, &prepared, (known.identity, now));
-        if let Err(error) = &written {
-            self.take_back(producer, request, &prepared, error);
-        }
-        let offsets = written?;
-        let changes = prepared.into_iter().zip(offsets);
-        Ok(changes.map(|(change, offset)| WrittenChange { replaced: change.before, generation: offset + 1 }).collect())
+        let announcements = prepared.iter().map(|change| self.announcement(change, &change.event)).collect::<Vec<_>>();
+        let outcomes = self.send(&announcements);
+        let announced = outcomes.iter().map(|outcome| !matches!(outcome, Err(WriteError::Refused(_)))).collect();
+        let rules = match outcomes.into_iter().find_map(Result::err) {
+            Some(why) => vec![Err(why); prepared.len()],
+            None => self.write_rules(request, &prepared, known),
+        };
+        Ok(WriteOutcome { prepared, rules, announced })
+    }
+
+    /// Writes records with the producer, which is there.
+    fn send(&self, records: &[ListRecord<'_>]) -> Vec<Result<u64, WriteError>> {
+        let Some(producer) = &self.producer else { return vec![Err(WriteError::Stopping); records.len()] };
+        producer.write(records).into_iter().map(|outcome| outcome.map_err(failed)).collect()
     }
 
     fn prepare(&self, request: &WriteRequest, rules: &Rules, now: UnixMillis) -> Result<Vec<Prepared>, WriteError> {
@@ -175,27 +208,16 @@ impl TopicWriter {
         ListRecord { topic: &self.changes, partition: None, key: &change.key, value: Some(event), headers }
     }
 
-    /// Writes the rules, behind the identity of the topic if it has none. Returns the offsets.
+    /// Writes the rules, behind the identity of the topic if it has none. Returns the offset of each.
     fn write_rules(
-        &self,
-        producer: &TopicProducer,
+        &mut self,
         request: &WriteRequest,
         prepared: &[Prepared],
-        (identity, now): (Option<TopicIdentity>, UnixMillis),
-    ) -> Result<Vec<u64>, WriteError> {
-        let identity = match identity {
-            Some(identity) => identity,
-            None => {
-                let identity = TopicIdentity(random());
-                let provenance =
-                    Provenance { who: Some((*request.who).into()), when: Some(now), ..Provenance::default() };
-                let value = value::encode(&RuleValue { until: UnixMillis::NEVER, provenance });
-                let (key, partition) = (identity.key(), Some(PARTITION));
-                let record =
-                    ListRecord { topic: &self.topic, partition, key: &key, value: Some(&value), headers: Vec::new() };
-                producer.write(&[record]).into_iter().try_for_each(|outcome| outcome.map(drop)).map_err(failed)?;
-                identity
-            }
+        known: KnownTopic<'_>,
+    ) -> Vec<Result<u64, WriteError>> {
+        let (identity, first) = match self.identity(request, known) {
+            Ok(identity) => identity,
+            Err(why) => return vec![Err(why); prepared.len()],
         };
         let records = prepared.iter().map(|change| ListRecord {
             topic: &self.topic,
@@ -204,20 +226,67 @@ impl TopicWriter {
             value: change.value.as_deref(),
             headers: vec![(TOPIC_HEADER, identity.to_string())],
         });
-        producer.write(&records.collect::<Vec<_>>()).into_iter().collect::<Result<_, _>>().map_err(failed)
+        let is_behind =
+            |offset| if offset < first { Err(WriteError::LogChanged { offset, first }) } else { Ok(offset) };
+        let offsets: Vec<_> =
+            self.send(&records.collect::<Vec<_>>()).into_iter().map(|outcome| outcome.and_then(is_behind)).collect();
+        if offsets.iter().any(|outcome| matches!(outcome, Err(WriteError::LogChanged { .. }))) {
+            self.declared = None;
+        }
+        offsets
     }
 
-    /// Says on the audit topic that the announced changes may not have come. That this fails too is in the log.
-    fn take_back(&self, producer: &TopicProducer, request: &WriteRequest, prepared: &[Prepared], why: &WriteError) {
-        let (when, why) = (clock::wall(), why.to_string());
-        let changes = prepared.iter().zip(&request.changes);
-        let events: Vec<String> =
-            changes.map(|(change, wanted)| self.event(request, wanted, change, (when, Some(&why)))).collect();
-        let records: Vec<_> =
-            prepared.iter().zip(&events).map(|(change, event)| self.announcement(change, event)).collect();
-        if producer.write(&records).into_iter().any(|outcome| outcome.is_err()) {
+    /// The identity of the topic, and the first offset that a record of it can get now. Declares one if the topic has none.
+    fn identity(&mut self, request: &WriteRequest, known: KnownTopic<'_>) -> Result<(TopicIdentity, u64), WriteError> {
+        // Whoever has read that far and has found none has read another log.
+        self.declared = self.declared.filter(|at| known.identity.is_none() && known.generation <= at.offset);
+        if let Some(identity) = known.identity {
+            return Ok((identity, known.generation));
+        }
+        let at = match self.declared {
+            Some(at) => at,
+            None => self.declare(request)?,
+        };
+        self.declared = Some(at);
+        Ok((at.identity, known.generation.max(at.offset + 1)))
+    }
+
+    fn declare(&self, request: &WriteRequest) -> Result<Anchor, WriteError> {
+        let identity = TopicIdentity(random());
+        let provenance =
+            Provenance { who: Some((*request.who).into()), when: Some(clock::wall()), ..Provenance::default() };
+        let value = value::encode(&RuleValue { until: UnixMillis::NEVER, provenance });
+        let (key, partition) = (identity.key(), Some(PARTITION));
+        let record = ListRecord { topic: &self.topic, partition, key: &key, value: Some(&value), headers: Vec::new() };
+        let outcome = self.send(&[record]).pop().unwrap_or(Err(WriteError::Stopping));
+        outcome.map(|offset| Anchor { offset, identity })
+    }
+
+    /// Says on the audit topic which announced changes may not have come. That this fails too is in the log.
+    fn take_back(&self, request: &WriteRequest, outcome: &WriteOutcome) {
+        let when = clock::wall();
+        let changes = outcome.prepared.iter().zip(&request.changes).zip(&outcome.rules).zip(&outcome.announced);
+        let failed = changes.filter_map(|(((change, wanted), rule), is_announced)| {
+            let why = rule.as_ref().err().filter(|_why| *is_announced)?.to_string();
+            Some((change, self.event(request, wanted, change, (when, Some(&why)))))
+        });
+        let failed: Vec<_> = failed.collect();
+        let records: Vec<_> = failed.iter().map(|(change, event)| self.announcement(change, event)).collect();
+        if let Some(why) = self.send(&records).into_iter().find_map(Result::err) {
+            let why = why.to_string();
             tracing::error!(topic = &*self.changes, why, "that announced changes failed could not be written");
         }
+    }
+}
+
+impl WriteOutcome {
+    /// All changes, or why the first that failed did.
+    fn written(&self) -> Result<Vec<WrittenChange>, WriteError> {
+        let written = |(change, offset): (&Prepared, &Result<u64, WriteError>)| {
+            let generation = offset.clone()? + 1;
+            Ok(WrittenChange { replaced: change.before.clone(), generation })
+        };
+        self.prepared.iter().zip(&self.rules).map(written).collect()
     }
 }
 

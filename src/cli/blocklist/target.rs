@@ -181,7 +181,7 @@ impl KafkaTarget {
             request: None,
             changes: lines.into_iter().map(|numbered| numbered.change).collect(),
         };
-        let known = KnownTopic { rules: &self.rules, identity: self.identity };
+        let known = KnownTopic { rules: &self.rules, identity: self.identity, generation: self.generation };
         let written = self.writer.write(&request, known).map_err(|error| told(error.into()))?;
         changed.generation = written.iter().map(|written| written.generation).max().unwrap_or(self.generation);
         if self.identity.is_none() {
