@@ -10,9 +10,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
+use crate::blocklist::creation::AuditTopic;
+use crate::blocklist::creation::ListCreation;
 use crate::blocklist::follower::Follower;
 use crate::blocklist::follower::FollowerSetup;
-use crate::blocklist::follower::ListCreation;
 use crate::blocklist::lists::ListSources;
 use crate::blocklist::lists::Lists;
 use crate::blocklist::topic::BlocklistTopic;
@@ -92,6 +93,8 @@ struct Unfollowed {
     follower: Follower,
     writer: TopicWriter,
     jobs: mpsc::Receiver<WriteJob>,
+    /// Where the start makes it.
+    audit: Option<AuditTopic>,
 }
 
 impl Blocklists {
@@ -123,7 +126,14 @@ impl Blocklists {
                 metrics: metrics.topic(&topic),
                 lifecycle: lifecycle.clone(),
             };
+            let audit = |creation| AuditTopic {
+                topic: Arc::clone(&topic),
+                configured: kafka.clone(),
+                creation,
+                lifecycle: lifecycle.clone(),
+            };
             Unfollowed {
+                audit: creation.map(audit),
                 handle: BlocklistTopic::new(Arc::clone(&topic), Arc::clone(&view), applied, writes),
                 follower: Follower::new(setup),
                 writer: TopicWriter::new(topic, kafka.clone()),
@@ -157,9 +167,12 @@ impl Blocklists {
 
     /// Starts the threads of the topics. They are not waited for at the end: Kafka may not answer, and they hold nothing that is lost.
     pub(super) fn start(self) -> Result<(), ServeError> {
-        for Unfollowed { follower, writer, view, jobs, handle: _ } in self.topics {
+        for Unfollowed { follower, writer, view, jobs, audit, handle: _ } in self.topics {
             let _following = spawn("blocklist", move || follower.run())?;
             let _writing = spawn("blocklist-write", move || writer.run(&view, jobs))?;
+            if let Some(audit) = audit {
+                let _making = spawn("blocklist-audit", move || audit.make())?;
+            }
         }
         Ok(())
     }

@@ -78,12 +78,12 @@ pub(super) fn brokers(properties: &BTreeMap<String, String>) -> Result<usize, St
     Ok(metadata.brokers().len())
 }
 
-/// Makes the topic of rules and that of changes, as far as they are missing. `Err`: what failed.
+/// Makes the topic of changes, and that of rules before it where `with_rules`, as far as they are missing. `Err`: what failed.
 pub(super) fn create(
     properties: &BTreeMap<String, String>,
     topic: &str,
-    replicas: i32,
-    min_insync: Option<i32>,
+    with_rules: bool,
+    (replicas, min_insync): (i32, Option<i32>),
 ) -> Result<(), String> {
     let admin = admin(properties).map_err(|error| error.to_string())?;
     let min_insync = min_insync.unwrap_or_else(|| (replicas - 1).max(1)).to_string();
@@ -92,7 +92,8 @@ pub(super) fn create(
         let new = NewTopic::new(name, 1, TopicReplication::Fixed(replicas)).set("min.insync.replicas", &min_insync);
         settings.iter().fold(new, |new, (setting, value)| new.set(setting, value))
     };
-    let topics = [new(topic, &COMPACTED), new(&changes, &AUDIT)];
+    let rules = with_rules.then(|| new(topic, &COMPACTED));
+    let topics: Vec<_> = rules.into_iter().chain([new(&changes, &AUDIT)]).collect();
     let options = AdminOptions::new().operation_timeout(Some(CREATE_LIMIT)).request_timeout(Some(CREATE_LIMIT));
     let results = block_on(admin.create_topics(&topics, &options)).map_err(|error| error.to_string())?;
     let failed = results.into_iter().filter_map(Result::err);

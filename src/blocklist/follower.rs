@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::blocklist::consumer::Polled;
 use crate::blocklist::consumer::TopicConsumer;
 use crate::blocklist::consumer::TopicProblem;
+use crate::blocklist::creation::ListCreation;
 use crate::blocklist::describe;
 use crate::blocklist::lists::Lists;
 use crate::blocklist::properties;
@@ -73,13 +74,6 @@ const BEFORE_RECONNECT: Duration = Duration::from_millis(500);
 
 /// How many poison records one reading tells, and each minute after it; the others are counted.
 const POISON_TOLD_MAX: u64 = 10;
-
-/// How the topics are made if they are missing.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ListCreation {
-    pub(crate) replication_factor: Option<i32>,
-    pub(crate) min_insync_replicas: Option<i32>,
-}
 
 /// What a follower works with.
 #[derive(Debug)]
@@ -189,11 +183,13 @@ impl Follower {
                 Err(problem) => problem,
             };
             match (&problem, self.setup.creation) {
-                (TopicProblem::Missing, Some(creation)) => match self.create(creation, &mut replication) {
-                    Ok(true) => continue,
-                    Ok(false) => self.fail(problem.to_string()),
-                    Err(what) => self.fail(format!("the topic cannot be created: {what}")),
-                },
+                (TopicProblem::Missing, Some(creation)) => {
+                    match creation.create((&self.setup.topic, true), &self.setup.configured, &mut replication) {
+                        Ok(true) => continue,
+                        Ok(false) => self.fail(problem.to_string()),
+                        Err(what) => self.fail(format!("the topic cannot be created: {what}")),
+                    }
+                }
                 _ => self.fail(problem.to_string()),
             }
             self.show(None);
@@ -201,16 +197,6 @@ impl Follower {
                 return Err(Interrupted::Stopping);
             }
         }
-    }
-
-    /// Makes the topic and its audit topic. Returns whether it did: more brokers may be starting.
-    fn create(&self, creation: ListCreation, replication: &mut ReplicationFactor) -> Result<bool, String> {
-        let properties = properties::of_admin(&self.setup.configured);
-        let brokers = describe::brokers(&properties)?;
-        let Some(replicas) = replication.choose(brokers, clock::monotonic()) else { return Ok(false) };
-        describe::create(&properties, &self.setup.topic, replicas, creation.min_insync_replicas)?;
-        tracing::info!(topic = &*self.setup.topic, replicas, "the topics of the blocklist are created");
-        Ok(true)
     }
 
     /// Tells of partitions that are not read: a record there counts for nothing. Those of partition 0 hold all the same, so that a replica

@@ -1,5 +1,6 @@
 //! The blocklist's Kafka topic, with a real Kafka: changes as they come, and the decision after each thing that can happen to the topic.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 use std::time::Instant;
@@ -17,6 +18,7 @@ use serde_json::json;
 
 use crate::seeds::APP;
 use crate::support::bridge::Bridge;
+use crate::support::files::Files;
 use crate::support::http::Client;
 use crate::support::http::callback_target;
 use crate::support::kafka::Kafka;
@@ -26,6 +28,7 @@ use crate::support::wait;
 
 const COMMAND: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
 const REQUEST: Duration = Duration::from_secs(30);
+const TOKEN: &str = "0123456789abcdef-admin";
 const VALUE: &str = r#"{"who":"alice","when":"2026-05-28T20:26:40Z","source":"cli"}"#;
 
 /// A blocklist topic and whoever writes it.
@@ -324,6 +327,58 @@ fn a_topic_made_again_while_the_bridge_stands_still_is_read_again() {
         wait_for_state(&bridge, &name, "live");
         bridge.stop_in_order();
     }
+}
+
+/// A bridge in `journal` mode, which makes no topic of its own, and whose API takes [`TOKEN`].
+fn writable(kafka: &Kafka, topic: &str, files: &Files, args: &[&str]) -> Bridge {
+    let tokens = files.write("tokens", &format!("alice:{TOKEN}\n"));
+    let settings =
+        format!("callbacks.keep_accepting_ms = 0\nadmin.token_files = [{tokens:?}]\nblocklist.topic = {topic:?}\n");
+    Bridge::builder().brokers(&kafka.bootstrap()).args(args).settings(&settings).start()
+}
+
+/// Blocks a user through the API of the bridge at this address. Returns the status.
+fn block(admin: SocketAddr, user: &str) -> u16 {
+    let bearer = format!("Bearer {TOKEN}");
+    let target = format!("/blocklist/users/{user}");
+    let headers = [("Authorization", bearer.as_str())];
+    Client::connect(admin).unwrap().request("PUT", &target, &headers, b"").unwrap().status
+}
+
+#[test]
+fn a_change_that_is_acknowledged_while_its_topic_is_made_again_holds() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-lost-change";
+    let topic = Topic::make(kafka, name, "00000000000000c1", &[]);
+    kafka.create_topic(&format!("{name}-changes"), 1, 1);
+    (0..20).for_each(|number| topic.put(&format!("block\u{1f}other-{number}")));
+    let files = Files::new();
+    let bridge = writable(kafka, name, &files, &[]);
+    wait::until("bob is blocked", || block(bridge.admin, "bob") == 200);
+    assert_eq!(refused(&bridge), ["bob"]);
+    kafka.delete_topic(name);
+    wait_for_state(&bridge, name, "stale");
+    let admin = bridge.admin;
+    let asking = std::thread::spawn(move || wait::until("carol is blocked", || block(admin, "carol") == 200));
+    kafka.create_topic_with(name, 1, 1, &[("cleanup.policy", "compact")]);
+    asking.join().unwrap();
+    wait_until_refused(&bridge, &["carol"]);
+    wait_for_state(&bridge, name, "live");
+    assert_eq!((refused(&bridge), of_topic(&bridge, "poison_records", name)), (vec!["carol".to_owned()], 0.0));
+}
+
+#[test]
+fn an_audit_topic_that_alone_is_missing_is_made_at_the_start() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-audit-alone";
+    let _topic = Topic::make(kafka, name, "00000000000000c2", &[]);
+    let files = Files::new();
+    let bridge = writable(kafka, name, &files, &["--topic-prefix", name, "--create-topics"]);
+    wait::until("bob is blocked", || block(bridge.admin, "bob") == 200);
+    assert_eq!(refused(&bridge), ["bob"]);
+    let changes = kafka.describe(&format!("{name}-changes"));
+    assert_eq!((changes.partitions.len(), &*changes.configs["retention.ms"]), (1, "31536000000"));
+    bridge.stop_in_order();
 }
 
 #[test]
