@@ -309,6 +309,10 @@ impl Follower {
         let mut check: Option<LogCheck> = None;
         let mut checked = clock::monotonic();
         let mut is_in_doubt = false;
+        // Where nothing tells whether the log is the one that was read, time that the end of the reading took is none to read it again for.
+        if following.position().anchor.is_none() {
+            self.last_turn = checked;
+        }
         loop {
             let now = clock::monotonic();
             let turn = now.saturating_duration_since(self.last_turn);
@@ -540,5 +544,61 @@ impl LogCheck {
             Polled::Nothing | Polled::Unreadable(_) if now < self.deadline => Checked::Waiting,
             Polled::Nothing | Polled::Unreadable(_) | Polled::Dead(_) => Checked::Unknown,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::thread;
+
+    use prometheus::Registry;
+
+    use crate::blocklist::consumer::PARTITION;
+    use crate::blocklist::lists::ListSources;
+    use crate::blocklist::producer::ListRecord;
+    use crate::blocklist::producer::TopicProducer;
+    use crate::metrics::blocklist::BlocklistMetrics;
+    use crate::publish::embedded::EmbeddedBroker;
+
+    fn follower(configured: BTreeMap<String, String>, lifecycle: Lifecycle) -> Follower {
+        let metrics = BlocklistMetrics::register(&Registry::new()).expect("metrics");
+        Follower::new(FollowerSetup {
+            topic: "list".into(),
+            place: 0,
+            lists: Lists::new(vec![ListSources { files: Vec::new(), topic: Some(0) }], metrics.clone()),
+            configured,
+            creation: None,
+            view: Arc::new(ArcSwap::from_pointee(TopicView::unread())),
+            generation: watch::channel(0).0,
+            metrics: metrics.topic("list"),
+            lifecycle,
+        })
+    }
+
+    #[test]
+    fn a_topic_without_an_identity_whose_reading_ends_slowly_is_read_once() {
+        let broker = EmbeddedBroker::start(&[], 1, &["list".to_owned()]).expect("a broker");
+        let configured: BTreeMap<_, _> = [("bootstrap.servers".to_owned(), broker.bootstrap().to_owned())].into();
+        let (partition, value) = (Some(PARTITION), Some(r#"{"who":"alice","when":"2026-05-28T20:26:40Z"}"#));
+        let record = ListRecord { topic: "list", partition, key: "block\u{1f}bob", value, headers: Vec::new() };
+        let producer = TopicProducer::new(&properties::of_writer(&configured)).expect("a producer");
+        assert_eq!(producer.write(&[record]), [Ok(0)]);
+
+        let lifecycle = Lifecycle::new();
+        let mut follower = follower(configured, lifecycle.clone());
+        let consumer = follower.connect().unwrap_or_else(|_interrupted| panic!("a topic"));
+        let following = follower.read(&consumer).unwrap_or_else(|_interrupted| panic!("read"));
+        assert_eq!((following.rules().len(), following.position().anchor), (1, None));
+        // As if the rules had taken as long to build.
+        follower.last_turn = clock::monotonic().checked_sub(2 * STOOD_STILL).expect("a moment");
+        let stopping = thread::spawn(move || {
+            lifecycle.wait(Phase::Stopped, STOOD_STILL / 2);
+            lifecycle.enter(Phase::Stopped)
+        });
+        let ended = follower.keep_up(&consumer, following);
+        assert!(matches!(ended, Interrupted::Stopping), "it is read again");
+        stopping.join().expect("it stops");
     }
 }
