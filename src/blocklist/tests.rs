@@ -88,6 +88,24 @@ fn audit(configured: &BTreeMap<String, String>) -> Vec<(String, bool)> {
     events.iter().map(|event| (rule(event), event["data"]["failed"].is_string())).collect()
 }
 
+/// Each of the changes below is on record, with what it replaced and why.
+fn assert_announced(configured: &BTreeMap<String, String>) {
+    let events = values(configured, "list-changes");
+    let of = |event: &Value| {
+        let data = &event["data"];
+        (data["rule"].as_str().unwrap_or_default().to_owned(), data["before"].is_null(), data["after"].is_null())
+    };
+    let expected = [
+        ("block bob", true, false),
+        ("block eve", true, false),
+        ("block eve", false, true),
+        ("block bob", false, true),
+    ];
+    let expected = expected.map(|(rule, before, after)| (rule.to_owned(), before, after));
+    assert_eq!(events.iter().map(of).collect::<Vec<_>>(), expected);
+    assert_eq!((&events[3]["data"]["why"], &events[3]["data"]["request"]), (&"mistake".into(), &"r-1".into()));
+}
+
 #[test]
 fn a_change_is_announced_then_written_then_applied() {
     let (_broker, configured) = broker(&["list", "list-changes"]);
@@ -143,22 +161,18 @@ fn a_change_is_announced_then_written_then_applied() {
     assert_eq!((generation, blocks("bob")), (5, false), "the identity is declared once");
     assert_eq!(handle.view().generation, 5);
 
-    let events = values(&configured, "list-changes");
-    let of = |event: &Value| {
-        let data = &event["data"];
-        (data["rule"].as_str().unwrap_or_default().to_owned(), data["before"].is_null(), data["after"].is_null())
-    };
-    let expected = [
-        ("block bob", true, false),
-        ("block eve", true, false),
-        ("block eve", false, true),
-        ("block bob", false, true),
-    ];
-    let expected = expected.map(|(rule, before, after)| (rule.to_owned(), before, after));
-    assert_eq!(events.iter().map(of).collect::<Vec<_>>(), expected);
-    assert_eq!((&events[3]["data"]["why"], &events[3]["data"]["request"]), (&"mistake".into(), &"r-1".into()));
+    assert_announced(&configured);
     let read = read_topic(&configured, "list", LIMIT).expect("read");
     assert_eq!((read.rules().len(), read.position().next), (0, 5));
+
+    // The second waits for the writer while the first is written.
+    let [first, second] = [put("dan"), delete("dan")].map(|change| {
+        let handle = handle.clone();
+        runtime.spawn(async move { handle.write(request(vec![change])).await })
+    });
+    let written = runtime.block_on(async { [first.await, second.await] });
+    let replaced = written.map(|written| written.expect("it ends").expect("written").remove(0).replaced.is_some());
+    assert_eq!(replaced, [false, true]);
 
     lifecycle.enter(Phase::Stopped);
     following.join().expect("it ends with the process");

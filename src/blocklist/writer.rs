@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::hash::BuildHasher;
 use std::hash::RandomState;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
@@ -38,6 +40,10 @@ use crate::decide::topic::value;
 use crate::decide::topic::value::Provenance;
 use crate::decide::topic::value::RuleValue;
 use crate::decide::topic::value::VALUE_BYTES_MAX;
+
+/// How long the next request waits until the one before is applied here, so that it knows what it replaces.
+const APPLIED_LIMIT: Duration = Duration::from_millis(500);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
 /// What the topic holds, as far as the writer knows.
 #[derive(Debug, Clone, Copy)]
@@ -89,12 +95,13 @@ impl TopicWriter {
     /// Serves requests until nobody can ask any more. Only a topic whose every change is applied here is written: any other may have been
     /// made again.
     pub(crate) fn run(mut self, view: &ArcSwap<TopicView>, mut jobs: mpsc::Receiver<WriteJob>) {
+        let mut written = 0;
         while let Some((request, done)) = jobs.blocking_recv() {
             // Whoever has given up may ask again, and others may have changed the rule since.
             if done.is_closed() {
                 continue;
             }
-            let view = view.load_full();
+            let view = view_of(view, written);
             let outcome = match view.state {
                 TopicState::Reading => Err(WriteError::NotRead),
                 TopicState::Stale => Err(WriteError::Stale),
@@ -103,12 +110,14 @@ impl TopicWriter {
                     self.attempt(&request, known)
                 }
             };
-            let written = outcome.as_ref().map_err(WriteError::clone).and_then(WriteOutcome::written);
-            if let Err(error) = &written {
+            let changes = outcome.as_ref().map_err(WriteError::clone).and_then(WriteOutcome::written);
+            let generations = changes.iter().flatten().map(|change| change.generation);
+            written = generations.max().unwrap_or(0);
+            if let Err(error) = &changes {
                 tracing::warn!(topic = &*self.topic, %error, "a change of the blocklist failed");
             }
             // Who asked may have gone.
-            let _told = done.send(written);
+            let _told = done.send(changes);
             if let Ok(outcome) = outcome {
                 self.take_back(&request, &outcome);
             }
@@ -287,6 +296,18 @@ impl WriteOutcome {
             Ok(WrittenChange { replaced: change.before.clone(), generation })
         };
         self.prepared.iter().zip(&self.rules).map(written).collect()
+    }
+}
+
+/// The topic as this replica knows it, at `generation` or behind it if it gets there soon.
+fn view_of(view: &ArcSwap<TopicView>, generation: u64) -> Arc<TopicView> {
+    let deadline = clock::monotonic() + APPLIED_LIMIT;
+    loop {
+        let now = view.load_full();
+        if now.generation >= generation || now.state != TopicState::Live || clock::monotonic() >= deadline {
+            return now;
+        }
+        thread::sleep(BETWEEN_LOOKS);
     }
 }
 
