@@ -23,7 +23,7 @@ impl UnixMillis {
     }
 }
 
-/// The wall time now. It may jump; nothing but timestamps and expiry may depend on it.
+/// The wall time now. It may jump; nothing but timestamps, expiry and what a jump does no harm to may depend on it.
 #[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock")]
 pub fn wall() -> UnixMillis {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -22,6 +22,7 @@ use crate::blocklist::properties;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
 use crate::clock;
+use crate::clock::UnixMillis;
 use crate::decide::blocklist::Source;
 use crate::decide::blocklist::SourceKind;
 use crate::decide::fold::Anchor;
@@ -105,6 +106,10 @@ pub(crate) struct Follower {
     /// How many partitions the topic has, if not one.
     surplus: Option<usize>,
     last_turn: Instant,
+    /// The same two in wall time: the monotonic clock stands still while the machine is suspended. A jump costs no more than a look at the
+    /// topic, or one more full read.
+    fresh_wall: UnixMillis,
+    last_turn_wall: UnixMillis,
     /// Of the reading before, if it found some.
     undeclared: BTreeSet<TopicIdentity>,
     /// Half of the time that the topic keeps tombstones: whoever was away for longer may have missed some.
@@ -143,6 +148,8 @@ impl Follower {
             error: None,
             surplus: None,
             last_turn: clock::monotonic(),
+            fresh_wall: clock::wall(),
+            last_turn_wall: clock::wall(),
             undeclared: BTreeSet::new(),
             away_max: describe::DELETE_RETENTION / 2,
             told: 0,
@@ -281,7 +288,7 @@ impl Follower {
             }
             let now = clock::monotonic();
             if now.saturating_duration_since(self.last_turn) >= Duration::from_millis(100) {
-                self.last_turn = now;
+                self.turn(now, clock::wall());
                 self.show(None);
                 if self.setup.lifecycle.phase() >= Phase::Draining {
                     return Err(Interrupted::Stopping);
@@ -311,16 +318,15 @@ impl Follower {
         let mut is_in_doubt = false;
         // Where nothing tells whether the log is the one that was read, time that the end of the reading took is none to read it again for.
         if following.position().anchor.is_none() {
-            self.last_turn = checked;
+            self.turn(checked, clock::wall());
         }
         loop {
             let now = clock::monotonic();
-            let turn = now.saturating_duration_since(self.last_turn);
-            self.last_turn = now;
+            let turn = self.turn(now, clock::wall());
             if self.setup.lifecycle.phase() >= Phase::Draining {
                 return Interrupted::Stopping;
             }
-            if self.fresh.is_some_and(|fresh| now.saturating_duration_since(fresh) > self.away_max) {
+            if self.away(now) > self.away_max {
                 let why = "kafka was away for longer than half of the topic's delete.retention.ms";
                 return Interrupted::Reconnect(why.into());
             }
@@ -356,6 +362,21 @@ impl Follower {
             is_in_doubt |= was_stale && self.state == TopicState::Live;
             self.show(Some(&following));
         }
+    }
+
+    /// Begins a turn. Returns how long ago the one before began.
+    fn turn(&mut self, now: Instant, wall: UnixMillis) -> Duration {
+        let took = now.saturating_duration_since(self.last_turn).max(wall.since(self.last_turn_wall));
+        (self.last_turn, self.last_turn_wall) = (now, wall);
+        took
+    }
+
+    /// For how long something may be missing, as of the turn that began `now`.
+    fn away(&self, now: Instant) -> Duration {
+        let fresh = self
+            .fresh
+            .map(|fresh| now.saturating_duration_since(fresh).max(self.last_turn_wall.since(self.fresh_wall)));
+        fresh.unwrap_or_default()
     }
 
     /// Applies the records that have come, or waits for some.
@@ -414,7 +435,7 @@ impl Follower {
         if self.state != TopicState::Live {
             tracing::info!(topic = &*self.setup.topic, generation, "the blocklist topic is live");
         }
-        (self.state, self.fresh) = (TopicState::Live, Some(clock::monotonic()));
+        (self.state, self.fresh, self.fresh_wall) = (TopicState::Live, Some(clock::monotonic()), clock::wall());
         (self.error, self.unreadable) = (None, None);
     }
 
@@ -575,6 +596,18 @@ mod tests {
             metrics: metrics.topic("list"),
             lifecycle,
         })
+    }
+
+    #[test]
+    fn the_time_that_the_machine_is_suspended_counts() {
+        let mut follower = follower(BTreeMap::new(), Lifecycle::new());
+        follower.live(0);
+        let (now, wall) = (follower.last_turn, follower.fresh_wall);
+        follower.turn(now, wall);
+        // The monotonic clock stands still meanwhile.
+        let hour = UnixMillis(wall.0 + 3_600_000);
+        assert_eq!(follower.turn(now, hour), Duration::from_hours(1));
+        assert_eq!((follower.turn(now, hour), follower.away(now)), (Duration::ZERO, Duration::from_hours(1)));
     }
 
     #[test]
