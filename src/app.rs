@@ -31,6 +31,8 @@ use crate::config::Config;
 use crate::follow::tls::TlsFilesError;
 use crate::follow::tokens::BadTokenFiles;
 use crate::http::listener;
+use crate::http::workers;
+use crate::http::workers::Workers;
 use crate::journal::commit;
 use crate::journal::durable::JournalError;
 use crate::lifecycle::Lifecycle;
@@ -113,9 +115,8 @@ impl ServeError {
 pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, ServeError> {
     let passed = systemd::passed_sockets().map_err(ServeError::Passed)?;
     system::raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.workers)
-        .thread_name("callbacks")
+    // For what is rare: it accepts connections, and waits for signals.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(ServeError::system("the runtime"))?;
@@ -124,6 +125,7 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, Se
         let _inside = runtime.enter();
         stop::Signals::register(reload).map_err(ServeError::system("signal handling"))?
     };
+    let workers = workers::UnstartedWorkers::new(config.workers).map_err(ServeError::system("the workers"))?;
     let registry = Registry::new();
     log.metrics().register(&registry).map_err(ServeError::Metrics)?;
     let config_to_build = config.clone();
@@ -135,7 +137,7 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, Se
     // Ends with this function: behind everything that uses it.
     let _embedded = built.embedded.take();
     // From here on things run.
-    let running = start(built, &runtime, reloads, log)?;
+    let running = start(built, &runtime, workers, reloads, log)?;
     Ok(stop::run_until_stopped(runtime, running, signals, config))
 }
 
@@ -163,6 +165,7 @@ fn serve_admin(admin: Admin, listener: TcpListener) -> Result<JoinHandle<()>, Se
 pub(crate) struct Running {
     built: build::Served,
     serving: oneshot::Receiver<()>,
+    workers: Workers,
     pump: Pumping,
     /// Of the journal on disk: behind the pump.
     committer_ended: Option<oneshot::Receiver<()>>,
@@ -181,7 +184,13 @@ struct Pumping {
     delivered: IntCounter,
 }
 
-fn start(built: Built, runtime: &Runtime, reloads: Receiver<()>, log: &LogWriter) -> Result<Running, ServeError> {
+fn start(
+    built: Built,
+    runtime: &Runtime,
+    workers: workers::UnstartedWorkers,
+    reloads: Receiver<()>,
+    log: &LogWriter,
+) -> Result<Running, ServeError> {
     let Built { served, publishing, journaling, readying, admin, following, blocklists, listeners, embedded: _ } =
         built;
     // Not waited for at the end: it may be reading from a disk that does not answer.
@@ -196,6 +205,7 @@ fn start(built: Built, runtime: &Runtime, reloads: Receiver<()>, log: &LogWriter
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
         spawn("topics", move || watch_topics(&readying, &topics_client, &served, &control, &thread))?
     };
+    let workers = workers.start(&served.lifecycle, std::future::pending).map_err(ServeError::system("the workers"))?;
     let (done, serving) = oneshot::channel();
     let serve = {
         let _inside = runtime.enter();
@@ -205,6 +215,7 @@ fn start(built: Built, runtime: &Runtime, reloads: Receiver<()>, log: &LogWriter
             service: Arc::clone(&served.service),
             preamble: Arc::clone(&served.preamble),
             limits: served.limits,
+            workers: workers.handles().to_vec(),
         };
         listener::serve(listener, setup, served.lifecycle.clone())
     };
@@ -214,7 +225,7 @@ fn start(built: Built, runtime: &Runtime, reloads: Receiver<()>, log: &LogWriter
         // Nobody listens any more when the stop ran out of time.
         let _ = done.send(());
     });
-    Ok(Running { built: served, serving, pump, committer_ended, is_journal_persistent, admin })
+    Ok(Running { built: served, serving, workers, pump, committer_ended, is_journal_persistent, admin })
 }
 
 /// Starts the journal's threads. When the disk fails, they end the process: what was not acknowledged is nobody's loss, and what was is

@@ -124,7 +124,7 @@ pub struct OfficialAccountMessage<'a> {
     pub online_only: Option<Flag>,
     /// Its elements.
     #[serde(borrow, default, rename = "MsgBody")]
-    pub body: Option<List<'a>>,
+    pub body: Option<JsonArray<'a>>,
     /// What the application put beside it.
     #[serde(borrow, default, rename = "CloudCustomData")]
     pub custom_data: Option<LossyText<'a>>,
@@ -181,7 +181,7 @@ pub struct Flag(pub bool);
 /// A JSON array, as it stands there.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(transparent)]
-pub struct List<'a>(pub &'a RawValue);
+pub struct JsonArray<'a>(pub &'a RawValue);
 
 /// `EventTime`, in milliseconds since the Unix epoch; `None` where it is absent or cannot be read, which is no reason to reject.
 ///
@@ -246,7 +246,7 @@ impl<'de> Deserialize<'de> for Flag {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
+impl<'de: 'a, 'a> Deserialize<'de> for JsonArray<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let raw = <&RawValue>::deserialize(deserializer)?;
         if raw.get().starts_with('[') { Ok(Self(raw)) } else { Err(de::Error::custom("expected an array")) }

@@ -20,7 +20,7 @@ pub enum Kind {
 /// of a list, `[]` is each; `?` at the end says that callbacks without it are no exception. `+` at the end says the same of a field that
 /// was added to a dedupe key: a callback that has none of them keeps the `id` it would have without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RecordKey {
+pub enum SubjectKey {
     /// What stands in this field.
     Field(&'static str),
     /// What stands in the first of two fields, or else in the second.
@@ -105,7 +105,7 @@ pub enum Form {
 struct Row {
     name: &'static str,
     kind: Kind,
-    key: RecordKey,
+    key: SubjectKey,
     dedupe: Dedupe,
     time: Time,
     asks: Asks,
@@ -114,20 +114,20 @@ struct Row {
     is_batch: bool,
 }
 
-const ACCOUNT: RecordKey = field("Official_Account");
-const GROUP: RecordKey = field("GroupId");
-const FROM: RecordKey = field("From_Account");
-const PAIR: RecordKey = RecordKey::Pair("From_Account", "To_Account");
-const TO: RecordKey = field("To_Account");
-const OWNER: RecordKey = field("Owner_Account");
-const CREATOR: RecordKey = RecordKey::First("Owner_Account", "Operator_Account");
-const OF_TOPIC: RecordKey = RecordKey::First("GroupId", "Operator_Account");
-const READERS: RecordKey = RecordKey::Pair("Report_Account", "Peer_Account");
-const FIRST: RecordKey = field("PairList[0].From_Account");
-const STATE_OF: RecordKey = field("Info.To_Account");
-const CALL: RecordKey = field("CallRecord.CallId");
-const ROOM: RecordKey = field("RoomId");
-const APP: RecordKey = RecordKey::App;
+const ACCOUNT: SubjectKey = field("Official_Account");
+const GROUP: SubjectKey = field("GroupId");
+const FROM: SubjectKey = field("From_Account");
+const PAIR: SubjectKey = SubjectKey::Pair("From_Account", "To_Account");
+const TO: SubjectKey = field("To_Account");
+const OWNER: SubjectKey = field("Owner_Account");
+const CREATOR: SubjectKey = SubjectKey::First("Owner_Account", "Operator_Account");
+const OF_TOPIC: SubjectKey = SubjectKey::First("GroupId", "Operator_Account");
+const READERS: SubjectKey = SubjectKey::Pair("Report_Account", "Peer_Account");
+const FIRST: SubjectKey = field("PairList[0].From_Account");
+const STATE_OF: SubjectKey = field("Info.To_Account");
+const CALL: SubjectKey = field("CallRecord.CallId");
+const ROOM: SubjectKey = field("RoomId");
+const APP: SubjectKey = SubjectKey::App;
 
 const BODY: Dedupe = Dedupe::Body;
 // With both accounts: one message sent to many users has one MsgKey.
@@ -232,13 +232,13 @@ const TABLE: &[Row; Command::COUNT] = &[
     before("Live.CallbackBeforeSendGift",                               ROOM,     BODY,          MS), // 72210
 ];
 
-const fn after(name: &'static str, key: RecordKey, dedupe: Dedupe, time: Time) -> Row {
+const fn after(name: &'static str, key: SubjectKey, dedupe: Dedupe, time: Time) -> Row {
     let (asks, shape) = (Asks::Nobody, Shape::Plain);
     Row { name, kind: Kind::After, key, dedupe, time, asks, shape, form: None, is_batch: false }
 }
 
 /// Asks, and is always answered with the plain OK.
-const fn before(name: &'static str, key: RecordKey, dedupe: Dedupe, time: Time) -> Row {
+const fn before(name: &'static str, key: SubjectKey, dedupe: Dedupe, time: Time) -> Row {
     Row { kind: Kind::Before, ..after(name, key, dedupe, time) }
 }
 
@@ -257,8 +257,8 @@ impl Row {
     }
 }
 
-const fn field(path: &'static str) -> RecordKey {
-    RecordKey::Field(path)
+const fn field(path: &'static str) -> SubjectKey {
+    SubjectKey::Field(path)
 }
 
 const fn fields(paths: &'static [&'static str]) -> Dedupe {
@@ -333,7 +333,7 @@ impl Command {
     }
 
     /// What it is about.
-    pub const fn key(self) -> RecordKey {
+    pub const fn key(self) -> SubjectKey {
         self.row().key
     }
 

@@ -55,7 +55,7 @@ pub(crate) fn notify(notice: Notice) {
         socket.send_to_addr(notice.to_string().as_bytes(), &address)
     };
     if let Err(error) = sent() {
-        tracing::warn!(%error, ?notice, "the service manager (NOTIFY_SOCKET) could not be told");
+        tracing::warn!(%error, ?notice, "the service manager (NOTIFY_SOCKET) could not be notified");
     }
 }
 

@@ -356,7 +356,7 @@ fn preamble(callbacks: &Callbacks, tls: Option<&TlsFiles>) -> Preamble {
 fn limits(config: &Config, journal: Option<&Gauge>) -> ConnectionLimits {
     let callbacks = &config.callbacks;
     let journal_files = journal.map_or(0, |journal| journal.bytes_max() / config.journal.segment_bytes);
-    let connections_max = system::connections_max(callbacks.connections_max, journal_files);
+    let connections_max = system::connections_max(callbacks.connections_max, config.workers, journal_files);
     let is_direct = callbacks.proxies.0.is_empty();
     let per_peer_default = is_direct.then(|| (connections_max / PEER_SHARE).max(PEER_LEAST));
     ConnectionLimits {
@@ -436,7 +436,7 @@ pub(super) fn open_journal(
     let opened = durable::open(&config.journal, config.queue, ledger, shares, metrics).map_err(ServeError::Journal)?;
     let dir = config.journal.dir.display();
     if let Some(it) = opened.is_gone_with {
-        tracing::warn!(%dir, "the journal is on no disk of its own: it survives this process, not this {it}");
+        tracing::warn!(%dir, "the journal is not on a lasting disk: it survives this process, but not this {it}");
     }
     if let Some(mode) = opened.mode_for_others {
         let mode = format!("{mode:04o}");
@@ -444,10 +444,10 @@ pub(super) fn open_journal(
         tracing::warn!(%dir, mode, advice, "the journal's directory lets group or others in");
     }
     for (name, offset) in &opened.found.torn {
-        tracing::info!(%dir, name, offset, "the journal ends in a write that was cut off; it was not acknowledged");
+        tracing::info!(%dir, name, offset, "the journal ends in a torn write, which was not acknowledged");
     }
     for damage in &opened.found.damage {
-        tracing::error!(%dir, %damage, "the journal is damaged; going on with what can be read");
+        tracing::error!(%dir, %damage, "the journal is damaged; continuing with the readable captures");
     }
     let RecoveryReport { counted, uncounted, read_bytes, .. } = opened.found;
     let took_ms = u64::try_from(clock::monotonic().duration_since(began).as_millis()).unwrap_or(u64::MAX);

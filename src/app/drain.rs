@@ -183,7 +183,9 @@ impl Drain {
         lifecycle.enter(Phase::Recording);
         let is_recorded = stop::until(clock::monotonic() + RECORD_END, &mut committer_ended).await.is_some();
         if !is_recorded {
-            tracing::warn!("what was delivered could not be recorded in time; some of it is delivered again next time");
+            tracing::warn!(
+                "deliveries were not recorded in time; some callbacks are delivered again by the next drain"
+            );
         }
         super::say(&ledger.read().to_string());
         let left = gauge.undelivered();
@@ -256,7 +258,7 @@ impl Sorter {
             Ok::<(), JournalError>(())
         });
         if let Err(error) = counted {
-            tracing::error!(%error, "what is left cannot be read");
+            tracing::error!(%error, "the remaining captures cannot be read");
         }
         for (topic, captures) in of_topics {
             let name = self.topics.names().get(topic).map_or("", String::as_str);

@@ -79,7 +79,7 @@ impl Signals {
         tokio::select! {
             started = start => Some(started),
             name = self.next() => {
-                tracing::info!(signal = name, "ending before it has started");
+                tracing::info!(signal = name, "stopped before the start was complete");
                 systemd::notify(Notice::Stopping);
                 say(&Ledger::default().read().to_string());
                 None
@@ -102,7 +102,7 @@ impl Signals {
                 _ = self.user1.recv() => "SIGUSR1",
                 _ = self.user2.recv() => "SIGUSR2",
             };
-            tracing::info!(signal = ignored, "signal without a meaning here; going on");
+            tracing::info!(signal = ignored, "signal ignored");
         }
     }
 }
@@ -128,7 +128,8 @@ pub(super) fn run_until_stopped(
     // After a second signal too.
     running.built.lifecycle.enter(Phase::Stopped);
     // Requests that are still there end here, and are counted as broken off.
-    runtime.shutdown_timeout(WORKERS_END);
+    running.workers.join(WORKERS_END);
+    drop(runtime);
     // A panic there has ended the process already.
     let _joined = running.admin.join();
     let balance = running.built.ledger.read();
@@ -138,17 +139,13 @@ pub(super) fn run_until_stopped(
             Ack::Memory => "they were answered",
             Ack::Journal | Ack::Broker => "of these, only questions were answered 200",
         };
-        tracing::warn!(
-            waiting = gone,
-            answered,
-            "callbacks are not known to be in kafka, and are gone with this process"
-        );
+        tracing::warn!(waiting = gone, answered, "callbacks without a delivery report are lost with this process");
     }
     if balance.waiting_journal > 0 {
         let (waiting, is_persistent) = (balance.waiting_journal, running.is_journal_persistent);
         let fate =
             if is_persistent { "the next start delivers them" } else { "they are lost with it: it is not persistent" };
-        tracing::warn!(waiting, fate, "callbacks are in the journal and not known to be in kafka");
+        tracing::warn!(waiting, fate, "undelivered callbacks stay in the journal");
     }
     say(&balance.to_string());
     ended
@@ -176,9 +173,7 @@ async fn stop(running: &mut Running, config: &Config) {
     if let Some(committer_ended) = &mut running.committer_ended
         && until(deadline + RECORD_LAST, committer_ended).await.is_none()
     {
-        tracing::warn!(
-            "what was delivered could not be recorded in time; some of it is delivered again after the next start"
-        );
+        tracing::warn!("deliveries were not recorded in time; some callbacks are delivered again after the next start");
     }
 }
 

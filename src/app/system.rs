@@ -15,8 +15,10 @@ use crate::http::listener::TURNED_AWAY_MAX;
 const ADMIN: u64 = 65;
 /// Of Kafka's client: a socket and a pipe for each of 20 brokers, twice while a producer is replaced.
 const KAFKA: u64 = 120;
-/// Of everything else: streams, listeners, the runtime and its signals, a file that is read again, the journal's directory and its spares.
-const OTHERS: u64 = 44;
+/// Of each worker: what its runtime polls with, and how it hears of signals.
+const WORKER: u64 = 4;
+/// Of everything else: streams, listeners, signals, a file that is read again, the journal's directory and its spares.
+const OTHERS: u64 = 40;
 /// For callbacks there is this part of the limit at least, however low it is.
 const CONNECTIONS_PART: u64 = 4;
 
@@ -35,11 +37,11 @@ pub(super) fn raise_descriptor_limit() {
 }
 
 /// How many connections of callbacks there may be: `configured`, or as many as the limit of file descriptors leaves beside those that
-/// a journal of `journal_files` and the rest need.
-pub(super) fn connections_max(configured: usize, journal_files: u64) -> usize {
+/// `workers` and a journal of `journal_files` need.
+pub(super) fn connections_max(configured: usize, workers: usize, journal_files: u64) -> usize {
     // Without a limit there is no need to clamp.
     let Some(limit) = getrlimit(Resource::Nofile).current else { return configured };
-    let reserved = reserved(journal_files);
+    let reserved = reserved(workers, journal_files);
     let connections_max = clamped(configured, limit, reserved);
     if connections_max < configured {
         tracing::warn!(
@@ -54,8 +56,11 @@ pub(super) fn connections_max(configured: usize, journal_files: u64) -> usize {
     connections_max
 }
 
-const fn reserved(journal_files: u64) -> u64 {
-    (ADMIN + KAFKA + TURNED_AWAY_MAX as u64 + OTHERS).saturating_add(journal_files)
+fn reserved(workers: usize, journal_files: u64) -> u64 {
+    let workers = u64::try_from(workers).unwrap_or(u64::MAX);
+    (ADMIN + KAFKA + TURNED_AWAY_MAX as u64 + OTHERS)
+        .saturating_add(workers.saturating_mul(WORKER))
+        .saturating_add(journal_files)
 }
 
 fn clamped(configured: usize, limit: u64, reserved: u64) -> usize {
@@ -69,8 +74,8 @@ mod tests {
 
     #[test]
     fn connections_leave_the_reserve_and_have_a_quarter_at_least() {
-        assert_eq!(reserved(0), 485);
-        assert_eq!(reserved(256), 741);
+        assert_eq!(reserved(2, 0), 489);
+        assert_eq!(reserved(2, 256), 745);
         assert_eq!(clamped(10_000, 1_048_576, 489), 10_000);
         assert_eq!(clamped(10_000, 4096, 489), 3607);
         assert_eq!(clamped(100, 4096, 489), 100);

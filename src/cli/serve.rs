@@ -18,8 +18,8 @@ use crate::app::ServeError;
 use crate::app::stop::RunEnd;
 use crate::app::system;
 use crate::config;
-use crate::config::Log;
 use crate::config::LogFormat;
+use crate::config::LogSettings;
 use crate::config::flags::Flags;
 use crate::config::problem::Problem;
 use crate::logging::LogWriter;
@@ -55,7 +55,11 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
 }
 
 /// Runs a command with a log on stderr. `dumps` is whether core dumps could be forbidden.
-pub(super) fn with_log(log: &Log, dumps: io::Result<()>, command: impl FnOnce(&LogWriter) -> ExitCode) -> ExitCode {
+pub(super) fn with_log(
+    log: &LogSettings,
+    dumps: io::Result<()>,
+    command: impl FnOnce(&LogWriter) -> ExitCode,
+) -> ExitCode {
     let log = match start_log(log) {
         Ok(log) => log,
         Err(failure) => {
@@ -126,7 +130,7 @@ fn exit_code(problems: &[Problem]) -> u8 {
 }
 
 /// Logs go to stderr: stdout is for the addresses and the ledger.
-fn start_log(log: &Log) -> Result<LogWriter, ServeError> {
+fn start_log(log: &LogSettings) -> Result<LogWriter, ServeError> {
     let on_terminal = io::stderr().is_terminal();
     let failed = |source| ServeError::System { what: "the log", source };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;

@@ -77,7 +77,7 @@ pub(crate) struct Config {
     pub(crate) decide: Decide,
     pub(crate) queue: Bounds,
     pub(crate) journal: durable::Settings,
-    pub(crate) log: Log,
+    pub(crate) log: LogSettings,
     /// What is probably a mistake, but keeps nothing from running.
     #[serde(skip)]
     pub(crate) warnings: Vec<String>,
@@ -240,7 +240,7 @@ pub(crate) struct Decide {
 /// What is logged, and how.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Log {
+pub(crate) struct LogSettings {
     pub(crate) format: LogFormat,
     /// In the syntax of tracing's `EnvFilter`.
     #[serde(deserialize_with = "values::filter")]
@@ -373,7 +373,7 @@ impl Default for Decide {
     }
 }
 
-impl Default for Log {
+impl Default for LogSettings {
     fn default() -> Self {
         Self { format: LogFormat::Auto, filter: "info".to_owned() }
     }

@@ -24,8 +24,8 @@ use crate::config::Callbacks;
 use crate::config::Config;
 use crate::config::Decide;
 use crate::config::EnvelopeSettings;
-use crate::config::Log;
 use crate::config::LogFormat;
+use crate::config::LogSettings;
 use crate::config::PublishSettings;
 use crate::config::TopicSettings;
 use crate::config::flags::Flags;
@@ -217,7 +217,7 @@ fn paths() -> Vec<String> {
         within::<Decide>("decide."),
         within::<Bounds>("queue."),
         within::<durable::Settings>("journal."),
-        within::<Log>("log."),
+        within::<LogSettings>("log."),
     ]
     .concat();
     let is_section = |path: &str| {

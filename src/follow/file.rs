@@ -217,7 +217,7 @@ impl<C: Content> FollowedFile<C> {
 
     fn succeed(&mut self, content: C) -> PollResult {
         if self.failing.take().is_some() {
-            tracing::info!(kind = C::KIND, file = %self.path.display(), "file is good now");
+            tracing::info!(kind = C::KIND, file = %self.path.display(), "file is valid again");
         }
         self.changing = None;
         self.last_good = Some(Arc::new(content));
@@ -231,9 +231,9 @@ impl<C: Content> FollowedFile<C> {
         }
         let file = self.path.display();
         if self.last_good.is_some() {
-            tracing::error!(kind = C::KIND, %file, failure, "file cannot be used; what it last held stays in force");
+            tracing::error!(kind = C::KIND, %file, failure, "file cannot be used; its last good content stays in force");
         } else {
-            tracing::error!(kind = C::KIND, %file, failure, "file cannot be used, and never could since the start");
+            tracing::error!(kind = C::KIND, %file, failure, "file cannot be used; it has had no good content since the start");
         }
         self.failing = Some(failure);
         PollResult::Failed

@@ -104,7 +104,7 @@ impl Reloaded {
         let is_failure = !self.failed.is_empty();
         let (read, failed) = (list(self.read), list(self.failed));
         if is_failure {
-            tracing::warn!(read, failed, "reloaded by SIGHUP; what could not be used stays as it was");
+            tracing::warn!(read, failed, "reloaded by SIGHUP; files that cannot be used keep their last good content");
         } else if read.is_empty() {
             tracing::info!("nothing to reload by SIGHUP: there are no files");
         } else {

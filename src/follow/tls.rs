@@ -204,7 +204,7 @@ impl TlsFiles {
                 self.is_bad = true;
                 self.metrics.file_errors.inc();
                 let shown = &error as &dyn Error;
-                tracing::error!(error = shown, "tls files cannot be used; what they last held stays in force");
+                tracing::error!(error = shown, "tls files cannot be used; the last good ones stay in force");
                 Err(error)
             }
         }

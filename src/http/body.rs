@@ -196,7 +196,7 @@ impl BodyBudget {
             tracing::warn!(
                 bytes_max,
                 is_question = kind == Kind::Before,
-                "too many bodies are on their way; some are refused"
+                "the budget for bodies in transit is used up; some callbacks are refused"
             );
         }
     }

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use prometheus::IntCounter;
 use prometheus::IntGauge;
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::task::Id;
 use tokio::task::JoinSet;
@@ -58,6 +59,7 @@ pub(super) struct Connections {
     epoch: Instant,
     open: HashMap<Id, OpenConnection>,
     peers: Peers,
+    workers: Vec<Worker>,
     tasks: JoinSet<()>,
     spare: EvictionCandidates,
     gauge: IntGauge,
@@ -70,6 +72,8 @@ struct OpenConnection {
     progress: Progress,
     abort: AbortHandle,
     began: Instant,
+    /// Which worker has it.
+    worker: usize,
     /// Under whom it is counted among the peers.
     peer: Option<IpAddr>,
 }
@@ -104,17 +108,31 @@ enum EvictionKind {
     Used,
 }
 
+/// A worker, and how many connections it has.
+#[derive(Debug)]
+struct Worker {
+    handle: Handle,
+    open: usize,
+}
+
 /// A place for a connection, and under whom it is counted among the peers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConnectionSlot(Option<IpAddr>);
 
 impl Connections {
-    pub(super) fn new(limits: ConnectionLimits, epoch: Instant, gauge: IntGauge, evicted: IntCounter) -> Self {
+    pub(super) fn new(
+        limits: ConnectionLimits,
+        workers: Vec<Handle>,
+        epoch: Instant,
+        gauge: IntGauge,
+        evicted: IntCounter,
+    ) -> Self {
         Self {
             limits,
             epoch,
             open: HashMap::new(),
             peers: Peers::default(),
+            workers: workers.into_iter().map(|handle| Worker { handle, open: 0 }).collect(),
             tasks: JoinSet::new(),
             spare: EvictionCandidates::default(),
             gauge,
@@ -141,18 +159,21 @@ impl Connections {
         Some(ConnectionSlot(peer.map(|(peer, _max)| peer)))
     }
 
-    /// Drives a connection.
+    /// Drives a connection on the worker that has the fewest.
     pub(super) fn begin<F>(&mut self, place: ConnectionSlot, now: Instant, drive: impl FnOnce(Progress) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        let fewest = self.workers.iter_mut().enumerate().min_by_key(|(_, worker)| worker.open);
+        let Some((worker, Worker { handle, open })) = fewest else { return };
+        *open += 1;
         let ConnectionSlot(peer) = place;
         if let Some(peer) = peer {
             self.peers.enter(peer);
         }
         let progress = Progress::new(self.epoch, now);
-        let abort = self.tasks.spawn(drive(progress.clone()));
-        self.open.insert(abort.id(), OpenConnection { progress, abort, began: now, peer });
+        let abort = self.tasks.spawn_on(drive(progress.clone()), handle);
+        self.open.insert(abort.id(), OpenConnection { progress, abort, began: now, worker, peer });
         self.show();
     }
 
@@ -245,6 +266,9 @@ impl Connections {
 
     fn forget(&mut self, id: Id) {
         let Some(open) = self.open.remove(&id) else { return };
+        if let Some(worker) = self.workers.get_mut(open.worker) {
+            worker.open -= 1;
+        }
         self.peers.leave(open.peer);
         self.show();
     }

@@ -18,6 +18,7 @@ use socket2::Type;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::time;
 use tokio::time::MissedTickBehavior;
@@ -80,6 +81,8 @@ pub(crate) struct ListenerSetup {
     pub(crate) service: Arc<Service>,
     pub(crate) preamble: Arc<Preamble>,
     pub(crate) limits: ConnectionLimits,
+    /// Where connections are driven.
+    pub(crate) workers: Vec<Handle>,
 }
 
 /// Serves until the process is in [`Phase::Closing`], and then until the last connection has ended.
@@ -104,7 +107,7 @@ pub(crate) async fn serve(listener: TcpListener, setup: ListenerSetup, lifecycle
             Err(error) => {
                 server.service.intake.metrics.accept_errors.inc();
                 if server.accept_log.permits(clock::monotonic()) {
-                    tracing::warn!(%error, "could not accept connections; they wait");
+                    tracing::warn!(%error, "connections cannot be accepted; they wait in the backlog");
                 }
                 time::sleep(ACCEPT_REST).await;
             }
@@ -134,12 +137,13 @@ struct Server {
 
 impl Server {
     fn new(setup: ListenerSetup) -> Self {
-        let ListenerSetup { service, preamble, limits } = setup;
+        let ListenerSetup { service, preamble, limits, workers } = setup;
         let metrics = &service.intake.metrics;
         let shortest = limits.head_timeout.min(limits.write_timeout).min(limits.idle_timeout);
         Self {
             connections: Connections::new(
                 limits,
+                workers,
                 clock::monotonic(),
                 metrics.connections.clone(),
                 metrics.connections_evicted.clone(),
@@ -159,7 +163,7 @@ impl Server {
         let is_proxy = self.preamble.proxies.contain(peer.ip());
         if !is_proxy && self.service.senders.as_ref().is_some_and(|senders| !senders.allowed.contain(peer.ip())) {
             metrics.unopened_sender.inc();
-            tracing::debug!(%peer, "connection from elsewhere than the configured senders and proxies");
+            tracing::debug!(%peer, "connection from outside callbacks.senders and callbacks.proxies");
             return;
         }
         let now = clock::monotonic();
@@ -215,7 +219,7 @@ impl Server {
     }
 }
 
-/// Serves one connection.
+/// Serves one connection, on the runtime of the worker that polls it.
 async fn drive(
     stream: TcpStream,
     peer: SocketAddr,
@@ -223,7 +227,14 @@ async fn drive(
     service: Arc<Service>,
     progress: Progress,
 ) {
-    let Some((stream, peer)) = open(stream, peer, &preamble, &service).await else { return };
+    let opened = match here(stream) {
+        Ok(stream) => open(stream, peer, &preamble, &service).await,
+        Err(error) => {
+            tracing::debug!(%error, %peer, "connection not taken up");
+            None
+        }
+    };
+    let Some((stream, peer)) = opened else { return };
     if !progress.enter(ConnectionPhase::Silent) {
         return;
     }
@@ -233,11 +244,16 @@ async fn drive(
             service.intake.metrics.not_http.inc();
             if service.not_http_log.permits(clock::monotonic()) {
                 let peer = peer.address;
-                tracing::warn!(%error, %peer, "a request cannot be read as HTTP/1.1; a callback in it is lost");
+                tracing::warn!(%error, %peer, "a request is not valid HTTP/1.1; if it was a callback, it is lost");
             }
         }
         tracing::debug!(%error, peer = %peer.address, "connection ended");
     }
+}
+
+/// Gives a socket to the runtime of this thread.
+fn here(stream: TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(stream.into_std()?)
 }
 
 /// Brings a connection as far as HTTP.

@@ -10,3 +10,4 @@ mod proxy;
 pub(crate) mod reply;
 pub(crate) mod service;
 pub(crate) mod tls;
+pub(crate) mod workers;

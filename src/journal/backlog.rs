@@ -17,6 +17,7 @@ use super::entry::Ticket;
 use super::entry::Undelivered;
 use super::log::Seq;
 use super::queue::Queue;
+use super::room::Held;
 use super::stored::Stored;
 
 /// How many captures in memory are read again at a time.
@@ -181,7 +182,7 @@ impl Memory {
         for (ticket, topic) in &settled.moved {
             let entry = self.entries.get_mut(&ticket.position.seq).filter(|entry| entry.topic != Some(*topic));
             if let Some(entry) = entry
-                && self.queue.move_share((entry.topic, *topic), self.queue.of_queued(entry.cost_bytes), || true)
+                && self.queue.move_share((entry.topic, *topic), Held::queued(entry.cost_bytes), || true)
             {
                 entry.topic = Some(*topic);
             }
@@ -189,7 +190,7 @@ impl Memory {
         let (mut freed, mut delivered, mut late) = (Vec::new(), 0, 0);
         for ticket in &settled.delivered {
             let Some(mut entry) = self.entries.remove(&ticket.position.seq) else { continue };
-            freed.push((entry.topic, self.queue.of_queued(entry.cost_bytes)));
+            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
             let is_in_time = entry.acknowledge();
             if entry.ledger_state == LedgerState::Counted {
                 delivered += u64::from(is_in_time);
@@ -198,7 +199,7 @@ impl Memory {
         }
         for (ticket, refusal) in &settled.given_up {
             let Some(entry) = self.entries.remove(&ticket.position.seq) else { continue };
-            freed.push((entry.topic, self.queue.of_queued(entry.cost_bytes)));
+            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
             entry.lose(refusal.clone(), ledger);
         }
         ledger.deliver(delivered);

@@ -32,6 +32,7 @@ use super::log::store::Store;
 use super::log::writer::AppendedBatch;
 use super::log::writer::SegmentWriter;
 use super::queue::Queue;
+use super::room::Held;
 use super::shares::Shares;
 
 /// Entries taken at a time.
@@ -48,7 +49,7 @@ const RECORD_EVERY: Duration = Duration::from_secs(1);
 const ROOM_WAIT: Duration = Duration::from_millis(100);
 /// How long it rests when there is no room.
 const ROOM_PAUSE: Duration = Duration::from_millis(10);
-/// How often the files are put in order when nothing asks for it.
+/// How often segments are maintained when nothing asks for it.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(500);
 /// Between two steps of a compaction that nobody waits for, so many times what one takes: the disk is there for the callbacks.
 const REST: u32 = 3;
@@ -81,8 +82,8 @@ pub(crate) struct Committer {
     pub(super) sync_wait: Arc<Wait>,
 }
 
-/// What a committer has at hand.
-struct Hand {
+/// The captures that a committer has taken from the queue, and the batch that it makes of them.
+struct CommitBuffer {
     entries: VecDeque<Entry>,
     batch: Batch,
     record_at: Instant,
@@ -96,18 +97,21 @@ impl Committer {
     /// The disk has failed. Nobody who waited was acknowledged.
     pub(crate) fn run(mut self, lifecycle: &Lifecycle) -> Result<(), Failed> {
         self.queue.wakes(thread::current());
-        let mut hand =
-            Hand { entries: VecDeque::new(), batch: Batch::new(), record_at: clock::monotonic() + RECORD_EVERY };
-        let committed = self.commit_all(&mut hand, lifecycle);
+        let mut buffer = CommitBuffer {
+            entries: VecDeque::new(),
+            batch: Batch::new(),
+            record_at: clock::monotonic() + RECORD_EVERY,
+        };
+        let committed = self.commit_all(&mut buffer, lifecycle);
         if let Err(failed) = committed {
             self.queue.close();
-            self.queue.take(usize::MAX, &mut hand.entries);
-            self.lose(&mut hand.entries, &Refusal::JournalFailed);
+            self.queue.take(usize::MAX, &mut buffer.entries);
+            self.lose(&mut buffer.entries, &Refusal::JournalFailed);
             return Err(failed);
         }
         self.committed.close();
-        while !lifecycle.wait(Phase::Recording, hand.record_at.saturating_duration_since(clock::monotonic())) {
-            self.record_delivered(&mut hand.record_at)?;
+        while !lifecycle.wait(Phase::Recording, buffer.record_at.saturating_duration_since(clock::monotonic())) {
+            self.record_delivered(&mut buffer.record_at)?;
         }
         match self.writer.close() {
             Err(BatchError::Failed { what, source }) => Err(Failed { what, source }),
@@ -116,38 +120,38 @@ impl Committer {
         }
     }
 
-    fn commit_all(&mut self, hand: &mut Hand, lifecycle: &Lifecycle) -> Result<(), Failed> {
+    fn commit_all(&mut self, buffer: &mut CommitBuffer, lifecycle: &Lifecycle) -> Result<(), Failed> {
         let sync_wait = Arc::clone(&self.sync_wait);
         loop {
-            if hand.entries.is_empty() {
-                self.queue.take(TAKE_MAX, &mut hand.entries);
+            if buffer.entries.is_empty() {
+                self.queue.take(TAKE_MAX, &mut buffer.entries);
             }
-            if !hand.entries.is_empty() {
-                let captures = sync_wait.during(|| self.commit(hand, lifecycle))?;
-                if captures >= BUSY_CAPTURES && hand.entries.is_empty() {
+            if !buffer.entries.is_empty() {
+                let captures = sync_wait.during(|| self.commit(buffer, lifecycle))?;
+                if captures >= BUSY_CAPTURES && buffer.entries.is_empty() {
                     thread::sleep(GATHER);
                 }
             } else if self.queue.is_at_end() {
                 return Ok(());
-            } else if clock::monotonic() >= hand.record_at {
-                sync_wait.during(|| self.record_delivered(&mut hand.record_at))?;
+            } else if clock::monotonic() >= buffer.record_at {
+                sync_wait.during(|| self.record_delivered(&mut buffer.record_at))?;
             } else {
                 thread::park_timeout(RECORD_EVERY);
             }
         }
     }
 
-    /// Writes a frame of what is at hand. Returns of how many captures.
-    fn commit(&mut self, hand: &mut Hand, lifecycle: &Lifecycle) -> Result<usize, Failed> {
-        let count = self.fill(hand);
+    /// Writes the captures in `buffer` as one frame. Returns how many.
+    fn commit(&mut self, buffer: &mut CommitBuffer, lifecycle: &Lifecycle) -> Result<usize, Failed> {
+        let count = self.fill(buffer);
         let began = clock::monotonic();
-        let records = began >= hand.record_at;
+        let records = began >= buffer.record_at;
         if records {
-            hand.record_at = began + RECORD_EVERY;
+            buffer.record_at = began + RECORD_EVERY;
         }
         let mut complain_at = began;
         let appended = loop {
-            let complaint = match self.writer.append(&mut hand.batch, records) {
+            let complaint = match self.writer.append(&mut buffer.batch, records) {
                 Ok(appended) => break appended,
                 Err(BatchError::Failed { what, source }) => return Err(Failed { what, source }),
                 // One is being made.
@@ -165,14 +169,14 @@ impl Committer {
                 // What has no room may have a spare.
                 thread::sleep(ROOM_PAUSE);
             }
-            if clock::monotonic() >= hand.record_at {
+            if clock::monotonic() >= buffer.record_at {
                 // There may be room for that, and then more for the rest.
-                self.record_delivered(&mut hand.record_at)?;
+                self.record_delivered(&mut buffer.record_at)?;
             }
             self.store.wait_for_spare(ROOM_WAIT);
             if lifecycle.phase() >= Phase::Recording {
-                hand.batch.clear();
-                self.lose(&mut hand.entries, &Refusal::JournalFull);
+                buffer.batch.clear();
+                self.lose(&mut buffer.entries, &Refusal::JournalFull);
                 return Ok(0);
             }
         };
@@ -181,34 +185,34 @@ impl Committer {
         }
         if appended.is_behind {
             // The next frame goes on.
-            hand.record_at = began;
+            buffer.record_at = began;
         }
         self.metrics.committed(clock::monotonic().duration_since(began), count);
-        self.acknowledge(hand, appended, count);
+        self.acknowledge(buffer, appended, count);
         Ok(count)
     }
 
-    /// Fills the batch from the entries at hand. Returns with how many.
-    fn fill(&self, hand: &mut Hand) -> usize {
+    /// Fills the batch from the entries in `buffer`. Returns how many it holds.
+    fn fill(&self, buffer: &mut CommitBuffer) -> usize {
         let bytes_max = FRAME_BYTES.min(self.writer.batch_bytes_max());
-        hand.batch.clear();
+        buffer.batch.clear();
         let mut count = 0;
-        for entry in &mut hand.entries {
+        for entry in &mut buffer.entries {
             // The cost is more than it takes in the frame.
-            if count > 0 && hand.batch.bytes() + entry.cost_bytes > bytes_max {
+            if count > 0 && buffer.batch.bytes() + entry.cost_bytes > bytes_max {
                 break;
             }
             let is_counted = entry.ledger_state == LedgerState::Counted && !entry.is_given_up();
             entry.record_bytes =
-                hand.batch.push(is_counted, entry.key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
+                buffer.batch.push(is_counted, entry.key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
         }
         count
     }
 
-    fn acknowledge(&self, hand: &mut Hand, appended: AppendedBatch, count: usize) {
+    fn acknowledge(&self, buffer: &mut CommitBuffer, appended: AppendedBatch, count: usize) {
         let (mut stored, mut late) = (0, Vec::new());
-        for (seq, entry) in (appended.first_seq..).zip(hand.entries.iter_mut().take(count)) {
+        for (seq, entry) in (appended.first_seq..).zip(buffer.entries.iter_mut().take(count)) {
             let is_in_time = entry.acknowledge();
             if !is_in_time {
                 late.push(seq);
@@ -219,8 +223,8 @@ impl Committer {
         self.ledger.store(stored);
         let bytes_of = |entry: &Entry| usize::try_from(entry.record_bytes).unwrap_or(usize::MAX);
         self.queue
-            .stored(hand.entries.iter().take(count).map(|entry| (entry.topic, entry.cost_bytes, bytes_of(entry))));
-        hand.entries.drain(..count);
+            .stored(buffer.entries.iter().take(count).map(|entry| (entry.topic, entry.cost_bytes, bytes_of(entry))));
+        buffer.entries.drain(..count);
         self.committed.advance(appended.first_seq + count as u64, late);
     }
 
@@ -248,7 +252,7 @@ impl Committer {
     fn lose(&self, entries: &mut VecDeque<Entry>, refusal: &Refusal) {
         let mut freed = Vec::with_capacity(entries.len());
         for entry in entries.drain(..) {
-            freed.push((entry.topic, self.queue.of_queued(entry.cost_bytes)));
+            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
             entry.lose(refusal.clone(), &self.ledger);
         }
         self.queue.free(freed);
@@ -281,7 +285,7 @@ impl SegmentKeeper {
                 }
                 Err(MaintenanceError::Retry(what, error)) => {
                     if clock::monotonic() >= complain_at {
-                        tracing::error!(what, %error, "the journal's files cannot be put in order; it is tried again");
+                        tracing::error!(what, %error, "maintenance of the journal's segments failed; it is retried");
                         complain_at = clock::monotonic() + COMPLAIN_EVERY;
                     }
                     Maintenance::Done

@@ -303,7 +303,7 @@ fn options(settings: &Settings, directory: &Directory) -> Result<Options, Journa
                 tracing::warn!(
                     free_bytes = own,
                     quota_bytes = needed,
-                    "the filesystem is nearly full: the journal has the smallest quota until the next start"
+                    "the filesystem is nearly full: the journal runs with the smallest quota until the next start"
                 );
             }
             (own / 5 * 4).clamp(needed, QUOTA_BYTES_MAX.max(needed))

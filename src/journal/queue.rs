@@ -34,7 +34,6 @@ use super::room::Room;
 #[derive(Debug)]
 pub(super) struct Queue {
     entries: Mutex<Entries>,
-    bytes_max: usize,
     pub(super) ledger: Ledger,
     /// Whom to wake when there is something to take.
     taker: OnceLock<Thread>,
@@ -98,7 +97,6 @@ impl Queue {
         };
         Self {
             entries: Mutex::new(entries),
-            bytes_max: bounds.bytes_max,
             ledger,
             taker: OnceLock::new(),
             lacks_share: (0..topics).map(|_topic| AtomicBool::new(false)).collect(),
@@ -157,11 +155,6 @@ impl Queue {
         }
     }
 
-    /// What a capture takes that waits in the queue.
-    pub(super) fn of_queued(&self, cost_bytes: usize) -> Held {
-        Held::queued(cost_bytes.min(self.bytes_max), cost_bytes)
-    }
-
     /// Frees room of captures that were settled.
     pub(super) fn free(&self, freed: impl IntoIterator<Item = (Option<Topic>, Held)>) {
         self.change(|entries| freed.into_iter().for_each(|(topic, held)| entries.room.give(topic, held)));
@@ -171,8 +164,7 @@ impl Queue {
     pub(super) fn stored(&self, captures: impl Iterator<Item = (Option<Topic>, usize, usize)>) {
         self.change(|entries| {
             for (topic, cost_bytes, record_bytes) in captures {
-                let queued = entries.room.of_queued(cost_bytes);
-                entries.room.give(topic, queued);
+                entries.room.give(topic, Held::queued(cost_bytes));
                 entries.room.take(topic, Held::stored(record_bytes));
             }
         });
@@ -303,7 +295,7 @@ impl Entries {
     }
 
     fn check(&self, topic: Option<Topic>, cost_bytes: usize) -> Result<(), Full> {
-        self.room.check(topic, self.room.of_queued(cost_bytes))
+        self.room.check(topic, Held::queued(cost_bytes))
     }
 
     fn fullness(&self, topic: Option<Topic>, cost_bytes: usize) -> Full {
@@ -319,7 +311,7 @@ impl Entries {
         if self.acknowledges && !entry.acknowledge() {
             return;
         }
-        self.room.take(entry.topic, self.room.of_queued(entry.cost_bytes));
+        self.room.take(entry.topic, Held::queued(entry.cost_bytes));
         self.queued.push_back(entry);
     }
 

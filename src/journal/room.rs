@@ -6,7 +6,7 @@ use crate::share::SharedRoom;
 
 use super::Bounds;
 
-/// What a capture takes, or several take together.
+/// What one capture takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Held {
     /// In the queue, how many there are.
@@ -18,9 +18,9 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// What a capture takes that waits in the queue: so many of its bytes, and no more than its cost in the log.
-    pub(super) const fn queued(bytes: usize, cost_bytes: usize) -> Self {
-        Self { captures: 1, bytes, log_bytes: cost_bytes }
+    /// What it takes while it waits in the queue: its cost, and no more than that in the log.
+    pub(super) const fn queued(cost_bytes: usize) -> Self {
+        Self { captures: 1, bytes: cost_bytes, log_bytes: cost_bytes }
     }
 
     /// What takes so many bytes in the log.
@@ -60,11 +60,6 @@ impl Room {
         }
     }
 
-    /// What a capture takes that waits in the queue. The longest takes all of the queue's bytes, however few those are.
-    pub(super) fn of_queued(&self, cost_bytes: usize) -> Held {
-        Held::queued(self.bytes.clamp(cost_bytes), cost_bytes)
-    }
-
     /// Whether there is room for this much more.
     pub(super) fn check(&self, topic: Option<Topic>, more: Held) -> Result<(), Full> {
         let full = |total: Full| {
@@ -74,7 +69,7 @@ impl Room {
             }
         };
         self.captures.check(topic, more.captures).map_err(full(Full::Queue))?;
-        self.bytes.check(topic, more.bytes).map_err(full(Full::Queue))?;
+        self.bytes.check(topic, self.bytes.clamp(more.bytes)).map_err(full(Full::Queue))?;
         let Some(log) = &self.log else { return Ok(()) };
         log.check(topic, log.clamp(more.log_bytes)).map_err(full(Full::Log))
     }
@@ -82,7 +77,7 @@ impl Room {
     /// Takes room, whether there is some or not.
     pub(super) fn take(&mut self, topic: Option<Topic>, more: Held) {
         self.captures.take(topic, more.captures);
-        self.bytes.take(topic, more.bytes);
+        self.bytes.take(topic, self.bytes.clamp(more.bytes));
         if let Some(log) = &mut self.log {
             log.take(topic, more.log_bytes);
         }
@@ -91,7 +86,7 @@ impl Room {
     /// Gives back what was taken for the same topic.
     pub(super) fn give(&mut self, topic: Option<Topic>, freed: Held) {
         self.captures.give(topic, freed.captures);
-        self.bytes.give(topic, freed.bytes);
+        self.bytes.give(topic, self.bytes.clamp(freed.bytes));
         if let Some(log) = &mut self.log {
             log.give(topic, freed.log_bytes);
         }

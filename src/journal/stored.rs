@@ -239,14 +239,14 @@ impl Decoder {
     fn hold(&mut self, seq: Seq, error: &DecodeError) {
         self.metrics.held.inc();
         if self.may_complain() {
-            tracing::error!(seq, %error, "a capture in the journal cannot be published; it stays there");
+            tracing::error!(seq, %error, "a capture in the journal cannot be published by this configuration; it stays in the journal");
         }
     }
 
     fn complain(&mut self, error: &ReadError) {
         self.metrics.read_errors.inc();
         if matches!(error, ReadError::Damaged(_)) || self.may_complain() {
-            tracing::error!(%error, "the journal cannot be read as it was written; what is lost stays there for the next start");
+            tracing::error!(%error, "the journal cannot be read back; the unreadable captures stay on disk for the next start");
         }
     }
 

@@ -65,7 +65,8 @@ pub(crate) struct TopicMetrics {
 impl BlocklistMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let loaded_timestamp = Gauge::new(
+        let loaded_timestamp = super::float_gauge(
+            registry,
             "callbridge_blocklist_loaded_timestamp_seconds",
             "When the blocklist was loaded, in seconds since the Unix epoch; 0 before the first.",
         )?;
@@ -76,7 +77,6 @@ impl BlocklistMetrics {
             ),
             &["topic"],
         )?;
-        registry.register(Box::new(loaded_timestamp.clone()))?;
         registry.register(Box::new(topic_age.clone()))?;
         let one = |name, help| gauge(registry, name, help);
         let gauges = |name, help, labels: &[&str]| gauges(registry, name, help, labels);
@@ -85,20 +85,20 @@ impl BlocklistMetrics {
                 "callbridge_blocklist_generation",
                 "The generation of the blocklist: with a topic the offset behind its last record, else the number of loads.",
             )?,
-            rules: one("callbridge_blocklist_rules", "Rules in the blocklist, those past their end included.")?,
+            rules: one("callbridge_blocklist_rules", "Rules in the blocklist, expired ones included.")?,
             loaded_timestamp,
             file_errors: counter(
                 registry,
                 "callbridge_blocklist_file_errors_total",
-                "Times that a blocklist file was found missing, unreadable or bad.",
+                "Failures to load a blocklist file: missing, unreadable or invalid.",
             )?,
             files_failing: one(
                 "callbridge_blocklist_files_failing",
-                "Blocklist files that cannot be used now; their last good rules stay in force.",
+                "Blocklist files that cannot be used; their last good rules stay in force.",
             )?,
             entries: gauges(
                 "callbridge_blocklist_entries",
-                "Rules by kind and source, those past their end included.",
+                "Rules by kind and source, expired ones included.",
                 &["kind", "source"],
             )?,
             bytes: gauges(

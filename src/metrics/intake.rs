@@ -72,12 +72,12 @@ impl IntakeMetrics {
             rejected_dropped: counter(
                 registry,
                 "callbridge_rejected_dropped_total",
-                "Refused bodies that should have gone to the rejected topic, and for which the queue had no room.",
+                "Refused bodies that did not reach the dead-letter topic because the queue had no room.",
             )?,
             bodies_bytes: gauge(
                 registry,
                 "callbridge_bodies_awaited_bytes",
-                "Room set aside for bodies that have not come whole with their heads.",
+                "Bytes reserved for bodies that are still being received.",
             )?,
             connections: gauge(registry, "callbridge_connections", "Open connections on the callback listener.")?,
             connections_refused: counter(
@@ -93,12 +93,12 @@ impl IntakeMetrics {
             accept_errors: counter(
                 registry,
                 "callbridge_accept_errors_total",
-                "Times that no connection could be accepted, as for want of file descriptors; tried ten times a second.",
+                "Failed attempts to accept connections, for example without free file descriptors; tried ten times a second.",
             )?,
             not_http: counter(
                 registry,
                 "callbridge_not_http_total",
-                "Connections of HTTP/1.1 that ended at a request that cannot be read: answered with 400, 414 or 431, if at all.",
+                "Connections closed because of a request that is not valid HTTP/1.1: answered with 400, 414 or 431, if at all.",
             )?,
             unopened_header: unopened.with_label_values(&["proxy_header"]),
             unopened_tls: unopened.with_label_values(&["tls"]),
@@ -157,14 +157,14 @@ fn answers(registry: &Registry) -> Result<(Histogram, Histogram), prometheus::Er
     let answer_before = histogram(
         registry,
         "callbridge_answer_before_duration_seconds",
-        "From reading a before-callback's head to its answer.",
+        "Time from reading a before-callback's head to its response.",
         &[0.000_025, 0.000_05, 0.0001, 0.00025, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 1.5],
     )?;
     // From memory's microseconds to the 1.5 s at which the answer is 503 and the sender's 2 s.
     let answer_after = histogram(
         registry,
         "callbridge_answer_after_duration_seconds",
-        "From reading an after-callback's head to its answer.",
+        "Time from reading an after-callback's head to its response.",
         &[0.000_05, 0.0001, 0.00025, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 1.5, 2.0],
     )?;
     Ok((answer_before, answer_after))

@@ -24,7 +24,7 @@ pub(crate) struct Fill {
     pub(crate) quota_bytes: u64,
     /// Segments, the one being written included.
     pub(crate) segments: u64,
-    /// Captures that are not delivered.
+    /// Undelivered captures in the journal.
     pub(crate) undelivered: u64,
     /// Whether nothing more can be taken.
     pub(crate) is_full: bool,
@@ -65,7 +65,7 @@ impl JournalMetrics {
         let undelivered_bytes = IntGaugeVec::new(
             Opts::new(
                 "callbridge_journal_undelivered_bytes",
-                "What captures take that are not delivered, by the topic in whose share they are; other: no topic of this configuration.",
+                "Bytes of undelivered captures, by the topic in whose share they are; other: no topic of this configuration.",
             ),
             &["topic"],
         )?;
@@ -74,60 +74,60 @@ impl JournalMetrics {
             held: counter(
                 registry,
                 "callbridge_journal_held_total",
-                "Captures that stay in the journal because this process cannot publish them, each time one is met.",
+                "Captures that stay in the journal because this process cannot publish them, counted each time one is read.",
             )?,
             read_errors: counter(
                 registry,
                 "callbridge_journal_read_errors_total",
-                "Reads of the journal that did not give what was written.",
+                "Reads of the journal that failed or returned something else than was written.",
             )?,
             damaged: counter(
                 registry,
                 "callbridge_journal_damaged_captures_total",
-                "Acknowledged captures that could not be read at the start, when told to go on without them.",
+                "Acknowledged captures that could not be read at the start and were skipped, with journal.on_corruption = salvage.",
             )?,
             // A tenth of a millisecond on a good disk; above 0.2 s the deadline comes into sight.
             sync: histogram(
                 registry,
                 "callbridge_journal_commit_duration_seconds",
-                "Making one frame durable: the write and the sync.",
+                "Time to make one frame durable: the write and the fsync.",
                 &[0.0001, 0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 1.5],
             )?,
             frame: histogram(
                 registry,
                 "callbridge_journal_commit_captures",
-                "Captures made durable by one sync.",
+                "Captures made durable by one fsync.",
                 &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0],
             )?,
-            files_bytes: gauge(registry, "callbridge_journal_files_bytes", "The journal's files.")?,
+            files_bytes: gauge(registry, "callbridge_journal_files_bytes", "Size of the journal's files.")?,
             held_bytes: gauge(
                 registry,
                 "callbridge_journal_held_bytes",
-                "Of the journal's files, what holds captures that are not all delivered.",
+                "Size of the journal's segments that hold undelivered captures.",
             )?,
-            quota_bytes: gauge(registry, "callbridge_journal_quota_bytes", "What the journal's files may take.")?,
-            segments: gauge(registry, "callbridge_journal_segments", "The segments that the journal has.")?,
+            quota_bytes: gauge(registry, "callbridge_journal_quota_bytes", "Quota of the journal's files.")?,
+            segments: gauge(registry, "callbridge_journal_segments", "Segments of the journal.")?,
             undelivered: gauge(
                 registry,
                 "callbridge_journal_undelivered_captures",
-                "Captures that are not delivered.",
+                "Undelivered captures in the journal.",
             )?,
             undelivered_bytes,
             is_full: gauge(registry, "callbridge_journal_full", "1 while there is no room for another file.")?,
             compactions: counter(
                 registry,
                 "callbridge_journal_compactions_total",
-                "Compactions of the journal: files that became one with what is not delivered.",
+                "Compactions of the journal: segments merged into one with their undelivered captures.",
             )?,
             copied_bytes: counter(
                 registry,
                 "callbridge_journal_compaction_copied_bytes_total",
-                "What compactions of the journal have written: captures that are not delivered, out of files of which most is.",
+                "Bytes of undelivered captures that compactions of the journal have copied.",
             )?,
             won_bytes: counter(
                 registry,
                 "callbridge_journal_compaction_won_bytes_total",
-                "What compactions of the journal have made free.",
+                "Bytes that compactions of the journal have freed.",
             )?,
         })
     }

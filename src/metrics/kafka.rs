@@ -83,15 +83,15 @@ impl KafkaMetrics {
         Ok(Self {
             queue_records: gauge(
                 "callbridge_kafka_queue_records",
-                "Records in librdkafka's queue, those on the way included.",
+                "Records in librdkafka's queue, in-flight ones included.",
             )?,
             queue_bytes: gauge("callbridge_kafka_queue_bytes", "Bytes of values in librdkafka's queue.")?,
             reports_waiting: gauge(
                 "callbridge_kafka_reports_waiting",
                 "Events that librdkafka has for the poll thread.",
             )?,
-            brokers: gauge("callbridge_kafka_brokers", "Brokers known.")?,
-            brokers_up: gauge("callbridge_kafka_brokers_up", "Brokers to which a connection stands.")?,
+            brokers: gauge("callbridge_kafka_brokers", "Known brokers.")?,
+            brokers_up: gauge("callbridge_kafka_brokers_up", "Connected brokers.")?,
             round_trip_p99: super::float_gauge(
                 registry,
                 "callbridge_kafka_round_trip_p99_seconds",

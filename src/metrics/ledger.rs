@@ -44,7 +44,7 @@ impl LedgerCollector {
             received: IntCounterVec::new(
                 Opts::new(
                     "callbridge_callbacks_received_total",
-                    "Callbacks that came, by command; other: those this version does not know.",
+                    "Callbacks received, by command; other: commands that this version does not know.",
                 ),
                 &["command"],
             )?,
@@ -52,23 +52,26 @@ impl LedgerCollector {
                 "callbridge_callbacks_recovered_total",
                 "Callbacks found in the journal at the start.",
             )?,
-            refused: by_reason("callbridge_callbacks_refused_total", "Callbacks that were wrong, by what was wrong.")?,
+            refused: by_reason(
+                "callbridge_callbacks_refused_total",
+                "Callbacks refused because they were wrong, by reason.",
+            )?,
             lost: by_reason(
                 "callbridge_callbacks_lost_total",
-                "Callbacks that were right and are gone, by why: their sender does not repeat them.",
+                "Valid callbacks lost, by reason: their sender does not repeat them.",
             )?,
             delivered: IntCounter::new(
                 "callbridge_callbacks_delivered_total",
-                "Callbacks every record of which is in Kafka.",
+                "Callbacks all records of which Kafka has acknowledged.",
             )?,
             late: IntCounter::new(
                 "callbridge_callbacks_late_total",
-                "Of the lost, those whose record Kafka took after all.",
+                "Lost callbacks whose records were delivered to Kafka after all.",
             )?,
             waiting: IntGaugeVec::new(
                 Opts::new(
                     "callbridge_callbacks_waiting",
-                    "Callbacks that have not ended, by where they are: in the request, in memory, or on disk.",
+                    "Callbacks in progress, by where they are: in the request, in the queue, or in the journal.",
                 ),
                 &["where"],
             )?,

@@ -74,16 +74,14 @@ impl PublishMetrics {
         let unreported = gauge(
             registry,
             "callbridge_records_unreported",
-            "Records with Kafka's client that have no delivery report yet.",
+            "Records handed to Kafka's client that have no delivery report yet.",
         )?;
-        let oldest_unreported = Gauge::new(
-            "callbridge_oldest_unreported_seconds",
-            "How long the oldest record without a delivery report has been waiting for it.",
-        )?;
+        let oldest_unreported =
+            Gauge::new("callbridge_oldest_unreported_seconds", "Age of the oldest record without a delivery report.")?;
         let oldest_undelivered = GaugeVec::new(
             Opts::new(
                 "callbridge_topic_oldest_undelivered_seconds",
-                "How long ago the oldest callback was received that waits for this topic; 0 when none waits.",
+                "Age of the oldest undelivered callback of this topic; 0 without one.",
             ),
             &["topic"],
         )?;
@@ -91,21 +89,21 @@ impl PublishMetrics {
         let queue = histogram(
             registry,
             "callbridge_queue_duration_seconds",
-            "From taking a capture to the pump taking it up.",
+            "Time from queuing a capture to the publisher reading it.",
             &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0],
         )?;
         // Microseconds of work; anything near a millisecond is a body near the limit, or a machine in trouble.
         let normalise = histogram(
             registry,
             "callbridge_normalise_duration_seconds",
-            "Making a record from a capture; of sixteen records one is timed.",
+            "Time to make a record from a capture; one in sixteen is measured.",
             &[0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_05, 0.000_25, 0.001, 0.005],
         )?;
         // Linger and a round trip at best; 1.5 s is where broker mode gives up; 8.5 s is a leader election.
         let delivery = histogram(
             registry,
             "callbridge_delivery_duration_seconds",
-            "From handing a record to Kafka's client to its positive delivery report.",
+            "Time from handing a record to Kafka's client to its positive delivery report.",
             &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 5.0, 10.0, 60.0],
         )?;
         let by_outcome = RecordOutcome::ALL.map(|outcome| records.with_label_values(&[outcome.word()]));

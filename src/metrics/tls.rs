@@ -27,20 +27,16 @@ impl TlsMetrics {
                 "callbridge_tls_certificate_expires_timestamp_seconds",
                 "When the certificate in force ends, in seconds since the Unix epoch; 0 without TLS.",
             )?,
-            loads: super::counter(
-                registry,
-                "callbridge_tls_reloads_total",
-                "Times that the TLS files were read anew after a change and came into force.",
-            )?,
+            loads: super::counter(registry, "callbridge_tls_reloads_total", "Reloads of the TLS files.")?,
             file_errors: super::counter(
                 registry,
                 "callbridge_tls_file_errors_total",
-                "Times that TLS files were found missing, unreadable, bad or not fitting together.",
+                "Failures to load the TLS files: missing, unreadable, invalid, or not a pair.",
             )?,
             failing: super::gauge(
                 registry,
                 "callbridge_tls_files_failing",
-                "1 when the TLS files cannot be used now; what they last held stays in force.",
+                "1 while the TLS files cannot be used; the last good ones stay in force.",
             )?,
         })
     }

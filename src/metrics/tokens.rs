@@ -19,20 +19,16 @@ impl TokenMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
-            loads: super::counter(
-                registry,
-                "callbridge_token_reloads_total",
-                "Times that an application's tokens were read anew from a changed file.",
-            )?,
+            loads: super::counter(registry, "callbridge_token_reloads_total", "Reloads of an application's tokens.")?,
             file_errors: super::counter(
                 registry,
                 "callbridge_token_file_errors_total",
-                "Times that a token file was found missing, unreadable or bad.",
+                "Failures to load a token file: missing, unreadable or invalid.",
             )?,
             files_failing: super::gauge(
                 registry,
                 "callbridge_token_files_failing",
-                "Token files that cannot be used now; the tokens they last held stay in force.",
+                "Token files that cannot be used; their last good tokens stay in force.",
             )?,
         })
     }

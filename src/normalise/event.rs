@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::body::AskedFor;
 use crate::body::Id;
 use crate::body::InfoChanged;
-use crate::body::List;
+use crate::body::JsonArray;
 use crate::body::LossyText;
 use crate::body::OfficialAccountChange;
 use crate::body::OfficialAccountMessage;
@@ -38,7 +38,7 @@ pub struct Event<'a> {
     message_time_ms: Option<i64>,
     online_only: Option<bool>,
     /// A message's elements, as they came.
-    message_body: Option<List<'a>>,
+    message_body: Option<JsonArray<'a>>,
     custom_data: Option<Cow<'a, str>>,
     /// When, in milliseconds since the Unix epoch; absent where the callback does not say it readably.
     pub event_time_ms: Option<i64>,

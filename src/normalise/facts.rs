@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::body::EventTime;
 use crate::command::Command;
 use crate::command::Dedupe;
-use crate::command::RecordKey;
+use crate::command::SubjectKey;
 
 use super::event::Event;
 use super::field::Members;
@@ -40,7 +40,7 @@ pub(super) struct Identity<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IdBasis {
     /// The dedupe key names this event and no other.
-    RecordKey,
+    SubjectKey,
     /// It is all of a body that says when it happened.
     Body,
     /// It does not say when: the same that happens again has the same id.
@@ -51,7 +51,7 @@ impl IdBasis {
     /// The word on the wire.
     pub(super) const fn word(self) -> &'static str {
         match self {
-            Self::RecordKey => "key",
+            Self::SubjectKey => "key",
             Self::Body => "body",
             Self::Content => "content",
         }
@@ -86,9 +86,9 @@ impl<'a> Facts<'a> {
         let mut paths = Vec::with_capacity(12);
         paths.extend([OPERATOR, EVENT_TIME]);
         match command.key() {
-            RecordKey::Field(path) => paths.push(path),
-            RecordKey::First(first, second) | RecordKey::Pair(first, second) => paths.extend([first, second]),
-            RecordKey::App => {}
+            SubjectKey::Field(path) => paths.push(path),
+            SubjectKey::First(first, second) | SubjectKey::Pair(first, second) => paths.extend([first, second]),
+            SubjectKey::App => {}
         }
         if let Dedupe::Fields(fields) = command.dedupe() {
             paths.extend(fields);
@@ -119,21 +119,21 @@ impl<'a> Identity<'a> {
         let Some(key) = dedupe_key(members, paths) else { return Self::of_body(json, event_time_ms) };
         // A key of which the time is a part, and the time says nothing (0, say), is not one event's.
         let is_timeless = event_time_ms.is_none() && paths.contains(&EVENT_TIME);
-        let basis = if is_timeless { IdBasis::Content } else { IdBasis::RecordKey };
+        let basis = if is_timeless { IdBasis::Content } else { IdBasis::SubjectKey };
         Self { dedupe_key: Cow::Owned(key), basis }
     }
 }
 
-fn subject<'a>(key: RecordKey, members: &Members<'a>, app_id: &'a str) -> Option<Cow<'a, str>> {
+fn subject<'a>(key: SubjectKey, members: &Members<'a>, app_id: &'a str) -> Option<Cow<'a, str>> {
     match key {
-        RecordKey::Field(path) => members.text(path),
-        RecordKey::First(first, second) => members.text(first).or_else(|| members.text(second)),
-        RecordKey::Pair(one, other) => {
+        SubjectKey::Field(path) => members.text(path),
+        SubjectKey::First(first, second) => members.text(first).or_else(|| members.text(second)),
+        SubjectKey::Pair(one, other) => {
             let mut pair = [members.text(one)?, members.text(other)?];
             pair.sort();
             Some(Cow::Owned(pair.join("|")))
         }
-        RecordKey::App => Some(Cow::Borrowed(app_id)),
+        SubjectKey::App => Some(Cow::Borrowed(app_id)),
     }
 }
 

@@ -61,14 +61,14 @@ impl<'n> TopicLimits<'n> {
                 topics = low.join(", "),
                 longest_record = self.longest_record,
                 "topics take less than the longest callback: raise their max.message.bytes and segment.bytes, or lower \
-                 callbacks.body_bytes_max; what they refuse goes to the rejected topic"
+                 callbacks.body_bytes_max; larger records go to the dead-letter topic"
             );
         }
         if !untold.is_empty() && !self.has_warned_of_untold {
             self.has_warned_of_untold = true;
             tracing::warn!(
                 topics = untold.join(", "),
-                "kafka does not tell the max.message.bytes of topics: allow DescribeConfigs on them, or set batch.size below it"
+                "the max.message.bytes of topics cannot be read: allow DescribeConfigs on them, or set batch.size below it"
             );
         }
     }

@@ -470,10 +470,7 @@ impl Outgoing {
 
     fn unproven(&mut self, item: OutgoingCapture, topic: Topic) {
         self.metrics.ended(RecordOutcome::Unproven);
-        tracing::warn!(
-            topic = self.topics.name(topic),
-            "kafka's client reports a delivery without an offset; the record is sent again"
-        );
+        tracing::warn!(topic = self.topics.name(topic), "a delivery report has no offset; the record is retried");
         self.stop(item, topic, REST);
     }
 
@@ -494,7 +491,7 @@ impl Outgoing {
                     topic = name,
                     %code,
                     received_ms = item.received.0,
-                    "kafka refuses the time of a record; it, and others that are half as far from now, get the time of sending"
+                    "kafka rejects the timestamp of a record; records at least half as far from now are sent with the time of sending"
                 );
                 if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
                     outbox.doubt(item.received, clock::wall());
@@ -505,7 +502,7 @@ impl Outgoing {
             SendFailure::Passing(code) | SendFailure::Timestamp(code) => {
                 self.metrics.ended(RecordOutcome::Failed);
                 if self.outboxes.get(topic.index()).is_some_and(|outbox| !outbox.is_stopped()) {
-                    tracing::warn!(topic = name, %code, "kafka did not take a record; it is sent again");
+                    tracing::warn!(topic = name, %code, "kafka did not accept a record; it is retried");
                 }
                 self.stop(item, topic, self.backoff.first);
                 if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
@@ -535,10 +532,10 @@ impl Outgoing {
                     self.give_up(item);
                     let fate =
                         if self.keeps_given_up { "it stays in the journal until the next start" } else { "it is lost" };
-                    tracing::error!(topic = name, %code, fate, "kafka does not even take the raw bytes of a callback");
+                    tracing::error!(topic = name, %code, fate, "kafka rejects the raw bytes of a callback as well");
                     return;
                 }
-                tracing::error!(topic = name, %code, "kafka will never take this record; it goes to the rejected topic");
+                tracing::error!(topic = name, %code, "kafka rejects this record for good; it goes to the dead-letter topic");
                 self.marks.insert(item.seq(), Mark { poison: Some(code.to_string()), ..Mark::default() });
                 if let Some(outbox) = self.outboxes.get_mut(topics.rejected_beside(topic).index()) {
                     outbox.go_back_to(item, self.pass);
@@ -575,7 +572,7 @@ impl Outgoing {
                 topic = name,
                 records,
                 bytes,
-                "kafka refuses a batch as too large; it is sent again in smaller ones"
+                "kafka rejects a batch as too large; it is retried in smaller batches"
             );
             self.batch_size.refused(bytes.min(batch_bytes), now);
             items.iter().for_each(|_item| self.metrics.ended(RecordOutcome::Failed));

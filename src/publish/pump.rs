@@ -241,7 +241,7 @@ impl Pump {
         let names = silent.iter().filter_map(|topic| self.outgoing.topics.names().get(*topic)).map(String::as_str);
         tracing::warn!(
             topics = names.collect::<Vec<_>>().join(", "),
-            "kafka's client reports nothing of records although their topics have leaders; a new producer sends them again"
+            "records have no delivery report although their topics have leaders; a new producer sends them again"
         );
         self.outgoing.kafka.count_watchdog_restart();
         self.replace_producer(now);
@@ -255,12 +255,12 @@ impl Pump {
         self.backlog.settle(self.outgoing.settled());
         let (from, to) = (self.outgoing.kafka.batch_bytes(), self.outgoing.batch_size.bytes(now));
         if from != to {
-            tracing::info!(from, to, "the producer's batch.size follows what the topics take");
+            tracing::info!(from, to, "the producer's batch.size follows the topics' limits");
         }
         self.replace_at = match self.outgoing.kafka.replace(to) {
             Ok(()) => None,
             Err(error) => {
-                tracing::error!(%error, "the kafka producer could not be replaced; it is tried again");
+                tracing::error!(%error, "the kafka producer could not be replaced; it is retried");
                 Some(now + self.backoff.first)
             }
         };

@@ -403,7 +403,7 @@ impl Watch<'_> {
             Ok(read) => self.limits.told(indices.into_iter().zip(read)),
             Err(error) if !self.has_no_limits => {
                 self.has_no_limits = true;
-                tracing::warn!(%error, "kafka does not answer what the topics' max.message.bytes are");
+                tracing::warn!(%error, "the topics' max.message.bytes cannot be read");
             }
             Err(_) => {}
         }

@@ -108,7 +108,7 @@ fn where_limits_may_not_be_read_refused_batches_are_halved_and_that_is_said_once
     kafka.node(1).kill();
     let outcome = post(&bridge, CALLBACKS);
     kafka.node(1).restart();
-    assert_eq!(warnings(&bridge, "kafka does not tell the max.message.bytes").len(), 1);
+    assert_eq!(warnings(&bridge, "the max.message.bytes of topics cannot be read").len(), 1);
     let metrics = drain(bridge, &kafka, "secret", &outcome);
     // From a million bytes to 50 000 are five halves; a batch that is not full may cost one more.
     assert!((1.0..=6.0).contains(&metrics[REBUILDS]), "{}", metrics[REBUILDS]);

@@ -362,7 +362,7 @@ fn without_file_descriptors_it_waits_logs_once_and_resumes() {
     let began = clock::monotonic();
     let enough = limit(u64::try_from(open).unwrap() + 10);
     let more: Vec<Client> = (0..50).map(|_nth| connect(&bridge)).collect();
-    wait::until("it says so", || bridge.stderr().contains("could not accept connections"));
+    wait::until("it says so", || bridge.stderr().contains("connections cannot be accepted"));
     for number in 0..100 {
         assert_eq!(before.post(&target(), load::body("@a", number).as_bytes()).unwrap().status, 200);
     }
@@ -375,7 +375,7 @@ fn without_file_descriptors_it_waits_logs_once_and_resumes() {
     assert!(errors >= 1.0, "{errors}");
     let stopped = bridge.stop_in_order();
     assert_eq!(stopped.ledger["delivered"], 151);
-    let warnings = stopped.stderr.matches("could not accept connections").count();
+    let warnings = stopped.stderr.matches("connections cannot be accepted").count();
     let times_ten_seconds = u128::try_from(warnings - 1).unwrap();
     assert!(times_ten_seconds <= lasted.as_millis() / 10_000, "{warnings} in {lasted:?}");
 }

@@ -368,7 +368,7 @@ fn callbacks_of_an_application_that_is_not_configured_stay_until_it_is_again() {
         wait::until("that is recorded", || inspect::undelivered(&dir) == 2);
         let stopped = bridge.stop_and_wait();
         assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 2, "{stopped:?}");
-        assert!(stopped.stderr.contains("it stays there"), "{}", stopped.stderr);
+        assert!(stopped.stderr.contains("it stays in the journal"), "{}", stopped.stderr);
     }
     let bridge = with_both(&kafka.bootstrap()).start_in(&dir);
     wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);

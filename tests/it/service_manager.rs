@@ -117,7 +117,7 @@ fn the_service_manager_is_not_told_ready_before_it_is() {
 fn a_service_manager_that_does_not_read_blocks_nothing() {
     let manager = Manager::new();
     let mut bridge = embedded().under(&manager.variables(3000)).start();
-    wait::until("its socket is full", || bridge.stderr().contains("could not be told"));
+    wait::until("its socket is full", || bridge.stderr().contains("could not be notified"));
     bridge.signal(Signal::HUP);
     wait::until("it reloads", || bridge.stderr().contains("nothing to reload by SIGHUP"));
     assert_eq!(bridge.admin_page("/livez"), (200, "alive\n".to_owned()));

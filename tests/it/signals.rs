@@ -141,7 +141,7 @@ fn signals_for_other_programs_do_not_end_it_nor_cut_a_stop() {
         assert_eq!(post(&bridge), 200, "{signal:?}");
     }
     wait::until("it says so", || {
-        let ignored = logged(&bridge, "signal without a meaning here").len();
+        let ignored = logged(&bridge, "signal ignored").len();
         (ignored, logged(&bridge, "nothing to reload by SIGHUP").len()) == (2, 1)
     });
     bridge.signal(Signal::TERM);

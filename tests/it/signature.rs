@@ -21,7 +21,7 @@ use crate::support::http::callback_target;
 use crate::support::load;
 
 #[test]
-fn who_signs_rightly_is_taken_whatever_the_case_of_the_digits() {
+fn accepts_valid_signatures_with_digits_of_either_case() {
     let files = TokenFiles::new();
     let bridge = embedded(&["--token-file", &files.write("token", "xxxxyyyy")]).start();
     let mut client = connect(&bridge);
@@ -41,7 +41,7 @@ fn who_signs_rightly_is_taken_whatever_the_case_of_the_digits() {
 }
 
 #[test]
-pub(crate) fn who_does_not_sign_rightly_and_in_time_is_told_which_and_counted_apart() {
+pub(crate) fn rejects_missing_wrong_and_stale_signatures_with_distinct_reasons() {
     let files = TokenFiles::new();
     let bridge = embedded(&["--token-file", &files.write("token", "xxxxyyyy")]).start();
     let mut client = connect(&bridge);

@@ -59,7 +59,7 @@ fn assert_balanced(stopped: &Stopped) {
 
 /// The warnings about what is gone with the process: how many callbacks each names.
 fn left_behind(stopped: &Stopped) -> Vec<u64> {
-    let lines = stopped.stderr.lines().filter(|line| line.contains("are gone with this process"));
+    let lines = stopped.stderr.lines().filter(|line| line.contains("are lost with this process"));
     let waiting = |line: &str| {
         let line: Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["level"], "WARN");
@@ -317,7 +317,7 @@ fn while_the_journal_is_read_probes_are_answered_and_a_signal_ends_it() {
     assert_eq!(page("/livez"), (200, "alive\n".to_owned()));
     assert_eq!(page("/readyz"), (503, "the journal is being read\n".to_owned()));
     bridge.signal(Signal::TERM);
-    wait::until("it is heard", || bridge.stderr().contains("ending before it has started"));
+    wait::until("it is heard", || bridge.stderr().contains("stopped before the start was complete"));
     // The kernel lets no process go whose sync waits.
     disk.thaw_syncs();
     let stopped = bridge.wait();

@@ -314,6 +314,18 @@ fn files_of_a_folder_do_not_import_each_other_in_a_cycle() {
 }
 
 #[test]
+fn names_of_tests_have_at_most_80_characters() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in ["src", "tests"].iter().flat_map(|folder| rust_files(&root.join(folder))) {
+        for name in
+            fs::read_to_string(&file).unwrap().split("#[test]").skip(1).filter_map(|rest| rest.split("fn ").nth(1))
+        {
+            assert!(first_word(name).len() <= 80, "{}: {}", file.display(), first_word(name));
+        }
+    }
+}
+
+#[test]
 fn only_constants_are_static() {
     let is_static = |line: &str| line.trim_start().trim_start_matches("pub(crate) ").starts_with("static ");
     let has_static = |file: &PathBuf| code_of(file).lines().any(is_static);
@@ -328,6 +340,18 @@ fn the_first_pages_are_short() {
         let bytes = fs::metadata(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap().len();
         assert!(bytes <= *bytes_max, "{page} has {bytes} bytes, more than {bytes_max}");
     }
+}
+
+#[test]
+fn the_reading_order_names_files_that_exist_and_counts_them() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
+    let section = page.split_once("## Reading order").unwrap().1.split("\n## ").next().unwrap();
+    let files: Vec<&str> = section.split('`').skip(1).step_by(2).filter(|word| word.ends_with(".rs")).collect();
+    for file in &files {
+        assert!(sources().contains(&PathBuf::from(file)), "there is no {file}");
+    }
+    assert_eq!(files.iter().collect::<BTreeSet<_>>().len(), files.len(), "a file stands there twice");
+    assert!(section.contains(&format!(": {} files of `src`", files.len())), "{} files", files.len());
 }
 
 #[test]

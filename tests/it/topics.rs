@@ -48,7 +48,7 @@ fn a_topic_that_is_deleted_is_named_long_before_its_records_fail() {
     });
     assert!(stderr.contains(&format!(r#""topics":"{topic}""#)), "{stderr}");
     // Which the client says when it no longer believes in the topic, half a minute later.
-    assert!(!stderr.contains("kafka did not take a record"), "{stderr}");
+    assert!(!stderr.contains("kafka did not accept a record"), "{stderr}");
 }
 
 #[test]

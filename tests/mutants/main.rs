@@ -20,9 +20,10 @@ use std::time::Duration;
 
 use callbridge::clock;
 
+use crate::support::bridge::BridgeBuilder;
+use crate::support::journal;
 use crate::support::journal::Failing;
 use crate::support::journal::Killed;
-use crate::support::journal::Settings;
 use crate::support::journal::Unplugged;
 use crate::support::kafka::Kafka;
 use crate::support::ledger::Ledger;
@@ -42,14 +43,14 @@ const PLAN: Plan = Plan { seed: 1, crashes: 6, clients: 8, pause: Duration::from
 const QUIET: Duration = Duration::from_secs(10);
 
 /// It goes on with what it can read, so that what is missing is counted.
-fn settings(kafka: &Kafka, mutant: &str) -> Settings {
-    let settings = Settings::new(&kafka.bootstrap(), mutant, "on_corruption = \"salvage\"");
-    settings.with_variable("CALLBRIDGE_TEST_MUTANT", mutant)
+fn settings(kafka: &Kafka, mutant: &str) -> BridgeBuilder {
+    let settings = journal::builder(&kafka.bootstrap(), mutant, "on_corruption = \"salvage\"");
+    settings.variable("CALLBRIDGE_TEST_MUTANT", mutant)
 }
 
 /// Records stay with the client for so long that crashes come before they are delivered.
-fn settings_with_slow_delivery(kafka: &Kafka, mutant: &str) -> Settings {
-    settings(kafka, mutant).with(&["--kafka", "linger.ms=3000"])
+fn settings_with_slow_delivery(kafka: &Kafka, mutant: &str) -> BridgeBuilder {
+    settings(kafka, mutant).args(&["--kafka", "linger.ms=3000"])
 }
 
 /// What was acknowledged and does not come out.
@@ -89,7 +90,7 @@ fn power_cuts_find_a_segment_whose_name_is_not_synced() {
     let Some(kafka) = Kafka::shared() else { return };
     // Soon after a segment is begun, as the next spare makes the name durable as well; that takes longer for a large one.
     let settings = settings_with_slow_delivery(kafka, "no_directory_sync");
-    let settings = settings.with_variable("CALLBRIDGE_JOURNAL_SEGMENT_BYTES", "16777216");
+    let settings = settings.variable("CALLBRIDGE_JOURNAL_SEGMENT_BYTES", "16777216");
     let Some(site) = Unplugged::new(settings, 2) else { return };
     let plan = Plan { crashes: 12, acknowledged_max: 10, ..PLAN };
     assert_found(kafka, "no_directory_sync", site, &plan);

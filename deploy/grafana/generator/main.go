@@ -71,7 +71,7 @@ var rows = []row{
 	{"Callbacks", []panel{
 		{"Received", "reqps", "Callbacks that name a command, by command. other: commands this version does not know.", one(rate("callbridge_callbacks_received_total", "command"))},
 		{"Lost", "reqps", "Valid callbacks answered 503, by reason. Tencent does not repeat them by default. late: of those, the ones that Kafka took after all.", one(rate("callbridge_callbacks_lost_total", "reason"), rate("callbridge_callbacks_late_total"))},
-		{"Refused", "reqps", "Callbacks that were wrong, by what was wrong.", one(rate("callbridge_callbacks_refused_total", "reason"))},
+		{"Refused", "reqps", "Callbacks refused because they were wrong, by reason.", one(rate("callbridge_callbacks_refused_total", "reason"))},
 		{"Response time of after-callbacks", "s", "From the head of the request to the response. Tencent gives up after 2 s.", quantiles("callbridge_answer_after_duration_seconds")},
 		{"Response time of before-callbacks", "s", "From the head of the request to the response. It depends on no disk and no broker.", quantiles("callbridge_answer_before_duration_seconds")},
 		{"Decisions", "reqps", "Before-callbacks, by what was decided.", one(rate("callbridge_decisions_total", "outcome"))},

@@ -449,18 +449,10 @@ fn is_segment(file: &std::fs::DirEntry) -> bool {
 
 #[test]
 fn errors_of_the_path_are_of_the_configuration_and_those_of_the_disk_are_not() {
-    let of_configuration = [
-        Errno::ACCESS,
-        Errno::PERM,
-        Errno::ROFS,
-        Errno::NOTDIR,
-        Errno::NOENT,
-        Errno::EXIST,
-        Errno::NAMETOOLONG,
-        Errno::LOOP,
-    ];
+    let of_configuration =
+        [Errno::ACCESS, Errno::PERM, Errno::ROFS, Errno::NOTDIR, Errno::EXIST, Errno::NAMETOOLONG, Errno::LOOP];
     let of_the_machine =
-        [Errno::IO, Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::STALE];
+        [Errno::IO, Errno::NOENT, Errno::NOSPC, Errno::DQUOT, Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::STALE];
     for (errors, is_of_configuration) in [(&of_configuration[..], true), (&of_the_machine[..], false)] {
         for errno in errors {
             let source = || io::Error::from(*errno);

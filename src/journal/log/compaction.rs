@@ -25,10 +25,10 @@ use super::format::FramePlace;
 use super::format::FrameRecord;
 use super::format::Output;
 use super::format::SegmentHeader;
-use super::marks::OrdinalSet;
 use super::mutant::Mutant;
-use super::numbers::SeqSet;
-use super::scan::Said;
+use super::ordinal_set::OrdinalSet;
+use super::scan::OlderRuns;
+use super::seq_set::SeqSet;
 use super::store::MaintenanceError;
 use super::store::Segment;
 use super::store::Store;
@@ -94,7 +94,7 @@ struct Writing<F> {
     offsets: Vec<u32>,
     /// What the inputs say of the delivery of older ones.
     runs: Vec<(Seq, Seq)>,
-    said: Said,
+    said: OlderRuns,
 }
 
 /// Why a compaction does not go on.
@@ -185,7 +185,7 @@ impl<D: Disk> Store<D> {
             return Err(("make room for a compaction", io::ErrorKind::StorageFull.into()));
         }
         let file = disk.create(&name).map_err(|error| ("begin a compaction", error))?;
-        let mut said = Said::NOTHING;
+        let mut said = OlderRuns::NOTHING;
         header.ends.iter().for_each(|end| said.add(end.segment, 0));
         let writing = Writing {
             name,

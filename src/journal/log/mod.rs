@@ -90,10 +90,10 @@ pub(crate) mod cursor;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod format;
-mod marks;
-mod numbers;
+mod ordinal_set;
 pub(crate) mod recovery;
 pub(crate) mod scan;
+mod seq_set;
 pub(crate) mod store;
 pub(crate) mod writer;
 

@@ -18,8 +18,8 @@ use super::format::FrameHeader;
 use super::format::FrameRecord;
 use super::format::Output;
 use super::format::SegmentHeader;
-use super::marks::OrdinalSet;
-use super::numbers::SeqSet;
+use super::ordinal_set::OrdinalSet;
+use super::seq_set::SeqSet;
 
 /// What is in a segment.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(crate) struct Scan {
     pub(super) missing: OrdinalSet,
     /// What it says was delivered, here and elsewhere, first and last each.
     pub(super) delivered: Vec<(Seq, Seq)>,
-    pub(super) said: Said,
+    pub(super) said: OlderRuns,
     pub(crate) damage: Vec<Damage>,
     /// Where something was begun that did not become a frame.
     pub(crate) torn_at: Option<u64>,
@@ -63,14 +63,14 @@ pub(crate) struct Scan {
 
 /// What a segment says of older ones, at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct OlderRuns {
     /// The lowest number of which it says something.
     pub(super) from: Seq,
     /// How many bytes its records of what was delivered have.
     pub(super) bytes: u64,
 }
 
-impl Said {
+impl OlderRuns {
     pub(super) const NOTHING: Self = Self { from: Seq::MAX, bytes: 0 };
 
     pub(super) fn add(&mut self, from: Seq, bytes: usize) {
@@ -125,7 +125,7 @@ pub(crate) fn scan(
         uncounted: OrdinalSet::default(),
         missing: OrdinalSet::default(),
         delivered: Vec::new(),
-        said: Said::NOTHING,
+        said: OlderRuns::NOTHING,
         damage: Vec::new(),
         torn_at: None,
         lost_end: None,

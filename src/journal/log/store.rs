@@ -22,10 +22,10 @@ use super::disk::Disk;
 use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
 use super::format::End;
-use super::marks::OrdinalSet;
 use super::mutant::Mutant;
-use super::numbers::SeqSet;
-use super::scan::Said;
+use super::ordinal_set::OrdinalSet;
+use super::scan::OlderRuns;
+use super::seq_set::SeqSet;
 
 /// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
 const SPARES_MAX: usize = 2;
@@ -96,7 +96,7 @@ pub(super) struct StoreState<F> {
     pub(super) entropy: RandomSource,
     /// Files that are to be removed, with their bytes: what they had is in an output, or was not finished.
     pub(super) superseded: Vec<(String, u64)>,
-    /// So many times the files are put in order before the next compaction.
+    /// Passes of maintenance before the next compaction.
     pub(super) compaction_pause: u32,
     /// One after the other.
     pub(super) compaction_failures: u32,
@@ -158,7 +158,7 @@ pub(super) struct Segment<F> {
     pub(super) is_damaged: bool,
     /// It turned out that it cannot be compacted.
     pub(super) is_unfit: bool,
-    pub(super) said: Said,
+    pub(super) said: OlderRuns,
     /// What it says of others that were not sealed.
     pub(super) ends: Vec<End>,
 }
@@ -210,7 +210,7 @@ pub(crate) enum Maintenance {
     Hurry,
 }
 
-/// Why the files could not be put in order.
+/// Why maintenance failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MaintenanceError {
     /// It may work the next time; nothing depends on it.

@@ -17,10 +17,10 @@ use super::format::End;
 use super::format::FramePlace;
 use super::format::RUN_BYTES_MAX;
 use super::format::SegmentHeader;
-use super::marks::OrdinalSet;
 use super::mutant::Mutant;
-use super::numbers::SeqSet;
-use super::scan::Said;
+use super::ordinal_set::OrdinalSet;
+use super::scan::OlderRuns;
+use super::seq_set::SeqSet;
 use super::store::Segment;
 use super::store::SpareSegment;
 use super::store::Store;
@@ -88,7 +88,7 @@ impl<D: Disk> SegmentWriter<D> {
         if !runs.is_empty() {
             batch.push_delivered(&runs);
         }
-        let said = Said {
+        let said = OlderRuns {
             from: runs.first().map_or(Seq::MAX, |(first, _)| *first),
             bytes: (batch.bytes() - bytes_given) as u64,
         };
@@ -106,7 +106,7 @@ impl<D: Disk> SegmentWriter<D> {
         }
     }
 
-    fn append_whole(&mut self, batch: &mut Batch, said: Said) -> Result<AppendedBatch, BatchError> {
+    fn append_whole(&mut self, batch: &mut Batch, said: OlderRuns) -> Result<AppendedBatch, BatchError> {
         let room = self
             .active
             .as_ref()
@@ -189,7 +189,7 @@ impl<D: Disk> SegmentWriter<D> {
 
     /// A segment has its name, durably.
     fn begun(&mut self, name: String, file: Arc<D::File>, header: &SegmentHeader) {
-        let mut said = Said::NOTHING;
+        let mut said = OlderRuns::NOTHING;
         header.ends.iter().for_each(|end| said.add(end.segment, 0));
         let segment = Segment {
             name,
@@ -225,14 +225,14 @@ impl<D: Disk> SegmentWriter<D> {
     /// Ends the segment at hand, so that its last frame is vouched for.
     fn seal(&mut self) -> Result<(), BatchError> {
         if self.active.is_some() {
-            self.write(&mut Batch::new(), Said::NOTHING, true)?;
+            self.write(&mut Batch::new(), OlderRuns::NOTHING, true)?;
             self.active = None;
         }
         Ok(())
     }
 
     /// Writes a frame for which there is room, and makes it durable.
-    fn write(&mut self, batch: &mut Batch, said: Said, is_seal: bool) -> Result<AppendedBatch, BatchError> {
+    fn write(&mut self, batch: &mut Batch, said: OlderRuns, is_seal: bool) -> Result<AppendedBatch, BatchError> {
         self.refuse_if_failed()?;
         let Some(active) = &self.active else { return Err(BatchError::Full) };
         let (file, offset, active_seq) = (Arc::clone(&active.file), active.offset, active.first_seq);

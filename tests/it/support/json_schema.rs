@@ -3,7 +3,7 @@
 use callbridge::command::Command;
 use callbridge::command::Form;
 use callbridge::command::Kind;
-use callbridge::command::RecordKey;
+use callbridge::command::SubjectKey;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -102,7 +102,7 @@ fn required(what: What) -> Vec<&'static str> {
         "sdkappid",
         "data",
     ];
-    let has_subject = what.command().is_some_and(|command| command.key() == RecordKey::App);
+    let has_subject = what.command().is_some_and(|command| command.key() == SubjectKey::App);
     let subject = has_subject.then_some(["subject", "partitionkey"]).into_iter().flatten();
     always.into_iter().chain(subject).chain(what.is_question().then_some("decision")).collect()
 }
@@ -152,7 +152,7 @@ fn attributes(what: What) -> Value {
         What::Unknown => attributes["dataschema"] = json!({"const": data_id(name)}),
         What::Any => {}
     }
-    if what.command().is_some_and(|command| command.key() == RecordKey::App) {
+    if what.command().is_some_and(|command| command.key() == SubjectKey::App) {
         attributes["subject"]["description"] =
             json!("The application: it is about no entity within it. The record's key.");
     }

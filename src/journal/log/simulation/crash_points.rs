@@ -6,9 +6,9 @@
 use super::disk::Image;
 use super::disk::SimDisk;
 use super::history::Action;
+use super::history::DeliveryOrder;
 use super::history::History;
 use super::history::HistorySetup;
-use super::history::Order;
 use super::model::Model;
 use super::model::Violation;
 use super::world::World;
@@ -35,13 +35,14 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
     let large = || append(&[38_000], false);
     let pair = || append(&[100, 38_000], false);
     let whole = || append(&[20_000, 10_000, 100], false);
-    let stuck = || deliver(u64::MAX, Order::Stuck { one_in: 2 });
-    let all_but = |one_in| deliver(u64::MAX, Order::Stuck { one_in });
+    let stuck = || deliver(u64::MAX, DeliveryOrder::Stuck { one_in: 2 });
+    let all_but = |one_in| deliver(u64::MAX, DeliveryOrder::Stuck { one_in });
     let works = |times| (0..times).map(|_| Action::Maintain { fault: None });
     let close = || Action::Close { fault: None };
     let work = || Action::Maintain { fault: None };
-    let all = || deliver(u64::MAX, Order::OldestFirst);
-    let held_up = || deliver(u64::MAX, Order::OldestHeldUp);
+    let all = || deliver(u64::MAX, DeliveryOrder::OldestFirst);
+    let newest = || deliver(1, DeliveryOrder::NewestFirst);
+    let held_up = || deliver(u64::MAX, DeliveryOrder::OldestHeldUp);
     let again = || Action::Open { segment_blocks: 16, fault: None };
     vec![
         ("begins", vec![small(), small(), small()]),
@@ -60,7 +61,7 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
             vec![small(), Action::Kill, small(), Action::Kill, small(), close(), again(), small()],
         ),
         ("changes the size", vec![small(), Action::Open { segment_blocks: 18, fault: None }, all(), large(), work()]),
-        ("delivers the newest first", vec![large(), small(), deliver(1, Order::NewestFirst), recording(), close()]),
+        ("delivers the newest first", vec![large(), small(), newest(), recording(), close()]),
         (
             "carries records over",
             vec![append(&[100, 38_000], false), held_up(), large(), held_up(), work(), recording(), work(), small()],
@@ -104,7 +105,7 @@ fn append(sizes: &[usize], with_delivered: bool) -> Action {
     Action::Append { sizes: sizes.to_vec(), is_counted: true, with_delivered, is_patient: true, fault: None }
 }
 
-fn deliver(captures: u64, order: Order) -> Action {
+fn deliver(captures: u64, order: DeliveryOrder) -> Action {
     Action::Deliver { captures, order }
 }
 

@@ -50,7 +50,7 @@ pub(super) enum Action {
     },
     Deliver {
         captures: u64,
-        order: Order,
+        order: DeliveryOrder,
     },
     Maintain {
         fault: Option<Fault>,
@@ -89,7 +89,7 @@ pub(super) enum Action {
 
 /// In which captures are delivered.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Order {
+pub(super) enum DeliveryOrder {
     OldestFirst,
     NewestFirst,
     /// All but the oldest.
@@ -185,7 +185,7 @@ impl ActionWeights {
     fn deliver(&self, random: &mut SplitMix) -> Action {
         match self.stuck {
             Some(one_in) if random.percent(90) => {
-                Action::Deliver { captures: u64::MAX, order: Order::Stuck { one_in } }
+                Action::Deliver { captures: u64::MAX, order: DeliveryOrder::Stuck { one_in } }
             }
             Some(_) | None => Action::Deliver { captures: self.delivered(random), order: order(random) },
         }
@@ -207,12 +207,12 @@ impl ActionWeights {
     }
 }
 
-fn order(random: &mut SplitMix) -> Order {
+fn order(random: &mut SplitMix) -> DeliveryOrder {
     match random.below(10) {
-        0..5 => Order::OldestFirst,
-        5 => Order::NewestFirst,
-        6..8 => Order::OldestHeldUp,
-        _ => Order::Any { seed: random.next() },
+        0..5 => DeliveryOrder::OldestFirst,
+        5 => DeliveryOrder::NewestFirst,
+        6..8 => DeliveryOrder::OldestHeldUp,
+        _ => DeliveryOrder::Any { seed: random.next() },
     }
 }
 

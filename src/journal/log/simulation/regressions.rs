@@ -6,9 +6,9 @@ use super::disk::Image;
 use super::disk::SECTOR_BYTES;
 use super::disk::SimDisk;
 use super::history::Action;
+use super::history::DeliveryOrder;
 use super::history::History;
 use super::history::HistorySetup;
-use super::history::Order;
 use super::random::SplitMix;
 use crate::journal::log::BatchError;
 use crate::journal::log::Damage;
@@ -36,7 +36,7 @@ fn append(sizes: &[usize], with_delivered: bool) -> Action {
     Action::Append { sizes: sizes.to_vec(), is_counted: true, with_delivered, is_patient: true, fault: None }
 }
 
-fn deliver(captures: u64, order: Order) -> Action {
+fn deliver(captures: u64, order: DeliveryOrder) -> Action {
     Action::Deliver { captures, order }
 }
 
@@ -51,7 +51,7 @@ fn a_segment_without_captures_is_not_overwritten_by_the_next() {
             Action::Kill,
             // Records what was delivered, and nothing else.
             READ,
-            deliver(1, Order::OldestFirst),
+            deliver(1, DeliveryOrder::OldestFirst),
             append(&[], true),
             Action::Kill,
             append(&[100], true),
@@ -80,7 +80,7 @@ fn a_segment_without_captures_does_not_lose_who_says_where_it_ends() {
         fault: None,
     };
     let open = Action::Open { segment_blocks: 16, fault: None };
-    let half = || deliver(u64::MAX, Order::Stuck { one_in: 2 });
+    let half = || deliver(u64::MAX, DeliveryOrder::Stuck { one_in: 2 });
     holds(
         HistorySetup { quota_bytes: 5 * 16 * 4096, ..SETUP },
         [
@@ -132,7 +132,13 @@ fn a_refused_batch_does_not_take_with_it_what_was_delivered() {
     };
     holds(
         SETUP,
-        [append(&[100, 100], false), deliver(1, Order::OldestFirst), refused, Action::Close { fault: None }, READ],
+        [
+            append(&[100, 100], false),
+            deliver(1, DeliveryOrder::OldestFirst),
+            refused,
+            Action::Close { fault: None },
+            READ,
+        ],
     );
 }
 
@@ -144,7 +150,7 @@ fn a_run_that_only_delivers_records_it_when_it_closes() {
             append(&[100, 100], false),
             Action::Kill,
             READ,
-            deliver(1, Order::OldestFirst),
+            deliver(1, DeliveryOrder::OldestFirst),
             Action::Close { fault: None },
             READ,
         ],
@@ -154,7 +160,8 @@ fn a_run_that_only_delivers_records_it_when_it_closes() {
 #[test]
 fn a_close_records_all_that_was_delivered() {
     // Every second one: more runs than a frame takes.
-    let delivered = (0..15).flat_map(|_| [append(&[10], false), deliver(1, Order::NewestFirst), append(&[10], false)]);
+    let delivered =
+        (0..15).flat_map(|_| [append(&[10], false), deliver(1, DeliveryOrder::NewestFirst), append(&[10], false)]);
     holds(SETUP, delivered.chain([Action::Close { fault: None }, READ]));
 }
 
@@ -166,7 +173,7 @@ fn a_segment_that_cannot_be_taken_back_is_not_forgotten() {
         [
             append(&[38_000], false),
             append(&[38_000], false),
-            deliver(1, Order::OldestFirst),
+            deliver(1, DeliveryOrder::OldestFirst),
             fails,
             Action::Close { fault: None },
             READ,
@@ -203,7 +210,7 @@ fn a_spare_that_a_killed_run_has_left_is_not_written_under_its_old_name() {
             [
                 append(&[38_000], false),
                 append(&[38_000], false),
-                deliver(1, Order::OldestFirst),
+                deliver(1, DeliveryOrder::OldestFirst),
                 // Renamed to a spare, and killed before the directory is synced.
                 Action::Maintain { fault: Some(Fault { after: 1, kind: FaultKind::Fails }) },
                 // The next run begins a segment in it, and is killed before that has its name.
@@ -224,8 +231,12 @@ fn a_spare_that_a_killed_run_has_left_is_not_written_under_its_old_name() {
 #[test]
 fn a_full_log_whose_oldest_capture_is_held_up_takes_back_what_is_delivered() {
     let filled = (0..5).map(|_| append(&[38_000], false));
-    let freed =
-        [deliver(u64::MAX, Order::OldestHeldUp), Action::Maintain { fault: None }, append(&[38_000], true), READ];
+    let freed = [
+        deliver(u64::MAX, DeliveryOrder::OldestHeldUp),
+        Action::Maintain { fault: None },
+        append(&[38_000], true),
+        READ,
+    ];
     holds(SETUP, filled.chain(freed));
 }
 
@@ -235,7 +246,7 @@ fn a_full_log_that_is_opened_again_takes_back_what_is_delivered() {
     let freed = [
         Action::Kill,
         READ,
-        deliver(u64::MAX, Order::OldestHeldUp),
+        deliver(u64::MAX, DeliveryOrder::OldestHeldUp),
         Action::Maintain { fault: None },
         append(&[38_000], true),
         READ,
@@ -259,7 +270,7 @@ fn a_header_that_is_damaged_twice_is_not_taken_for_that_of_another_version() {
 /// A log with a compaction that is so many steps under way; then one with a fault.
 fn compacts_until(passes: usize, after: u64, kind: FaultKind) -> impl Iterator<Item = Action> {
     let pair = || append(&[100, 38_000], false);
-    let filled = [pair(), pair(), deliver(u64::MAX, Order::Stuck { one_in: 2 }), append(&[100], true), pair()];
+    let filled = [pair(), pair(), deliver(u64::MAX, DeliveryOrder::Stuck { one_in: 2 }), append(&[100], true), pair()];
     let passes = (0..passes).map(|_| Action::Maintain { fault: None });
     filled.into_iter().chain(passes).chain([Action::Maintain { fault: Some(Fault { after, kind }) }])
 }
@@ -268,8 +279,14 @@ fn compacts_until(passes: usize, after: u64, kind: FaultKind) -> impl Iterator<I
 fn an_output_stays_until_its_inputs_are_gone() {
     let maintain = || Action::Maintain { fault: None };
     for (passes, after) in (0..12).flat_map(|passes| (0..12).map(move |after| (passes, after))) {
-        let delivered =
-            [deliver(u64::MAX, Order::OldestFirst), append(&[100], true), maintain(), maintain(), Action::Kill, READ];
+        let delivered = [
+            deliver(u64::MAX, DeliveryOrder::OldestFirst),
+            append(&[100], true),
+            maintain(),
+            maintain(),
+            Action::Kill,
+            READ,
+        ];
         holds(SETUP, compacts_until(passes, after, FaultKind::Fails).chain(delivered));
     }
 }

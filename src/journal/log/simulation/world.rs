@@ -11,9 +11,9 @@ use super::disk::Image;
 use super::disk::SECTOR_BYTES;
 use super::disk::SimDisk;
 use super::history::Action;
+use super::history::DeliveryOrder;
 use super::history::History;
 use super::history::HistorySetup;
-use super::history::Order;
 use super::model::Hurt;
 use super::model::Model;
 use super::model::ModelCapture;
@@ -217,7 +217,7 @@ impl World {
             self.open(None)?;
             self.read(u64::MAX)?;
             self.tend_until_done()?;
-            self.deliver(u64::MAX, Order::OldestFirst)?;
+            self.deliver(u64::MAX, DeliveryOrder::OldestFirst)?;
             self.tend_until_done()?;
             let Some(mut batch) = self.batch(&[100], true)? else { return Err("it cannot be opened".to_owned()) };
             if !self.append(&mut batch, true, true, None)? {
@@ -346,17 +346,17 @@ impl World {
         self.check_room().map(|()| true)
     }
 
-    fn deliver(&mut self, captures: u64, order: Order) -> Result<(), Violation> {
+    fn deliver(&mut self, captures: u64, order: DeliveryOrder) -> Result<(), Violation> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let mut seqs: Vec<Seq> = run.undelivered.keys().copied().collect();
         match order {
-            Order::OldestFirst => {}
-            Order::NewestFirst => seqs.reverse(),
-            Order::OldestHeldUp => {
+            DeliveryOrder::OldestFirst => {}
+            DeliveryOrder::NewestFirst => seqs.reverse(),
+            DeliveryOrder::OldestHeldUp => {
                 seqs.drain(..seqs.len().min(1));
             }
-            Order::Stuck { one_in } => seqs.retain(|seq| seq % one_in != 1),
-            Order::Any { seed } => {
+            DeliveryOrder::Stuck { one_in } => seqs.retain(|seq| seq % one_in != 1),
+            DeliveryOrder::Any { seed } => {
                 let mut random = SplitMix::new(seed);
                 seqs.sort_by_cached_key(|_| random.next());
             }

@@ -1,0 +1,121 @@
+//! The workers: threads that drive connections, each with a runtime of its own.
+//!
+//! A connection stays with the worker it began with. So what it needs is never looked for by another thread, and no worker wakes
+//! another: with one runtime for all threads that was a system call for every fourth callback.
+
+use std::io;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime;
+use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
+
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::Phase;
+
+/// The name of the threads.
+const NAME: &str = "callbacks";
+
+/// Workers that do not run yet.
+#[derive(Debug)]
+pub(crate) struct UnstartedWorkers(Vec<Runtime>);
+
+/// Workers that run.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    handles: Vec<Handle>,
+    /// Disconnected when all have ended.
+    all: Receiver<()>,
+}
+
+impl UnstartedWorkers {
+    /// So many workers.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no more file descriptors.
+    pub(crate) fn new(count: usize) -> io::Result<Self> {
+        let runtimes = (0..count).map(|_| runtime::Builder::new_current_thread().enable_all().build());
+        runtimes.collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Starts their threads. Each does, beside driving connections, what `chore` says. They end in [`Phase::Stopped`], with every
+    /// connection that is still there.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no more threads.
+    pub(crate) fn start<C, F>(self, lifecycle: &Lifecycle, chore: C) -> io::Result<Workers>
+    where
+        C: FnOnce() -> F + Clone + Send + 'static,
+        F: Future<Output = ()>,
+    {
+        let (running, all) = mpsc::channel();
+        let mut workers = Workers { handles: Vec::new(), all };
+        for runtime in self.0 {
+            workers.handles.push(runtime.handle().clone());
+            let (running, lifecycle, chore) = (running.clone(), lifecycle.clone(), chore.clone());
+            thread::Builder::new().name(NAME.to_owned()).spawn(move || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        () = lifecycle.reached(Phase::Stopped) => {}
+                        () = chore() => {}
+                    }
+                });
+                // Before anybody is told: what it still drove ends here.
+                drop(runtime);
+                drop(running);
+            })?;
+        }
+        Ok(workers)
+    }
+}
+
+impl Workers {
+    /// Where connections are driven.
+    pub(crate) fn handles(&self) -> &[Handle] {
+        &self.handles
+    }
+
+    /// Waits for their end, but no longer than `limit`.
+    pub(crate) fn join(self, limit: Duration) {
+        // Nothing is ever sent: this returns when the last has ended, or when the time is over.
+        let _ended = self.all.recv_timeout(limit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::pending;
+    use std::sync::Arc;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn each_drives_what_it_has_begun_and_all_of_it_ends_with_them() {
+        let (tell, told) = mpsc::channel();
+        let lifecycle = Lifecycle::new();
+        let workers = UnstartedWorkers::new(2).unwrap().start(&lifecycle, pending).unwrap();
+        let held = Arc::new(());
+        for handle in workers.handles() {
+            let (tell, held) = (tell.clone(), Arc::clone(&held));
+            // Aborted with its runtime.
+            drop(handle.spawn(async move {
+                tell.send((thread::current().name().map(str::to_owned), thread::current().id())).unwrap();
+                pending::<()>().await;
+                drop(held);
+            }));
+        }
+        let (one, other) = (told.recv_timeout(LIMIT).unwrap(), told.recv_timeout(LIMIT).unwrap());
+        assert_eq!((one.0.as_deref(), other.0.as_deref()), (Some(NAME), Some(NAME)));
+        assert_ne!(one.1, other.1);
+        assert_eq!(Arc::strong_count(&held), 3);
+        lifecycle.enter(Phase::Stopped);
+        workers.join(LIMIT);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+}
