@@ -1,6 +1,7 @@
 //! `callbridge blocklist` as an operator runs it: real processes, through Kafka and through the admin API.
 
 use std::fs;
+use std::io;
 use std::io::Write;
 use std::process::Command;
 use std::process::Output;
@@ -40,6 +41,16 @@ impl Setup {
     fn run(&self, target: &[String], args: &[&str]) -> Ran {
         let output = callbridge().arg("blocklist").args(args).args(target).output().unwrap();
         Ran::of(&output)
+    }
+
+    /// The exit code, and what is on stderr, of a command whose stdout nobody reads.
+    fn unread(&self, args: &[&str]) -> (i32, String) {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let mut command = callbridge();
+        command.arg("blocklist").args(args).args(&self.by_kafka).stdout(writer);
+        let ran = Ran::of(&command.output().unwrap());
+        (ran.code, ran.stderr)
     }
 
     /// Runs it, and it ends with 0.
@@ -123,6 +134,23 @@ fn rules_are_added_looked_up_listed_and_removed_through_kafka_and_through_a_brid
         // The other way to the topic sees it too.
         wait::until("the bridge has applied it", || setup.in_force().is_empty());
     }
+}
+
+#[test]
+fn a_command_whose_output_nobody_reads_does_its_work_all_the_same() {
+    let setup = Setup::new();
+    let file = setup.files.write("list.txt", "bob\neve\n");
+    let done = (0, String::new());
+    assert_eq!(setup.unread(&["diff", &file]), (1, String::new()));
+    assert_eq!(setup.unread(&["import", &file]), done);
+    assert_eq!(setup.done(&setup.by_kafka, &["export"]), "block bob\nblock eve\n");
+    assert_eq!(setup.unread(&["diff", &file]), done);
+    assert_eq!(setup.unread(&["lookup", "bob"]), (3, String::new()));
+    assert_eq!(setup.unread(&["lookup", "carol"]), done);
+    for args in [&["add", "carol"][..], &["list"], &["export"], &["remove", "carol"]] {
+        assert_eq!(setup.unread(args), done, "{args:?}");
+    }
+    assert_eq!(setup.done(&setup.by_kafka, &["export"]), "block bob\nblock eve\n");
 }
 
 #[test]
@@ -308,4 +336,8 @@ fn the_config_file_of_the_bridges_leads_to_the_topic() {
     assert!(ran.stderr.contains("no topic: set blocklist.topic"), "{}", ran.stderr);
     fs::write(&path, "nonsense = 1\n").unwrap();
     assert_eq!(setup.run(&target, &["list"]).code, 78);
+    let list = setup.files.write("list.txt", "bob\n");
+    assert_eq!(setup.run(&target, &["diff", &list]).code, 78);
+    let help = setup.done(&[], &["diff", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("with 78 if the configuration cannot be used"), "{help}");
 }

@@ -21,6 +21,7 @@ use super::compare;
 use super::compare::Difference;
 use super::compare::ListedRule;
 use super::files;
+use super::output;
 use super::target::Target;
 use super::target::TargetArgs;
 
@@ -63,24 +64,21 @@ pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
     }
     let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     write(&difference, &name, &mut target)?;
-    writeln!(io::stdout(), "imported {}", args.file.display())?;
+    output::print_lines([format!("imported {}", args.file.display())])?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Says what changes: how much, and the first of each kind.
 fn show(difference: &Difference) -> io::Result<()> {
-    let mut out = io::stdout().lock();
     let Difference { added, changed, removed } = difference;
-    writeln!(out, "added {}, changed {}, removed {}", added.len(), changed.len(), removed.len())?;
+    let mut lines = vec![format!("added {}, changed {}, removed {}", added.len(), changed.len(), removed.len())];
     for (mark, entries) in [('-', removed), ('~', changed), ('+', added)] {
-        for entry in entries.iter().take(SHOWN) {
-            writeln!(out, "{mark} {}", entry.sentence())?;
-        }
+        lines.extend(entries.iter().take(SHOWN).map(|entry| format!("{mark} {}", entry.sentence())));
         if let Some(more) = entries.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-            writeln!(out, "{mark} and {more} more")?;
+            lines.push(format!("{mark} and {more} more"));
         }
     }
-    out.flush()
+    output::print_lines(lines)
 }
 
 /// Asks on a terminal. Elsewhere the answer is no.
