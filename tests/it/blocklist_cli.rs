@@ -27,9 +27,13 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        let files = Files::new();
+        Self::with(Files::new(), "")
+    }
+
+    /// With further settings, of one line each.
+    fn with(files: Files, more: &str) -> Self {
         let tokens = files.write("tokens", "alice:0123456789abcdef-admin\n");
-        let settings = format!("admin.token_files = [{tokens:?}]\nblocklist.topic = {TOPIC:?}");
+        let settings = format!("admin.token_files = [{tokens:?}]\nblocklist.topic = {TOPIC:?}\n{more}");
         let bridge = Bridge::light(&settings);
         let brokers = bridge.embedded_kafka().get("bootstrap.servers").unwrap().to_owned();
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
@@ -258,6 +262,39 @@ fn a_bad_file_ends_with_1_names_its_lines_and_nothing_is_written() {
         assert_eq!(setup.run(target, &["diff", &bad]).code, 2, "not 1, which is a difference");
     }
     assert_eq!(setup.in_force(), [""; 0]);
+}
+
+#[test]
+fn an_import_with_a_rule_that_cannot_be_written_writes_nothing() {
+    let setup = Setup::new();
+    let users: String = (0..10_001).map(|nth| format!("user-{nth:05}\n")).collect();
+    // The rules are sorted: these come last, in the second batch.
+    for (line, shown) in [
+        (format!("zoe because {}", "x".repeat(9000)), "block zoe: because "),
+        (format!("z{}", "o".repeat(20_000)), "ooo...: user "),
+        (r#""zo\u001fe""#.to_owned(), r#"block "zo\u001fe": user "#),
+    ] {
+        let file = setup.files.write("list.txt", &format!("{users}{line}\n"));
+        for target in [&setup.by_kafka, &setup.by_admin] {
+            for args in [&["import", &file][..], &["import", &file, "--dry-run"]] {
+                let ran = setup.run(target, args);
+                assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{shown}");
+                assert!(ran.stderr.contains(shown) && ran.stderr.contains("nothing was written"), "{}", ran.stderr);
+                assert!(ran.stderr.len() < 1000, "{}", ran.stderr);
+            }
+        }
+    }
+    assert_eq!(setup.in_force(), [""; 0]);
+}
+
+#[test]
+fn an_import_of_ids_that_json_makes_longer_is_sent_in_bodies_that_are_taken() {
+    let setup = Setup::new();
+    let line = |nth: usize| format!("\"{nth:03}{}\"\n", "\\u0001".repeat(8000));
+    let file = setup.files.write("list.txt", &(0..100).map(line).collect::<String>());
+    let imported = setup.done(&setup.by_admin, &["import", &file]);
+    assert!(imported.starts_with("added 100, "));
+    wait::until("it is in force", || setup.in_force().len() == 100);
 }
 
 #[test]
