@@ -378,3 +378,40 @@ fn the_config_file_of_the_bridges_leads_to_the_topic() {
     let help = setup.done(&[], &["diff", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("with 78 if the configuration cannot be used"), "{help}");
 }
+
+#[test]
+fn a_lookup_with_the_config_file_answers_as_a_bridge_with_that_file_does() {
+    for dry_run in [false, true] {
+        let files = Files::new();
+        let list = files.write("list.txt", "mallory because spam\nallow carol on @TOA#_staff\npardon bob\n");
+        let more = format!("blocklist.files = [{list:?}]\ndecide.dry_run = {dry_run}");
+        let setup = Setup::with(files, &more);
+        setup.done(&setup.by_admin, &["add", "bob", "eve", "mallory"]);
+        let kafka = format!("kafka.\"bootstrap.servers\" = {:?}", setup.by_kafka[1]);
+        let config = format!("{more}\nblocklist.topic = {TOPIC:?}\n{kafka}\napps = [{{ sdk_app_id = 1 }}]\n");
+        let target = ["--config".to_owned(), setup.files.write("callbridge.toml", &config)];
+        for args in [
+            &["lookup", "mallory"][..],
+            &["lookup", "bob"],
+            &["lookup", "eve"],
+            &["lookup", "eve", "--account", "@TOA#_staff"],
+            &["lookup", "carol", "--account", "@TOA#_staff"],
+            &["lookup", "dave", "--account", "@TOA#_staff"],
+            &["list"],
+        ] {
+            let args = [args, &["--output", "json"]].concat();
+            let [of_config, of_bridge] = [&target[..], &setup.by_admin].map(|target| setup.run(target, &args));
+            assert_eq!(
+                (of_config.code, &of_config.stdout),
+                (of_bridge.code, &of_bridge.stdout),
+                "{}",
+                of_config.stderr
+            );
+        }
+        assert_eq!(setup.run(&target, &["lookup", "mallory"]).code, 3);
+        setup.files.write("list.txt", "block\n");
+        let bad = setup.run(&target, &["lookup", "eve"]);
+        assert_eq!((bad.code, bad.stdout.as_str()), (1, ""));
+        assert!(bad.stderr.contains("list.txt: line 1: "), "{}", bad.stderr);
+    }
+}
