@@ -205,7 +205,7 @@ fn start(
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
         spawn("topics", move || watch_topics(&readying, &topics_client, &served, &control, &thread))?
     };
-    let workers = workers.start(&served.lifecycle, std::future::pending).map_err(ServeError::system("the workers"))?;
+    let workers = workers.start(&served.lifecycle).map_err(ServeError::system("the workers"))?;
     let (done, serving) = oneshot::channel();
     let serve = {
         let _inside = runtime.enter();

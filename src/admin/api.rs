@@ -169,7 +169,7 @@ impl BlocklistApi {
             }
             smallest.insert(SortedRule(rule));
             // One more than the page has, to know whether there is a next one.
-            if smallest.len() > query.limit + 1 {
+            if smallest.len() > query.limit.saturating_add(1) {
                 smallest.pop_last();
             }
         }
@@ -422,6 +422,12 @@ mod tests {
         );
         assert_eq!(page(PageQuery { account: Some("@a".into()), ..all(9) }), "block bert on @a; block bob on @a");
         assert_eq!(page(PageQuery { kind: Some(RuleKind::Close), prefix: Some("@a".into()), ..all(9) }), "close @ab");
+    }
+
+    #[test]
+    fn a_page_of_the_largest_limit_has_every_rule() {
+        let page = api(&["bob\ncarol"]).page(&all(usize::MAX));
+        assert_eq!((sentences(&page), page.next.as_deref()), (vec!["block bob", "block carol"], None));
     }
 
     #[test]

@@ -79,7 +79,8 @@ fn change_of(line: &[u8]) -> Result<WantedChange, FieldError> {
     wanted_by(read(line)?)
 }
 
-fn wanted_by(line: ChangeLine) -> Result<WantedChange, FieldError> {
+/// The change that `line` asks for.
+pub(crate) fn wanted_by(line: ChangeLine) -> Result<WantedChange, FieldError> {
     let (parts, is_put) = match line {
         ChangeLine::Put(parts) => (parts, true),
         ChangeLine::Delete(parts) => (parts, false),

@@ -82,7 +82,7 @@ impl ApiError {
                 "no blocklist.topic is configured: the blocklist is the files of blocklist.files, which this API does not write".to_owned()
             }
             Self::Invalid(found) => {
-                let first = found.first().map(shown).unwrap_or_default();
+                let first = found.first().map(ToString::to_string).unwrap_or_default();
                 let more = found.len().saturating_sub(1);
                 errors = found;
                 if more == 0 { first } else { format!("{first}; and {more} more") }
@@ -91,13 +91,6 @@ impl ApiError {
         };
         ProblemDetails { kind, title, status, detail, errors }
     }
-}
-
-fn shown(error: &FieldError) -> String {
-    let FieldError { line, field, detail } = error;
-    let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-    let field = field.as_ref().map(|field| format!("{field} ")).unwrap_or_default();
-    format!("{place}{field}{detail}")
 }
 
 impl From<WriteError> for ApiError {

@@ -1,6 +1,7 @@
 //! The JSON of the blocklist's API. `/openapi.json` is made from these types, and the command line reads them.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -347,4 +348,16 @@ pub(crate) struct FieldError {
     pub(crate) field: Option<String>,
     /// What is wrong with it.
     pub(crate) detail: String,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(formatter, "line {line}: ")?;
+        }
+        if let Some(field) = &self.field {
+            write!(formatter, "{field} ")?;
+        }
+        formatter.write_str(&self.detail)
+    }
 }

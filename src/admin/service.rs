@@ -66,7 +66,7 @@ pub(crate) struct BlocklistService {
     /// Set once the lists are there.
     api: Arc<OnceLock<BlocklistApi>>,
     /// A page looks at every rule, so one is made at a time.
-    pages: Semaphore,
+    pages: Arc<Semaphore>,
     changes: Semaphore,
 }
 
@@ -75,7 +75,7 @@ type ApiAnswer = Result<Vec<u8>, ApiError>;
 
 impl BlocklistService {
     pub(crate) fn new(tokens: Option<Arc<ArcSwap<AdminTokens>>>, api: Arc<OnceLock<BlocklistApi>>) -> Self {
-        Self { tokens, api, pages: Semaphore::new(1), changes: Semaphore::new(CHANGES_AT_ONCE) }
+        Self { tokens, api, pages: Arc::new(Semaphore::new(1)), changes: Semaphore::new(CHANGES_AT_ONCE) }
     }
 
     /// The response to a request. `progress` beats while it is worked on, so that its connection does not count as stalled.
@@ -149,10 +149,8 @@ impl BlocklistService {
 
     /// A page looks at all rules, which takes some 0.1 s of a list of ten million: not on the thread that answers probes.
     async fn page(&self, query: PageQuery, api: &BlocklistApi) -> ApiAnswer {
-        let _one = self.pages.acquire().await;
         let api = api.clone();
-        let page = task::spawn_blocking(move || written(&api.page(&query))).await;
-        page.unwrap_or_else(|_stopping| Err(ApiError::Unavailable("the process is stopping".to_owned())))
+        run_blocking(Arc::clone(&self.pages), move || written(&api.page(&query))).await
     }
 
     async fn many(&self, request: Request<Incoming>, api: &BlocklistApi, author: Author) -> ApiAnswer {
@@ -172,6 +170,17 @@ impl BlocklistService {
         let body = body(request, CHANGES_BYTES_MAX, CHANGES_TIMEOUT).await?;
         written(&api.change_all(changes::lines(&body)?, author, wait, dry_run).await?)
     }
+}
+
+/// Runs `work` on a thread that may block, once one of `permits` is free. The work holds the permit, since it goes on when the request that
+/// waits for it is dropped.
+async fn run_blocking(permits: Arc<Semaphore>, work: impl FnOnce() -> ApiAnswer + Send + 'static) -> ApiAnswer {
+    let permit = permits.acquire_owned().await;
+    let done = task::spawn_blocking(move || {
+        let _held = permit;
+        work()
+    });
+    done.await.unwrap_or_else(|_stopping| Err(ApiError::Unavailable("the process is stopping".to_owned())))
 }
 
 /// Changes the rule of `kind` that the path names, as `read` finds in the body.
@@ -291,4 +300,32 @@ pub(super) fn json(status: StatusCode, content_type: &'static str, body: Vec<u8>
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::sync::mpsc;
+
+    #[tokio::test]
+    async fn the_next_page_waits_for_the_scan_of_a_dropped_request() {
+        let permits = Arc::new(Semaphore::new(1));
+        let (begun, has_begun) = mpsc::channel();
+        let (end, may_end) = mpsc::channel::<()>();
+        let scan = move || {
+            begun.send(()).expect("the test waits");
+            let _ended = may_end.recv();
+            Ok(Vec::new())
+        };
+        let mut request = Box::pin(run_blocking(Arc::clone(&permits), scan));
+        assert!(time::timeout(Duration::ZERO, &mut request).await.is_err(), "the scan waits");
+        has_begun.recv().expect("the scan begins");
+        drop(request);
+        let mut next = Box::pin(run_blocking(Arc::clone(&permits), || Ok(b"next".to_vec())));
+        assert!(time::timeout(Duration::ZERO, &mut next).await.is_err(), "the first scan still runs");
+        assert_eq!(permits.available_permits(), 0);
+        drop(end);
+        assert_eq!(next.await, Ok(b"next".to_vec()));
+    }
 }

@@ -311,7 +311,7 @@ fn policy(decide: &Decide) -> Policy {
     if decide.dry_run {
         tracing::warn!("decide.dry_run is set: decisions are published, and nobody is refused");
     }
-    Policy { all_refused: decide.all_refused, before_loaded: decide.before_loaded, dry_run: decide.dry_run }
+    decide.policy()
 }
 
 pub(super) fn normaliser(config: &Config, apps: &Arc<Apps>, topics: &Arc<Topics>) -> Normaliser {

@@ -175,13 +175,22 @@ impl Drain {
             }
             () = show_progress(&gauge) => None,
         };
-        lifecycle.begin_stop(clock::monotonic() + CLIENT_END);
-        if failures.is_none() {
-            pump.control.give_up_at(clock::monotonic(), &pump.thread);
-            failures = stop::until(clock::monotonic() + CLIENT_END, &mut pump.ended).await.and_then(Result::ok);
-        }
-        lifecycle.enter(Phase::Recording);
-        let is_recorded = stop::until(clock::monotonic() + RECORD_END, &mut committer_ended).await.is_some();
+        let finish = async {
+            lifecycle.begin_stop(clock::monotonic() + CLIENT_END);
+            if failures.is_none() {
+                pump.control.give_up_at(clock::monotonic(), &pump.thread);
+                failures = stop::until(clock::monotonic() + CLIENT_END, &mut pump.ended).await.and_then(Result::ok);
+            }
+            lifecycle.enter(Phase::Recording);
+            stop::until(clock::monotonic() + RECORD_END, &mut committer_ended).await.is_some()
+        };
+        let is_recorded = tokio::select! {
+            is_recorded = finish => is_recorded,
+            name = signals.next() => {
+                tracing::warn!(signal = name, "ending at once");
+                return Ok(false);
+            }
+        };
         if !is_recorded {
             tracing::warn!(
                 "deliveries were not recorded in time; some callbacks are delivered again by the next drain"
@@ -190,13 +199,37 @@ impl Drain {
         super::say(&ledger.read().to_string());
         let left = gauge.undelivered();
         if left == 0 {
-            tracing::info!(dir = %dir.display(), "the journal is empty");
-            return Ok(is_recorded);
+            return is_empty_on_disk(dir).map(|is_empty| is_empty && is_recorded);
         }
         let missing = missing.lock().unwrap_or_else(PoisonError::into_inner).take();
         sorter.show(dir, &Reasons { missing, failures: failures.unwrap_or_default() }, left);
         Ok(false)
     }
+}
+
+/// Whether the next start would find nothing to deliver, and nothing that cannot be read: then the directory may be deleted.
+fn is_empty_on_disk(dir: &Path) -> Result<bool, ServeError> {
+    let left = inspect::left(dir).map_err(ServeError::Journal)?;
+    for damage in &left.damage {
+        tracing::error!(%damage, "captures of the journal cannot be read");
+    }
+    for name in &left.set_aside {
+        tracing::error!(name, "a damaged segment is set aside in the journal's directory");
+    }
+    let captures = left.captures;
+    if !left.is_nothing() && left.damage.is_empty() {
+        tracing::error!(
+            captures,
+            "deliveries could not be recorded, for want of disk space: these captures would be delivered again"
+        );
+    }
+    let is_empty = left.is_nothing() && left.set_aside.is_empty();
+    if is_empty {
+        tracing::info!(dir = %dir.display(), "the journal is empty");
+    } else {
+        tracing::error!(captures, dir = %dir.display(), "the journal is not empty");
+    }
+    Ok(is_empty)
 }
 
 /// Returns once there is no point in going on, or no time, and why.

@@ -149,6 +149,11 @@ const FAULTY_FILES: &[(&str, &str)] = &[
          C2C.CallbackBeforeSendMsg, Group.CallbackBeforeApplyJoinGroup, Group.CallbackBeforeInviteJoinGroup, \
          Group.CallbackBeforeSendMsg",
     ),
+    (
+        "admin.token_files = []",
+        "callbridge.toml:1: admin.token_files: must be at least one file; leave it out where the blocklist is not written \
+         through the API",
+    ),
     ("blocklist.files = \"a.txt\"", "callbridge.toml:1: blocklist.files: must be a list of texts"),
     ("blocklist.files = [\"\"]", "callbridge.toml:1: blocklist.files: must not be empty"),
     ("blocklist.files = [1]", "callbridge.toml:1: blocklist.files: must be text"),

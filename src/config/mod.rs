@@ -40,6 +40,7 @@ use crate::config::layers::Layers;
 use crate::config::problem::Problem;
 use crate::decide::AllRefused;
 use crate::decide::BeforeLoaded;
+use crate::decide::Policy;
 use crate::follow::tls::TlsPaths;
 use crate::journal::Ack;
 use crate::journal::Bounds;
@@ -235,6 +236,13 @@ pub(crate) struct Decide {
     pub(crate) commands: CommandSet,
     /// Whether decisions are published and not enforced.
     pub(crate) dry_run: bool,
+}
+
+impl Decide {
+    /// What these settings leave to the rules.
+    pub(crate) const fn policy(&self) -> Policy {
+        Policy { all_refused: self.all_refused, before_loaded: self.before_loaded, dry_run: self.dry_run }
+    }
 }
 
 /// What is logged, and how.

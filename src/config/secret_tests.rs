@@ -93,6 +93,7 @@ fn an_empty_variable_of_a_security_setting_is_a_mistake_and_of_others_is_not() {
     assert_eq!(
         refused,
         [
+            "CALLBRIDGE_ADMIN_TOKEN_FILES",
             "CALLBRIDGE_CALLBACKS_PATH",
             "CALLBRIDGE_CALLBACKS_SENDERS",
             "CALLBRIDGE_CALLBACKS_TLS_CERTIFICATE_FILE",

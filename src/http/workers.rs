@@ -42,29 +42,20 @@ impl UnstartedWorkers {
         runtimes.collect::<io::Result<_>>().map(Self)
     }
 
-    /// Starts their threads. Each does, beside driving connections, what `chore` says. They end in [`Phase::Stopped`], with every
+    /// Starts their threads. They end in [`Phase::Stopped`], with every
     /// connection that is still there.
     ///
     /// # Errors
     ///
     /// The system gives no more threads.
-    pub(crate) fn start<C, F>(self, lifecycle: &Lifecycle, chore: C) -> io::Result<Workers>
-    where
-        C: FnOnce() -> F + Clone + Send + 'static,
-        F: Future<Output = ()>,
-    {
+    pub(crate) fn start(self, lifecycle: &Lifecycle) -> io::Result<Workers> {
         let (running, all) = mpsc::channel();
         let mut workers = Workers { handles: Vec::new(), all };
         for runtime in self.0 {
             workers.handles.push(runtime.handle().clone());
-            let (running, lifecycle, chore) = (running.clone(), lifecycle.clone(), chore.clone());
+            let (running, lifecycle) = (running.clone(), lifecycle.clone());
             thread::Builder::new().name(NAME.to_owned()).spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        () = lifecycle.reached(Phase::Stopped) => {}
-                        () = chore() => {}
-                    }
-                });
+                runtime.block_on(lifecycle.reached(Phase::Stopped));
                 // Before anybody is told: what it still drove ends here.
                 drop(runtime);
                 drop(running);
@@ -99,7 +90,7 @@ mod tests {
     fn each_drives_what_it_has_begun_and_all_of_it_ends_with_them() {
         let (tell, told) = mpsc::channel();
         let lifecycle = Lifecycle::new();
-        let workers = UnstartedWorkers::new(2).unwrap().start(&lifecycle, pending).unwrap();
+        let workers = UnstartedWorkers::new(2).unwrap().start(&lifecycle).unwrap();
         let held = Arc::new(());
         for handle in workers.handles() {
             let (tell, held) = (tell.clone(), Arc::clone(&held));

@@ -110,15 +110,42 @@ pub(crate) fn refuse_waiting(dir: &Path) -> Result<Owner, JournalError> {
     if Directory::open_to_read(dir)?.is_in_use() {
         return Ok(Owner::Other);
     }
-    let found = inspect(dir)?;
-    let damage: Vec<&Damage> = found.segments.iter().flat_map(|segment| &segment.damage).collect();
-    let undelivered: u64 = found.segments.iter().map(|segment| segment.undelivered).sum();
-    let count = undelivered + damage.iter().map(|damage| damage.captures).sum::<u64>();
-    if count == 0 && damage.iter().all(|damage| damage.to.is_some()) {
+    let left = left(dir)?;
+    if left.is_nothing() {
         return Ok(Owner::Nobody);
     }
-    let damage = damage.iter().map(|damage| format!("; {damage}")).collect();
-    Err(JournalError::Waiting { count, dir: dir.to_owned(), damage })
+    let damage = left.damage.iter().map(|damage| format!("; {damage}")).collect();
+    Err(JournalError::Waiting { count: left.captures, dir: dir.to_owned(), damage })
+}
+
+/// What the next start would find in a journal and not have delivered.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// Those that cannot be read included, as far as they can be counted.
+    pub(crate) captures: u64,
+    pub(crate) damage: Vec<Damage>,
+    /// Segments that were damaged and set aside before.
+    pub(crate) set_aside: Vec<String>,
+}
+
+impl Left {
+    /// Whether there is nothing to deliver, and no damage that hides any.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.captures == 0 && self.damage.iter().all(|damage| damage.to.is_some())
+    }
+}
+
+/// What is left in the journal in `dir`.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub(crate) fn left(dir: &Path) -> Result<Left, JournalError> {
+    let found = inspect(dir)?;
+    let undelivered: u64 = found.segments.iter().map(|segment| segment.undelivered).sum();
+    let damage: Vec<Damage> = found.segments.into_iter().flat_map(|segment| segment.damage).collect();
+    let captures = undelivered + damage.iter().map(|damage| damage.captures).sum::<u64>();
+    Ok(Left { captures, damage, set_aside: found.set_aside })
 }
 
 /// Whether there is a log in `dir`; an empty directory has none.

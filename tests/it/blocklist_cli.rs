@@ -1,6 +1,7 @@
 //! `callbridge blocklist` as an operator runs it: real processes, through Kafka and through the admin API.
 
 use std::fs;
+use std::io;
 use std::io::Write;
 use std::process::Command;
 use std::process::Output;
@@ -26,9 +27,13 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        let files = Files::new();
+        Self::with(Files::new(), "")
+    }
+
+    /// With further settings, of one line each.
+    fn with(files: Files, more: &str) -> Self {
         let tokens = files.write("tokens", "alice:0123456789abcdef-admin\n");
-        let settings = format!("admin.token_files = [{tokens:?}]\nblocklist.topic = {TOPIC:?}");
+        let settings = format!("admin.token_files = [{tokens:?}]\nblocklist.topic = {TOPIC:?}\n{more}");
         let bridge = Bridge::light(&settings);
         let brokers = bridge.embedded_kafka().get("bootstrap.servers").unwrap().to_owned();
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
@@ -40,6 +45,16 @@ impl Setup {
     fn run(&self, target: &[String], args: &[&str]) -> Ran {
         let output = callbridge().arg("blocklist").args(args).args(target).output().unwrap();
         Ran::of(&output)
+    }
+
+    /// The exit code, and what is on stderr, of a command whose stdout nobody reads.
+    fn unread(&self, args: &[&str]) -> (i32, String) {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let mut command = callbridge();
+        command.arg("blocklist").args(args).args(&self.by_kafka).stdout(writer);
+        let ran = Ran::of(&command.output().unwrap());
+        (ran.code, ran.stderr)
     }
 
     /// Runs it, and it ends with 0.
@@ -123,6 +138,23 @@ fn rules_are_added_looked_up_listed_and_removed_through_kafka_and_through_a_brid
         // The other way to the topic sees it too.
         wait::until("the bridge has applied it", || setup.in_force().is_empty());
     }
+}
+
+#[test]
+fn a_command_whose_output_nobody_reads_does_its_work_all_the_same() {
+    let setup = Setup::new();
+    let file = setup.files.write("list.txt", "bob\neve\n");
+    let done = (0, String::new());
+    assert_eq!(setup.unread(&["diff", &file]), (1, String::new()));
+    assert_eq!(setup.unread(&["import", &file]), done);
+    assert_eq!(setup.done(&setup.by_kafka, &["export"]), "block bob\nblock eve\n");
+    assert_eq!(setup.unread(&["diff", &file]), done);
+    assert_eq!(setup.unread(&["lookup", "bob"]), (3, String::new()));
+    assert_eq!(setup.unread(&["lookup", "carol"]), done);
+    for args in [&["add", "carol"][..], &["list"], &["export"], &["remove", "carol"]] {
+        assert_eq!(setup.unread(args), done, "{args:?}");
+    }
+    assert_eq!(setup.done(&setup.by_kafka, &["export"]), "block bob\nblock eve\n");
 }
 
 #[test]
@@ -233,6 +265,39 @@ fn a_bad_file_ends_with_1_names_its_lines_and_nothing_is_written() {
 }
 
 #[test]
+fn an_import_with_a_rule_that_cannot_be_written_writes_nothing() {
+    let setup = Setup::new();
+    let users: String = (0..10_001).map(|nth| format!("user-{nth:05}\n")).collect();
+    // The rules are sorted: these come last, in the second batch.
+    for (line, shown) in [
+        (format!("zoe because {}", "x".repeat(9000)), "block zoe: because "),
+        (format!("z{}", "o".repeat(20_000)), "ooo...: user "),
+        (r#""zo\u001fe""#.to_owned(), r#"block "zo\u001fe": user "#),
+    ] {
+        let file = setup.files.write("list.txt", &format!("{users}{line}\n"));
+        for target in [&setup.by_kafka, &setup.by_admin] {
+            for args in [&["import", &file][..], &["import", &file, "--dry-run"]] {
+                let ran = setup.run(target, args);
+                assert_eq!((ran.code, ran.stdout.as_str()), (1, ""), "{shown}");
+                assert!(ran.stderr.contains(shown) && ran.stderr.contains("nothing was written"), "{}", ran.stderr);
+                assert!(ran.stderr.len() < 1000, "{}", ran.stderr);
+            }
+        }
+    }
+    assert_eq!(setup.in_force(), [""; 0]);
+}
+
+#[test]
+fn an_import_of_ids_that_json_makes_longer_is_sent_in_bodies_that_are_taken() {
+    let setup = Setup::new();
+    let line = |nth: usize| format!("\"{nth:03}{}\"\n", "\\u0001".repeat(8000));
+    let file = setup.files.write("list.txt", &(0..100).map(line).collect::<String>());
+    let imported = setup.done(&setup.by_admin, &["import", &file]);
+    assert!(imported.starts_with("added 100, "));
+    wait::until("it is in force", || setup.in_force().len() == 100);
+}
+
+#[test]
 fn two_files_are_compared_without_any_kafka() {
     let files = Files::new();
     let (one, other) =
@@ -308,4 +373,45 @@ fn the_config_file_of_the_bridges_leads_to_the_topic() {
     assert!(ran.stderr.contains("no topic: set blocklist.topic"), "{}", ran.stderr);
     fs::write(&path, "nonsense = 1\n").unwrap();
     assert_eq!(setup.run(&target, &["list"]).code, 78);
+    let list = setup.files.write("list.txt", "bob\n");
+    assert_eq!(setup.run(&target, &["diff", &list]).code, 78);
+    let help = setup.done(&[], &["diff", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("with 78 if the configuration cannot be used"), "{help}");
+}
+
+#[test]
+fn a_lookup_with_the_config_file_answers_as_a_bridge_with_that_file_does() {
+    for dry_run in [false, true] {
+        let files = Files::new();
+        let list = files.write("list.txt", "mallory because spam\nallow carol on @TOA#_staff\npardon bob\n");
+        let more = format!("blocklist.files = [{list:?}]\ndecide.dry_run = {dry_run}");
+        let setup = Setup::with(files, &more);
+        setup.done(&setup.by_admin, &["add", "bob", "eve", "mallory"]);
+        let kafka = format!("kafka.\"bootstrap.servers\" = {:?}", setup.by_kafka[1]);
+        let config = format!("{more}\nblocklist.topic = {TOPIC:?}\n{kafka}\napps = [{{ sdk_app_id = 1 }}]\n");
+        let target = ["--config".to_owned(), setup.files.write("callbridge.toml", &config)];
+        for args in [
+            &["lookup", "mallory"][..],
+            &["lookup", "bob"],
+            &["lookup", "eve"],
+            &["lookup", "eve", "--account", "@TOA#_staff"],
+            &["lookup", "carol", "--account", "@TOA#_staff"],
+            &["lookup", "dave", "--account", "@TOA#_staff"],
+            &["list"],
+        ] {
+            let args = [args, &["--output", "json"]].concat();
+            let [of_config, of_bridge] = [&target[..], &setup.by_admin].map(|target| setup.run(target, &args));
+            assert_eq!(
+                (of_config.code, &of_config.stdout),
+                (of_bridge.code, &of_bridge.stdout),
+                "{}",
+                of_config.stderr
+            );
+        }
+        assert_eq!(setup.run(&target, &["lookup", "mallory"]).code, 3);
+        setup.files.write("list.txt", "block\n");
+        let bad = setup.run(&target, &["lookup", "eve"]);
+        assert_eq!((bad.code, bad.stdout.as_str()), (1, ""));
+        assert!(bad.stderr.contains("list.txt: line 1: "), "{}", bad.stderr);
+    }
 }

@@ -1,6 +1,8 @@
 //! `callbridge journal drain`: delivers what a journal holds, and says what it could not deliver.
 
 use std::fs;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,7 @@ use crate::seeds;
 use crate::seeds::APP;
 use crate::support::bridge;
 use crate::support::bridge::Stopped;
+use crate::support::full_disk::FullDisk;
 use crate::support::http;
 use crate::support::http::Client;
 use crate::support::inspect;
@@ -34,6 +37,10 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// One record a request, so that a drain takes long enough to be ended in the middle.
 const SLOW: [&str; 2] = ["--kafka", "batch.num.messages=1"];
 
+/// With an ack that keeps no journal: a drain is for leaving one behind.
+const CONFIG: &str =
+    "ack = \"broker\"\n[journal]\nsegment_bytes = 1048576\nfree_bytes_min = 0\non_corruption = \"salvage\"\n";
+
 /// A journal that is not in use, with what a load has left there.
 struct Left {
     outcome: Outcome,
@@ -45,18 +52,24 @@ impl Left {
     /// Of at least so many callbacks.
     fn of(count: u64) -> Self {
         let (folder, dir) = journal::folder();
-        let bridge = journal::builder(&ports::nobody(), "drain", "").start_in(&dir);
-        let load = Load::start(bridge.callbacks, APP, 16, Duration::ZERO);
-        wait::until("callbacks are acknowledged", || load.acknowledged() >= count);
-        let outcome = load.stop();
-        let stopped = bridge.stop_and_wait();
-        assert_eq!(stopped.ledger["waiting"], outcome.acknowledged().count() as u64, "{}", stopped.stderr);
+        let outcome = leave(&dir, count);
         Self { outcome, dir, _folder: folder }
     }
 
     fn count(&self) -> u64 {
         self.outcome.acknowledged().count() as u64
     }
+}
+
+/// Leaves at least so many callbacks in a journal in `dir`.
+fn leave(dir: &Path, count: u64) -> Outcome {
+    let bridge = journal::builder(&ports::nobody(), "drain", "").start_in(dir);
+    let load = Load::start(bridge.callbacks, APP, 16, Duration::ZERO);
+    wait::until("callbacks are acknowledged", || load.acknowledged() >= count);
+    let outcome = load.stop();
+    let stopped = bridge.stop_and_wait();
+    assert_eq!(stopped.ledger["waiting"], outcome.acknowledged().count() as u64, "{}", stopped.stderr);
+    outcome
 }
 
 /// A drain that runs.
@@ -67,10 +80,9 @@ struct Drain {
 
 impl Drain {
     fn start(dir: &Path, brokers: &str, prefix: &str, args: &[&str]) -> Self {
-        // With an ack that keeps no journal: a drain is for leaving one behind.
         let folder = TempDir::with_prefix_in("drain-", env!("CARGO_TARGET_TMPDIR")).unwrap();
         let config = folder.path().join("callbridge.toml");
-        fs::write(&config, "ack = \"broker\"\n").unwrap();
+        fs::write(&config, CONFIG).unwrap();
         let topics = bridge::four_topics();
         let words = [&topics, "CALLBRIDGE_TOPICS_REPLICATION_FACTOR=1", env!("CARGO_BIN_EXE_callbridge")];
         let ours = ["journal", "drain", "--config", config.to_str().unwrap(), "--data-dir", dir.to_str().unwrap()];
@@ -278,4 +290,58 @@ fn a_drain_without_a_journal_ends_with_78_and_on_a_failed_disk_with_74() {
     disk.cut();
     let stopped = Drain::run(&dir, &ports::nobody(), "drain", &[]);
     assert!(stopped.code == 74 && stopped.stderr.contains("Input/output error"), "{stopped:?}");
+}
+
+#[test]
+fn a_drain_that_cannot_record_its_deliveries_does_not_call_the_journal_empty() {
+    let Some(disk) = FullDisk::mount(16) else { return };
+    let Some(kafka) = Kafka::shared() else { return };
+    let dir = disk.path().join("journal");
+    leave(&dir, 100);
+    let spares = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path());
+    spares
+        .filter(|path| path.extension().is_some_and(|it| it == "spare"))
+        .for_each(|path| fs::remove_file(path).unwrap());
+    disk.fill();
+    let brokers = kafka.bootstrap();
+    let stopped = Drain::run(&dir, &brokers, "drain-full", &["--create-topics"]);
+    assert_eq!(stopped.code, 1, "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("deliveries could not be recorded"), "{}", stopped.stderr);
+    disk.unfill();
+    let stopped = Drain::run(&dir, &brokers, "drain-full", &[]);
+    assert_eq!(stopped.code, 0, "{}", stopped.stderr);
+}
+
+#[test]
+fn a_drain_that_salvages_a_damaged_journal_does_not_call_it_empty() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let left = Left::of(100);
+    let mut segments: Vec<PathBuf> = fs::read_dir(&left.dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|it| it == "seg"));
+    segments.sort();
+    let file = File::options().read(true).write(true).open(&segments[0]).unwrap();
+    // In the first frame.
+    let (mut byte, at) = ([0], 4096 + 100);
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    for _again in 0..2 {
+        let stopped = Drain::run(&left.dir, &kafka.bootstrap(), "drain-damaged", &["--create-topics"]);
+        assert_eq!(stopped.code, 1, "{}", stopped.stderr);
+        assert!(stopped.stderr.contains("the journal is not empty"), "{}", stopped.stderr);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_a_drain_at_once() {
+    let Some(mut kafka) = Kafka::start(1) else { return };
+    let left = Left::of(100);
+    kafka.node(1).freeze();
+    let mut drain = Drain::start(&left.dir, &kafka.bootstrap(), "drain-twice", &["--sdk-app-id", APP]);
+    wait::until("it says what is left", || drain.process.stderr().contains("delivering what the journal holds"));
+    drain.process.signal(Signal::TERM);
+    wait::until("it ends in order", || drain.process.stderr().contains("ending before the journal is empty"));
+    drain.process.signal(Signal::TERM);
+    let stopped = drain.wait();
+    assert_eq!(stopped.code, 1, "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("ending at once"), "{}", stopped.stderr);
 }

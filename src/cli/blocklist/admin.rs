@@ -23,7 +23,6 @@ use crate::admin::api::WaitFor;
 use crate::admin::model::BlocklistStatus;
 use crate::admin::model::ChangeLine;
 use crate::admin::model::ChangedRules;
-use crate::admin::model::FieldError;
 use crate::admin::model::LookupAnswer;
 use crate::admin::model::ProblemDetails;
 use crate::admin::model::RuleView;
@@ -222,12 +221,7 @@ fn encoded(id: &str) -> String {
 }
 
 fn shown(problem: &ProblemDetails) -> String {
-    let error = |FieldError { line, field, detail }: &FieldError| {
-        let line = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-        let field = field.as_ref().map(|field| format!("{field} ")).unwrap_or_default();
-        format!("{line}{field}{detail}")
-    };
-    let errors: Vec<String> = problem.errors.iter().take(SHOWN_MAX).map(error).collect();
+    let errors: Vec<String> = problem.errors.iter().take(SHOWN_MAX).map(ToString::to_string).collect();
     let detail = if errors.is_empty() { problem.detail.clone() } else { errors.join("; ") };
     format!("{}: {detail}", problem.title)
 }

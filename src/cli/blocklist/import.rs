@@ -11,6 +11,7 @@ use indicatif::ProgressBar;
 use indicatif::ProgressDrawTarget;
 use indicatif::ProgressStyle;
 
+use crate::admin::changes;
 use crate::admin::model::ChangeLine;
 use crate::admin::model::RuleParts;
 use crate::clock::UnixMillis;
@@ -21,12 +22,17 @@ use super::compare;
 use super::compare::Difference;
 use super::compare::ListedRule;
 use super::files;
+use super::output;
 use super::target::Target;
 use super::target::TargetArgs;
 
 /// Changes that are written at once: as many as the API takes, of at most so many bytes.
 const BATCH: usize = 10_000;
 const BATCH_BYTES: usize = 3 * 1024 * 1024;
+/// What JSON makes of one byte at most: `\u001f`.
+const ESCAPED_BYTES_MAX: usize = 6;
+/// So much of a rule that cannot be written is shown.
+const RULE_CHARS_MAX: usize = 100;
 /// A larger part of the rules than one in so many is not removed without a question.
 const REMOVED_PART: usize = 10;
 /// How many changes of a kind are shown.
@@ -54,6 +60,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
     let mut target = Target::open(&args.target)?;
     let old = target.rules()?;
     let difference = compare::compare(&old, &new);
+    check(&difference).map_err(|why| CliError::File(format!("{}: {why}; nothing was written", args.file.display())))?;
     show(&difference)?;
     if args.dry_run || difference.is_empty() {
         return Ok(ExitCode::SUCCESS);
@@ -63,24 +70,45 @@ pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
     }
     let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     write(&difference, &name, &mut target)?;
-    writeln!(io::stdout(), "imported {}", args.file.display())?;
+    output::print_lines([format!("imported {}", args.file.display())])?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Finds the rules that a file can hold and the topic cannot, before any is written.
+fn check(difference: &Difference) -> Result<(), String> {
+    let mut bad = changes(difference).filter_map(|(entry, change)| {
+        let error = changes::wanted_by(change).err()?;
+        let rule = entry.rule.to_string();
+        let shortened: String = rule.chars().take(RULE_CHARS_MAX).collect();
+        let dots = if shortened.len() < rule.len() { "..." } else { "" };
+        Some(format!("{shortened}{dots}: {error}"))
+    });
+    let shown: Vec<String> = bad.by_ref().take(SHOWN).collect();
+    match (shown.is_empty(), bad.count()) {
+        (true, _) => Ok(()),
+        (false, 0) => Err(shown.join("; ")),
+        (false, more) => Err(format!("{}; and {more} more", shown.join("; "))),
+    }
+}
+
+/// Rules that come and change are written before rules go: an import that ends half-way refuses rather more than less.
+fn changes(difference: &Difference) -> impl Iterator<Item = (&ListedRule, ChangeLine)> {
+    let puts = difference.added.iter().chain(&difference.changed);
+    let puts = puts.map(|entry| (entry, ChangeLine::Put(parts(entry, true))));
+    puts.chain(difference.removed.iter().map(|entry| (entry, ChangeLine::Delete(parts(entry, false)))))
 }
 
 /// Says what changes: how much, and the first of each kind.
 fn show(difference: &Difference) -> io::Result<()> {
-    let mut out = io::stdout().lock();
     let Difference { added, changed, removed } = difference;
-    writeln!(out, "added {}, changed {}, removed {}", added.len(), changed.len(), removed.len())?;
+    let mut lines = vec![format!("added {}, changed {}, removed {}", added.len(), changed.len(), removed.len())];
     for (mark, entries) in [('-', removed), ('~', changed), ('+', added)] {
-        for entry in entries.iter().take(SHOWN) {
-            writeln!(out, "{mark} {}", entry.sentence())?;
-        }
+        lines.extend(entries.iter().take(SHOWN).map(|entry| format!("{mark} {}", entry.sentence())));
         if let Some(more) = entries.len().checked_sub(SHOWN).filter(|more| *more > 0) {
-            writeln!(out, "{mark} and {more} more")?;
+            lines.push(format!("{mark} and {more} more"));
         }
     }
-    out.flush()
+    output::print_lines(lines)
 }
 
 /// Asks on a terminal. Elsewhere the answer is no.
@@ -99,20 +127,18 @@ fn confirm(what: &str) -> Result<(), CliError> {
     Err(CliError::Target("nothing was written".to_owned()))
 }
 
-/// Rules that come and change are written before rules go: an import that ends half-way refuses rather more than less.
+/// Writes the difference, batch by batch.
 fn write(difference: &Difference, name: &str, target: &mut Target) -> Result<(), CliError> {
-    let puts = difference.added.iter().chain(&difference.changed).map(|entry| ChangeLine::Put(parts(entry, true)));
-    let deletes = difference.removed.iter().map(|entry| ChangeLine::Delete(parts(entry, false)));
     let total = difference.added.len() + difference.changed.len() + difference.removed.len();
     let bar = bar(total);
     let (mut batch, mut bytes, mut written) = (Vec::new(), 0, 0);
-    for change in puts.chain(deletes) {
+    for (_, change) in changes(difference) {
         let (ChangeLine::Put(parts) | ChangeLine::Delete(parts)) = &change;
         let size = 120
             + [&parts.user, &parts.account, &parts.because]
                 .into_iter()
                 .flatten()
-                .map(|text| 2 * text.len())
+                .map(|text| ESCAPED_BYTES_MAX * text.len())
                 .sum::<usize>();
         if batch.len() == BATCH || bytes + size > BATCH_BYTES {
             written += send(&mut batch, name, target, written)?;

@@ -110,7 +110,8 @@ enum BlocklistCommand {
         #[command(flatten)]
         target: TargetArgs,
     },
-    /// Compare two blocklist files, or a file with the blocklist. Ends with 0 if they say the same, with 1 if not, with 2 if that cannot be told.
+    /// Compare two blocklist files, or a file with the blocklist. Ends with 0 if they say the same, with 1 if not, with 2 if they cannot be compared, and
+    /// with 78 if the configuration cannot be used.
     Diff {
         /// A blocklist file.
         file: PathBuf,
@@ -153,7 +154,7 @@ enum CliError {
     /// Kafka or the bridge does not do it.
     #[error("{0}")]
     Target(String),
-    /// Nobody reads any more.
+    /// The result cannot be printed.
     #[error("write to stdout")]
     Output(#[from] io::Error),
 }
@@ -163,8 +164,6 @@ pub(in crate::cli) fn run(args: BlocklistArgs) -> ExitCode {
     let is_comparison = matches!(args.what, BlocklistCommand::Diff { .. });
     match do_it(args.what) {
         Ok(code) => code,
-        // As of `callbridge blocklist list | head`.
-        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(CliError::Config(problems)) => super::serve::refuse(&problems),
         Err(error) => {
             // When nobody reads it, the exit code still tells.
@@ -194,11 +193,7 @@ fn do_it(what: BlocklistCommand) -> Result<ExitCode, CliError> {
         BlocklistCommand::Import(args) => import::run(&args),
         BlocklistCommand::Export { target } => {
             let rules = Target::open(&target)?.rules()?;
-            let mut out = io::BufWriter::new(io::stdout().lock());
-            for line in compare::sentences(&rules) {
-                writeln!(out, "{line}")?;
-            }
-            out.flush()?;
+            output::print_lines(compare::sentences(&rules))?;
             Ok(ExitCode::SUCCESS)
         }
         BlocklistCommand::Diff { file, other, target } => diff(&file, other, &target),
@@ -273,11 +268,7 @@ fn diff(file: &Path, other: Option<PathBuf>, target: &TargetArgs) -> Result<Exit
 
 fn show_difference(old: &Rules, new: &Rules) -> Result<ExitCode, CliError> {
     let difference = compare::compare(old, new);
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    for line in difference.lines() {
-        writeln!(out, "{line}")?;
-    }
-    out.flush()?;
+    output::print_lines(difference.lines())?;
     Ok(if difference.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

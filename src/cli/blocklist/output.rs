@@ -135,12 +135,15 @@ fn json(value: &impl Serialize) -> io::Result<()> {
     print_lines([text])
 }
 
-fn print_lines(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
+/// Prints to stdout, as long as somebody reads it. Nobody does behind `| head`: that is no failure, and the command goes on, so that its exit code
+/// says what it did and found.
+pub(super) fn print_lines(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    for line in lines {
-        writeln!(out, "{line}")?;
+    let printed = lines.into_iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
+    match printed {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        printed => printed,
     }
-    out.flush()
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ use crate::decide::topic::key::TopicIdentity;
 
 use super::CliError;
 use super::admin::AdminClient;
+use super::files;
 
 /// How long Kafka may send nothing while the topic is read.
 const SILENT: Duration = Duration::from_secs(15);
@@ -40,7 +41,7 @@ const SILENT: Duration = Duration::from_secs(15);
 /// Which blocklist a command is about.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct TargetArgs {
-    /// The config file of the bridges: its [kafka] and blocklist.topic [env: CALLBRIDGE_CONFIG]
+    /// The config file of the bridges: its [kafka], [blocklist] and [decide] [env: CALLBRIDGE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Kafka brokers, in place of a config file
@@ -68,11 +69,22 @@ pub(super) enum Target {
     Admin(AdminClient),
 }
 
+/// What a command needs to know of the bridges.
+#[derive(Default)]
+struct ListSettings {
+    properties: BTreeMap<String, String>,
+    topic: Option<String>,
+    /// The files of the list that the topic is part of.
+    files: Vec<PathBuf>,
+    policy: Policy,
+}
+
 /// The topic, as it was read when the command began.
 pub(super) struct KafkaTarget {
     properties: BTreeMap<String, String>,
     topic: Arc<str>,
-    api: BlocklistApi,
+    files: Vec<PathBuf>,
+    policy: Policy,
     rules: Arc<Rules>,
     identity: Option<TopicIdentity>,
     generation: u64,
@@ -86,16 +98,15 @@ impl Target {
         if let Some(url) = &args.admin {
             return AdminClient::new(url, args.token_file.as_deref()).map(Self::Admin);
         }
-        let (properties, topic) = match &args.brokers {
-            Some(brokers) => (given_properties(brokers, &args.kafka)?, args.topic.clone()),
+        let settings = match &args.brokers {
+            Some(brokers) => ListSettings {
+                properties: given_properties(brokers, &args.kafka)?,
+                topic: args.topic.clone(),
+                ..ListSettings::default()
+            },
             None => configured(args)?,
         };
-        let no_topic = || {
-            CliError::Usage(
-                "no topic: set blocklist.topic or give --topic, or ask a bridge with --admin URL".to_owned(),
-            )
-        };
-        KafkaTarget::open(properties, &topic.ok_or_else(no_topic)?).map(Self::Kafka)
+        KafkaTarget::open(settings).map(Self::Kafka)
     }
 
     /// Makes changes, and waits until they are applied.
@@ -117,7 +128,7 @@ impl Target {
     /// The decision on a user.
     pub(super) fn lookup(&self, user: &str, account: Option<&str>) -> Result<LookupAnswer, CliError> {
         match self {
-            Self::Kafka(kafka) => Ok(kafka.api.lookup(user, account)),
+            Self::Kafka(kafka) => Ok(kafka.in_force()?.lookup(user, account)),
             Self::Admin(admin) => admin.lookup(user, account),
         }
     }
@@ -126,7 +137,7 @@ impl Target {
     pub(super) fn list(&self, query: PageQuery) -> Result<(Vec<RuleView>, bool), CliError> {
         match self {
             Self::Kafka(kafka) => {
-                let page = kafka.api.page(&query);
+                let page = kafka.in_force()?.page(&query);
                 Ok((page.rules, page.next.is_some()))
             }
             Self::Admin(admin) => admin.list(query),
@@ -143,11 +154,17 @@ impl Target {
 }
 
 impl KafkaTarget {
-    fn open(properties: BTreeMap<String, String>, topic: &str) -> Result<Self, CliError> {
-        let list = Arc::new(ArcSwap::from_pointee(Blocklist::unloaded()));
-        let topic: Arc<str> = topic.into();
+    fn open(settings: ListSettings) -> Result<Self, CliError> {
+        let ListSettings { properties, topic, files, policy } = settings;
+        let no_topic = || {
+            CliError::Usage(
+                "no topic: set blocklist.topic or give --topic, or ask a bridge with --admin URL".to_owned(),
+            )
+        };
+        let topic: Arc<str> = topic.ok_or_else(no_topic)?.into();
         let mut target = Self {
-            api: BlocklistApi { list, policy: Policy::default(), topic: None },
+            files,
+            policy,
             rules: Arc::default(),
             identity: None,
             generation: 0,
@@ -166,9 +183,19 @@ impl KafkaTarget {
         self.rules = Arc::clone(following.rules());
         self.identity = following.position().declared.first().copied();
         self.generation = following.position().next;
-        let source = Source::new(SourceKind::Topic, &self.topic, Arc::clone(&self.rules));
-        self.api.list.store(Arc::new(Blocklist::of([source], self.generation)));
         Ok(())
+    }
+
+    /// The list that a bridge with these settings has: the files, read now, and the topic.
+    fn in_force(&self) -> Result<BlocklistApi, CliError> {
+        let of_file = |file: &PathBuf| {
+            let rules = Arc::new(files::read(file)?);
+            Ok(Source::new(SourceKind::File, &file.display().to_string(), rules))
+        };
+        let files = self.files.iter().map(of_file).collect::<Result<Vec<_>, CliError>>()?;
+        let topic = Source::new(SourceKind::Topic, &self.topic, Arc::clone(&self.rules));
+        let list = Blocklist::of(files.into_iter().chain([topic]), self.generation);
+        Ok(BlocklistApi { list: Arc::new(ArcSwap::from_pointee(list)), policy: self.policy, topic: None })
     }
 
     fn change(&mut self, changes: &[ChangeLine], source: &str) -> Result<ChangedRules, CliError> {
@@ -202,8 +229,8 @@ fn given_properties(brokers: &str, given: &[String]) -> Result<BTreeMap<String, 
     Ok(properties)
 }
 
-/// The properties of the configuration and its topic, in whose place --topic stands.
-fn configured(args: &TargetArgs) -> Result<(BTreeMap<String, String>, Option<String>), CliError> {
+/// What the configuration says of its common list. With --topic, of the list that has this topic.
+fn configured(args: &TargetArgs) -> Result<ListSettings, CliError> {
     let mut flags = Flags::default();
     flags.config.clone_from(&args.config);
     let config = config::load(&flags, env::vars_os()).map_err(CliError::Config)?;
@@ -212,7 +239,14 @@ fn configured(args: &TargetArgs) -> Result<(BTreeMap<String, String>, Option<Str
             "the broker is embedded: give the address it has printed with --brokers, or ask the bridge with --admin";
         return Err(CliError::Usage(why.to_owned()));
     }
-    Ok((config.kafka.properties, args.topic.clone().or(config.blocklist.topic)))
+    let topic = args.topic.clone().or_else(|| config.blocklist.topic.clone());
+    let files = if topic == config.blocklist.topic {
+        config.blocklist.files
+    } else {
+        let own = config.apps.into_iter().find(|app| app.blocklist_topic == topic);
+        own.map(|app| app.blocklist_files).unwrap_or_default()
+    };
+    Ok(ListSettings { properties: config.kafka.properties, topic, files, policy: config.decide.policy() })
 }
 
 /// Who runs the command, by the name that the system knows.
