@@ -174,7 +174,8 @@ fn warns_of_a_journal_that_is_gone_with_the_machine_or_the_container() {
     let options = format!("lowerdir={},upperdir={},workdir={}", layer("lower"), layer("upper"), layer("work"));
     let (_overlay, in_container) = mounted("overlay", &options);
     let (_folder, on_disk) = journal::folder();
-    let cases = [(&in_memory, "survives this process, not this machine"), (&in_container, "not this container")];
+    let cases =
+        [(&in_memory, "survives this process, but not this machine"), (&in_container, "but not this container")];
     for (dir, says) in cases {
         let stopped = journal::builder(&ports::nobody(), "journal", "").start_in(dir).stop_and_wait();
         assert_eq!(stopped.stderr.matches(says).count(), 1, "{says} is not in\n{}", stopped.stderr);
