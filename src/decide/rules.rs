@@ -118,7 +118,7 @@ impl Rules {
         })
     }
 
-    /// How many rules there are of each kind, in the order of [`RuleKind::ALL`].
+    /// How many rules there are of each kind, in the order of `RuleKind::ALL`.
     pub const fn counts(&self) -> [usize; 4] {
         self.counts
     }

@@ -41,7 +41,7 @@ const SILENT: Duration = Duration::from_secs(15);
 /// Which blocklist a command is about.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct TargetArgs {
-    /// The config file of the bridges: its [kafka], [blocklist] and [decide] [env: CALLBRIDGE_CONFIG]
+    /// The config file of the bridges, for its sections kafka, blocklist and decide [env: CALLBRIDGE_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Kafka brokers, in place of a config file
