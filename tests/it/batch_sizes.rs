@@ -120,9 +120,11 @@ fn in_broker_mode_it_is_ready_once_the_smaller_batches_are_in_force() {
     create_topics(kafka, "ready", "50000");
     let builder = Bridge::builder().brokers(&kafka.bootstrap()).ack("broker");
     let bridge = builder.args(&["--topic-prefix", "ready"]).start();
+    // The log has a thread of its own, and may come later than what is printed.
+    wait::until("that it is ready is logged", || bridge.stderr().contains("\"ready\""));
     let log = bridge.stderr();
-    let at = |message: &str| log.find(message).unwrap_or_else(|| panic!("no {message} in {log}"));
-    assert!(at("the producer's batch.size follows") < at("\"ready\""), "{log}");
+    let (before_ready, _) = log.split_once("\"ready\"").unwrap();
+    assert!(before_ready.contains("the producer's batch.size follows"), "{log}");
     let outcome = post(&bridge, CLIENTS);
     let metrics = drain(bridge, kafka, "ready", &outcome);
     assert_eq!((metrics[REBUILDS], metrics[FAILED]), (0.0, 0.0));
