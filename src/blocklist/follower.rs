@@ -435,7 +435,8 @@ impl Follower {
         if self.state != TopicState::Live {
             tracing::info!(topic = &*self.setup.topic, generation, "the blocklist topic is live");
         }
-        (self.state, self.fresh, self.fresh_wall) = (TopicState::Live, Some(clock::monotonic()), clock::wall());
+        // As of the begin of the turn: the process may have stood still since, with an answer on its way that is older than that.
+        (self.state, self.fresh, self.fresh_wall) = (TopicState::Live, Some(self.last_turn), self.last_turn_wall);
         (self.error, self.unreadable) = (None, None);
     }
 
@@ -608,6 +609,18 @@ mod tests {
         let hour = UnixMillis(wall.0 + 3_600_000);
         assert_eq!(follower.turn(now, hour), Duration::from_hours(1));
         assert_eq!((follower.turn(now, hour), follower.away(now)), (Duration::ZERO, Duration::from_hours(1)));
+    }
+
+    #[test]
+    fn a_topic_is_live_as_of_the_begin_of_the_turn() {
+        let mut follower = follower(BTreeMap::new(), Lifecycle::new());
+        let (began, wall) = (clock::monotonic(), clock::wall());
+        follower.turn(began, wall);
+        // It stands still here, and then takes an answer that was on its way.
+        follower.live(0);
+        let now = began + Duration::from_hours(1);
+        follower.turn(now, wall);
+        assert_eq!(follower.away(now), Duration::from_hours(1));
     }
 
     #[test]
