@@ -164,9 +164,10 @@ impl Kafka {
         self.nodes.iter_mut().find(|node| node.id == id).unwrap()
     }
 
-    /// Waits until the first node shows exactly these nodes to its clients.
+    /// Waits until the first of these nodes shows exactly them to its clients. Another one may be frozen, and show nothing.
     pub(crate) fn wait_until_there(&self, ids: &[i32]) {
-        let admin = admin(&self.nodes[0].client);
+        let asked = self.nodes.iter().find(|node| ids.contains(&node.id)).unwrap();
+        let admin = admin(&asked.client);
         wait::until("the nodes are there, and no others", || brokers_of(&admin) == ids);
     }
 
