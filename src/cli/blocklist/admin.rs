@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::Full;
+use http_body_util::Limited;
 use hyper::Request;
 use hyper::Uri;
 use hyper::client::conn::http1;
@@ -40,6 +41,8 @@ use super::CliError;
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest page.
 const PAGE_RULES: usize = 1000;
+/// What a response may be of: far more than a page of the longest rules that people write.
+const RESPONSE_BYTES_MAX: usize = 256 << 20;
 /// How many mistakes are shown.
 const SHOWN_MAX: usize = 10;
 
@@ -174,18 +177,28 @@ impl AdminClient {
         let response = async {
             let response = sender.send_request(request).await?;
             let status = response.status().as_u16();
-            let body = response.into_body().collect().await?.to_bytes();
-            Ok::<_, hyper::Error>((status, body))
+            Ok::<_, Box<dyn std::error::Error>>((status, whole(response.into_body(), RESPONSE_BYTES_MAX).await?))
         };
         let mut response = std::pin::pin!(response);
         tokio::select! {
-            done = &mut response => Ok(done?),
+            done = &mut response => done,
             ended = connection => {
                 ended?;
-                Ok(response.await?)
+                response.await
             }
         }
     }
+}
+
+/// The bytes of a body that has at most `bytes_max`.
+async fn whole<B>(body: B, bytes_max: usize) -> Result<Bytes, Box<dyn std::error::Error>>
+where
+    B: hyper::body::Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let body = Limited::new(body, bytes_max).collect().await;
+    body.map(|body| body.to_bytes())
+        .map_err(|error| format!("read the response, of at most {bytes_max} bytes: {error}").into())
 }
 
 /// The token of a file: its only line, with a name before it or without.
@@ -258,6 +271,15 @@ mod tests {
         for wrong in ["", "\n", "a\nb", "two words", "alice:"] {
             assert_eq!(of(wrong), None, "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_response_without_end_is_not_read_to_its_end() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let read = |bytes_max| runtime.block_on(whole(Full::new(Bytes::from_static(b"0123456789")), bytes_max));
+        assert_eq!(read(10).expect("it is within the bound"), "0123456789");
+        let error = read(9).expect_err("it is longer").to_string();
+        assert_eq!(error, "read the response, of at most 9 bytes: length limit exceeded");
     }
 
     proptest! {
