@@ -121,7 +121,7 @@ impl Intake {
         Ok(AuthorizedRequest { head, app, query: raw, name, command })
     }
 
-    /// Takes an admitted callback as far as its answer.
+    /// Takes an admitted callback as far as its answer, and ends or hands over its receipt.
     ///
     /// Takes as long as the deadline at most.
     ///
@@ -136,12 +136,13 @@ impl Intake {
         &self,
         admitted: AuthorizedRequest<'_>,
         raw: Raw,
-        receipt: &mut Option<Receipt<'_>>,
+        receipt: Receipt<'_>,
     ) -> Result<Answer, Refusal> {
         let began = admitted.head.began;
         match parse::check_body(raw.body(), &admitted.name).and_then(|checked| self.judge(&admitted, checked)) {
             Err(refusal) => {
                 self.keep_refused(&admitted, raw, &refusal);
+                receipt.end(refusal.reason());
                 Err(refusal)
             }
             // What is asked is never waited for, so that neither a disk nor a broker can move the answer.
@@ -156,9 +157,9 @@ impl Intake {
                 Ok(Answer::Taken)
             }
             Ok(Disposition::Happened) => {
-                let taken =
-                    self.append(capture(&admitted, raw, CaptureOutcome::Happened), receipt, began + self.deadline);
-                let taken = taken.await;
+                let deadline = began + self.deadline;
+                let capture = capture(&admitted, raw, CaptureOutcome::Happened);
+                let taken = self.append(capture, receipt, deadline).await;
                 self.metrics.answered(clock::monotonic().duration_since(began));
                 taken.map(|()| Answer::Taken)
             }
@@ -178,24 +179,16 @@ impl Intake {
         question::answer(command, checked, judge).map(|(decision, body)| Disposition::Decided(decision, body))
     }
 
-    async fn append(
-        &self,
-        capture: Box<Capture>,
-        receipt: &mut Option<Receipt<'_>>,
-        deadline: Instant,
-    ) -> Result<(), Refusal> {
+    async fn append(&self, capture: Box<Capture>, receipt: Receipt<'_>, deadline: Instant) -> Result<(), Refusal> {
         if self.is_dead_letter_without_room(&capture) {
+            receipt.end(Reason::TopicFull);
             return Err(Refusal::TopicFull);
         }
-        match receipt.take() {
-            Some(receipt) => self.journal.append(capture, receipt, deadline).await,
-            None => Ok(()),
-        }
+        self.journal.append(capture, receipt, deadline).await
     }
 
     /// Hands a capture over for which nobody waits.
-    fn offer(&self, capture: Box<Capture>, receipt: &mut Option<Receipt<'_>>) {
-        let Some(receipt) = receipt.take() else { return };
+    fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
         if self.is_dead_letter_without_room(&capture) {
             receipt.end(Reason::TopicFull);
         } else {
