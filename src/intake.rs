@@ -35,6 +35,9 @@ use crate::request::Query;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
+/// How long a callback may take at least, however long it has waited to be accepted: some syncs of a disk, or answers of Kafka.
+const LIMIT_LEAST: Duration = Duration::from_millis(100);
+
 /// What intake works with.
 #[derive(Debug)]
 pub(crate) struct Intake {
@@ -48,7 +51,7 @@ pub(crate) struct Intake {
     pub(crate) normaliser: Normaliser,
     pub(crate) ledger: Ledger,
     pub(crate) metrics: IntakeMetrics,
-    /// From the head to the answer.
+    /// From the head to the answer, less what the callback waited before that.
     pub(crate) deadline: Duration,
 }
 
@@ -57,7 +60,23 @@ pub(crate) struct Intake {
 pub(crate) struct Head {
     pub(crate) peer: SocketAddr,
     pub(crate) received: UnixMillis,
+    pub(crate) arrival: Arrival,
+}
+
+/// When a request came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival {
+    /// Its head had been read.
     pub(crate) began: Instant,
+    /// How long before that it waited for this process, as one does that was sent while callbridge restarted.
+    pub(crate) waited: Duration,
+}
+
+impl Arrival {
+    /// Until when a request is answered that is answered `limit` after it came.
+    fn deadline(self, limit: Duration) -> Instant {
+        self.began + limit.saturating_sub(self.waited).max(limit.min(LIMIT_LEAST))
+    }
 }
 
 /// A callback whose head has been checked; its body may be read now. Only [`Intake::admit`] makes one.
@@ -138,7 +157,8 @@ impl Intake {
         raw: Raw,
         receipt: Receipt<'_>,
     ) -> Result<Answer, Refusal> {
-        let began = admitted.head.began;
+        let Head { arrival, .. } = admitted.head;
+        let began = arrival.began;
         match parse::check_body(raw.body(), &admitted.name).and_then(|checked| self.judge(&admitted, checked)) {
             Err(refusal) => {
                 self.keep_refused(&admitted, raw, &refusal);
@@ -157,7 +177,7 @@ impl Intake {
                 Ok(Answer::Taken)
             }
             Ok(Disposition::Happened) => {
-                let deadline = began + self.deadline;
+                let deadline = arrival.deadline(self.deadline);
                 let capture = capture(&admitted, raw, CaptureOutcome::Happened);
                 let taken = self.append(capture, receipt, deadline).await;
                 self.metrics.answered(clock::monotonic().duration_since(began));
@@ -217,4 +237,20 @@ impl Intake {
 fn capture(admitted: &AuthorizedRequest<'_>, raw: Raw, outcome: CaptureOutcome) -> Box<Capture> {
     let Head { peer, received, .. } = admitted.head;
     Box::new(Capture { received, peer, app: admitted.app, command: admitted.command, raw, outcome })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_waited_before_counts_and_leaves_a_tenth_of_a_second() {
+        let began = clock::monotonic();
+        let left = |waited: u64, limit: u64| {
+            let arrival = Arrival { began, waited: Duration::from_millis(waited) };
+            arrival.deadline(Duration::from_millis(limit)).duration_since(began).as_millis()
+        };
+        assert_eq!([left(0, 1500), left(500, 1500), left(1450, 1500)], [1500, 1000, 100]);
+        assert_eq!([left(60_000, 1500), left(0, 50), left(60_000, 50)], [100, 50, 50]);
+    }
 }

@@ -17,6 +17,7 @@ use hyper::http::request::Parts;
 use crate::auth;
 use crate::clock;
 use crate::command::Command;
+use crate::intake::Arrival;
 use crate::intake::AuthorizedRequest;
 use crate::intake::Head;
 use crate::intake::Intake;
@@ -95,7 +96,8 @@ impl ConnectionService {
         let (parts, body) = request.into_parts();
         let began = clock::monotonic();
         let mut body = Some(body);
-        let mut reply = match service.receive(&parts, self.peer, began) {
+        let arrival = Arrival { began, waited: self.progress.take_wait() };
+        let mut reply = match service.receive(&parts, self.peer, arrival) {
             Step::Answer(reply) => reply,
             Step::Refuse(receipt, refusal) => refuse(&refusal, receipt),
             Step::Nameless(verdict) => Box::pin(self.answer_nameless(verdict, &mut body, began)).await,
@@ -176,8 +178,8 @@ enum Step<'r> {
 
 impl Service {
     /// Looks at a head. A request that names a command is in the ledger from here on.
-    fn receive<'r>(&'r self, parts: &'r Parts, peer: Peer, began: Instant) -> Step<'r> {
-        let head = Head { peer: peer.address, received: clock::wall(), began };
+    fn receive<'r>(&'r self, parts: &'r Parts, peer: Peer, arrival: Arrival) -> Step<'r> {
+        let head = Head { peer: peer.address, received: clock::wall(), arrival };
         let raw_query = parts.uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
         let command = match &query {
