@@ -88,31 +88,6 @@ fn a_change_of_each_kind_holds_as_it_comes_and_goes_with_its_tombstone() {
     bridge.stop_in_order();
 }
 
-/// Prints how long a change takes from its acknowledgement until the last of three replicas refuses.
-#[test]
-fn three_replicas_refuse_a_user_soon_after_kafka_has_acknowledged_the_change() {
-    let Some(kafka) = Kafka::shared() else { return };
-    let name = "blocklist-three";
-    let topic = Topic::make(kafka, name, "00000000000000a2", &[]);
-    let bridges = ["1", "2", "3"].map(|_nth| bridge(kafka, name, ""));
-    let mut took: Vec<Duration> = (0..40)
-        .map(|number| {
-            let user = format!("user-{number}");
-            topic.put(&format!("block\u{1f}{user}"));
-            let acknowledged = clock::monotonic();
-            let is_refused = |bridge: &Bridge| refused_on(bridge, APP, "@a", &["x", &user]) == [user.as_str()];
-            wait::until("all three refuse", || bridges.iter().all(is_refused));
-            clock::monotonic().duration_since(acknowledged)
-        })
-        .collect();
-    took.sort_unstable();
-    #[expect(clippy::print_stderr, reason = "a figure for whoever reads the log")]
-    {
-        eprintln!("acknowledged to refused by three replicas: median {:?}, worst {:?}", took[20], took[39]);
-    }
-    bridges.into_iter().for_each(|bridge| drop(bridge.stop_in_order()));
-}
-
 #[test]
 fn sources_and_applications_keep_their_lists_apart() {
     let Some(kafka) = Kafka::shared() else { return };
