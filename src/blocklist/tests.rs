@@ -19,6 +19,7 @@ use crate::blocklist::follower::Follower;
 use crate::blocklist::follower::FollowerSetup;
 use crate::blocklist::lists::ListSources;
 use crate::blocklist::lists::Lists;
+use crate::blocklist::metrics::BlocklistMetrics;
 use crate::blocklist::properties;
 use crate::blocklist::snapshot::read_topic;
 use crate::blocklist::topic::BlocklistTopic;
@@ -39,7 +40,6 @@ use crate::decide::rules::Rules;
 use crate::decide::topic::key::TopicIdentity;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
-use crate::metrics::blocklist::BlocklistMetrics;
 use crate::publish::embedded::EmbeddedBroker;
 
 const LIMIT: Duration = Duration::from_secs(30);
