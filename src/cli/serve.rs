@@ -23,7 +23,7 @@ use crate::config::LogSettings;
 use crate::config::flags::Flags;
 use crate::config::problem::Problem;
 use crate::logging::LogWriter;
-use crate::metrics::log::LogMetrics;
+use crate::logging::metrics::LogMetrics;
 
 /// The command line cannot be used.
 const EXIT_USAGE: u8 = 2;

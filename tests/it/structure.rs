@@ -33,8 +33,8 @@ const NAMES: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("systemd", &[]),
     ("throttle", &[]),
-    ("metrics", &["clock", "command", "decide", "ledger", "lifecycle", "normalise", "refusal"]),
-    ("logging", &["clock", "metrics"]),
+    ("metrics", &["clock", "command", "ledger", "refusal"]),
+    ("logging", &["clock"]),
     (
         "journal",
         &[
