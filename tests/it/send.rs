@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
+use std::io::Write;
 use std::net::TcpListener;
 use std::process::Command;
 use std::thread;
@@ -147,7 +148,7 @@ fn a_server_that_is_frozen_for_2_s_shows_in_p99_9_and_as_late() {
     assert!(report["latencies_ms"]["p99.9"].as_f64().unwrap() >= 2000.0, "{report}");
     // 40 came due in the first 0.2 s of the freeze; no more than 4 could have been sent.
     assert!(report["late"].as_u64().unwrap() >= 30, "{report}");
-    assert!(sent.stderr.contains("failed as asked: p99.9>=2s: 2."), "{sent:?}");
+    assert!(sent.stderr.contains("--fail-if p99.9>=2s holds: 2."), "{sent:?}");
 }
 
 #[test]
@@ -182,6 +183,21 @@ fn a_connection_that_breaks_fails_its_callback_and_the_next_has_a_new_one() {
     let sent = send(&url, &["--count", "5", "--connections", "1", "--json"]);
     let report = sent.report();
     assert_eq!((sent.code, &report["sent"], &report["errors"]), (Some(1), &5.into(), &5.into()), "{report}");
+}
+
+#[test]
+fn a_connection_that_the_server_closed_while_it_was_idle_fails_no_callback() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _read = stream.read(&mut [0; 16 * 1024]).unwrap();
+            let body = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        }
+    });
+    let sent = send(&url, &["--count", "5", "--rate", "5", "--connections", "1", "--json", "--fail-if", "errors>0"]);
+    assert_eq!((sent.code, &sent.report()["error_codes"]["0"]), (Some(0), &5.into()), "{sent:?}");
 }
 
 #[test]
@@ -287,6 +303,7 @@ fn bad_arguments_exit_2_and_say_what_is_wrong() {
         (url, &["--command", "Group"], "--command Group: neither a command, nor a family such as Group.*, nor all"),
         (url, &["--token-file", "/nowhere"], "--token-file /nowhere: No such file"),
         (url, &["--token-file", &empty], "holds no token"),
+        (url, &["--json", "/nowhere/report"], "--json /nowhere/report: No such file"),
         (url, &["--replay", "/nowhere"], "--replay /nowhere: No such file"),
         (url, &["--replay", &empty], "holds no callback"),
         (url, &["--replay", &bodies], "line 1: does not name its command: give --command"),

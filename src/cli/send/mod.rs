@@ -4,6 +4,7 @@ mod condition;
 mod replay;
 mod report;
 
+use std::fs::File;
 use std::io;
 use std::io::Write;
 use std::path::Path;
@@ -140,6 +141,8 @@ fn send(args: &SendArgs) -> Result<ExitCode, SendCommandError> {
     let callbacks = callbacks_of(args)?;
     let plan = plan(args, callbacks.len());
     let connections = args.connections.unwrap_or(if args.replay.is_some() { 1 } else { CONNECTIONS });
+    // Before anything is sent, so that no run is for nothing.
+    let json = args.json.as_deref().filter(|path| !is_stream(path)).map(create).transpose()?;
     let requests = Requests::new(&destination, args.sdk_app_id, tokens, &callbacks, args.replay.is_none());
     raise_descriptor_limit();
     let measurements = Arc::new(Mutex::new(Measurements::new()?));
@@ -153,7 +156,7 @@ fn send(args: &SendArgs) -> Result<ExitCode, SendCommandError> {
     })?;
     let measurements = send::lock(&measurements).clone();
     let report = SendReport::new(&args.url, &plan, connections, took, &measurements);
-    print(args, &report)?;
+    print(args, json, &report)?;
     Ok(verdict(args, &measurements))
 }
 
@@ -177,16 +180,17 @@ async fn with_progress(run: impl Future<Output = Duration>, measurements: &Mutex
     }
 }
 
-fn print(args: &SendArgs, report: &SendReport) -> Result<(), SendCommandError> {
+fn print(args: &SendArgs, json: Option<File>, report: &SendReport) -> Result<(), SendCommandError> {
     let is_for_stdout = args.json.as_deref().is_some_and(is_stream);
     let text = if is_for_stdout { report.json() } else { report.to_string() };
     // A reader that ends early does not change what comes out of the run.
     let _ = super::print(text.as_bytes());
-    match &args.json {
-        Some(path) if !is_for_stdout => std::fs::write(path, report.json())
-            .map_err(|error| SendCommandError::Failed(format!("write {}: {error}", path.display()))),
-        Some(_) | None => Ok(()),
-    }
+    let written = json.map_or(Ok(()), |mut file| file.write_all(report.json().as_bytes()));
+    written.map_err(|error| SendCommandError::Failed(format!("write the report: {error}")))
+}
+
+fn create(path: &Path) -> Result<File, SendCommandError> {
+    File::create(path).map_err(|error| SendCommandError::Usage(format!("--json {}: {error}", path.display())))
 }
 
 fn verdict(args: &SendArgs, measurements: &Measurements) -> ExitCode {
@@ -196,7 +200,7 @@ fn verdict(args: &SendArgs, measurements: &Measurements) -> ExitCode {
         code = ExitCode::FAILURE;
     }
     for condition in args.fail_if.iter().filter(|condition| condition.holds(measurements)) {
-        say(&format!("failed as asked: {condition}: {}", condition.found(measurements)));
+        say(&format!("--fail-if {condition} holds: {}", condition.found(measurements)));
         code = ExitCode::FAILURE;
     }
     code

@@ -43,7 +43,7 @@ pub(super) struct SendReport {
 impl SendReport {
     pub(super) fn new(url: &str, plan: &LoadPlan, connections: u16, took: Duration, seen: &Measurements) -> Self {
         let seconds = took.as_secs_f64();
-        let latency = |(name, percent)| (name, seen.percentile(percent).as_secs_f64() * 1e3);
+        let latency = |(name, percent)| (name, seen.percentile(percent).as_micros() as f64 / 1e3);
         Self {
             url: origin(url),
             model: if plan.rate.is_some() { "open" } else { "closed" },
