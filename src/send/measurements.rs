@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
+use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
 use super::RESPONSE_TIMEOUT;
 use super::connection::CallbackResponse;
+use super::schedule::CallbackStart;
 
 /// How long Tencent waits for a response.
 pub const DEADLINE: Duration = Duration::from_secs(2);
@@ -25,6 +27,7 @@ const FAILURES_MAX: usize = 20;
 pub struct Measurements {
     /// Of the callbacks that were answered, and of those that waited for a response in vain.
     latencies: Histogram<u64>,
+    last_start: Option<Instant>,
     /// Callbacks that were sent, or would have been if their connection had not failed.
     pub sent: u64,
     /// Callbacks that were answered with any status.
@@ -54,6 +57,7 @@ impl Measurements {
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             latencies: Histogram::new_with_bounds(NANOS_MIN, NANOS_MAX, DIGITS).map_err(io::Error::other)?,
+            last_start: None,
             sent: 0,
             answered: 0,
             accepted: 0,
@@ -87,9 +91,15 @@ impl Measurements {
         self.due().saturating_sub(self.accepted)
     }
 
-    pub(super) fn begin(&mut self, is_late_start: bool) {
+    /// When the last callback was sent.
+    pub(super) const fn last_start(&self) -> Option<Instant> {
+        self.last_start
+    }
+
+    pub(super) fn begin(&mut self, start: CallbackStart) {
+        self.last_start = self.last_start.max(Some(start.at));
         self.sent += 1;
-        self.late_starts += u64::from(is_late_start);
+        self.late_starts += u64::from(start.is_late);
     }
 
     pub(super) fn end(&mut self, outcome: &io::Result<CallbackResponse>, latency: Duration) {

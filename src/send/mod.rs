@@ -53,6 +53,15 @@ pub struct LoadPlan {
     pub is_twice: bool,
 }
 
+/// How long a run took.
+#[derive(Debug, Clone, Copy)]
+pub struct RunTime {
+    /// Until the last response.
+    pub all: Duration,
+    /// Until the last callback was sent or the next would have been due; in the closed model all of it.
+    pub sending: Duration,
+}
+
 /// Open connections, each with one callback under way at a time.
 #[derive(Debug)]
 pub struct LoadGenerator {
@@ -75,8 +84,8 @@ impl LoadGenerator {
         Ok(Self { requests: Arc::new(requests), connections: opened })
     }
 
-    /// Sends what `plan` says, and adds what it sees to `measurements`. Returns how long that took.
-    pub async fn run(&mut self, plan: &LoadPlan, measurements: &Arc<Mutex<Measurements>>) -> Duration {
+    /// Sends what `plan` says, and adds what it sees to `measurements`.
+    pub async fn run(&mut self, plan: &LoadPlan, measurements: &Arc<Mutex<Measurements>>) -> RunTime {
         let start = clock::monotonic();
         let schedule = Arc::new(Schedule::new(start, plan));
         let mut tasks = JoinSet::new();
@@ -102,8 +111,11 @@ impl LoadGenerator {
                 }
             }
         }
-        lock(measurements).give_up(schedule.total());
-        clock::monotonic().saturating_duration_since(start)
+        let mut measurements = lock(measurements);
+        measurements.give_up(schedule.total());
+        let end = clock::monotonic();
+        let sent = schedule.end().map_or(end, |end| measurements.last_start().map_or(end, |last| last.max(end)));
+        RunTime { all: end.saturating_duration_since(start), sending: sent.saturating_duration_since(start) }
     }
 }
 
@@ -117,11 +129,11 @@ async fn drive(
     while let Some(numbers) = schedule.take() {
         connection.prepare(&requests, *numbers.start() / schedule.group());
         for number in numbers {
-            let (since, is_late_start) = schedule.wait_for(number).await;
-            lock(&measurements).begin(is_late_start);
+            let start = schedule.wait_for(number).await;
+            lock(&measurements).begin(start);
             let outcome = time::timeout(RESPONSE_TIMEOUT, connection.exchange()).await;
             let outcome = outcome.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()));
-            let latency = clock::monotonic().saturating_duration_since(since);
+            let latency = clock::monotonic().saturating_duration_since(start.counts_from);
             lock(&measurements).end(&outcome, latency);
             if outcome.is_err() {
                 connection.close();

@@ -31,6 +31,16 @@ pub(super) struct Schedule {
     next: AtomicU64,
 }
 
+/// The moment at which a callback is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CallbackStart {
+    pub(super) at: Instant,
+    /// What its latency counts from: the moment it was due, unless that was just now.
+    pub(super) counts_from: Instant,
+    /// It is sent late though its connection was free: this process could not keep up.
+    pub(super) is_late: bool,
+}
+
 impl Schedule {
     pub(super) fn new(start: Instant, plan: &LoadPlan) -> Self {
         let group = if plan.is_twice { 2 } else { 1 };
@@ -52,17 +62,17 @@ impl Schedule {
         self.total.is_none_or(|total| first < total).then_some(first..=last)
     }
 
-    /// Waits until a callback is due. Returns the moment that its latency counts from, and whether it is sent late though its connection was
-    /// free: then this process could not keep up.
-    pub(super) async fn wait_for(&self, number: u64) -> (Instant, bool) {
+    /// Waits until a callback is due.
+    pub(super) async fn wait_for(&self, number: u64) -> CallbackStart {
         let now = clock::monotonic();
-        let Some(due) = self.due(number) else { return (now, false) };
+        let Some(due) = self.due(number) else { return CallbackStart { at: now, counts_from: now, is_late: false } };
         if now >= due {
-            return (due, false);
+            return CallbackStart { at: now, counts_from: due, is_late: false };
         }
         time::sleep_until(due.into()).await;
         let now = clock::monotonic();
-        if now.saturating_duration_since(due) > TIMER_SLACK { (due, true) } else { (now, false) }
+        let is_late = now.saturating_duration_since(due) > TIMER_SLACK;
+        CallbackStart { at: now, counts_from: if is_late { due } else { now }, is_late }
     }
 
     /// How many callbacks are due in all, where that is known before.

@@ -39,7 +39,7 @@ impl Sent {
         let count = |name: &str| report[name].as_u64().unwrap();
         assert_eq!(count("due"), count("answered") + count("unanswered"), "{report}");
         assert_eq!((count("answered"), count("unanswered")), (sum("status_codes"), sum("failures")), "{report}");
-        let rate = report["rate"].as_f64().unwrap() * report["seconds"].as_f64().unwrap();
+        let rate = report["rate"].as_f64().unwrap() * report["sending_seconds"].as_f64().unwrap();
         assert!((rate - report["sent"].as_f64().unwrap()).abs() < 0.5, "{report}");
         report
     }
@@ -119,36 +119,37 @@ fn a_duplicate_is_the_same_event_and_a_replayed_event_keeps_its_id() {
 #[test]
 fn callbacks_are_sent_at_the_rate_that_was_asked_for() {
     let bridge = Bridge::light("");
-    let sent = send(&url(&bridge), &["--rate", "200", "--seconds", "5", "--connections", "4", "--json"]);
+    let sent = send(&url(&bridge), &["--rate", "50", "--seconds", "4", "--json"]);
     let report = sent.report();
-    assert_eq!((sent.code, &report["model"], &report["sent"]), (Some(0), &"open".into(), &1000.into()), "{report}");
-    let (took, slowest) = (report["seconds"].as_f64().unwrap(), report["latencies_ms"]["max"].as_f64().unwrap());
-    // It ends with the last response.
-    assert!(took >= 5.0 && took <= 5.0 * 1.01 + slowest / 1e3, "{report}");
+    assert_eq!((sent.code, &report["model"], &report["sent"]), (Some(0), &"open".into(), &200.into()), "{report}");
+    let (rate, slowest) = (report["rate"].as_f64().unwrap(), report["latencies_ms"]["max"].as_f64().unwrap());
+    // A response that is later than that on a busy machine leaves no connection free.
+    let least = 200.0 / (4.0 + slowest / 1e3);
+    assert!(rate >= least.min(49.5) && rate <= 50.5, "{report}");
     bridge.stop_in_order();
 }
 
 #[test]
-fn a_server_that_is_frozen_for_2_s_shows_in_p99_9_and_as_late() {
+fn a_server_that_is_frozen_for_3_s_shows_in_p99_9_and_as_late() {
     let mut bridge = Bridge::light("");
     let url = url(&bridge);
-    let args = ["--rate", "200", "--seconds", "6", "--connections", "4", "--json", "--fail-if", "p99.9>=2s"];
+    let args = ["--rate", "50", "--seconds", "6", "--connections", "4", "--json", "--fail-if", "p99.9>=2s"];
     let sending = thread::spawn(move || send(&url, &args));
     let received = |metrics: &std::collections::BTreeMap<String, f64>| {
         let of_commands = metrics.iter().filter(|(name, _)| name.starts_with("callbridge_callbacks_received_total"));
         of_commands.map(|(_, count)| count).sum::<f64>()
     };
-    bridge.metrics_until(|metrics| received(metrics) >= 100.0);
+    bridge.metrics_until(|metrics| received(metrics) >= 50.0);
     bridge.signal(Signal::STOP);
-    thread::sleep(Duration::from_millis(2200));
+    thread::sleep(Duration::from_secs(3));
     bridge.signal(Signal::CONT);
     let sent = sending.join().unwrap();
     let report = sent.report();
-    assert_eq!((sent.code, &report["answered"]), (Some(1), &1200.into()), "{sent:?}");
-    assert!(report["latencies_ms"]["p99.9"].as_f64().unwrap() >= 2000.0, "{report}");
-    // 40 came due in the first 0.2 s of the freeze; no more than 4 could have been sent.
-    assert!(report["late"].as_u64().unwrap() >= 30, "{report}");
-    assert!(sent.stderr.contains("--fail-if p99.9>=2s holds: 2."), "{sent:?}");
+    assert_eq!((sent.code, &report["answered"]), (Some(1), &300.into()), "{sent:?}");
+    assert!(report["latencies_ms"]["p99.9"].as_f64().unwrap() >= 2_900.0, "{report}");
+    // 50 came due in the first second of the freeze, 2 s or more before its end. Only 4 of them could be sent, over the 4 connections.
+    assert!(report["late"].as_u64().unwrap() >= 40, "{report}");
+    assert!(sent.stderr.starts_with("callbridge send: --fail-if p99.9>=2s holds: "), "{sent:?}");
 }
 
 #[test]

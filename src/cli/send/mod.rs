@@ -32,6 +32,7 @@ use crate::send;
 use crate::send::LoadGenerator;
 use crate::send::LoadLength;
 use crate::send::LoadPlan;
+use crate::send::RunTime;
 use crate::send::callbacks;
 use crate::send::callbacks::CallbackBody;
 use crate::send::callbacks::Requests;
@@ -161,7 +162,7 @@ fn send(args: &SendArgs) -> Result<ExitCode, SendCommandError> {
 }
 
 /// Prints the line of progress on a terminal.
-async fn with_progress(run: impl Future<Output = Duration>, measurements: &Mutex<Measurements>) -> Duration {
+async fn with_progress(run: impl Future<Output = RunTime>, measurements: &Mutex<Measurements>) -> RunTime {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let bar = match ProgressStyle::with_template("{elapsed}  {msg}") {
         Ok(style) => bar.with_style(style),

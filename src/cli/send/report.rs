@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::send::LoadPlan;
+use crate::send::RunTime;
 use crate::send::measurements::Measurements;
 
 const PERCENTILES: [(&str, f64); 5] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)];
@@ -22,8 +23,11 @@ pub(super) struct SendReport {
     connections: u16,
     /// Absent in the closed model.
     wanted_rate: Option<f64>,
+    /// Until the last response.
     seconds: f64,
-    /// Sent a second.
+    /// Until the last callback was sent.
+    sending_seconds: f64,
+    /// Sent a second, while sending.
     rate: f64,
     /// Answered as Tencent wants, a second.
     throughput: f64,
@@ -41,17 +45,17 @@ pub(super) struct SendReport {
 }
 
 impl SendReport {
-    pub(super) fn new(url: &str, plan: &LoadPlan, connections: u16, took: Duration, seen: &Measurements) -> Self {
-        let seconds = took.as_secs_f64();
+    pub(super) fn new(url: &str, plan: &LoadPlan, connections: u16, took: RunTime, seen: &Measurements) -> Self {
         let latency = |(name, percent)| (name, seen.percentile(percent).as_micros() as f64 / 1e3);
         Self {
             url: origin(url),
             model: if plan.rate.is_some() { "open" } else { "closed" },
             connections,
             wanted_rate: plan.rate,
-            seconds,
-            rate: seen.sent as f64 / seconds,
-            throughput: seen.accepted as f64 / seconds,
+            seconds: took.all.as_secs_f64(),
+            sending_seconds: took.sending.as_secs_f64(),
+            rate: seen.sent as f64 / took.sending.as_secs_f64(),
+            throughput: seen.accepted as f64 / took.all.as_secs_f64(),
             due: seen.due(),
             sent: seen.sent,
             answered: seen.answered,
@@ -74,7 +78,9 @@ impl SendReport {
 
 impl fmt::Display for SendReport {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { url, connections, seconds, rate, sent, answered, unanswered, errors, late, late_starts, .. } = self;
+        let Self {
+            url, connections, sending_seconds, rate, sent, answered, unanswered, errors, late, late_starts, ..
+        } = self;
         match self.wanted_rate {
             Some(wanted) => writeln!(to, "open model: {wanted} callbacks a second, {connections} connections, {url}")?,
             None => writeln!(
@@ -84,7 +90,7 @@ impl fmt::Display for SendReport {
         }
         writeln!(
             to,
-            "sent {sent} in {seconds:.2} s ({rate:.1} a second), answered {answered}, not answered {unanswered}"
+            "sent {sent} in {sending_seconds:.2} s ({rate:.1} a second), answered {answered}, not answered {unanswered}"
         )?;
         let latencies = PERCENTILES.map(|(name, _)| {
             let ms = self.latencies_ms.get(name).copied().unwrap_or_default();
