@@ -26,7 +26,7 @@ use crate::logging::LogWriter;
 use crate::logging::metrics::LogMetrics;
 
 /// The command line cannot be used.
-const EXIT_USAGE: u8 = 2;
+pub(crate) const EXIT_USAGE: u8 = 2;
 
 /// The configuration cannot be used; restarting will not help. (`EX_CONFIG`.)
 pub(crate) const EXIT_CONFIG: u8 = 78;
