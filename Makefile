@@ -58,9 +58,9 @@ ROUNDS := 5
 RATE := 2000
 
 .PHONY: rolling
-rolling: kafka ## rolling restarts behind nginx and HAProxy at RATE=2000 a second, ROUNDS=5, with both acknowledgements
+rolling: kafka ## two replicas behind nginx and HAProxy stopped and killed in turn at RATE=2000 a second, ROUNDS=5, with both acknowledgements; and without each essential line
 	for ack in journal broker; do CALLBRIDGE_ROLLING_ACK=$$ack CALLBRIDGE_ROLLING_RATE=$(RATE) CALLBRIDGE_ROLLING_ROUNDS=$(ROUNDS) \
-		cargo test --release --test it a_rolling_restart_behind -- --nocapture || exit 1; done
+		cargo test --release --test it rolling:: -- --nocapture || exit 1; done
 
 .PHONY: reloads
 reloads: ## kill -HUP under RATE=2000 callbacks a second, with each acknowledgement; says how many failed

@@ -50,14 +50,16 @@ struct TokenGroup<T> {
 }
 
 /// What such files hold.
-trait TokenSet: Content {
+pub(crate) trait TokenSet: Content {
     /// Whose tokens they are, in the log.
     const OWNER: &'static str;
 
+    /// All tokens of several files.
     fn union_of<'t>(files: impl Iterator<Item = &'t Self>) -> Self
     where
         Self: 't;
 
+    /// How many there are.
     fn count(&self) -> usize;
 
     /// What is wrong with tokens that are good.
