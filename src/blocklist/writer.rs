@@ -211,6 +211,7 @@ impl TopicWriter {
             before: prepared.before.as_ref(),
             after: prepared.after.as_ref(),
             who: &request.who,
+            via: &request.source,
             when,
             why,
             request: request.request.as_deref(),
