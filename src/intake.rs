@@ -1,5 +1,7 @@
 //! One callback on one screen: from its head to its answer. What happens to it then is the journal's.
 
+pub(crate) mod metrics;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +22,10 @@ use crate::command::Kind;
 use crate::decide::Decision;
 use crate::decide::Policy;
 use crate::decide::blocklist::Blocklist;
+use crate::intake::metrics::IntakeMetrics;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
-use crate::metrics::intake::IntakeMetrics;
 use crate::normalise::Normaliser;
 use crate::parse;
 use crate::parse::CheckedBody;
@@ -34,6 +36,9 @@ use crate::refusal::Refusal;
 use crate::request::Query;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+
+/// How long a callback may take at least, however long it has waited to be accepted: some syncs of a disk, or answers of Kafka.
+const LIMIT_LEAST: Duration = Duration::from_millis(100);
 
 /// What intake works with.
 #[derive(Debug)]
@@ -48,7 +53,7 @@ pub(crate) struct Intake {
     pub(crate) normaliser: Normaliser,
     pub(crate) ledger: Ledger,
     pub(crate) metrics: IntakeMetrics,
-    /// From the head to the answer.
+    /// From the head to the answer, less what the callback waited before that.
     pub(crate) deadline: Duration,
 }
 
@@ -57,7 +62,23 @@ pub(crate) struct Intake {
 pub(crate) struct Head {
     pub(crate) peer: SocketAddr,
     pub(crate) received: UnixMillis,
+    pub(crate) arrival: Arrival,
+}
+
+/// When a request came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival {
+    /// Its head had been read.
     pub(crate) began: Instant,
+    /// How long before that it waited for this process, as one does that was sent while callbridge restarted.
+    pub(crate) waited: Duration,
+}
+
+impl Arrival {
+    /// Until when a request is answered that is answered `limit` after it came.
+    fn deadline(self, limit: Duration) -> Instant {
+        self.began + limit.saturating_sub(self.waited).max(limit.min(LIMIT_LEAST))
+    }
 }
 
 /// A callback whose head has been checked; its body may be read now. Only [`Intake::admit`] makes one.
@@ -121,7 +142,7 @@ impl Intake {
         Ok(AuthorizedRequest { head, app, query: raw, name, command })
     }
 
-    /// Takes an admitted callback as far as its answer.
+    /// Takes an admitted callback as far as its answer, and ends or hands over its receipt.
     ///
     /// Takes as long as the deadline at most.
     ///
@@ -136,12 +157,14 @@ impl Intake {
         &self,
         admitted: AuthorizedRequest<'_>,
         raw: Raw,
-        receipt: &mut Option<Receipt<'_>>,
+        receipt: Receipt<'_>,
     ) -> Result<Answer, Refusal> {
-        let began = admitted.head.began;
+        let Head { arrival, .. } = admitted.head;
+        let began = arrival.began;
         match parse::check_body(raw.body(), &admitted.name).and_then(|checked| self.judge(&admitted, checked)) {
             Err(refusal) => {
                 self.keep_refused(&admitted, raw, &refusal);
+                receipt.end(refusal.reason());
                 Err(refusal)
             }
             // What is asked is never waited for, so that neither a disk nor a broker can move the answer.
@@ -156,9 +179,9 @@ impl Intake {
                 Ok(Answer::Taken)
             }
             Ok(Disposition::Happened) => {
-                let taken =
-                    self.append(capture(&admitted, raw, CaptureOutcome::Happened), receipt, began + self.deadline);
-                let taken = taken.await;
+                let deadline = arrival.deadline(self.deadline);
+                let capture = capture(&admitted, raw, CaptureOutcome::Happened);
+                let taken = self.append(capture, receipt, deadline).await;
                 self.metrics.answered(clock::monotonic().duration_since(began));
                 taken.map(|()| Answer::Taken)
             }
@@ -178,24 +201,16 @@ impl Intake {
         question::answer(command, checked, judge).map(|(decision, body)| Disposition::Decided(decision, body))
     }
 
-    async fn append(
-        &self,
-        capture: Box<Capture>,
-        receipt: &mut Option<Receipt<'_>>,
-        deadline: Instant,
-    ) -> Result<(), Refusal> {
+    async fn append(&self, capture: Box<Capture>, receipt: Receipt<'_>, deadline: Instant) -> Result<(), Refusal> {
         if self.is_dead_letter_without_room(&capture) {
+            receipt.end(Reason::TopicFull);
             return Err(Refusal::TopicFull);
         }
-        match receipt.take() {
-            Some(receipt) => self.journal.append(capture, receipt, deadline).await,
-            None => Ok(()),
-        }
+        self.journal.append(capture, receipt, deadline).await
     }
 
     /// Hands a capture over for which nobody waits.
-    fn offer(&self, capture: Box<Capture>, receipt: &mut Option<Receipt<'_>>) {
-        let Some(receipt) = receipt.take() else { return };
+    fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
         if self.is_dead_letter_without_room(&capture) {
             receipt.end(Reason::TopicFull);
         } else {
@@ -224,4 +239,20 @@ impl Intake {
 fn capture(admitted: &AuthorizedRequest<'_>, raw: Raw, outcome: CaptureOutcome) -> Box<Capture> {
     let Head { peer, received, .. } = admitted.head;
     Box::new(Capture { received, peer, app: admitted.app, command: admitted.command, raw, outcome })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_request_waited_before_counts_and_leaves_a_tenth_of_a_second() {
+        let began = clock::monotonic();
+        let left = |waited: u64, limit: u64| {
+            let arrival = Arrival { began, waited: Duration::from_millis(waited) };
+            arrival.deadline(Duration::from_millis(limit)).duration_since(began).as_millis()
+        };
+        assert_eq!([left(0, 1500), left(500, 1500), left(1450, 1500)], [1500, 1000, 100]);
+        assert_eq!([left(60_000, 1500), left(0, 50), left(60_000, 50)], [100, 50, 50]);
+    }
 }

@@ -11,7 +11,7 @@ use sha2::Sha256;
 use crate::slow::Trickle;
 
 /// What signs the callbacks of the load, where they are signed.
-pub(crate) const TOKEN: &str = "the token of the benchmark";
+pub(crate) const TOKEN: &str = "the-token-of-the-benchmark";
 
 /// A signature before it is made: of the token and the time in seconds, as Tencent does it.
 const SIGNATURE: &str = "&Sign=0000000000000000000000000000000000000000000000000000000000000000&RequestTime=0000000000";

@@ -24,6 +24,7 @@ use crate::decide::rules::Rules;
 use crate::follow;
 use crate::follow::file::FileError;
 use crate::follow::tls::TlsPaths;
+use crate::follow::tokens::TokenSet;
 use crate::journal::Ack;
 use crate::journal::inspect;
 
@@ -64,10 +65,10 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
     // Several applications may share one.
     let token_files: BTreeSet<&PathBuf> = config.apps.iter().flat_map(|app| &app.token_files).collect();
     for file in token_files {
-        report.add("tokens", file, tokens(file));
+        report.add("tokens", file, tokens::<Tokens>(file));
     }
     for file in &config.admin.token_files {
-        report.add("admin tokens", file, admin_tokens(file));
+        report.add("admin tokens", file, tokens::<AdminTokens>(file));
     }
     if let Some(paths) = &config.callbacks.tls {
         report.add("tls", &paths.certificate, tls(paths));
@@ -107,22 +108,11 @@ fn blocklist(file: &Path) -> Result<Contents, Vec<String>> {
 }
 
 /// How many tokens a file holds, or what is wrong with it.
-fn tokens(file: &Path) -> Result<Contents, Vec<String>> {
-    match follow::file::read::<Tokens>(file) {
+fn tokens<T: TokenSet>(file: &Path) -> Result<Contents, Vec<String>> {
+    match follow::file::read::<T>(file) {
         Ok(tokens) => {
             let weak = tokens.weakness().map(|weakness| format!("{}: {weakness}", file.display()));
-            Ok(Contents { summary: format!("{} tokens", tokens.len()), warnings: weak.into_iter().collect() })
-        }
-        Err(error) => Err(vec![format!("{}: {error}", file.display())]),
-    }
-}
-
-/// How many tokens of the admin API a file holds, or what is wrong with it.
-fn admin_tokens(file: &Path) -> Result<Contents, Vec<String>> {
-    match follow::file::read::<AdminTokens>(file) {
-        Ok(tokens) => {
-            let weak = tokens.weakness().map(|weakness| format!("{}: {weakness}", file.display()));
-            Ok(Contents { summary: format!("{} tokens", tokens.len()), warnings: weak.into_iter().collect() })
+            Ok(Contents { summary: format!("{} tokens", tokens.count()), warnings: weak.into_iter().collect() })
         }
         Err(error) => Err(vec![format!("{}: {error}", file.display())]),
     }

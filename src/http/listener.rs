@@ -28,6 +28,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 use crate::throttle::Throttle;
 
+use super::arrival;
 use super::connection::Connection;
 use super::connection::Stream;
 use super::connections::ConnectionLimits;
@@ -228,7 +229,10 @@ async fn drive(
     progress: Progress,
 ) {
     let opened = match here(stream) {
-        Ok(stream) => open(stream, peer, &preamble, &service).await,
+        Ok(stream) => {
+            progress.note_wait(arrival::waited(&stream));
+            open(stream, peer, &preamble, &service).await
+        }
         Err(error) => {
             tracing::debug!(%error, %peer, "connection not taken up");
             None

@@ -1,5 +1,6 @@
 //! The callback listener: connections, limits, and the way from a request to an answer.
 
+mod arrival;
 pub(crate) mod body;
 mod connection;
 pub(crate) mod connections;

@@ -6,8 +6,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use std::time::Instant;
 
 use crate::clock;
@@ -84,6 +86,8 @@ struct ConnectionState {
     closes_next: AtomicBool,
     lingers: AtomicBool,
     is_used: AtomicBool,
+    /// How long its first request waited for this process; 0 from then on.
+    waited_millis: AtomicU32,
 }
 
 impl Progress {
@@ -91,9 +95,9 @@ impl Progress {
     pub(super) fn new(epoch: Instant, now: Instant) -> Self {
         let moment = Moment::new(ConnectionPhase::Preamble, millis_since(epoch, now));
         let (closes_next, lingers, is_used) = <(AtomicBool, AtomicBool, AtomicBool)>::default();
-        Self {
-            inner: Arc::new(ConnectionState { epoch, moment: AtomicU64::new(moment.0), closes_next, lingers, is_used }),
-        }
+        let (moment, waited_millis) = (AtomicU64::new(moment.0), AtomicU32::new(0));
+        let state = ConnectionState { epoch, moment, closes_next, lingers, is_used, waited_millis };
+        Self { inner: Arc::new(state) }
     }
 
     /// The phase, and since when.
@@ -144,6 +148,21 @@ impl Progress {
     /// Whether a callback that came over it was taken.
     pub(super) fn is_used(&self) -> bool {
         self.inner.is_used.load(Ordering::Relaxed)
+    }
+
+    /// Its first request has waited so long for this process.
+    pub(super) fn note_wait(&self, waited: Duration) {
+        let millis = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
+        self.inner.waited_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// How long the request that begins has waited for this process: only the first can have.
+    pub(super) fn take_wait(&self) -> Duration {
+        let millis = self.inner.waited_millis.load(Ordering::Relaxed);
+        if millis > 0 {
+            self.inner.waited_millis.store(0, Ordering::Relaxed);
+        }
+        Duration::from_millis(millis.into())
     }
 
     /// The connection ends with a request that was not read to its end.

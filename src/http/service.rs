@@ -17,7 +17,7 @@ use hyper::http::request::Parts;
 use crate::auth;
 use crate::clock;
 use crate::command::Command;
-use crate::intake::Answer;
+use crate::intake::Arrival;
 use crate::intake::AuthorizedRequest;
 use crate::intake::Head;
 use crate::intake::Intake;
@@ -96,24 +96,24 @@ impl ConnectionService {
         let (parts, body) = request.into_parts();
         let began = clock::monotonic();
         let mut body = Some(body);
-        let mut reply = match service.receive(&parts, self.peer, began) {
+        let arrival = Arrival { began, waited: self.progress.take_wait() };
+        let mut reply = match service.receive(&parts, self.peer, arrival) {
             Step::Answer(reply) => reply,
-            Step::Refuse(receipt, refusal) => conclude(Err(refusal), Some(receipt)),
+            Step::Refuse(receipt, refusal) => refuse(&refusal, receipt),
             Step::Nameless(verdict) => Box::pin(self.answer_nameless(verdict, &mut body, began)).await,
-            Step::Read(receipt, admitted) => {
-                let mut receipt = Some(receipt);
-                let answer = match service.bodies.read(&admitted, body.as_mut(), began).await {
-                    Ok(raw) => {
-                        body = None;
-                        service.intake.accept(admitted, raw, &mut receipt).await
+            Step::Read(receipt, admitted) => match service.bodies.read(&admitted, body.as_mut(), began).await {
+                Ok(raw) => {
+                    body = None;
+                    match service.intake.accept(admitted, raw, receipt).await {
+                        Ok(answer) => {
+                            self.progress.mark_used();
+                            reply::answer(answer)
+                        }
+                        Err(refusal) => refused(&refusal),
                     }
-                    Err(refusal) => Err(refusal),
-                };
-                if answer.is_ok() {
-                    self.progress.mark_used();
                 }
-                conclude(answer, receipt)
-            }
+                Err(refusal) => refuse(&refusal, receipt),
+            },
         };
         let goes_on = !reply::is_closing(&reply)
             && match body {
@@ -160,8 +160,7 @@ impl ConnectionService {
             }
             Err(refusal) => refusal,
         };
-        let receipt = service.intake.ledger.receive(None);
-        conclude(Err(refusal), Some(receipt))
+        refuse(&refusal, service.intake.ledger.receive(None))
     }
 }
 
@@ -179,8 +178,8 @@ enum Step<'r> {
 
 impl Service {
     /// Looks at a head. A request that names a command is in the ledger from here on.
-    fn receive<'r>(&'r self, parts: &'r Parts, peer: Peer, began: Instant) -> Step<'r> {
-        let head = Head { peer: peer.address, received: clock::wall(), began };
+    fn receive<'r>(&'r self, parts: &'r Parts, peer: Peer, arrival: Arrival) -> Step<'r> {
+        let head = Head { peer: peer.address, received: clock::wall(), arrival };
         let raw_query = parts.uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
         let command = match &query {
@@ -253,18 +252,16 @@ impl Service {
     }
 }
 
-/// Makes the reply, and ends in the ledger what has not been accepted.
-fn conclude(answer: Result<Answer, Refusal>, receipt: Option<Receipt<'_>>) -> Reply {
-    match answer {
-        Ok(answer) => reply::answer(answer),
-        Err(refusal) => {
-            tracing::debug!(reason = refusal.reason().word(), "refused");
-            if let Some(receipt) = receipt {
-                receipt.end(refusal.reason());
-            }
-            reply::refusal(&refusal)
-        }
-    }
+/// Ends a callback in the ledger that was not handed to intake. Returns the reply.
+fn refuse(refusal: &Refusal, receipt: Receipt<'_>) -> Reply {
+    receipt.end(refusal.reason());
+    refused(refusal)
+}
+
+/// The reply to a callback whose end is in the ledger already.
+fn refused(refusal: &Refusal) -> Reply {
+    tracing::debug!(reason = refusal.reason().word(), "refused");
+    reply::refusal(refusal)
 }
 
 /// Refuses heads that hyper takes and we do not: what another server on the way could read differently.

@@ -26,8 +26,9 @@ use super::entry::LedgerState;
 use super::log::BatchError;
 use super::log::directory::Directory;
 use super::log::format::Batch;
-use super::log::store::Maintenance;
-use super::log::store::MaintenanceError;
+use super::log::maintenance::Maintainer;
+use super::log::maintenance::Maintenance;
+use super::log::maintenance::MaintenanceError;
 use super::log::store::Store;
 use super::log::writer::AppendedBatch;
 use super::log::writer::SegmentWriter;
@@ -262,6 +263,7 @@ impl Committer {
 /// The thread that keeps the log's files: makes spares ahead of need, takes back what is delivered, and shows how full it is.
 #[derive(Debug)]
 pub(crate) struct SegmentKeeper {
+    pub(super) maintainer: Maintainer<Directory>,
     pub(super) store: Store<Directory>,
     pub(super) queue: Arc<Queue>,
     pub(super) shares: Arc<Shares>,
@@ -274,11 +276,11 @@ impl SegmentKeeper {
     /// # Errors
     ///
     /// The disk has failed.
-    pub(crate) fn run(self, lifecycle: &Lifecycle) -> Result<(), Failed> {
+    pub(crate) fn run(mut self, lifecycle: &Lifecycle) -> Result<(), Failed> {
         let mut complain_at = clock::monotonic();
         loop {
             let began = clock::monotonic();
-            let maintained = match self.store.maintain() {
+            let maintained = match self.maintainer.maintain() {
                 Ok(maintained) => maintained,
                 Err(MaintenanceError::Failed(source)) => {
                     return Err(Failed { what: "sync the journal's directory", source });

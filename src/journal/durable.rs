@@ -227,7 +227,7 @@ pub(crate) fn open(
     rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())
         .map_err(|error| JournalError::Entropy(error.into()))?;
     let opened = recovery::open(directory, options, entropy(u64::from_le_bytes(seed)));
-    let Opened { store, writer, found } = opened.map_err(|error| match error {
+    let Opened { store, writer, maintainer, found } = opened.map_err(|error| match error {
         OpenError::Damaged(_) => JournalError::Damaged(error.to_string()),
         OpenError::Io { .. } | OpenError::Version { .. } => JournalError::Open(error),
     })?;
@@ -265,7 +265,13 @@ pub(crate) fn open(
             is_full: Arc::clone(&is_full),
             sync_wait: Arc::clone(&sync_wait),
         },
-        keeper: SegmentKeeper { store: store.clone(), queue: Arc::clone(&queue), shares, metrics: metrics.clone() },
+        keeper: SegmentKeeper {
+            maintainer,
+            store: store.clone(),
+            queue: Arc::clone(&queue),
+            shares,
+            metrics: metrics.clone(),
+        },
         gauge: Gauge {
             store,
             queue,

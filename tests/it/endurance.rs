@@ -1,7 +1,7 @@
 //! Journal mode with one thing in trouble for long: a topic that is forbidden, kill after kill beside a topic that is missing, a new prefix.
 //! `make endurance SECONDS=600 KILLS=50` makes it long; what it prints is the result.
 
-use std::collections::BTreeSet;
+use std::thread;
 use std::time::Duration;
 
 use callbridge::clock;
@@ -39,15 +39,9 @@ fn post_stuck(client: &mut Client, number: u64) {
     assert_eq!(client.post(&target, STUCK.body.as_bytes()).unwrap().status, 200);
 }
 
-/// The numbers of the topic's records, each once, in the order of their first record.
+/// The numbers of the topic's callbacks, each once, in the order of its first record.
 fn numbers_in(kafka: &Kafka, topic: &str) -> Vec<u64> {
-    let mut seen = BTreeSet::new();
-    let records = Reader::open(&kafka.client(), &[topic]).collect_to_end();
-    let number = |value: &[u8]| -> u64 {
-        let envelope: serde_json::Value = serde_json::from_slice(value).unwrap();
-        envelope["requestid"].as_str().unwrap().parse().unwrap()
-    };
-    records.iter().map(|record| number(&record.value)).filter(|number| seen.insert(*number)).collect()
+    Reader::open(&kafka.client(), &[topic]).request_numbers()
 }
 
 fn waiting(bridge: &Bridge) -> u64 {
@@ -77,7 +71,8 @@ fn a_forbidden_topic_costs_the_others_a_few_repeats_however_long_it_lasts() {
     while clock::monotonic() < end {
         post_stuck(&mut client, stuck);
         stuck += 1;
-        std::thread::sleep(STUCK_EVERY);
+        // The rate of this topic: as fast as they go, its callbacks would fill its share, and be refused.
+        thread::sleep(STUCK_EVERY);
     }
     let rebuilds = bridge.metrics()[REBUILDS];
     let outcome = load.stop();

@@ -219,19 +219,6 @@ fn post_of_each_command(bridge: &Bridge, first: u64, times: u64) {
     });
 }
 
-/// The numbers of the requests that became the records of a topic, each once, in the order of their first record.
-fn request_numbers(kafka: &Kafka, topic: &str) -> Vec<u64> {
-    let mut numbers: Vec<u64> = Vec::new();
-    for record in Reader::open(&kafka.client(), &[topic]).collect_to_end() {
-        let envelope: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
-        let number = envelope["requestid"].as_str().unwrap().parse().unwrap();
-        if numbers.last().is_none_or(|last| *last < number) {
-            numbers.push(number);
-        }
-    }
-    numbers
-}
-
 #[test]
 fn an_outage_with_callbacks_of_all_commands_takes_at_most_48_mib_of_memory() {
     let _alone = Alone::take();
@@ -276,7 +263,8 @@ fn an_outage_with_callbacks_of_all_commands_takes_at_most_48_mib_of_memory() {
     wait::until_within(limit, "nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
     watch.assert_balanced();
     for topic in &topics[..Command::COUNT] {
-        assert_eq!(request_numbers(&kafka, topic), (0..count).collect::<Vec<_>>(), "{topic}");
+        let delivered = Reader::open(&kafka.client(), &[topic]).request_numbers();
+        assert_eq!(delivered, (0..count).collect::<Vec<_>>(), "{topic}");
     }
     let count = count * Command::COUNT as u64;
     let expected = Ledger { received: count, delivered: count, ..Ledger::default() };

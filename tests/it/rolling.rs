@@ -1,6 +1,6 @@
 //! Rolling restarts of two callbridges behind real proxies, with the configurations of `deploy/proxy`.
 //!
-//! `CALLBRIDGE_ROLLING_RATE`, `_ROUNDS` and `_ACK` make them longer: `make rolling`.
+//! `CALLBRIDGE_ROLLING_RATE`, `_ROUNDS` and `_ACK` make them longer: `make rolling`, which prints how many callbacks of which size failed.
 
 use std::env;
 use std::net::SocketAddr;
@@ -8,11 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::time::Instant;
 
 use callbridge::clock;
 use rustix::process::Signal;
@@ -31,9 +31,12 @@ use crate::support::kafka::Kafka;
 use crate::support::load;
 use crate::support::ports;
 use crate::support::stub::Stub;
+use crate::support::torture;
 use crate::support::wait;
 
-const CONNECTIONS: u64 = 16;
+/// Connections of short callbacks, and of long ones.
+const SHORT_SENDERS: u32 = 32;
+const LONG_SENDERS: u32 = 8;
 
 /// When Tencent gives up.
 const SENDER_DEADLINE: Duration = Duration::from_secs(2);
@@ -44,8 +47,9 @@ const SETTLE: Duration = Duration::from_millis(600);
 /// How often a planted fault may stay hidden.
 const ROUNDS_UNTIL_FOUND: u32 = 6;
 
-/// A callback of some 200 KB.
+/// A callback of some 200 KB, and how many of them are sent a second beside the short ones: 16 MB.
 const LONG: usize = 200_000;
+const LONG_RATE: u32 = 80;
 
 /// Of a long body, on the sender's network.
 const BETWEEN_PIECES: Duration = Duration::from_millis(20);
@@ -72,9 +76,9 @@ fn a_rolling_restart_behind_haproxy_fails_no_callback() {
 #[test]
 fn nginx_without_an_essential_line_fails_callbacks() {
     let lines = [
-        ("max_fails=0", "", Signal::KILL, 0),
-        ("proxy_next_upstream error timeout http_503 non_idempotent;", "", Signal::KILL, 0),
-        (" non_idempotent;", ";", Signal::KILL, 0),
+        ("max_fails=0", ""),
+        ("proxy_next_upstream error timeout http_503 non_idempotent;", ""),
+        (" non_idempotent;", ";"),
     ];
     essential_lines("nginx", NGINX, &lines);
 }
@@ -82,12 +86,12 @@ fn nginx_without_an_essential_line_fails_callbacks() {
 #[test]
 fn haproxy_without_an_essential_line_fails_callbacks() {
     let lines = [
-        ("retry-on conn-failure empty-response 503", "", Signal::KILL, 0),
-        (" empty-response", "", Signal::KILL, 0),
-        ("option redispatch 1", "", Signal::KILL, 0),
-        ("retries 2", "retries 0", Signal::KILL, 0),
-        ("option http-buffer-request", "", Signal::KILL, LONG),
-        ("tune.bufsize 278528", "", Signal::KILL, LONG),
+        ("retry-on conn-failure empty-response 503", ""),
+        (" empty-response", ""),
+        ("option redispatch 1", ""),
+        ("retries 2", "retries 0"),
+        ("option http-buffer-request", ""),
+        ("tune.bufsize 278528", ""),
     ];
     essential_lines("haproxy", HAPROXY, &lines);
 }
@@ -119,37 +123,52 @@ fn restarts_fail_no_callback(program: &str, start: Start) {
     let Some(mut replicas) = Replicas::start(program) else { return };
     let _alone = Alone::take();
     let rounds = setting("ROUNDS", 2);
-    for (signal, padding) in [(Signal::TERM, 0), (Signal::KILL, 0), (Signal::KILL, LONG)] {
+    for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::KILL, "SIGKILL")] {
         let proxy = start(replicas.upstreams, &|config| config);
-        let load = Load::start(proxy.address, padding);
+        let (load, began) = (Load::start(proxy.address), clock::monotonic());
         for _round in 0..rounds {
             replicas.restart_each(signal);
         }
-        let (sent, failures) = load.stop();
-        assert!(sent > 100, "{sent} callbacks sent");
-        assert!(failures.is_empty(), "{signal:?}, {padding} bytes: {} of {sent} failed: {failures:?}", failures.len());
+        let took = began.elapsed();
+        let sent = load.stop();
+        torture::say(&format!(
+            "{program}, ack = {}, {rounds} rounds of {name}: {} short callbacks and {} of 200 KB in {:.0} s; {} failed, the \
+             slowest response took {:.2} s",
+            ack(),
+            sent.short,
+            sent.long,
+            took.as_secs_f64(),
+            sent.failures.len(),
+            sent.slowest.as_secs_f64()
+        ));
+        assert!(sent.short > 100 && sent.long > 10, "{sent:?}");
+        assert!(sent.failures.is_empty(), "{name}: {sent:?}");
     }
 }
 
-/// The same restarts with one line of the configuration replaced at a time: each must fail callbacks.
-fn essential_lines(program: &str, start: Start, lines: &[(&str, &str, Signal, usize)]) {
+/// The same kills with one line of the configuration replaced at a time: each must fail callbacks.
+fn essential_lines(program: &str, start: Start, lines: &[(&str, &str)]) {
     if proxies::missing(program) {
         return;
     }
     let Some(mut replicas) = Replicas::start(&format!("{program}-planted")) else { return };
     let _alone = Alone::take();
     let mut hidden = Vec::new();
-    for (line, without, signal, padding) in lines {
+    for (line, without) in lines {
         let proxy = start(replicas.upstreams, &|config| replaced(&config, line, without));
-        let load = Load::start(proxy.address, *padding);
+        let load = Load::start(proxy.address);
         let mut rounds = 0;
-        while load.failed() == 0 && rounds < ROUNDS_UNTIL_FOUND {
-            replicas.restart_each(*signal);
+        while !load.has_failed() && rounds < ROUNDS_UNTIL_FOUND {
+            replicas.restart_each(Signal::KILL);
             rounds += 1;
         }
-        let (sent, failures) = load.stop();
-        if failures.is_empty() {
-            hidden.push(format!("{line}: none of {sent} failed in {rounds} rounds"));
+        let sent = load.stop();
+        torture::say(&format!(
+            "{program} with {without:?} for {line:?}: {} failed, in round {rounds}",
+            sent.failures.len()
+        ));
+        if sent.failures.is_empty() {
+            hidden.push(format!("{line}: none of {} and {} failed", sent.short, sent.long));
         }
     }
     assert!(hidden.is_empty(), "{hidden:#?}");
@@ -158,6 +177,11 @@ fn essential_lines(program: &str, start: Start, lines: &[(&str, &str, Signal, us
 fn replaced(config: &str, line: &str, without: &str) -> String {
     assert!(config.contains(line), "{line}");
     config.replace(line, without)
+}
+
+/// The mode that both acknowledge in.
+fn ack() -> String {
+    env::var("CALLBRIDGE_ROLLING_ACK").unwrap_or_else(|_unset| "journal".to_owned())
 }
 
 fn setting(name: &str, default: u32) -> u32 {
@@ -179,8 +203,7 @@ impl Replicas {
         let [one, two, admin_one, admin_two] = ports::free();
         let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let upstreams = Upstreams { callbacks: [one, two].map(local), admin: [admin_one, admin_two].map(local) };
-        let ack = env::var("CALLBRIDGE_ROLLING_ACK").unwrap_or_else(|_unset| "journal".to_owned());
-        let bridge = Bridge::builder().brokers(&kafka.bootstrap()).topics(prefix).ack(&ack);
+        let bridge = Bridge::builder().brokers(&kafka.bootstrap()).topics(prefix).ack(&ack());
         let folder = TempDir::with_prefix_in("rolling-", env!("CARGO_TARGET_TMPDIR")).unwrap();
         let mut replicas = Self { upstreams, running: [None, None], bridge, folder };
         replicas.launch(0);
@@ -220,60 +243,78 @@ impl Replicas {
 #[derive(Debug)]
 #[expect(dead_code, reason = "printed when a test fails")]
 struct Failure {
+    bytes: usize,
     status: Option<u16>,
     took: Duration,
 }
 
-/// Senders at a fixed rate over kept-alive connections.
+/// What became of all.
+#[derive(Debug, Default)]
+struct Sent {
+    short: u64,
+    long: u64,
+    slowest: Duration,
+    failures: Vec<Failure>,
+}
+
+/// Senders at a fixed rate over kept-alive connections, of short and of long callbacks.
 struct Load {
     stop: Arc<AtomicBool>,
-    sent: Arc<AtomicU64>,
-    failures: Arc<Mutex<Vec<Failure>>>,
+    sent: Arc<Mutex<Sent>>,
     senders: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    fn start(address: SocketAddr, padding: usize) -> Self {
-        // Long bodies by their bytes.
-        let rate = if padding == 0 { setting("RATE", 400) } else { 80 };
-        let pause = Duration::from_secs(CONNECTIONS) / rate;
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let failures = Arc::new(Mutex::new(Vec::new()));
-        let sender = |number: u64| {
-            let (stop, sent, failures) = (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&failures));
-            thread::spawn(move || {
-                let mut connection = None;
-                let mut due = clock::monotonic() + pause.mul_f64(f64::from(u32::try_from(number).unwrap()) / 16.0);
-                while !stop.load(Ordering::Relaxed) {
-                    thread::sleep(due.saturating_duration_since(clock::monotonic()));
-                    // A sender that is late does not make up for it: what counts is each callback.
-                    due = due.max(clock::monotonic()) + pause;
-                    let sequence = sent.fetch_add(1, Ordering::Relaxed);
-                    let body = body(number, sequence, padding);
-                    let start = clock::monotonic();
-                    let status = send(&mut connection, address, &body);
-                    let took = clock::monotonic().duration_since(start);
-                    if status != Some(200) || took > SENDER_DEADLINE {
-                        failures.lock().unwrap().push(Failure { status, took });
-                    }
-                }
-            })
-        };
-        let senders = (0..CONNECTIONS).map(sender).collect();
-        Self { stop, sent, failures, senders }
-    }
-
-    fn failed(&self) -> usize {
-        self.failures.lock().unwrap().len()
-    }
-
-    /// How many were sent, and those that failed.
-    fn stop(self) -> (u64, Vec<Failure>) {
-        self.stop.store(true, Ordering::Relaxed);
-        for sender in self.senders {
-            sender.join().unwrap();
+    fn start(address: SocketAddr) -> Self {
+        let mut load = Self { stop: Arc::default(), sent: Arc::default(), senders: Vec::new() };
+        let short = Duration::from_secs(SHORT_SENDERS.into()) / setting("RATE", 400);
+        let long = Duration::from_secs(LONG_SENDERS.into()) / LONG_RATE;
+        let first = clock::monotonic();
+        for nth in 0..SHORT_SENDERS {
+            load.spawn(address, 0, first + short * nth / SHORT_SENDERS, short);
         }
-        (self.sent.load(Ordering::Relaxed), Arc::try_unwrap(self.failures).unwrap().into_inner().unwrap())
+        for nth in 0..LONG_SENDERS {
+            load.spawn(address, LONG, first + long * nth / LONG_SENDERS, long);
+        }
+        load
+    }
+
+    /// Adds a sender of callbacks with such a padding, the first of them due then, with a pause between two.
+    fn spawn(&mut self, address: SocketAddr, padding: usize, mut due: Instant, pause: Duration) {
+        let (stop, sent) = (Arc::clone(&self.stop), Arc::clone(&self.sent));
+        let key = u64::try_from(self.senders.len()).unwrap();
+        self.senders.push(thread::spawn(move || {
+            let mut connection = None;
+            for sequence in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                thread::sleep(due.saturating_duration_since(clock::monotonic()));
+                // A sender that is late does not make up for it: what counts is each callback.
+                due = due.max(clock::monotonic()) + pause;
+                let body = body(key, sequence, padding);
+                let start = clock::monotonic();
+                let status = send(&mut connection, address, &body);
+                let took = clock::monotonic().duration_since(start);
+                let mut sent = sent.lock().unwrap();
+                *(if padding == 0 { &mut sent.short } else { &mut sent.long }) += 1;
+                sent.slowest = sent.slowest.max(took);
+                if status != Some(200) || took > SENDER_DEADLINE {
+                    sent.failures.push(Failure { bytes: body.len(), status, took });
+                }
+            }
+        }));
+    }
+
+    fn has_failed(&self) -> bool {
+        !self.sent.lock().unwrap().failures.is_empty()
+    }
+
+    /// Ends all senders.
+    fn stop(self) -> Sent {
+        self.stop.store(true, Ordering::Relaxed);
+        self.senders.into_iter().for_each(|sender| sender.join().unwrap());
+        std::mem::take(&mut *self.sent.lock().unwrap())
     }
 }
 

@@ -14,6 +14,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
+use callbridge::clock;
 use rustix::io::FdFlags;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::io::fcntl_setfd;
@@ -31,6 +32,8 @@ use crate::support::wait;
 
 /// Where the file descriptors are that tests pass: far behind all others.
 const FIRST_FD: i32 = 700;
+/// What `callbacks.deadline_ms` is by default.
+const DEADLINE: Duration = Duration::from_millis(1500);
 /// The process itself, in the words of the shell that becomes it.
 const OWN_PID: &str = "$$";
 
@@ -142,6 +145,36 @@ fn passed_sockets_are_served_and_refuse_nobody_while_it_restarts() {
 }
 
 #[test]
+fn time_in_the_backlog_of_a_passed_socket_counts_toward_the_deadline() {
+    // It accepts connections and answers nothing, as a frozen broker does.
+    let frozen = TcpListener::bind("127.0.0.1:0").unwrap();
+    let brokers = frozen.local_addr().unwrap().to_string();
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let mut silent = Client::connect(address).unwrap();
+    let sending = thread::spawn(move || {
+        let mut client = Client::connect(address).unwrap();
+        let sent = clock::monotonic();
+        assert_eq!(post_by(&mut client), 503);
+        (client, sent, clock::monotonic())
+    });
+    // So long nobody accepts: the restart.
+    thread::sleep(DEADLINE);
+    let launched = clock::monotonic();
+    let bridge = launch_with(&[socket.as_fd()], OWN_PID, &Bridge::builder().brokers(&brokers).ack("broker"));
+    let (mut used, sent, answered) = sending.join().unwrap();
+    // If that time did not count, the response would come a whole deadline after the accept.
+    assert!(answered.duration_since(launched) < DEADLINE, "{:?} after it was sent", answered.duration_since(sent));
+    // What is sent later has the whole deadline, also over connections that waited in the backlog.
+    for client in [&mut used, &mut silent] {
+        let sent = clock::monotonic();
+        assert_eq!(post_by(client), 503);
+        assert!(sent.elapsed() >= DEADLINE, "{:?}", sent.elapsed());
+    }
+    drop(bridge);
+}
+
+#[test]
 fn one_passed_socket_is_for_callbacks_and_a_third_is_ignored() {
     let sockets = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let addresses = sockets.each_ref().map(|socket| socket.local_addr().unwrap());
@@ -199,8 +232,12 @@ fn a_passed_socket_that_is_no_listening_tcp_socket_ends_it_with_78() {
 }
 
 fn post(callbacks: SocketAddr) -> u16 {
+    post_by(&mut Client::connect(callbacks).unwrap())
+}
+
+fn post_by(client: &mut Client) -> u16 {
     let target = http::callback_target(APP, load::COMMAND);
-    Client::connect(callbacks).unwrap().post(&target, load::body("@a", 0).as_bytes()).unwrap().status
+    client.post(&target, load::body("@a", 0).as_bytes()).unwrap().status
 }
 
 /// Launches it with `sockets`, for the process `pid`.

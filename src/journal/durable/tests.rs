@@ -184,9 +184,9 @@ fn a_capture_given_up_before_its_frame_is_written_is_counted_as_late_once() {
 #[test]
 fn a_capture_given_up_while_its_frame_is_written_is_counted_as_late_once() {
     let dir = TempDir::new().unwrap();
-    let (OnDisk { mut backlog, committer: Committer { mut writer, committed, queue, .. }, keeper, .. }, ledger) =
+    let (OnDisk { mut backlog, committer: Committer { mut writer, committed, queue, .. }, mut keeper, .. }, ledger) =
         open_with(&dir, SEGMENT_BYTES, 8);
-    keeper.store.maintain().unwrap();
+    keeper.maintainer.maintain().unwrap();
     let mut batch = Batch::new();
     for number in 0..2 {
         ledger.receive(None).hand_over();
@@ -260,12 +260,13 @@ fn a_stop_does_not_wait_for_a_segment_that_only_records() {
 fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
     let dir = TempDir::new().unwrap();
     let segment_bytes = 1 << 20;
-    let (OnDisk { committer: Committer { mut writer, .. }, keeper, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
+    let (OnDisk { committer: Committer { mut writer, .. }, mut keeper, .. }, _ledger) =
+        open_with(&dir, segment_bytes, 64);
     let (mut batch, mut record_bytes) = (Batch::new(), 0);
     let body_bytes = 900_000;
     let frames = i64::try_from(TAKE_BYTES / body_bytes as u64 + 4).unwrap();
     for number in 0..frames {
-        keeper.store.maintain().unwrap();
+        keeper.maintainer.maintain().unwrap();
         record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, body_bytes), &apps(), bytes));
         writer.append(&mut batch, false).unwrap();
     }
@@ -287,10 +288,11 @@ fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
 fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compaction() {
     let dir = TempDir::new().unwrap();
     let segment_bytes = 1 << 20;
-    let (OnDisk { committer: Committer { mut writer, .. }, keeper, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
+    let (OnDisk { committer: Committer { mut writer, .. }, mut keeper, .. }, _ledger) =
+        open_with(&dir, segment_bytes, 64);
     let (mut batch, mut record_bytes) = (Batch::new(), 0);
     for frame in 0..8 {
-        keeper.store.maintain().unwrap();
+        keeper.maintainer.maintain().unwrap();
         for number in 300 * frame..300 * (frame + 1) {
             record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 1400), &apps(), bytes));
         }
@@ -299,7 +301,7 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
     }
     writer.close().unwrap();
     drop(keeper);
-    let (OnDisk { mut backlog, keeper, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
+    let (OnDisk { mut backlog, mut keeper, .. }, _ledger) = open_with(&dir, segment_bytes, 64);
     let mut entries = Vec::new();
     while entries.len() < 2400 {
         entries.extend(take(&mut backlog, 2400).0);
@@ -311,7 +313,7 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
     let segments = || std::fs::read_dir(dir.path()).unwrap().filter(|it| is_segment(it.as_ref().unwrap())).count();
     let before = segments();
     wait_until("segments are compacted", || {
-        keeper.store.maintain().unwrap();
+        keeper.maintainer.maintain().unwrap();
         segments() + 1 < before
     });
 

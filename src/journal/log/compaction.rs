@@ -6,7 +6,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::PoisonError;
 
 use super::Options;
 use super::Seq;
@@ -29,29 +28,14 @@ use super::mutant::Mutant;
 use super::ordinal_set::OrdinalSet;
 use super::scan::OlderRuns;
 use super::seq_set::SeqSet;
-use super::store::MaintenanceError;
 use super::store::Segment;
 use super::store::Store;
 use super::store::StoreState;
-use super::store::is_no_space;
 
 /// A frame of an output has at most so many bytes, and a step reads about as many.
 const FRAME_BYTES_MAX: u64 = 1 << 20;
 /// What is gained is at least this part of the inputs, also when there is little room: one byte is won for seven that are copied.
 const GAIN_MIN: u64 = 8;
-/// After a failure it rests for some rounds, each time twice as many, up to this power of two.
-const PAUSE_MAX: u32 = 10;
-
-/// What has become of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compacting {
-    /// There is nothing to compact that pays.
-    Idle,
-    /// There is more to do.
-    Begun,
-    /// One has ended.
-    Done,
-}
 
 /// A compaction that was begun.
 #[derive(Debug)]
@@ -99,110 +83,13 @@ struct Writing<F> {
 
 /// Why a compaction does not go on.
 #[derive(Debug)]
-enum Stop {
+pub(super) enum Stop {
     /// Its inputs are not what they were.
     Changed,
     /// It may work the next time.
     Retry(&'static str, io::Error),
     /// The directory cannot be trusted any more.
     Failed(io::Error),
-}
-
-impl<D: Disk> Store<D> {
-    /// Goes one step on with the compaction that was begun, or begins one if that pays.
-    pub(super) fn compact(&self, has_spare: bool) -> Result<Compacting, MaintenanceError> {
-        let mut at_hand = self.shared.compaction.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut compaction = match at_hand.take() {
-            Some(compaction) => compaction,
-            None => match self.begin_compaction(has_spare) {
-                Ok(Some(compaction)) => compaction,
-                Ok(None) => return Ok(Compacting::Idle),
-                Err((what, error)) => return self.compaction_failed(what, error),
-            },
-        };
-        match compaction.step(self) {
-            Ok(true) => {
-                *at_hand = Some(compaction);
-                Ok(Compacting::Begun)
-            }
-            Ok(false) => {
-                self.lock().compaction_failures = 0;
-                self.remove_superseded().map(|()| Compacting::Done)
-            }
-            Err(Stop::Failed(error)) => Err(MaintenanceError::Failed(error)),
-            Err(Stop::Changed) => {
-                self.discard(compaction.writing);
-                Ok(Compacting::Done)
-            }
-            Err(Stop::Retry(what, error)) => {
-                self.discard(compaction.writing);
-                self.compaction_failed(what, error)
-            }
-        }
-    }
-
-    fn compaction_failed(&self, what: &'static str, error: io::Error) -> Result<Compacting, MaintenanceError> {
-        let mut state = self.lock();
-        state.compaction_failures = (state.compaction_failures + 1).min(PAUSE_MAX);
-        state.compaction_pause = 1 << state.compaction_failures;
-        if is_no_space(&error) { Ok(Compacting::Idle) } else { Err(MaintenanceError::Retry(what, error)) }
-    }
-
-    fn discard(&self, writing: Writing<D::File>) {
-        let removed = self.shared.disk.remove(&writing.name);
-        if removed.is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
-            self.lock().superseded.push((writing.name, writing.offset));
-        }
-    }
-
-    fn begin_compaction(&self, has_spare: bool) -> Result<Option<Compaction<D>>, (&'static str, io::Error)> {
-        let options = &self.shared.options;
-        let (inputs, header, to, name, bytes) = {
-            let mut state = self.lock();
-            if state.compaction_pause > 0 {
-                state.compaction_pause -= 1;
-                return Ok(None);
-            }
-            let room = options.spares_bytes_max().saturating_sub(state.files_bytes(options));
-            let is_short = !has_spare || room < 2 * options.segment_bytes;
-            let Some((from, mut to, bytes)) = state.worth_compacting(options, is_short) else { return Ok(None) };
-            if options.has(Mutant::RangeTooWide) {
-                to = state.segments.range(to + 1..).next().map_or(to, |(next, _)| *next);
-            }
-            let session = state.segments.get(&from).map_or(0, |segment| segment.session);
-            let of_inputs = state.segments.range(from..to);
-            let ends: Vec<End> = of_inputs.clone().flat_map(|(_, segment)| segment.ends.clone()).collect();
-            let is_older = |end: &End| end.segment < from && state.segments.contains_key(&end.segment);
-            let ends = ends.into_iter().filter(is_older).collect();
-            let inputs: Vec<Input<D::File>> = of_inputs.map(|(first, segment)| Input::of(*first, segment)).collect();
-            let nonce = (state.entropy.0)();
-            let header = SegmentHeader { nonce, session, first_seq: from, output: None, ends };
-            state.next_name += 1;
-            (inputs, header, to, format!("{:020}.tmp", state.next_name), bytes)
-        };
-        let disk = &self.shared.disk;
-        if disk.free_bytes().map_err(|error| ("ask for free space", error))? < bytes {
-            return Err(("make room for a compaction", io::ErrorKind::StorageFull.into()));
-        }
-        let file = disk.create(&name).map_err(|error| ("begin a compaction", error))?;
-        let mut said = OlderRuns::NOTHING;
-        header.ends.iter().for_each(|end| said.add(end.segment, 0));
-        let writing = Writing {
-            name,
-            file: Arc::new(file),
-            to,
-            frame_bytes: usize::try_from(options.output_frame_bytes()).unwrap_or(usize::MAX),
-            offset: BLOCK_BYTES as u64,
-            batch: Batch::new(),
-            batch_seqs: (header.first_seq, header.first_seq),
-            offsets: Vec::new(),
-            runs: Vec::new(),
-            said,
-            header,
-        };
-        let cursor = Cursor::at(FramePosition { offset: BLOCK_BYTES as u64, ..FramePosition::default() });
-        Ok(Some(Compaction { inputs, bytes_max: bytes, at: 0, read: 0, cursor, writing }))
-    }
 }
 
 impl Options {
@@ -272,8 +159,71 @@ impl<F> Input<F> {
 }
 
 impl<D: Disk> Compaction<D> {
+    /// Begins the oldest one that pays, if one does.
+    ///
+    /// # Errors
+    ///
+    /// What was tried, and why it failed. It may work the next time.
+    pub(super) fn begin(store: &Store<D>, has_spare: bool) -> Result<Option<Self>, (&'static str, io::Error)> {
+        let options = &store.shared.options;
+        let (inputs, header, to, name, bytes) = {
+            let mut state = store.lock();
+            if state.compaction_pause > 0 {
+                state.compaction_pause -= 1;
+                return Ok(None);
+            }
+            let room = options.spares_bytes_max().saturating_sub(state.files_bytes(options));
+            let is_short = !has_spare || room < 2 * options.segment_bytes;
+            let Some((from, mut to, bytes)) = state.worth_compacting(options, is_short) else { return Ok(None) };
+            if options.has(Mutant::RangeTooWide) {
+                to = state.segments.range(to + 1..).next().map_or(to, |(next, _)| *next);
+            }
+            let session = state.segments.get(&from).map_or(0, |segment| segment.session);
+            let of_inputs = state.segments.range(from..to);
+            let ends: Vec<End> = of_inputs.clone().flat_map(|(_, segment)| segment.ends.clone()).collect();
+            let is_older = |end: &End| end.segment < from && state.segments.contains_key(&end.segment);
+            let ends = ends.into_iter().filter(is_older).collect();
+            let inputs: Vec<Input<D::File>> = of_inputs.map(|(first, segment)| Input::of(*first, segment)).collect();
+            let nonce = (state.entropy.0)();
+            let header = SegmentHeader { nonce, session, first_seq: from, output: None, ends };
+            state.next_name += 1;
+            (inputs, header, to, format!("{:020}.tmp", state.next_name), bytes)
+        };
+        let disk = &store.shared.disk;
+        if disk.free_bytes().map_err(|error| ("ask for free space", error))? < bytes {
+            return Err(("make room for a compaction", io::ErrorKind::StorageFull.into()));
+        }
+        let file = disk.create(&name).map_err(|error| ("begin a compaction", error))?;
+        let mut said = OlderRuns::NOTHING;
+        header.ends.iter().for_each(|end| said.add(end.segment, 0));
+        let writing = Writing {
+            name,
+            file: Arc::new(file),
+            to,
+            frame_bytes: usize::try_from(options.output_frame_bytes()).unwrap_or(usize::MAX),
+            offset: BLOCK_BYTES as u64,
+            batch: Batch::new(),
+            batch_seqs: (header.first_seq, header.first_seq),
+            offsets: Vec::new(),
+            runs: Vec::new(),
+            said,
+            header,
+        };
+        let cursor = Cursor::at(FramePosition { offset: BLOCK_BYTES as u64, ..FramePosition::default() });
+        Ok(Some(Self { inputs, bytes_max: bytes, at: 0, read: 0, cursor, writing }))
+    }
+
+    /// Removes what it has written.
+    pub(super) fn discard(self, store: &Store<D>) {
+        let Writing { name, offset, .. } = self.writing;
+        let removed = store.shared.disk.remove(&name);
+        if removed.is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+            store.lock().superseded.push((name, offset));
+        }
+    }
+
     /// Copies some. Returns whether there is more to do.
-    fn step(&mut self, store: &Store<D>) -> Result<bool, Stop> {
+    pub(super) fn step(&mut self, store: &Store<D>) -> Result<bool, Stop> {
         let has_changed = {
             let state = store.lock();
             let is_as_it_was = |input: &Input<D::File>| {

@@ -90,6 +90,7 @@ pub(crate) mod cursor;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod format;
+pub(crate) mod maintenance;
 mod ordinal_set;
 pub(crate) mod recovery;
 pub(crate) mod scan;

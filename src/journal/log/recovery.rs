@@ -21,6 +21,7 @@ use super::format::BLOCK_BYTES;
 use super::format::End;
 use super::format::FirstBlock;
 use super::format::SegmentHeader;
+use super::maintenance::Maintainer;
 use super::mutant::Mutant;
 use super::ordinal_set::OrdinalSet;
 use super::scan;
@@ -41,6 +42,7 @@ use super::writer::SegmentWriter;
 pub(crate) struct Opened<D: Disk> {
     pub(crate) store: Store<D>,
     pub(crate) writer: SegmentWriter<D>,
+    pub(crate) maintainer: Maintainer<D>,
     pub(crate) found: RecoveryReport,
 }
 
@@ -298,14 +300,14 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
         disk,
         options,
         state: Mutex::new(state),
-        compaction: Mutex::new(None),
         maintainable: Condvar::new(),
         spare_made: Condvar::new(),
         failure: DiskFailure::default(),
     };
     let store = Store { shared: Arc::new(shared) };
     let writer = SegmentWriter::new(store.clone(), session, next_seq, ends);
-    Ok(Opened { store, writer, found })
+    let maintainer = Maintainer::new(store.clone());
+    Ok(Opened { store, writer, maintainer, found })
 }
 
 fn segment<F>(scan: Scan, file: F, mut delivered: OrdinalSet, found: &mut RecoveryReport) -> Segment<F> {

@@ -15,22 +15,13 @@ use crate::metrics::journal::Fill;
 
 use super::Options;
 use super::Seq;
-use super::compaction::Compacting;
-use super::compaction::Compaction;
-use super::disk;
 use super::disk::Disk;
-use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
 use super::format::End;
 use super::mutant::Mutant;
 use super::ordinal_set::OrdinalSet;
 use super::scan::OlderRuns;
 use super::seq_set::SeqSet;
-
-/// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
-const SPARES_MAX: usize = 2;
-/// Zeros are written in pieces of this size.
-const ZEROS_BYTES: usize = 1 << 20;
 
 /// A handle to the log's files.
 #[derive(Debug)]
@@ -49,8 +40,6 @@ pub(super) struct StoreShared<D: Disk> {
     pub(super) disk: D,
     pub(super) options: Options,
     pub(super) state: Mutex<StoreState<D::File>>,
-    /// What the files' thread is about.
-    pub(super) compaction: Mutex<Option<Compaction<D>>>,
     /// There may be something to maintain.
     pub(super) maintainable: Condvar,
     /// There is a spare.
@@ -199,28 +188,6 @@ pub(crate) enum Delivery {
     Repeated,
 }
 
-/// Whether the files are in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Maintenance {
-    /// They are.
-    Done,
-    /// There is more to do, and it may take its time.
-    More,
-    /// There is more to do, and somebody may wait for it.
-    Hurry,
-}
-
-/// Why maintenance failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum MaintenanceError {
-    /// It may work the next time; nothing depends on it.
-    #[error("{0}")]
-    Retry(&'static str, #[source] io::Error),
-    /// The directory cannot be trusted any more. The process must end.
-    #[error("sync the journal's directory")]
-    Failed(#[source] io::Error),
-}
-
 impl<D: Disk> Store<D> {
     pub(super) fn lock(&self) -> MutexGuard<'_, StoreState<D::File>> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -328,168 +295,10 @@ impl<D: Disk> Store<D> {
             .unwrap_or_else(PoisonError::into_inner);
         !state.spares.is_empty()
     }
-
-    /// Puts the files in order: takes back segments that are delivered, sees to it that there is a spare, and goes one step on with a
-    /// compaction, where one pays. To be called by one thread.
-    ///
-    /// # Errors
-    ///
-    /// See [`MaintenanceError`]. That there is no room for a spare is none.
-    pub(crate) fn maintain(&self) -> Result<Maintenance, MaintenanceError> {
-        let taken = match self.take_back_all() {
-            Err(MaintenanceError::Failed(error)) => return Err(MaintenanceError::Failed(error)),
-            taken => taken,
-        };
-        // Also when something stands in the way of that.
-        let spare = self.make_spare();
-        let has_spare = matches!(spare, Ok(true));
-        let compacted = if taken.is_ok() { self.compact(has_spare) } else { Ok(Compacting::Idle) };
-        let is_compacting = matches!(compacted, Ok(Compacting::Begun | Compacting::Done));
-        self.lock().is_full = !has_spare && !is_compacting;
-        spare.and(taken)?;
-        Ok(match (compacted?, has_spare) {
-            (Compacting::Idle, _) => Maintenance::Done,
-            (_, true) => Maintenance::More,
-            (_, false) => Maintenance::Hurry,
-        })
-    }
-
-    /// Takes back what can be, behind what was superseded: until that is gone, durably, no output may go.
-    fn take_back_all(&self) -> Result<(), MaintenanceError> {
-        self.remove_superseded()?;
-        while let Some(first) = self.next_to_take_back() {
-            self.take_back(first)?;
-        }
-        Ok(())
-    }
-
-    /// The oldest segment that is no longer needed: it is delivered, and says nothing of an older one.
-    fn next_to_take_back(&self) -> Option<Seq> {
-        let state = self.lock();
-        let (newest, _) = state.segments.last_key_value()?;
-        let takes_any = self.shared.options.has(Mutant::RecycleTooEarly);
-        let mut older_end = 0;
-        for (first, segment) in state.segments.range(..newest) {
-            let is_said_elsewhere = segment.said.from >= older_end || takes_any;
-            if (segment.is_delivered() || takes_any) && is_said_elsewhere {
-                return Some(*first);
-            }
-            older_end = older_end.max(segment.end_of_range(*first));
-        }
-        None
-    }
-
-    /// Removes what an output has superseded.
-    pub(super) fn remove_superseded(&self) -> Result<(), MaintenanceError> {
-        let superseded = self.lock().superseded.clone();
-        if superseded.is_empty() {
-            return Ok(());
-        }
-        for (name, _) in &superseded {
-            match self.shared.disk.remove(name) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(MaintenanceError::Retry("remove a segment that was compacted", error));
-                }
-                Ok(()) | Err(_) => {}
-            }
-        }
-        self.shared.sync_directory().map_err(MaintenanceError::Failed)?;
-        self.lock().superseded.clear();
-        Ok(())
-    }
-
-    fn take_back(&self, first: Seq) -> Result<(), MaintenanceError> {
-        let StoreShared { disk, options, .. } = &*self.shared;
-        let (name, spare_name, is_wanted, is_damaged) = {
-            let mut state = self.lock();
-            let spare_name = state.spare_name();
-            let has_room = state.spares.len() < SPARES_MAX;
-            let Some(segment) = state.segments.get(&first) else { return Ok(()) };
-            let is_wanted = has_room && segment.file_bytes == options.segment_bytes;
-            (segment.name.clone(), spare_name, is_wanted, segment.is_damaged)
-        };
-        let taken = if is_damaged {
-            disk.rename(&name, &format!("{first:020}.damaged"))
-        } else if is_wanted {
-            disk.rename(&name, &spare_name)
-        } else {
-            disk.remove(&name)
-        };
-        // It is still there then, and the next try is for it.
-        taken.map_err(|error| MaintenanceError::Retry("take back a segment", error))?;
-        let Some(segment) = self.lock().segments.remove(&first) else { return Ok(()) };
-        // Before the file is written again: else its new content could be found under its old name.
-        self.shared.sync_directory().map_err(MaintenanceError::Failed)?;
-        let mut state = self.lock();
-        if is_wanted && !is_damaged {
-            state.spares.push(SpareSegment { name: spare_name, file: segment.file });
-            self.shared.spare_made.notify_all();
-        }
-        Ok(())
-    }
-
-    /// Returns whether there is one.
-    fn make_spare(&self) -> Result<bool, MaintenanceError> {
-        let StoreShared { disk, options, .. } = &*self.shared;
-        let name = {
-            let mut state = self.lock();
-            if !state.spares.is_empty() {
-                return Ok(true);
-            }
-            let newest = state.segments.values().next_back();
-            // Made for another size: if it only waits for its end, which needs a successor, it will be gone then.
-            let waits_for_end = newest.filter(|it| it.is_delivered() && it.file_bytes > options.segment_bytes);
-            let going = waits_for_end.map_or(0, |newest| newest.file_bytes);
-            if state.files_bytes(options) - going + options.segment_bytes > options.spares_bytes_max() {
-                return Ok(false);
-            }
-            state.spare_name()
-        };
-        let free_bytes = disk.free_bytes().map_err(|error| MaintenanceError::Retry("ask for free space", error))?;
-        // With room for the output of a compaction.
-        if free_bytes < 2 * options.segment_bytes + options.free_bytes_min {
-            return Ok(false);
-        }
-        let temporary = format!("{name}.tmp");
-        let made = self.zeroed(&temporary).and_then(|file| disk.rename(&temporary, &name).map(|()| file));
-        match made {
-            Ok(file) => {
-                self.shared.sync_directory().map_err(MaintenanceError::Failed)?;
-                let mut state = self.lock();
-                state.spares.push(SpareSegment { name, file: Arc::new(file) });
-                self.shared.spare_made.notify_all();
-                Ok(true)
-            }
-            Err(error) => {
-                // What is left of it is removed at the next start at the latest.
-                let _left = disk.remove(&temporary);
-                if is_no_space(&error) {
-                    Ok(false)
-                } else {
-                    Err(MaintenanceError::Retry("make a spare segment", error))
-                }
-            }
-        }
-    }
-
-    fn zeroed(&self, name: &str) -> io::Result<D::File> {
-        let file = self.shared.disk.create(name)?;
-        let zeros = vec![0; ZEROS_BYTES.min(usize::try_from(self.shared.options.segment_bytes).unwrap_or(ZEROS_BYTES))];
-        let mut offset = 0;
-        while offset < self.shared.options.segment_bytes {
-            let left = self.shared.options.segment_bytes - offset;
-            let piece = zeros.get(..usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len())).unwrap_or_default();
-            disk::write_all(&file, piece, offset)?;
-            // Each by itself: a frame that is synced meanwhile waits for what the disk has been given before, and so for no more.
-            file.sync_data()?;
-            offset += piece.len() as u64;
-        }
-        Ok(file)
-    }
 }
 
 impl<F> StoreState<F> {
-    fn spare_name(&mut self) -> String {
+    pub(super) fn spare_name(&mut self) -> String {
         self.next_name += 1;
         format!("{:020}.spare", self.next_name)
     }

@@ -9,9 +9,9 @@ use super::directory::Directory;
 use super::directory::DirectoryError;
 use super::format::Batch;
 use super::format::Captured;
+use super::maintenance::Maintenance;
 use super::recovery;
 use super::recovery::Opened;
-use super::store::Maintenance;
 use super::store::Store;
 use super::*;
 
@@ -37,8 +37,8 @@ fn open_with(path: &Path, options: Options) -> Opened<Directory> {
         last += 1;
         last
     });
-    let opened = recovery::open(Directory::open(path).unwrap(), options, entropy).unwrap();
-    opened.store.maintain().unwrap();
+    let mut opened = recovery::open(Directory::open(path).unwrap(), options, entropy).unwrap();
+    opened.maintainer.maintain().unwrap();
     opened
 }
 
@@ -72,7 +72,7 @@ fn what_was_appended_is_there_after_a_restart_and_what_was_delivered_is_not() {
     store.delivered(&[(2, 16)]);
     drop((store, writer.close()));
 
-    let Opened { store, mut writer, found } = open(dir.path());
+    let Opened { store, mut writer, found, .. } = open(dir.path());
     assert_eq!((found.counted, found.uncounted), (2, 0));
     assert_eq!(undelivered(&store), [(1, "one".to_owned()), (3, "three".to_owned())]);
     assert_eq!(writer.append(&mut batch(["four"]), false).unwrap().first_seq, 4);
@@ -82,11 +82,11 @@ fn what_was_appended_is_there_after_a_restart_and_what_was_delivered_is_not() {
 #[test]
 fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
     let dir = TempDir::new().unwrap();
-    let Opened { store, mut writer, .. } = open(dir.path());
+    let Opened { store, mut writer, mut maintainer, .. } = open(dir.path());
     let long = "x".repeat(10_000);
     let mut taken = Vec::new();
     loop {
-        store.maintain().unwrap();
+        maintainer.maintain().unwrap();
         match writer.append(&mut batch([long.as_str()]), true) {
             Ok(appended) => taken.push(appended.first_seq),
             Err(BatchError::Full) => break,
@@ -97,7 +97,7 @@ fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
     assert_eq!(taken.len(), 3 * (62 / 3));
     assert!(store.fill().is_full);
     store.delivered(&taken[..20].iter().map(|seq| (*seq, 10_013)).collect::<Vec<_>>());
-    store.maintain().unwrap();
+    maintainer.maintain().unwrap();
     writer.append(&mut batch([long.as_str()]), true).unwrap();
     assert_eq!(undelivered(&store).len(), taken.len() - 20 + 1);
 }
@@ -106,17 +106,17 @@ fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
 fn a_segment_that_is_held_up_does_not_hold_those_behind_it() {
     {
         let dir = TempDir::new().unwrap();
-        let Opened { store, mut writer, .. } = open(dir.path());
+        let Opened { store, mut writer, mut maintainer, .. } = open(dir.path());
         let long = "x".repeat(10_000);
         for _ in 0..1_000 {
             let seq = writer.append(&mut batch([long.as_str()]), true).unwrap().first_seq;
             if seq != 1 {
                 store.delivered(&[(seq, 10_013)]);
             }
-            store.maintain().unwrap();
+            maintainer.maintain().unwrap();
             assert!(store.fill().files_bytes <= 4 * SEGMENT_BYTES);
         }
-        drop((store, writer.close()));
+        drop((store, maintainer, writer.close()));
         let Opened { store, found, .. } = open(dir.path());
         assert_eq!(found.counted, 1);
         assert_eq!(undelivered(&store).first().unwrap().0, 1);
@@ -127,11 +127,11 @@ fn a_segment_that_is_held_up_does_not_hold_those_behind_it() {
 fn captures_that_cannot_be_delivered_take_no_more_room_than_they_need() {
     let dir = TempDir::new().unwrap();
     let options = Options { segment_bytes: 1 << 20, quota_bytes: 16 << 20, ..options() };
-    let Opened { store, mut writer, .. } = open_with(dir.path(), options.clone());
+    let Opened { store, mut writer, mut maintainer, .. } = open_with(dir.path(), options.clone());
     let mut stuck = Vec::new();
     // Ten times the quota, with one in five thousand that waits.
     for frame in 0..1_600 {
-        while store.maintain().unwrap() != Maintenance::Done {}
+        while maintainer.maintain().unwrap() != Maintenance::Done {}
         let first = writer
             .append(&mut batch(["a capture of some hundred bytes, which is what a small callback has"; 1000]), true);
         let first = first.unwrap_or_else(|error| panic!("frame {frame}: {error}: {:?}", store.fill())).first_seq;
@@ -140,13 +140,13 @@ fn captures_that_cannot_be_delivered_take_no_more_room_than_they_need() {
         let delivered: Vec<(Seq, u32)> = (first + u64::from(is_stuck)..first + 1000).map(|seq| (seq, 79)).collect();
         store.delivered(&delivered);
     }
-    while store.maintain().unwrap() != Maintenance::Done {}
+    while maintainer.maintain().unwrap() != Maintenance::Done {}
     let fill = store.fill();
     assert_eq!((fill.undelivered, fill.is_full), (stuck.len() as u64, false));
     assert!(fill.files_bytes < 5 << 20, "{fill:?}");
     let read = |store: &Store<Directory>| undelivered(store).into_iter().map(|(seq, _)| seq).collect::<Vec<Seq>>();
     assert_eq!(read(&store), stuck);
-    drop((store, writer.close()));
+    drop((store, maintainer, writer.close()));
     let Opened { store, found, .. } = open_with(dir.path(), options);
     assert_eq!((found.counted, read(&store)), (stuck.len() as u64, stuck));
 }
@@ -193,8 +193,8 @@ fn what_an_earlier_run_ended_with_is_damaged_and_not_torn_once_another_has_writt
         });
         let opened = recovery::open(Directory::open(dir.path()).unwrap(), options, entropy).unwrap();
         last += 10;
-        let Opened { store, mut writer, .. } = opened;
-        store.maintain().unwrap();
+        let Opened { mut writer, mut maintainer, .. } = opened;
+        maintainer.maintain().unwrap();
         writer.append(&mut batch(["one"]), false).unwrap();
         writer.append(&mut batch(["two"]), false).unwrap();
     }
@@ -260,7 +260,7 @@ fn a_torn_end_is_cut_off_and_told() {
     }
     drop((store, writer));
     flip_a_bit_of_the_second_frame(dir.path());
-    let Opened { store, mut writer, found } = open(dir.path());
+    let Opened { store, mut writer, found, .. } = open(dir.path());
     assert_eq!(found.torn, [("00000000000000000001.seg".to_owned(), 8192)]);
     assert_eq!(undelivered(&store), [(1, "one".to_owned())]);
     assert_eq!(writer.append(&mut batch(["again"]), false).unwrap().first_seq, 2);

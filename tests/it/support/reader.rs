@@ -1,5 +1,6 @@
 //! Reads topics as a consumer would: every partition, from the beginning. What is read is judged by the schemas.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use callbridge::clock;
@@ -143,6 +144,19 @@ impl Reader {
             count += 1;
             pass(record);
         }
+    }
+
+    /// The numbers that tests give callbacks as their `RequestID`, each once, in the order of its first record: of all records there are.
+    ///
+    /// # Panics
+    /// When reading takes longer than a minute, or a record has no such number.
+    pub(crate) fn request_numbers(&self) -> Vec<u64> {
+        let mut seen = BTreeSet::new();
+        let number = |record: &Record| -> u64 {
+            let envelope: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
+            envelope["requestid"].as_str().unwrap().parse().unwrap()
+        };
+        self.collect_to_end().iter().map(number).filter(|number| seen.insert(*number)).collect()
     }
 
     /// The ends of the partitions that hold something not yet read.

@@ -18,11 +18,11 @@ use crate::journal::log::Options;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
+use crate::journal::log::maintenance::MaintenanceError;
 use crate::journal::log::mutant::Mutant;
 use crate::journal::log::recovery;
 use crate::journal::log::recovery::Opened;
 use crate::journal::log::recovery::Purpose;
-use crate::journal::log::store::MaintenanceError;
 
 const SETUP: HistorySetup =
     HistorySetup { segment_blocks: 16, quota_bytes: 4 * 16 * 4096, capacity_bytes: u64::MAX, noise: None };
@@ -325,7 +325,7 @@ fn open(disk: &SimDisk, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, 
 /// Appends a frame of so many captures. Returns the number of the first.
 fn append_to(opened: &mut Opened<SimDisk>, captures: usize) -> Seq {
     let mut batch = batch_of(captures);
-    opened.store.maintain().unwrap();
+    opened.maintainer.maintain().unwrap();
     opened.writer.append(&mut batch, true).unwrap().first_seq
 }
 
@@ -365,7 +365,7 @@ fn a_seal_that_cannot_be_read_is_not_told_as_the_loss_of_what_was_delivered_sinc
         for _ in 0..1000 {
             batch.push(true, 0, |bytes| bytes.extend_from_slice(&[7; 20]));
         }
-        opened.store.maintain().unwrap();
+        opened.maintainer.maintain().unwrap();
         // Recorded at the end only, so that those behind the oldest say nothing of it and go.
         let first = opened.writer.append(&mut batch, false).unwrap().first_seq;
         let delivered: Vec<(Seq, u32)> = (first.max(2)..first + 1000).map(|seq| (seq, RECORD_BYTES)).collect();
@@ -412,7 +412,7 @@ fn nothing_is_acknowledged_once_the_directory_cannot_be_synced() {
             opened.store.delivered(&(first..first + 1_500).map(|seq| (seq, RECORD_BYTES)).collect::<Vec<_>>());
         }
         disk.arm(Some(Fault { after, kind: FaultKind::FailsOnce }));
-        let maintained = (0..8).map(|_| opened.store.maintain()).find(Result::is_err);
+        let maintained = (0..8).map(|_| opened.maintainer.maintain()).find(Result::is_err);
         disk.arm(None);
         let Some(Err(MaintenanceError::Failed(_))) = maintained else { continue };
         failed += 1;
@@ -421,4 +421,11 @@ fn nothing_is_acknowledged_once_the_directory_cannot_be_synced() {
         assert!(matches!(appended, Err(BatchError::Failed { .. })), "after {after}: {appended:?}");
     }
     assert_eq!(failed, 4);
+}
+
+#[test]
+fn a_frame_that_is_hurt_twice_may_not_look_like_one_any_more() {
+    // The number of its first capture, then the nonce.
+    let flips = [5_214_093_323_091_901_245, 14_034_367_396_584_356_258].map(|pick| Action::Flip { pick });
+    holds(SETUP, [append(&[65, 174], false), append(&[101], false)].into_iter().chain(flips));
 }

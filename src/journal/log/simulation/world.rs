@@ -36,12 +36,13 @@ use crate::journal::log::format::Batch;
 use crate::journal::log::format::CAPTURE_RECORD_BYTES_MIN;
 use crate::journal::log::format::FirstBlock;
 use crate::journal::log::format::Frame;
+use crate::journal::log::maintenance::Maintainer;
+use crate::journal::log::maintenance::Maintenance;
+use crate::journal::log::maintenance::MaintenanceError;
 use crate::journal::log::mutant::Mutant;
 use crate::journal::log::recovery;
 use crate::journal::log::recovery::Opened;
 use crate::journal::log::store::Delivery;
-use crate::journal::log::store::Maintenance;
-use crate::journal::log::store::MaintenanceError;
 use crate::journal::log::store::Store;
 use crate::journal::log::writer::SegmentWriter;
 
@@ -67,6 +68,7 @@ pub(super) struct World {
 struct Run {
     store: Store<SimDisk>,
     writer: SegmentWriter<SimDisk>,
+    maintainer: Maintainer<SimDisk>,
     /// Readable, and not delivered in this run.
     undelivered: Outstanding,
     /// In this run.
@@ -257,7 +259,7 @@ impl World {
             damage = found;
             opened = self.try_open(OnCorruption::Salvage);
         }
-        let Opened { store, writer, found } = match opened {
+        let Opened { store, writer, maintainer, found } = match opened {
             Ok(opened) => opened,
             Err(error) => return self.fails(&format!("open: {error}"), fault),
         };
@@ -267,6 +269,7 @@ impl World {
         self.run = Some(Run {
             store,
             writer,
+            maintainer,
             undelivered,
             delivered: BTreeSet::new(),
             marked: BTreeSet::new(),
@@ -413,7 +416,7 @@ impl World {
         let Some(run) = &mut self.run else { return Ok(None) };
         let before = run.store.fill();
         self.disk.arm(fault);
-        let maintained = run.store.maintain();
+        let maintained = run.maintainer.maintain();
         self.disk.arm(None);
         let after = run.store.fill();
         self.compacted.0 += after.copied_bytes - before.copied_bytes;
@@ -542,9 +545,7 @@ impl World {
     }
 
     fn hurt(&mut self, name: &str, bytes: &[u8], hurt: Range<u64>, how: Hurt) {
-        let frames = frames_of(bytes).into_iter();
-        let hit = frames.filter(|(range, _)| range.start < hurt.end && hurt.start < range.end);
-        self.model.hurt(name, hit.map(|(range, seqs)| (range.start, seqs)), how);
+        self.model.hurt(name, &hurt, frames_of(bytes), how);
         if let Some(run) = &mut self.run {
             run.delivered.clear();
         }
