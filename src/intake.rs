@@ -1,5 +1,7 @@
 //! One callback on one screen: from its head to its answer. What happens to it then is the journal's.
 
+pub(crate) mod metrics;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +22,10 @@ use crate::command::Kind;
 use crate::decide::Decision;
 use crate::decide::Policy;
 use crate::decide::blocklist::Blocklist;
+use crate::intake::metrics::IntakeMetrics;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
-use crate::metrics::intake::IntakeMetrics;
 use crate::normalise::Normaliser;
 use crate::parse;
 use crate::parse::CheckedBody;

@@ -20,6 +20,7 @@ use crate::blocklist::consumer::TopicProblem;
 use crate::blocklist::creation::ListCreation;
 use crate::blocklist::describe;
 use crate::blocklist::lists::Lists;
+use crate::blocklist::metrics::TopicMetrics;
 use crate::blocklist::properties;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
@@ -35,7 +36,6 @@ use crate::decide::topic::key::TopicIdentity;
 use crate::decide::topic::poison::Poison;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
-use crate::metrics::blocklist::TopicMetrics;
 use crate::publish::replication::ReplicationFactor;
 
 /// How long one turn waits for a record. What is left of a millisecond librdkafka spins for, so it must be a little more than whole ones.
@@ -659,9 +659,9 @@ mod tests {
 
     use crate::blocklist::consumer::PARTITION;
     use crate::blocklist::lists::ListSources;
+    use crate::blocklist::metrics::BlocklistMetrics;
     use crate::blocklist::producer::ListRecord;
     use crate::blocklist::producer::TopicProducer;
-    use crate::metrics::blocklist::BlocklistMetrics;
     use crate::publish::embedded::EmbeddedBroker;
 
     fn follower(configured: BTreeMap<String, String>, lifecycle: Lifecycle) -> Follower {
