@@ -72,6 +72,18 @@ STARTS := 20
 starts: ## how long each of STARTS=20 starts with --embedded-broker takes to be ready
 	CALLBRIDGE_STARTS=$(STARTS) cargo test --release --test it starts_one_after_the_other -- --nocapture
 
+CHANGES := 1000
+ENTRIES := 10000000
+RECORDS := 1000000
+
+.PHONY: blocklist
+blocklist: SECONDS := 60
+blocklist: kafka ## how soon CHANGES=1000 of the blocklist hold, decisions while ENTRIES=10000000 are replaced, CPU of a follower (SECONDS=60, RECORDS=1000000)
+	CALLBRIDGE_BLOCKLIST_CHANGES=$(CHANGES) CALLBRIDGE_BLOCKLIST_ENTRIES=$(ENTRIES) CALLBRIDGE_BLOCKLIST_RATE=20000 \
+		CALLBRIDGE_BLOCKLIST_SECONDS=$(SECONDS) CALLBRIDGE_BLOCKLIST_RECORDS=$(RECORDS) \
+		cargo test --release --test it blocklist_figures:: -- --nocapture --test-threads=1
+	CALLBRIDGE_BLOCKLIST_FROZEN_SECONDS=$(SECONDS) cargo test --release --test it a_broker_that_is_away_frozen -- --nocapture
+
 .PHONY: paging
 paging: kafka ## a frozen Kafka and one that is gone page within 3 minutes, in real time
 	CALLBRIDGE_PAGING_REAL_TIME=1 cargo test --test it paging:: -- --nocapture

@@ -29,6 +29,9 @@ use crate::publish::kafka;
 /// The only partition: order is what makes an offset a generation.
 pub(super) const PARTITION: i32 = 0;
 
+/// How often the client asks the brokers what the topic is; see `topic.metadata.refresh.interval.ms` of [`super::properties`].
+pub(super) const DESCRIBED_EVERY: Duration = Duration::from_mins(1);
+
 /// A leader that has been silent for so long has not answered a fetch, each of which takes half a second at most.
 const SILENT: Duration = Duration::from_secs(2);
 
@@ -82,6 +85,16 @@ struct FetchState {
     high: i64,
     /// Where the end was signalled last; negative where it never was.
     end: i64,
+    described: TopicDescribed,
+}
+
+/// What the brokers last said of the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct TopicDescribed {
+    /// When, in milliseconds of the client's own clock.
+    pub(super) at: i64,
+    /// How many partitions it then had.
+    pub(super) partitions: usize,
 }
 
 /// What librdkafka calls back into.
@@ -92,6 +105,9 @@ struct Events {
 
 #[derive(Deserialize)]
 struct ConsumerStatistics {
+    /// When they were made, in microseconds of the client's own clock.
+    #[serde(default)]
+    ts: i64,
     #[serde(default)]
     brokers: BTreeMap<String, LeaderStatistics>,
     #[serde(default)]
@@ -109,6 +125,9 @@ struct LeaderStatistics {
 
 #[derive(Deserialize)]
 struct TopicStatistics {
+    /// Milliseconds since the brokers last said what the topic is.
+    #[serde(default)]
+    metadata_age: i64,
     #[serde(default)]
     partitions: BTreeMap<String, PartitionStatistics>,
 }
@@ -129,11 +148,15 @@ impl FetchState {
     /// `None` where the statistics cannot be read, or are not about the partition.
     fn of(statistics: &[u8], at: Instant) -> Option<Self> {
         let statistics: ConsumerStatistics = serde_json::from_slice(statistics).ok()?;
-        let partition = statistics.topics.values().next()?.partitions.get("0")?;
+        let topic = statistics.topics.values().next()?;
+        let partition = topic.partitions.get("0")?;
         let leader = statistics.brokers.values().find(|broker| broker.nodeid == partition.leader);
         let silent = leader.and_then(|leader| u64::try_from(leader.rxidle).ok()).map(Duration::from_micros);
         let is_fetching = partition.fetch_state == "active" && silent.is_some_and(|silent| silent < SILENT);
-        Some(Self { at, is_fetching, high: partition.hi_offset, end: partition.eof_offset })
+        // Beside the partitions there is one, of number -1, for what belongs to none.
+        let partitions = topic.partitions.keys().filter(|number| !number.starts_with('-')).count();
+        let described = TopicDescribed { at: statistics.ts / 1000 - topic.metadata_age, partitions };
+        Some(Self { at, is_fetching, high: partition.hi_offset, end: partition.eof_offset, described })
     }
 }
 
@@ -201,6 +224,16 @@ impl TopicConsumer {
         }
     }
 
+    /// What the brokers last said of the topic. The client asks them each [`DESCRIBED_EVERY`], and at once after a failed fetch. It does not
+    /// read from a topic that was made again before it has asked.
+    pub(super) fn described(&self) -> Option<TopicDescribed> {
+        self.fetch().map(|state| state.described)
+    }
+
+    fn fetch(&self) -> Option<FetchState> {
+        *self.consumer.context().fetch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits for the next record for `limit`, and hands it to `take`.
     pub(super) fn poll(&self, limit: Duration, take: impl FnOnce(&LogRecord<'_>)) -> Polled {
         match self.consumer.poll(limit) {
@@ -215,9 +248,8 @@ impl TopicConsumer {
 
     /// Whether, as of `now`, the leader answers and has no record at or behind `next` that was not handed over.
     pub(super) fn is_at_end(&self, next: u64, now: Instant) -> bool {
-        let fetch = *self.consumer.context().fetch.lock().unwrap_or_else(PoisonError::into_inner);
         let next = i64::try_from(next).unwrap_or(i64::MAX);
-        fetch.is_some_and(|state| {
+        self.fetch().is_some_and(|state| {
             let is_new = now.saturating_duration_since(state.at) < STATISTICS_AGE_MAX;
             // Behind the last record there may be those of transactions, which are never handed over.
             is_new && state.is_fetching && state.high >= 0 && (next >= state.high || state.end >= state.high)
@@ -229,7 +261,8 @@ fn with_record(message: &BorrowedMessage<'_>, take: impl FnOnce(&LogRecord<'_>))
     let headers = message.headers();
     let topic = headers.and_then(|headers| headers.iter().find(|header| header.key == TOPIC_HEADER)?.value);
     let offset = u64::try_from(message.offset()).unwrap_or(0);
-    take(&LogRecord { offset, key: message.key(), value: message.payload(), topic });
+    let timestamp = message.timestamp().to_millis().unwrap_or(-1);
+    take(&LogRecord { offset, timestamp, key: message.key(), value: message.payload(), topic });
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; it retries by itself what is not named")]
@@ -259,7 +292,7 @@ mod tests {
     fn state(leader_silent: i64, fetch_state: &str, high: i64, end: i64) -> FetchState {
         let statistics = format!(
             r#"{{"brokers":{{"a:1/1":{{"nodeid":1,"rxidle":{leader_silent}}},"b:1/2":{{"nodeid":2,"rxidle":9000000}}}},
-            "topics":{{"list":{{"partitions":{{"0":{{"leader":1,"fetch_state":"{fetch_state}","hi_offset":{high},"eof_offset":{end}}},
+            "ts":5000999,"topics":{{"list":{{"metadata_age":700,"partitions":{{"0":{{"leader":1,"fetch_state":"{fetch_state}","hi_offset":{high},"eof_offset":{end}}},
             "-1":{{}}}}}}}}}}"#
         );
         FetchState::of(statistics.as_bytes(), clock::monotonic()).expect("statistics")
@@ -271,6 +304,8 @@ mod tests {
         assert!(!state(3_000_000, "active", 5, 5).is_fetching);
         assert!(!state(600_000, "none", 5, 5).is_fetching);
         assert!(!state(-1, "active", 5, 5).is_fetching);
+        let described = state(600_000, "active", 5, 5).described;
+        assert_eq!(described, TopicDescribed { at: 4300, partitions: 1 });
         assert!(FetchState::of(br#"{"topics":{},"brokers""#, clock::monotonic()).is_none());
     }
 }

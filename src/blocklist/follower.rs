@@ -12,8 +12,10 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::blocklist::consumer::DESCRIBED_EVERY;
 use crate::blocklist::consumer::Polled;
 use crate::blocklist::consumer::TopicConsumer;
+use crate::blocklist::consumer::TopicDescribed;
 use crate::blocklist::consumer::TopicProblem;
 use crate::blocklist::creation::ListCreation;
 use crate::blocklist::describe;
@@ -26,8 +28,7 @@ use crate::clock;
 use crate::clock::UnixMillis;
 use crate::decide::blocklist::Source;
 use crate::decide::blocklist::SourceKind;
-use crate::decide::fold::Anchor;
-use crate::decide::fold::LogRecord;
+use crate::decide::fold::LogMark;
 use crate::decide::fold::StartOver;
 use crate::decide::fold::TopicFollowing;
 use crate::decide::fold::TopicReading;
@@ -50,9 +51,10 @@ const STALE_AFTER: Duration = Duration::from_secs(5);
 /// A turn that comes so late shows that the process stood still. What happened to the topic meanwhile is not known.
 const STOOD_STILL: Duration = Duration::from_secs(1);
 
-/// How often it is checked that the topic is still the one that was read.
-const CHECK_EVERY: Duration = Duration::from_mins(1);
-/// How long such a check may take.
+/// Where the brokers were asked for the topic so soon again, a fetch had failed.
+const DESCRIBED_EARLY: Duration = DESCRIBED_EVERY.saturating_sub(Duration::from_secs(5));
+
+/// How long a check may take whether the log is still the one that was read.
 const CHECK_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a topic may be unreadable before a new client reads it from its start.
@@ -252,7 +254,8 @@ impl Follower {
                 Interrupted::StartOver(why) => {
                     tracing::warn!(topic = &*self.setup.topic, why, "the blocklist topic is read again from its start");
                     self.told = 0;
-                    self.fail(why);
+                    // A client that knew a higher leader epoch reads nothing of a topic that was made again.
+                    return Interrupted::Reconnect(why);
                 }
                 Interrupted::Stopping => return Interrupted::Stopping,
                 Interrupted::Reconnect(why) => return Interrupted::Reconnect(why),
@@ -313,13 +316,7 @@ impl Follower {
 
     /// Applies what comes, as long as the log is the one that was read.
     fn keep_up(&mut self, consumer: &TopicConsumer, mut following: TopicFollowing) -> Interrupted {
-        let mut check: Option<LogCheck> = None;
-        let mut checked = clock::monotonic();
-        let mut is_in_doubt = false;
-        // Where nothing tells whether the log is the one that was read, time that the end of the reading took is none to read it again for.
-        if following.position().anchor.is_none() {
-            self.turn(checked, clock::wall());
-        }
+        let mut watch = LogWatch { mark: following.position().first, ..LogWatch::default() };
         loop {
             let now = clock::monotonic();
             let turn = self.turn(now, clock::wall());
@@ -330,38 +327,72 @@ impl Follower {
                 let why = "kafka was away for longer than half of the topic's delete.retention.ms";
                 return Interrupted::Reconnect(why.into());
             }
-            is_in_doubt |= turn > STOOD_STILL;
-            let is_due = now.saturating_duration_since(checked) > CHECK_EVERY && self.state == TopicState::Live;
-            if check.is_none() && (is_in_doubt || is_due) {
-                match following.position().anchor {
-                    Some(anchor) => check = LogCheck::start(&self.setup, anchor, now),
-                    None if is_in_doubt && following.position().next > 0 => return StartOver::Unanchored.into(),
-                    None => is_in_doubt = false,
-                }
-                self.told_now = 0;
-                if !is_in_doubt && let Ok(partitions) = consumer.partitions(CHECK_REQUEST_LIMIT) {
-                    self.warn_of_partitions(partitions);
-                }
-                checked = now;
+            if turn > STOOD_STILL {
+                watch.doubt();
             }
-            match check.as_mut().map(|check| check.turn(is_in_doubt, now)) {
-                None | Some(Checked::Waiting) => {}
-                Some(Checked::Same) => (check, is_in_doubt) = (None, false),
-                Some(Checked::Unknown) => check = None,
-                Some(Checked::Changed(why)) => return why.into(),
+            if let Err(interrupted) = self.check(consumer, &mut watch, &following) {
+                return interrupted;
             }
             // Nothing of what may be another log is applied.
-            if !is_in_doubt && let Err(interrupted) = self.apply(consumer, &mut following) {
+            if !watch.is_in_doubt
+                && let Err(interrupted) = self.apply(consumer, &mut following)
+            {
                 return interrupted;
             }
             let was_stale = self.state == TopicState::Stale;
-            if consumer.is_at_end(following.position().next, clock::monotonic()) && !is_in_doubt {
+            if consumer.is_at_end(following.position().next, clock::monotonic()) && !watch.is_in_doubt {
                 self.live(following.position().next);
             }
             // Nobody saw what happened to the topic meanwhile.
-            is_in_doubt |= was_stale && self.state == TopicState::Live;
+            if was_stale && self.state == TopicState::Live {
+                watch.doubt();
+            }
             self.show(Some(&following));
         }
+    }
+
+    /// Checks whether the log is still the one that was read, if it may not be. `Err`: it is not, or the topic is gone.
+    fn check(
+        &mut self,
+        consumer: &TopicConsumer,
+        watch: &mut LogWatch,
+        following: &TopicFollowing,
+    ) -> Result<(), Interrupted> {
+        let now = self.last_turn;
+        if let Some(described) = consumer.described()
+            && watch.is_news(described)
+        {
+            self.warn_of_partitions(described.partitions.max(1));
+        }
+        if watch.check.is_none() && watch.is_due && (watch.is_in_doubt || self.state == TopicState::Live) {
+            watch.mark = watch.mark.or(following.position().first);
+            match watch.mark {
+                Some(mark) => watch.check = LogCheck::start(&self.setup, (mark, following.position().last), now),
+                // No record of any log was applied.
+                None => watch.is_in_doubt = false,
+            }
+            watch.is_due = watch.mark.is_some() && watch.check.is_none();
+            self.told_now = 0;
+        }
+        match watch.check.as_mut().map(|check| check.turn(watch.is_in_doubt, now)) {
+            None | Some(Checked::Waiting) => {}
+            Some(Checked::Unreadable(why)) => self.fail(why),
+            Some(Checked::Same(last)) => {
+                // What was applied before the check began is of the same log.
+                (watch.check, watch.mark) = (None, last);
+                watch.is_in_doubt &= watch.is_due;
+            }
+            Some(Checked::Unknown) => {
+                (watch.check, watch.is_due) = (None, true);
+                if let Err(problem @ (TopicProblem::Missing | TopicProblem::Forbidden)) =
+                    consumer.partitions(CHECK_REQUEST_LIMIT)
+                {
+                    return Err(Interrupted::Reconnect(problem.to_string()));
+                }
+            }
+            Some(Checked::Changed(why)) => return Err(why.into()),
+        }
+        Ok(())
     }
 
     /// Begins a turn. Returns how long ago the one before began.
@@ -530,41 +561,90 @@ impl Follower {
     }
 }
 
-/// A look, with a client of its own, whether the record that declares the topic's identity is still where it was. The client that follows
-/// keeps its place meanwhile: assigned anew, it would not notice a truncation.
+/// What is known of whether the log is still the one that was read.
+#[derive(Default)]
+struct LogWatch {
+    /// A record that was in the log when it was checked last, or when its reading began.
+    mark: Option<LogMark>,
+    /// When the brokers last said what the topic is.
+    described: Option<i64>,
+    /// Something happened since the last check began.
+    is_due: bool,
+    /// The log may be another: what comes is not applied before a check has ended.
+    is_in_doubt: bool,
+    check: Option<LogCheck>,
+}
+
+impl LogWatch {
+    /// The log may be another from now on.
+    fn doubt(&mut self) {
+        (self.is_due, self.is_in_doubt) = (true, true);
+    }
+
+    /// Takes up what the brokers say. Returns whether they have said it since the last time.
+    fn is_news(&mut self, described: TopicDescribed) -> bool {
+        // The clock's readings are cut to milliseconds, twice.
+        if self.described.is_some_and(|before| described.at - before <= 2) {
+            return false;
+        }
+        let early = i64::try_from(DESCRIBED_EARLY.as_millis()).unwrap_or(i64::MAX);
+        let is_early = self.described.is_some_and(|before| described.at - before < early);
+        self.described = Some(described.at);
+        self.is_due = true;
+        self.is_in_doubt |= is_early;
+        true
+    }
+}
+
+/// A look, with a client of its own, whether a record is still where it was read. The client that follows keeps its place meanwhile:
+/// assigned anew, it would not notice a truncation.
 struct LogCheck {
     consumer: TopicConsumer,
-    anchor: Anchor,
+    mark: LogMark,
+    /// The last record that was applied when the check began.
+    last: Option<LogMark>,
+    /// The log ends at or before the record, or its leader does not know yet that it goes on.
+    is_short: bool,
     deadline: Instant,
 }
 
 /// What came of a look.
 enum Checked {
     Waiting,
-    Same,
+    /// Kafka does not let the record be read for now, and why.
+    Unreadable(String),
+    /// The record is there. Beside it the last record that was applied when the check began.
+    Same(Option<LogMark>),
     Changed(StartOver),
     /// Kafka has not answered in time.
     Unknown,
 }
 
 impl LogCheck {
-    fn start(setup: &FollowerSetup, anchor: Anchor, now: Instant) -> Option<Self> {
+    fn start(setup: &FollowerSetup, (mark, last): (LogMark, Option<LogMark>), now: Instant) -> Option<Self> {
         let properties = properties::of_follower(&setup.configured);
         let consumer = TopicConsumer::new(&properties, &setup.topic).ok()?;
-        consumer.read_from(Some(anchor.offset)).ok()?;
-        Some(Self { consumer, anchor, deadline: now + CHECK_LIMIT })
+        consumer.read_from(Some(mark.offset)).ok()?;
+        Some(Self { consumer, mark, last, is_short: false, deadline: now + CHECK_LIMIT })
     }
 
     /// Waits for an answer only if nothing else is to be done.
     fn turn(&mut self, waits: bool, now: Instant) -> Checked {
-        let mut is_same = false;
-        let anchor = self.anchor;
-        let take = |record: &LogRecord<'_>| is_same = anchor.is(record);
-        match self.consumer.poll(if waits { TURN } else { Duration::ZERO }, take) {
-            Polled::Record if is_same => Checked::Same,
-            Polled::Record | Polled::End | Polled::LogChanged => Checked::Changed(StartOver::Anchor(anchor)),
-            Polled::Nothing | Polled::Unreadable(_) if now < self.deadline => Checked::Waiting,
-            Polled::Nothing | Polled::Unreadable(_) | Polled::Dead(_) => Checked::Unknown,
+        let mut found = None;
+        let polled = self.consumer.poll(if waits { TURN } else { Duration::ZERO }, |record| {
+            found = Some(LogMark::of(record));
+        });
+        self.is_short |= polled == Polled::End;
+        let is_late = now >= self.deadline;
+        match polled {
+            Polled::Record if found == Some(self.mark) => Checked::Same(self.last),
+            Polled::Record | Polled::LogChanged => Checked::Changed(StartOver::Replaced(self.mark)),
+            Polled::Nothing | Polled::End if is_late && self.is_short => {
+                Checked::Changed(StartOver::Replaced(self.mark))
+            }
+            Polled::Unreadable(why) if !is_late => Checked::Unreadable(why),
+            Polled::Nothing | Polled::End if !is_late => Checked::Waiting,
+            Polled::Nothing | Polled::End | Polled::Unreadable(_) | Polled::Dead(_) => Checked::Unknown,
         }
     }
 }
@@ -636,7 +716,7 @@ mod tests {
         let mut follower = follower(configured, lifecycle.clone());
         let consumer = follower.connect().unwrap_or_else(|_interrupted| panic!("a topic"));
         let following = follower.read(&consumer).unwrap_or_else(|_interrupted| panic!("read"));
-        assert_eq!((following.rules().len(), following.position().anchor), (1, None));
+        assert_eq!(following.rules().len(), 1);
         // As if the rules had taken as long to build.
         follower.last_turn = clock::monotonic().checked_sub(2 * STOOD_STILL).expect("a moment");
         let stopping = thread::spawn(move || {

@@ -24,8 +24,9 @@ use rdkafka::producer::ProducerContext;
 use crate::clock;
 use crate::publish::kafka;
 
-/// How long one turn waits for reports; a little more than whole milliseconds, which librdkafka would spin for.
-const TURN: Duration = Duration::from_micros(50_050);
+/// How long one turn waits for reports. The crate's `poll` lasts the whole time, also after a report has come: whoever asked for a change waits
+/// for the end of the turn. A little more than whole milliseconds, which librdkafka would spin for.
+const TURN: Duration = Duration::from_micros(1_050);
 
 /// When the client itself has not given up a record by then, its word is not waited for any more.
 const REPORT_LIMIT: Duration = Duration::from_secs(10);

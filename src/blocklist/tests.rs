@@ -20,6 +20,8 @@ use crate::blocklist::follower::FollowerSetup;
 use crate::blocklist::lists::ListSources;
 use crate::blocklist::lists::Lists;
 use crate::blocklist::metrics::BlocklistMetrics;
+use crate::blocklist::producer::ListRecord;
+use crate::blocklist::producer::TopicProducer;
 use crate::blocklist::properties;
 use crate::blocklist::snapshot::read_topic;
 use crate::blocklist::topic::BlocklistTopic;
@@ -104,6 +106,22 @@ fn assert_announced(configured: &BTreeMap<String, String>) {
     let expected = expected.map(|(rule, before, after)| (rule.to_owned(), before, after));
     assert_eq!(events.iter().map(of).collect::<Vec<_>>(), expected);
     assert_eq!((&events[3]["data"]["why"], &events[3]["data"]["request"]), (&"mistake".into(), &"r-1".into()));
+}
+
+#[test]
+fn a_write_ends_soon_after_its_acknowledgement() {
+    let (_broker, configured) = broker(&["list"]);
+    let producer = TopicProducer::new(&properties::of_writer(&configured)).expect("a producer");
+    let record =
+        ListRecord { topic: "list", partition: Some(0), key: "block\u{1f}bob", value: None, headers: Vec::new() };
+    let took = (0..20).map(|offset| {
+        let began = clock::monotonic();
+        assert_eq!(producer.write(std::slice::from_ref(&record)), [Ok(offset)]);
+        began.elapsed()
+    });
+    // The others may have waited for a core.
+    let fastest = took.min().expect("twenty");
+    assert!(fastest < Duration::from_millis(40), "{fastest:?}");
 }
 
 #[test]

@@ -29,7 +29,6 @@ use crate::blocklist::topic::WrittenChange;
 use crate::blocklist::topic::changes_topic;
 use crate::clock;
 use crate::clock::UnixMillis;
-use crate::decide::fold::Anchor;
 use crate::decide::rules::Rules;
 use crate::decide::topic::TOPIC_HEADER;
 use crate::decide::topic::change;
@@ -65,7 +64,14 @@ pub(crate) struct TopicWriter {
     /// Made with the first request.
     producer: Option<TopicProducer>,
     /// Where it has declared an identity that nobody has read yet.
-    declared: Option<Anchor>,
+    declared: Option<DeclaredIdentity>,
+}
+
+/// An identity that this writer has declared, and where.
+#[derive(Debug, Clone, Copy)]
+struct DeclaredIdentity {
+    offset: u64,
+    identity: TopicIdentity,
 }
 
 /// One change, as it is written.
@@ -260,7 +266,7 @@ impl TopicWriter {
         Ok((at.identity, known.generation.max(at.offset + 1)))
     }
 
-    fn declare(&self, request: &WriteRequest) -> Result<Anchor, WriteError> {
+    fn declare(&self, request: &WriteRequest) -> Result<DeclaredIdentity, WriteError> {
         let identity = TopicIdentity(random());
         let provenance =
             Provenance { who: Some((*request.who).into()), when: Some(clock::wall()), ..Provenance::default() };
@@ -268,7 +274,7 @@ impl TopicWriter {
         let (key, partition) = (identity.key(), Some(PARTITION));
         let record = ListRecord { topic: &self.topic, partition, key: &key, value: Some(&value), headers: Vec::new() };
         let outcome = self.send(&[record]).pop().unwrap_or(Err(WriteError::Stopping));
-        outcome.map(|offset| Anchor { offset, identity })
+        outcome.map(|offset| DeclaredIdentity { offset, identity })
     }
 
     /// Says on the audit topic which announced changes may not have come. That this fails too is in the log.

@@ -27,6 +27,8 @@ const IDENTITIES_MAX: usize = 64;
 pub struct LogRecord<'a> {
     /// Its offset.
     pub offset: u64,
+    /// Its timestamp in milliseconds, as Kafka has it; -1 if it has none.
+    pub timestamp: i64,
     /// Its key, unless that is null.
     pub key: Option<&'a [u8]>,
     /// Its value; null where the rule is gone.
@@ -49,12 +51,9 @@ pub enum StartOver {
     /// The topic was deleted and made again, while nobody looked.
     #[error("a record is of the topic's identity {0}, which was not there before: the topic was made again")]
     Identity(TopicIdentity),
-    /// The record that declares the topic's identity is gone.
-    #[error("the record at offset {} no longer declares the topic's identity {}: the topic was made again", .0.offset, .0.identity)]
-    Anchor(Anchor),
-    /// Kafka was away, and the log has no record by which to tell whether it is the one it was.
-    #[error("no record declares the topic's identity, so that nothing tells whether it was made again meanwhile")]
-    Unanchored,
+    /// A record that was read is not there any more.
+    #[error("the record at offset {} is not the one that was read there: the topic was made again, or truncated", .0.offset)]
+    Replaced(LogMark),
 }
 
 /// What is known of a log beside its rules.
@@ -64,47 +63,49 @@ pub struct LogPosition {
     pub next: u64,
     /// Every identity that a record has declared.
     pub declared: BTreeSet<TopicIdentity>,
-    /// Where one of them is declared. Compaction leaves that record where it is, so a log that has another one there is another log.
-    pub anchor: Option<Anchor>,
+    /// The first record of it.
+    pub first: Option<LogMark>,
+    /// The last record of it.
+    pub last: Option<LogMark>,
     /// Identities that headers name and no record has declared: of records that somebody copied here.
     pub undeclared: BTreeSet<TopicIdentity>,
     /// Records that could not be used.
     pub poison: u64,
 }
 
-/// A record that declares an identity.
+/// A record by which a log is recognised: another log has another record at this offset, written at another time, even if somebody copies
+/// the records of the first into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Anchor {
+pub struct LogMark {
     /// Its offset.
     pub offset: u64,
-    /// What it declares.
-    pub identity: TopicIdentity,
+    /// Its timestamp.
+    pub timestamp: i64,
 }
 
-impl Anchor {
-    /// Whether `record`, the first at its offset or behind, is still it.
-    pub fn is(self, record: &LogRecord<'_>) -> bool {
-        record.offset == self.offset && key::decode(record.key) == Ok(TopicKey::Identity(self.identity))
+impl LogMark {
+    /// The mark that `record` is.
+    pub const fn of(record: &LogRecord<'_>) -> Self {
+        Self { offset: record.offset, timestamp: record.timestamp }
     }
 }
 
 impl LogPosition {
-    /// Moves behind `offset`.
-    fn advance(&mut self, offset: u64) -> Result<(), StartOver> {
-        if offset < self.next {
-            return Err(StartOver::Truncated { offset, next: self.next });
+    /// Moves behind `record`.
+    fn advance(&mut self, record: &LogRecord<'_>) -> Result<(), StartOver> {
+        if record.offset < self.next {
+            return Err(StartOver::Truncated { offset: record.offset, next: self.next });
         }
-        self.next = offset.saturating_add(1);
+        let mark = LogMark::of(record);
+        self.next = record.offset.saturating_add(1);
+        self.first.get_or_insert(mark);
+        self.last = Some(mark);
         Ok(())
     }
 
-    fn declare(&mut self, identity: TopicIdentity, offset: u64) {
+    fn declare(&mut self, identity: TopicIdentity) {
         if self.declared.len() < IDENTITIES_MAX {
             self.declared.insert(identity);
-        }
-        // Of the same identity declared again, compaction leaves the later record.
-        if self.anchor.is_none_or(|anchor| anchor.identity == identity) {
-            self.anchor = Some(Anchor { offset, identity });
         }
     }
 }
@@ -140,7 +141,7 @@ impl TopicReading {
     ///
     /// The log has changed under the reader, who has to start over.
     pub fn apply(&mut self, record: &LogRecord<'_>) -> Result<Option<Poison>, StartOver> {
-        self.position.advance(record.offset)?;
+        self.position.advance(record)?;
         self.records += 1;
         let is_same = self.last.as_ref().is_some_and(|(bytes, _value)| record.value == Some(bytes));
         if !is_same && let Some(bytes) = record.value {
@@ -199,7 +200,7 @@ impl TopicFollowing {
         if let Some(identity) = self.unknown_identity(record) {
             return Err(StartOver::Identity(identity));
         }
-        self.position.advance(record.offset)?;
+        self.position.advance(record)?;
         self.is_empty = false;
         let (said, poison) = said(record, &mut self.position, None);
         match said {
@@ -261,7 +262,7 @@ fn said<'r>(
         Ok(TopicKey::Rule(rule)) => rule,
         Ok(TopicKey::Identity(identity)) => {
             // One that was removed stays known: records that name it are still of this topic.
-            position.declare(identity, record.offset);
+            position.declare(identity);
             return (RecordEffect::Nothing, None);
         }
         Err(poison) => return (RecordEffect::Nothing, Some(poison)),
@@ -299,6 +300,7 @@ mod tests {
     /// A record that is written: what its key, value and header are made of.
     #[derive(Debug, Clone)]
     struct LogEntry {
+        timestamp: i64,
         key: Option<String>,
         value: Option<String>,
         topic: Option<String>,
@@ -310,22 +312,22 @@ mod tests {
         entries: BTreeMap<u64, LogEntry>,
         end: u64,
         identity: u64,
+        /// When the next record is written.
+        now: i64,
     }
 
     impl ModelLog {
         fn append(&mut self, entry: LogEntry) {
-            self.entries.insert(self.end, entry);
+            self.entries.insert(self.end, LogEntry { timestamp: self.now, ..entry });
             self.end += 1;
+            self.now += 1;
         }
 
         /// A new life of the topic, whose first writer declares its identity.
-        fn remade(identity: u64) -> Self {
-            let mut log = Self { identity, ..Self::default() };
-            log.append(LogEntry {
-                key: Some(TopicIdentity(identity).key()),
-                value: Some("{}".to_owned()),
-                topic: None,
-            });
+        fn remade(identity: u64, now: i64) -> Self {
+            let mut log = Self { identity, now, ..Self::default() };
+            let key = Some(TopicIdentity(identity).key());
+            log.append(LogEntry { timestamp: 0, key, value: Some("{}".to_owned()), topic: None });
             log
         }
 
@@ -369,6 +371,7 @@ mod tests {
     /// A follower without Kafka.
     struct Replica {
         following: TopicFollowing,
+        mark: Option<LogMark>,
         full_reads: usize,
     }
 
@@ -389,6 +392,7 @@ mod tests {
     fn record(offset: u64, entry: &LogEntry) -> LogRecord<'_> {
         LogRecord {
             offset,
+            timestamp: entry.timestamp,
             key: entry.key.as_deref().map(str::as_bytes),
             value: entry.value.as_deref().map(str::as_bytes),
             topic: entry.topic.as_deref().map(str::as_bytes),
@@ -396,20 +400,26 @@ mod tests {
     }
 
     impl Replica {
-        /// Takes what has come, as the follower does: it was away, so it looks for the anchor first.
+        fn of(log: &ModelLog) -> Self {
+            let following = read(log);
+            Self { mark: following.position().first, following, full_reads: 0 }
+        }
+
+        /// Takes what has come, as the follower does: it was away, so it looks for a record that it knows first.
         fn catch_up(&mut self, log: &ModelLog) {
             if self.try_to(log).is_err() {
-                self.following = read(log);
-                self.full_reads += 1;
+                *self = Self { full_reads: self.full_reads + 1, ..Self::of(log) };
             }
         }
 
         fn try_to(&mut self, log: &ModelLog) -> Result<(), StartOver> {
-            let LogPosition { next, anchor, .. } = *self.following.position();
-            let Some(anchor) = anchor else { return Err(StartOver::Unanchored) };
-            let first = log.entries.range(anchor.offset..).next();
-            let is_there = first.is_some_and(|(offset, entry)| anchor.is(&record(*offset, entry)));
-            is_there.then_some(()).ok_or(StartOver::Anchor(anchor))?;
+            let LogPosition { next, last, .. } = *self.following.position();
+            if let Some(mark) = self.mark {
+                let found = log.entries.range(mark.offset..).next();
+                let is_there = found.is_some_and(|(offset, entry)| LogMark::of(&record(*offset, entry)) == mark);
+                is_there.then_some(()).ok_or(StartOver::Replaced(mark))?;
+                self.mark = last;
+            }
             // Kafka's own word: the offset is out of range.
             if next > log.end {
                 return Err(StartOver::Truncated { offset: log.end, next });
@@ -418,6 +428,7 @@ mod tests {
                 self.following.apply(&record(*offset, entry))?;
             }
             self.following.commit();
+            self.mark = self.mark.or(self.following.position().first);
             Ok(())
         }
     }
@@ -431,7 +442,8 @@ mod tests {
         Append(LogEntry),
         Compact(Index),
         Truncate(Index),
-        Remake(Vec<LogEntry>),
+        /// With another identity, or as a copy has it with the same.
+        Remake(bool, Vec<LogEntry>),
         CatchUp,
         Restart,
     }
@@ -463,7 +475,7 @@ mod tests {
             1 => Just(Some("00000000000000ff".to_owned())),
             1 => Just(Some("nonsense".to_owned())),
         ];
-        (key, value, topic).prop_map(|(key, value, topic)| LogEntry { key, value, topic })
+        (key, value, topic).prop_map(|(key, value, topic)| LogEntry { timestamp: 0, key, value, topic })
     }
 
     fn an_op() -> impl Strategy<Value = Op> {
@@ -471,7 +483,8 @@ mod tests {
             10 => an_entry().prop_map(Op::Append),
             2 => any::<Index>().prop_map(Op::Compact),
             1 => any::<Index>().prop_map(Op::Truncate),
-            1 => prop::collection::vec(an_entry(), 0..12).prop_map(Op::Remake),
+            1 => (any::<bool>(), prop::collection::vec(an_entry(), 0..12))
+                .prop_map(|(is_another, entries)| Op::Remake(is_another, entries)),
             4 => Just(Op::CatchUp),
             1 => Just(Op::Restart),
         ]
@@ -489,8 +502,8 @@ mod tests {
 
         #[test]
         fn a_follower_has_the_rules_of_the_log_whatever_happened_to_it(ops in prop::collection::vec(an_op(), 0..60)) {
-            let mut log = ModelLog::remade(1);
-            let mut replica = Replica { following: read(&log), full_reads: 0 };
+            let mut log = ModelLog::remade(1, 0);
+            let mut replica = Replica::of(&log);
             for op in ops {
                 match op {
                     Op::Append(entry) => log.append(of_log(&entry, &log)),
@@ -503,11 +516,11 @@ mod tests {
                         log.truncate(end.index(usize::try_from(log.end).expect("small") + 1) as u64);
                         // Kafka's client compares leader epochs: it says so, whatever was written since.
                         if log.end < replica.following.position().next {
-                            replica.following = read(&log);
+                            replica = Replica::of(&log);
                         }
                     }
-                    Op::Remake(entries) => {
-                        log = ModelLog::remade(log.identity + 1);
+                    Op::Remake(identity, entries) => {
+                        log = ModelLog::remade(log.identity + u64::from(identity), log.now);
                         entries.iter().for_each(|entry| log.append(of_log(entry, &log)));
                     }
                     Op::CatchUp => {
@@ -516,32 +529,31 @@ mod tests {
                         let fresh = read(&log);
                         prop_assert_eq!(held(fresh.rules()), log.rules(), "one that starts now agrees");
                     }
-                    Op::Restart => replica = Replica { following: read(&log), full_reads: 0 },
+                    Op::Restart => replica = Replica::of(&log),
                 }
             }
             replica.catch_up(&log);
             prop_assert_eq!(held(replica.following.rules()), log.rules());
-            if replica.following.position().anchor.is_some() {
-                let full_reads = replica.full_reads;
-                replica.catch_up(&log);
-                prop_assert_eq!(replica.full_reads, full_reads, "no log is read again for nothing");
-            }
+            let full_reads = replica.full_reads;
+            replica.catch_up(&log);
+            prop_assert_eq!(replica.full_reads, full_reads, "no log is read again for nothing");
         }
     }
 
     fn put(key: &str, topic: u64) -> LogEntry {
         let value = r#"{"who":"alice","when":"2026-05-28T20:26:40Z"}"#.to_owned();
-        LogEntry { key: Some(key.to_owned()), value: Some(value), topic: Some(TopicIdentity(topic).to_string()) }
+        let topic = Some(TopicIdentity(topic).to_string());
+        LogEntry { timestamp: 0, key: Some(key.to_owned()), value: Some(value), topic }
     }
 
     #[test]
     fn a_topic_made_again_with_as_many_or_more_records_is_read_again() {
-        for records in [1, 2, 3] {
-            let mut old = ModelLog::remade(1);
+        for (identity, records) in [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)] {
+            let mut old = ModelLog::remade(1, 0);
             old.append(put("block\u{1f}old", 1));
-            let mut replica = Replica { following: read(&old), full_reads: 0 };
-            let mut log = ModelLog::remade(2);
-            (1..=records).for_each(|number| log.append(put(&format!("block\u{1f}new{number}"), 2)));
+            let mut replica = Replica::of(&old);
+            let mut log = ModelLog::remade(identity, old.now);
+            (1..=records).for_each(|number| log.append(put(&format!("block\u{1f}new{number}"), identity)));
             replica.catch_up(&log);
             assert_eq!((replica.full_reads, held(replica.following.rules())), (1, log.rules()));
         }
@@ -549,7 +561,7 @@ mod tests {
 
     #[test]
     fn a_topic_made_again_while_it_is_read_is_read_once_more() {
-        let mut old = ModelLog::remade(1);
+        let mut old = ModelLog::remade(1, 0);
         old.append(put("block\u{1f}old", 1));
         let mut reading = TopicReading::default();
         for (offset, entry) in &old.entries {
@@ -575,7 +587,7 @@ mod tests {
             ("header", LogEntry { topic: Some("x".to_owned()), ..put("block\u{1f}bob", 1) }),
         ];
         for (reason, bad) in bad {
-            let mut log = ModelLog::remade(1);
+            let mut log = ModelLog::remade(1, 0);
             log.append(put("block\u{1f}bob", 1));
             let mut following = read(&log);
             assert!(following.rules().blocks("bob", UnixMillis(0)));

@@ -2,112 +2,39 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
 use callbridge::clock;
 use rdkafka::ClientConfig;
-use rdkafka::message::Header;
-use rdkafka::message::OwnedHeaders;
-use rdkafka::producer::BaseProducer;
-use rdkafka::producer::BaseRecord;
 use rdkafka::producer::Producer;
 use rustix::process::Signal;
 use serde_json::Value;
-use serde_json::json;
 
 use crate::seeds::APP;
+use crate::support::blocklist::Topic;
+use crate::support::blocklist::VALUE;
+use crate::support::blocklist::bridge;
+use crate::support::blocklist::of_topic;
+use crate::support::blocklist::refused_on;
+use crate::support::blocklist::state;
+use crate::support::blocklist::wait_for_state;
 use crate::support::bridge::Bridge;
 use crate::support::files::Files;
 use crate::support::http::Client;
-use crate::support::http::callback_target;
 use crate::support::kafka::Kafka;
 use crate::support::kafka::Settings;
+use crate::support::process;
 use crate::support::reader::Reader;
+use crate::support::tools::number_of;
 use crate::support::wait;
 
-const COMMAND: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
 const REQUEST: Duration = Duration::from_secs(30);
 const TOKEN: &str = "0123456789abcdef-admin";
-const VALUE: &str = r#"{"who":"alice","when":"2026-05-28T20:26:40Z","source":"cli"}"#;
-
-/// A blocklist topic and whoever writes it.
-struct Topic {
-    name: String,
-    producer: BaseProducer,
-    identity: String,
-}
-
-impl Topic {
-    /// Writes to the topic of this name, which exists.
-    fn at(kafka: &Kafka, name: &str) -> Self {
-        let mut config: ClientConfig = kafka.client();
-        config.set("acks", "all").set("linger.ms", "0");
-        Self { name: name.to_owned(), producer: config.create().unwrap(), identity: String::new() }
-    }
-
-    /// Makes the topic, and declares its identity as the first writer does.
-    fn make(kafka: &Kafka, name: &str, identity: &str, settings: &[(&str, &str)]) -> Self {
-        let settings = [&[("cleanup.policy", "compact")], settings].concat();
-        kafka.create_topic_with(name, 1, 1, &settings);
-        let mut topic = Self::at(kafka, name);
-        topic.declare(identity);
-        topic
-    }
-
-    fn declare(&mut self, identity: &str) {
-        self.write(Some(&format!("topic\u{1f}{identity}")), Some(VALUE.as_bytes()), None);
-        identity.clone_into(&mut self.identity);
-    }
-
-    fn put(&self, key: &str) {
-        self.write(Some(key), Some(VALUE.as_bytes()), Some(&self.identity));
-    }
-
-    fn delete(&self, key: &str) {
-        self.write(Some(key), None, Some(&self.identity));
-    }
-
-    /// Writes a record to partition 0, and waits until it is acknowledged.
-    fn write(&self, key: Option<&str>, value: Option<&[u8]>, identity: Option<&str>) {
-        self.send(key, value, identity);
-        self.producer.flush(REQUEST).unwrap();
-    }
-
-    fn send(&self, key: Option<&str>, value: Option<&[u8]>, identity: Option<&str>) {
-        let mut record: BaseRecord<'_, str, [u8]> = BaseRecord::to(&self.name).partition(0);
-        (record.key, record.payload) = (key, value);
-        if let Some(identity) = identity {
-            record = record.headers(OwnedHeaders::new().insert(Header { key: "topic", value: Some(identity) }));
-        }
-        self.producer.send(record).map_err(|(error, _record)| error).unwrap();
-    }
-}
 
 /// Key, value and the header `topic` of a record.
 type Poison<'p> = (Option<&'p str>, Option<&'p [u8]>, Option<&'p str>);
-
-/// Starts a bridge in `memory` mode that follows `topic`.
-fn bridge(kafka: &Kafka, topic: &str, settings: &str) -> Bridge {
-    let settings = format!("callbacks.keep_accepting_ms = 0\nblocklist.topic = {topic:?}\n{settings}");
-    let brokers = kafka.bootstrap();
-    Bridge::builder().brokers(&brokers).ack("memory").topics(topic).settings(&settings).start()
-}
-
-/// Which of `users` are refused on `account`.
-fn refused_on(bridge: &Bridge, app: &str, account: &str, users: &[&str]) -> Vec<String> {
-    let users: Vec<Value> = users.iter().map(|user| json!({"Subscriber_Account": user})).collect();
-    let body = json!({"CallbackCommand": COMMAND, "Official_Account": account, "SubscribeAccountList": users});
-    let mut client = Client::connect(bridge.callbacks).unwrap();
-    let response = client.post(&callback_target(app, COMMAND), body.to_string().as_bytes()).unwrap();
-    assert_eq!(response.status, 200, "{}", response.text());
-    let answer: Value = serde_json::from_slice(&response.body).unwrap();
-    if answer["ErrorCode"] == 1 {
-        return vec![answer["ErrorInfo"].as_str().unwrap().to_owned()];
-    }
-    let refused = answer["RefusedSubscribers_Account"].as_array().into_iter().flatten();
-    refused.map(|user| user.as_str().unwrap().to_owned()).collect()
-}
 
 fn refused(bridge: &Bridge) -> Vec<String> {
     refused_on(bridge, APP, "@a", &["alice", "bob", "carol", "dave"])
@@ -115,18 +42,6 @@ fn refused(bridge: &Bridge) -> Vec<String> {
 
 fn wait_until_refused(bridge: &Bridge, users: &[&str]) {
     wait::until(&format!("{users:?} are refused"), || refused(bridge) == users);
-}
-
-fn state(bridge: &Bridge, topic: &str, state: &str) -> bool {
-    bridge.metrics()[&format!("callbridge_blocklist_topic_state{{state=\"{state}\",topic=\"{topic}\"}}")] == 1.0
-}
-
-fn wait_for_state(bridge: &Bridge, topic: &str, wanted: &str) {
-    wait::until(wanted, || state(bridge, topic, wanted));
-}
-
-fn of_topic(bridge: &Bridge, metric: &str, topic: &str) -> f64 {
-    bridge.metrics()[&format!("callbridge_blocklist_topic_{metric}{{topic=\"{topic}\"}}")]
 }
 
 /// Waits until the bridge has applied everything up to this offset.
@@ -171,31 +86,6 @@ fn a_change_of_each_kind_holds_as_it_comes_and_goes_with_its_tombstone() {
         metrics[&format!("callbridge_blocklist_entries{{kind=\"block\",source=\"{name}\"}}")] == 1.0
     });
     bridge.stop_in_order();
-}
-
-/// Prints how long a change takes from its acknowledgement until the last of three replicas refuses.
-#[test]
-fn three_replicas_refuse_a_user_soon_after_kafka_has_acknowledged_the_change() {
-    let Some(kafka) = Kafka::shared() else { return };
-    let name = "blocklist-three";
-    let topic = Topic::make(kafka, name, "00000000000000a2", &[]);
-    let bridges = ["1", "2", "3"].map(|_nth| bridge(kafka, name, ""));
-    let mut took: Vec<Duration> = (0..40)
-        .map(|number| {
-            let user = format!("user-{number}");
-            topic.put(&format!("block\u{1f}{user}"));
-            let acknowledged = clock::monotonic();
-            let is_refused = |bridge: &Bridge| refused_on(bridge, APP, "@a", &["x", &user]) == [user.as_str()];
-            wait::until("all three refuse", || bridges.iter().all(is_refused));
-            clock::monotonic().duration_since(acknowledged)
-        })
-        .collect();
-    took.sort_unstable();
-    #[expect(clippy::print_stderr, reason = "a figure for whoever reads the log")]
-    {
-        eprintln!("acknowledged to refused by three replicas: median {:?}, worst {:?}", took[20], took[39]);
-    }
-    bridges.into_iter().for_each(|bridge| drop(bridge.stop_in_order()));
 }
 
 #[test]
@@ -320,7 +210,7 @@ fn a_topic_made_again_while_the_bridge_stands_still_is_read_again() {
         again.put("block\u{1f}dave");
         (1..records).for_each(|number| again.put(&format!("block\u{1f}other-{number}")));
         // Longer than a turn of the follower may take.
-        std::thread::sleep(Duration::from_millis(1200));
+        thread::sleep(Duration::from_millis(1200));
         bridge.signal(Signal::CONT);
         // Sooner than the look that is taken each minute.
         wait::until_within(Duration::from_secs(30), "the new rules hold", || refused(&bridge) == ["dave"]);
@@ -359,7 +249,7 @@ fn a_change_that_is_acknowledged_while_its_topic_is_made_again_holds() {
     kafka.delete_topic(name);
     wait_for_state(&bridge, name, "stale");
     let admin = bridge.admin;
-    let asking = std::thread::spawn(move || wait::until("carol is blocked", || block(admin, "carol") == 200));
+    let asking = thread::spawn(move || wait::until("carol is blocked", || block(admin, "carol") == 200));
     kafka.create_topic_with(name, 1, 1, &[("cleanup.policy", "compact")]);
     asking.join().unwrap();
     wait_until_refused(&bridge, &["carol"]);
@@ -477,7 +367,7 @@ fn tombstones_compacted_away_during_a_standstill_take_their_rules_with_them() {
     assert_eq!(refused(&bridge), ["bob", "carol"]);
     bridge.signal(Signal::STOP);
     // Until the fetch that is on its way has been answered: it would bring the tombstone.
-    std::thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_secs(1));
     topic.delete("block\u{1f}bob");
     // Compaction leaves the active segment alone, so that each record begins another.
     wait::until("the tombstone is compacted away", || {
@@ -490,6 +380,7 @@ fn tombstones_compacted_away_during_a_standstill_take_their_rules_with_them() {
     bridge.stop_in_order();
 }
 
+/// `CALLBRIDGE_BLOCKLIST_FROZEN_SECONDS` is how long it stays frozen at least.
 #[test]
 fn a_broker_that_is_away_frozen_or_killed_changes_no_answer() {
     let Some(mut kafka) = Kafka::start(1) else { return };
@@ -516,7 +407,11 @@ fn a_broker_that_is_away_frozen_or_killed_changes_no_answer() {
     let frozen = clock::monotonic();
     wait_for_state(&bridge, name, "stale");
     stale_after(frozen);
-    assert_eq!(refused(&bridge), ["bob"]);
+    let thawed = frozen + Duration::from_secs(number_of("CALLBRIDGE_BLOCKLIST_FROZEN_SECONDS", 0));
+    while clock::monotonic() < thawed {
+        assert_eq!(refused(&bridge), ["bob"]);
+        thread::sleep(process::POLL);
+    }
     kafka.node(1).thaw();
     topic.put("block\u{1f}carol");
     wait_until_refused(&bridge, &["bob", "carol"]);

@@ -16,6 +16,8 @@ mod batch_sizes;
 mod blocklist;
 mod blocklist_api;
 mod blocklist_cli;
+mod blocklist_faults;
+mod blocklist_figures;
 mod blocklist_topic;
 mod broker_protocol;
 mod callbacks;

@@ -200,6 +200,11 @@ impl Kafka {
         wait::until("the first replica leads", || leads(&partitions_of(&admin, name)));
     }
 
+    /// The first partition of a topic, also while nodes are away.
+    pub(crate) fn partition(&self, topic: &str) -> Partition {
+        partitions_of(&admin(&self.client()), topic).remove(0)
+    }
+
     /// Waits until every replica of a topic is in sync.
     pub(crate) fn wait_until_in_sync(&self, name: &str) {
         let is_in_sync = |partition: &Partition| partition.in_sync.len() == partition.replicas.len();

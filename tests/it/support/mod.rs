@@ -2,6 +2,7 @@
 
 pub(crate) mod alone;
 pub(crate) mod asyncapi;
+pub(crate) mod blocklist;
 pub(crate) mod bridge;
 pub(crate) mod curl;
 pub(crate) mod errno;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use super::disk::SimDisk;
 use crate::journal::log::Damage;
@@ -32,7 +33,7 @@ struct Hit {
     hurt: Hurt,
     /// Where the frame was then.
     name: String,
-    offset: u64,
+    range: Range<u64>,
 }
 
 /// See the module.
@@ -172,13 +173,22 @@ impl Model {
         self.recorded.extend(delivered);
     }
 
-    /// Something happened to frames with these captures, each at an offset of a file.
-    pub(super) fn hurt(&mut self, name: &str, frames: impl Iterator<Item = (u64, Vec<Seq>)>, hurt: Hurt) {
+    /// Something happened to these bytes of a file, whose readable frames with captures are `frames`.
+    pub(super) fn hurt(&mut self, name: &str, bytes: &Range<u64>, frames: Vec<(Range<u64>, Vec<Seq>)>, hurt: Hurt) {
         self.is_hurt = true;
         self.recorded.clear();
-        for (offset, seqs) in frames {
+        let is_within = |range: &Range<u64>| range.start < bytes.end && bytes.start < range.end;
+        let hit: Vec<_> = frames.into_iter().filter(|(range, _)| is_within(range)).collect();
+        for hits in self.hit.values_mut() {
+            // It cannot be read since the last time, and so is not among the frames.
+            let again = hits.last().filter(|last| last.name == name && is_within(&last.range));
+            if let Some(again) = again.filter(|last| hit.iter().all(|(range, _)| *range != last.range)) {
+                hits.push(Hit { hurt, ..again.clone() });
+            }
+        }
+        for (range, seqs) in hit {
             for seq in seqs {
-                self.hit.entry(seq).or_default().push(Hit { hurt, name: name.to_owned(), offset });
+                self.hit.entry(seq).or_default().push(Hit { hurt, name: name.to_owned(), range: range.clone() });
             }
         }
     }
@@ -326,6 +336,6 @@ impl Hit {
     }
 
     fn is_torn(&self, found: &RecoveryReport) -> bool {
-        found.torn.iter().any(|(torn, at)| *torn == self.name && *at <= self.offset)
+        found.torn.iter().any(|(torn, at)| *torn == self.name && *at <= self.range.start)
     }
 }

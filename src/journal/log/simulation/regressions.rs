@@ -422,3 +422,10 @@ fn nothing_is_acknowledged_once_the_directory_cannot_be_synced() {
     }
     assert_eq!(failed, 4);
 }
+
+#[test]
+fn a_frame_that_is_hurt_twice_may_not_look_like_one_any_more() {
+    // The number of its first capture, then the nonce.
+    let flips = [5_214_093_323_091_901_245, 14_034_367_396_584_356_258].map(|pick| Action::Flip { pick });
+    holds(SETUP, [append(&[65, 174], false), append(&[101], false)].into_iter().chain(flips));
+}

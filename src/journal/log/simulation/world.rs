@@ -545,9 +545,7 @@ impl World {
     }
 
     fn hurt(&mut self, name: &str, bytes: &[u8], hurt: Range<u64>, how: Hurt) {
-        let frames = frames_of(bytes).into_iter();
-        let hit = frames.filter(|(range, _)| range.start < hurt.end && hurt.start < range.end);
-        self.model.hurt(name, hit.map(|(range, seqs)| (range.start, seqs)), how);
+        self.model.hurt(name, &hurt, frames_of(bytes), how);
         if let Some(run) = &mut self.run {
             run.delivered.clear();
         }
