@@ -56,7 +56,7 @@ const PAGE_RULES: (usize, usize) = (100, 1000);
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// The longest name of an import: that of a file.
-const IMPORT_BYTES_MAX: usize = 255;
+pub(crate) const IMPORT_BYTES_MAX: usize = 255;
 
 const GENERATION: &str = "blocklist-generation";
 const REQUEST_ID: &str = "x-request-id";

@@ -122,7 +122,10 @@ impl Destination {
         if host.is_empty() || authority.as_str().contains('@') {
             return Err(BadDestination::Url);
         }
-        let port = authority.port_u16().unwrap_or(default_port);
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => default_port,
+            _port => authority.port_u16().ok_or(BadDestination::Url)?,
+        };
         let resolve = |error| BadDestination::Resolve(host.to_owned(), error);
         let addresses: Vec<SocketAddr> = (host, port).to_socket_addrs().map_err(resolve)?.collect();
         let foreign = addresses.iter().map(SocketAddr::ip).find(|address| !address.to_canonical().is_loopback());
@@ -135,9 +138,9 @@ impl Destination {
             }
         }
         let tls = (scheme == "https").then(|| tls(host, trust)).transpose()?;
-        let target = match uri.path_and_query().map_or("/", |target| target.as_str()) {
-            target if target.contains('?') => format!("{target}&"),
-            target => format!("{target}?"),
+        let target = match uri.query() {
+            Some(query) => format!("{}?{query}&", uri.path()),
+            None => format!("{}?", uri.path()),
         };
         Ok(Self { host: authority.to_string(), target, addresses, tls })
     }

@@ -127,6 +127,7 @@ async fn drive(
     measurements: Arc<Mutex<Measurements>>,
 ) -> LoadConnection {
     while let Some(numbers) = schedule.take() {
+        schedule.wait_until_soon(*numbers.start()).await;
         connection.prepare(&requests, *numbers.start() / schedule.group());
         for number in numbers {
             let start = schedule.wait_for(number).await;

@@ -17,6 +17,9 @@ use super::RESPONSE_TIMEOUT;
 /// By how much a timer may fire late. What it overslept is not the server's delay.
 const TIMER_SLACK: Duration = Duration::from_millis(10);
 
+/// So long before it is due a callback is made and signed at most: a signature is good for a while only.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Callbacks by number, from 0.
 #[derive(Debug)]
 pub(super) struct Schedule {
@@ -26,6 +29,8 @@ pub(super) struct Schedule {
     total: Option<u64>,
     /// When the closed model ends, unless by a count.
     closes: Option<Instant>,
+    /// When the open model ends: no callback is due from then on.
+    end: Option<Instant>,
     /// How many in a row one connection sends.
     group: u64,
     next: AtomicU64,
@@ -44,12 +49,17 @@ pub(super) struct CallbackStart {
 impl Schedule {
     pub(super) fn new(start: Instant, plan: &LoadPlan) -> Self {
         let group = if plan.is_twice { 2 } else { 1 };
-        let (total, closes) = match (plan.length, plan.rate) {
-            (LoadLength::Count(count), _) => (Some(count.saturating_mul(group)), None),
-            (LoadLength::Seconds(seconds), Some(rate)) => (Some(whole(seconds * rate)), None),
-            (LoadLength::Seconds(seconds), None) => (None, Some(start + Duration::from_secs_f64(seconds))),
+        let (total, closes, end) = match (plan.length, plan.rate) {
+            (LoadLength::Count(count), rate) => {
+                let total = count.saturating_mul(group);
+                (Some(total), None, rate.map(|rate| due(start, rate, total)))
+            }
+            (LoadLength::Seconds(seconds), rate) => {
+                let end = Some(start + Duration::from_secs_f64(seconds));
+                rate.map_or((None, end, None), |rate| (Some(whole(seconds * rate)), None, end))
+            }
         };
-        Self { start, rate: plan.rate, total, closes, group, next: AtomicU64::new(0) }
+        Self { start, rate: plan.rate, total, closes, end, group, next: AtomicU64::new(0) }
     }
 
     /// The numbers that the caller sends next, one after the other; `None` when there are no more.
@@ -60,6 +70,15 @@ impl Schedule {
         let first = self.next.fetch_add(self.group, Ordering::Relaxed);
         let last = self.total.map_or(u64::MAX, |total| total.saturating_sub(1)).min(first + self.group - 1);
         self.total.is_none_or(|total| first < total).then_some(first..=last)
+    }
+
+    /// Waits until a callback is about to be due.
+    pub(super) async fn wait_until_soon(&self, number: u64) {
+        if let Some(due) = self.due(number)
+            && due.saturating_duration_since(clock::monotonic()) > SOON
+        {
+            time::sleep_until((due - SOON).into()).await;
+        }
     }
 
     /// Waits until a callback is due.
@@ -88,9 +107,9 @@ impl Schedule {
         self.rate.is_none()
     }
 
-    /// When the open model ends: the last callback is due one step before.
-    pub(super) fn end(&self) -> Option<Instant> {
-        self.total.and_then(|total| self.due(total))
+    /// When the open model ends.
+    pub(super) const fn end(&self) -> Option<Instant> {
+        self.end
     }
 
     /// When what was not answered counts as never answered.
@@ -99,8 +118,12 @@ impl Schedule {
     }
 
     fn due(&self, number: u64) -> Option<Instant> {
-        self.rate.map(|rate| self.start + Duration::from_secs_f64(number as f64 / rate))
+        self.rate.map(|rate| due(self.start, rate, number))
     }
+}
+
+fn due(start: Instant, rate: f64, number: u64) -> Instant {
+    start + Duration::from_secs_f64(number as f64 / rate)
 }
 
 #[expect(

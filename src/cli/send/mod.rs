@@ -44,8 +44,11 @@ use self::condition::FailCondition;
 use self::report::SendReport;
 
 const RATE: f64 = 100.0;
+const RATE_MIN: f64 = 0.001;
 const RATE_MAX: f64 = 1e6;
+const COUNT_MAX: u64 = 1_000_000_000_000;
 const SECONDS: f64 = 10.0;
+const SECONDS_MIN: f64 = 0.001;
 const SECONDS_MAX: f64 = 7.0 * 86_400.0;
 const CONNECTIONS: u16 = 16;
 /// How often the line of progress changes.
@@ -77,7 +80,7 @@ pub(in crate::cli) struct SendArgs {
     #[arg(long, value_name = "S", value_parser = seconds)]
     seconds: Option<f64>,
     /// How many callbacks are sent, in place of for how long
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "seconds")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=COUNT_MAX), conflicts_with = "seconds")]
     count: Option<u64>,
     /// A CallbackCommand, or a family such as 'Group.*'; may be repeated [default: all]. With --replay, the command of bodies that do not name
     /// theirs
@@ -137,7 +140,7 @@ pub(in crate::cli) fn run(args: &SendArgs) -> ExitCode {
 fn send(args: &SendArgs) -> Result<ExitCode, SendCommandError> {
     let trust = if args.insecure { ServerTrust::Any } else { ServerTrust::Authorities(args.ca.clone()) };
     let destination = Destination::resolve(&args.url, args.yes_to.as_deref(), &trust)
-        .map_err(|error| SendCommandError::Usage(format!("--url {}: {}", args.url, chain(&error))))?;
+        .map_err(|error| SendCommandError::Usage(format!("--url {}: {}", report::origin(&args.url), chain(&error))))?;
     let tokens = args.token_file.as_deref().map(tokens).transpose()?;
     let callbacks = callbacks_of(args)?;
     let plan = plan(args, callbacks.len());
@@ -255,14 +258,14 @@ fn say(what: &str) {
 }
 
 fn rate(text: &str) -> Result<f64, String> {
-    positive(text, RATE_MAX)
+    between(text, RATE_MIN, RATE_MAX)
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
-    positive(text, SECONDS_MAX)
+    between(text, SECONDS_MIN, SECONDS_MAX)
 }
 
-fn positive(text: &str, max: f64) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number| *number > 0.0 && *number <= max);
-    number.ok_or_else(|| format!("must be a number above 0, at most {max}"))
+fn between(text: &str, min: f64, max: f64) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (min..=max).contains(number));
+    number.ok_or_else(|| format!("must be a number from {min} to {max}"))
 }

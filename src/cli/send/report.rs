@@ -126,11 +126,12 @@ pub(super) fn progress(seen: &Measurements) -> String {
     )
 }
 
-/// Scheme and authority of a URL.
+/// Scheme, host and port of a URL: the rest may be a secret.
 pub(super) fn origin(url: &str) -> String {
-    let host_at = url.find("://").map_or(0, |at| at + "://".len());
-    let length = url.get(host_at..).and_then(|rest| rest.find(['/', '?', '#']));
-    length.and_then(|length| url.get(..host_at + length)).unwrap_or(url).to_owned()
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
 }
 
 /// A latency with three digits or so.
