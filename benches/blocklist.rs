@@ -323,7 +323,13 @@ fn catch_up(count: u64, name: &str, written: impl Fn(u64) -> u64) {
             .collect();
         let began = cpu();
         for (offset, (key, value)) in (first..).zip(&records) {
-            let record = LogRecord { offset, key: Some(key.as_bytes()), value: Some(value.as_bytes()), topic: None };
+            let record = LogRecord {
+                offset,
+                timestamp: -1,
+                key: Some(key.as_bytes()),
+                value: Some(value.as_bytes()),
+                topic: None,
+            };
             reading.apply(&record).expect("one log");
         }
         took += cpu() - began;
