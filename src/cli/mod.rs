@@ -7,6 +7,7 @@ mod drain;
 mod healthcheck;
 mod journal;
 mod man;
+mod send;
 mod serve;
 
 use std::io;
@@ -44,6 +45,12 @@ enum CliCommand {
     Blocklist(blocklist::BlocklistArgs),
     /// Look at the journal on disk, also while a bridge writes to it, or deliver what it holds.
     Journal(journal::JournalArgs),
+    /// Play Tencent: send callbacks to a server, and measure how it answers them.
+    ///
+    /// In the open model, which is the default, callbacks are due at --rate, and a latency counts from when its callback was due: a server that
+    /// stalls cannot hide it. With --closed, each connection sends as soon as it was answered: that shows the most that a server takes, and its
+    /// latencies say little. Ends with 0, with 1 if a --fail-if holds or nothing was answered, and with 2 if the arguments cannot be used.
+    Send(Box<send::SendArgs>),
     /// Ask a running bridge's admin listener whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Print a script that completes this command line in a shell.
@@ -66,6 +73,7 @@ impl Cli {
             CliCommand::Check(args) => check::run(&args),
             CliCommand::Blocklist(args) => blocklist::run(args),
             CliCommand::Journal(args) => journal::run(&args),
+            CliCommand::Send(args) => send::run(&args),
             CliCommand::Healthcheck(args) => healthcheck::run(&args),
             CliCommand::Completions { shell } => completions::run(shell),
             CliCommand::Man { dir } => man::run(&dir),

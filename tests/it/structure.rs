@@ -33,8 +33,8 @@ const NAMES: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("systemd", &[]),
     ("throttle", &[]),
-    ("metrics", &["clock", "command", "decide", "ledger", "lifecycle", "normalise", "refusal"]),
-    ("logging", &["clock", "metrics"]),
+    ("metrics", &["clock", "command", "ledger", "refusal"]),
+    ("logging", &["clock"]),
     (
         "journal",
         &[
@@ -108,6 +108,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "systemd",
         ],
     ),
+    ("send", &["auth", "clock", "command", "http"]),
     // Wiring.
     (
         "config",
@@ -148,6 +149,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "bearer",
             "blocklist",
             "clock",
+            "command",
             "config",
             "decide",
             "follow",
@@ -157,6 +159,8 @@ const NAMES: &[(&str, &[&str])] = &[
             "normalise",
             "publish",
             "record",
+            "request",
+            "send",
         ],
     ),
 ];
