@@ -8,6 +8,7 @@ mod healthcheck;
 mod journal;
 mod man;
 mod serve;
+mod topics;
 
 use std::io;
 use std::io::Write;
@@ -44,6 +45,8 @@ enum CliCommand {
     Blocklist(blocklist::BlocklistArgs),
     /// Look at the journal on disk, also while a bridge writes to it, or deliver what it holds.
     Journal(journal::JournalArgs),
+    /// List the topics that the configuration needs beside those that Kafka has, and create missing ones.
+    Topics(topics::TopicsArgs),
     /// Ask a running bridge's admin listener whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Print a script that completes this command line in a shell.
@@ -66,6 +69,7 @@ impl Cli {
             CliCommand::Check(args) => check::run(&args),
             CliCommand::Blocklist(args) => blocklist::run(args),
             CliCommand::Journal(args) => journal::run(&args),
+            CliCommand::Topics(args) => topics::run(&args),
             CliCommand::Healthcheck(args) => healthcheck::run(&args),
             CliCommand::Completions { shell } => completions::run(shell),
             CliCommand::Man { dir } => man::run(&dir),

@@ -69,4 +69,5 @@ mod support;
 mod three_nodes;
 mod tls;
 mod topics;
+mod topics_command;
 mod watching;
