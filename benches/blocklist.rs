@@ -1,8 +1,9 @@
-//! The blocklist at full size: what it takes in memory and time to load it, to decide by it, to change it, and to swap it beside decisions.
+//! The blocklist at full size, without Kafka: memory, load, lookups, changes and catch-up, each beside its target.
 //!
-//! `cargo bench --bench blocklist -- 10000000` does it with ten million entries; without a number it takes a million. Ids have 6 to
-//! 32 bytes. The text of a list is made piece by piece and stays out of all figures. `one dependent read` is the time of a read at a
-//! random place in as many bytes as the list has, each place being known from the read before.
+//! `cargo bench --bench blocklist` measures one million entries, then ten million, each in a process of its own, so that neither has
+//! the memory of the other. A number behind `--` measures that many. Ids have 6 to 32 letters, 19 on average. CPU is the time that the
+//! thread ran; on a busy machine the time on the clock is longer. `one dependent read` is a read at a random place in as many bytes as the
+//! set has, where each read names the place of the next.
 
 #![expect(
     clippy::expect_used,
@@ -11,8 +12,17 @@
 )]
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::env;
 use std::fs;
+use std::fs::File;
 use std::hint::black_box;
+use std::io::BufWriter;
+use std::io::Read;
+use std::io::Seek;
+use std::io::Write;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -29,62 +39,100 @@ use callbridge::decide::blocklist::Source;
 use callbridge::decide::blocklist::SourceKind;
 use callbridge::decide::decide;
 use callbridge::decide::file::Reading;
+use callbridge::decide::fold::LogRecord;
+use callbridge::decide::fold::TopicReading;
 use callbridge::decide::rule::Rule;
 use callbridge::decide::rules::Change;
 use callbridge::decide::rules::Rules;
+use callbridge::decide::topic::key;
+use callbridge::decide::topic::value;
 use callbridge::decide::topic::value::Provenance;
+use callbridge::decide::topic::value::RuleValue;
 use hdrhistogram::Histogram;
 use mimalloc::MiMalloc;
+use rustix::time::ClockId;
+use rustix::time::clock_gettime;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
 const ACCOUNT: &str = "@TOA#_news";
-const SAMPLES: u64 = 200_000;
 const CHANGES: u32 = 20_000;
+/// Lookups are timed in chains: the result of one decides what the next looks for.
+const CHAINS: u64 = 4000;
+const CHAIN: u64 = 64;
+/// How much of a file is read at once.
+const PIECE_BYTES: usize = 256 * 1024;
 
 fn main() {
-    let count = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(1_000_000);
-    let entries = usize::try_from(count).expect("64 bits");
-    println!("{count} entries");
-    let before = memory("VmRSS");
-    let rules = load(count, "plain ids", |id| format!("{id}\n"));
-    settle();
-    let bytes = memory("VmRSS") - before;
-    let id_bytes = (0..count).map(|number| id(number).len()).sum::<usize>();
-    println!(
-        "resident: {:.1} bytes an entry beyond its id of {:.1}",
-        ratio(bytes - id_bytes, entries),
-        ratio(id_bytes, entries)
-    );
-    println!("peak while loading: {:.2} times the set", ratio(memory("VmHWM") - before, bytes));
-    dependent_read(bytes);
-    changes(&rules, count);
-    let list = ArcSwap::from_pointee(Blocklist::of([Source::new(SourceKind::File, "list", Arc::new(rules))], 1));
-    for (name, asked, first) in [("absent", 1, count), ("present", 1, 0), ("absent", 100, count), ("present", 100, 0)] {
-        let mut took = histogram();
-        for sample in 0..SAMPLES / asked {
-            record(&mut took, decision(&list, asked, |user| first + mixed(sample * asked + user) % count));
-        }
-        println!("decision of {asked} {name}: {}", shown(&took));
+    if let Some(count) = env::args().skip(1).find_map(|word| word.parse().ok()) {
+        return measure(count);
     }
-    swap(&list, count);
-    println!("peak while replacing: {:.2} times the set", ratio(memory("VmHWM") - before, bytes));
-    load(count.min(1_000_000), "whole sentences", |id| {
-        format!("block {id} on {ACCOUNT} until 2027-01-31T00:00:00Z because spam in May\n")
-    });
+    for count in ["1000000", "10000000"] {
+        let program = env::current_exe().expect("a path");
+        let ended = Command::new(program).arg(count).status().expect("a process");
+        assert!(ended.success(), "the benchmark failed: {ended}");
+    }
+}
+
+fn measure(count: u64) {
+    let large = count >= 10_000_000;
+    let mut ids = lines(count, |id| format!("{id}\n"));
+    println!("\n{count} entries");
+    let before = memory("VmRSS");
+    let rules = load(&mut ids, count, "bare ids", 5.0);
+    settle();
+    let (bytes, peak) = (memory("VmRSS") - before, memory("VmHWM") - before);
+    let id_bytes: u64 = (0..count).map(|number| id_bytes(mixed(number))).sum();
+    let beyond = ratio(bytes - id_bytes, count);
+    figure("resident bytes an entry beyond its id", beyond, Target::AtMost(if large { 10.0 } else { 14.0 }));
+    figure("peak while loading, times the set", ratio(peak, bytes), Target::None);
+    lookups(&rules, count, bytes);
+    let list = ArcSwap::from_pointee(of_list(Arc::new(rules), 1));
+    changes(&list, count);
+    settle();
+    replace(&list, &mut ids, count);
+    figure("peak while replacing, times the set", ratio(memory("VmHWM") - before, bytes), Target::AtMost(2.2));
+    drop(list);
+    let some = count.min(1_000_000);
+    let sentence = |id: &str| format!("block {id} on {ACCOUNT} until 2027-01-31T00:00:00Z because spam in May\n");
+    drop(load(&mut lines(some, sentence), some, "whole sentences", 3.0));
+    catch_up(count, "records of one import", |_number| 0);
+    catch_up(some, "records written one by one", |number| number);
+    hash_map(count);
+}
+
+/// What a figure should be.
+#[derive(Clone, Copy)]
+enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+    None,
+}
+
+fn figure(what: &str, value: f64, target: Target) {
+    let (is_met, target) = match target {
+        Target::AtMost(most) => (value <= most, format!("at most {most}")),
+        Target::AtLeast(least) => (value >= least, format!("at least {least}")),
+        Target::None => (true, String::new()),
+    };
+    println!("{what:<68}{value:>10.2}  {target}{}", if is_met { "" } else { ": MISSED" });
 }
 
 /// The id of this number: 6 to 32 letters.
 fn id(number: u64) -> String {
     let mut state = mixed(number);
-    let length = 6 + state % 27;
+    let length = id_bytes(state);
     let letters = (0..length).map(|_letter| {
         state = mixed(state);
         char::from_digit(u32::try_from(state % 36).unwrap_or_default(), 36).unwrap_or_default()
     });
     letters.collect()
+}
+
+const fn id_bytes(state: u64) -> u64 {
+    6 + state % 27
 }
 
 /// A number that looks random. (SplitMix64.)
@@ -95,36 +143,120 @@ const fn mixed(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
-fn load(count: u64, name: &str, line: impl Fn(&str) -> String) -> Rules {
-    const PIECE_LINES: u64 = 10_000;
-    let (mut reading, mut piece) = (Reading::default(), String::new());
-    let (mut took, mut cpu_took) = (Duration::ZERO, Duration::ZERO);
-    for first in (0..).step_by(10_000).take_while(|first| *first < count) {
-        piece.clear();
-        (first..count.min(first + PIECE_LINES)).for_each(|number| piece.push_str(&line(&id(number))));
-        let (began, cpu_began) = (monotonic(), cpu());
-        reading.push(piece.as_bytes());
-        (took, cpu_took) = (took + (monotonic() - began), cpu_took + (cpu() - cpu_began));
+/// A file of so many lines.
+fn lines(count: u64, line: impl Fn(&str) -> String) -> File {
+    let mut writer = BufWriter::new(tempfile::tempfile().expect("a file"));
+    (0..count).for_each(|number| writer.write_all(line(&id(number)).as_bytes()).expect("written"));
+    writer.into_inner().expect("written")
+}
+
+/// Loads a file as the thread of the files does.
+fn load(lines: &mut File, count: u64, name: &str, rate_min: f64) -> Rules {
+    let (mut reading, mut piece) = (Reading::default(), vec![0; PIECE_BYTES]);
+    lines.rewind().expect("rewound");
+    let (began, cpu_began) = (monotonic(), cpu());
+    loop {
+        match lines.read(&mut piece).expect("read") {
+            0 => break,
+            read => reading.push(piece.get(..read).unwrap_or_default()),
+        }
     }
-    let (began, cpu_began, lines) = (monotonic(), cpu(), cpu_took);
+    let read = cpu();
     let rules = reading.finish().expect("a good list");
-    (took, cpu_took) = (took + (monotonic() - began), cpu_took + (cpu() - cpu_began));
-    let rate = count / u64::try_from(cpu_took.as_millis()).expect("short").max(1);
-    println!(
-        "load of {name}: {took:.2?}; CPU {cpu_took:.2?} ({lines:.2?} for the lines), {rate} lines a millisecond of it"
-    );
+    let (took, cpu_took) = (monotonic() - began, cpu() - cpu_began);
+    let millions = ratio(count, 1_000_000) / cpu_took.as_secs_f64();
+    figure(&format!("load of {name}, million lines a CPU second"), millions, Target::AtLeast(rate_min));
+    let lines = (read - cpu_began).as_secs_f64();
+    figure(&format!("load of {name}, seconds ({lines:.2} CPU for the lines)"), took.as_secs_f64(), Target::AtMost(5.0));
     rules
 }
 
-fn dependent_read(bytes: usize) {
-    let places: Vec<u64> = (0..).map(mixed).take(bytes / 8).collect();
-    let (mut place, began) = (0, monotonic());
-    for step in 0..SAMPLES {
-        let at = usize::try_from(place).expect("64 bits") % places.len();
-        place = mixed(step) ^ places.get(at).copied().unwrap_or_default();
+/// Single lookups, and reads of memory as far apart.
+fn lookups(rules: &Rules, count: u64, bytes: u64) {
+    let absent = lookup(count, count, |id| rules.blocks(id, NOW));
+    let present = lookup(0, count, |id| rules.blocks(id, NOW));
+    let read = dependent_read(bytes);
+    figure("one dependent read, ns", nanos(read), Target::None);
+    figure("lookup absent, ns", nanos(absent), Target::None);
+    figure("lookup present, ns", nanos(present), Target::None);
+    figure("lookup absent, times a dependent read", nanos(absent) / nanos(read), Target::AtMost(1.0));
+    figure("lookup present, times a dependent read", nanos(present) / nanos(read), Target::AtMost(1.7));
+}
+
+/// The median time to look up ids, which have numbers from `first`.
+fn lookup(first: u64, count: u64, find: impl Fn(&str) -> bool) -> Duration {
+    let mut took = histogram();
+    for chain in 0..CHAINS {
+        let ids: Vec<String> = (0..CHAIN).map(|step| id(first + mixed(chain * CHAIN + step) % count)).collect();
+        let (mut place, began) = (0, monotonic());
+        for _step in 0..CHAIN {
+            // Whether found or not, all places are visited.
+            place = (place + 1 + 2 * usize::from(ids.get(place).is_some_and(|id| find(id)))) % ids.len();
+        }
+        record(&mut took, monotonic() - began);
+        black_box(place);
     }
-    println!("one dependent read: {:?} on average", (monotonic() - began) / u32::try_from(SAMPLES).expect("small"));
+    median_of_chains(&took)
+}
+
+fn dependent_read(bytes: u64) -> Duration {
+    let places: Vec<u64> = (0..).map(mixed).take(usize::try_from(bytes / 8).expect("64 bits")).collect();
+    let (mut took, mut place) = (histogram(), 0);
+    for chain in 0..CHAINS {
+        let began = monotonic();
+        for step in 0..CHAIN {
+            let at = usize::try_from(place).expect("64 bits") % places.len();
+            place = mixed(chain * CHAIN + step) ^ places.get(at).copied().unwrap_or_default();
+        }
+        record(&mut took, monotonic() - began);
+    }
     black_box(place);
+    median_of_chains(&took)
+}
+
+fn median_of_chains(took: &Histogram<u64>) -> Duration {
+    Duration::from_nanos(took.value_at_quantile(0.5) / CHAIN)
+}
+
+/// The same in the map that is at hand.
+fn hash_map(count: u64) {
+    settle();
+    let before = memory("VmRSS");
+    let map: HashMap<Box<str>, UnixMillis> = (0..count).map(|number| (id(number).into(), UnixMillis::NEVER)).collect();
+    figure("HashMap: resident bytes an entry", ratio(memory("VmRSS") - before, count), Target::None);
+    let find = |id: &str| map.get(id).is_some_and(|until| NOW < *until);
+    figure("HashMap: lookup absent, ns", nanos(lookup(count, count, find)), Target::None);
+    figure("HashMap: lookup present, ns", nanos(lookup(0, count, find)), Target::None);
+}
+
+fn of_list(rules: Arc<Rules>, generation: u64) -> Blocklist {
+    Blocklist::of([Source::new(SourceKind::File, "list", rules)], generation)
+}
+
+/// Single changes, each of the version before, which is then dropped, as a follower of a topic makes them.
+fn changes(list: &ArcSwap<Blocklist>, count: u64) {
+    let (mut worked, mut swapped) = (histogram(), histogram());
+    for step in 0..CHANGES {
+        let user = id(mixed(step.into()) % (2 * count));
+        let rule = Rule::Block { user: user.into(), account: None };
+        let change = match step % 2 {
+            0 => Change::Put { rule, until: UnixMillis::NEVER, provenance: Provenance::of_reason(Some("spam in May")) },
+            _ => Change::Remove(rule),
+        };
+        let rules = list.load().sources().first().map(|source| Arc::clone(source.rules())).expect("a source");
+        let began = cpu();
+        let next = Arc::new(rules.changed([change]));
+        record(&mut worked, cpu() - began);
+        drop(rules);
+        let began = cpu();
+        drop(list.swap(Arc::new(of_list(next, step.into()))));
+        record(&mut swapped, cpu() - began);
+    }
+    let micros =
+        |took: &Histogram<u64>, quantile| nanos(Duration::from_nanos(took.value_at_quantile(quantile))) / 1000.0;
+    figure("one change, µs of CPU: median", micros(&worked, 0.5), Target::None);
+    figure("one change, µs of CPU: p99", micros(&worked, 0.99), Target::AtMost(200.0));
+    figure("one change, ms of CPU for swap and drop: longest", micros(&swapped, 1.0) / 1000.0, Target::AtMost(2.0));
 }
 
 /// How long a decision takes.
@@ -136,28 +268,9 @@ fn decision(list: &ArcSwap<Blocklist>, asked: u64, number: impl Fn(u64) -> u64) 
     monotonic() - began
 }
 
-/// Single changes, each of the version before, as a follower of a topic makes them.
-fn changes(rules: &Rules, count: u64) {
-    let (mut took, mut newest) = (histogram(), None);
-    let cpu_began = cpu();
-    for step in 0..CHANGES {
-        let user = id(mixed(step.into()) % (2 * count));
-        let rule = Rule::Block { user: user.into(), account: None };
-        let change = match step % 2 {
-            0 => Change::Put { rule, until: UnixMillis::NEVER, provenance: Provenance::of_reason(Some("spam in May")) },
-            _ => Change::Remove(rule),
-        };
-        let began = monotonic();
-        newest = Some(newest.as_ref().unwrap_or(rules).changed([change]));
-        record(&mut took, monotonic() - began);
-    }
-    println!("one change: {}; CPU {:?} on average", shown(&took), (cpu() - cpu_began) / CHANGES);
-}
-
 /// Replaces the list beside decisions of five users, as the thread of the files does it: it drops the old list once nobody reads it.
-fn swap(list: &ArcSwap<Blocklist>, count: u64) {
-    let is_replacing = AtomicBool::new(false);
-    let is_over = AtomicBool::new(false);
+fn replace(list: &ArcSwap<Blocklist>, ids: &mut File, count: u64) {
+    let (is_replacing, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
         let decisions = scope.spawn(|| {
             let (mut alone, mut beside, mut step) = (histogram(), histogram(), 0);
@@ -172,22 +285,61 @@ fn swap(list: &ArcSwap<Blocklist>, count: u64) {
         });
         thread::sleep(Duration::from_secs(2));
         is_replacing.store(true, Ordering::Relaxed);
-        let rules = load(count, "plain ids, beside decisions", |id| format!("{id}\n"));
-        let next = Arc::new(Blocklist::of([Source::new(SourceKind::File, "list", Arc::new(rules))], 2));
+        reset_peak();
+        let next = Arc::new(of_list(Arc::new(load(ids, count, "bare ids, beside decisions", 5.0)), 2));
         let began = monotonic();
         let old = list.swap(next);
         let swapped = monotonic();
         while Arc::strong_count(&old) > 1 {
             thread::yield_now();
         }
-        let free = monotonic();
+        let free = cpu();
         drop(old);
-        println!("swap: {:?}; drop of the old list: {:?}", swapped - began, monotonic() - free);
+        let dropped = cpu() - free;
         is_over.store(true, Ordering::Relaxed);
         let (alone, beside) = decisions.join().expect("no panic");
-        println!("decision of 5, alone: {}", shown(&alone));
-        println!("decision of 5, while the list is replaced: {}", shown(&beside));
+        figure("swap of a list, ms", (swapped - began).as_secs_f64() * 1000.0, Target::AtMost(2.0));
+        figure("drop of a replaced list, ms of CPU", dropped.as_secs_f64() * 1000.0, Target::AtMost(2.0));
+        let micros = |took: &Histogram<u64>| nanos(Duration::from_nanos(took.value_at_quantile(0.99))) / 1000.0;
+        figure("decision on 5 users, µs: p99 alone", micros(&alone), Target::None);
+        figure("decision on 5 users, µs: p99 while the list is replaced", micros(&beside), Target::None);
     });
+}
+
+/// Reads a topic of so many records, without Kafka's client. Records with the same `written` have the same value.
+fn catch_up(count: u64, name: &str, written: impl Fn(u64) -> u64) {
+    const BATCH: u64 = 10_000;
+    let (mut reading, mut took) = (TopicReading::default(), Duration::ZERO);
+    for first in (0..count).step_by(10_000) {
+        let records: Vec<(String, String)> = (first..count.min(first + BATCH))
+            .map(|number| {
+                let rule = Rule::Block { user: id(number).into(), account: None };
+                let when = Some(UnixMillis(NOW.0 + i64::try_from(written(number)).expect("small")));
+                let (who, because) = (Some("alice".into()), Some("spam in May".into()));
+                let provenance = Provenance { because, who, when, source: Some("import:daily".into()) };
+                let value = RuleValue { until: UnixMillis(NOW.0 * 2), provenance };
+                (key::encode(&rule).expect("a key"), value::encode(&value))
+            })
+            .collect();
+        let began = cpu();
+        for (offset, (key, value)) in (first..).zip(&records) {
+            let record = LogRecord {
+                offset,
+                timestamp: -1,
+                key: Some(key.as_bytes()),
+                value: Some(value.as_bytes()),
+                topic: None,
+            };
+            reading.apply(&record).expect("one log");
+        }
+        took += cpu() - began;
+    }
+    let began = cpu();
+    let following = reading.finish(&BTreeSet::new()).expect("one topic");
+    took += cpu() - began;
+    assert!(!following.rules().is_empty(), "{name}");
+    let micros = took.as_secs_f64() * 1e6 / ratio(count, 1);
+    figure(&format!("catch-up by {name}, µs of CPU a record"), micros, Target::AtMost(1.5));
 }
 
 fn histogram() -> Histogram<u64> {
@@ -198,10 +350,8 @@ fn record(histogram: &mut Histogram<u64>, took: Duration) {
     histogram.record(u64::try_from(took.as_nanos()).expect("short")).expect("it grows");
 }
 
-fn shown(took: &Histogram<u64>) -> String {
-    let nanos = |nanos| Duration::from_nanos(nanos);
-    let [p50, p99, max] = [took.value_at_quantile(0.5), took.value_at_quantile(0.99), took.max()].map(nanos);
-    format!("p50 {p50:?}, p99 {p99:?}, longest {max:?}")
+fn nanos(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e9
 }
 
 /// Lets the allocator give back what has been free for a second: it looks for that when a thread ends.
@@ -212,21 +362,25 @@ fn settle() {
     }
 }
 
-/// The processor time that this thread has had: other than time on the clock, the same on a busy machine.
+/// The processor time that this thread has had: other than time on the clock, about the same on a busy machine.
 fn cpu() -> Duration {
-    let times = fs::read_to_string("/proc/thread-self/schedstat").expect("scheduler statistics");
-    Duration::from_nanos(times.split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number"))
+    clock_gettime(ClockId::ThreadCPUTime).try_into().expect("not negative")
 }
 
 /// Bytes of memory, by their name in /proc/self/status.
-fn memory(name: &str) -> usize {
+fn memory(name: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("a status");
     let line = status.lines().find(|line| line.starts_with(name)).expect("a line");
-    let kibibytes: usize = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
+    let kibibytes: u64 = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("a number");
     kibibytes * 1024
 }
 
+/// Sets the highest memory so far to what it is now.
+fn reset_peak() {
+    fs::write("/proc/self/clear_refs", "5").expect("Linux resets it");
+}
+
 #[expect(clippy::cast_precision_loss, reason = "shown with two digits")]
-fn ratio(part: usize, whole: usize) -> f64 {
+fn ratio(part: u64, whole: u64) -> f64 {
     part as f64 / whole as f64
 }

@@ -3,6 +3,7 @@
 mod blocklists;
 mod build;
 pub(crate) mod drain;
+mod metrics;
 pub(crate) mod stop;
 pub(crate) mod system;
 

@@ -1,5 +1,7 @@
 //! One callback on one screen: from its head to its answer. What happens to it then is the journal's.
 
+pub(crate) mod metrics;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,10 +22,10 @@ use crate::command::Kind;
 use crate::decide::Decision;
 use crate::decide::Policy;
 use crate::decide::blocklist::Blocklist;
+use crate::intake::metrics::IntakeMetrics;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
-use crate::metrics::intake::IntakeMetrics;
 use crate::normalise::Normaliser;
 use crate::parse;
 use crate::parse::CheckedBody;
@@ -35,6 +37,8 @@ use crate::request::Query;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
+/// Within which a callback is answered that waited to be accepted, counted from its arrival: its sender waits 2 s.
+const WAITED_LIMIT: Duration = Duration::from_millis(1850);
 /// How long a callback may take at least, however long it has waited to be accepted: some syncs of a disk, or answers of Kafka.
 const LIMIT_LEAST: Duration = Duration::from_millis(100);
 
@@ -51,7 +55,7 @@ pub(crate) struct Intake {
     pub(crate) normaliser: Normaliser,
     pub(crate) ledger: Ledger,
     pub(crate) metrics: IntakeMetrics,
-    /// From the head to the answer, less what the callback waited before that.
+    /// From the head to the answer; less for a callback that waited to be accepted.
     pub(crate) deadline: Duration,
 }
 
@@ -73,9 +77,10 @@ pub(crate) struct Arrival {
 }
 
 impl Arrival {
-    /// Until when a request is answered that is answered `limit` after it came.
+    /// Until when a request is answered that may take `limit`, of which as much is left as its sender still waits for.
     fn deadline(self, limit: Duration) -> Instant {
-        self.began + limit.saturating_sub(self.waited).max(limit.min(LIMIT_LEAST))
+        let left = limit.max(WAITED_LIMIT).saturating_sub(self.waited).min(limit);
+        self.began + left.max(limit.min(LIMIT_LEAST))
     }
 }
 
@@ -244,13 +249,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_request_waited_before_counts_and_leaves_a_tenth_of_a_second() {
+    fn a_request_that_waited_has_what_its_sender_still_waits_and_a_tenth_of_a_second() {
         let began = clock::monotonic();
         let left = |waited: u64, limit: u64| {
             let arrival = Arrival { began, waited: Duration::from_millis(waited) };
             arrival.deadline(Duration::from_millis(limit)).duration_since(began).as_millis()
         };
-        assert_eq!([left(0, 1500), left(500, 1500), left(1450, 1500)], [1500, 1000, 100]);
+        assert_eq!([left(0, 1500), left(300, 1500), left(500, 1500), left(1450, 1500)], [1500, 1500, 1350, 400]);
         assert_eq!([left(60_000, 1500), left(0, 50), left(60_000, 50)], [100, 50, 50]);
+        assert_eq!([left(0, 1999), left(100, 1999), left(1900, 1999)], [1999, 1899, 100]);
     }
 }

@@ -34,6 +34,7 @@ mod journal;
 mod logging;
 mod metrics;
 mod publish;
+pub mod send;
 mod systemd;
 
 // Wiring.

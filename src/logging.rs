@@ -4,6 +4,8 @@
 //! When the queue is full, lines are dropped and counted until half of it is free again: so there is one gap instead of many, and one
 //! line of the log says how many lines are missing.
 
+pub(crate) mod metrics;
+
 use std::backtrace::Backtrace;
 use std::backtrace::BacktraceStatus;
 use std::collections::VecDeque;
@@ -28,7 +30,7 @@ use rustix::event::PollFlags;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::clock;
-use crate::metrics::log::LogMetrics;
+use crate::logging::metrics::LogMetrics;
 
 /// Bytes of lines that wait for the reader. A line that would go beyond is dropped.
 const BYTES_MAX: usize = 1024 * 1024;

@@ -8,7 +8,6 @@
 mod bare;
 mod broker;
 mod callback;
-mod connection;
 mod journal;
 mod load;
 mod options;

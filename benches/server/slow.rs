@@ -17,7 +17,6 @@ use rustix::process::Resource;
 use rustix::process::Rlimit;
 
 use crate::callback::Command;
-use crate::callback::Request;
 use crate::process::Process;
 use crate::server::Server;
 
@@ -69,9 +68,10 @@ pub(crate) fn allow_connections() -> io::Result<()> {
 /// Trickles until it is told a line, or its standard input ends.
 pub(crate) fn run(options: &SlowOptions) -> io::Result<()> {
     let mut senders = Vec::with_capacity(options.connections);
+    let requests = Command::After.requests(options.server, false)?;
     for number in 0..options.connections {
-        let request = Request::new(Command::After, options.server, number, false);
-        senders.push(Slow::open(options.server, request.trickle(number % 2 == 0))?);
+        let trickle = Trickle::of(requests.first(number), number % 2 == 0);
+        senders.push(Slow::open(options.server, trickle)?);
     }
     println!("{SLOW}");
     let is_over = Arc::new(AtomicBool::new(false));
@@ -95,9 +95,24 @@ pub(crate) fn run(options: &SlowOptions) -> io::Result<()> {
 }
 
 /// What is sent at once, and what a byte at a time.
-pub(crate) struct Trickle {
-    pub(crate) at_once: Vec<u8>,
-    pub(crate) slowly: Vec<u8>,
+struct Trickle {
+    at_once: Vec<u8>,
+    slowly: Vec<u8>,
+}
+
+impl Trickle {
+    /// A request as somebody slow sends it: of the head only the beginning at once, or all of it.
+    fn of(mut request: Vec<u8>, of_head: bool) -> Self {
+        let head_bytes = request.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or_default();
+        if of_head {
+            // One that never ends.
+            request.truncate(head_bytes);
+            request.extend_from_slice(b"\r\nx-slow: ");
+            return Self { at_once: request, slowly: b"x".to_vec() };
+        }
+        let slowly = request.split_off(head_bytes + 4);
+        Self { at_once: request, slowly }
+    }
 }
 
 /// A sender that trickles.

@@ -162,7 +162,7 @@ fn described_call(call: BlocklistCall, schemas: &mut SchemaGenerator) -> Describ
         },
         BlocklistCall::ChangeRules => Described {
             body: Some(lines_body(schemas)),
-            query: vec![wait_parameter(), dry_run_parameter()],
+            query: vec![wait_parameter(), dry_run_parameter(), import_parameter()],
             ..of("Make up to 10000 changes, one a line, in their order.", reference::<ChangedRules>(schemas))
         },
         BlocklistCall::GetRule(kind) => {
@@ -211,6 +211,16 @@ fn lookup_query() -> Vec<(&'static str, &'static str, Value, bool)> {
 fn dry_run_parameter() -> (&'static str, &'static str, Value, bool) {
     let schema = json!({"type": "boolean", "default": false});
     ("dry_run", "Say what the changes would do, and write nothing.", schema, false)
+}
+
+fn import_parameter() -> (&'static str, &'static str, Value, bool) {
+    let schema = json!({"type": "string", "minLength": 1, "maxLength": 255});
+    (
+        "import",
+        "The changes are part of an import of this name, which is kept with the rules and on record.",
+        schema,
+        false,
+    )
 }
 
 fn page_query() -> Vec<(&'static str, &'static str, Value, bool)> {

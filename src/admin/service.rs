@@ -55,6 +55,9 @@ const PAGE_RULES: (usize, usize) = (100, 1000);
 /// The longest `X-Request-Id` that is kept.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
+/// The longest name of an import: that of a file.
+pub(crate) const IMPORT_BYTES_MAX: usize = 255;
+
 const GENERATION: &str = "blocklist-generation";
 const REQUEST_ID: &str = "x-request-id";
 
@@ -154,12 +157,19 @@ impl BlocklistService {
     }
 
     async fn many(&self, request: Request<Incoming>, api: &BlocklistApi, author: Author) -> ApiAnswer {
-        let [wait, dry_run] = parameters(&request, ["wait", "dry_run"])?;
+        let [wait, dry_run, import] = parameters(&request, ["wait", "dry_run", "import"])?;
         let wait = wait_of(wait.as_deref())?;
         let dry_run = match dry_run.as_deref() {
             None | Some("false") => false,
             Some("true") => true,
             Some(_) => return Err(ApiError::field("dry_run", "must be true or false")),
+        };
+        let author = match some("import", import)? {
+            None => author,
+            Some(name) if name.len() > IMPORT_BYTES_MAX => {
+                return Err(ApiError::field("import", "has more than 255 bytes"));
+            }
+            Some(name) => Author { source: format!("import:{name}").into(), ..author },
         };
         if api.topic.is_none() {
             return Err(ApiError::FilesOnly);

@@ -16,6 +16,7 @@ use crate::blocklist::follower::Follower;
 use crate::blocklist::follower::FollowerSetup;
 use crate::blocklist::lists::ListSources;
 use crate::blocklist::lists::Lists;
+use crate::blocklist::metrics::BlocklistMetrics;
 use crate::blocklist::topic::BlocklistTopic;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
@@ -26,7 +27,6 @@ use crate::config::Config;
 use crate::decide::blocklist::Blocklist;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
-use crate::metrics::blocklist::BlocklistMetrics;
 
 use super::ServeError;
 use super::spawn;

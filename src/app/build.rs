@@ -47,9 +47,7 @@ use crate::ledger::Ledger;
 use crate::lifecycle;
 use crate::lifecycle::Lifecycle;
 use crate::metrics;
-use crate::metrics::Metrics;
 use crate::metrics::journal::JournalMetrics;
-use crate::metrics::publish::PublishMetrics;
 use crate::normalise::Normaliser;
 use crate::publish::budget::BUDGET_BYTES;
 use crate::publish::control::Control;
@@ -57,6 +55,7 @@ use crate::publish::embedded::EmbeddedBroker;
 use crate::publish::kafka::ClientError;
 use crate::publish::kafka::UnstartedKafka;
 use crate::publish::kafka::librdkafka_version;
+use crate::publish::metrics::PublishMetrics;
 use crate::publish::outbox::Backoff;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Pump;
@@ -73,6 +72,7 @@ use prometheus::Registry;
 
 use super::ServeError;
 use super::blocklists::Blocklists;
+use super::metrics::Metrics;
 use super::system;
 
 /// One peer may have one in so many of all connections, and so many in any case, where nothing is configured.

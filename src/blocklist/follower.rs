@@ -20,6 +20,7 @@ use crate::blocklist::consumer::TopicProblem;
 use crate::blocklist::creation::ListCreation;
 use crate::blocklist::describe;
 use crate::blocklist::lists::Lists;
+use crate::blocklist::metrics::TopicMetrics;
 use crate::blocklist::properties;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
@@ -35,7 +36,6 @@ use crate::decide::topic::key::TopicIdentity;
 use crate::decide::topic::poison::Poison;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
-use crate::metrics::blocklist::TopicMetrics;
 use crate::publish::replication::ReplicationFactor;
 
 /// How long one turn waits for a record. What is left of a millisecond librdkafka spins for, so it must be a little more than whole ones.
@@ -107,6 +107,8 @@ pub(crate) struct Follower {
     error: Option<Arc<str>>,
     /// How many partitions the topic has, if not one.
     surplus: Option<usize>,
+    /// It is being checked whether the topic is still the one that was read.
+    is_in_doubt: bool,
     last_turn: Instant,
     /// The same two in wall time: the monotonic clock stands still while the machine is suspended. A jump costs no more than a look at the
     /// topic, or one more full read.
@@ -149,6 +151,7 @@ impl Follower {
             unreadable: None,
             error: None,
             surplus: None,
+            is_in_doubt: false,
             last_turn: clock::monotonic(),
             fresh_wall: clock::wall(),
             last_turn_wall: clock::wall(),
@@ -317,6 +320,7 @@ impl Follower {
     /// Applies what comes, as long as the log is the one that was read.
     fn keep_up(&mut self, consumer: &TopicConsumer, mut following: TopicFollowing) -> Interrupted {
         let mut watch = LogWatch { mark: following.position().first, ..LogWatch::default() };
+        self.is_in_doubt = false;
         loop {
             let now = clock::monotonic();
             let turn = self.turn(now, clock::wall());
@@ -347,6 +351,7 @@ impl Follower {
             if was_stale && self.state == TopicState::Live {
                 watch.doubt();
             }
+            self.is_in_doubt = watch.is_in_doubt;
             self.show(Some(&following));
         }
     }
@@ -538,6 +543,7 @@ impl Follower {
             rules: Arc::clone(&old.rules),
             generation: old.generation,
             state: self.state,
+            is_in_doubt: self.is_in_doubt,
             fresh: self.fresh,
             identity: old.identity,
             poison: old.poison,
@@ -659,9 +665,9 @@ mod tests {
 
     use crate::blocklist::consumer::PARTITION;
     use crate::blocklist::lists::ListSources;
+    use crate::blocklist::metrics::BlocklistMetrics;
     use crate::blocklist::producer::ListRecord;
     use crate::blocklist::producer::TopicProducer;
-    use crate::metrics::blocklist::BlocklistMetrics;
     use crate::publish::embedded::EmbeddedBroker;
 
     fn follower(configured: BTreeMap<String, String>, lifecycle: Lifecycle) -> Follower {

@@ -14,10 +14,10 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
+use crate::blocklist::metrics::BlocklistMetrics;
 use crate::clock;
 use crate::decide::blocklist::Blocklist;
 use crate::decide::blocklist::Source;
-use crate::metrics::blocklist::BlocklistMetrics;
 
 /// How long after the rules of a source were replaced the memory of the old ones is given back.
 const GIVE_BACK_AFTER: Duration = Duration::from_secs(2);

@@ -19,6 +19,7 @@ use crate::blocklist::follower::Follower;
 use crate::blocklist::follower::FollowerSetup;
 use crate::blocklist::lists::ListSources;
 use crate::blocklist::lists::Lists;
+use crate::blocklist::metrics::BlocklistMetrics;
 use crate::blocklist::producer::ListRecord;
 use crate::blocklist::producer::TopicProducer;
 use crate::blocklist::properties;
@@ -41,7 +42,6 @@ use crate::decide::rules::Rules;
 use crate::decide::topic::key::TopicIdentity;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
-use crate::metrics::blocklist::BlocklistMetrics;
 use crate::publish::embedded::EmbeddedBroker;
 
 const LIMIT: Duration = Duration::from_secs(30);

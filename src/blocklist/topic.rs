@@ -55,6 +55,8 @@ pub(crate) struct TopicView {
     pub(crate) generation: u64,
     /// How far it is with reading.
     pub(crate) state: TopicState,
+    /// It is being checked whether the topic is still the one that was read.
+    pub(crate) is_in_doubt: bool,
     /// When Kafka last showed that nothing is missing here; `None` before it did.
     pub(crate) fresh: Option<Instant>,
     /// The identity of the topic; `None` where no record has declared one. Of several the smallest.
@@ -72,6 +74,7 @@ impl TopicView {
             rules: Arc::default(),
             generation: 0,
             state: TopicState::Reading,
+            is_in_doubt: false,
             fresh: None,
             identity: None,
             poison: 0,

@@ -110,6 +110,7 @@ impl TopicWriter {
             let view = view_of(view, written);
             let outcome = match view.state {
                 TopicState::Reading => Err(WriteError::NotRead),
+                TopicState::Live if view.is_in_doubt => Err(WriteError::Stale),
                 TopicState::Stale => Err(WriteError::Stale),
                 TopicState::Live => {
                     let known = KnownTopic { rules: &view.rules, identity: view.identity, generation: view.generation };
@@ -211,6 +212,7 @@ impl TopicWriter {
             before: prepared.before.as_ref(),
             after: prepared.after.as_ref(),
             who: &request.who,
+            via: &request.source,
             when,
             why,
             request: request.request.as_deref(),
@@ -305,12 +307,13 @@ impl WriteOutcome {
     }
 }
 
-/// The topic as this replica knows it, at `generation` or behind it if it gets there soon.
+/// The topic as this replica knows it; at `generation` or behind it, and not in doubt, if that is so soon.
 fn view_of(view: &ArcSwap<TopicView>, generation: u64) -> Arc<TopicView> {
     let deadline = clock::monotonic() + APPLIED_LIMIT;
     loop {
         let now = view.load_full();
-        if now.generation >= generation || now.state != TopicState::Live || clock::monotonic() >= deadline {
+        let is_settled = now.generation >= generation && !now.is_in_doubt;
+        if is_settled || now.state != TopicState::Live || clock::monotonic() >= deadline {
             return now;
         }
         thread::sleep(BETWEEN_LOOKS);

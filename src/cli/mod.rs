@@ -7,6 +7,7 @@ mod drain;
 mod healthcheck;
 mod journal;
 mod man;
+mod send;
 mod serve;
 mod topics;
 
@@ -47,6 +48,12 @@ enum CliCommand {
     Journal(journal::JournalArgs),
     /// List the topics that the configuration needs beside those that Kafka has, and create missing ones.
     Topics(topics::TopicsArgs),
+    /// Play Tencent: send callbacks to a server, and measure how it answers them.
+    ///
+    /// In the open model, which is the default, callbacks are due at --rate, and a latency counts from when its callback was due: a server that
+    /// stalls cannot hide it. With --closed, each connection sends as soon as it was answered: that shows the most that a server takes, and its
+    /// latencies say little. Ends with 0, with 1 if a --fail-if holds or nothing was answered, and with 2 if the arguments cannot be used.
+    Send(Box<send::SendArgs>),
     /// Ask a running bridge's admin listener whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Print a script that completes this command line in a shell.
@@ -70,6 +77,7 @@ impl Cli {
             CliCommand::Blocklist(args) => blocklist::run(args),
             CliCommand::Journal(args) => journal::run(&args),
             CliCommand::Topics(args) => topics::run(&args),
+            CliCommand::Send(args) => send::run(&args),
             CliCommand::Healthcheck(args) => healthcheck::run(&args),
             CliCommand::Completions { shell } => completions::run(shell),
             CliCommand::Man { dir } => man::run(&dir),

@@ -23,10 +23,10 @@ use crate::config::LogSettings;
 use crate::config::flags::Flags;
 use crate::config::problem::Problem;
 use crate::logging::LogWriter;
-use crate::metrics::log::LogMetrics;
+use crate::logging::metrics::LogMetrics;
 
 /// The command line cannot be used.
-const EXIT_USAGE: u8 = 2;
+pub(crate) const EXIT_USAGE: u8 = 2;
 
 /// The configuration cannot be used; restarting will not help. (`EX_CONFIG`.)
 pub(crate) const EXIT_CONFIG: u8 = 78;

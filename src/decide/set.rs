@@ -15,21 +15,25 @@ use std::iter;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use crate::decide::set::shard::HEAD_BYTES_EACH;
 use crate::decide::set::shard::Layout;
+use crate::decide::set::shard::SHARDS_MAX;
 use crate::decide::set::shard::Shard;
 use crate::decide::set::shard::ShardEntry;
 use crate::decide::set::shard::ShardItem;
 use crate::decide::set::shard::settle;
 
-/// How many entries a shard has at most when it is made for them; at least half of it on average.
-const SHARD_ENTRIES: usize = 1024;
-/// The most bits that tell the shard: sixteen million shards.
-const SHARD_BITS_MAX: u32 = 24;
-/// The entries of a set that is built are gathered in so many buckets, as a power of two, by their hash.
-const BUCKET_BITS: u32 = 10;
-/// What a bucket is made of: chunks that are never copied, each as large as all before it, between these sizes.
+/// How many bytes a shard has at most when it is made, on average. Nearly all then take 32 KiB of the allocator, which has no size between
+/// 28 and 32.
+const SHARD_BYTES: usize = 15 * 1024;
+/// More entries than a shard of short ids has when it is made.
+const ITEMS_EACH: usize = SHARD_BYTES / 16;
+/// The entries of a set that is built are gathered in so many buckets, by the top byte of their hash.
+const BUCKETS: usize = 128;
+/// What a bucket is made of: chunks that are never copied, each as large as all before it, between these sizes. As many as are freed with a
+/// bucket, so many shards are made of it: both are of one size for the allocator, so that shards take the place of chunks.
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
-const CHUNK_BYTES_MAX: usize = 32 * 1024;
+const CHUNK_BYTES_MAX: usize = 16 * 1024;
 
 /// What an entry is found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,21 +56,23 @@ pub(crate) trait SetValue: Sized {
 /// See the [module](self).
 pub(crate) struct Set<V> {
     layout: Layout,
-    /// All nodes have as many shards; their numbers are powers of two.
+    /// All nodes but the last have as many shards: a power of two.
     nodes: Arc<[Arc<[Shard]>]>,
     len: usize,
+    bytes: usize,
     value: PhantomData<fn() -> V>,
 }
 
 impl<V> Clone for Set<V> {
     fn clone(&self) -> Self {
-        Self { layout: self.layout.clone(), nodes: Arc::clone(&self.nodes), len: self.len, value: PhantomData }
+        let Self { layout, nodes, len, bytes, value } = self;
+        Self { layout: layout.clone(), nodes: Arc::clone(nodes), len: *len, bytes: *bytes, value: *value }
     }
 }
 
 impl<V> fmt::Debug for Set<V> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} entries in {} shards", self.len, 1_u64 << self.layout.bits)
+        write!(formatter, "{} entries in {} shards", self.len, self.layout.shards)
     }
 }
 
@@ -83,7 +89,7 @@ impl<V: SetValue> Set<V> {
 
     /// How many bytes its entries take, with the heads of their groups.
     pub(crate) fn bytes(&self) -> usize {
-        self.nodes.iter().flat_map(|node| node.iter()).map(Shard::bytes).sum()
+        self.bytes
     }
 
     /// The value of `key`, if it is in the set.
@@ -127,7 +133,7 @@ impl<V: SetValue> Set<V> {
 
     fn changed_by(&self, mut changes: &[ShardItem<'_>]) -> Self {
         let mut nodes = self.nodes.to_vec();
-        let mut len = self.len;
+        let (mut len, mut bytes) = (self.len, self.bytes);
         while let Some(first) = changes.first() {
             let number = self.layout.shard_of(first.hash);
             let count = changes.partition_point(|change| self.layout.shard_of(change.hash) == number);
@@ -136,18 +142,18 @@ impl<V: SetValue> Set<V> {
             let (node, place) = self.place(number);
             let shard = nodes.get_mut(node).and_then(|node| Arc::make_mut(node).get_mut(place));
             if let Some(shard) = shard {
-                len -= shard.len();
+                (len, bytes) = (len - shard.len(), bytes - shard.bytes());
                 *shard = shard.changed::<V>(of_shard, &self.layout);
-                len += shard.len();
+                (len, bytes) = (len + shard.len(), bytes + shard.bytes());
             }
         }
-        Self { layout: self.layout.clone(), nodes: nodes.into(), len, value: PhantomData }
+        Self { layout: self.layout.clone(), nodes: nodes.into(), len, bytes, value: PhantomData }
     }
 
     /// Whether the shards have become so large that a change copies much, or so small that they waste room.
     fn has_outgrown_its_shards(&self) -> bool {
-        let made_for = SHARD_ENTRIES << self.layout.bits;
-        self.len > 2 * made_for || (self.layout.bits > 0 && self.len < made_for / 4)
+        let made_for = SHARD_BYTES * self.layout.shards;
+        self.bytes > 2 * made_for || (self.layout.shards > 1 && self.bytes < made_for / 4)
     }
 
     /// The same entries, in as many shards as they need.
@@ -164,22 +170,23 @@ impl<V: SetValue> Set<V> {
 
     /// The node of a shard, and the place in it.
     const fn place(&self, number: usize) -> (usize, usize) {
-        let bits = node_bits(self.layout.bits);
+        let bits = node_bits(self.layout.shards);
         (number >> bits, number & ((1 << bits) - 1))
     }
 }
 
 /// A node has as many shards as there are numbers of so many bits: about as many as there are nodes.
-const fn node_bits(shard_bits: u32) -> u32 {
-    shard_bits / 2
+const fn node_bits(shards: usize) -> u32 {
+    shards.ilog2() / 2
 }
 
 /// Gathers the entries of a set, which [`Gathering::build`] then makes at once, without copying a shard twice.
 #[derive(Debug)]
 pub(crate) struct Gathering<V> {
-    hasher: RandomState,
+    layout: Layout,
     buckets: Vec<Bucket>,
-    count: usize,
+    /// How many bytes they would take as a set.
+    bytes: usize,
     entry: Vec<u8>,
     value: PhantomData<fn() -> V>,
 }
@@ -192,24 +199,18 @@ impl<V: SetValue> Default for Gathering<V> {
 
 impl<V: SetValue> Gathering<V> {
     fn with(hasher: RandomState) -> Self {
-        Self {
-            hasher,
-            buckets: (0..1 << BUCKET_BITS).map(|_bucket| Bucket::default()).collect(),
-            count: 0,
-            entry: Vec::new(),
-            value: PhantomData,
-        }
+        let buckets = (0..BUCKETS).map(|_bucket| Bucket::default()).collect();
+        Self { layout: Layout { hasher, shards: 1 }, buckets, bytes: 0, entry: Vec::new(), value: PhantomData }
     }
 
     /// Adds an entry. Its key may be there already.
     pub(crate) fn put(&mut self, key: Key<'_>, value: &V) {
-        let buckets = Layout { hasher: self.hasher.clone(), bits: BUCKET_BITS };
-        let hash = buckets.hash(key.scope, key.id.as_bytes());
+        let (bucket, rest) = shard::split_hash(self.layout.hash(key.scope, key.id.as_bytes()));
         self.entry.clear();
         ShardEntry::push(&mut self.entry, key, value);
-        if let Some(bucket) = self.buckets.get_mut(buckets.shard_of(hash)) {
-            bucket.push(&self.entry);
-            self.count += 1;
+        if let Some(bucket) = self.buckets.get_mut(usize::from(bucket)) {
+            bucket.push(rest, &self.entry);
+            self.bytes += self.entry.len() + HEAD_BYTES_EACH;
         }
     }
 
@@ -220,40 +221,45 @@ impl<V: SetValue> Gathering<V> {
         replaces: impl Fn(&V, &V) -> bool,
         mut keep: impl FnMut(ShardEntry<'_, V>) -> bool,
     ) -> Set<V> {
-        let shards_for = self.count.div_ceil(SHARD_ENTRIES).next_power_of_two();
-        let layout = Layout { hasher: self.hasher, bits: shards_for.ilog2().min(SHARD_BITS_MAX) };
-        let mut buckets = self.buckets.into_iter();
+        let layout = Layout { shards: shards_for(self.bytes), ..self.layout };
         // Buckets and shards are both in the order of the hash: some buckets hold one shard, or one bucket holds some shards.
-        let (buckets_each, shards_each) =
-            (1 << BUCKET_BITS.saturating_sub(layout.bits), 1 << layout.bits.saturating_sub(BUCKET_BITS));
-        let mut shards = Vec::with_capacity(1 << layout.bits);
-        while shards.len() < 1 << layout.bits {
-            let gathered: Vec<Bucket> = buckets.by_ref().take(buckets_each).collect();
-            let mut items: Vec<ShardItem<'_>> = gathered
-                .iter()
-                .flat_map(Bucket::entries)
-                .map(|entry| ShardItem { hash: layout.hash_entry::<V>(entry), entry, is_removal: false })
-                .collect();
-            items.sort_by_key(|item| item.hash);
-            let mut items = settle(items, &replaces);
-            items.retain(|item| ShardEntry::read(item.entry).is_some_and(&mut keep));
-            let mut rest = items.as_slice();
-            for number in shards.len()..shards.len() + shards_each {
-                let count = rest.partition_point(|item| layout.shard_of(item.hash) == number);
-                let (mine, others) = rest.split_at_checked(count).unwrap_or((rest, &[]));
-                shards.push(Shard::of(mine, &layout));
-                rest = others;
+        let (buckets_each, shards_each) = ((BUCKETS / layout.shards).max(1), (layout.shards / BUCKETS).max(1));
+        let mut buckets = (0..).zip(self.buckets);
+        let mut shards = Vec::with_capacity(layout.shards);
+        while shards.len() < layout.shards {
+            let gathered: Vec<(u8, Bucket)> = buckets.by_ref().take(buckets_each).collect();
+            // Shard by shard, so that what is sorted fits into a near cache.
+            let first = shards.len();
+            let mut of_shards: Vec<Vec<ShardItem<'_>>> =
+                (0..shards_each).map(|_shard| Vec::with_capacity(ITEMS_EACH)).collect();
+            for item in gathered.iter().flat_map(|(number, bucket)| bucket.items(*number)) {
+                if let Some(items) = of_shards.get_mut(layout.shard_of(item.hash) - first) {
+                    items.push(item);
+                }
+            }
+            for mut items in of_shards {
+                items.sort_by_key(|item| item.hash);
+                let mut items = settle(items, &replaces);
+                items.retain(|item| ShardEntry::read(item.entry).is_some_and(&mut keep));
+                shards.push(Shard::of(&items, &layout));
             }
         }
-        let len = shards.iter().map(Shard::len).sum();
-        let nodes = shards.chunks(1 << node_bits(layout.bits)).map(Arc::from).collect();
-        let set = Set { layout, nodes, len, value: PhantomData };
+        let (len, bytes) = (shards.iter().map(Shard::len).sum(), shards.iter().map(Shard::bytes).sum());
+        let nodes = shards.chunks(1 << node_bits(layout.shards)).map(Arc::from).collect();
+        let set = Set { layout, nodes, len, bytes, value: PhantomData };
         // Where many of what was gathered had the same key.
         if set.has_outgrown_its_shards() { set.rebuilt() } else { set }
     }
 }
 
-/// Gathered entries of one shard, each with its length (LEB128) before it.
+/// How many shards a set of so many bytes is made of: a multiple of [`BUCKETS`] or a part of it, so that no shard is made of a part of a
+/// bucket and a part of another.
+fn shards_for(bytes: usize) -> usize {
+    let shards = bytes.div_ceil(SHARD_BYTES);
+    if shards < BUCKETS { shards.next_power_of_two() } else { shards.next_multiple_of(BUCKETS).min(SHARDS_MAX) }
+}
+
+/// Gathered entries, each behind the lower bits of its hash and its length (LEB128).
 #[derive(Debug, Default)]
 struct Bucket {
     chunks: Vec<Vec<u8>>,
@@ -261,29 +267,32 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn push(&mut self, entry: &[u8]) {
-        let length = u64::try_from(entry.len()).unwrap_or(u64::MAX);
-        let has_room = |chunk: &Vec<u8>| chunk.len() + entry.len() + number::BYTES_MAX <= chunk.capacity();
+    fn push(&mut self, hash: [u8; 4], entry: &[u8]) {
+        let bytes_max = hash.len() + number::BYTES_MAX + entry.len();
+        let has_room = |chunk: &Vec<u8>| chunk.len() + bytes_max <= chunk.capacity();
         if !self.chunks.last().is_some_and(has_room) {
-            let bytes = self.bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(entry.len() + number::BYTES_MAX);
+            let bytes = self.bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES_MAX).max(bytes_max);
             self.chunks.push(Vec::with_capacity(bytes));
+            self.bytes += bytes;
         }
         if let Some(chunk) = self.chunks.last_mut() {
-            self.bytes -= chunk.len();
-            number::push(chunk, length);
+            chunk.extend_from_slice(&hash);
+            number::push(chunk, u64::try_from(entry.len()).unwrap_or(u64::MAX));
             chunk.extend_from_slice(entry);
-            self.bytes += chunk.len();
         }
     }
 
-    fn entries(&self) -> impl Iterator<Item = &[u8]> {
-        self.chunks.iter().flat_map(|chunk| {
+    /// The entries, in the order in which they came, of the bucket of this number.
+    fn items(&self, number: u8) -> impl Iterator<Item = ShardItem<'_>> {
+        self.chunks.iter().flat_map(move |chunk| {
             let mut rest = chunk.as_slice();
             iter::from_fn(move || {
+                let (hash, entries) = rest.split_first_chunk()?;
+                rest = entries;
                 let bytes = usize::try_from(number::take(&mut rest)?).ok()?;
                 let (entry, others) = rest.split_at_checked(bytes)?;
                 rest = others;
-                Some(entry)
+                Some(ShardItem { hash: shard::joined_hash(number, *hash), entry, is_removal: false })
             })
         })
     }
@@ -374,26 +383,77 @@ mod tests {
         }
     }
 
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+
+        #[test]
+        fn versions_that_share_shards_stay_exact_in_whatever_order_they_are_dropped(
+            batches in prop::collection::vec(prop::collection::vec((an_entry(), any::<bool>()), 1..20), 2..6),
+            order in prop::collection::vec(any::<prop::sample::Index>(), 6),
+        ) {
+            let first = (0..300).map(|number| (0, format!("user-{number}"), "x".repeat(100))).collect::<Vec<_>>();
+            let model = first.iter().map(|(scope, id, value)| ((*scope, id.clone()), value.clone())).collect();
+            let mut versions: Vec<(Set<String>, SetModel)> = vec![(gathered(&first), model)];
+            for batch in batches {
+                let Some((set, model)) = versions.last() else { unreachable!("there is a first") };
+                let mut model = model.clone();
+                let changes = batch.iter().map(|((scope, id, value), is_put)| (Key { scope: *scope, id }, is_put.then(|| value.clone())));
+                let set = set.changed(changes);
+                for ((scope, id, value), is_put) in batch {
+                    match is_put {
+                        true => model.insert((scope, id), value),
+                        false => model.remove(&(scope, id)),
+                    };
+                }
+                versions.push((set, model));
+            }
+            for dropped in order.iter().take(versions.len()) {
+                versions.swap_remove(dropped.index(versions.len()));
+                versions.iter().for_each(|(set, model)| assert_same(set, model));
+            }
+        }
+
+        #[test]
+        fn no_shard_is_made_of_parts_of_buckets(bytes in 0..100_000_000_usize, hashes in prop::collection::vec(any::<u64>(), 50)) {
+            let shards = shards_for(bytes);
+            let layout = Layout { hasher: RandomState::new(), shards };
+            for number in hashes {
+                let hash = layout.hash(number, b"");
+                let (bucket, rest) = shard::split_hash(hash);
+                prop_assert_eq!(shard::joined_hash(bucket, rest), hash);
+                prop_assert_eq!(usize::from(bucket) * shards.min(BUCKETS) / BUCKETS, layout.shard_of(hash) * BUCKETS.min(shards) / shards);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_gathered_in_many_chunks_is_all_in_the_set() {
+        let entries: Vec<_> = (0..3000).map(|number| (0, format!("user-{number}"), "x".repeat(4000))).collect();
+        let set = gathered(&entries);
+        assert!(set.layout.shards > BUCKETS && set.layout.shards.is_multiple_of(BUCKETS), "{set:?}");
+        assert_same(&set, &entries.into_iter().map(|(scope, id, value)| ((scope, id), value)).collect());
+    }
+
     #[test]
     fn a_set_that_grows_and_shrinks_by_single_changes_stays_exact() {
         let ids: Vec<String> = (0..20_000).map(|number| format!("user-{number}")).collect();
         let mut set = gathered(&[]);
-        let mut bits_seen = vec![set.layout.bits];
+        let mut shards_seen = vec![set.layout.shards];
         for ids in ids.chunks(50) {
             set = set.changed(ids.iter().map(|id| (Key { scope: 0, id }, Some(id.clone()))));
-            bits_seen.push(set.layout.bits);
+            shards_seen.push(set.layout.shards);
         }
         let model = |ids: &[String]| ids.iter().map(|id| ((0, id.clone()), id.clone())).collect::<SetModel>();
         assert_same(&set, &model(&ids));
         let (gone, left) = ids.split_at(19_900);
         for ids in gone.chunks(50) {
             set = set.changed(ids.iter().map(|id| (Key { scope: 0, id }, None)));
-            bits_seen.push(set.layout.bits);
+            shards_seen.push(set.layout.shards);
         }
         assert_same(&set, &model(left));
-        bits_seen.dedup();
-        assert!(bits_seen.len() > 4, "it was rebuilt on the way: {bits_seen:?}");
-        assert_eq!(set.layout.bits, 0);
+        shards_seen.dedup();
+        assert!(shards_seen.len() > 4, "it was rebuilt on the way: {shards_seen:?}");
+        assert_eq!(set.layout.shards, 1);
     }
 
     #[test]
@@ -412,7 +472,7 @@ mod tests {
     fn the_same_id_many_times_takes_the_room_of_one() {
         let entries: Vec<_> = (0..50_000).map(|number| (0, format!("user-{}", number % 10), String::new())).collect();
         let set = gathered(&entries);
-        assert_eq!((set.len(), set.layout.bits), (10, 0));
+        assert_eq!((set.len(), set.layout.shards), (10, 1));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::blocklist::lists::Lists;
+use crate::blocklist::metrics::BlocklistMetrics;
 use crate::clock;
 use crate::decide::blocklist::Source;
 use crate::decide::blocklist::SourceKind;
@@ -12,7 +13,6 @@ use crate::decide::rules::Rules;
 use crate::follow::Reloaded;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::PollResult;
-use crate::metrics::blocklist::BlocklistMetrics;
 
 /// All blocklist files, each once.
 #[derive(Debug)]

@@ -124,8 +124,8 @@ mod tests {
 
     use crate::blocklist::lists::ListSources;
     use crate::blocklist::lists::Lists;
-    use crate::metrics::blocklist::BlocklistMetrics;
-    use crate::metrics::tokens::TokenMetrics;
+    use crate::blocklist::metrics::BlocklistMetrics;
+    use crate::follow::tokens::metrics::TokenMetrics;
 
     fn following(files: Vec<std::path::PathBuf>) -> Following {
         let registry = Registry::new();

@@ -2,6 +2,8 @@
 //!
 //! Connections that are there keep the configuration they began with.
 
+pub(crate) mod metrics;
+
 use std::convert::Infallible;
 use std::error::Error;
 use std::fmt;
@@ -25,12 +27,12 @@ use crate::follow::file::FollowedFile;
 use crate::follow::file::PollResult;
 use crate::follow::file::read;
 use crate::follow::file::read_small;
+use crate::follow::tls::metrics::TlsMetrics;
 use crate::http::preamble::Tls;
 use crate::http::tls;
 use crate::http::tls::BadTls;
 use crate::http::tls::Pems;
 use crate::http::tls::certificate::Validity;
-use crate::metrics::tls::TlsMetrics;
 
 /// How long files may not fit together: certificate and key are replaced one after the other.
 const PAIRING: Duration = Duration::from_secs(2);

@@ -1,6 +1,8 @@
 //! The token files, of the applications and of the admin API: loads them at the start, and replaces the tokens of an application or of the
 //! API whenever one of its files holds something new.
 
+pub(crate) mod metrics;
+
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use crate::follow::file::FileError;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::PollResult;
 use crate::follow::file::read_small;
-use crate::metrics::tokens::TokenMetrics;
+use crate::follow::tokens::metrics::TokenMetrics;
 
 /// The largest token file of an application that is read.
 const BYTES_MAX: u64 = 64 * 1024;

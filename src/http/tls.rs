@@ -4,7 +4,7 @@
 //! certificates.
 
 pub(crate) mod certificate;
-mod pem;
+pub(crate) mod pem;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;

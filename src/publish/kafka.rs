@@ -3,6 +3,8 @@
 //! A record is handed over without blocking and without waiting. What became of it comes back as a [`DeliveryReport`] that names it, from the
 //! client's own poll thread. Nothing is believed that a broker did not say: a positive report without an offset is not a delivery.
 
+pub(crate) mod metrics;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -32,7 +34,7 @@ use rdkafka::producer::ProducerContext;
 use rdkafka::util::get_rdkafka_version;
 
 use crate::clock::Heartbeat;
-use crate::metrics::kafka::KafkaMetrics;
+use crate::publish::kafka::metrics::KafkaMetrics;
 use crate::record::Record;
 
 use super::properties::BATCH_SIZE;

@@ -12,6 +12,7 @@ pub(crate) mod control;
 pub(crate) mod embedded;
 pub(crate) mod kafka;
 mod limits;
+pub(crate) mod metrics;
 pub(crate) mod outbox;
 mod outgoing;
 pub(crate) mod properties;

@@ -17,8 +17,8 @@ use crate::clock;
 use crate::journal::Backlog;
 use crate::journal::Seq;
 use crate::journal::TAKE_BYTES;
-use crate::metrics::publish::PublishMetrics;
 use crate::normalise::Normaliser;
+use crate::publish::metrics::PublishMetrics;
 use crate::record::Topics;
 
 use super::control::Control;

@@ -33,6 +33,7 @@ use crate::clock;
 use crate::clock::UnixMillis;
 use crate::command::Command;
 use crate::command::CommandSet;
+use crate::intake::metrics::IntakeMetrics;
 use crate::journal;
 use crate::journal::Ack;
 use crate::journal::Bounds;
@@ -41,12 +42,13 @@ use crate::journal::Shares;
 use crate::ledger::Ledger;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
-use crate::metrics::Metrics;
 use crate::normalise::Normaliser;
 use crate::normalise::envelope::Mode;
 use crate::publish::budget::BUDGET_BYTES;
 use crate::publish::control::Control;
 use crate::publish::kafka::UnstartedKafka;
+use crate::publish::kafka::metrics::KafkaMetrics;
+use crate::publish::metrics::PublishMetrics;
 use crate::publish::outbox::Backoff;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Pump;
@@ -103,14 +105,16 @@ impl Rig {
             cluster.create_topic(name, 1, 1).unwrap();
         }
         let (registry, ledger, control) = (Registry::new(), Ledger::default(), Arc::new(Control::default()));
-        let metrics = Metrics::register(&registry, &ledger).unwrap();
+        let metrics = PublishMetrics::register(&registry).unwrap();
+        let kafka_metrics = KafkaMetrics::register(&registry).unwrap();
+        let topic_full = IntakeMetrics::register(&registry).unwrap().topic_full;
         // Quick retries, inside librdkafka too.
         let quick = [("retry.backoff.ms", "10"), ("retry.backoff.max.ms", "50"), ("reconnect.backoff.ms", "10")];
         let configured: BTreeMap<String, String> =
             quick.iter().chain(properties).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let properties = Properties::new(Ack::Broker, &configured).with_bootstrap(cluster.bootstrap_servers());
-        let kafka = UnstartedKafka::new(&properties, metrics.kafka).unwrap();
-        let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full);
+        let kafka = UnstartedKafka::new(&properties, kafka_metrics).unwrap();
+        let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), topic_full);
         let bounds = Bounds { captures_max: 1000, bytes_max: 1 << 24, waiting_bytes_max: 0 };
         let (journal, backlog) = journal::in_memory(Ack::Memory, bounds, ledger.clone(), shares);
         journal.open();
@@ -122,7 +126,6 @@ impl Rig {
                 backlog.wakes(thread::current());
                 let kafka = kafka.start(thread::current()).unwrap();
                 started.send(TopicsClient::of(&kafka)).unwrap();
-                let metrics = metrics.publish;
                 let setup = PumpSetup {
                     backlog,
                     kafka,
@@ -456,8 +459,8 @@ fn limits_that_kafka_does_not_tell_are_asked_for_once_and_hold_up_nothing() {
     let cluster: MockCluster<'_, DefaultProducerContext> = MockCluster::new(1).unwrap();
     cluster.create_topic("there", 1, 1).unwrap();
     let properties = Properties::new(Ack::Journal, &BTreeMap::new()).with_bootstrap(cluster.bootstrap_servers());
-    let metrics = Metrics::register(&Registry::new(), &Ledger::default()).unwrap();
-    let kafka = UnstartedKafka::new(&properties, metrics.kafka).unwrap().start(thread::current()).unwrap();
+    let metrics = KafkaMetrics::register(&Registry::new()).unwrap();
+    let kafka = UnstartedKafka::new(&properties, metrics).unwrap().start(thread::current()).unwrap();
     let names = ["missing", "there"].map(str::to_owned).to_vec();
     let needs = Needs { names, creation: None, longest_record: Some(1000) };
     let (lifecycle, mut limits, mut others) = (Lifecycle::new(), Vec::new(), Vec::new());

@@ -197,6 +197,7 @@ fn a_wrong_write_names_what_is_wrong_and_changes_nothing() {
     let bridge = with_topic(&Files::new());
     for (method, target, body, field) in [
         ("PUT", "/blocklist/users/eve", r#"{"until":"tomorrow"}"#, "until"),
+        ("POST", "/blocklist/changes?import=", "", "import"),
         ("PUT", "/blocklist/users/eve", r#"{"because":"a\nb"}"#, "because"),
         ("PUT", "/blocklist/users/eve", r#"{"mode":"x"}"#, "mode"),
         ("DELETE", "/blocklist/users/eve", r#"{"until":"2027-01-31T00:00:00Z"}"#, "until"),

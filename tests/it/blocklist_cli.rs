@@ -6,16 +6,20 @@ use std::io::Write;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde_json::Value;
 use serde_json::json;
 
 use crate::support::bridge::Bridge;
 use crate::support::files::Files;
+use crate::support::reader::Reader;
+use crate::support::reader::Record;
 use crate::support::real;
 use crate::support::wait;
 
 const TOPIC: &str = "tencent-chat.blocklist";
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// A bridge that follows a topic, and the options by which a command reaches that topic.
 struct Setup {
@@ -218,6 +222,33 @@ fn an_import_writes_the_difference_and_makes_the_list_what_the_file_is() {
         setup.done(target, &["remove", "new"]);
         wait::until("it is in force", || setup.in_force().is_empty());
     }
+}
+
+#[test]
+fn an_import_is_on_record_with_its_name_and_who_made_it() {
+    let setup = Setup::new();
+    let (list, none) = (setup.files.write("list.txt", "eve\n"), setup.files.write("none.txt", "# nobody\n"));
+    for (target, who) in [(&setup.by_kafka, "olga"), (&setup.by_admin, "alice")] {
+        setup.done(target, &["import", &list]);
+        wait::until("it is in force", || setup.in_force() == ["block eve"]);
+        let lookup: Value =
+            serde_json::from_str(&setup.run(target, &["lookup", "eve", "--output", "json"]).stdout).unwrap();
+        assert_eq!((&lookup["rules"][0]["who"], &lookup["rules"][0]["via"]), (&json!(who), &json!("import:list.txt")));
+        setup.done(target, &["import", &none, "--yes"]);
+        wait::until("it is in force", || setup.in_force().is_empty());
+    }
+    let records = Reader::open(&setup.bridge.embedded_kafka(), &[&format!("{TOPIC}-changes")]).collect(4, MINUTE);
+    let by = |record: &Record| {
+        let data = serde_json::from_slice::<Value>(&record.value).unwrap()["data"].take();
+        ["who", "via"].map(|field| data[field].as_str().unwrap().to_owned())
+    };
+    let expected = [
+        ["olga", "import:list.txt"],
+        ["olga", "import:none.txt"],
+        ["alice", "import:list.txt"],
+        ["alice", "import:none.txt"],
+    ];
+    assert_eq!(records.iter().map(by).collect::<Vec<_>>(), expected);
 }
 
 #[test]

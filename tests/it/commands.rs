@@ -1,6 +1,6 @@
 //! Every command of Tencent's protocol, posted as its pages and captures show it, comes out of Kafka as the protocol's facts demand.
 //!
-//! `samples/commands.json` has the bodies, and what must come of each. It is written from the pages, not from the table of commands.
+//! `src/send/samples.json` has the bodies, and what must come of each. It is written from the pages, not from the table of commands.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

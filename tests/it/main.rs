@@ -56,6 +56,7 @@ mod quarantine;
 mod rolling;
 mod schemas;
 mod seeds;
+mod send;
 mod senders;
 mod service_manager;
 mod shares;

@@ -33,8 +33,8 @@ const NAMES: &[(&str, &[&str])] = &[
     ("lifecycle", &[]),
     ("systemd", &[]),
     ("throttle", &[]),
-    ("metrics", &["clock", "command", "decide", "ledger", "lifecycle", "normalise", "refusal"]),
-    ("logging", &["clock", "metrics"]),
+    ("metrics", &["clock", "command", "ledger", "refusal"]),
+    ("logging", &["clock"]),
     (
         "journal",
         &[
@@ -95,6 +95,7 @@ const NAMES: &[(&str, &[&str])] = &[
         "admin",
         &["bearer", "blocklist", "clock", "decide", "journal", "lifecycle", "metrics", "publish", "request", "systemd"],
     ),
+    ("send", &["auth", "clock", "command", "http"]),
     // Wiring.
     (
         "config",
@@ -135,6 +136,7 @@ const NAMES: &[(&str, &[&str])] = &[
             "bearer",
             "blocklist",
             "clock",
+            "command",
             "config",
             "decide",
             "follow",
@@ -144,6 +146,8 @@ const NAMES: &[(&str, &[&str])] = &[
             "normalise",
             "publish",
             "record",
+            "request",
+            "send",
         ],
     ),
 ];

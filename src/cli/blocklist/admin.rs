@@ -20,7 +20,6 @@ use tokio::runtime::Runtime;
 use tokio::time;
 
 use crate::admin::api::PageQuery;
-use crate::admin::api::WaitFor;
 use crate::admin::model::BlocklistStatus;
 use crate::admin::model::ChangeLine;
 use crate::admin::model::ChangedRules;
@@ -71,18 +70,24 @@ impl AdminClient {
         Ok(Self { runtime, authority, authorization: token.map(|token| format!("Bearer {token}")) })
     }
 
-    pub(super) fn change(&self, changes: &[ChangeLine], wait: WaitFor) -> Result<ChangedRules, CliError> {
+    /// Makes the changes, and waits until they are applied.
+    pub(super) fn change(&self, changes: &[ChangeLine]) -> Result<ChangedRules, CliError> {
+        self.post(changes, "wait=applied")
+    }
+
+    /// Makes the changes of an import of this name, and waits until Kafka has them.
+    pub(super) fn import(&self, changes: &[ChangeLine], name: &str) -> Result<ChangedRules, CliError> {
+        self.post(changes, &format!("wait=acknowledged&import={}", encoded(name)))
+    }
+
+    fn post(&self, changes: &[ChangeLine], query: &str) -> Result<ChangedRules, CliError> {
         let mut body = String::new();
         for change in changes {
             let line = serde_json::to_string(change).map_err(|error| CliError::Target(error.to_string()))?;
             body.push_str(&line);
             body.push('\n');
         }
-        let wait = match wait {
-            WaitFor::Applied => "applied",
-            WaitFor::Acknowledged => "acknowledged",
-        };
-        self.send("POST", &format!("/blocklist/changes?wait={wait}"), body)
+        self.send("POST", &format!("/blocklist/changes?{query}"), body)
     }
 
     pub(super) fn lookup(&self, user: &str, account: Option<&str>) -> Result<LookupAnswer, CliError> {

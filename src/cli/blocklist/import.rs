@@ -14,6 +14,7 @@ use indicatif::ProgressStyle;
 use crate::admin::changes;
 use crate::admin::model::ChangeLine;
 use crate::admin::model::RuleParts;
+use crate::admin::service::IMPORT_BYTES_MAX;
 use crate::clock::UnixMillis;
 use crate::decide::time;
 
@@ -68,7 +69,9 @@ pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
     if difference.removed.len() > old.len() / REMOVED_PART && !args.yes {
         confirm(&format!("{} of {} rules would be removed", difference.removed.len(), old.len()))?;
     }
-    let name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // A byte that is not UTF-8 has become three.
+    name.truncate(name.floor_char_boundary(IMPORT_BYTES_MAX));
     write(&difference, &name, &mut target)?;
     output::print_lines([format!("imported {}", args.file.display())])?;
     Ok(ExitCode::SUCCESS)

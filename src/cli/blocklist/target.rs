@@ -11,7 +11,6 @@ use arc_swap::ArcSwap;
 use crate::admin::api;
 use crate::admin::api::BlocklistApi;
 use crate::admin::api::PageQuery;
-use crate::admin::api::WaitFor;
 use crate::admin::changes;
 use crate::admin::error::ApiError;
 use crate::admin::model::ChangeLine;
@@ -113,7 +112,7 @@ impl Target {
     pub(super) fn change(&mut self, changes: &[ChangeLine]) -> Result<ChangedRules, CliError> {
         match self {
             Self::Kafka(kafka) => kafka.change(changes, "cli"),
-            Self::Admin(admin) => admin.change(changes, WaitFor::Applied),
+            Self::Admin(admin) => admin.change(changes),
         }
     }
 
@@ -121,7 +120,7 @@ impl Target {
     pub(super) fn import(&mut self, changes: &[ChangeLine], name: &str) -> Result<ChangedRules, CliError> {
         match self {
             Self::Kafka(kafka) => kafka.change(changes, &format!("import:{name}")),
-            Self::Admin(admin) => admin.change(changes, WaitFor::Acknowledged),
+            Self::Admin(admin) => admin.import(changes, name),
         }
     }
 

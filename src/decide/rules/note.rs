@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::clock::UnixMillis;
 use crate::decide::topic::value;
 use crate::decide::topic::value::Provenance;
-use crate::decide::topic::value::RuleValue;
 
 /// Before what is more than a reason. No reason of a file begins with it, since a file has no control characters.
 const MORE: char = '\u{1f}';
@@ -15,8 +13,9 @@ pub(super) fn text<'a>(provenance: &'a Provenance<'_>) -> Option<Cow<'a, str>> {
     match provenance {
         Provenance { because, who: None, when: None, source: None } => because.as_deref().map(Cow::Borrowed),
         provenance => {
-            let value = RuleValue { until: UnixMillis::NEVER, provenance: provenance.clone() };
-            Some(format!("{MORE}{}", value::encode(&value)).into())
+            let mut text = value::encode_provenance(provenance);
+            text.insert(0, MORE);
+            Some(text.into())
         }
     }
 }
@@ -30,6 +29,8 @@ pub(super) fn read(text: &str) -> Provenance<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::clock::UnixMillis;
 
     #[test]
     fn a_provenance_is_read_from_its_text() {

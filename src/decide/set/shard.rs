@@ -1,6 +1,6 @@
 //! A shard: some hundreds of entries in one allocation that never changes.
 //!
-//! Entries stand in groups. First come the heads of all groups, 64 bytes each, then the entries, group by group:
+//! Entries stand in groups. Behind 48 unused bytes come the heads of all groups, 64 bytes each, then the entries, group by group:
 //!
 //! ```text
 //! head:  start of the group's entries, behind the heads (u32) │ 30 tags │ 30 lengths; 0: no more entries
@@ -20,22 +20,39 @@ use crate::decide::set::SetValue;
 use crate::decide::set::number;
 
 const HEAD_BYTES: usize = 64;
+/// In front of the heads. The counts of an [`Arc`] take 16 bytes before it, so that each head is one line of the cache: nearly all shards
+/// begin where a page of memory does.
+const PAD_BYTES: usize = HEAD_BYTES - 16;
 const START_BYTES: usize = 4;
 /// The most entries of a group.
 const SLOTS: usize = 30;
 const _: () = assert!(START_BYTES + 2 * SLOTS == HEAD_BYTES);
 /// How many entries a group has on average. With random hashes one of about 700 groups would have more than [`SLOTS`].
 const GROUP_ENTRIES: usize = 17;
+/// How many bytes the heads add to the entries of a shard, for each, on average: rounded up.
+pub(super) const HEAD_BYTES_EACH: usize = HEAD_BYTES.div_ceil(GROUP_ENTRIES);
+/// The allocator has no size between 14 and 16 KiB, and adds some bytes for the counts of an [`Arc`].
+const FULL_BYTES: usize = 16 * 1024 - 32;
+/// A shard of at least so many bytes takes all of [`FULL_BYTES`], so that the shards of a large set have one size.
+const NEARLY_FULL_BYTES: usize = 12 * 1024;
 /// Stands for the length of an entry that has its length before it.
 const LONG: u8 = u8::MAX;
 
-/// Where an entry stands, by its hash: the top bits tell the shard, those below them the group, the lowest byte is the tag.
+/// A hash has so many bits: enough for the shard, the group and the tag. The top byte is the number of the bucket that the entry is
+/// gathered in, so that four bytes remain to be gathered with it.
+const HASH_BITS: u32 = 39;
+const BELOW_BUCKET_BITS: u32 = 32;
+/// So many shards have numbers that a hash can tell.
+pub(super) const SHARDS_MAX: usize = 1 << (u64::BITS - HASH_BITS);
+
+/// Where an entry stands, by its hash: the hash, as a fraction, tells the shard, what remains of it tells the group, and the lowest byte
+/// is the tag.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     /// SipHash with a random key: ids come from strangers, who must not be able to fill one group.
     pub(super) hasher: RandomState,
-    /// There are as many shards as numbers of so many bits; 24 at most.
-    pub(super) bits: u32,
+    /// How many shards there are: [`SHARDS_MAX`] at most.
+    pub(super) shards: usize,
 }
 
 impl Layout {
@@ -43,7 +60,7 @@ impl Layout {
         let mut hasher = self.hasher.build_hasher();
         hasher.write_u64(scope);
         hasher.write(id);
-        hasher.finish()
+        hasher.finish() >> (u64::BITS - HASH_BITS)
     }
 
     pub(super) fn hash_entry<V: SetValue>(&self, entry: &[u8]) -> u64 {
@@ -52,14 +69,22 @@ impl Layout {
 
     /// The number of the shard. Does not fall as the hash rises.
     pub(super) fn shard_of(&self, hash: u64) -> usize {
-        index(hash.checked_shr(u64::BITS - self.bits).unwrap_or(0))
+        index(self.product(hash) >> HASH_BITS)
     }
 
     /// The number of the group, one of `groups`. Does not fall as the hash rises within a shard.
     fn group_of(&self, hash: u64, groups: usize) -> usize {
-        let below_shard = (hash << self.bits) >> 32;
-        index((below_shard * u64::try_from(groups).unwrap_or(u64::MAX)) >> 32)
+        let fraction = self.product(hash) << (u64::BITS - HASH_BITS) >> 32;
+        index((fraction * wide(groups)) >> 32)
     }
+
+    fn product(&self, hash: u64) -> u64 {
+        hash * wide(self.shards)
+    }
+}
+
+fn wide(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }
 
 fn index(number: u64) -> usize {
@@ -69,6 +94,17 @@ fn index(number: u64) -> usize {
 const fn tag_of(hash: u64) -> u8 {
     let [tag, ..] = hash.to_le_bytes();
     tag
+}
+
+/// The bucket of an entry with this hash, and what of the hash the bucket does not tell.
+pub(super) const fn split_hash(hash: u64) -> (u8, [u8; 4]) {
+    let [a, b, c, d, bucket, ..] = hash.to_le_bytes();
+    (bucket, [a, b, c, d])
+}
+
+/// The hash that [`split_hash`] has split.
+pub(super) fn joined_hash(bucket: u8, rest: [u8; 4]) -> u64 {
+    u64::from(bucket) << BELOW_BUCKET_BITS | u64::from(u32::from_le_bytes(rest))
 }
 
 /// The parts of an entry.
@@ -106,9 +142,14 @@ pub(super) struct ShardItem<'a> {
 /// Leaves one item a key, of items in the order of their hash. Of two of the same key `replaces` says whether the later one
 /// takes the place of the earlier. Removals are gone at the end.
 pub(super) fn settle<'a, V: SetValue>(
-    items: Vec<ShardItem<'a>>,
+    mut items: Vec<ShardItem<'a>>,
     replaces: impl Fn(&V, &V) -> bool,
 ) -> Vec<ShardItem<'a>> {
+    // As nearly always: no key is there twice.
+    if items.is_sorted_by(|item, next| item.hash < next.hash) {
+        items.retain(|item| !item.is_removal);
+        return items;
+    }
     let mut settled: Vec<ShardItem<'a>> = Vec::with_capacity(items.len());
     for item in items {
         let of_hash = settled.iter_mut().rev().take_while(|other| other.hash == item.hash);
@@ -169,8 +210,10 @@ impl Shard {
 
     /// What a lookup finds.
     pub(super) fn get<V: SetValue>(&self, key: Key<'_>, hash: u64, layout: &Layout) -> Option<V> {
-        let group = layout.group_of(hash, self.groups());
-        let mut tagged = self.group(group).filter(|(tag, _entry)| *tag == tag_of(hash));
+        let group = self.group(layout.group_of(hash, self.groups()));
+        // Most ids that are not there end here, before the lengths are read.
+        memchr::memchr(tag_of(hash), group.tags)?;
+        let mut tagged = group.filter(|(tag, _entry)| *tag == tag_of(hash));
         tagged.find_map(|(_tag, entry)| {
             let entry = ShardEntry::<V>::read(entry)?;
             (entry.scope == key.scope && entry.id == key.id.as_bytes()).then_some(entry.value)
@@ -192,7 +235,7 @@ impl Shard {
         })
     }
 
-    /// `None` if a group would have too many entries.
+    /// `None` if a group would have too many entries, or most groups next to none.
     fn changed_in_place<V: SetValue>(&self, changes: &[ShardItem<'_>], layout: &Layout) -> Option<Self> {
         let added = changes.iter().map(|change| change.entry.len()).sum::<usize>();
         let mut writer = ShardWriter::new(self.groups(), self.bytes.len() + added);
@@ -216,7 +259,8 @@ impl Shard {
             }
             writer.push(group, entries.into_iter())?;
         }
-        rest.is_empty().then(|| writer.finish())
+        let groups_max = 4 * writer.count.div_ceil(GROUP_ENTRIES).max(1);
+        (rest.is_empty() && self.groups() <= groups_max).then(|| writer.finish())
     }
 
     /// All entries.
@@ -233,13 +277,18 @@ impl Shard {
     }
 
     fn try_group(&self, group: usize) -> Option<Group<'_>> {
-        let head = self.bytes.get(group * HEAD_BYTES..)?;
+        let head = self.bytes.get(head_start(group)..)?;
         let (start, head) = head.split_first_chunk::<START_BYTES>()?;
         let (tags, head) = head.split_at_checked(SLOTS)?;
         let lengths = head.get(..SLOTS)?;
-        let start = self.groups() * HEAD_BYTES + index(u32::from_le_bytes(*start).into());
+        let start = head_start(self.groups()) + index(u32::from_le_bytes(*start).into());
         Some(Group { tags, lengths, rest: self.bytes.get(start..)? })
     }
+}
+
+/// Where the head of a group begins. The entries begin where the head behind the last would.
+const fn head_start(group: usize) -> usize {
+    PAD_BYTES + group * HEAD_BYTES
 }
 
 /// The entries of a group, each with its tag. Reads no byte of an entry, unless one is long.
@@ -276,8 +325,8 @@ struct ShardWriter {
 
 impl ShardWriter {
     fn new(groups: usize, entries_bytes: usize) -> Self {
-        let mut bytes = Vec::with_capacity(groups * HEAD_BYTES + entries_bytes);
-        bytes.resize(groups * HEAD_BYTES, 0);
+        let mut bytes = Vec::with_capacity(head_start(groups) + entries_bytes);
+        bytes.resize(head_start(groups), 0);
         Self { groups, count: 0, bytes }
     }
 
@@ -285,7 +334,7 @@ impl ShardWriter {
     fn push<'a>(&mut self, group: usize, entries: impl Iterator<Item = (u8, &'a [u8])>) -> Option<()> {
         let mut head = [0; HEAD_BYTES];
         let (start, rest) = head.split_first_chunk_mut::<START_BYTES>()?;
-        *start = u32::try_from(self.bytes.len() - self.groups * HEAD_BYTES).ok()?.to_le_bytes();
+        *start = u32::try_from(self.bytes.len() - head_start(self.groups)).ok()?.to_le_bytes();
         let (tags, lengths) = rest.split_at_mut_checked(SLOTS)?;
         for (slot, (tag, entry)) in entries.enumerate() {
             *tags.get_mut(slot)? = tag;
@@ -297,10 +346,13 @@ impl ShardWriter {
             self.bytes.extend_from_slice(entry);
             self.count += 1;
         }
-        self.bytes.get_mut(group * HEAD_BYTES..)?.first_chunk_mut().map(|place: &mut [u8; HEAD_BYTES]| *place = head)
+        self.bytes.get_mut(head_start(group)..)?.first_chunk_mut().map(|place: &mut [u8; HEAD_BYTES]| *place = head)
     }
 
-    fn finish(self) -> Shard {
+    fn finish(mut self) -> Shard {
+        if (NEARLY_FULL_BYTES..FULL_BYTES).contains(&self.bytes.len()) {
+            self.bytes.resize(FULL_BYTES, 0);
+        }
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Shard { groups: count(self.groups), count: count(self.count), bytes: self.bytes.into() }
     }

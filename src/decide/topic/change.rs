@@ -26,6 +26,8 @@ pub struct RuleChanged<'a> {
     pub after: Option<&'a RuleValue<'a>>,
     /// Who made the change.
     pub who: &'a str,
+    /// Through what: `api`, `cli`, or `import:` and a name.
+    pub via: &'a str,
     /// When, by the writer's clock.
     pub when: UnixMillis,
     /// Why.
@@ -51,6 +53,7 @@ struct ChangeEvent<'a> {
 #[derive(Serialize)]
 struct ChangeData<'a> {
     who: &'a str,
+    via: &'a str,
     rule: &'a str,
     before: Option<value::ValueJson<'a>>,
     after: Option<value::ValueJson<'a>>,
@@ -65,7 +68,7 @@ struct ChangeData<'a> {
 
 /// The event in CloudEvents' structured mode: the value of its record. The key is that of the rule.
 pub fn encode(change: &RuleChanged<'_>) -> String {
-    let RuleChanged { id, topic, rule, before, after, who, when, why, request, failed } = *change;
+    let RuleChanged { id, topic, rule, before, after, who, via, when, why, request, failed } = *change;
     let (rule, time) = (rule.to_string(), time::written(when));
     let event = ChangeEvent {
         specversion: "1.0",
@@ -77,6 +80,7 @@ pub fn encode(change: &RuleChanged<'_>) -> String {
         datacontenttype: "application/json",
         data: ChangeData {
             who,
+            via,
             rule: &rule,
             before: before.map(value::ValueJson::of),
             after: after.map(value::ValueJson::of),
@@ -114,6 +118,7 @@ mod tests {
             before: None,
             after: Some(&after),
             who: "alice",
+            via: "api",
             when,
             why: Some("spam"),
             request: Some("r-1"),
@@ -124,7 +129,7 @@ mod tests {
             concat!(
                 r#"{"specversion":"1.0","id":"00112233445566778899aabbccddeeff","source":"/callbridge/blocklist/tencent-chat.blocklist","#,
                 r#""type":"callbridge.blocklist.changed","subject":"block bob on @TOA#_news","time":"2026-05-28T20:26:40Z","#,
-                r#""datacontenttype":"application/json","data":{"who":"alice","rule":"block bob on @TOA#_news","before":null,"#,
+                r#""datacontenttype":"application/json","data":{"who":"alice","via":"api","rule":"block bob on @TOA#_news","before":null,"#,
                 r#""after":{"until":"2027-01-31T00:00:00Z","because":"spam","who":"alice","when":"2026-05-28T20:26:40Z","source":"api"},"#,
                 r#""when":"2026-05-28T20:26:40Z","why":"spam","request":"r-1"}}"#
             )

@@ -79,9 +79,14 @@ pub(super) struct ValueJson<'a> {
 
 impl<'a> ValueJson<'a> {
     pub(super) fn of(value: &'a RuleValue<'_>) -> Self {
-        let RuleValue { until, provenance: Provenance { because, who, when, source } } = value;
+        let until = (value.until != UnixMillis::NEVER).then(|| time::written(value.until));
+        Self { until, ..Self::of_provenance(&value.provenance) }
+    }
+
+    fn of_provenance(provenance: &'a Provenance<'_>) -> Self {
+        let Provenance { because, who, when, source } = provenance;
         Self {
-            until: (*until != UnixMillis::NEVER).then(|| time::written(*until)),
+            until: None,
             because: because.as_deref(),
             who: who.as_deref(),
             when: when.map(time::written),
@@ -109,8 +114,17 @@ struct BorrowedText<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The value of a rule's record.
 pub fn encode(value: &RuleValue<'_>) -> String {
+    encode_json(&ValueJson::of(value))
+}
+
+/// The value of the record of a rule that never ends.
+pub(crate) fn encode_provenance(provenance: &Provenance<'_>) -> String {
+    encode_json(&ValueJson::of_provenance(provenance))
+}
+
+fn encode_json(value: &ValueJson<'_>) -> String {
     #[expect(clippy::expect_used, reason = "a struct of strings has no way to fail")]
-    serde_json::to_string(&ValueJson::of(value)).expect("strings are always JSON")
+    serde_json::to_string(value).expect("strings are always JSON")
 }
 
 /// Reads the value of a rule's record.

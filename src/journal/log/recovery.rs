@@ -82,6 +82,8 @@ struct Headed<F> {
     first_seq: Seq,
     file: F,
     header: Option<SegmentHeader>,
+    /// Of the output of a compaction, where its range ends, as far as that can be told.
+    output_end: Option<Seq>,
 }
 
 /// What a survey is for.
@@ -127,8 +129,7 @@ fn survey_with<D: Disk>(
                     survey.superseded.push(headed.name);
                     continue;
                 }
-                let output = headed.header.as_ref().and_then(|header| header.output);
-                covered_to = output.map_or(covered_to, |output| output.to);
+                covered_to = headed.output_end.unwrap_or(covered_to);
                 live.push(headed);
             }
             Some((_, "spare")) => {
@@ -160,7 +161,11 @@ fn headed<D: Disk>(disk: &D, name: String, first_seq: Seq) -> Result<Option<Head
         FirstBlock::Header(header) if header.first_seq == first_seq => Some(header),
         FirstBlock::Header(_) | FirstBlock::Foreign(_) | FirstBlock::Damaged => None,
     };
-    Ok(Some(Headed { name, first_seq, file, header }))
+    let output_end = match &header {
+        Some(header) => header.output.map(|output| output.to),
+        None => scan::output_end(&file, first_seq).map_err(failed(&format!("read {name}")))?,
+    };
+    Ok(Some(Headed { name, first_seq, file, header, output_end }))
 }
 
 fn failed(what: &str) -> impl FnOnce(io::Error) -> OpenError {
@@ -187,7 +192,7 @@ impl<F: DiskFile> Survey<F> {
         let mut buffer = Vec::new();
         let mut runs: BinaryHeap<(Seq, Seq)> = BinaryHeap::new();
         let mut next: Option<(u64, Seq)> = None;
-        for Headed { name, first_seq, file, header } in live.into_iter().rev() {
+        for Headed { name, first_seq, file, header, .. } in live.into_iter().rev() {
             let (session, nonce) = header.as_ref().map_or((0, 0), |header| (header.session, header.nonce));
             let end = ends.get(&first_seq).filter(|end| end.nonce == nonce || header.is_none());
             let is_last = next.is_none_or(|(next_session, _)| next_session != session);

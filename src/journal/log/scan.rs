@@ -147,9 +147,23 @@ pub(crate) fn scan(
 
 /// Whether a file has a frame of this version of the format.
 pub(super) fn has_frame(file: &impl DiskFile) -> io::Result<bool> {
+    Ok(adopted(&read_whole(file)?, 0).0 != 0)
+}
+
+/// Of an output whose header is gone, where its range ends: its seal says so, and each other frame how far it goes at least. Nothing
+/// for other segments.
+pub(super) fn output_end(file: &impl DiskFile, named_seq: Seq) -> io::Result<Option<Seq>> {
+    let bytes = read_whole(file)?;
+    let (nonce, is_output) = adopted(&bytes, named_seq);
+    let blocks = (BLOCK_BYTES..bytes.len()).step_by(BLOCK_BYTES).filter(|_at| is_output);
+    let frames = blocks.filter_map(|at| Frame::decode(bytes.get(at..)?, at as u64, nonce));
+    Ok(frames.map(|frame| frame.header.end_seq).max())
+}
+
+fn read_whole(file: &impl DiskFile) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(file.len()?).unwrap_or(usize::MAX)];
     disk::read_blocks(file, &mut bytes, 0, Reach::All)?;
-    Ok(adopted(&bytes, 0).0 != 0)
+    Ok(bytes)
 }
 
 /// The nonce of the first frame that may belong to this segment, by its own word, and whether it is one of an output.

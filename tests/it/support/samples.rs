@@ -38,7 +38,7 @@ pub(crate) struct Sample<'a> {
 
 /// All of them: one or more of each command.
 pub(crate) fn all() -> Vec<Sample<'static>> {
-    serde_json::from_str(include_str!("../samples/commands.json")).unwrap()
+    serde_json::from_str(include_str!("../../../src/send/samples.json")).unwrap()
 }
 
 /// The first of a command.

@@ -429,3 +429,36 @@ fn a_frame_that_is_hurt_twice_may_not_look_like_one_any_more() {
     let flips = [5_214_093_323_091_901_245, 14_034_367_396_584_356_258].map(|pick| Action::Flip { pick });
     holds(SETUP, [append(&[65, 174], false), append(&[101], false)].into_iter().chain(flips));
 }
+
+#[test]
+fn an_output_without_its_header_supersedes_its_inputs_too() {
+    let append = |sizes: &[usize], is_counted, is_patient, fault| Action::Append {
+        sizes: sizes.to_vec(),
+        is_counted,
+        with_delivered: false,
+        is_patient,
+        fault,
+    };
+    let maintain = |fault| Action::Maintain { fault };
+    let setup = HistorySetup { quota_bytes: 327_680, noise: Some(12_358_789_172_328_811_238), ..SETUP };
+    holds(
+        setup,
+        [
+            append(&[184, 23, 4131, 29732], false, true, None),
+            append(&[723, 8521, 28], true, true, None),
+            Action::PowerOff { seed: 9_952_812_340_347_843_705 },
+            append(&[113, 44], true, true, Some(Fault { after: 9, kind: FaultKind::NoRoom })),
+            append(&[163, 50], false, false, None),
+            Action::Open { segment_blocks: 16, fault: None },
+            append(&[], false, false, None),
+            maintain(None),
+            maintain(None),
+            maintain(Some(Fault { after: 10, kind: FaultKind::NoRoom })),
+            maintain(None),
+            // Between the rename and the removal of the inputs.
+            maintain(Some(Fault { after: 6, kind: FaultKind::PowerOffBefore })),
+            // In the header.
+            Action::Flip { pick: 14_940_385_560_390_114_628 },
+        ],
+    );
+}

@@ -4,6 +4,8 @@ use prometheus::IntCounter;
 use prometheus::IntGauge;
 use prometheus::Registry;
 
+use crate::metrics;
+
 /// How the files that hold tokens fare. Clones count together.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenMetrics {
@@ -19,13 +21,13 @@ impl TokenMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
-            loads: super::counter(registry, "callbridge_token_reloads_total", "Reloads of an application's tokens.")?,
-            file_errors: super::counter(
+            loads: metrics::counter(registry, "callbridge_token_reloads_total", "Reloads of an application's tokens.")?,
+            file_errors: metrics::counter(
                 registry,
                 "callbridge_token_file_errors_total",
                 "Failures to load a token file: missing, unreadable or invalid.",
             )?,
-            files_failing: super::gauge(
+            files_failing: metrics::gauge(
                 registry,
                 "callbridge_token_files_failing",
                 "Token files that cannot be used; their last good tokens stay in force.",

@@ -11,12 +11,11 @@ use prometheus::Opts;
 use prometheus::Registry;
 use prometheus::local::LocalHistogram;
 
+use crate::metrics::counters;
+use crate::metrics::gauge;
+use crate::metrics::histogram;
 use crate::normalise::REJECTIONS;
 use crate::refusal::Reason;
-
-use super::counters;
-use super::gauge;
-use super::histogram;
 
 /// What became of a record that was handed to Kafka's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

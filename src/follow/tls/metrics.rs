@@ -5,6 +5,8 @@ use prometheus::IntCounter;
 use prometheus::IntGauge;
 use prometheus::Registry;
 
+use crate::metrics;
+
 /// How long the certificate lasts, and how the files fare. Clones count together.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsMetrics {
@@ -22,18 +24,18 @@ impl TlsMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         Ok(Self {
-            expires: super::float_gauge(
+            expires: metrics::float_gauge(
                 registry,
                 "callbridge_tls_certificate_expires_timestamp_seconds",
                 "When the certificate in force ends, in seconds since the Unix epoch; 0 without TLS.",
             )?,
-            loads: super::counter(registry, "callbridge_tls_reloads_total", "Reloads of the TLS files.")?,
-            file_errors: super::counter(
+            loads: metrics::counter(registry, "callbridge_tls_reloads_total", "Reloads of the TLS files.")?,
+            file_errors: metrics::counter(
                 registry,
                 "callbridge_tls_file_errors_total",
                 "Failures to load the TLS files: missing, unreadable, invalid, or not a pair.",
             )?,
-            failing: super::gauge(
+            failing: metrics::gauge(
                 registry,
                 "callbridge_tls_files_failing",
                 "1 while the TLS files cannot be used; the last good ones stay in force.",

@@ -6,6 +6,7 @@ use prometheus::Opts;
 use prometheus::Registry;
 
 use crate::lifecycle::Phase;
+use crate::metrics;
 
 /// See the module.
 #[derive(Debug)]
@@ -16,8 +17,8 @@ pub(crate) struct LifecycleMetrics {
 
 impl LifecycleMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
-    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let ready = super::gauge(registry, "callbridge_ready", "Whether /readyz would be 200: 1 or 0.")?;
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let ready = metrics::gauge(registry, "callbridge_ready", "Whether /readyz would be 200: 1 or 0.")?;
         let phases =
             IntGaugeVec::new(Opts::new("callbridge_phase", "1 for the phase of the process, else 0."), &["phase"])?;
         registry.register(Box::new(phases.clone()))?;

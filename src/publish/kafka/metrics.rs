@@ -8,6 +8,8 @@ use prometheus::IntGauge;
 use prometheus::Registry;
 use serde::Deserialize;
 
+use crate::metrics;
+
 /// See the module. Clones count together.
 #[derive(Debug, Clone)]
 pub(crate) struct KafkaMetrics {
@@ -79,7 +81,7 @@ struct Window {
 impl KafkaMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let gauge = |name, help| super::gauge(registry, name, help);
+        let gauge = |name, help| metrics::gauge(registry, name, help);
         Ok(Self {
             queue_records: gauge(
                 "callbridge_kafka_queue_records",
@@ -92,7 +94,7 @@ impl KafkaMetrics {
             )?,
             brokers: gauge("callbridge_kafka_brokers", "Known brokers.")?,
             brokers_up: gauge("callbridge_kafka_brokers_up", "Connected brokers.")?,
-            round_trip_p99: super::float_gauge(
+            round_trip_p99: metrics::float_gauge(
                 registry,
                 "callbridge_kafka_round_trip_p99_seconds",
                 "The slowest broker's 99th percentile round trip.",
@@ -105,12 +107,12 @@ impl KafkaMetrics {
                 "callbridge_kafka_request_retries",
                 "Requests that were sent again, since the producer's start.",
             )?,
-            rebuilds: super::counter(
+            rebuilds: metrics::counter(
                 registry,
                 "callbridge_kafka_producer_rebuilds_total",
                 "Producers replaced after an error that librdkafka calls fatal.",
             )?,
-            watchdog_restarts: super::counter(
+            watchdog_restarts: metrics::counter(
                 registry,
                 "callbridge_kafka_watchdog_restarts_total",
                 "Producers replaced because records had no delivery report for too long although Kafka was well.",

@@ -11,11 +11,10 @@ use prometheus::Registry;
 
 use crate::decide;
 use crate::decide::Refuser;
-
-use super::counter;
-use super::counters;
-use super::gauge;
-use super::histogram;
+use crate::metrics::counter;
+use crate::metrics::counters;
+use crate::metrics::gauge;
+use crate::metrics::histogram;
 
 /// See the module.
 #[derive(Debug)]

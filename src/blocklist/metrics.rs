@@ -15,10 +15,10 @@ use prometheus::Registry;
 use crate::clock::UnixMillis;
 use crate::decide::rule::RuleKind;
 use crate::decide::rules::Rules;
-
-use super::counter;
-use super::counters;
-use super::gauge;
+use crate::metrics;
+use crate::metrics::counter;
+use crate::metrics::counters;
+use crate::metrics::gauge;
 
 /// How old the blocklist is, how large, and how its files fare. Clones count together.
 #[derive(Debug, Clone)]
@@ -65,7 +65,7 @@ pub(crate) struct TopicMetrics {
 impl BlocklistMetrics {
     /// Registers every metric. Fails if `registry` already holds one of them.
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let loaded_timestamp = super::float_gauge(
+        let loaded_timestamp = metrics::float_gauge(
             registry,
             "callbridge_blocklist_loaded_timestamp_seconds",
             "When the blocklist was loaded, in seconds since the Unix epoch; 0 before the first.",

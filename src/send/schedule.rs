@@ -1,0 +1,136 @@
+//! When each callback is due, and who sends it: whichever connection is free takes the next.
+
+use std::ops::RangeInclusive;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use tokio::time;
+
+use crate::clock;
+
+use super::LoadLength;
+use super::LoadPlan;
+use super::RESPONSE_TIMEOUT;
+
+/// By how much a timer may fire late. What it overslept is not the server's delay.
+const TIMER_SLACK: Duration = Duration::from_millis(10);
+
+/// So long before it is due a callback is made and signed at most: a signature is good for a while only.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Callbacks by number, from 0.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    start: Instant,
+    rate: Option<f64>,
+    /// How many there are, where that is known.
+    total: Option<u64>,
+    /// When the closed model ends, unless by a count.
+    closes: Option<Instant>,
+    /// When the open model ends: no callback is due from then on.
+    end: Option<Instant>,
+    /// How many in a row one connection sends.
+    group: u64,
+    next: AtomicU64,
+}
+
+/// The moment at which a callback is sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CallbackStart {
+    pub(super) at: Instant,
+    /// What its latency counts from: the moment it was due, unless that was just now.
+    pub(super) counts_from: Instant,
+    /// It is sent late though its connection was free: this process could not keep up.
+    pub(super) is_late: bool,
+}
+
+impl Schedule {
+    pub(super) fn new(start: Instant, plan: &LoadPlan) -> Self {
+        let group = if plan.is_twice { 2 } else { 1 };
+        let (total, closes, end) = match (plan.length, plan.rate) {
+            (LoadLength::Count(count), rate) => {
+                let total = count.saturating_mul(group);
+                (Some(total), None, rate.map(|rate| due(start, rate, total)))
+            }
+            (LoadLength::Seconds(seconds), rate) => {
+                let end = Some(start + Duration::from_secs_f64(seconds));
+                rate.map_or((None, end, None), |rate| (Some(whole(seconds * rate)), None, end))
+            }
+        };
+        Self { start, rate: plan.rate, total, closes, end, group, next: AtomicU64::new(0) }
+    }
+
+    /// The numbers that the caller sends next, one after the other; `None` when there are no more.
+    pub(super) fn take(&self) -> Option<RangeInclusive<u64>> {
+        if self.closes.is_some_and(|closes| clock::monotonic() >= closes) {
+            return None;
+        }
+        let first = self.next.fetch_add(self.group, Ordering::Relaxed);
+        let last = self.total.map_or(u64::MAX, |total| total.saturating_sub(1)).min(first + self.group - 1);
+        self.total.is_none_or(|total| first < total).then_some(first..=last)
+    }
+
+    /// Waits until a callback is about to be due.
+    pub(super) async fn wait_until_soon(&self, number: u64) {
+        if let Some(due) = self.due(number)
+            && due.saturating_duration_since(clock::monotonic()) > SOON
+        {
+            time::sleep_until((due - SOON).into()).await;
+        }
+    }
+
+    /// Waits until a callback is due.
+    pub(super) async fn wait_for(&self, number: u64) -> CallbackStart {
+        let now = clock::monotonic();
+        let Some(due) = self.due(number) else { return CallbackStart { at: now, counts_from: now, is_late: false } };
+        if now >= due {
+            return CallbackStart { at: now, counts_from: due, is_late: false };
+        }
+        time::sleep_until(due.into()).await;
+        let now = clock::monotonic();
+        let is_late = now.saturating_duration_since(due) > TIMER_SLACK;
+        CallbackStart { at: now, counts_from: if is_late { due } else { now }, is_late }
+    }
+
+    /// How many callbacks are due in all, where that is known before.
+    pub(super) const fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    pub(super) const fn group(&self) -> u64 {
+        self.group
+    }
+
+    pub(super) const fn is_closed(&self) -> bool {
+        self.rate.is_none()
+    }
+
+    /// When the open model ends.
+    pub(super) const fn end(&self) -> Option<Instant> {
+        self.end
+    }
+
+    /// When what was not answered counts as never answered.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.end().map(|end| end + RESPONSE_TIMEOUT)
+    }
+
+    fn due(&self, number: u64) -> Option<Instant> {
+        self.rate.map(|rate| due(self.start, rate, number))
+    }
+}
+
+fn due(start: Instant, rate: f64, number: u64) -> Instant {
+    start + Duration::from_secs_f64(number as f64 / rate)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float that is too large becomes the largest"
+)]
+fn whole(number: f64) -> u64 {
+    number.round().max(1.0) as u64
+}
