@@ -19,7 +19,6 @@ use crate::clock;
 use crate::config::Callbacks;
 use crate::config::Config;
 use crate::config::Decide;
-use crate::config::TopicSettings;
 use crate::decide::Policy;
 use crate::follow::Following;
 use crate::follow::files::Files;
@@ -62,7 +61,6 @@ use crate::publish::outbox::Backoff;
 use crate::publish::properties::Properties;
 use crate::publish::pump::Pump;
 use crate::publish::pump::PumpSetup;
-use crate::publish::topics::Creation;
 use crate::publish::topics::Needs;
 use crate::publish::topics::TopicsClient;
 use crate::record::Topics;
@@ -171,7 +169,7 @@ impl Built {
         let tls_paths = config.callbacks.tls.as_ref();
         let tls = tls_paths.map(|paths| TlsFiles::start(paths, metrics.tls)).transpose().map_err(ServeError::Tls)?;
         let apps = Arc::new(apps(config, &tokens));
-        let topics = Arc::new(topics(config));
+        let topics = Arc::new(config.callback_topics());
         let (listeners, admin_listener) = Listeners::bind(config, passed)?;
         let (embedded, properties, configured) = kafka(config, &topics)?;
         let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
@@ -320,11 +318,6 @@ pub(super) fn normaliser(config: &Config, apps: &Arc<Apps>, topics: &Arc<Topics>
     Normaliser::new(Arc::clone(apps), Arc::clone(topics), config.envelope.mode)
 }
 
-pub(super) fn topics(config: &Config) -> Topics {
-    let prefixes = config.apps.iter().map(|app| app.topic_prefix.as_str());
-    Topics::of_commands(prefixes, &config.topics.commands)
-}
-
 fn service(config: &Config, intake: Intake, lifecycle: Lifecycle) -> Service {
     let callbacks = &config.callbacks;
     let senders = callbacks.senders.clone().map(|allowed| Senders { allowed, proxies: callbacks.proxies.clone() });
@@ -387,7 +380,7 @@ fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying
 pub(super) fn needs(config: &Config, topics: &Topics) -> Needs {
     Needs {
         names: topics.names().to_vec(),
-        creation: config.topics.create.then(|| creation(&config.topics)),
+        creation: config.topics.create.then(|| config.topics.creation()),
         longest_record: (!config.embedded_broker).then(|| config.callbacks.raw_record_bytes_max()),
     }
 }
@@ -455,13 +448,4 @@ pub(super) fn open_journal(
     let took_ms = u64::try_from(clock::monotonic().duration_since(began).as_millis()).unwrap_or(u64::MAX);
     tracing::info!(%dir, recovered = counted, refused = uncounted, read_bytes, took_ms, "the journal is open");
     Ok(opened)
-}
-
-const fn creation(topics: &TopicSettings) -> Creation {
-    Creation {
-        partitions: topics.partitions,
-        replication_factor: topics.replication_factor,
-        min_insync_replicas: topics.min_insync_replicas,
-        retention_ms: topics.retention_ms,
-    }
 }

@@ -113,7 +113,7 @@ impl Drain {
         let (ledger, lifecycle) = (Ledger::default(), Lifecycle::new());
         let metrics = Metrics::register(&Registry::new(), &ledger).map_err(ServeError::Metrics)?;
         let apps = Arc::new(Apps::new(config.apps.iter().map(|app| app.sdk_app_id)));
-        let topics = Arc::new(build::topics(config));
+        let topics = Arc::new(config.callback_topics());
         let properties = Properties::new(Ack::Journal, &config.kafka.properties);
         let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
         let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full);

@@ -15,6 +15,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::blocklist::topic::changes_topic;
+use crate::publish::replication::min_insync_replicas;
 
 /// For one answer.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -24,7 +25,7 @@ const CREATE_LIMIT: Duration = Duration::from_secs(15);
 pub(super) const DELETE_RETENTION: Duration = Duration::from_hours(24);
 
 /// What a topic of rules is made with. A tombstone stays for a week, so that a replica may be away for half of that.
-const COMPACTED: [(&str, &str); 6] = [
+pub(crate) const COMPACTED: [(&str, &str); 6] = [
     ("cleanup.policy", "compact"),
     ("delete.retention.ms", "604800000"),
     ("min.compaction.lag.ms", "3600000"),
@@ -34,7 +35,7 @@ const COMPACTED: [(&str, &str); 6] = [
 ];
 
 /// What the topic of changes is made with: kept for a year.
-const AUDIT: [(&str, &str); 3] =
+pub(crate) const AUDIT: [(&str, &str); 3] =
     [("cleanup.policy", "delete"), ("retention.ms", "31536000000"), ("unclean.leader.election.enable", "false")];
 
 /// How a topic is set, as far as Kafka says.
@@ -86,7 +87,7 @@ pub(super) fn create(
     (replicas, min_insync): (i32, Option<i32>),
 ) -> Result<(), String> {
     let admin = admin(properties).map_err(|error| error.to_string())?;
-    let min_insync = min_insync.unwrap_or_else(|| (replicas - 1).max(1)).to_string();
+    let min_insync = min_insync_replicas(min_insync, replicas).to_string();
     let changes = changes_topic(topic);
     let new = |name, settings: &'static [(&'static str, &'static str)]| {
         let new = NewTopic::new(name, 1, TopicReplication::Fixed(replicas)).set("min.insync.replicas", &min_insync);

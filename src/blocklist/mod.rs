@@ -6,7 +6,7 @@
 
 mod consumer;
 pub(crate) mod creation;
-mod describe;
+pub(crate) mod describe;
 pub(crate) mod follower;
 pub(crate) mod inspect;
 pub(crate) mod lists;

@@ -9,6 +9,7 @@ mod journal;
 mod man;
 mod send;
 mod serve;
+mod topics;
 
 use std::io;
 use std::io::Write;
@@ -45,6 +46,8 @@ enum CliCommand {
     Blocklist(blocklist::BlocklistArgs),
     /// Look at the journal on disk, also while a bridge writes to it, or deliver what it holds.
     Journal(journal::JournalArgs),
+    /// List the topics that the configuration needs beside those that Kafka has, and create missing ones.
+    Topics(topics::TopicsArgs),
     /// Play Tencent: send callbacks to a server, and measure how it answers them.
     ///
     /// In the open model, which is the default, callbacks are due at --rate, and a latency counts from when its callback was due: a server that
@@ -73,6 +76,7 @@ impl Cli {
             CliCommand::Check(args) => check::run(&args),
             CliCommand::Blocklist(args) => blocklist::run(args),
             CliCommand::Journal(args) => journal::run(&args),
+            CliCommand::Topics(args) => topics::run(&args),
             CliCommand::Send(args) => send::run(&args),
             CliCommand::Healthcheck(args) => healthcheck::run(&args),
             CliCommand::Completions { shell } => completions::run(shell),

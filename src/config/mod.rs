@@ -46,6 +46,8 @@ use crate::journal::Ack;
 use crate::journal::Bounds;
 use crate::journal::durable;
 use crate::normalise::envelope::Mode;
+use crate::publish::topics::Creation;
+use crate::record::Topics;
 use crate::sender::Networks;
 
 /// What the headers of a record may take beside the body of a callback that could not be used.
@@ -291,11 +293,29 @@ pub(crate) fn load(
 }
 
 impl Config {
+    /// Every topic that callbacks are published to.
+    pub(crate) fn callback_topics(&self) -> Topics {
+        let prefixes = self.apps.iter().map(|app| app.topic_prefix.as_str());
+        Topics::of_commands(prefixes, &self.topics.commands)
+    }
+
     /// Every blocklist topic, and behind it its audit topic; each once.
     pub(crate) fn blocklist_topics(&self) -> Vec<String> {
         let own = self.apps.iter().filter_map(|app| app.blocklist_topic.as_ref());
         let lists: BTreeSet<&String> = self.blocklist.topic.iter().chain(own).collect();
         lists.into_iter().flat_map(|topic| [topic.clone(), changes_topic(topic)]).collect()
+    }
+}
+
+impl TopicSettings {
+    /// How missing topics are created.
+    pub(crate) const fn creation(&self) -> Creation {
+        Creation {
+            partitions: self.partitions,
+            replication_factor: self.replication_factor,
+            min_insync_replicas: self.min_insync_replicas,
+            retention_ms: self.retention_ms,
+        }
     }
 }
 

@@ -45,7 +45,7 @@ use super::protocol_hint;
 /// and spins for the rest: so what is left must be a little more than whole ones.
 const POLL_TURN: Duration = Duration::from_micros(100_050);
 
-fn client_config(properties: &Properties) -> ClientConfig {
+pub(super) fn client_config(properties: &Properties) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (name, value) in properties.iter() {
         config.set(name, value);

@@ -3,10 +3,11 @@
 //! [`pump`] reads the journal in order; [`outgoing`] normalises captures and hands the records to [`kafka`], for each topic as far as its
 //! [`outbox`] and the common [`budget`] let it. A capture is settled only when each of its records has its own positive delivery report.
 //! [`topics`] sees to it that every topic is there before anything is
-//! published. [`embedded`] is a Kafka inside this process, for trying things out.
+//! published. [`cluster`] answers an operator's commands about topics. [`embedded`] is a Kafka inside this process, for trying things out.
 
 mod batch_size;
 pub(crate) mod budget;
+pub(crate) mod cluster;
 pub(crate) mod control;
 pub(crate) mod embedded;
 pub(crate) mod kafka;

@@ -7,10 +7,15 @@ use std::time::Duration;
 use std::time::Instant;
 
 /// What a topic gets in a cluster that has as many brokers: with one of them down, records are still acknowledged by two.
-pub(super) const REPLICAS_WANTED: i32 = 3;
+pub(crate) const REPLICAS_WANTED: i32 = 3;
 
 /// How long a smaller number of brokers must stay the same.
 const STEADY: Duration = Duration::from_secs(10);
+
+/// The in-sync replicas that must have a record before it is acknowledged: as configured, else all but one of `replicas`, at least one.
+pub(crate) fn min_insync_replicas(configured: Option<i32>, replicas: i32) -> i32 {
+    configured.unwrap_or_else(|| (replicas - 1).max(1))
+}
 
 /// Chooses the replication factor from what the cluster shows.
 #[derive(Debug)]

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use crate::clock;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 
+use super::cluster::block_on;
 use super::control::Control;
 use super::kafka::Health;
 use super::kafka::Kafka;
@@ -32,6 +32,7 @@ use super::kafka::NewestProducer;
 use super::limits::TopicLimits;
 use super::replication::REPLICAS_WANTED;
 use super::replication::ReplicationFactor;
+use super::replication::min_insync_replicas;
 use super::watchdog::UNCONFIRMED_AFTER;
 
 /// What the bridge needs of its topics.
@@ -55,6 +56,15 @@ pub(crate) struct Creation {
     pub(crate) min_insync_replicas: Option<i32>,
     /// How long records are kept, in milliseconds; `None`: as the brokers are set.
     pub(crate) retention_ms: Option<i64>,
+}
+
+impl Creation {
+    /// What a topic with so many replicas is created with.
+    pub(crate) fn settings(&self, replicas: i32) -> Vec<(&'static str, String)> {
+        let min_insync = min_insync_replicas(self.min_insync_replicas, replicas).to_string();
+        let retention = self.retention_ms.map(|retention| ("retention.ms", retention.to_string()));
+        [("min.insync.replicas", min_insync)].into_iter().chain(retention).collect()
+    }
 }
 
 /// How long one look at the cluster may take: doubled each time it takes longer, up to the second. A large cluster behind a slow link
@@ -245,17 +255,12 @@ impl TopicsClient {
     /// Makes `names`; returns what failed, with the reason, by name.
     fn create(&self, names: &[String], creation: &Creation, replicas: i32) -> Result<(), Vec<String>> {
         let all_failed = |what: String| names.iter().map(|name| format!("{name}: {what}")).collect::<Vec<_>>();
-        let min_insync = creation.min_insync_replicas.unwrap_or_else(|| (replicas - 1).max(1)).to_string();
-        let retention = creation.retention_ms.map(|retention| retention.to_string());
+        let settings = creation.settings(replicas);
         let topics: Vec<NewTopic<'_>> = names
             .iter()
             .map(|name| {
                 let topic = NewTopic::new(name, creation.partitions, TopicReplication::Fixed(replicas));
-                let topic = topic.set("min.insync.replicas", &min_insync);
-                match &retention {
-                    Some(retention) => topic.set("retention.ms", retention),
-                    None => topic,
-                }
+                settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
             })
             .collect();
         let options = AdminOptions::new().operation_timeout(Some(CREATE_LIMIT)).request_timeout(Some(CREATE_LIMIT));
@@ -465,12 +470,6 @@ fn limit_of(resource: &ConfigResource) -> Option<(String, usize)> {
     let OwnedResourceSpecifier::Topic(name) = &resource.specifier else { return None };
     let value = |name| resource.get(name)?.value.as_ref()?.parse().ok();
     Some((name.clone(), LIMITING.into_iter().filter_map(value).min()?))
-}
-
-/// Waits for an answer of the admin client, which comes from a thread of its own.
-fn block_on<T>(answer: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {
-    let no_runtime = |error: io::Error| KafkaError::ClientCreation(error.to_string());
-    tokio::runtime::Builder::new_current_thread().build().map_err(no_runtime)?.block_on(answer)
 }
 
 /// The admin client's context: its log goes where the producer's goes.

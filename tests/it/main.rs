@@ -71,4 +71,5 @@ mod support;
 mod three_nodes;
 mod tls;
 mod topics;
+mod topics_command;
 mod watching;

@@ -213,6 +213,7 @@ const RDKAFKA: &[&str] = &[
     "blocklist/consumer.rs",
     "blocklist/describe.rs",
     "blocklist/producer.rs",
+    "publish/cluster.rs",
     "publish/embedded.rs",
     "publish/kafka.rs",
     "publish/topics.rs",

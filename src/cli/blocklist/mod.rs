@@ -4,7 +4,7 @@ mod admin;
 mod compare;
 mod files;
 mod import;
-mod output;
+pub(super) mod output;
 mod target;
 
 use std::io;

@@ -119,7 +119,7 @@ fn one_line(text: &str) -> String {
 }
 
 /// Columns of equal width, two blanks apart.
-fn table(rows: &[Vec<String>]) -> Vec<String> {
+pub(in crate::cli) fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
@@ -137,7 +137,7 @@ fn json(value: &impl Serialize) -> io::Result<()> {
 
 /// Prints to stdout, as long as somebody reads it. Nobody does behind `| head`: that is no failure, and the command goes on, so that its exit code
 /// says what it did and found.
-pub(super) fn print_lines(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
+pub(in crate::cli) fn print_lines(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let printed = lines.into_iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
     match printed {
