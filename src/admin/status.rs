@@ -29,8 +29,8 @@ use crate::ledger::Ledger;
 use crate::lifecycle::Phase;
 use crate::metrics::journal::JournalMetrics;
 use crate::metrics::journal::JournalRoom;
-use crate::metrics::publish::PublishMetrics;
 use crate::publish::kafka::Health;
+use crate::publish::metrics::PublishMetrics;
 use crate::refusal::LedgerAccount;
 use crate::refusal::Reason;
 
