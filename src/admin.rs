@@ -237,6 +237,7 @@ mod tests {
             runtime.block_on(async {
                 tokio::select! {
                     () = feeding => {}
+                    // Polled: nothing wakes whoever waits for the counter.
                     () = async { while asked.get() < 6 { time::sleep(Duration::from_millis(1)).await } } => {}
                 }
             });
