@@ -229,7 +229,7 @@ mod tests {
             (&["callbacks", "Admin"], "socket 2 of those passed has the name \"Admin\""),
             (&["callbacks", "http", "admin"], "set FileDescriptorName= to callbacks or admin"),
             (&["connection"], "\"connection\""),
-            (&["admin", "admin"], "socket 2 of those passed has a name that another has too: admin"),
+            (&["admin", "admin"], "socket 2 of those passed has the same name as another: admin"),
         ] {
             assert!(assigned(names).unwrap_err().contains(says), "{names:?}");
         }
