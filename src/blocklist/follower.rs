@@ -41,9 +41,14 @@ use crate::publish::replication::ReplicationFactor;
 /// How long one turn waits for a record. What is left of a millisecond librdkafka spins for, so it must be a little more than whole ones.
 const TURN: Duration = Duration::from_micros(100_050);
 
-/// Records that have come are applied together: so many at most, and gathered for so long.
-const BATCH_RECORDS: usize = 10_000;
-const BATCH_TIME: Duration = Duration::from_millis(10);
+/// Records that have come are applied together: so many at most.
+const BATCH_RECORDS: usize = 100_000;
+
+/// Records are gathered for as long as the batch before took to apply, between these bounds. One change among ten million rules copies a
+/// shard of them, and a hundred thousand changes hardly more than ten thousand: a follower that lags behind an import must not copy all
+/// shards for each few records.
+const BATCH_TIME_MIN: Duration = Duration::from_millis(10);
+const BATCH_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// Without a sign for so long that nothing is missing, the topic counts as stale.
 const STALE_AFTER: Duration = Duration::from_secs(5);
@@ -118,6 +123,8 @@ pub(crate) struct Follower {
     undeclared: BTreeSet<TopicIdentity>,
     /// Half of the time that the topic keeps tombstones: whoever was away for longer may have missed some.
     away_max: Duration,
+    /// How long records are gathered for one batch.
+    batch_time: Duration,
     /// Poison behind this offset was told.
     told: u64,
     told_now: u64,
@@ -157,6 +164,7 @@ impl Follower {
             last_turn_wall: clock::wall(),
             undeclared: BTreeSet::new(),
             away_max: describe::DELETE_RETENTION / 2,
+            batch_time: BATCH_TIME_MIN,
             told: 0,
             told_now: 0,
             counted: (clock::monotonic(), 0),
@@ -444,15 +452,18 @@ impl Follower {
                 Polled::Dead(why) => return Err(Interrupted::Reconnect(why)),
             }
             let now = clock::monotonic();
-            if records >= BATCH_RECORDS || now.saturating_duration_since(*began.get_or_insert(now)) > BATCH_TIME {
+            if records >= BATCH_RECORDS || now.saturating_duration_since(*began.get_or_insert(now)) > self.batch_time {
                 break;
             }
             wait = Duration::ZERO;
         }
         if records > 0 {
             self.unreadable = None;
+            let began = clock::monotonic();
             following.commit();
             self.publish(following, false);
+            let took = clock::monotonic().saturating_duration_since(began);
+            self.batch_time = took.clamp(BATCH_TIME_MIN, BATCH_TIME_MAX);
         }
         Ok(())
     }
