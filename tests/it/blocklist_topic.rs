@@ -303,7 +303,7 @@ fn check_names_a_missing_topic_a_wrong_partition_count_and_a_wrong_cleanup_polic
         let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
         (output.status.code().unwrap(), texts)
     };
-    let missing = "the topic does not exist: make it, or start with --create-topics";
+    let missing = "the topic does not exist: create it, or start with --create-topics";
     let (code, [_, stderr]) = check("blocklist-none");
     assert_eq!(code, 1, "{stderr}");
     for topic in ["blocklist-none", "blocklist-none-changes"] {

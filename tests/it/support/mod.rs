@@ -1,4 +1,4 @@
-//! The harnesses that the tests stand on.
+//! What the integration tests share: processes, brokers, clients, disks.
 
 pub(crate) mod alone;
 pub(crate) mod asyncapi;

@@ -1,14 +1,14 @@
-//! What happens to a test whose real part is not on this machine.
+//! Skips a test if a real program or service that it needs is missing.
 
 use std::env;
 use std::io;
 use std::io::Write;
 use std::thread;
 
-/// Takes what was found; when it is missing, says loudly which test is skipped and why.
+/// Returns what was found. If it is missing, prints which test is skipped and why.
 ///
 /// # Panics
-/// When it is missing and `CALLBRIDGE_REQUIRE_REAL` is `1`.
+/// If it is missing and `CALLBRIDGE_REQUIRE_REAL` is `1`.
 pub(crate) fn found_or_skipped<T>(found: Result<T, String>) -> Option<T> {
     match found {
         Ok(real) => Some(real),
@@ -17,7 +17,7 @@ pub(crate) fn found_or_skipped<T>(found: Result<T, String>) -> Option<T> {
         }
         Err(missing) => {
             let thread = thread::current();
-            // Straight to the descriptor: what a passing test prints by macro is never shown.
+            // Directly to the descriptor: output of the print macros is not shown for a passing test.
             let line = format!("SKIPPED: {}: {missing}\n", thread.name().unwrap_or("a test"));
             io::stderr().write_all(line.as_bytes()).unwrap();
             None
