@@ -39,9 +39,14 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 use crate::publish::replication::ReplicationFactor;
 
-/// Records are applied in batches: at most this many, gathered for at most this long.
-const BATCH_RECORDS: usize = 10_000;
-const BATCH_TIME: Duration = Duration::from_millis(10);
+/// Records are applied in batches of at most this many.
+const BATCH_RECORDS: usize = 100_000;
+
+/// Records are gathered for as long as the previous batch took to apply, between these bounds. One change copies a shard of the rules, and
+/// a hundred thousand changes of ten million rules hardly copy more than ten thousand do: large batches let a follower catch up with an
+/// import.
+const BATCH_TIME_MIN: Duration = Duration::from_millis(10);
+const BATCH_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// The topic is stale if nothing has shown for this long that no record is missing.
 const STALE_AFTER: Duration = Duration::from_secs(5);
@@ -110,6 +115,8 @@ pub(crate) struct Follower {
     undeclared: BTreeSet<TopicIdentity>,
     /// Half of the time that the topic keeps tombstones: after a longer absence some may have been missed.
     away_max: Duration,
+    /// How long records are gathered for one batch.
+    batch_time: Duration,
     /// Invalid records before this offset have been logged.
     logged_to: u64,
     logged_now: u64,
@@ -149,6 +156,7 @@ impl Follower {
             iteration_began_wall: clock::wall(),
             undeclared: BTreeSet::new(),
             away_max: describe::DELETE_RETENTION / 2,
+            batch_time: BATCH_TIME_MIN,
             logged_to: 0,
             logged_now: 0,
             counted: (clock::monotonic(), 0),
@@ -439,15 +447,18 @@ impl Follower {
                 Polled::Dead(why) => return Err(Interrupted::Reconnect(why)),
             }
             let now = clock::monotonic();
-            if records >= BATCH_RECORDS || now.saturating_duration_since(*began.get_or_insert(now)) > BATCH_TIME {
+            if records >= BATCH_RECORDS || now.saturating_duration_since(*began.get_or_insert(now)) > self.batch_time {
                 break;
             }
             wait = Duration::ZERO;
         }
         if records > 0 {
             self.unreadable = None;
+            let began = clock::monotonic();
             following.commit();
             self.publish(following, false);
+            let took = clock::monotonic().saturating_duration_since(began);
+            self.batch_time = took.clamp(BATCH_TIME_MIN, BATCH_TIME_MAX);
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ pub(crate) mod alone;
 pub(crate) mod asyncapi;
 pub(crate) mod blocklist;
 pub(crate) mod bridge;
+pub(crate) mod commit_proxy;
 pub(crate) mod curl;
 pub(crate) mod errno;
 pub(crate) mod files;

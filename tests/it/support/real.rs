@@ -16,11 +16,16 @@ pub(crate) fn found_or_skipped<T>(found: Result<T, String>) -> Option<T> {
             panic!("CALLBRIDGE_REQUIRE_REAL=1, but {missing}")
         }
         Err(missing) => {
-            let thread = thread::current();
-            // Directly to the descriptor: output of the print macros is not shown for a passing test.
-            let line = format!("SKIPPED: {}: {missing}\n", thread.name().unwrap_or("a test"));
-            io::stderr().write_all(line.as_bytes()).unwrap();
+            say_skipped(&missing);
             None
         }
     }
+}
+
+/// Says loudly which test is skipped, and what is missing for it. By itself for what `CALLBRIDGE_REQUIRE_REAL` does not require.
+pub(crate) fn say_skipped(missing: &str) {
+    let thread = thread::current();
+    // Straight to the descriptor: what a passing test prints by macro is never shown.
+    let line = format!("SKIPPED: {}: {missing}\n", thread.name().unwrap_or("a test"));
+    io::stderr().write_all(line.as_bytes()).unwrap();
 }
