@@ -258,10 +258,13 @@ async fn write(
     let late = || ApiError::Unavailable("kafka has not acknowledged the change in time: it may still come".to_owned());
     let written = time::timeout(WRITE_TIMEOUT, topic.write(request)).await.map_err(|_elapsed| late())??;
     let generation = written.iter().map(|written| written.generation).max().unwrap_or_default();
-    if wait == WaitFor::Applied && time::timeout(APPLIED_TIMEOUT, topic.applied(generation)).await.is_err() {
-        let why =
-            format!("kafka has acknowledged the change as generation {generation}, but it is not applied here yet");
-        return Err(ApiError::Unavailable(why));
+    if wait == WaitFor::Applied {
+        let not_applied = |why: &str| {
+            ApiError::Unavailable(format!("kafka has acknowledged the change as generation {generation}, but {why}"))
+        };
+        let applied = time::timeout(APPLIED_TIMEOUT, topic.applied(generation, reading)).await;
+        let applied = applied.map_err(|_elapsed| not_applied("it is not applied here yet"))?;
+        applied.map_err(|error| not_applied(&error.to_string()))?;
     }
     Ok((written, generation))
 }
@@ -291,6 +294,7 @@ pub(crate) fn what_they_do(changes: &[NumberedChange], rules: &Rules, generation
         let count = match (&before, &after) {
             (None, None) => &mut answer.unchanged,
             (None, Some(_)) => &mut answer.added,
+    let reading = topic.reading();
             (Some(_), None) => &mut answer.removed,
             (Some(old), Some(new)) if is_same(old, new) => &mut answer.unchanged,
             (Some(_), Some(_)) => &mut answer.changed,

@@ -19,6 +19,7 @@ use crate::blocklist::lists::Lists;
 use crate::blocklist::metrics::BlocklistMetrics;
 use crate::blocklist::topic::BlocklistTopic;
 use crate::blocklist::topic::TopicState;
+use crate::blocklist::topic::AppliedGeneration;
 use crate::blocklist::topic::TopicView;
 use crate::blocklist::topic::WriteJob;
 use crate::blocklist::writer::TopicWriter;
@@ -113,7 +114,7 @@ impl Blocklists {
         });
         let unfollowed = |(place, topic): (usize, String)| {
             let (view, topic) = (Arc::new(ArcSwap::from_pointee(TopicView::unread())), Arc::<str>::from(topic));
-            let (generation, applied) = watch::channel(0);
+            let (applying, applied) = watch::channel(AppliedGeneration::default());
             let (writes, jobs) = mpsc::channel(WRITES_MAX);
             let setup = FollowerSetup {
                 topic: Arc::clone(&topic),
@@ -122,7 +123,7 @@ impl Blocklists {
                 configured: kafka.clone(),
                 creation,
                 view: Arc::clone(&view),
-                generation,
+                applied: applying,
                 metrics: metrics.topic(&topic),
                 lifecycle: lifecycle.clone(),
             };

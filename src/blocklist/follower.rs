@@ -22,6 +22,7 @@ use crate::blocklist::describe;
 use crate::blocklist::lists::Lists;
 use crate::blocklist::metrics::TopicMetrics;
 use crate::blocklist::properties;
+use crate::blocklist::topic::AppliedGeneration;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
 use crate::clock;
@@ -90,7 +91,7 @@ pub(crate) struct FollowerSetup {
     /// `None`: a missing topic is waited for.
     pub(crate) creation: Option<ListCreation>,
     pub(crate) view: Arc<ArcSwap<TopicView>>,
-    pub(crate) generation: watch::Sender<u64>,
+    pub(crate) applied: watch::Sender<AppliedGeneration>,
     pub(crate) metrics: TopicMetrics,
     pub(crate) lifecycle: Lifecycle,
 }
@@ -463,7 +464,9 @@ impl Follower {
         let source = Source::new(SourceKind::Topic, &self.setup.topic, Arc::clone(following.rules()));
         self.setup.lists.put_topic(self.setup.place, source, generation, is_anew);
         self.store(Some(following));
-        self.setup.generation.send_replace(generation);
+        self.setup.applied.send_modify(|applied| {
+            (applied.generation, applied.readings) = (generation, applied.readings + u64::from(is_anew));
+        });
     }
 
     /// Nothing is missing.
@@ -679,7 +682,7 @@ mod tests {
             configured,
             creation: None,
             view: Arc::new(ArcSwap::from_pointee(TopicView::unread())),
-            generation: watch::channel(0).0,
+            applied: watch::channel(AppliedGeneration::default()).0,
             metrics: metrics.topic("list"),
             lifecycle,
         })
