@@ -107,6 +107,7 @@ pub(super) struct Served {
     pub(super) preamble: Arc<Preamble>,
     pub(super) limits: ConnectionLimits,
     pub(super) lifecycle: Lifecycle,
+    pub(super) journal: JournalMetrics,
     pub(super) ledger: Ledger,
 }
 
@@ -226,6 +227,7 @@ impl Built {
             service: Arc::new(service(config, intake, lifecycle.clone())),
             preamble: Arc::new(preamble(&config.callbacks, following.tls.as_ref())),
             limits: limits(config, gauge.get()),
+            journal: metrics.journal,
             lifecycle,
             ledger,
         };
