@@ -11,7 +11,6 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use crate::admin::Admin;
-use crate::admin::api::BlocklistApi;
 use crate::admin::service::BlocklistService;
 use crate::admin::status::StatusSource;
 use crate::auth::Apps;
@@ -107,8 +106,8 @@ pub(super) struct Served {
     pub(super) preamble: Arc<Preamble>,
     pub(super) limits: ConnectionLimits,
     pub(super) lifecycle: Lifecycle,
-    pub(super) journal: JournalMetrics,
     pub(super) ledger: Ledger,
+    pub(super) journal: JournalMetrics,
 }
 
 /// What becomes the pump, on its own thread.
@@ -176,7 +175,7 @@ impl Built {
         let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
         let blocklists = Blocklists::new(config, &configured, &metrics.blocklist, &lifecycle);
-        let blocklist_api = Arc::new(OnceLock::new());
+        let app_lists = Arc::new(OnceLock::new());
         let admin = Admin {
             registry,
             lifecycle: lifecycle.clone(),
@@ -185,7 +184,7 @@ impl Built {
             unanswered_max: 2 * config.callbacks.deadline,
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),
-            blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&blocklist_api)),
+            blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&app_lists)),
             status: StatusSource::new(&ledger, &metrics.journal, &metrics.publish),
         };
         let admin = serve_admin(admin, admin_listener)?;
@@ -195,8 +194,7 @@ impl Built {
         let files = Files::load(blocklists.files.clone(), blocklists.lists.clone(), metrics.blocklist);
         let policy = policy(&config.decide);
         // Nobody else sets it.
-        let _first =
-            blocklist_api.set(BlocklistApi { list: blocklists.common(), policy, topic: blocklists.common_topic() });
+        let _first = app_lists.set(blocklists.served(policy));
         let intake = Intake {
             apps: Arc::clone(&apps),
             blocklists: blocklists.in_force(),
@@ -227,9 +225,9 @@ impl Built {
             service: Arc::new(service(config, intake, lifecycle.clone())),
             preamble: Arc::new(preamble(&config.callbacks, following.tls.as_ref())),
             limits: limits(config, gauge.get()),
-            journal: metrics.journal,
             lifecycle,
             ledger,
+            journal: metrics.journal,
         };
         Ok(Self { served, publishing, journaling, readying, admin, following, blocklists, listeners, embedded })
     }
