@@ -11,7 +11,6 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use crate::admin::Admin;
-use crate::admin::api::BlocklistApi;
 use crate::admin::service::BlocklistService;
 use crate::admin::status::StatusSource;
 use crate::auth::Apps;
@@ -108,6 +107,7 @@ pub(super) struct Served {
     pub(super) limits: ConnectionLimits,
     pub(super) lifecycle: Lifecycle,
     pub(super) ledger: Ledger,
+    pub(super) journal: JournalMetrics,
 }
 
 /// The parts of the pump, which are assembled on its thread.
@@ -175,7 +175,7 @@ impl Built {
         let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
         let blocklists = Blocklists::new(config, &configured, &metrics.blocklist, &lifecycle);
-        let blocklist_api = Arc::new(OnceLock::new());
+        let app_lists = Arc::new(OnceLock::new());
         let admin = Admin {
             registry,
             lifecycle: lifecycle.clone(),
@@ -184,7 +184,7 @@ impl Built {
             unanswered_max: 2 * config.callbacks.deadline,
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),
-            blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&blocklist_api)),
+            blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&app_lists)),
             status: StatusSource::new(&ledger, &metrics.journal, &metrics.publish),
         };
         let admin = serve_admin(admin, admin_listener)?;
@@ -194,8 +194,7 @@ impl Built {
         let files = Files::load(blocklists.files.clone(), blocklists.lists.clone(), metrics.blocklist);
         let policy = policy(&config.decide);
         // Set only here.
-        let _first =
-            blocklist_api.set(BlocklistApi { list: blocklists.common(), policy, topic: blocklists.common_topic() });
+        let _first = app_lists.set(blocklists.served(policy));
         let intake = Intake {
             apps: Arc::clone(&apps),
             blocklists: blocklists.in_force(),
@@ -228,6 +227,7 @@ impl Built {
             limits: limits(config, gauge.get()),
             lifecycle,
             ledger,
+            journal: metrics.journal,
         };
         Ok(Self { served, publishing, journaling, readying, admin, following, blocklists, listeners, embedded })
     }

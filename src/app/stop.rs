@@ -142,9 +142,14 @@ pub(super) fn run_until_stopped(
         tracing::warn!(waiting = gone, answered, "callbacks without a delivery report are lost with this process");
     }
     if balance.waiting_journal > 0 {
-        let (waiting, is_persistent) = (balance.waiting_journal, running.is_journal_persistent);
-        let consequence =
-            if is_persistent { "the next start delivers them" } else { "they are lost with it: it is not persistent" };
+        let waiting = balance.waiting_journal;
+        let consequence = match (running.is_journal_persistent, running.built.journal.has_set_aside()) {
+            (false, _) => "they are lost with it: it is not persistent",
+            (true, false) => "the next start delivers them",
+            (true, true) => {
+                "the next start delivers those that its configuration can publish: some are of an application that is not configured, or of a newer version"
+            }
+        };
         tracing::warn!(waiting, consequence, "undelivered callbacks stay in the journal");
     }
     say(&balance.to_string());

@@ -24,6 +24,7 @@ use crate::blocklist::log_watch::LogWatch;
 use crate::blocklist::log_watch::POLL_WAIT;
 use crate::blocklist::metrics::TopicMetrics;
 use crate::blocklist::properties;
+use crate::blocklist::topic::AppliedGeneration;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
 use crate::clock;
@@ -87,7 +88,7 @@ pub(crate) struct FollowerSetup {
     /// `None`: the follower waits for a missing topic.
     pub(crate) creation: Option<ListCreation>,
     pub(crate) view: Arc<ArcSwap<TopicView>>,
-    pub(crate) generation: watch::Sender<u64>,
+    pub(crate) applied: watch::Sender<AppliedGeneration>,
     pub(crate) metrics: TopicMetrics,
     pub(crate) lifecycle: Lifecycle,
 }
@@ -469,7 +470,9 @@ impl Follower {
         let source = Source::new(SourceKind::Topic, &self.setup.topic, Arc::clone(following.rules()));
         self.setup.lists.put_topic(self.setup.place, source, generation, is_anew);
         self.store(Some(following));
-        self.setup.generation.send_replace(generation);
+        self.setup.applied.send_modify(|applied| {
+            (applied.generation, applied.readings) = (generation, applied.readings + u64::from(is_anew));
+        });
     }
 
     /// Records that no record is missing.
@@ -592,7 +595,7 @@ mod tests {
             configured,
             creation: None,
             view: Arc::new(ArcSwap::from_pointee(TopicView::unread())),
-            generation: watch::channel(0).0,
+            applied: watch::channel(AppliedGeneration::default()).0,
             metrics: metrics.topic("list"),
             lifecycle,
         })

@@ -184,6 +184,11 @@ impl JournalMetrics {
         }
     }
 
+    /// Whether the log holds captures that this process cannot publish, as of the last call of [`Self::show`].
+    pub(crate) fn has_set_aside(&self) -> bool {
+        self.held.get() > 0 && self.undelivered_bytes.with_label_values(&["other"]).get() > 0
+    }
+
     /// Sets the metrics of the fill.
     pub(crate) fn show(&self, fill: &Fill) {
         let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));

@@ -15,6 +15,7 @@ mod bad_input;
 mod batch_sizes;
 mod blocklist;
 mod blocklist_api;
+mod blocklist_apps;
 mod blocklist_cli;
 mod blocklist_faults;
 mod blocklist_figures;
