@@ -20,8 +20,9 @@ run: ## callbridge with a Kafka of its own, to try it; prints what to paste
 	@sh deploy/try.sh $(LISTEN) $(ADMIN) $(DATA) $(CALLBRIDGE)
 
 .PHONY: test
+# Tests mostly wait for disks, timers and Kafka: one thread more than there are cores.
 test: real ## all tests; what needs a tool that is missing says SKIPPED
-	cargo test
+	RUST_TEST_THREADS=$$(($$(nproc) + 1)) cargo test
 
 # How many histories, and the seed of the first.
 HISTORIES := 1000000
