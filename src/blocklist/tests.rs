@@ -344,7 +344,7 @@ fn a_rule_that_has_no_key_or_too_long_a_value_is_named_and_nothing_is_written() 
         let known = KnownTopic { rules: &rules, identity: None, generation: 0 };
         writer.write(&request(vec![put("bob"), change]), known).expect_err("refused").to_string()
     };
-    let unkeyable = "change 1: the user holds the character U+001F, which separates the parts of a record's key";
+    let unkeyable = "change 1: the user contains the character U+001F, which separates the parts of a record's key";
     assert_eq!(write(put("a\u{1f}b")), unkeyable);
     let because = Some("x".repeat(70_000).into());
     let long = WantedChange { to: WantedRule::Put { until: UnixMillis::NEVER, because }, ..put("eve") };

@@ -377,7 +377,7 @@ fn check_names_a_missing_topic_a_wrong_partition_count_and_a_wrong_cleanup_polic
         let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
         (output.status.code().unwrap(), texts)
     };
-    let missing = "the topic does not exist: make it, or start with --create-topics";
+    let missing = "the topic does not exist: create it, or start with --create-topics";
     let (code, [_, stderr]) = check("blocklist-none");
     assert_eq!(code, 1, "{stderr}");
     for topic in ["blocklist-none", "blocklist-none-changes"] {
@@ -500,7 +500,9 @@ fn a_broker_that_is_away_frozen_or_killed_changes_no_answer() {
     topic.delete("block\u{1f}bob");
     wait_until_refused(&bridge, &["carol"]);
     wait_for_state(&bridge, name, "live");
-    bridge.stop_in_order();
+    // In `journal` mode a stop does not wait for a Kafka that has just come back.
+    let stopped = bridge.stop_and_wait();
+    assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
 }
 
 fn stale_after(frozen: Instant) {

@@ -123,7 +123,7 @@ fn where_the_journal_cannot_live_is_told_with_the_reason_and_an_exit_code() {
         (&file.join("below"), String::new(), 78, format!("make {}", file.join("below").display())),
         // Also root cannot write there. The system does not say that the place is wrong.
         (&PathBuf::from("/proc/callbridge"), String::new(), 1, "make /proc/callbridge".to_owned()),
-        (&dir, String::new(), 1, format!("{} belongs to another callbridge that is running", dir.display())),
+        (&dir, String::new(), 1, format!("{} is locked by another callbridge that is running", dir.display())),
         (
             &folder.path().join("other"),
             format!("quota_bytes = {SEGMENT_BYTES}"),
@@ -429,7 +429,7 @@ fn another_ack_starts_beside_the_journal_of_a_running_callbridge() {
     let second = journal::builder(&kafka.bootstrap(), "other-ack", "").args(&["--ack", "broker"]).start_in(&dir);
     let stopped = second.stop_and_wait();
     assert_eq!(stopped.code, 0);
-    assert_eq!(stopped.stderr.matches("belongs to another callbridge that is running").count(), 1, "{stopped:?}");
+    assert_eq!(stopped.stderr.matches("is locked by another callbridge that is running").count(), 1, "{stopped:?}");
     assert_eq!(first.stop_and_wait().ledger["waiting"], 3);
 }
 

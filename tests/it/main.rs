@@ -24,6 +24,7 @@ mod broker_protocol;
 mod callbacks;
 mod commands;
 mod connections;
+mod consumers;
 mod crashes;
 mod dashboard;
 mod deploy_docker;
