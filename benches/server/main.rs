@@ -18,6 +18,7 @@ mod sample;
 mod server;
 mod slow;
 mod suite;
+mod topic;
 
 use std::ffi::OsString;
 use std::io;
@@ -39,7 +40,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 #[derive(Parser)]
 struct Arguments {
     /// Given by `cargo bench`, not by `cargo test`: without it there is nothing to do.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, global = true)]
     bench: bool,
     #[command(flatten)]
     options: Options,
@@ -47,7 +48,7 @@ struct Arguments {
     role: Option<Role>,
 }
 
-/// What a process of this benchmark is, when it is not the one that measures.
+/// What else is measured, or what a process of this benchmark is when it is not the one that measures.
 #[derive(Subcommand)]
 enum Role {
     /// The bare hyper server.
@@ -59,9 +60,6 @@ enum Role {
     /// Senders that trickle.
     #[command(hide = true)]
     Slow(SlowOptions),
-    /// A broker that is not Apache Kafka.
-    #[command(hide = true)]
-    Mock,
     /// Another program, for as long as the process lives that started it.
     #[command(hide = true)]
     Bound {
@@ -77,7 +75,6 @@ fn main() -> ExitCode {
         Some(Role::Bare) => bare::serve(),
         Some(Role::Load(options)) => load::run(&options),
         Some(Role::Slow(options)) => slow::run(&options),
-        Some(Role::Mock) => broker::serve_mock(),
         Some(Role::Bound { words }) => Err(process::bind(&words)),
         None if arguments.bench => suite::run(&arguments.options),
         None => Ok(()),
