@@ -8,10 +8,13 @@
 mod bare;
 mod broker;
 mod callback;
+mod document;
 mod journal;
 mod load;
+mod numbered;
 mod options;
 mod pair;
+mod peers;
 mod process;
 mod report;
 mod sample;
@@ -30,6 +33,7 @@ use mimalloc::MiMalloc;
 
 use crate::load::LoadOptions;
 use crate::options::Options;
+use crate::peers::PeersOptions;
 use crate::slow::SlowOptions;
 
 /// The allocator that callbridge has, so that bare hyper has it too.
@@ -51,6 +55,8 @@ struct Arguments {
 /// What else is measured, or what a process of this benchmark is when it is not the one that measures.
 #[derive(Subcommand)]
 enum Role {
+    /// Measures callbridge beside its peers.
+    Peers(PeersOptions),
     /// The bare hyper server.
     #[command(hide = true)]
     Bare,
@@ -72,6 +78,7 @@ enum Role {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.role {
+        Some(Role::Peers(options)) => peers::run(&options),
         Some(Role::Bare) => bare::serve(),
         Some(Role::Load(options)) => load::run(&options),
         Some(Role::Slow(options)) => slow::run(&options),
