@@ -207,6 +207,11 @@ bench-peers: SECONDS := 3
 bench-peers: kafka ## callbridge, bare hyper, Go with franz-go and Bento in turns on one Kafka, SECONDS=3 each; killed, and with Kafka frozen
 	cargo bench --bench server -- peers --seconds $(SECONDS) $(PUBLISH)
 
+.PHONY: scaling
+scaling: SECONDS := 5
+scaling: kafka ## one to four replicas on three nodes of Kafka, SECONDS=5 each: throughput, order, blocklist, memory for connections
+	cargo bench --bench server -- scaling --seconds $(SECONDS) $(PUBLISH)
+
 # Without a sanitizer: there is no unsafe code to watch, and so it runs on the stable toolchain.
 SECONDS := 60
 FUZZ := query signature body envelope

@@ -24,7 +24,7 @@ use crate::process::command;
 const JARS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/kafka-4.3.0/libs");
 
 /// How long a node may take until it answers.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(180);
 
 /// A running cluster.
 pub(crate) struct Broker {

@@ -18,6 +18,7 @@ mod peers;
 mod process;
 mod report;
 mod sample;
+mod scaling;
 mod server;
 mod slow;
 mod suite;
@@ -34,6 +35,7 @@ use mimalloc::MiMalloc;
 use crate::load::LoadOptions;
 use crate::options::Options;
 use crate::peers::PeersOptions;
+use crate::scaling::ScalingOptions;
 use crate::slow::SlowOptions;
 
 /// The allocator that callbridge has, so that bare hyper has it too.
@@ -57,6 +59,8 @@ struct Arguments {
 enum Role {
     /// Measures callbridge beside its peers.
     Peers(PeersOptions),
+    /// Measures several replicas on three nodes of Kafka.
+    Scaling(ScalingOptions),
     /// The bare hyper server.
     #[command(hide = true)]
     Bare,
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.role {
         Some(Role::Peers(options)) => peers::run(&options),
+        Some(Role::Scaling(options)) => scaling::run(&options),
         Some(Role::Bare) => bare::serve(),
         Some(Role::Load(options)) => load::run(&options),
         Some(Role::Slow(options)) => slow::run(&options),

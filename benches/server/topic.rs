@@ -42,6 +42,8 @@ pub(crate) struct Found {
     pub(crate) key: Vec<u8>,
     /// Of its event, in milliseconds.
     pub(crate) time: u64,
+    /// Of its value.
+    pub(crate) bytes: usize,
 }
 
 impl Topic {
@@ -120,7 +122,7 @@ impl Found {
     fn of(message: &BorrowedMessage<'_>) -> io::Result<Self> {
         let time = message.payload().and_then(callback::event_time);
         let time = time.ok_or_else(|| io::Error::other("a record without the time of its event"))?;
-        Ok(Self { key: message.key().unwrap_or_default().to_vec(), time })
+        Ok(Self { key: message.key().unwrap_or_default().to_vec(), time, bytes: message.payload_len() })
     }
 }
 
