@@ -1,4 +1,4 @@
-//! `callbridge check`: checks the configuration and the files that it names, without running.
+//! `callbridge check`: checks the configuration and the files that it names, without running; with `--live` also what [`doctor`] checks.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -7,11 +7,14 @@ use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use crate::auth::Tokens;
 use crate::bearer::AdminTokens;
-use crate::blocklist::inspect as topics;
-use crate::blocklist::inspect::TopicFindings;
+use crate::cli::doctor;
+use crate::cli::doctor::report::CheckReport;
+use crate::cli::doctor::report::CheckSection;
 use crate::cli::serve;
 use crate::cli::serve::chain;
 use crate::clock;
@@ -28,6 +31,9 @@ use crate::follow::tokens::TokenSet;
 use crate::journal::Ack;
 use crate::journal::inspect;
 
+/// With `--wait`.
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
+
 /// What good files hold, in a few words, and warnings about it.
 struct Contents {
     summary: String,
@@ -37,9 +43,20 @@ struct Contents {
 /// What is checked.
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckArgs {
-    /// Also ask Kafka about the blocklist topics: whether they are there, set right and readable.
+    /// Also check what the configuration needs: ports, disk, Kafka, topics
+    ///
+    /// Prints a line for each check, with what to do below each that failed. Nothing is written to Kafka without --write.
     #[arg(long)]
     live: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    /// With --live: check again until nothing fails, for so many seconds at most
+    #[arg(long, value_name = "SECONDS", requires = "live", default_value = "0")]
+    wait: u64,
+    /// With --live: also write a record to each dead-letter topic
+    #[arg(long, requires = "live")]
+    write: bool,
     #[command(flatten)]
     flags: Flags,
 }
@@ -50,18 +67,68 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return serve::refuse(&problems),
     };
-    let mut report = Report { right: vec![format!("config ok: {}", summary(&config))], ..Report::default() };
+    let deadline = clock::monotonic() + Duration::from_secs(args.wait);
+    loop {
+        let (first, lists, files) = (configuration(&config), blocklists(&config), files(&config));
+        let code = match (files.wrong.is_empty(), lists.wrong.is_empty()) {
+            (false, _) => ExitCode::from(serve::EXIT_CONFIG),
+            // The start goes on without them, and not with any of the other files.
+            (true, false) => ExitCode::FAILURE,
+            (true, true) => ExitCode::SUCCESS,
+        };
+        if !args.live && !args.json {
+            return print(code, [first, lists, files]);
+        }
+        let mut report = CheckReport::default();
+        report.push(CheckSection::of("configuration", first.right, first.warnings, first.wrong));
+        let both = [lists, files].into_iter().reduce(Report::and).unwrap_or_default();
+        report.push(CheckSection::of("files", both.right, both.warnings, both.wrong));
+        if args.live {
+            doctor::examine(&config, args.write, &mut report);
+        }
+        let has_failed = report.has_failed();
+        if has_failed && clock::monotonic() < deadline {
+            thread::sleep(BETWEEN_TRIES);
+            continue;
+        }
+        let printed = if args.json { report.print_json() } else { report.print() };
+        return match printed {
+            Ok(()) if code == ExitCode::SUCCESS && has_failed => ExitCode::FAILURE,
+            Ok(()) => code,
+            // Nobody can have read that all is well.
+            Err(_unwritable) => ExitCode::FAILURE,
+        };
+    }
+}
+
+fn print(code: ExitCode, reports: [Report; 3]) -> ExitCode {
+    let Report { right, warnings, wrong } = reports.into_iter().reduce(Report::and).unwrap_or_default();
+    let warnings = warnings.iter().map(|warning| format!("warning: {warning}"));
+    let told =
+        tell(io::stdout().lock(), right.into_iter()).and_then(|()| tell(io::stderr().lock(), warnings.chain(wrong)));
+    // Nobody can have read that all is well.
+    if told.is_err() { ExitCode::FAILURE } else { code }
+}
+
+fn configuration(config: &Config) -> Report {
+    let mut report = Report { right: vec![format!("config ok: {}", summary(config))], ..Report::default() };
     report.right.extend(config.apps.iter().map(|app| access(app, &config.callbacks)));
     report.warnings.extend(config.warnings.iter().cloned());
+    report
+}
+
+fn blocklists(config: &Config) -> Report {
+    let mut report = Report::default();
     let own_files = config.apps.iter().flat_map(|app| &app.blocklist_files);
     for file in config.blocklist.files.iter().chain(own_files).collect::<BTreeSet<&PathBuf>>() {
         report.add("blocklist", file, blocklist(file));
     }
-    if args.live {
-        report.look_at_topics(&config);
-    }
-    // The start goes on without them, and not with any of what follows.
-    let bad_lists = report.wrong.len();
+    report
+}
+
+/// The files without which the start ends, and a journal that must not be left behind.
+fn files(config: &Config) -> Report {
+    let mut report = Report::default();
     // Several applications may share one.
     let token_files: BTreeSet<&PathBuf> = config.apps.iter().flat_map(|app| &app.token_files).collect();
     for file in token_files {
@@ -78,20 +145,7 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
     {
         report.wrong.push(chain(&error));
     }
-    let Report { right, warnings, wrong } = report;
-    let code = match wrong.len() {
-        0 => ExitCode::SUCCESS,
-        only_lists if only_lists == bad_lists => ExitCode::FAILURE,
-        _more => ExitCode::from(serve::EXIT_CONFIG),
-    };
-    let warnings = warnings.iter().map(|warning| format!("warning: {warning}"));
-    let told =
-        tell(io::stdout().lock(), right.into_iter()).and_then(|()| tell(io::stderr().lock(), warnings.chain(wrong)));
-    match told {
-        // Nobody can have read that all is well.
-        Err(_unwritable) => ExitCode::FAILURE,
-        Ok(()) => code,
-    }
+    report
 }
 
 /// What a blocklist file holds, or which lines of it are wrong.
@@ -152,19 +206,11 @@ impl Report {
 }
 
 impl Report {
-    /// Asks Kafka about each blocklist topic.
-    fn look_at_topics(&mut self, config: &Config) {
-        if config.embedded_broker {
-            return;
-        }
-        let own = config.apps.iter().filter_map(|app| app.blocklist_topic.as_ref());
-        for topic in config.blocklist.topic.iter().chain(own).collect::<BTreeSet<&String>>() {
-            let TopicFindings { right, warnings, wrong } =
-                topics::inspect(&config.kafka.properties, topic, config.topics.create);
-            self.right.extend(right);
-            self.warnings.extend(warnings);
-            self.wrong.extend(wrong);
-        }
+    fn and(mut self, other: Self) -> Self {
+        self.right.extend(other.right);
+        self.warnings.extend(other.warnings);
+        self.wrong.extend(other.wrong);
+        self
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -18,14 +19,18 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::Message;
+use rdkafka::message::Timestamp;
 use rdkafka::metadata::Metadata;
 use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::BaseProducer;
+use rdkafka::producer::BaseRecord;
 use rdkafka::producer::DeliveryResult;
 use rdkafka::producer::Producer;
 use rdkafka::producer::ProducerContext;
 
 use crate::clock;
+use crate::clock::UnixMillis;
 
 use super::kafka;
 use super::properties::Properties;
@@ -39,6 +44,8 @@ const ANSWER_SLICE: Duration = Duration::from_millis(500);
 /// For reading what librdkafka has logged.
 const LOG_SLICE: Duration = Duration::from_millis(10);
 const SETTINGS_LIMIT: Duration = Duration::from_secs(5);
+/// For one record, and for a producer's id.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
 
 /// How many of librdkafka's messages are kept. It repeats them at each attempt to connect.
@@ -89,10 +96,23 @@ pub(crate) struct TopicSpec {
 /// A client that asks.
 pub(crate) struct Cluster {
     /// Of the two clients the only one whose log can be read. It sends nothing.
-    producer: BaseProducer<FailureLog>,
+    producer: BaseProducer<ClusterContext>,
     admin: AdminClient<DefaultClientContext>,
-    failures: Arc<Mutex<Vec<String>>>,
+    seen: Arc<Mutex<Seen>>,
 }
+
+/// What librdkafka has called back with.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The newest failures of connections, each once.
+    failures: Vec<String>,
+    has_producer_id: bool,
+    /// What became of the record that was written.
+    written: Option<Result<BrokerTime, RDKafkaErrorCode>>,
+}
+
+/// The time that the broker gave a record; absent where the topic keeps the producer's.
+pub(crate) type BrokerTime = Option<UnixMillis>;
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -113,10 +133,10 @@ impl Cluster {
             config.remove(property);
         }
         config.set("statistics.interval.ms", "0");
-        let failures = Arc::default();
-        let failed = |error: KafkaError| ClusterError { why: error.to_string(), hint: None };
-        let producer = config.create_with_context(FailureLog(Arc::clone(&failures))).map_err(failed)?;
-        Ok(Self { producer, admin: config.create().map_err(failed)?, failures })
+        let seen = Arc::default();
+        let producer =
+            config.create_with_context(ClusterContext(Arc::clone(&seen))).map_err(|error| refused(&error))?;
+        Ok(Self { producer, admin: config.create().map_err(|error| refused(&error))?, seen })
     }
 
     /// The brokers and all topics, without settings.
@@ -193,7 +213,7 @@ impl Cluster {
                 Ok(metadata) => return Ok(metadata),
                 Err(error) => {
                     self.producer.poll(LOG_SLICE);
-                    let has_failed = !self.failures.lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+                    let has_failed = !look_at(&self.seen).failures.is_empty();
                     let limit = if has_failed { FAILED_LIMIT } else { ANSWER_LIMIT };
                     if clock::monotonic().saturating_duration_since(began) >= limit {
                         return Err(self.failed(&error));
@@ -205,10 +225,65 @@ impl Cluster {
 
     /// The newest failure of a connection says more than the error: that a request had no answer.
     fn failed(&self, error: &KafkaError) -> ClusterError {
-        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let hint = failures.iter().rev().find_map(|failure| protocol_hint::of(failure));
-        ClusterError { why: failures.last().cloned().unwrap_or_else(|| error.to_string()), hint }
+        newest_failure(&self.seen).unwrap_or_else(|| refused(error))
     }
+
+    /// Writes one record, and waits until Kafka has it.
+    ///
+    /// # Errors
+    ///
+    /// Kafka does not take it, in its words.
+    pub(crate) fn write(&self, topic: &str, value: &str) -> Result<BrokerTime, String> {
+        let record = BaseRecord::<(), str>::to(topic).payload(value);
+        self.producer.send(record).map_err(|(error, _record)| error.to_string())?;
+        let deadline = clock::monotonic() + WRITE_LIMIT;
+        while clock::monotonic() < deadline {
+            self.producer.poll(LOG_SLICE);
+            if let Some(written) = look_at(&self.seen).written.take() {
+                return written.map_err(|code| code.to_string());
+            }
+        }
+        Err(format!("no answer within {} s", WRITE_LIMIT.as_secs()))
+    }
+}
+
+/// Waits until Kafka has given an idempotent producer its id, without which callbridge sends nothing.
+///
+/// # Errors
+///
+/// It does not give one, and why.
+pub(crate) fn producer_id(properties: &Properties) -> Result<(), ClusterError> {
+    let seen = Arc::default();
+    let mut config = kafka::client_config(properties);
+    config.set("statistics.interval.ms", "100");
+    let producer: BaseProducer<ClusterContext> =
+        config.create_with_context(ClusterContext(Arc::clone(&seen))).map_err(|error| refused(&error))?;
+    let deadline = clock::monotonic() + WRITE_LIMIT;
+    while clock::monotonic() < deadline {
+        producer.poll(LOG_SLICE);
+        if look_at(&seen).has_producer_id {
+            return Ok(());
+        }
+        if let Some((_code, why)) = producer.client().fatal_error() {
+            return Err(ClusterError { why, hint: None });
+        }
+    }
+    let late = || ClusterError { why: format!("none within {} s", WRITE_LIMIT.as_secs()), hint: None };
+    Err(newest_failure(&seen).unwrap_or_else(late))
+}
+
+fn refused(error: &KafkaError) -> ClusterError {
+    ClusterError { why: error.to_string(), hint: None }
+}
+
+fn newest_failure(seen: &Mutex<Seen>) -> Option<ClusterError> {
+    let failures = &look_at(seen).failures;
+    let hint = failures.iter().rev().find_map(|failure| protocol_hint::of(failure));
+    failures.last().map(|why| ClusterError { why: why.clone(), hint })
+}
+
+fn look_at(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn layout(topic: &MetadataTopic) -> TopicLayout {
@@ -228,17 +303,17 @@ pub(super) fn block_on<T>(answer: impl Future<Output = Result<T, KafkaError>>) -
     tokio::runtime::Builder::new_current_thread().build().map_err(no_runtime)?.block_on(answer)
 }
 
-/// Keeps the newest failures of connections, each once.
-struct FailureLog(Arc<Mutex<Vec<String>>>);
+/// Keeps what librdkafka says.
+struct ClusterContext(Arc<Mutex<Seen>>);
 
-impl ClientContext for FailureLog {
+impl ClientContext for ClusterContext {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         if !matches!(facility, "FAIL" | "ERROR") {
             return;
         }
         // Without the thread's name.
         let message = message.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(message, |it| it.1);
-        let mut failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failures = &mut look_at(&self.0).failures;
         failures.retain(|failure| failure != message);
         if failures.len() >= FAILURES_MAX {
             failures.remove(0);
@@ -246,13 +321,28 @@ impl ClientContext for FailureLog {
         failures.push(message.to_owned());
     }
 
-    fn stats_raw(&self, _statistics: &[u8]) {}
+    fn stats_raw(&self, statistics: &[u8]) {
+        let text = String::from_utf8_lossy(statistics);
+        let state = text.split_once("\"idemp_state\"").map(|(_, rest)| rest.trim_start_matches([':', ' ', '"']));
+        if state.is_some_and(|state| state.starts_with("Assigned")) {
+            look_at(&self.0).has_producer_id = true;
+        }
+    }
 
     fn error(&self, _error: KafkaError, _reason: &str) {}
 }
 
-impl ProducerContext for FailureLog {
+impl ProducerContext for ClusterContext {
     type DeliveryOpaque = ();
 
-    fn delivery(&self, _result: &DeliveryResult<'_>, _opaque: ()) {}
+    fn delivery(&self, result: &DeliveryResult<'_>, _opaque: ()) {
+        let written = match result {
+            Ok(message) => Ok(match message.timestamp() {
+                Timestamp::LogAppendTime(millis) => Some(UnixMillis(millis)),
+                Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
+            }),
+            Err((error, _message)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
+        };
+        look_at(&self.0).written = Some(written);
+    }
 }

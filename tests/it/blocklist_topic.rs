@@ -294,13 +294,18 @@ fn check_names_a_missing_topic_a_wrong_partition_count_and_a_wrong_cleanup_polic
     let brokers = kafka.bootstrap();
     let check = |topic: &str| {
         let output = Command::new(env!("CARGO_BIN_EXE_callbridge"))
-            .args(["check", "--live", "--sdk-app-id", APP, "--brokers", &brokers])
+            .args(["check", "--live", "--sdk-app-id", APP, "--brokers", &brokers, "--ack", "memory"])
+            .args(["--topic-prefix", "judged", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
             .env("CALLBRIDGE_BLOCKLIST_TOPIC", topic)
+            .env("CALLBRIDGE_TOPICS_COMMANDS", "State.StateChange")
             .output()
             .unwrap();
         let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
         (output.status.code().unwrap(), texts)
     };
+    for name in ["State.StateChange", "unknown", "rejected"] {
+        kafka.create_topic(&format!("judged.{name}"), 1, 1);
+    }
     let missing = "the topic does not exist: make it, or start with --create-topics";
     let (code, [_, stderr]) = check("blocklist-none");
     assert_eq!(code, 1, "{stderr}");
