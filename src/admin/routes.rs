@@ -18,6 +18,7 @@ pub(super) enum Verb {
 /// What a request does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
+    StatusPage,
     Livez,
     Readyz,
     Metrics,
@@ -47,6 +48,7 @@ pub(super) struct Route {
 
 /// Every route.
 pub(super) const ROUTES: &[Route] = &[
+    Route { path: "/", operations: &[(Verb::Get, Operation::StatusPage)] },
     Route { path: "/livez", operations: &[(Verb::Get, Operation::Livez)] },
     Route { path: "/readyz", operations: &[(Verb::Get, Operation::Readyz)] },
     Route { path: "/metrics", operations: &[(Verb::Get, Operation::Metrics)] },
@@ -264,8 +266,8 @@ mod tests {
     #[test]
     fn other_paths_are_no_routes() {
         for path in [
-            "/",
             "",
+            "//",
             "/blocklist/",
             "/blocklist/users",
             "/blocklist/users/a/b",

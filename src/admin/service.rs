@@ -29,6 +29,7 @@ use crate::admin::api::PageQuery;
 use crate::admin::api::WaitFor;
 use crate::admin::changes;
 use crate::admin::error::ApiError;
+use crate::admin::model::LookupAnswer;
 use crate::admin::routes;
 use crate::admin::routes::BlocklistCall;
 use crate::bearer::AdminTokens;
@@ -73,6 +74,19 @@ pub(crate) struct BlocklistService {
     changes: Semaphore,
 }
 
+/// What the status page shows of the blocklist's lookup.
+#[derive(Debug)]
+pub(super) enum PageLookup {
+    /// That it needs a token, and there is none.
+    Locked,
+    /// Where the form is.
+    Offered,
+    /// The form.
+    Form,
+    /// The form, and what it was sent for.
+    Found { user: String, account: Option<String>, answer: LookupAnswer },
+}
+
 /// What a handler returns: a status is 200, or that of the error.
 type ApiAnswer = Result<Vec<u8>, ApiError>;
 
@@ -92,9 +106,7 @@ impl BlocklistService {
             Ok(who) => who,
             Err(error) => return problem(error),
         };
-        let Some(api) = self.api.get() else {
-            return problem(ApiError::Unavailable("the blocklist has not been read yet".to_owned()));
-        };
+        let Some(api) = self.api.get() else { return problem(unread()) };
         let answer = beating(progress, self.handle(request, call, api, who)).await;
         let mut response = match answer {
             Ok(body) => json(StatusCode::OK, "application/json", body),
@@ -102,6 +114,27 @@ impl BlocklistService {
         };
         response.headers_mut().insert(GENERATION, HeaderValue::from(api.generation()));
         response
+    }
+
+    /// The lookup that a request for the status page asks for. It needs the same token as the API's.
+    pub(super) fn page_lookup(&self, request: &Request<Incoming>) -> Result<PageLookup, ApiError> {
+        // A form sends a blank as `+`, and a `+` as `%2B`.
+        let query = request.uri().query().map(|raw| raw.replace('+', "%20"));
+        let found = routes::query(query.as_deref(), ["user", "account"]);
+        let [user, account] = found.map_err(|(name, why)| ApiError::field(&name, why))?;
+        let authorized = self.authorize(request, BlocklistCall::Lookup);
+        let Some(user) = user else {
+            return Ok(if authorized.is_ok() { PageLookup::Offered } else { PageLookup::Locked });
+        };
+        authorized?;
+        if user.is_empty() {
+            return Ok(PageLookup::Form);
+        }
+        // A form sends every field.
+        let account = account.filter(|account| !account.is_empty());
+        let api = self.api.get().ok_or_else(unread)?;
+        let answer = api.lookup(&user, account.as_deref());
+        Ok(PageLookup::Found { user, account, answer })
     }
 
     /// The name of the token, if there is one.
@@ -180,6 +213,10 @@ impl BlocklistService {
         let body = body(request, CHANGES_BYTES_MAX, CHANGES_TIMEOUT).await?;
         written(&api.change_all(changes::lines(&body)?, author, wait, dry_run).await?)
     }
+}
+
+fn unread() -> ApiError {
+    ApiError::Unavailable("the blocklist has not been read yet".to_owned())
 }
 
 /// Runs `work` on a thread that may block, once one of `permits` is free. The work holds the permit, since it goes on when the request that

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::admin::Admin;
 use crate::admin::api::BlocklistApi;
 use crate::admin::service::BlocklistService;
+use crate::admin::status::StatusSource;
 use crate::auth::Apps;
 use crate::clock;
 use crate::config::Callbacks;
@@ -183,6 +184,7 @@ impl Built {
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),
             blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&blocklist_api)),
+            status: StatusSource::new(&ledger, &metrics.journal, &metrics.publish),
         };
         let admin = serve_admin(admin, admin_listener)?;
         let shown = JournalView { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };

@@ -8,6 +8,8 @@ use prometheus::IntGauge;
 use prometheus::IntGaugeVec;
 use prometheus::Opts;
 use prometheus::Registry;
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 
 use super::counter;
 use super::gauge;
@@ -34,6 +36,25 @@ pub(crate) struct Fill {
     pub(crate) copied_bytes: u64,
     /// What they have made free, in bytes.
     pub(crate) won_bytes: u64,
+}
+
+/// How much more the journal takes, as far as it was shown last. All zero without a journal on disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct JournalRoom {
+    /// Of undelivered captures.
+    pub(crate) undelivered_bytes: u64,
+    /// Of the segments that hold them.
+    pub(crate) held_bytes: u64,
+    pub(crate) quota_bytes: u64,
+}
+
+impl JournalRoom {
+    /// What is left, about: of the quota, and of the seven eighths of it that may be undelivered.
+    pub(crate) const fn free_bytes(&self) -> u64 {
+        let of_quota = self.quota_bytes.saturating_sub(self.held_bytes);
+        let of_undelivered = (self.quota_bytes / 8 * 7).saturating_sub(self.undelivered_bytes);
+        if of_quota < of_undelivered { of_quota } else { of_undelivered }
+    }
 }
 
 /// See the module. Clones are the same metrics.
@@ -142,6 +163,24 @@ impl JournalMetrics {
     pub(crate) fn show_undelivered<'t>(&self, by_topic: impl Iterator<Item = (&'t str, usize)>) {
         for (topic, bytes) in by_topic {
             self.undelivered_bytes.with_label_values(&[topic]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// How much room there is, as it was shown last.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "bytes, far below 2^53; `as` saturates"
+    )]
+    pub(crate) fn room(&self) -> JournalRoom {
+        let of = |gauge: &IntGauge| u64::try_from(gauge.get()).unwrap_or_default();
+        let by_topic = self.undelivered_bytes.collect();
+        let undelivered =
+            by_topic.iter().flat_map(MetricFamily::get_metric).map(|metric| metric.get_gauge().get_value());
+        JournalRoom {
+            undelivered_bytes: undelivered.sum::<f64>() as u64,
+            held_bytes: of(&self.held_bytes),
+            quota_bytes: of(&self.quota_bytes),
         }
     }
 

@@ -141,6 +141,11 @@ impl PublishMetrics {
         delivered.clone()
     }
 
+    /// Shows the records that have no delivery report yet.
+    pub(crate) fn unreported_records(&self) -> IntGauge {
+        self.unreported.clone()
+    }
+
     /// An entry waited this long in the journal.
     pub(crate) fn queued(&self, took: Duration) {
         self.queue.observe(took.as_secs_f64());

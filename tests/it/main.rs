@@ -64,6 +64,7 @@ mod shares;
 mod signals;
 mod signature;
 mod stalled_output;
+mod status_page;
 mod stop;
 mod structure;
 mod supply;

@@ -456,14 +456,14 @@ fn no_body_no_query_no_header_and_no_secret_is_ever_logged() {
 
 #[test]
 fn the_admin_listener_serves_probes_metrics_and_the_blocklist() {
-    const OTHER_PATH: &str = "there are /livez, /readyz, /metrics, /blocklist and /openapi.json\n";
+    const OTHER_PATH: &str = "there are /, /livez, /readyz, /metrics, /blocklist and /openapi.json\n";
     let bridge = embedded().start();
     assert_eq!(get(bridge.admin, "/blocklist").status, 200);
     for (path, status, text) in [
         ("/livez", 200, "alive\n"),
         ("/readyz", 200, "ready\n"),
         ("/readyz?verbose=1", 200, "ready\n"),
-        ("/", 404, OTHER_PATH),
+        ("//", 404, OTHER_PATH),
         ("/metrics/", 404, OTHER_PATH),
         ("/livez/x", 404, OTHER_PATH),
     ] {

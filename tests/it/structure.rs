@@ -93,7 +93,20 @@ const NAMES: &[(&str, &[&str])] = &[
     ("follow", &["auth", "bearer", "blocklist", "clock", "decide", "http", "lifecycle", "metrics", "systemd"]),
     (
         "admin",
-        &["bearer", "blocklist", "clock", "decide", "journal", "lifecycle", "metrics", "publish", "request", "systemd"],
+        &[
+            "bearer",
+            "blocklist",
+            "clock",
+            "decide",
+            "journal",
+            "ledger",
+            "lifecycle",
+            "metrics",
+            "publish",
+            "refusal",
+            "request",
+            "systemd",
+        ],
     ),
     ("send", &["auth", "clock", "command", "http"]),
     // Wiring.
