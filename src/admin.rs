@@ -64,6 +64,8 @@ pub(crate) struct Admin {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) metrics: LifecycleMetrics,
     pub(crate) kafka: Arc<Health>,
+    /// After how long without a response from Kafka it is not ready, if it has no journal on disk.
+    pub(crate) unanswered_max: Duration,
     pub(crate) pump: Arc<Control>,
     /// The journal on disk, if there is one and it has been read.
     pub(crate) journal: Arc<OnceLock<Gauge>>,
@@ -141,6 +143,9 @@ impl Admin {
             Phase::Serving if let Some(journal) = self.journal.get() => journal.can_take(),
             // Without a disk, what comes while Kafka is away fills the queue and is then refused: better sent to another replica.
             Phase::Serving if !self.kafka.is_any_broker_up() => Err("no kafka broker can be reached".to_owned()),
+            Phase::Serving if self.kafka.unanswered_age() > self.unanswered_max => {
+                Err(format!("kafka has not answered for {} s", self.kafka.unanswered_age().as_secs()))
+            }
             Phase::Serving => Ok(()),
             Phase::KeepAccepting | Phase::Closing | Phase::Draining | Phase::Recording | Phase::Stopped => {
                 Err("stopping".to_owned())
@@ -232,6 +237,7 @@ mod tests {
             runtime.block_on(async {
                 tokio::select! {
                     () = feeding => {}
+                    // Polled: nothing wakes whoever waits for the counter.
                     () = async { while asked.get() < 6 { time::sleep(Duration::from_millis(1)).await } } => {}
                 }
             });

@@ -91,6 +91,12 @@ impl Wait {
         done
     }
 
+    /// Whether it waits from now on, or still.
+    pub fn set(&self, waits: bool) {
+        let since = if waits { self.since.load(Ordering::Relaxed).min(self.elapsed()) } else { NEVER };
+        self.since.store(since, Ordering::Relaxed);
+    }
+
     /// How long the wait has lasted, to the millisecond; nothing where there is none.
     pub fn age(&self) -> Duration {
         Duration::from_millis(self.elapsed().saturating_sub(self.since.load(Ordering::Relaxed)))

@@ -181,6 +181,7 @@ impl Built {
             lifecycle: lifecycle.clone(),
             metrics: metrics.lifecycle,
             kafka: kafka.health(),
+            unanswered_max: 2 * config.callbacks.deadline,
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),
             blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&blocklist_api)),

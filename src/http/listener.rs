@@ -300,7 +300,8 @@ fn serve_connection(
         // The listener ends slow heads and idle connections.
         .header_read_timeout(None)
         .keep_alive(true)
-        .half_close(false)
+        // Who closes behind a whole callback has sent it all the same.
+        .half_close(true)
         .pipeline_flush(false)
         // An answer is short: to copy it behind its head costs less than to hand over both.
         .writev(false)

@@ -34,6 +34,7 @@ use rdkafka::producer::ProducerContext;
 use rdkafka::util::get_rdkafka_version;
 
 use crate::clock::Heartbeat;
+use crate::clock::Wait;
 use crate::publish::kafka::metrics::KafkaMetrics;
 use crate::record::Record;
 
@@ -179,6 +180,7 @@ pub(crate) struct Health {
     /// So has been that the protocol is probably the wrong one.
     is_protocol_told: AtomicBool,
     has_producer_id: AtomicBool,
+    unanswered: Wait,
     polled: Heartbeat,
 }
 
@@ -192,6 +194,11 @@ impl Health {
     /// Whether a connection to some broker stands, as of the last statistics.
     pub(crate) fn is_any_broker_up(&self) -> bool {
         self.is_any_broker_up.load(Ordering::Relaxed)
+    }
+
+    /// For how long every connected broker has owed a response and sent nothing, as of the last statistics.
+    pub(crate) fn unanswered_age(&self) -> Duration {
+        self.unanswered.age()
     }
 
     /// How long ago the poll thread turned last.
@@ -265,6 +272,7 @@ impl ClientContext for Context {
             if standing.is_any_broker_up {
                 self.health.is_outage_told.store(false, Ordering::Relaxed);
             }
+            self.health.unanswered.set(standing.is_unanswered);
             self.health.has_producer_id.store(standing.has_producer_id, Ordering::Relaxed);
             if standing.has_producer_id {
                 self.health.is_protocol_told.store(false, Ordering::Relaxed);

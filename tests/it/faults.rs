@@ -209,6 +209,10 @@ fn a_frozen_node_loses_nothing_and_before_callbacks_are_decided_all_the_while() 
         lost(&broker.bridge, "deadline") >= 8.0 && lost(&memory.bridge, "topic_full") >= 8.0
     });
     for site in [&broker, &memory] {
+        wait::until("it is not ready", || {
+            let (status, text) = site.bridge.admin_page("/readyz");
+            status == 503 && text.starts_with("kafka has not answered for ")
+        });
         let mut client = Client::connect(site.bridge.callbacks).unwrap();
         for _nth in 0..QUESTIONS {
             let response = client.post(&http::callback_target(APP, BEFORE), QUESTION.as_bytes()).unwrap();
@@ -222,7 +226,10 @@ fn a_frozen_node_loses_nothing_and_before_callbacks_are_decided_all_the_while() 
     assert!((1.0..QUESTIONS as f64).contains(unrecorded), "{unrecorded}");
     let unrecorded: u64 = format!("{unrecorded:.0}").parse().unwrap();
     kafka.node(1).thaw();
-    [&broker, &memory].iter().for_each(|site| site.wait_until_flowing());
+    for site in [&broker, &memory] {
+        site.wait_until_flowing();
+        wait::until("it is ready", || site.bridge.admin_page("/readyz").0 == 200);
+    }
 
     let ended = memory.end(&kafka, Vec::new());
     ended.assert_exact_for_memory_mode(QUESTIONS - unrecorded, unrecorded);

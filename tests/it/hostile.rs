@@ -348,6 +348,28 @@ fn a_half_closed_connection_is_answered_and_ends() {
 }
 
 #[test]
+fn a_callback_whose_sender_closes_behind_it_is_taken_and_answered() {
+    const CALLBACKS: u64 = 40;
+    let bridge = Bridge::light(PATIENT);
+    let body = load::body("@a", 0);
+    let (target, length) = (target(), body.len());
+    let request = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{body}");
+    for nth in 0..CALLBACKS {
+        let mut stream = TcpStream::connect(bridge.callbacks).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        // One in two waits for the answer.
+        if nth % 2 == 0 {
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            assert!(answer.starts_with(b"HTTP/1.1 200"), "{answer:?}");
+        }
+    }
+    bridge.metrics_until(|metrics| metrics["callbridge_connections"] == 0.0);
+    assert_eq!(bridge.stop_in_order().ledger["received"], CALLBACKS);
+}
+
+#[test]
 fn without_file_descriptors_it_waits_logs_once_and_resumes() {
     let bridge = Bridge::light("");
     let mut before = connect(&bridge);

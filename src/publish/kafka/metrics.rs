@@ -53,14 +53,25 @@ struct Idempotence {
 pub(crate) struct ClientState {
     /// A connection to some broker stands.
     pub(crate) is_any_broker_up: bool,
+    /// Each broker that a connection stands to owes a response, and has sent nothing for [`SILENT_MICROS`].
+    pub(crate) is_unanswered: bool,
     /// The brokers have given the producer its id, without which nothing can be sent.
     pub(crate) has_producer_id: bool,
 }
+
+/// A broker answers within milliseconds when it is well.
+const SILENT_MICROS: f64 = 1e6;
 
 #[derive(Deserialize)]
 struct Broker {
     #[serde(default)]
     nodeid: f64,
+    /// Requests that wait for a response.
+    #[serde(default)]
+    waitresp_cnt: f64,
+    /// Microseconds since something was received, or less than 0.
+    #[serde(default)]
+    rxidle: f64,
     #[serde(default)]
     state: String,
     #[serde(default)]
@@ -134,12 +145,18 @@ impl KafkaMetrics {
         let slowest = brokers.clone().map(|broker| broker.rtt.p99).fold(0.0, f64::max);
         self.round_trip_p99.set(slowest / 1e6);
         // A bootstrap address is in the list too, with the node id -1, until it is known which broker it is.
-        let known = brokers.clone().filter(|broker| broker.nodeid >= 0.0).count();
+        let known = brokers.clone().filter(|broker| broker.nodeid >= 0.0);
         let up = brokers.filter(|broker| broker.state == "UP").count();
-        self.brokers.set(i64::try_from(known).unwrap_or(i64::MAX));
-        let up = i64::try_from(up).unwrap_or(i64::MAX);
-        self.brokers_up.set(up);
-        Some(ClientState { is_any_broker_up: up > 0, has_producer_id: statistics.eos.idemp_state == "Assigned" })
+        let mut connected = known.clone().filter(|broker| broker.state == "UP").peekable();
+        let is_unanswered = connected.peek().is_some()
+            && connected.all(|broker| broker.waitresp_cnt > 0.0 && broker.rxidle >= SILENT_MICROS);
+        self.brokers.set(i64::try_from(known.count()).unwrap_or(i64::MAX));
+        self.brokers_up.set(i64::try_from(up).unwrap_or(i64::MAX));
+        Some(ClientState {
+            is_any_broker_up: up > 0,
+            is_unanswered,
+            has_producer_id: statistics.eos.idemp_state == "Assigned",
+        })
     }
 }
 
@@ -154,7 +171,8 @@ mod tests {
             "a:1/1":{"nodeid":1,"state":"UP","req_timeouts":2,"txretries":1,"rtt":{"p99":2500}},
             "b:1/2":{"nodeid":2,"state":"CONNECT","rtt":{"p99":500}},
             "a:1/bootstrap":{"nodeid":-1,"state":"UP"}}}"#;
-        assert_eq!(metrics.observe(json), Some(ClientState { is_any_broker_up: true, has_producer_id: true }));
+        let well = ClientState { is_any_broker_up: true, is_unanswered: false, has_producer_id: true };
+        assert_eq!(metrics.observe(json), Some(well));
         assert_eq!(
             (metrics.queue_records.get(), metrics.queue_bytes.get(), metrics.reports_waiting.get()),
             (3, 300, 1)
@@ -163,6 +181,15 @@ mod tests {
         assert_eq!((metrics.request_timeouts.get(), metrics.retries.get()), (2, 1));
         assert!((metrics.round_trip_p99.get() - 0.0025).abs() < 1e-9);
         assert_eq!(metrics.observe(br#"{"msg_cnt":4,"#), None);
+        for (waiting, idle, is_unanswered) in [(3, 1_500_000, true), (3, 900_000, false), (0, 1_500_000, false)] {
+            let json = format!(
+                r#"{{"brokers":{{"a:1/bootstrap":{{"nodeid":-1,"state":"UP"}},"b:1/2":{{"nodeid":2,"state":"CONNECT"}},
+                "a:1/1":{{"nodeid":1,"state":"UP","waitresp_cnt":{waiting},"rxidle":{idle}}}}}}}"#
+            );
+            let state = metrics.observe(json.as_bytes()).unwrap();
+            assert_eq!(state.is_unanswered, is_unanswered, "{json}");
+        }
+        metrics.observe(json);
         assert_eq!(metrics.queue_records.get(), 3);
     }
 }
