@@ -1,6 +1,8 @@
-//! Asks Kafka once about brokers, topics and their settings, and creates topics: for commands of an operator, not for the running bridge.
+//! Asks Kafka once about brokers, topics and their settings, creates topics and tries to write: for commands of an operator, not for the
+//! running bridge.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -9,6 +11,8 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use rdkafka::ClientContext;
+use rdkafka::Offset;
+use rdkafka::TopicPartitionList;
 use rdkafka::admin::AdminClient;
 use rdkafka::admin::AdminOptions;
 use rdkafka::admin::NewTopic;
@@ -16,7 +20,10 @@ use rdkafka::admin::OwnedResourceSpecifier;
 use rdkafka::admin::ResourceSpecifier;
 use rdkafka::admin::TopicReplication;
 use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::BaseConsumer;
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::Message;
@@ -33,6 +40,7 @@ use crate::clock;
 use crate::clock::UnixMillis;
 
 use super::kafka;
+use super::kafka::metrics;
 use super::properties::Properties;
 use super::protocol_hint;
 
@@ -43,10 +51,15 @@ const FAILED_LIMIT: Duration = Duration::from_secs(3);
 const ANSWER_SLICE: Duration = Duration::from_millis(500);
 /// For reading what librdkafka has logged.
 const LOG_SLICE: Duration = Duration::from_millis(10);
-const SETTINGS_LIMIT: Duration = Duration::from_secs(5);
-/// For one record, and for a producer's id.
-const WRITE_LIMIT: Duration = Duration::from_secs(5);
+const SETTINGS_LIMIT: Duration = Duration::from_secs(10);
+/// For the answer of a broker that leads partitions.
+const LEADER_LIMIT: Duration = Duration::from_secs(5);
+/// For one record a topic, and for a producer's id.
+const WRITE_LIMIT: Duration = Duration::from_secs(15);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
+
+/// The value of a record that is written to see whether Kafka takes it.
+const CHECK_RECORD: &str = r#"{"callbridge":"written by check --write; there is no callback in it"}"#;
 
 /// How many of librdkafka's messages are kept. It repeats them at each attempt to connect.
 const FAILURES_MAX: usize = 8;
@@ -59,6 +72,36 @@ pub(crate) struct ClusterError {
     pub(crate) why: String,
     /// What to change in the configuration, if the failure shows it.
     pub(crate) hint: Option<&'static str>,
+    /// Where a connection failed, if one did: of several the one that came furthest.
+    pub(crate) stage: Option<ConnectionStage>,
+}
+
+/// What a connection to a broker goes through, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ConnectionStage {
+    /// The name is resolved, and the connection made.
+    Connect,
+    /// The TLS handshake, where there is TLS.
+    Tls,
+    /// The first request: which requests the broker knows.
+    Protocol,
+    /// The login, where there is SASL.
+    Sasl,
+    /// All other requests.
+    Requests,
+}
+
+impl ConnectionStage {
+    /// Where a connection failed, by a message of librdkafka.
+    fn of(message: &str) -> Option<Self> {
+        Some(match protocol_hint::state(message)?.1 {
+            "SSL_HANDSHAKE" => Self::Tls,
+            "APIVERSION_QUERY" => Self::Protocol,
+            "AUTH_LEGACY" | "AUTH_HANDSHAKE" | "AUTH_REQ" | "REAUTH" => Self::Sasl,
+            "UP" | "UPDATE" => Self::Requests,
+            _ => Self::Connect,
+        })
+    }
 }
 
 /// What the cluster shows of itself.
@@ -68,6 +111,8 @@ pub(crate) struct ClusterTopics {
     pub(crate) brokers: Vec<String>,
     /// Every topic that this client may see.
     pub(crate) topics: BTreeMap<String, TopicLayout>,
+    /// Topics of which Kafka says, asked by name, that this client may not see them.
+    pub(crate) forbidden: BTreeSet<String>,
 }
 
 /// How a topic lies on the brokers, and how it is set.
@@ -80,6 +125,8 @@ pub(crate) struct TopicLayout {
     pub(crate) in_sync: usize,
     /// Partitions without a leader.
     pub(crate) leaderless: usize,
+    /// The brokers that lead partitions, each with one of them.
+    pub(crate) leaders: BTreeMap<i32, i32>,
     /// Empty where they were not asked for, or Kafka does not show them.
     pub(crate) settings: BTreeMap<String, String>,
 }
@@ -95,7 +142,8 @@ pub(crate) struct TopicSpec {
 
 /// A client that asks.
 pub(crate) struct Cluster {
-    /// Of the two clients the only one whose log can be read. It sends nothing.
+    config: ClientConfig,
+    /// Of the two clients the only one whose log can be read.
     producer: BaseProducer<ClusterContext>,
     admin: AdminClient<DefaultClientContext>,
     seen: Arc<Mutex<Seen>>,
@@ -107,9 +155,11 @@ struct Seen {
     /// The newest failures of connections, each once.
     failures: Vec<String>,
     has_producer_id: bool,
-    /// What became of the record that was written.
-    written: Option<Result<BrokerTime, RDKafkaErrorCode>>,
+    written: Vec<RecordReport>,
 }
+
+/// What became of the record that was written to a topic.
+type RecordReport = (String, Result<BrokerTime, RDKafkaErrorCode>);
 
 /// The time that the broker gave a record; absent where the topic keeps the producer's.
 pub(crate) type BrokerTime = Option<UnixMillis>;
@@ -128,7 +178,7 @@ impl Cluster {
     /// librdkafka does not take the properties together.
     pub(crate) fn new(properties: &Properties) -> Result<Self, ClusterError> {
         let mut config = kafka::client_config(properties);
-        // It sends no records.
+        // It needs no id: what it sends need not be in order.
         for property in ["enable.gapless.guarantee", "enable.idempotence"] {
             config.remove(property);
         }
@@ -136,7 +186,7 @@ impl Cluster {
         let seen = Arc::default();
         let producer =
             config.create_with_context(ClusterContext(Arc::clone(&seen))).map_err(|error| refused(&error))?;
-        Ok(Self { producer, admin: config.create().map_err(|error| refused(&error))?, seen })
+        Ok(Self { producer, admin: config.create().map_err(|error| refused(&error))?, seen, config })
     }
 
     /// The brokers and all topics, without settings.
@@ -150,20 +200,22 @@ impl Cluster {
         Ok(ClusterTopics {
             brokers: metadata.brokers().iter().map(|broker| address(broker.host(), broker.port())).collect(),
             topics: metadata.topics().iter().map(|topic| (topic.name().to_owned(), layout(topic))).collect(),
+            forbidden: BTreeSet::new(),
         })
     }
 
-    /// Adds the settings of those of `names` that are there.
+    /// Adds the settings of those of `names` that are there, and which of the others this client may not see.
     ///
     /// # Errors
     ///
     /// Kafka does not answer. That it does not show the settings of a topic is none.
-    pub(crate) fn read_settings(&self, found: &mut ClusterTopics, names: &[&str]) -> Result<(), ClusterError> {
-        let asked: Vec<_> = names.iter().filter(|name| found.topics.contains_key(**name)).collect();
+    pub(crate) fn describe(&self, found: &mut ClusterTopics, names: &[&str]) -> Result<(), ClusterError> {
+        let (asked, missing): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| found.topics.contains_key(**name));
+        found.forbidden = self.forbidden(&missing).map_err(|error| self.failed(&error))?;
         if asked.is_empty() {
             return Ok(());
         }
-        let resources: Vec<_> = asked.into_iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let resources: Vec<_> = asked.into_iter().map(ResourceSpecifier::Topic).collect();
         let options = AdminOptions::new().request_timeout(Some(SETTINGS_LIMIT));
         let described = block_on(self.admin.describe_configs(&resources, &options));
         for resource in described.map_err(|error| self.failed(&error))?.into_iter().flatten() {
@@ -175,6 +227,75 @@ impl Cluster {
             }
         }
         Ok(())
+    }
+
+    /// Which of these topics this client may not see. They are asked for by a consumer, which creates none.
+    fn forbidden(&self, missing: &[&str]) -> Result<BTreeSet<String>, KafkaError> {
+        if missing.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let consumer = self.consumer()?;
+        let mut forbidden = BTreeSet::new();
+        for name in missing {
+            let metadata = consumer.fetch_metadata(Some(name), SETTINGS_LIMIT)?;
+            let code = metadata.topics().first().and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
+            if code == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
+                forbidden.insert((*name).to_owned());
+            }
+        }
+        Ok(forbidden)
+    }
+
+    /// Connects to each broker that leads partitions of these topics. Returns their ids, each with why it does not answer, if so.
+    pub(crate) fn reach_leaders(&self, found: &ClusterTopics, names: &[&str]) -> BTreeMap<i32, Option<ClusterError>> {
+        let mut leaders = BTreeMap::new();
+        for (name, layout) in found.topics.iter().filter(|(name, _layout)| names.contains(&name.as_str())) {
+            leaders.extend(layout.leaders.iter().map(|(leader, partition)| (*leader, (name, *partition))));
+        }
+        let reach = |(leader, (topic, partition)): (i32, (&String, i32))| {
+            let reached = kafka::reach_leader(self.producer.client(), topic, partition, LEADER_LIMIT);
+            self.producer.poll(LOG_SLICE);
+            (leader, reached.err().map(|error| self.failed(&error)))
+        };
+        leaders.into_iter().map(reach).collect()
+    }
+
+    /// Those of `names` that have a record which is not older than `time`, by the timestamps of records.
+    ///
+    /// # Errors
+    ///
+    /// Kafka does not answer.
+    pub(crate) fn topics_with_records_since(
+        &self,
+        found: &ClusterTopics,
+        names: &[&str],
+        time: UnixMillis,
+    ) -> Result<Vec<String>, ClusterError> {
+        let mut asked = TopicPartitionList::new();
+        for (name, layout) in found.topics.iter().filter(|(name, _layout)| names.contains(&name.as_str())) {
+            // Of a partition without a leader nobody can say it.
+            for partition in
+                (0..i32::try_from(layout.partitions).unwrap_or_default()).filter(|_| layout.leaderless == 0)
+            {
+                // That is how this request has it: the time stands in the place of the offset.
+                let added = asked.add_partition_offset(name, partition, Offset::Offset(time.0));
+                added.map_err(|error| refused(&error))?;
+            }
+        }
+        if asked.count() == 0 {
+            return Ok(Vec::new());
+        }
+        let answered = self.consumer().and_then(|consumer| consumer.offsets_for_times(asked, SETTINGS_LIMIT));
+        let answered = answered.map_err(|error| self.failed(&error))?;
+        let has_later = answered.elements().into_iter().filter(|it| matches!(it.offset(), Offset::Offset(_)));
+        let names: BTreeSet<String> = has_later.map(|it| it.topic().to_owned()).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    /// A consumer, for what producers cannot ask. It joins no group.
+    fn consumer(&self) -> Result<BaseConsumer, KafkaError> {
+        // librdkafka has no consumer without a group.
+        self.config.clone().set("group.id", "callbridge").create()
     }
 
     /// Creates these topics, or, where `is_dry_run`, asks Kafka whether it would. Returns what failed: by name, with the reason. A topic that
@@ -228,23 +349,54 @@ impl Cluster {
         newest_failure(&self.seen).unwrap_or_else(|| refused(error))
     }
 
-    /// Writes one record, and waits until Kafka has it.
+    /// Writes a record to each of these topics, which must be there. Returns the time that the broker gave it, or why Kafka does not take it.
+    pub(crate) fn write(&self, topics: &[&str]) -> Vec<(String, Result<BrokerTime, String>)> {
+        let written = write_to_each(&self.producer, &self.seen, topics);
+        written.into_iter().map(|(topic, written)| (topic, written.map_err(|code| code.to_string()))).collect()
+    }
+
+    /// Tries the right to write to each of these topics, which must be there, without writing: with `acks=2`, which brokers refuse once they have
+    /// checked the right. Returns why this client may not write, if so.
     ///
     /// # Errors
     ///
-    /// Kafka does not take it, in its words.
-    pub(crate) fn write(&self, topic: &str, value: &str) -> Result<BrokerTime, String> {
-        let record = BaseRecord::<(), str>::to(topic).payload(value);
-        self.producer.send(record).map_err(|(error, _record)| error.to_string())?;
-        let deadline = clock::monotonic() + WRITE_LIMIT;
-        while clock::monotonic() < deadline {
-            self.producer.poll(LOG_SLICE);
-            if let Some(written) = look_at(&self.seen).written.take() {
-                return written.map_err(|code| code.to_string());
-            }
-        }
-        Err(format!("no answer within {} s", WRITE_LIMIT.as_secs()))
+    /// librdkafka makes no such client.
+    pub(crate) fn try_rights(&self, topics: &[&str]) -> Result<BTreeMap<String, Option<String>>, ClusterError> {
+        let seen = Arc::default();
+        let mut config = self.config.clone();
+        config.remove("request.required.acks");
+        let producer = config
+            .set("acks", "2")
+            .create_with_context(ClusterContext(Arc::clone(&seen)))
+            .map_err(|error| refused(&error))?;
+        let tried = write_to_each(&producer, &seen, topics).into_iter().map(|(topic, tried)| {
+            let refused = tried.err().filter(|code| *code != RDKafkaErrorCode::InvalidRequiredAcks);
+            (topic, refused.map(|code| code.to_string()))
+        });
+        Ok(tried.collect())
     }
+}
+
+/// Writes a record to each of these topics, and waits until Kafka has answered for all.
+fn write_to_each(producer: &BaseProducer<ClusterContext>, seen: &Mutex<Seen>, topics: &[&str]) -> Vec<RecordReport> {
+    look_at(seen).written.clear();
+    let mut sent: BTreeSet<&str> = topics.iter().copied().collect();
+    for topic in topics {
+        if let Err((error, _record)) = producer.send(BaseRecord::<(), str>::to(topic).payload(CHECK_RECORD)) {
+            let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+            look_at(seen).written.push(((*topic).to_owned(), Err(code)));
+        }
+    }
+    let deadline = clock::monotonic() + WRITE_LIMIT;
+    while look_at(seen).written.len() < topics.len() && clock::monotonic() < deadline {
+        producer.poll(LOG_SLICE);
+    }
+    let mut written = std::mem::take(&mut look_at(seen).written);
+    written.iter().for_each(|(topic, _written)| {
+        sent.remove(topic.as_str());
+    });
+    written.extend(sent.into_iter().map(|topic| (topic.to_owned(), Err(RDKafkaErrorCode::MessageTimedOut))));
+    written
 }
 
 /// Waits until Kafka has given an idempotent producer its id, without which callbridge sends nothing.
@@ -255,6 +407,7 @@ impl Cluster {
 pub(crate) fn producer_id(properties: &Properties) -> Result<(), ClusterError> {
     let seen = Arc::default();
     let mut config = kafka::client_config(properties);
+    // The statistics say whether there is an id.
     config.set("statistics.interval.ms", "100");
     let producer: BaseProducer<ClusterContext> =
         config.create_with_context(ClusterContext(Arc::clone(&seen))).map_err(|error| refused(&error))?;
@@ -265,21 +418,23 @@ pub(crate) fn producer_id(properties: &Properties) -> Result<(), ClusterError> {
             return Ok(());
         }
         if let Some((_code, why)) = producer.client().fatal_error() {
-            return Err(ClusterError { why, hint: None });
+            return Err(ClusterError { why, hint: None, stage: None });
         }
     }
-    let late = || ClusterError { why: format!("none within {} s", WRITE_LIMIT.as_secs()), hint: None };
+    let late = || ClusterError { why: format!("none within {} s", WRITE_LIMIT.as_secs()), hint: None, stage: None };
     Err(newest_failure(&seen).unwrap_or_else(late))
 }
 
 fn refused(error: &KafkaError) -> ClusterError {
-    ClusterError { why: error.to_string(), hint: None }
+    ClusterError { why: error.to_string(), hint: None, stage: None }
 }
 
+/// Of several failures the newest of the connection that came furthest.
 fn newest_failure(seen: &Mutex<Seen>) -> Option<ClusterError> {
     let failures = &look_at(seen).failures;
     let hint = failures.iter().rev().find_map(|failure| protocol_hint::of(failure));
-    failures.last().map(|why| ClusterError { why: why.clone(), hint })
+    let why = failures.iter().max_by_key(|failure| ConnectionStage::of(failure))?;
+    Some(ClusterError { why: why.clone(), hint, stage: ConnectionStage::of(why) })
 }
 
 fn look_at(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
@@ -293,6 +448,11 @@ fn layout(topic: &MetadataTopic) -> TopicLayout {
         replicas: partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or_default(),
         in_sync: partitions.iter().map(|partition| partition.isr().len()).min().unwrap_or_default(),
         leaderless: partitions.iter().filter(|partition| partition.leader() < 0).count(),
+        leaders: partitions
+            .iter()
+            .map(|it| (it.leader(), it.id()))
+            .filter(|(leader, _partition)| *leader >= 0)
+            .collect(),
         settings: BTreeMap::new(),
     }
 }
@@ -322,9 +482,7 @@ impl ClientContext for ClusterContext {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        let text = String::from_utf8_lossy(statistics);
-        let state = text.split_once("\"idemp_state\"").map(|(_, rest)| rest.trim_start_matches([':', ' ', '"']));
-        if state.is_some_and(|state| state.starts_with("Assigned")) {
+        if metrics::has_producer_id(statistics) {
             look_at(&self.0).has_producer_id = true;
         }
     }
@@ -336,6 +494,7 @@ impl ProducerContext for ClusterContext {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, _opaque: ()) {
+        let (Ok(message) | Err((_, message))) = result;
         let written = match result {
             Ok(message) => Ok(match message.timestamp() {
                 Timestamp::LogAppendTime(millis) => Some(UnixMillis(millis)),
@@ -343,6 +502,6 @@ impl ProducerContext for ClusterContext {
             }),
             Err((error, _message)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
         };
-        look_at(&self.0).written = Some(written);
+        look_at(&self.0).written.push((message.topic().to_owned(), written));
     }
 }

@@ -2,28 +2,61 @@
 //!
 //! It changes nothing, but for a record to each dead-letter topic where it is asked for.
 
-mod brokers;
+mod clock;
+mod connection;
 mod host;
 pub(super) mod report;
+mod signature;
+mod topics;
+
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+use std::thread;
 
 use crate::cli::doctor::report::CheckReport;
 use crate::cli::doctor::report::CheckSection;
 use crate::config::Config;
 
+/// The sections that need Kafka, in order.
+const OF_KAFKA: [&str; 5] = ["kafka", "topics", "blocklist topics", "write", "clock"];
+
 /// Adds all checks behind those of the configuration and its files.
 pub(super) fn examine(config: &Config, is_to_write: bool, report: &mut CheckReport) {
+    report.push(signature::samples(config));
     report.push(host::ports(config));
     report.push(host::journal(config));
-    let mut kafka = CheckSection::new("kafka");
+    let [kafka, after_kafka @ ..] = OF_KAFKA;
     if config.embedded_broker {
-        kafka.skip("not checked: the embedded broker ends with its process");
-        return report.push(kafka);
+        for title in OF_KAFKA {
+            report.push(CheckSection::skipped(title, "not tried: the embedded broker ends with its process"));
+        }
+        return;
     }
-    let answered = brokers::kafka(config, &mut kafka);
-    report.push(kafka);
-    if let Some((cluster, mut found)) = answered {
-        report.push(brokers::topics(config, &cluster, &mut found));
-        report.push(brokers::blocklists(config));
-        report.push(brokers::write(config, &cluster, is_to_write));
-    }
+    let mut section = CheckSection::new(kafka);
+    let answered = connection::kafka(config, &mut section);
+    report.push(section);
+    let Some((cluster, found)) = answered else {
+        for title in after_kafka {
+            report.push(CheckSection::skipped(title, "not tried: no broker answers"));
+        }
+        return;
+    };
+    let [topics, blocklists, write, clock] = after_kafka;
+    let audited = topics::audit(config, &cluster, found);
+    report.push(topics::callbacks(topics, config, &audited));
+    report.push(topics::blocklists(blocklists, config, &audited));
+    let (section, broker_clocks) = topics::write(write, &cluster, &audited, is_to_write);
+    report.push(section);
+    report.push(clock::compare(clock, config, &cluster, &audited, &broker_clocks));
+}
+
+/// Runs what may never end, such as a name resolution, on a thread that ends with the process.
+fn begin<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    // Where there is no thread, nothing is received.
+    let _thread = thread::Builder::new().name("check".to_owned()).spawn(move || {
+        // Nobody waits for it any more after a limit.
+        let _ = sender.send(job());
+    });
+    receiver
 }

@@ -1,6 +1,8 @@
 //! What a check found, and how it is printed: in sections, one line a check, with what to do below each that failed.
 
+use std::env;
 use std::io;
+use std::io::IsTerminal;
 use std::io::Write;
 
 use serde::Serialize;
@@ -18,12 +20,12 @@ pub(crate) enum CheckOutcome {
 
 /// One check.
 #[derive(Debug, Serialize)]
-struct CheckLine {
-    outcome: CheckOutcome,
-    what: String,
+pub(crate) struct CheckLine {
+    pub(crate) outcome: CheckOutcome,
+    pub(crate) what: String,
     /// What to do.
     #[serde(skip_serializing_if = "String::is_empty")]
-    remedy: String,
+    pub(crate) remedy: String,
 }
 
 /// Checks of one kind.
@@ -33,35 +35,50 @@ pub(crate) struct CheckSection {
     checks: Vec<CheckLine>,
 }
 
-/// Everything that was checked.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct CheckReport {
-    sections: Vec<CheckSection>,
+/// Everything that was checked, section by section.
+#[derive(Debug, Default)]
+pub(crate) struct CheckReport(Vec<CheckSection>);
+
+/// The report as JSON. `docs/operating.md` describes it.
+#[derive(Serialize)]
+struct CheckDocument<'r> {
+    success: bool,
+    sections: &'r [CheckSection],
+}
+
+impl CheckOutcome {
+    /// The sign that a line begins with, and its colour on a terminal (ANSI).
+    const fn sign(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Ok => ("√", "32"),
+            Self::Warning => ("‼", "33"),
+            Self::Failed => ("×", "31"),
+            Self::Skipped => ("-", "2"),
+        }
+    }
 }
 
 impl CheckSection {
-    pub(super) const fn new(title: &'static str) -> Self {
+    pub(crate) const fn new(title: &'static str) -> Self {
         Self { title, checks: Vec::new() }
     }
 
-    /// Of lines that say themselves what to do.
-    pub(crate) fn of(title: &'static str, right: Vec<String>, warnings: Vec<String>, wrong: Vec<String>) -> Self {
+    /// A section of which nothing was checked, for this reason.
+    pub(super) fn skipped(title: &'static str, why: &str) -> Self {
         let mut section = Self::new(title);
-        right.into_iter().for_each(|what| section.ok(what));
-        warnings.into_iter().for_each(|what| section.warn(what, ""));
-        wrong.into_iter().for_each(|what| section.fail(what, ""));
+        section.skip(why);
         section
     }
 
-    pub(super) fn ok(&mut self, what: impl Into<String>) {
+    pub(crate) fn ok(&mut self, what: impl Into<String>) {
         self.add(CheckOutcome::Ok, what, "");
     }
 
-    pub(super) fn warn(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(crate) fn warn(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.add(CheckOutcome::Warning, what, remedy);
     }
 
-    pub(super) fn fail(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(crate) fn fail(&mut self, what: impl Into<String>, remedy: impl Into<String>) {
         self.add(CheckOutcome::Failed, what, remedy);
     }
 
@@ -69,51 +86,84 @@ impl CheckSection {
         self.add(CheckOutcome::Skipped, what, "");
     }
 
-    pub(super) fn add(&mut self, outcome: CheckOutcome, what: impl Into<String>, remedy: impl Into<String>) {
+    pub(crate) fn add(&mut self, outcome: CheckOutcome, what: impl Into<String>, remedy: impl Into<String>) {
         self.checks.push(CheckLine { outcome, what: what.into(), remedy: remedy.into() });
     }
 
-    pub(super) fn has_failed(&self) -> bool {
-        self.checks.iter().any(|check| check.outcome == CheckOutcome::Failed)
+    pub(crate) fn has_failed(&self) -> bool {
+        self.lines().any(|line| line.outcome == CheckOutcome::Failed)
+    }
+
+    /// Every check, in order.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &CheckLine> {
+        self.checks.iter()
     }
 }
 
 impl CheckReport {
     pub(crate) fn push(&mut self, section: CheckSection) {
-        self.sections.push(section);
+        self.0.push(section);
     }
 
-    pub(crate) fn has_failed(&self) -> bool {
-        self.sections.iter().any(CheckSection::has_failed)
+    fn lines(&self) -> impl Iterator<Item = &CheckLine> {
+        self.0.iter().flat_map(CheckSection::lines)
     }
 
-    /// Prints what is right to stdout, and what is not to stderr, in one order.
+    /// The first check that failed.
+    pub(crate) fn first_failure(&self) -> Option<&str> {
+        self.lines().find(|line| line.outcome == CheckOutcome::Failed).map(|line| line.what.as_str())
+    }
+
+    /// Prints the report to stdout, coloured on a terminal unless `NO_COLOR` is set.
     pub(crate) fn print(&self) -> io::Result<()> {
-        for section in self.sections.iter().filter(|section| !section.checks.is_empty()) {
-            let mut out = io::stdout().lock();
-            writeln!(out, "{}\n{}", section.title, "-".repeat(section.title.len()))?;
-            for CheckLine { outcome, what, remedy } in &section.checks {
-                let (sign, is_right) = match outcome {
-                    CheckOutcome::Ok => ("√", true),
-                    CheckOutcome::Skipped => ("-", true),
-                    CheckOutcome::Warning => ("‼", false),
-                    CheckOutcome::Failed => ("×", false),
-                };
-                let remedy = if remedy.is_empty() { String::new() } else { format!("    {remedy}\n") };
-                let line = format!("{sign} {what}\n{remedy}");
-                out.flush()?;
-                if is_right { out.write_all(line.as_bytes())? } else { io::stderr().write_all(line.as_bytes())? }
-            }
-            writeln!(out)?;
-            out.flush()?;
-        }
-        let status = if self.has_failed() { "×" } else { "√" };
-        writeln!(io::stdout(), "Status check results are {status}")
+        let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let is_coloured = io::stdout().is_terminal() && !is_plain;
+        io::stdout().lock().write_all(self.text(is_coloured).as_bytes())
     }
 
-    /// Prints one JSON document.
+    /// Prints one JSON document to stdout.
     pub(crate) fn print_json(&self) -> io::Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
+        let document = CheckDocument { success: self.first_failure().is_none(), sections: &self.0 };
+        let text = serde_json::to_string_pretty(&document).map_err(io::Error::other)?;
         writeln!(io::stdout(), "{text}")
+    }
+
+    fn text(&self, is_coloured: bool) -> String {
+        let sign = |outcome: CheckOutcome| match outcome.sign() {
+            (sign, colour) if is_coloured => format!("\x1b[{colour}m{sign}\x1b[0m"),
+            (sign, _colour) => sign.to_owned(),
+        };
+        let mut text = String::new();
+        for section in self.0.iter().filter(|section| !section.checks.is_empty()) {
+            text += &format!("{}\n{}\n", section.title, "-".repeat(section.title.len()));
+            for CheckLine { outcome, what, remedy } in &section.checks {
+                text += &format!("{} {what}\n", sign(*outcome));
+                if !remedy.is_empty() {
+                    text += &format!("    {remedy}\n");
+                }
+            }
+            text.push('\n');
+        }
+        let end = if self.first_failure().is_some() { CheckOutcome::Failed } else { CheckOutcome::Ok };
+        text + &format!("Status check results are {}\n", sign(end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_is_printed_in_sections_with_what_to_do_below_each_failure() {
+        let mut section = CheckSection::new("ports");
+        section.ok("free");
+        section.fail("taken", "stop the other");
+        section.skip("not tried");
+        let mut report = CheckReport::default();
+        report.push(CheckSection::new("empty"));
+        report.push(section);
+        let expected = "ports\n-----\n√ free\n× taken\n    stop the other\n- not tried\n\nStatus check results are ×\n";
+        assert_eq!(report.text(false), expected);
+        assert!(report.text(true).contains("\x1b[31m×\x1b[0m taken\n"), "{}", report.text(true));
     }
 }
