@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::fs::File;
+use std::io;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -438,7 +439,8 @@ fn assert_all_well(kafka: &Kafka) {
     let (code, text) = run(&mut with_blocklist(with_kafka(&properties, "secure", &all_well), "secure-list"));
     let took = clock::monotonic() - began;
     // Past the capture of the test's output.
-    writeln!(std::io::stderr(), "callbridge check --live: all well in {took:?}").unwrap();
+    let line = format!("callbridge check --live: all well in {took:?}\n");
+    io::stderr().write_all(line.as_bytes()).unwrap();
     assert!(code == 0 && !text.contains("× "), "{text}");
     for line in [
         "√ application 1400000000: a callback signed with the first token of ",
