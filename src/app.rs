@@ -1,4 +1,4 @@
-//! The life of the process on one screen: build everything, start it, wait, stop it in order.
+//! The life of the process on one page: build everything, start it, wait, stop it in order.
 
 mod blocklists;
 mod build;
@@ -53,28 +53,28 @@ use self::build::Built;
 use self::build::Publishing;
 use self::build::Readying;
 
-/// The exit code when the journal's disk has failed. (`EX_IOERR`.)
+/// The exit code after a failure of the journal's disk. (`EX_IOERR`.)
 const EXIT_JOURNAL_FAILED: i32 = 74;
-/// How long the process then still lives.
+/// How long the process still lives after that.
 const LAST_ANSWERS: Duration = Duration::from_millis(200);
-/// How long a line may wait for whoever reads stdout.
+/// How long to wait for the reader of stdout.
 const STDOUT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why the process could not run.
+/// Why the process cannot run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ServeError {
-    /// An address cannot be listened on.
+    /// It cannot listen on an address.
     #[error("listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The error.
         source: io::Error,
     },
-    /// The sockets that the service manager has passed cannot be used.
+    /// The sockets passed by the service manager cannot be used.
     #[error("use the sockets of the service manager")]
     Passed(#[source] PassedError),
-    /// librdkafka does not take the configuration as a whole, or cannot start.
+    /// librdkafka rejects the configuration as a whole, or cannot start.
     #[error("start the kafka client")]
     Kafka(#[source] ClientError),
     /// The embedded broker cannot start.
@@ -86,18 +86,18 @@ pub(crate) enum ServeError {
     /// Some token files cannot be used.
     #[error("use the token files")]
     Tokens(#[source] BadTokenFiles),
-    /// The files of TLS cannot be used.
+    /// The TLS files cannot be used.
     #[error("use the tls files")]
     Tls(#[source] TlsFilesError),
-    /// A metric is registered twice. A bug.
+    /// A metric is registered twice: a bug.
     #[error("register the metrics")]
     Metrics(#[source] prometheus::Error),
-    /// The system gives no thread, no timer or no signal.
+    /// The system has no more threads, timers or signal handlers.
     #[error("start {what}")]
     System {
-        /// What was to be started.
+        /// What cannot be started.
         what: &'static str,
-        /// Why not.
+        /// The error.
         source: io::Error,
     },
 }
@@ -112,11 +112,11 @@ impl ServeError {
 ///
 /// # Errors
 ///
-/// It could not start. Nothing was taken.
+/// It could not start. No callback was accepted.
 pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, ServeError> {
     let passed = systemd::passed_sockets().map_err(ServeError::Passed)?;
     system::raise_descriptor_limit();
-    // For what is rare: it accepts connections, and waits for signals.
+    // For rare events: it accepts connections, and waits for signals.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -135,21 +135,21 @@ pub(crate) fn serve(config: &Config, log: &LogWriter) -> Result<stop::RunEnd, Se
         return Ok(stop::RunEnd::Stopped);
     };
     let mut built = built.map_err(|_ended| ServeError::system("the start")(io::ErrorKind::Other.into()))??;
-    // Ends with this function: behind everything that uses it.
+    // Dropped at the end of this function, after everything that uses it.
     let _embedded = built.embedded.take();
-    // From here on things run.
+    // From here on threads and tasks are running.
     let running = start(built, &runtime, workers, reloads, log)?;
     Ok(stop::run_until_stopped(runtime, running, signals, config))
 }
 
-/// Builds everything, on a thread of its own: reading a large journal takes a while, and a signal is to be heard all the while.
+/// Builds everything on its own thread: reading a large journal takes a while, and signals must be handled meanwhile.
 fn build<B: Send + 'static>(
     build: impl FnOnce() -> Result<B, ServeError> + Send + 'static,
 ) -> Result<oneshot::Receiver<Result<B, ServeError>>, ServeError> {
     let (done, built) = oneshot::channel();
     let _building = spawn("start", move || {
-        // Nobody waits any more when it was told to stop.
-        let _told = done.send(build());
+        // Nobody waits for the result if the process was asked to stop.
+        let _sent = done.send(build());
     })?;
     Ok(built)
 }
@@ -162,26 +162,26 @@ fn serve_admin(admin: Admin, listener: TcpListener) -> Result<JoinHandle<()>, Se
     })
 }
 
-/// What runs, as the stop needs it.
+/// What runs, as needed for the stop.
 pub(crate) struct Running {
     built: build::Served,
     serving: oneshot::Receiver<()>,
     workers: Workers,
     pump: Pumping,
-    /// Of the journal on disk: behind the pump.
+    /// The threads of the journal on disk. They end after the pump.
     committer_ended: Option<oneshot::Receiver<()>>,
-    /// There is a journal on disk that is still there at the next start.
+    /// The journal on disk is still there at the next start.
     is_journal_persistent: bool,
     admin: JoinHandle<()>,
 }
 
-/// The pump's thread, and how to speak to it.
+/// The thread of the pump, and the handle to control it.
 struct Pumping {
     thread: Thread,
     control: Arc<Control>,
-    /// What Kafka said last of each topic that does not take its records, by its place among the names.
+    /// The last error of each topic that does not accept its records, by index.
     ended: oneshot::Receiver<Vec<Option<String>>>,
-    /// The records that are in Kafka.
+    /// Counts the records that are in Kafka.
     delivered: IntCounter,
 }
 
@@ -194,14 +194,14 @@ fn start(
 ) -> Result<Running, ServeError> {
     let Built { served, publishing, journaling, readying, admin, following, blocklists, listeners, embedded: _ } =
         built;
-    // Not waited for at the end: it may be reading from a disk that does not answer.
+    // Not joined at the end: it may be reading from a disk that does not answer.
     let _following = spawn("files", move || following.run(&reloads))?;
     let is_journal_persistent = journaling.as_ref().is_some_and(|journaling| journaling.is_persistent);
     let committer_ended = journaling.map(|journaling| start_journal(journaling, &served.lifecycle, log)).transpose()?;
     let (pump, topics_client) = start_pump(publishing)?;
     let readying = Arc::new(readying);
     start_blocklists(blocklists, &readying, &served)?;
-    // Ends after the stop, at its next look at the cluster: not waited for.
+    // Not joined: it ends at its next request to the cluster.
     let _watching = {
         let (control, thread, served) = (Arc::clone(&pump.control), pump.thread.clone(), served.clone());
         spawn("topics", move || watch_topics(&readying, &topics_client, &served, &control, &thread))?
@@ -220,17 +220,17 @@ fn start(
         };
         listener::serve(listener, setup, served.lifecycle.clone())
     };
-    // The one task of the runtime's root; its end is waited for in `stop`.
+    // The only task of the root runtime; `stop` waits for it.
     let _task = runtime.spawn(async move {
         serve.await;
-        // Nobody listens any more when the stop ran out of time.
+        // Nobody waits if the stop has run out of time.
         let _ = done.send(());
     });
     Ok(Running { built: served, serving, workers, pump, committer_ended, is_journal_persistent, admin })
 }
 
-/// Starts the journal's threads. When the disk fails, they end the process: what was not acknowledged is nobody's loss, and what was is
-/// found by the next one.
+/// Starts the threads of the journal. If the disk fails, they end the process. No acknowledged callback is lost: the next process recovers
+/// them.
 fn start_journal(
     journaling: build::Journaling,
     lifecycle: &Lifecycle,
@@ -254,17 +254,17 @@ fn start_journal(
     Ok(committer_ended)
 }
 
-/// Ends the process because the journal's disk cannot be trusted any more.
+/// Ends the process because the journal's disk can no longer be trusted.
 fn end_without_disk(failed: &commit::Failed, log: &LogWriter) -> ! {
     let source = std::error::Error::source(failed).map(ToString::to_string);
-    tracing::error!(what = %failed, error = source, "the journal's disk has failed; this process ends without acknowledging more");
-    // Those who waited are answered meanwhile.
+    tracing::error!(what = %failed, error = source, "the journal's disk has failed; this process ends without acknowledging further callbacks");
+    // Waiting requests are answered meanwhile.
     thread::sleep(LAST_ANSWERS);
     log.flush();
     process::exit(EXIT_JOURNAL_FAILED)
 }
 
-/// Starts the pump, and the Kafka client on its thread.
+/// Starts the pump, with the Kafka client on its thread.
 fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), ServeError> {
     let (control, delivered) = (publishing.control(), publishing.delivered_records());
     let (ended, has_ended) = oneshot::channel();
@@ -273,11 +273,11 @@ fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), ServeEr
         let control = Arc::clone(&control);
         spawn("pump", move || match publishing.into_pump(&thread::current()) {
             Ok((pump, topics_client)) => {
-                let _told = started.send(Ok(topics_client));
+                let _sent = started.send(Ok(topics_client));
                 let _ = ended.send(pump.run(&control));
             }
             Err(error) => {
-                let _told = started.send(Err(error));
+                let _sent = started.send(Err(error));
             }
         })?
     };
@@ -289,7 +289,8 @@ fn start_pump(publishing: Publishing) -> Result<(Pumping, TopicsClient), ServeEr
     Ok((Pumping { thread: handle.thread().clone(), control, ended: has_ended, delivered }, topics_client))
 }
 
-/// Starts the threads of the blocklist topics, and one that lets callbacks through once all have been read or the time for it is over.
+/// Starts the threads of the blocklist topics, and one that releases the callbacks once all topics have been read or the time limit has
+/// passed.
 fn start_blocklists(
     blocklists: Blocklists,
     readying: &Arc<Readying>,
@@ -308,13 +309,14 @@ fn start_blocklists(
     Ok(())
 }
 
-/// Watches the topics until the stop. Once all are there, or at once where callbacks are safe without, lets callbacks through and says where.
+/// Watches the topics until the stop. Releases the callbacks and prints the addresses once all topics exist, or at once where callbacks are
+/// safe without them.
 fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Served, control: &Control, pump: &Thread) {
     if readying.is_ready_alone {
         serve_now(readying, served);
     }
     let what = if readying.is_ready_alone { "not publishing" } else { "not ready" };
-    let tell = |told: TopicsProgress<'_>| match told {
+    let on_progress = |progress: TopicsProgress<'_>| match progress {
         TopicsProgress::Missing(missing) => {
             match missing {
                 Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "{what}"),
@@ -325,7 +327,7 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
             }
             served.lifecycle.set_waits_for(&missing.to_string());
         }
-        // What is in the journal can wait for its own topic only.
+        // Captures in the journal wait for their own topic only.
         TopicsProgress::OthersWork(there) if readying.is_ready_alone => control.publish(there.iter().copied(), pump),
         TopicsProgress::OthersWork(_) => {}
         TopicsProgress::Limit(smallest) => control.limit(smallest, pump),
@@ -338,10 +340,10 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
             }
         }
     };
-    client.watch(&readying.topics, control, &served.lifecycle, tell);
+    client.watch(&readying.topics, control, &served.lifecycle, on_progress);
 }
 
-/// Lets callbacks through, and says where, once everything that holds them back has called it.
+/// Releases the callbacks, and prints the addresses, once everything that holds callbacks back has called it.
 fn serve_now(readying: &Readying, served: &build::Served) {
     if readying.holders.fetch_sub(1, Ordering::AcqRel) > 1 {
         return;
@@ -361,15 +363,15 @@ fn spawn<F: FnOnce() + Send + 'static>(name: &'static str, run: F) -> Result<Joi
     thread::Builder::new().name(name.to_owned()).spawn(run).map_err(ServeError::system(name))
 }
 
-/// Prints lines that programs read. That nobody reads stdout any more is no reason to stop, nor to wait.
+/// Prints lines for programs. A reader that is gone is no reason to stop or to wait.
 fn say(lines: &str) {
     let (written, is_written) = mpsc::sync_channel(1);
     let printed = format!("{lines}\n");
-    // When stdout blocks it, it ends with the process.
+    // A thread that is blocked by stdout ends with the process.
     let printing = spawn("stdout", move || {
         let mut stdout = io::stdout().lock();
         let outcome = stdout.write_all(printed.as_bytes()).and_then(|()| stdout.flush());
-        // Nobody waits any more when it took too long.
+        // Nobody waits if it has taken too long.
         let _ = written.send(outcome.is_ok());
     });
     if printing.is_err() || !is_written.recv_timeout(STDOUT_TIMEOUT).unwrap_or(false) {

@@ -1,7 +1,7 @@
-//! Whose callback it is: the check that nobody gets past without an `SdkAppid` of ours and, where tokens are set, its signature.
+//! Authentication: a callback needs a configured `SdkAppid` and, if tokens are set, a valid signature.
 //!
-//! A signature says only that its sender knew the token at that time: neither the body nor the command is signed, and within the
-//! window it can be used again by whoever sees it.
+//! A signature proves only that its sender knew the token at that time. It covers neither the body nor the command, and within the window
+//! it can be replayed by anybody who sees it.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,62 +19,62 @@ use crate::invisible::first_invisible;
 use crate::refusal::Refusal;
 use crate::request::Query;
 
-/// The most tokens of one source. Each costs every callback a hash.
+/// The most tokens of a file or variable. Each costs every callback a hash.
 pub const TOKENS_MAX: usize = 16;
 
 /// The longest token, in bytes.
 pub const TOKEN_BYTES_MAX: usize = 1024;
 
-/// Shorter than this, a token can be found by trying: a signature shows whether a guess is right.
+/// A shorter token can be found by guessing: a signature shows whether a guess is right.
 pub const TOKEN_BYTES_STRONG: usize = 16;
 
-/// The longest `RequestTime`: the digits of 64 bits.
+/// The longest `RequestTime`, in digits of a 64-bit number.
 const TIME_DIGITS_MAX: usize = 20;
 
-/// The applications whose callbacks are taken.
+/// The configured applications.
 #[derive(Debug, Default)]
 pub struct Apps {
     by_id: HashMap<Box<str>, usize>,
     ids: Vec<Box<str>>,
-    /// By the place of the application; those beyond its end are not signed.
+    /// By application; those without an entry, or with `None`, are not signed.
     tokens: Vec<Option<Arc<ArcSwap<Tokens>>>>,
     window: Duration,
 }
 
-/// One of our applications, as its place among those configured.
+/// A configured application, by index.
 ///
-/// Only [`check`] and [`Apps`] make one, so code that takes a `VerifiedApp` cannot be reached by a stranger.
+/// Only [`check`] and [`Apps`] make one, so code that takes a `VerifiedApp` cannot be reached by an unauthenticated request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerifiedApp(usize);
 
 impl VerifiedApp {
-    /// Its place in the configuration, from 0.
+    /// The index in the configuration.
     pub const fn index(self) -> usize {
         self.0
     }
 }
 
 impl Apps {
-    /// The applications with these SdkAppids, in the order of the configuration. Their callbacks are not signed.
+    /// Applications with these SdkAppids, in the order of the configuration. Their callbacks are not signed.
     pub fn new(ids: impl IntoIterator<Item = u64>) -> Self {
         let ids: Vec<Box<str>> = ids.into_iter().map(|id| id.to_string().into_boxed_str()).collect();
         let by_id = ids.iter().enumerate().map(|(index, id)| (id.clone(), index)).collect();
         Self { by_id, ids, tokens: Vec::new(), window: Duration::ZERO }
     }
 
-    /// The same, of which those with tokens take nothing unsigned. A signature is good for `window` before and after its
-    /// `RequestTime`. Whoever holds the other end of the swap may replace tokens at any time.
+    /// The same, but applications with tokens require signatures. A signature is valid for `window` before and after its `RequestTime`.
+    /// Tokens can be replaced at any time through the `ArcSwap`.
     #[must_use]
     pub fn signed(self, tokens: Vec<Option<Arc<ArcSwap<Tokens>>>>, window: Duration) -> Self {
         Self { tokens, window, ..self }
     }
 
-    /// Every application.
+    /// All applications.
     pub fn iter(&self) -> impl Iterator<Item = VerifiedApp> {
         (0..self.ids.len()).map(VerifiedApp)
     }
 
-    /// The application with this SdkAppid, for a callback of which it was verified before.
+    /// The application with this SdkAppid, for a callback that was verified before.
     pub fn find(&self, id: &str) -> Option<VerifiedApp> {
         self.by_id.get(id).copied().map(VerifiedApp)
     }
@@ -85,34 +85,34 @@ impl Apps {
     }
 }
 
-/// What signs the callbacks of an application; several while one takes the place of another. Shows nothing of them.
+/// The tokens that may sign the callbacks of an application; several during a rotation. Shows nothing of them.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Tokens(Vec<Box<[u8]>>);
 
-/// What is wrong with a text of tokens. Shows nothing of it.
+/// Why tokens cannot be used. Shows nothing of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadTokens {
-    /// Nothing but blanks.
+    /// There is only white space.
     #[error("holds no token")]
     None,
-    /// It is hardly a list of tokens.
+    /// Probably not a token file.
     #[error("holds more than {TOKENS_MAX} tokens, one a line")]
     TooMany,
-    /// It is hardly a token.
+    /// Probably not a token.
     #[error("line {0}: the token is longer than {TOKEN_BYTES_MAX} bytes")]
     TooLong(usize),
-    /// It looks like a comment. Taken for a token, it would be one that everybody can guess.
+    /// It looks like a comment. As a token, everybody could guess it.
     #[error("line {0}: begins with '#', which no token does; a token file has no comments")]
     Comment(usize),
-    /// Words, or a character that nobody sees.
+    /// A space or an invisible character.
     #[error("line {line}: character U+{character:04X} in the token; expected one token a line, of visible characters", character = u32::from(*.character))]
     Invisible {
-        /// Its number; the first line is 1.
+        /// The line number, from 1.
         line: usize,
-        /// A blank, a control character, or one that shows nothing.
+        /// The character.
         character: char,
     },
-    /// Tokens are text.
+    /// Tokens must be text.
     #[error("is not UTF-8")]
     NotText,
 }
@@ -123,18 +123,18 @@ pub enum BadTokens {
     "{count} of {of} tokens are shorter than {TOKEN_BYTES_STRONG} bytes, so they can be guessed from one signature"
 )]
 pub struct WeakTokens {
-    /// How many.
+    /// The number of short tokens.
     pub count: usize,
-    /// Of how many.
+    /// The number of all tokens.
     pub of: usize,
 }
 
 impl Tokens {
-    /// Reads tokens, one a line; spaces and tabs around them, blank lines and a BOM at the beginning mean nothing.
+    /// Parses tokens, one a line. Spaces and tabs around them, blank lines and a BOM at the beginning are ignored.
     ///
     /// # Errors
     ///
-    /// There is no token, or something that cannot be one.
+    /// There is no token, or a line is invalid.
     pub fn parse(text: &[u8]) -> Result<Self, BadTokens> {
         let text = str::from_utf8(text).map_err(|_not_text| BadTokens::NotText)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -158,34 +158,34 @@ impl Tokens {
         if tokens.is_empty() { Err(BadTokens::None) } else { Ok(Self(tokens)) }
     }
 
-    /// All tokens of several sources.
+    /// The tokens of several sources.
     pub fn union<'t>(sources: impl IntoIterator<Item = &'t Self>) -> Self {
         Self(sources.into_iter().flat_map(|tokens| tokens.0.iter().cloned()).collect())
     }
 
-    /// How many there are.
+    /// The number of tokens.
     pub const fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// What is wrong with tokens that are good, if anything.
+    /// Whether valid tokens are too weak.
     pub fn weakness(&self) -> Option<WeakTokens> {
         let count = self.0.iter().filter(|token| token.len() < TOKEN_BYTES_STRONG).count();
         (count > 0).then_some(WeakTokens { count, of: self.0.len() })
     }
 
-    /// Whether there is none, so that nothing is rightly signed.
+    /// Whether there are none, so that no signature is valid.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// `Sign` for a callback whose `RequestTime` is `time`, with the first token: for who plays Tencent.
+    /// `Sign` for a callback with the `RequestTime` `time`, made with the first token: for `callbridge send` and tests.
     pub fn signature(&self, time: &str) -> Option<String> {
         let digest = |token: &[u8]| Sha256::new().chain_update(token).chain_update(time).finalize();
         self.0.first().map(|token| digest(token).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// Whether one of them makes `sign` of `time`. Takes the same time whichever it is, and however much of it is wrong.
+    /// Whether a token makes this `sign` for `time`. Takes the same time for every signature, valid or not.
     fn sign(&self, time: &str, sign: &[u8; 32]) -> bool {
         let matches = |token: &[u8]| {
             let digest: [u8; 32] = Sha256::new().chain_update(token).chain_update(time).finalize().into();
@@ -201,13 +201,13 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// Finds the application that `query` names, and checks its signature if it has tokens. The digits of the SdkAppid must be the
-/// configured ones, with no sign and no leading zero.
+/// Finds the application of `query`, and checks the signature if it has tokens. The SdkAppid must be exactly the configured digits, without
+/// a sign or a leading zero.
 ///
 /// # Errors
 ///
-/// `SdkAppid` is missing, or is none of `apps`; or the signature is missing, wrong, or not of this time. It is checked before the time,
-/// so what is stale was rightly signed.
+/// `SdkAppid` is missing or unknown; or the signature is missing, wrong or stale. The signature is checked before the time, so a stale one
+/// was valid.
 pub fn check(query: &Query<'_>, apps: &Apps, now: UnixMillis) -> Result<VerifiedApp, Refusal> {
     let app = find(query, apps)?;
     if let Some(Some(tokens)) = apps.tokens.get(app.0) {
@@ -216,11 +216,11 @@ pub fn check(query: &Query<'_>, apps: &Apps, now: UnixMillis) -> Result<Verified
     Ok(app)
 }
 
-/// Finds the application that `query` names, whoever sent it.
+/// Finds the application of `query`, without authentication.
 ///
 /// # Errors
 ///
-/// `SdkAppid` is missing, or is none of `apps`.
+/// `SdkAppid` is missing or unknown.
 pub(crate) fn find(query: &Query<'_>, apps: &Apps) -> Result<VerifiedApp, Refusal> {
     let id = query.sdk_app_id.as_deref().ok_or(Refusal::AppMissing)?;
     apps.find(id).ok_or(Refusal::AppUnknown)
@@ -229,14 +229,14 @@ pub(crate) fn find(query: &Query<'_>, apps: &Apps) -> Result<VerifiedApp, Refusa
 fn check_signature(query: &Query<'_>, tokens: &Tokens, window: Duration, now: UnixMillis) -> Result<(), Refusal> {
     let sign = query.sign.as_deref().ok_or(Refusal::SignMissing("Sign"))?;
     let time = query.request_time.as_deref().ok_or(Refusal::SignMissing("RequestTime"))?;
-    // Digits only: SHA-256 lets whoever has a signature make one of a longer text that begins the same and goes on with padding.
+    // Digits only: SHA-256 allows length extension, so from one signature others can be made for the same text with a suffix.
     let is_time = (1..=TIME_DIGITS_MAX).contains(&time.len()) && time.bytes().all(|byte| byte.is_ascii_digit());
     let is_signed = is_time && digest(sign).is_some_and(|sign| tokens.sign(time, &sign));
     if !is_signed {
         return Err(Refusal::SignWrong);
     }
     let now = now.0.div_euclid(1000).unsigned_abs();
-    // More than 64 bits is a time that never comes.
+    // A number above 64 bits counts as infinitely far away.
     let seconds_off = time.parse::<u64>().map_or(u64::MAX, |time| time.abs_diff(now));
     if seconds_off > window.as_secs() {
         return Err(Refusal::SignStale { seconds_off, window: window.as_secs() });
@@ -244,7 +244,7 @@ fn check_signature(query: &Query<'_>, tokens: &Tokens, window: Duration, now: Un
     Ok(())
 }
 
-/// The digest that 64 hex digits write, of either case.
+/// Decodes a digest from 64 hex digits of either case.
 fn digest(hex: &str) -> Option<[u8; 32]> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
     let mut digest = [0; 32];

@@ -1,4 +1,4 @@
-//! The bearer tokens of the admin API: who may read and write the blocklist, and under which name.
+//! The bearer tokens of the admin API. Each has a name, and grants reading and writing the blocklist.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use subtle::ConstantTimeEq;
 
 use crate::invisible::first_invisible;
 
-/// The most tokens of one file. Each costs every request a comparison.
+/// The most tokens of a file. Each costs every request a comparison.
 pub const ADMIN_TOKENS_MAX: usize = 256;
 
 /// The longest token and the longest name, in bytes.
 pub const ADMIN_TOKEN_BYTES_MAX: usize = 1024;
 
-/// Shorter than this, a token can be found by trying.
+/// A shorter token can be found by guessing.
 pub const ADMIN_TOKEN_BYTES_STRONG: usize = 16;
 
-/// The tokens of some files. Holds their hashes only.
+/// The tokens of some files. It holds only their hashes.
 #[derive(Clone, Default)]
 pub struct AdminTokens {
     tokens: Vec<AdminToken>,
@@ -30,39 +30,39 @@ struct AdminToken {
     hash: [u8; 32],
 }
 
-/// What is wrong with a file of tokens. Shows no token.
+/// Why a token file cannot be used. Shows no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadAdminTokens {
-    /// Nothing but blanks.
+    /// It has only white space.
     #[error("holds no token; expected lines `name:token`")]
     None,
-    /// It is hardly a list of tokens.
+    /// Probably not a token file.
     #[error("holds more than {ADMIN_TOKENS_MAX} tokens, one a line")]
     TooMany,
-    /// Not text.
+    /// It is not text.
     #[error("is not UTF-8")]
     NotText,
-    /// A comment. Taken for a token, it would be one that everybody can guess.
+    /// It has a comment. As a token, everybody could guess it.
     #[error("line {0}: begins with '#'; a token file has no comments")]
     Comment(usize),
-    /// No name, no token, or no colon between them.
+    /// The name, the token or the colon between them is missing.
     #[error("line {0}: expected `name:token`")]
     Form(usize),
-    /// A blank or an invisible character.
+    /// A space or an invisible character.
     #[error("line {line}: character U+{character:04X}; expected `name:token` of visible characters", character = u32::from(*.character))]
     Invisible {
-        /// Its number; the first line is 1.
+        /// The line number, from 1.
         line: usize,
         /// The character.
         character: char,
     },
-    /// A character that no header can carry as a bearer token.
+    /// A character that is not allowed in a bearer token.
     #[error("line {0}: a token consists of the characters a-z A-Z 0-9 - . _ ~ + / and = at its end")]
     Token(usize),
-    /// Too long.
+    /// The name or the token is too long.
     #[error("line {0}: the name or the token is longer than {ADMIN_TOKEN_BYTES_MAX} bytes")]
     TooLong(usize),
-    /// The same token under two names: the audit could not tell who made a change.
+    /// The same token has two names: the audit topic could not tell who made a change.
     #[error("line {0}: the same token has another name on an earlier line")]
     Ambiguous(usize),
 }
@@ -71,18 +71,18 @@ pub enum BadAdminTokens {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{count} of {of} tokens are shorter than {ADMIN_TOKEN_BYTES_STRONG} bytes, so they can be guessed")]
 pub struct WeakAdminTokens {
-    /// How many.
+    /// The number of short tokens.
     pub count: usize,
-    /// Of how many.
+    /// The number of all tokens.
     pub of: usize,
 }
 
 impl AdminTokens {
-    /// Reads tokens, one `name:token` a line; blanks around a line, blank lines and a BOM at the beginning mean nothing.
+    /// Parses tokens, one `name:token` a line. White space around a line, blank lines and a BOM at the beginning are ignored.
     ///
     /// # Errors
     ///
-    /// There is no token, or a line that is none.
+    /// There is no token, or a line is invalid.
     pub fn parse(text: &[u8]) -> Result<Self, BadAdminTokens> {
         let text = str::from_utf8(text).map_err(|_not_text| BadAdminTokens::NotText)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -115,7 +115,7 @@ impl AdminTokens {
         if all.is_empty() { Err(BadAdminTokens::None) } else { Ok(all) }
     }
 
-    /// All tokens of several files. A token of two files has the name that the first gives it.
+    /// The tokens of several files. A token in two files has the name from the first.
     pub fn union<'t>(files: impl IntoIterator<Item = &'t Self>) -> Self {
         let mut all = Self::default();
         for file in files {
@@ -125,26 +125,26 @@ impl AdminTokens {
         all
     }
 
-    /// How many there are.
+    /// The number of tokens.
     pub const fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Whether there is none, so that nobody may do anything.
+    /// Whether there are none, so that nobody has access.
     pub const fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// What is wrong with tokens that are good, if anything.
+    /// Whether valid tokens are too weak.
     pub fn weakness(&self) -> Option<WeakAdminTokens> {
         (self.weak > 0).then_some(WeakAdminTokens { count: self.weak, of: self.len() })
     }
 
-    /// The name of `token`, if it is one of these. Takes the same time whichever it is, and however much of it is wrong.
+    /// The name of `token`, if it is valid. Takes the same time for every token, valid or not.
     pub fn name_of(&self, token: &str) -> Option<&str> {
         let hash = hash(token);
         let matches = self.tokens.iter().filter(|known| bool::from(known.hash.ct_eq(&hash)));
-        // To its end, not to the first.
+        // Does not stop at the first match.
         matches.collect::<Vec<_>>().first().map(|known| &*known.name)
     }
 }
@@ -155,12 +155,12 @@ impl fmt::Debug for AdminTokens {
     }
 }
 
-/// The name and the token of a line `name:token`. No token holds a colon, but a name may.
+/// Splits a line `name:token`. A token has no colon, but a name may.
 pub fn named(line: &str) -> Option<(&str, &str)> {
     line.rsplit_once(':').filter(|(name, token)| !name.is_empty() && !token.is_empty())
 }
 
-/// Whether a header can carry it. (RFC 6750, section 2.1.)
+/// Whether a header can carry it (RFC 6750, section 2.1).
 pub fn is_bearer_token(token: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
     let body = token.trim_end_matches('=');

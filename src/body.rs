@@ -1,7 +1,7 @@
-//! The bodies of the OfficialAccount family as types, borrowing from the JSON they were read from.
+//! The bodies of the OfficialAccount family as types that borrow from the JSON.
 //!
-//! Field names and types: Tencent's pages 60795 to 60805. Their tables do not say which fields are mandatory; here a field is
-//! required only where nothing can be done without it. Unknown fields are skipped: the body itself is published verbatim.
+//! Field names and types: Tencent's pages 60795 to 60805. Their tables do not say which fields are mandatory; here a field is required only
+//! if nothing can be done without it. Unknown fields are skipped: the body itself is published verbatim.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,13 +15,13 @@ use serde::de::value::MapAccessDeserializer;
 use serde_json::value::RawValue;
 
 /// `OfficialAccount.CallbackBeforeAddSubscriber`, `OfficialAccount.CallbackAfterAddSubscriber` and
-/// `OfficialAccount.CallbackAfterDeleteSubscriber`, to be published. What is to be decided is read more strictly, elsewhere.
+/// `OfficialAccount.CallbackAfterDeleteSubscriber`, for publishing. Decisions parse them more strictly, in `question`.
 #[derive(Debug, Deserialize)]
 pub struct Subscribers<'a> {
     /// The account that is or was subscribed to.
     #[serde(borrow, rename = "Official_Account")]
     pub official_account: Id<'a>,
-    /// Who asked for it: the user, or an administrator by REST.
+    /// Who requested it: the user, or an administrator through the REST API.
     #[serde(borrow, default, rename = "Operator_Account")]
     pub operator: Option<LossyText<'a>>,
     /// Who subscribes or unsubscribes.
@@ -43,13 +43,13 @@ pub struct Subscriber<'a> {
 /// `OfficialAccount.CallbackBeforeCreateOfficialAccount`. The account has no id yet.
 #[derive(Debug, Deserialize)]
 pub struct AskedFor<'a> {
-    /// Whose it shall be.
+    /// The future owner.
     #[serde(borrow, rename = "Owner_Account")]
     pub owner: Id<'a>,
-    /// Who asks for it.
+    /// Who requests it.
     #[serde(borrow, default, rename = "Operator_Account")]
     pub operator: Option<LossyText<'a>>,
-    /// What it shall be called.
+    /// The requested name.
     #[serde(borrow, default, rename = "Name")]
     pub name: Option<LossyText<'a>>,
     /// When.
@@ -64,13 +64,13 @@ pub struct OfficialAccountChange<'a> {
     /// The account that is new, gone or full.
     #[serde(borrow, rename = "Official_Account")]
     pub official_account: Id<'a>,
-    /// Who made it.
+    /// Who made the change.
     #[serde(borrow, default, rename = "Operator_Account")]
     pub operator: Option<LossyText<'a>>,
-    /// Whose it is or was.
+    /// The owner.
     #[serde(borrow, default, rename = "Owner_Account")]
     pub owner: Option<LossyText<'a>>,
-    /// What it is or was called.
+    /// The name.
     #[serde(borrow, default, rename = "Name")]
     pub name: Option<LossyText<'a>>,
     /// When.
@@ -78,7 +78,7 @@ pub struct OfficialAccountChange<'a> {
     pub event_time: EventTime,
 }
 
-/// `OfficialAccount.CallbackAfterOfficialAccountInfoChanged`. Of the profile only what changed is there.
+/// `OfficialAccount.CallbackAfterOfficialAccountInfoChanged`. It has only the changed fields of the profile.
 #[derive(Debug, Deserialize)]
 pub struct InfoChanged<'a> {
     /// The account whose profile changed.
@@ -113,19 +113,19 @@ pub struct OfficialAccountMessage<'a> {
     /// Who wrote it.
     #[serde(borrow, default, rename = "Operator_Account")]
     pub operator: Option<LossyText<'a>>,
-    /// What it is taken back by. A message that is yet to be sent has none.
+    /// The key by which it can be recalled. A message that is not sent yet has none.
     #[serde(borrow, default, rename = "MsgKey")]
     pub key: Option<Text<'a>>,
     /// When it was sent.
     #[serde(default, rename = "MsgTime")]
     pub time: EventTime,
-    /// Whether it is for those only who are online.
+    /// Whether it is only for users who are online.
     #[serde(default, rename = "OnlineOnlyFlag")]
     pub online_only: Option<Flag>,
     /// Its elements.
     #[serde(borrow, default, rename = "MsgBody")]
     pub body: Option<JsonArray<'a>>,
-    /// What the application put beside it.
+    /// Custom data of the application.
     #[serde(borrow, default, rename = "CloudCustomData")]
     pub custom_data: Option<LossyText<'a>>,
     /// When.
@@ -136,10 +136,10 @@ pub struct OfficialAccountMessage<'a> {
 /// `OfficialAccount.CallbackAfterMsgWithDraw`.
 #[derive(Debug, Deserialize)]
 pub struct Withdrawn<'a> {
-    /// The account whose messages were taken back.
+    /// The account whose messages were recalled.
     #[serde(borrow, rename = "Official_Account")]
     pub official_account: Id<'a>,
-    /// Who took them back.
+    /// Who recalled them.
     #[serde(borrow, default, rename = "Operator_Account")]
     pub operator: Option<LossyText<'a>>,
     /// The messages.
@@ -153,49 +153,50 @@ pub struct Withdrawn<'a> {
 /// One element of `WithdrawMsgList`.
 #[derive(Debug, Deserialize)]
 pub struct WithdrawnMessage<'a> {
-    /// The one it had when it was sent.
+    /// The key that it had when it was sent.
     #[serde(borrow, rename = "MsgKey")]
     pub key: Text<'a>,
 }
 
-/// A string that borrows from the JSON unless it had escapes. One with a lone surrogate (`"\ud83d"`) is an error: it names nothing.
+/// A string that borrows from the JSON unless it has escapes. A lone surrogate (`"\ud83d"`) is an error: the string cannot be an id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text<'a>(pub Cow<'a, str>);
 
-/// A string that nothing is decided or routed by. Of a lone surrogate, which no text can hold, it has U+FFFD.
+/// A string that is neither an id nor a key. A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LossyText<'a>(pub Cow<'a, str>);
 
-/// A [`Text`] that names something, so it is not empty.
+/// A [`Text`] that is an id, so it must not be empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Id<'a>(pub Cow<'a, str>);
 
-/// A `T` that was written as a JSON object. (Serde's derived types also take arrays, by position.)
+/// A `T` that is written as a JSON object. (Types derived with serde also accept arrays, by position.)
 #[derive(Debug)]
 pub struct Object<T>(pub T);
 
-/// A number that stands for false when it is 0, and else for true.
+/// A number: 0 is false, and any other is true.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flag(pub bool);
 
-/// A JSON array, as it stands there.
+/// A JSON array, verbatim.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(transparent)]
 pub struct JsonArray<'a>(pub &'a RawValue);
 
-/// `EventTime`, in milliseconds since the Unix epoch; `None` where it is absent or cannot be read, which is no reason to reject.
+/// `EventTime`, in milliseconds since the Unix epoch; `None` if it is absent or cannot be parsed, which is no reason to reject the
+/// callback.
 ///
-/// Tencent's samples show it as a number and as a quoted number, in milliseconds and, for `Push.*`, in seconds. A number below
-/// 10^11 is taken for seconds: as milliseconds it would lie in 1973 or before.
+/// Tencent's samples have it as a number and as a quoted number, in milliseconds and, for `Push.*`, in seconds. A number below 10^11 counts
+/// as seconds: as milliseconds it would be in 1973 or earlier.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct EventTime(pub Option<i64>);
 
 impl EventTime {
     const SECONDS_BELOW: i64 = 100_000_000_000;
-    /// 9999-12-30T22:00:00Z, the last time that jiff knows.
+    /// 9999-12-30T22:00:00Z, the last time that jiff can represent.
     const MILLIS_MAX: i64 = 253_402_207_200_000;
 
-    /// Reads it as it stands in the JSON.
+    /// Parses it from its JSON.
     pub fn read(json: &str) -> Option<i64> {
         let digits = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or(json);
         if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -207,7 +208,7 @@ impl EventTime {
     }
 }
 
-/// What JSON calls white space.
+/// White space in JSON.
 pub const fn is_blank(character: char) -> bool {
     matches!(character, ' ' | '\t' | '\n' | '\r')
 }
@@ -220,12 +221,12 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 
 impl<'de: 'a, 'a> Deserialize<'de> for LossyText<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // As bytes the library gives lone surrogates too, three bytes each.
+        // As bytes, the library returns lone surrogates too, encoded in three bytes.
         deserializer.deserialize_bytes(ShownVisitor)
     }
 }
 
-/// Reads a list that must be there, but may be `null`.
+/// Parses a list that is required, but may be `null`.
 fn null_is_empty<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
@@ -293,7 +294,7 @@ impl<'de> de::Visitor<'de> for ShownVisitor {
     }
 }
 
-/// Puts U+FFFD in the place of each surrogate. Both take three bytes, and nothing else begins as a surrogate does.
+/// Replaces each surrogate by U+FFFD. Both take three bytes, and nothing else begins like a surrogate.
 fn replace_surrogates(wtf8: &mut [u8]) {
     let mut rest = wtf8;
     while let [first, behind @ ..] = rest {
@@ -326,7 +327,7 @@ impl<'de, T: Deserialize<'de>> de::Visitor<'de> for ObjectVisitor<T> {
 
 impl<'de> Deserialize<'de> for EventTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Raw, because any value may stand here, even a number that no type holds.
+        // Raw, because the value may be anything, even a number that no type can hold.
         let raw = <&RawValue>::deserialize(deserializer)?;
         Ok(Self(Self::read(raw.get())))
     }

@@ -1,4 +1,4 @@
-//! What the journal keeps of a callback: everything that came, and what was answered.
+//! What the journal keeps of a callback: the raw request, and its outcome.
 
 use std::net::SocketAddr;
 
@@ -8,24 +8,24 @@ use crate::command::Command;
 use crate::decide::Decision;
 use crate::refusal::Reason;
 
-/// A callback as it came, raw, so that a fault in a normal form can be mended by the next version and never costs an event.
+/// A raw callback: an error in a normaliser can be fixed in the next version, and costs no event.
 #[derive(Debug)]
 pub struct Capture {
     /// When its head had been read.
     pub received: UnixMillis,
     /// The other end of the connection: Tencent, or a proxy.
     pub peer: SocketAddr,
-    /// The application it was sent for.
+    /// The application that it was sent for.
     pub app: VerifiedApp,
-    /// The command, if it is of the table.
+    /// The command, if it is in the table.
     pub command: Option<Command>,
-    /// What was sent.
+    /// The query and the body.
     pub raw: Raw,
-    /// What became of it.
+    /// The outcome at intake.
     pub outcome: CaptureOutcome,
 }
 
-/// A callback's query and body as they came, in one piece of memory: it is made by one thread and freed by another for each callback.
+/// The query and the body of a callback in one allocation: each is allocated by one thread and freed by another.
 #[derive(Debug)]
 pub struct Raw {
     bytes: Vec<u8>,
@@ -33,45 +33,45 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// A callback with this query whose body is yet to come, and expected to have so many bytes.
+    /// A callback with this query, whose body is expected to have `body_bytes`.
     pub fn begin(query: &str, body_bytes: usize) -> Self {
         let mut bytes = Vec::with_capacity(query.len() + body_bytes);
         bytes.extend_from_slice(query.as_bytes());
         Self { bytes, query_bytes: query.len() }
     }
 
-    /// The next part of the body came.
+    /// Appends a part of the body.
     pub fn push(&mut self, part: &[u8]) {
         self.bytes.extend_from_slice(part);
     }
 
-    /// The body has come. Gives back what was expected and did not come.
+    /// Ends the body, and releases memory that was reserved and not used.
     #[must_use]
     pub fn end(mut self) -> Self {
         self.bytes.shrink_to_fit();
         self
     }
 
-    /// A callback that was kept as these bytes: the query, of so many bytes, and the body. `None` if the query is not text.
+    /// A callback from its stored bytes: the query, which has `query_bytes`, and the body. `None` if the query is not UTF-8.
     pub fn restore(bytes: Vec<u8>, query_bytes: usize) -> Option<Self> {
         str::from_utf8(bytes.get(..query_bytes)?).ok()?;
         Some(Self { bytes, query_bytes })
     }
 
-    /// The query and the body, as one.
+    /// The query followed by the body.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// How many of them are the query's.
+    /// The length of the query.
     pub const fn query_bytes(&self) -> usize {
         self.query_bytes
     }
 
-    /// The query, as it stood in the URL.
+    /// The query, as it is in the URL.
     pub fn query(&self) -> &str {
         let query = self.bytes.get(..self.query_bytes).unwrap_or_default();
-        // It was text when it came.
+        // It was checked when it was stored.
         str::from_utf8(query).unwrap_or_default()
     }
 
@@ -81,27 +81,27 @@ impl Raw {
     }
 }
 
-/// What became of a callback at intake.
+/// The outcome of a callback at intake.
 #[derive(Debug)]
 pub enum CaptureOutcome {
-    /// It told what happened, and was taken.
+    /// An after-callback was accepted.
     Happened,
-    /// It asked, and this was answered.
+    /// A before-callback was answered with this decision.
     Decided(Decision),
-    /// It was refused; the raw bytes are kept in quarantine.
+    /// The callback was refused; its raw bytes go to the dead-letter topic.
     Refused {
-        /// Why, as a word of a closed list.
+        /// The reason.
         reason: Reason,
-        /// Why, in full.
+        /// The text of the refusal.
         detail: Box<str>,
     },
 }
 
 impl Capture {
-    /// What a capture costs beside its texts: the structs around it, in memory and in Kafka's client.
+    /// What a capture costs beside its texts: its structs, in memory and in the Kafka client.
     pub const OVERHEAD_BYTES: usize = 512;
 
-    /// The memory it takes, for the bounds of queues; in the journal it takes less.
+    /// The memory that it takes, for the bounds of queues; in the journal it takes less.
     pub fn cost_bytes(&self) -> usize {
         let outcome = match &self.outcome {
             CaptureOutcome::Happened => 0,
@@ -115,7 +115,7 @@ impl Capture {
     }
 }
 
-/// The most that a text costs: as a string in memory, with what the allocator adds, or as one of JSON, with its escapes.
+/// The most that a text costs: as a string with the allocator's overhead, or as escaped JSON.
 fn text_cost(text: &str) -> usize {
     const STRING_BYTES: usize = 32;
     let escaped = text.bytes().map(|byte| match byte {

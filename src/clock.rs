@@ -1,6 +1,6 @@
-//! The only place that reads the clock.
+//! The only module that reads the clock.
 //!
-//! Everything that judges takes the time as an argument, so that a test can say what time it is.
+//! All decisions take the time as an argument, so that tests can choose it.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -14,33 +14,33 @@ use std::time::UNIX_EPOCH;
 pub struct UnixMillis(pub i64);
 
 impl UnixMillis {
-    /// Later than any other: the end of what never ends.
+    /// Later than any other: the end of what never expires.
     pub const NEVER: Self = Self(i64::MAX);
 
-    /// How long `earlier` was before; nothing if it was not.
+    /// The time since `earlier`; zero if that is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
 
-/// The wall time now. It may jump; nothing but timestamps, expiry and what a jump does no harm to may depend on it.
-#[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock")]
+/// The current wall time. It may jump: use it only for timestamps, expiry, and where a jump does no harm.
+#[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
 pub fn wall() -> UnixMillis {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// The monotonic time now, for measuring and for deadlines.
-#[expect(clippy::disallowed_methods, reason = "this is the place that reads the clock")]
+/// The current monotonic time, for durations and deadlines.
+#[expect(clippy::disallowed_methods, reason = "the only place that reads the clock")]
 pub fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// When something last showed that it runs, for those who watch it. It follows the monotonic clock.
+/// When something last showed that it is running, by the monotonic clock.
 #[derive(Debug)]
 pub struct Heartbeat {
     began: Instant,
-    /// Milliseconds after `began`; [`NEVER`] before it began to run.
+    /// Milliseconds since `began`; [`NEVER`] before the first beat.
     last: AtomicU64,
 }
 
@@ -53,12 +53,12 @@ impl Default for Heartbeat {
 }
 
 impl Heartbeat {
-    /// It runs.
+    /// Records that it is running.
     pub fn beat(&self) {
         self.last.store(self.elapsed(), Ordering::Relaxed);
     }
 
-    /// How long ago it last said so, to the millisecond. Before it ever did: nothing, since what has not begun is not stuck.
+    /// The time since the last beat, in whole milliseconds. Zero before the first: what has not begun is not stuck.
     pub fn age(&self) -> Duration {
         Duration::from_millis(self.elapsed().saturating_sub(self.last.load(Ordering::Relaxed)))
     }
@@ -68,11 +68,11 @@ impl Heartbeat {
     }
 }
 
-/// How long one thread has been waiting for something, for those who watch it. It follows the monotonic clock.
+/// How long one thread has been waiting for something, by the monotonic clock.
 #[derive(Debug)]
 pub struct Wait {
     made: Instant,
-    /// Milliseconds after `made`; [`NEVER`] while it does not wait.
+    /// Milliseconds since `made`; [`NEVER`] while there is no wait.
     since: AtomicU64,
 }
 
@@ -83,7 +83,7 @@ impl Default for Wait {
 }
 
 impl Wait {
-    /// Runs what may have to wait.
+    /// Runs `wait`, and measures it.
     pub fn during<T>(&self, wait: impl FnOnce() -> T) -> T {
         self.since.store(self.elapsed(), Ordering::Relaxed);
         let done = wait();
@@ -91,13 +91,13 @@ impl Wait {
         done
     }
 
-    /// Whether it waits from now on, or still.
+    /// Begins or continues a wait, or ends it.
     pub fn set(&self, waits: bool) {
         let since = if waits { self.since.load(Ordering::Relaxed).min(self.elapsed()) } else { NEVER };
         self.since.store(since, Ordering::Relaxed);
     }
 
-    /// How long the wait has lasted, to the millisecond; nothing where there is none.
+    /// The duration of the current wait, in whole milliseconds; zero if there is none.
     pub fn age(&self) -> Duration {
         Duration::from_millis(self.elapsed().saturating_sub(self.since.load(Ordering::Relaxed)))
     }

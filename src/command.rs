@@ -1,104 +1,104 @@
-//! The table of every `CallbackCommand` this version understands: the only place that knows their names, and where in a body the
-//! subject, what tells two callbacks apart, and the users that are asked about stand.
+//! The table of every `CallbackCommand` that this version knows. Only this module knows their names, and which fields of a body are the
+//! subject, the dedupe key, and the users of a before-callback.
 //!
-//! Sources: Tencent's pages, by their numbers; the Official Account's are under product 1047, Live's and Call's under 647.
+//! Sources: Tencent's pages, by number; those of the Official Account are under product 1047, of Live and Call under 647.
 
 use std::fmt;
 
-/// Whether the sender waits for a decision or only tells what happened.
+/// The two kinds of callbacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Asked before something happens; the answer decides.
+    /// Sent before something happens; the response decides.
     Before,
-    /// Reported after it happened; the response only acknowledges.
+    /// Sent after something has happened; the response only acknowledges.
     After,
 }
 
 /// What a callback is about: its subject, and the key of its record.
 ///
-/// Here and in [`Dedupe`], a field is a path of names with dots between: `Info.To_Account`. Behind a name, `[0]` is the first element
-/// of a list, `[]` is each; `?` at the end says that callbacks without it are no exception. `+` at the end says the same of a field that
-/// was added to a dedupe key: a callback that has none of them keeps the `id` it would have without.
+/// Here and in [`Dedupe`], a field is a path of names separated by dots: `Info.To_Account`. After a name, `[0]` is the first element of a
+/// list, and `[]` is each element. `?` at the end means that callbacks without the field are normal. `+` at the end means the same for a
+/// field that was added to a dedupe key later: a callback without such fields keeps the `id` that it had before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SubjectKey {
-    /// What stands in this field.
+    /// The value of this field.
     Field(&'static str),
-    /// What stands in the first of two fields, or else in the second.
+    /// The value of the first field, or else of the second.
     First(&'static str, &'static str),
-    /// The users in two fields, sorted, with `|` between: a conversation has one key in both directions.
+    /// The users in two fields, sorted and joined by `|`: a conversation has one key in both directions.
     Pair(&'static str, &'static str),
-    /// The application itself, for callbacks about no entity within it.
+    /// The application itself, for callbacks that are about no entity in it.
     App,
 }
 
-/// What tells two callbacks of one application and command apart. The same one sent twice has the same.
+/// What distinguishes two callbacks of one application and command. A repeated callback has the same values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dedupe {
-    /// All of the body.
+    /// The whole body.
     Body,
-    /// These fields; all of the body where one of them is missing.
+    /// These fields; the whole body if one of them is missing.
     Fields(&'static [&'static str]),
 }
 
-/// The unit of `EventTime`, as the pages have it. Both are understood everywhere, and it is looked for everywhere.
+/// The unit of `EventTime` according to the documentation. All callbacks are searched for a time, and both units are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Time {
     /// Milliseconds.
     Millis,
     /// Seconds.
     Seconds,
-    /// The pages do not list it.
+    /// Not documented.
     Unstated,
 }
 
-/// The users that a before-callback asks about, if the blocklist may judge it.
+/// The users of a before-callback that the blocklist may decide about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asks {
-    /// Nobody: it is always allowed.
+    /// None: it is always allowed.
     Nobody,
-    /// Who subscribes to an Official Account.
+    /// The users who subscribe to an Official Account.
     Subscribers,
-    /// Who is invited to a group.
+    /// The users who are invited to a group.
     Invited,
-    /// Who applies to a group.
+    /// The user who applies to a group.
     Applicant,
-    /// Who writes to a group.
+    /// The user who writes to a group.
     GroupSender,
-    /// Who writes to another user.
+    /// The user who writes to another user.
     Sender,
-    /// Who asks others to be friends.
+    /// The user who sends friend requests.
     Friend,
-    /// Who answers others that asked.
+    /// The user who responds to friend requests.
     FriendResponse,
 }
 
-/// What the answer to a before-callback holds beside the three mandatory fields.
+/// The fields of the response to a before-callback besides the three required ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Nothing: all or nobody, by `ErrorCode`.
+    /// None: `ErrorCode` allows or refuses all.
     Plain,
-    /// `RefusedSubscribers_Account`, where some are refused.
+    /// `RefusedSubscribers_Account`, if some are refused.
     RefusedSubscribers,
-    /// `RefusedMembers_Account`, where some are refused.
+    /// `RefusedMembers_Account`, if some are refused.
     RefusedMembers,
-    /// Always `ResultItem`, with a code for each who is asked about.
+    /// Always `ResultItem`, with a code for each account of the request.
     ResultItems,
 }
 
-/// The typed body of a command that has a normal form.
+/// The typed body of a command with a normalised event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// An Official Account is asked for, and has no id yet.
+    /// A request for a new Official Account, which has no id yet.
     AskedFor,
     /// An Official Account, its owner and its name.
     Account,
-    /// What changed of a profile.
+    /// Changes of a profile.
     InfoChanged,
     /// Users who subscribe or unsubscribe.
     Subscribers,
     /// A message to the subscribers.
     Message,
-    /// Messages that were taken back.
+    /// Messages that were recalled.
     Withdrawn,
 }
 
@@ -130,19 +130,19 @@ const ROOM: SubjectKey = field("RoomId");
 const APP: SubjectKey = SubjectKey::App;
 
 const BODY: Dedupe = Dedupe::Body;
-// With both accounts: one message sent to many users has one MsgKey.
+// With both accounts: a message that is sent to many users has one MsgKey.
 const MESSAGE: Dedupe = fields(&["From_Account", "To_Account", "MsgKey"]);
 // Several edits of one message share its MsgKey.
 const EDIT: Dedupe = fields(&["From_Account", "To_Account", "MsgKey", "EventTime"]);
-// With time and random number: the id of a group that is gone can be used again, and MsgSeq begins anew.
+// With time and random number: the id of a deleted group can be used again, and MsgSeq then begins anew.
 const GROUP_MESSAGE: Dedupe = fields(&["GroupId", "MsgSeq", "TopicId?", "MsgTime+", "Random+"]);
 const SENT: Dedupe = fields(&["Official_Account", "MsgKey"]);
 const TAKEN_BACK: Dedupe = fields(&["Official_Account", "WithdrawMsgList[].MsgKey"]);
 const STATE: Dedupe = fields(&["Info.To_Account", "EventTime", "Info.Action"]);
 // LastReadTime is in seconds.
 const READ: Dedupe = fields(&["Report_Account", "Peer_Account", "LastReadTime", "EventTime+"]);
-// With the platform and the device: one user may have several. With time and result: a push may be clicked twice, and fail on one of two
-// devices. With the type, where one task is pushed online and offline.
+// With the platform and the device: a user may have several. With time and result: a push may be clicked twice, and fail on one of two
+// devices. With the type, if one task is pushed online and offline.
 const PUSH: Dedupe = fields(&["PushID", "To_Account", "PushStage", "PushPlatform?", "EventTime+", "ErrCode+"]);
 const PUSH_ALL: Dedupe = fields(&[
     "TaskId",
@@ -237,7 +237,7 @@ const fn after(name: &'static str, key: SubjectKey, dedupe: Dedupe, time: Time) 
     Row { name, kind: Kind::After, key, dedupe, time, asks, shape, form: None, is_batch: false }
 }
 
-/// Asks, and is always answered with the plain OK.
+/// A before-callback that is always answered with the plain OK.
 const fn before(name: &'static str, key: SubjectKey, dedupe: Dedupe, time: Time) -> Row {
     Row { kind: Kind::Before, ..after(name, key, dedupe, time) }
 }
@@ -251,7 +251,7 @@ impl Row {
         Self { form: Some(form), ..self }
     }
 
-    /// Its events come in `Events`, many at a time, or one alone as the body.
+    /// Its events are in `Events`, or a single one is the body itself.
     const fn in_batches(self) -> Self {
         Self { is_batch: true, ..self }
     }
@@ -265,15 +265,18 @@ const fn fields(paths: &'static [&'static str]) -> Dedupe {
     Dedupe::Fields(paths)
 }
 
-/// The longest name and one, and how many names there are of one length.
+/// The length of the longest name plus one, and the most names of one length.
 const LENGTHS: usize = 64;
 const OF_ONE_LENGTH: usize = 8;
 
-/// Places in the table by the length of the name, so that a name is compared with a few only. Behind the last stands [`NO_PLACE`].
+/// Indices in the table by the length of the name, so that a name is compared with only a few. The rest of a row is [`NO_PLACE`].
 const PLACES: [[u8; OF_ONE_LENGTH]; LENGTHS] = places();
 const NO_PLACE: u8 = u8::MAX;
 
-#[expect(clippy::indexing_slicing, reason = "runs in the compiler, which says when the table has outgrown it")]
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated by the compiler, which reports when the table is too large for it"
+)]
 const fn places() -> [[u8; OF_ONE_LENGTH]; LENGTHS] {
     let mut places = [[NO_PLACE; OF_ONE_LENGTH]; LENGTHS];
     let mut place = 0_u8;
@@ -289,15 +292,15 @@ const fn places() -> [[u8; OF_ONE_LENGTH]; LENGTHS] {
     places
 }
 
-/// A `CallbackCommand` of the table, as its place there.
+/// A `CallbackCommand` in the table, by index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Command(u8);
 
 impl Command {
-    /// How many there are.
+    /// The number of commands.
     pub const COUNT: usize = 64;
 
-    /// Every command, in the table's order: the index of each is its place.
+    /// Every command in the order of the table, which is the order of their indices.
     pub fn all() -> impl Iterator<Item = Self> {
         (0..).map(Self).take(Self::COUNT)
     }
@@ -308,7 +311,7 @@ impl Command {
         places.iter().map_while(|place| Self::at(*place)).find(|command| command.name() == name)
     }
 
-    /// The same for tests that know the name, in the compiler.
+    /// The same for tests that know the name, at compile time.
     #[cfg(test)]
     pub(crate) const fn named(name: &str) -> Self {
         let mut place = 0_u8;
@@ -322,12 +325,12 @@ impl Command {
         (usize::from(place) < Self::COUNT).then_some(Self(place))
     }
 
-    /// The word on the wire.
+    /// The name.
     pub const fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// Whether it asks or tells.
+    /// Whether it is a before- or an after-callback.
     pub const fn kind(self) -> Kind {
         self.row().kind
     }
@@ -337,7 +340,7 @@ impl Command {
         self.row().key
     }
 
-    /// What tells two of it apart.
+    /// What distinguishes two callbacks.
     pub const fn dedupe(self) -> Dedupe {
         self.row().dedupe
     }
@@ -347,17 +350,17 @@ impl Command {
         self.row().time
     }
 
-    /// Whom it asks about.
+    /// The users to decide about.
     pub const fn asks(self) -> Asks {
         self.row().asks
     }
 
-    /// What its answer holds.
+    /// The shape of its response.
     pub const fn shape(self) -> Shape {
         self.row().shape
     }
 
-    /// Its typed body, if it has a normal form.
+    /// Its typed body, if it has a normalised event.
     pub const fn form(self) -> Option<Form> {
         self.row().form
     }
@@ -367,12 +370,12 @@ impl Command {
         self.row().is_batch
     }
 
-    /// Its place in the table.
+    /// The index in the table.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
-    #[expect(clippy::indexing_slicing, reason = "only this file makes places, and only those of the table")]
+    #[expect(clippy::indexing_slicing, reason = "only this file makes indices, and only valid ones")]
     const fn row(self) -> &'static Row {
         &TABLE[self.0 as usize]
     }
@@ -384,7 +387,7 @@ impl fmt::Debug for Command {
     }
 }
 
-/// Commands that a setting names.
+/// A set of commands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct CommandSet([bool; Command::COUNT]);
 
@@ -392,11 +395,11 @@ impl CommandSet {
     /// Every command.
     pub const ALL: Self = Self([true; Command::COUNT]);
 
-    /// Those of `among` that one of `words` means: a command's name, a family such as `Group.*`, or `all`.
+    /// The commands of `among` that `words` name: each is a command, a family such as `Group.*`, or `all`.
     ///
     /// # Errors
     ///
-    /// The first word that means none of them.
+    /// The first word that names none of them.
     pub fn select<'w>(
         words: impl IntoIterator<Item = &'w str>,
         among: impl Fn(Command) -> bool,
@@ -417,12 +420,12 @@ impl CommandSet {
         Ok(set)
     }
 
-    /// Whether it holds the command.
+    /// Whether the command is in the set.
     pub fn contains(&self, command: Command) -> bool {
         self.0.get(command.index()).copied().unwrap_or_default()
     }
 
-    /// The commands in it, in the table's order.
+    /// The commands in the set, in the order of the table.
     pub fn iter(&self) -> impl Iterator<Item = Command> {
         Command::all().filter(|command| self.contains(*command))
     }
@@ -439,8 +442,8 @@ fn means(word: &str, name: &str) -> bool {
     word == "all" || word == name || word.strip_suffix(".*").is_some_and(in_family)
 }
 
-/// Whether a command that is not of the table asks or tells, by how Tencent names those that ask: `….CallbackBefore…` and, about
-/// friends, `….CallbackPrev…`. Its sender is then answered at once, as if it were known.
+/// The kind of a command that is not in the table, by Tencent's naming of before-callbacks: `….CallbackBefore…` and, for friends,
+/// `….CallbackPrev…`. A before-callback is answered without waiting for the journal.
 pub fn kind_by_name(name: &str) -> Kind {
     let word = name.split_once('.').map_or("", |(_, word)| word);
     let asks = word.starts_with("CallbackBefore") || word.starts_with("CallbackPrev");

@@ -1,4 +1,4 @@
-//! One callback on one screen: from its head to its answer. What happens to it then is the journal's.
+//! The whole handling of a callback on one page: from its head to its response. After that the journal owns it.
 
 pub(crate) mod metrics;
 
@@ -37,25 +37,25 @@ use crate::request::Query;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-/// Within which a callback is answered that waited to be accepted, counted from its arrival: its sender waits 2 s.
+/// The limit for a callback that waited to be accepted, counted from its arrival: its sender waits 2 s.
 const WAITED_LIMIT: Duration = Duration::from_millis(1850);
-/// How long a callback may take at least, however long it has waited to be accepted: some syncs of a disk, or answers of Kafka.
-const LIMIT_LEAST: Duration = Duration::from_millis(100);
+/// The least time for a callback, however long it waited to be accepted: a few fsyncs, or round trips to Kafka.
+const LIMIT_MIN: Duration = Duration::from_millis(100);
 
-/// What intake works with.
+/// What intake needs.
 #[derive(Debug)]
 pub(crate) struct Intake {
     pub(crate) apps: Arc<Apps>,
-    /// By the place of the application.
+    /// By application.
     pub(crate) blocklists: Vec<Arc<ArcSwap<Blocklist>>>,
     pub(crate) policy: Policy,
-    /// The questions that are judged; all others are allowed.
+    /// The before-callbacks that are decided; all others are allowed.
     pub(crate) decides: CommandSet,
     pub(crate) journal: Journal,
     pub(crate) normaliser: Normaliser,
     pub(crate) ledger: Ledger,
     pub(crate) metrics: IntakeMetrics,
-    /// From the head to the answer; less for a callback that waited to be accepted.
+    /// From the head to the response; less for a callback that waited to be accepted.
     pub(crate) deadline: Duration,
 }
 
@@ -67,31 +67,31 @@ pub(crate) struct Head {
     pub(crate) arrival: Arrival,
 }
 
-/// When a request came.
+/// The times of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrival {
-    /// Its head had been read.
+    /// When its head had been read.
     pub(crate) began: Instant,
-    /// How long before that it waited for this process, as one does that was sent while callbridge restarted.
+    /// How long it waited for this process before that, for example while callbridge restarted.
     pub(crate) waited: Duration,
 }
 
 impl Arrival {
-    /// Until when a request is answered that may take `limit`, of which as much is left as its sender still waits for.
+    /// The deadline of a request that may take `limit`: earlier if the sender has already waited.
     fn deadline(self, limit: Duration) -> Instant {
         let left = limit.max(WAITED_LIMIT).saturating_sub(self.waited).min(limit);
-        self.began + left.max(limit.min(LIMIT_LEAST))
+        self.began + left.max(limit.min(LIMIT_MIN))
     }
 }
 
-/// A callback whose head has been checked; its body may be read now. Only [`Intake::admit`] makes one.
+/// A callback whose head has been checked: its body may be read. Only [`Intake::admit`] makes one.
 #[derive(Debug)]
 pub(crate) struct AuthorizedRequest<'r> {
     head: Head,
     app: VerifiedApp,
     /// The query, as it stands in the URL.
     query: &'r str,
-    /// The word itself: one that is not of the table is taken too.
+    /// The command as sent: a command that is not in the table is accepted too.
     name: std::borrow::Cow<'r, str>,
     command: Option<Command>,
 }
@@ -100,18 +100,18 @@ pub(crate) struct AuthorizedRequest<'r> {
 enum Disposition {
     /// An after-callback: acknowledged once the journal has it.
     Happened,
-    /// A before-callback of a command that this version does not know: allowed.
-    Asked,
+    /// A before-callback of a command that is not in the table: allowed.
+    UnknownBefore,
     /// A before-callback, its decision, and the body of the response.
     Decided(Decision, Bytes),
 }
 
-/// What a callback is answered.
+/// The response to a valid callback.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// It is as safe as promised.
-    Taken,
-    /// This may happen, and that may not: the body that says so.
+    /// Acknowledged: the promise of its mode holds.
+    Acknowledged,
+    /// The body of the response to a before-callback.
     Decided(Bytes),
 }
 
@@ -121,18 +121,18 @@ impl AuthorizedRequest<'_> {
         self.query
     }
 
-    /// Whether it asks.
+    /// Whether it is a before- or an after-callback.
     pub(crate) fn kind(&self) -> Kind {
         self.command.map_or_else(|| command::kind_by_name(&self.name), Command::kind)
     }
 }
 
 impl Intake {
-    /// Checks a head before anything of the body is read.
+    /// Checks a head before its body is read.
     ///
     /// # Errors
     ///
-    /// The application is not ours, or its signature is missing, wrong or stale.
+    /// The application is not configured, or its signature is missing, wrong or stale.
     pub(crate) fn admit<'r>(
         &self,
         head: Head,
@@ -145,17 +145,15 @@ impl Intake {
         Ok(AuthorizedRequest { head, app, query: raw, name, command })
     }
 
-    /// Takes an admitted callback as far as its answer, and ends or hands over its receipt.
-    ///
-    /// Takes as long as the deadline at most.
+    /// Handles an admitted callback up to its response, within the deadline. Ends its receipt or hands it over.
     ///
     /// # Cancel safety
     ///
-    /// Dropping this future may still publish the capture; an unanswered sender may send it again.
+    /// If this future is dropped, the capture may still be published. A sender without a response may send the callback again.
     ///
     /// # Errors
     ///
-    /// The body cannot be used, or there is no place for it.
+    /// The body cannot be used, or the journal does not accept it.
     pub(crate) async fn accept(
         &self,
         admitted: AuthorizedRequest<'_>,
@@ -170,23 +168,23 @@ impl Intake {
                 receipt.end(refusal.reason());
                 Err(refusal)
             }
-            // What is asked is never waited for, so that neither a disk nor a broker can move the answer.
+            // A before-callback never waits for the journal, so neither a disk nor a broker can delay its response.
             Ok(Disposition::Decided(decision, body)) => {
                 let (outcome, refuser) = (decision.outcome, decision.refuser());
                 self.offer(capture(&admitted, raw, CaptureOutcome::Decided(decision)), receipt);
                 self.metrics.decided(outcome, refuser, clock::monotonic().duration_since(began));
                 Ok(Answer::Decided(body))
             }
-            Ok(Disposition::Asked) => {
+            Ok(Disposition::UnknownBefore) => {
                 self.offer(capture(&admitted, raw, CaptureOutcome::Happened), receipt);
-                Ok(Answer::Taken)
+                Ok(Answer::Acknowledged)
             }
             Ok(Disposition::Happened) => {
                 let deadline = arrival.deadline(self.deadline);
                 let capture = capture(&admitted, raw, CaptureOutcome::Happened);
-                let taken = self.append(capture, receipt, deadline).await;
+                let appended = self.append(capture, receipt, deadline).await;
                 self.metrics.answered(clock::monotonic().duration_since(began));
-                taken.map(|()| Answer::Taken)
+                appended.map(|()| Answer::Acknowledged)
             }
         }
     }
@@ -195,7 +193,7 @@ impl Intake {
     fn judge(&self, admitted: &AuthorizedRequest<'_>, checked: CheckedBody<'_>) -> Result<Disposition, Refusal> {
         let command = match (admitted.kind(), admitted.command) {
             (Kind::After, _) => return Ok(Disposition::Happened),
-            (Kind::Before, None) => return Ok(Disposition::Asked),
+            (Kind::Before, None) => return Ok(Disposition::UnknownBefore),
             (Kind::Before, Some(command)) => command,
         };
         let blocklist = self.blocklists.get(admitted.app.index()).map(|blocklist| blocklist.load());
@@ -212,7 +210,7 @@ impl Intake {
         self.journal.append(capture, receipt, deadline).await
     }
 
-    /// Hands a capture over for which nobody waits.
+    /// Hands over a capture that no request waits for.
     fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
         if self.is_dead_letter_without_room(&capture) {
             receipt.end(Reason::TopicFull);
@@ -221,7 +219,7 @@ impl Intake {
         }
     }
 
-    /// Whether a capture cannot become an event, and its dead-letter topic holds its whole share: it must not take that of its command.
+    /// Whether a capture must go to the dead-letter topic and that topic's share is full: it must not use the share of its command.
     fn is_dead_letter_without_room(&self, capture: &Capture) -> bool {
         let is_one = self.journal.lacks_dead_letter_share(capture) && self.normaliser.rejects(capture);
         if is_one {
@@ -230,7 +228,7 @@ impl Intake {
         is_one
     }
 
-    /// Keeps the bytes of a sender we know, for whoever mends what was wrong.
+    /// Keeps the body of a refused callback of a known sender for the dead-letter topic.
     fn keep_refused(&self, admitted: &AuthorizedRequest<'_>, raw: Raw, refusal: &Refusal) {
         let outcome = CaptureOutcome::Refused { reason: refusal.reason(), detail: refusal.to_string().into() };
         if !self.journal.keep(capture(admitted, raw, outcome)) {

@@ -1,4 +1,4 @@
-//! Characters that nobody sees: in an id or a token they make another one that looks the same.
+//! Invisible characters: in an id or a token they make a different one that looks the same.
 
 use std::sync::LazyLock;
 
@@ -7,8 +7,8 @@ use regex_syntax::hir::ClassUnicode;
 use regex_syntax::hir::Hir;
 use regex_syntax::hir::HirKind;
 
-/// By Unicode's own properties, and four symbols whose glyphs are blank though no property says so: the Braille blank, the musical null
-/// notehead, and the two blanks of the Egyptian hieroglyphs.
+/// By Unicode properties, plus four blank symbols that have none of these properties: the Braille blank, the musical null notehead, and the
+/// two blanks of the Egyptian hieroglyphs.
 const PATTERN: &str = concat!(
     r"[\p{Default_Ignorable_Code_Point}\p{White_Space}\p{General_Category=Format}\p{General_Category=Control}",
     r"\x{2800}\x{1D159}\x{13441}\x{13442}]"
@@ -21,7 +21,7 @@ static INVISIBLE: LazyLock<ClassUnicode> = LazyLock::new(|| {
     class
 });
 
-/// Whether `character` shows nothing by itself: white space, control and format characters, fillers, variation selectors.
+/// Whether `character` is invisible by itself: white space, control and format characters, fillers, variation selectors.
 pub fn is_invisible(character: char) -> bool {
     if character.is_ascii() {
         return !character.is_ascii_graphic();

@@ -1,9 +1,9 @@
-//! The ledger: every callback stands in exactly one account, so what was received is always what became of it.
+//! The ledger: every callback is in exactly one account, so the accounts always add up.
 //!
 //! `received + recovered = refused{reason} + lost{reason} + delivered + waiting{where}`
 //!
-//! A callback moves from account to account under one lock, so any reading balances by itself; nothing is derived from anything else.
-//! The lock is held for a few additions, three times in a callback's life.
+//! A callback moves between accounts under one lock, so every reading balances; no account is computed from the others. The lock is held
+//! for a few additions, three times for each callback.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use crate::command::Command;
 use crate::refusal::LedgerAccount;
 use crate::refusal::Reason;
 
-/// What the ledger says at one moment. All counts are callbacks since the start.
+/// The ledger at one moment. All counts are callbacks since the start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Balance {
-    /// Received, by command of the table; the last is every other command.
+    /// Received, by command of the table; the last is for all other commands.
     pub received: [u64; Command::COUNT + 1],
-    /// Found in the journal at the start.
+    /// Found undelivered in the journal at the start.
     pub recovered: u64,
-    /// By [`Reason`]: those whose account is [`LedgerAccount::Refused`], and those whose account is [`LedgerAccount::Lost`].
+    /// By [`Reason`], whose account is [`LedgerAccount::Refused`] or [`LedgerAccount::Lost`].
     pub ended: [u64; Reason::ALL.len()],
-    /// Every record they became is in Kafka.
+    /// All their records are in Kafka.
     pub delivered: u64,
-    /// Being read, or waiting for room.
+    /// Their request is being read, or waits for room.
     pub waiting_request: u64,
-    /// In memory only, and not yet known to be in Kafka or on disk.
+    /// In memory, and not known to be on disk or in Kafka.
     pub waiting_queue: u64,
-    /// On disk, and not yet known to be in Kafka.
+    /// On disk, and not known to be in Kafka.
     pub waiting_journal: u64,
-    /// Not an account: of the lost, those whose records Kafka took after all.
+    /// Not an account: of the lost callbacks, those whose records were delivered after all.
     pub late: u64,
 }
 
 impl Default for Balance {
-    /// Nothing came yet.
+    /// All zero.
     fn default() -> Self {
         Self {
             received: [0; Command::COUNT + 1],
@@ -53,18 +53,18 @@ impl Default for Balance {
 }
 
 impl Balance {
-    /// All that was received.
+    /// All received callbacks.
     pub fn received_total(&self) -> u64 {
         self.received.iter().sum()
     }
 
-    /// All that ended in `account`.
+    /// All callbacks that ended in `account`.
     pub fn ended_total(&self, account: LedgerAccount) -> u64 {
         let reasons = Reason::ALL.into_iter().filter(|reason| reason.account() == account);
         reasons.filter_map(|reason| self.ended.get(reason.index())).sum()
     }
 
-    /// All that has not ended.
+    /// All callbacks that have not ended.
     pub const fn waiting_total(&self) -> u64 {
         self.waiting_request + self.waiting_queue + self.waiting_journal
     }
@@ -85,14 +85,14 @@ impl fmt::Display for Balance {
     }
 }
 
-/// Where every callback is. Clones share the same accounts.
+/// The accounts of all callbacks. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     balance: Arc<Mutex<Balance>>,
 }
 
 impl Ledger {
-    /// Counts a callback as received. It waits in the request until its [`Receipt`] says what became of it.
+    /// Counts a received callback. It is waiting in its request until its [`Receipt`] ends.
     pub fn receive(&self, command: Option<Command>) -> Receipt<'_> {
         let mut balance = self.lock();
         if let Some(received) = balance.received.get_mut(command.map_or(Command::COUNT, Command::index)) {
@@ -109,7 +109,7 @@ impl Ledger {
         balance.waiting_queue += 1;
     }
 
-    /// Moves one callback from its request to where `reason` says: its capture has waited for room in the queue.
+    /// Moves one callback from its request to the account of `reason`.
     pub fn end_waiting(&self, reason: Reason) {
         let mut balance = self.lock();
         balance.waiting_request -= 1;
@@ -123,7 +123,7 @@ impl Ledger {
         balance.delivered += count;
     }
 
-    /// Finds `count` callbacks in the journal: an earlier run of the process took them.
+    /// Counts callbacks that were found undelivered in the journal.
     pub fn recover(&self, count: u64) {
         let mut balance = self.lock();
         balance.recovered += count;
@@ -144,19 +144,19 @@ impl Ledger {
         balance.delivered += count;
     }
 
-    /// Moves one callback from the queue to lost: its sender was told 503.
+    /// Moves one callback from the queue to lost: its sender got 503.
     pub fn lose_queued(&self, reason: Reason) {
         let mut balance = self.lock();
         balance.waiting_queue -= 1;
         balance.end(reason);
     }
 
-    /// Counts lost callbacks whose records Kafka took after all. They stay lost.
+    /// Counts lost callbacks whose records were delivered after all. They stay lost.
     pub fn late(&self, count: u64) {
         self.lock().late += count;
     }
 
-    /// Everything, as of one moment.
+    /// A reading of all accounts at one moment.
     pub fn read(&self) -> Balance {
         self.lock().clone()
     }
@@ -174,7 +174,7 @@ impl Balance {
     }
 }
 
-/// A received callback that must end somewhere. Dropped before it did, it was broken off by its sender.
+/// A received callback, which must end in an account. If it is dropped before, its sender has broken the request off.
 #[derive(Debug)]
 pub struct Receipt<'l> {
     ledger: &'l Ledger,
@@ -182,12 +182,12 @@ pub struct Receipt<'l> {
 }
 
 impl Receipt<'_> {
-    /// Whoever has its capture says from here on what becomes of it. It still waits in the request.
+    /// The owner of the capture accounts for the callback from here on. It is still waiting in its request.
     pub fn hand_over(mut self) {
         self.is_open = false;
     }
 
-    /// It ends here, as `reason` says.
+    /// Ends the callback with this reason.
     pub fn end(mut self, reason: Reason) {
         self.close(reason);
     }

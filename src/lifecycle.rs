@@ -1,5 +1,4 @@
-//! The life of the process: one signal that says in which phase it is and when its stop must be over. All parts watch it: tasks await a
-//! phase, threads wait for one.
+//! The life of the process: one signal with the current phase and the deadline of the stop. Tasks await a phase, threads wait for one.
 
 use std::sync::Arc;
 use std::sync::Condvar;
@@ -12,28 +11,28 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-/// A phase of the process, in order: it only moves down this list, and may leave some out.
+/// A phase of the process. Phases only advance in this order, and some may be skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     /// Not ready yet.
     Starting,
-    /// Ready: taking callbacks.
+    /// Ready: accepting callbacks.
     Serving,
-    /// Asked to stop, and not ready any more. Connections are still accepted, since senders learn of the stop only by and by; each
-    /// response ends its connection.
+    /// Stopping, and no longer ready. Connections are still accepted, since load balancers notice the stop with a delay; each response
+    /// closes its connection.
     KeepAccepting,
-    /// No new connections: the requests that are there are answered.
+    /// No new connections; the requests in progress are answered.
     Closing,
-    /// No more requests: the publisher delivers what waits.
+    /// No more requests; the publisher delivers the backlog.
     Draining,
-    /// The publisher has ended: the journal records what was delivered.
+    /// The publisher has ended; the journal records the deliveries.
     Recording,
-    /// Nothing is waited for any more: every thread ends.
+    /// Every thread ends.
     Stopped,
 }
 
 impl Phase {
-    /// All of them, in order.
+    /// All phases in order.
     pub(crate) const ALL: [Self; 7] = [
         Self::Starting,
         Self::Serving,
@@ -58,10 +57,10 @@ impl Phase {
     }
 }
 
-/// What the process waits for while it starts, when that is nothing in particular.
+/// What a starting process waits for, if it is nothing in particular.
 pub(crate) const STARTING: &str = "starting";
 
-/// The signal. Clones are handles to the same one.
+/// The signal. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Lifecycle {
     inner: Arc<Inner>,
@@ -70,10 +69,10 @@ pub(crate) struct Lifecycle {
 #[derive(Debug)]
 struct Inner {
     state: watch::Sender<LifecycleState>,
-    /// Held while the state changes, so that no thread misses a change between its look and its wait.
+    /// Held while the state changes, so that a waiting thread cannot miss a change.
     changing: Mutex<()>,
     changed: Condvar,
-    /// The phase, by its place in [`Phase::ALL`]: what is read for each response must not write to memory that all workers share.
+    /// The index of the phase in [`Phase::ALL`]. It is read for each response, which must not write to shared memory.
     phase: AtomicU8,
 }
 
@@ -85,7 +84,7 @@ struct LifecycleState {
 }
 
 impl Lifecycle {
-    /// A process that starts.
+    /// A process that is starting.
     pub(crate) fn new() -> Self {
         let state = LifecycleState { phase: Phase::Starting, waits_for: STARTING.to_owned(), deadline: None };
         let (changing, changed) = <(Mutex<()>, Condvar)>::default();
@@ -93,28 +92,28 @@ impl Lifecycle {
         Self { inner: Arc::new(Inner { state: watch::Sender::new(state), changing, changed, phase }) }
     }
 
-    /// The phase now.
+    /// The current phase.
     pub(crate) fn phase(&self) -> Phase {
         let phase = Phase::ALL.get(usize::from(self.inner.phase.load(Ordering::Acquire)));
         phase.copied().unwrap_or(Phase::Stopped)
     }
 
-    /// When the stop must be over; `None` before it begins.
+    /// The deadline of the stop; `None` before the stop.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.inner.state.borrow().deadline
     }
 
-    /// What a process that starts waits for, as an operator should read it.
+    /// What a starting process waits for, in words for the operator.
     pub(crate) fn waits_for(&self) -> String {
         self.inner.state.borrow().waits_for.clone()
     }
 
-    /// Says what a process that starts waits for.
+    /// Sets what a starting process waits for.
     pub(crate) fn set_waits_for(&self, what: &str) {
         self.change(|state| what.clone_into(&mut state.waits_for));
     }
 
-    /// Moves on to `phase`. Returns whether it did: a process that stops does not serve again.
+    /// Enters `phase`. Returns whether it did: phases only advance.
     pub(crate) fn enter(&self, phase: Phase) -> bool {
         let mut moves = false;
         self.change(|state| {
@@ -124,7 +123,7 @@ impl Lifecycle {
         moves
     }
 
-    /// Begins the stop, which must be over at `deadline`.
+    /// Begins the stop, with this deadline.
     pub(crate) fn begin_stop(&self, deadline: Instant) {
         self.change(|state| {
             state.phase = Phase::KeepAccepting.max(state.phase);
@@ -132,14 +131,14 @@ impl Lifecycle {
         });
     }
 
-    /// Returns once the process is in `phase`, or behind it.
+    /// Waits until the process is in `phase` or a later one.
     pub(crate) async fn reached(&self, phase: Phase) {
         let mut state = self.inner.state.subscribe();
-        // It is never closed: this handle is a sender too.
+        // The channel is never closed: this handle is a sender too.
         let _is_closed = state.wait_for(|state| state.phase >= phase).await.is_err();
     }
 
-    /// Blocks this thread until the process is in `phase` or behind it, but no longer than `limit`. Returns whether it is.
+    /// Blocks this thread until the process is in `phase` or a later one, at most for `limit`. Returns whether it is.
     pub(crate) fn wait(&self, phase: Phase, limit: Duration) -> bool {
         let guard = self.inner.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.inner.changed.wait_timeout_while(guard, limit, |()| self.phase() < phase);

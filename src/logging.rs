@@ -1,8 +1,7 @@
-//! The log's way to stderr: a bounded queue of lines, and a thread that writes them.
+//! Writes the log to stderr: a bounded queue of lines, and a thread that writes them.
 //!
-//! Whoever logs only appends to the queue, so a reader that is slow, or does not read at all, blocks that one thread and no other.
-//! When the queue is full, lines are dropped and counted until half of it is free again: so there is one gap instead of many, and one
-//! line of the log says how many lines are missing.
+//! Logging only appends to the queue, so a slow or stuck reader blocks only the writing thread. When the queue is full, lines are dropped
+//! and counted until half of it is free again. So there is one gap instead of many, and a line of the log says how many lines are missing.
 
 pub(crate) mod metrics;
 
@@ -32,16 +31,16 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::clock;
 use crate::logging::metrics::LogMetrics;
 
-/// Bytes of lines that wait for the reader. A line that would go beyond is dropped.
+/// The most bytes of waiting lines. Further lines are dropped.
 const BYTES_MAX: usize = 1024 * 1024;
-/// After a drop, lines are taken again once no more than this waits.
+/// After a drop, lines are accepted again once at most this many bytes wait.
 const BYTES_RESUME: usize = BYTES_MAX / 2;
-/// Up to this many bytes, a write to a pipe is not mixed with those of other processes. (`PIPE_BUF` of Linux.)
+/// A write to a pipe of at most this many bytes is atomic. (`PIPE_BUF` of Linux.)
 const WRITE_BYTES_MAX: usize = 4096;
-/// How long the end of the process waits for a reader that takes nothing.
+/// How long the end of the process waits for a stuck reader.
 pub(crate) const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The log. Clones append to the same queue.
+/// The log. Clones share the queue.
 #[derive(Debug, Clone)]
 pub(crate) struct LogWriter {
     shared: Arc<LogShared>,
@@ -50,22 +49,22 @@ pub(crate) struct LogWriter {
 #[derive(Debug)]
 struct LogShared {
     queue: Mutex<LineQueue>,
-    /// There is something to write.
+    /// Signals that there is something to write.
     filled: Condvar,
-    /// Something was written.
+    /// Signals that something was written.
     written: Condvar,
     metrics: LogMetrics,
 }
 
 #[derive(Debug, Default)]
 struct LineQueue {
-    /// Whole lines.
+    /// Complete lines.
     bytes: VecDeque<u8>,
     /// The queue was full, and is not half empty yet.
     is_dropping: bool,
-    /// Lines dropped that the log does not mention yet.
+    /// Dropped lines that the log does not mention yet.
     unreported: u64,
-    /// When the write under way began.
+    /// The beginning of the current write.
     writing_since: Option<Instant>,
 }
 
@@ -74,7 +73,7 @@ impl LogWriter {
     ///
     /// # Errors
     ///
-    /// The system gives no thread.
+    /// The system has no more threads.
     pub(crate) fn start(stream: OwnedFd, metrics: LogMetrics) -> io::Result<Self> {
         let (filled, written) = (Condvar::new(), Condvar::new());
         let shared = Arc::new(LogShared { queue: Mutex::default(), filled, written, metrics });
@@ -89,7 +88,7 @@ impl LogWriter {
         &self.shared.metrics
     }
 
-    /// Appends a line, which ends in a line feed, or drops it. Never waits for the reader.
+    /// Appends a line with its line feed, or drops it. Never waits for the reader.
     fn append(&self, line: &[u8]) {
         let mut queue = self.shared.lock();
         if queue.is_dropping || queue.bytes.len() + line.len() > BYTES_MAX {
@@ -102,7 +101,7 @@ impl LogWriter {
         self.shared.filled.notify_one();
     }
 
-    /// Waits until everything is written, but no longer than [`FLUSH_TIMEOUT`], and no longer for a write that has taken that long.
+    /// Waits until everything is written, at most for [`FLUSH_TIMEOUT`]; not for a write that has already taken that long.
     pub(crate) fn flush(&self) {
         let mut queue = self.shared.lock();
         let deadline = clock::monotonic() + FLUSH_TIMEOUT;
@@ -116,7 +115,7 @@ impl LogWriter {
         }
     }
 
-    /// From now on, a panic is logged, and ends the process without waiting for the reader any longer than [`Self::flush`] does.
+    /// Makes a panic be logged, and then end the process after at most a [`Self::flush`].
     pub(crate) fn end_on_panic(&self) {
         let log = self.clone();
         panic::set_hook(Box::new(move |panic| {
@@ -124,7 +123,7 @@ impl LogWriter {
             let backtrace = Backtrace::capture();
             let trace =
                 if backtrace.status() == BacktraceStatus::Captured { backtrace.to_string() } else { String::new() };
-            // Not by way of tracing, in which it may have panicked.
+            // Not through tracing, in which it may have panicked.
             log.append(format!("thread '{}' {panic}\n{trace}", thread.name().unwrap_or("unnamed")).as_bytes());
             log.flush();
             process::abort();
@@ -140,7 +139,7 @@ impl<'w> MakeWriter<'w> for LogWriter {
     }
 }
 
-/// Each write is a line.
+/// Each write is one line.
 impl Write for &LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.append(line);
@@ -157,7 +156,7 @@ impl LogShared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes lines as they come. Ends with the process.
+    /// Writes lines until the process ends.
     fn run(&self, stream: &File) -> ! {
         loop {
             let lines = self.next();
@@ -169,7 +168,7 @@ impl LogShared {
         }
     }
 
-    /// Waits for lines, and takes as many as one write should have. None when lines were dropped and nothing waits.
+    /// Waits for lines, and takes as many as one write may have. `None` if lines were dropped and none is waiting.
     fn next(&self) -> Vec<u8> {
         let queue = self.lock();
         let is_idle = |queue: &mut LineQueue| queue.bytes.is_empty() && !queue.is_dropping;
@@ -179,7 +178,7 @@ impl LogShared {
         queue.bytes.drain(..end).collect()
     }
 
-    /// Ends a write. Returns how many dropped lines the log should mention now.
+    /// Ends a write. Returns the number of dropped lines to mention in the log.
     fn settle(&self, lines: &[u8], is_written: bool) -> u64 {
         let mut queue = self.lock();
         queue.writing_since = None;
@@ -194,12 +193,12 @@ impl LogShared {
             return 0;
         }
         queue.is_dropping = false;
-        // A report that could not be written would be the reason of the next one.
+        // Otherwise a report that cannot be written would cause the next one.
         if is_written { std::mem::take(&mut queue.unreported) } else { 0 }
     }
 }
 
-/// How much of it one write takes: as many whole lines as go into [`WRITE_BYTES_MAX`], or one that is longer.
+/// The size of the next write: complete lines of up to [`WRITE_BYTES_MAX`] together, or one longer line.
 fn write_len(bytes: &VecDeque<u8>) -> usize {
     let is_end = |byte: &u8| *byte == b'\n';
     if bytes.len() <= WRITE_BYTES_MAX {
@@ -209,14 +208,14 @@ fn write_len(bytes: &VecDeque<u8>) -> usize {
     fitting.or_else(|| bytes.iter().position(is_end)).map_or(bytes.len(), |last| last + 1)
 }
 
-/// Writes all of it, also where the stream was made non-blocking by whoever shares it.
+/// Writes everything, even if a process that shares the stream has made it non-blocking.
 fn write_all(stream: &File, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(stream, bytes) {
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
             Err(rustix::io::Errno::INTR) => {}
             Err(rustix::io::Errno::AGAIN) => {
-                // Whatever it says, the next write finds out.
+                // If the wait fails, the next write reports it.
                 let _woken = rustix::event::poll(&mut [PollFd::from_borrowed_fd(stream.as_fd(), PollFlags::OUT)], None);
             }
             Err(error) => return Err(error.into()),

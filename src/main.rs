@@ -1,4 +1,4 @@
-//! callbridge, the program: the allocator, what a panic does, and the exit code.
+//! The callbridge program: the allocator, the handling of panics, and the exit code.
 
 use std::panic;
 use std::process;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     Cli::parse().run()
 }
 
-/// A process that lost a thread or a task would look alive and serve nothing: it ends instead, in every build profile.
+/// A process that has lost a thread or a task would look alive and serve nothing. So a panic ends it, in every build profile.
 fn end_on_panic() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panic| {

@@ -1,4 +1,4 @@
-//! What must be known of any body before the answer: that it is a JSON object of the command it came under.
+//! The check of every body before the response: it must be a JSON object that does not contradict the command of the URL.
 
 use std::fmt;
 
@@ -12,26 +12,26 @@ use serde_json::error::Category;
 use crate::body::is_blank;
 use crate::refusal::Refusal;
 
-/// A body that is a JSON object of the command it came under. Only [`check_body`] makes one.
+/// A body that has passed [`check_body`], which alone makes one.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckedBody<'a> {
     json: &'a str,
 }
 
 impl<'a> CheckedBody<'a> {
-    /// The object's text, without the blanks around it.
+    /// The text of the object, without white space around it.
     pub const fn json(self) -> &'a str {
         self.json
     }
 }
 
-/// Proves in one pass that `body` is a JSON object and does not name another command than `command`.
+/// Checks in one pass that `body` is a JSON object and does not name another command than `command`.
 ///
-/// A body that names no command is taken, as the URL rules: `Push.*` has none.
+/// A body without a command is accepted, as the URL has it: `Push.*` bodies have none.
 ///
 /// # Errors
 ///
-/// Not UTF-8, not JSON, not an object, or of another command; with line and column.
+/// It is not UTF-8, not JSON, not an object, or of another command; with line and column.
 pub fn check_body<'a>(body: &'a [u8], command: &str) -> Result<CheckedBody<'a>, Refusal> {
     let text = str::from_utf8(body).map_err(|error| {
         let (line, column) = place(body.get(..error.valid_up_to()).unwrap_or_default());
@@ -64,26 +64,26 @@ fn not_an_object(text: &str) -> Refusal {
     }
 }
 
-/// Line and column, from 1, of the byte behind `before`.
+/// Line and column, from 1, of the byte after `before`.
 fn place(before: &[u8]) -> (usize, usize) {
     let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
     let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
     (line, before.len() - line_start + 1)
 }
 
-/// The parser's words without its place, which a [`Refusal`] carries apart.
+/// The message of the parser without its position, which a [`Refusal`] has separately.
 pub fn what(error: &serde_json::Error) -> Box<str> {
     let text = error.to_string();
     let suffix = format!(" at line {} column {}", error.line(), error.column());
     let text = text.strip_suffix(&suffix).unwrap_or(&text);
-    // It may repeat what stands in the body, however long that is.
+    // It may quote the body at any length.
     text.get(..text.floor_char_boundary(WHAT_BYTES_MAX)).unwrap_or(text).into()
 }
 
-/// The most that is told of a mistake, in bytes.
+/// The most bytes of a parser's message.
 const WHAT_BYTES_MAX: usize = 512;
 
-/// Reads an object to its end, and compares the command in it.
+/// Parses an object to its end, and compares its command.
 struct HeadOf<'n>(&'n str);
 
 #[derive(Deserialize)]
@@ -122,7 +122,7 @@ impl<'de> de::Visitor<'de> for HeadOf<'_> {
     }
 }
 
-/// Takes exactly this string.
+/// Accepts exactly this string.
 struct SameAs<'n>(&'n str);
 
 impl<'de> DeserializeSeed<'de> for SameAs<'_> {

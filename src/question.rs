@@ -1,6 +1,6 @@
-//! What a before-callback asks: read, judged where the operator wants it judged, and answered in the shape its page demands.
+//! Answers before-callbacks: reads the body, decides it if the operator wants that, and builds the response that Tencent's page requires.
 //!
-//! What is not judged is allowed, whatever its body looks like: the sender would take anything else for a failure, and go on.
+//! A callback that is not decided is allowed, whatever its body is: the sender would treat any other response as a failure, and continue.
 
 use std::borrow::Cow;
 
@@ -26,14 +26,14 @@ use crate::parse;
 use crate::parse::CheckedBody;
 use crate::refusal::Refusal;
 
-/// What a question is judged by.
+/// What a before-callback is decided by.
 #[derive(Debug, Clone, Copy)]
 pub struct Judge<'j> {
-    /// The list.
+    /// The blocklist.
     pub blocklist: &'j Blocklist,
-    /// What the list leaves open.
+    /// The policy for what the blocklist leaves open.
     pub policy: Policy,
-    /// As of when.
+    /// The time of the decision.
     pub now: UnixMillis,
 }
 
@@ -93,14 +93,14 @@ struct DirectMessage<'a> {
 struct Friends<'a> {
     #[serde(borrow, rename = "From_Account")]
     user: Id<'a>,
-    /// Who acts for the user, most often the user.
+    /// Who acts for the user; usually the user.
     #[serde(borrow, default, rename = "Requester_Account")]
     requester: Option<Text<'a>>,
     #[serde(borrow, rename = "FriendItem", alias = "ResponseFriendItem")]
     items: Vec<Object<Other<'a>>>,
 }
 
-/// Of the same only who is asked, or answered: all that an answer needs.
+/// The same with only the fields that a response needs.
 #[derive(Deserialize)]
 struct Others<'a> {
     #[serde(borrow, rename = "FriendItem", alias = "ResponseFriendItem")]
@@ -113,11 +113,11 @@ struct Other<'a> {
     account: Text<'a>,
 }
 
-/// The decision on a before-callback, and the body that says it. Without a `judge` it is allowed.
+/// Decides a before-callback, and builds the body of the response. Without a `judge` it is allowed.
 ///
 /// # Errors
 ///
-/// [`Refusal::Undecidable`]: it is to be judged, and what it asks is missing or has the wrong shape.
+/// [`Refusal::Undecidable`]: it must be decided, but a field that this needs is missing or has the wrong type.
 pub fn answer(
     command: Command,
     checked: CheckedBody<'_>,
@@ -150,7 +150,7 @@ pub fn answer(
         }
     };
     let all_refused = match command.shape() {
-        // Such an answer has no list: who is refused is refused with the request.
+        // Such a response has no list: a user can only be refused by refusing the request.
         Shape::Plain => AllRefused::Reject,
         Shape::RefusedSubscribers | Shape::RefusedMembers | Shape::ResultItems => judge.policy.all_refused,
     };
@@ -173,7 +173,7 @@ fn allowed(command: Command, checked: CheckedBody<'_>) -> (Decision, Bytes) {
     (decision, body)
 }
 
-/// Each of the others is a question of its own; in it, a rule may refuse the user, or who acts for the user.
+/// Decides each of the others separately. A rule may refuse the user, or who acts for the user.
 fn friends(asked: &Friends<'_>, judge: Judge<'_>) -> Result<(Decision, Bytes), Refusal> {
     let mut users = vec![Cow::Borrowed(&*asked.user.0)];
     users.extend(asked.requester.iter().map(|requester| Cow::Borrowed(&*requester.0)).filter(|it| *it != asked.user.0));

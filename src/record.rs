@@ -1,4 +1,4 @@
-//! What Kafka gets: a record, and the closed list of topics it may go to.
+//! Kafka records, and the closed list of topics that they may go to.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,20 +10,20 @@ use crate::command::CommandSet;
 /// One Kafka record.
 #[derive(Debug)]
 pub struct Record<'a> {
-    /// Where it goes.
+    /// The topic.
     pub topic: Topic,
-    /// What decides the partition, and so the order. `None`: any partition.
+    /// The key, which decides the partition and so the order. `None`: any partition.
     pub key: Option<Cow<'a, str>>,
     /// The headers, in order.
     pub headers: Vec<Header<'a>>,
     /// The value.
     pub value: Cow<'a, [u8]>,
-    /// Why it is in `<prefix>.rejected`, as a word of a closed list, if that is where it goes.
+    /// The reason why it goes to `<prefix>.rejected`, as a word of a closed list, if it does.
     pub rejection: Option<&'static str>,
 }
 
 impl Record<'_> {
-    /// How long it is: key, value and headers, without what Kafka adds.
+    /// The length of key, value and headers, without Kafka's overhead.
     pub fn bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|header| header.name.len() + header.value.len()).sum();
         self.key.as_ref().map_or(0, |key| key.len()) + self.value.len() + headers
@@ -35,22 +35,22 @@ impl Record<'_> {
 pub struct Header<'a> {
     /// From a closed list.
     pub name: &'static str,
-    /// Any bytes; text here.
+    /// Arbitrary bytes; text in callbridge's own headers.
     pub value: Cow<'a, [u8]>,
 }
 
-/// A topic of [`Topics`], as its place there.
+/// A topic of [`Topics`], by index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Topic(usize);
 
 impl Topic {
-    /// Its place in [`Topics::names`].
+    /// The index in [`Topics::names`].
     pub const fn index(self) -> usize {
         self.0
     }
 }
 
-/// Every topic that can be written to, so that no stranger can make topics. Two applications may share a prefix, and then their topics.
+/// Every topic that may be written to: a sender cannot cause new topics. Applications with the same prefix share their topics.
 #[derive(Debug)]
 pub struct Topics {
     names: Vec<String>,
@@ -62,12 +62,12 @@ const UNKNOWN: usize = Command::COUNT;
 const REJECTED: usize = UNKNOWN + 1;
 
 impl Topics {
-    /// The topics of applications with these prefixes, in the order of the configuration, with one for each command.
+    /// The topics of applications with these prefixes, in the order of the configuration, one for each command.
     pub fn new<'p>(prefixes: impl IntoIterator<Item = &'p str>) -> Self {
         Self::of_commands(prefixes, &CommandSet::ALL)
     }
 
-    /// The same with topics for `commands` only. Those that are left out share the topic of unknown ones.
+    /// The same with topics for `commands` only. Other commands share the topic of unknown ones.
     pub fn of_commands<'p>(prefixes: impl IntoIterator<Item = &'p str>, commands: &CommandSet) -> Self {
         let mut names: Vec<String> = Vec::new();
         let mut known: HashMap<String, Topic> = HashMap::new();
@@ -88,7 +88,7 @@ impl Topics {
         Self { names, slots }
     }
 
-    /// Every name, each once.
+    /// The names of all topics, each once.
     pub fn names(&self) -> &[String] {
         &self.names
     }
@@ -98,23 +98,23 @@ impl Topics {
         (0..self.names.len()).map(Topic)
     }
 
-    /// Where what `topic` does not take goes.
+    /// The dead-letter topic that belongs to `topic`.
     pub fn rejected_beside(&self, topic: Topic) -> Topic {
         let slots = self.slots.iter().find(|slots| slots.contains(&topic));
         slots.and_then(|slots| slots.get(REJECTED)).copied().unwrap_or(topic)
     }
 
-    /// The topic's name.
+    /// The name of the topic.
     pub fn name(&self, topic: Topic) -> &str {
         self.names.get(topic.0).map_or("", |name| name)
     }
 
-    /// Where the records of `command` go; `None` stands for every command that is not of the table.
+    /// The topic of `command`; `None` stands for every command that is not in the table.
     pub fn of(&self, app: VerifiedApp, command: Option<Command>) -> Topic {
         self.slot(app, command.map_or(UNKNOWN, Command::index))
     }
 
-    /// Where what could not be used goes.
+    /// The dead-letter topic of an application.
     pub fn rejected(&self, app: VerifiedApp) -> Topic {
         self.slot(app, REJECTED)
     }

@@ -1,52 +1,52 @@
-//! Why a request is not taken: the one list, with what the sender is told of each.
+//! The reasons for refusing a request, with their responses.
 
 use crate::request::QueryError;
 
-/// A request that is not taken.
+/// Why a request is refused.
 ///
-/// A *refused* one was wrong, and will be wrong again. A *lost* one was right, and is gone: the sender does not repeat it.
+/// A *refused* callback is wrong, and would be wrong again. A *lost* callback was valid, and is gone: the sender does not repeat it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Only POST carries callbacks.
+    /// Callbacks are sent by POST only.
     #[error("callbacks are sent with POST")]
     Method,
-    /// HTTP wants one `Host`, and it names no host or comes more than once or not at all.
+    /// HTTP requires exactly one `Host` header with a valid host.
     #[error("there must be one Host header, and it must name a host")]
     Host,
-    /// The body is transferred in another way than one `chunked`; where it ends is anybody's guess.
-    #[error("chunked is the only Transfer-Encoding that is taken, and only once")]
+    /// Another `Transfer-Encoding` than a single `chunked`: where the body ends is ambiguous.
+    #[error("chunked is the only Transfer-Encoding that is supported, and only once")]
     TransferEncoding,
-    /// The body is compressed, and no coding is taken: Tencent does not compress.
+    /// The body is compressed, which is not supported: Tencent does not compress.
     #[error("the body must not have a Content-Encoding")]
     ContentEncoding,
-    /// It comes from somewhere else than the senders that are configured.
-    #[error("callbacks are not taken from this sender")]
+    /// The sender is not in the allow-list.
+    #[error("callbacks from this sender are not allowed")]
     Sender,
     /// The path is not the configured one.
-    #[error("callbacks are not taken on this path")]
+    #[error("callbacks are not accepted on this path")]
     Path,
-    /// The query cannot be read.
+    /// The query cannot be parsed.
     #[error("{0}")]
     Query(QueryError),
-    /// A POST with a body and no `CallbackCommand` in the query: a proxy has lost the query.
+    /// A POST with a body has no `CallbackCommand` in the query: a proxy has dropped the query.
     #[error("CallbackCommand is missing in the query; a proxy must pass the whole query on, byte for byte")]
     CommandMissing,
     /// No `SdkAppid` in the query.
     #[error("SdkAppid is missing in the query")]
     AppMissing,
-    /// An `SdkAppid` that is not configured here.
-    #[error("SdkAppid is not one of ours")]
+    /// The `SdkAppid` is not configured.
+    #[error("SdkAppid is not configured")]
     AppUnknown,
-    /// No `Sign` or no `RequestTime` in the query, where the application's callbacks are signed.
+    /// `Sign` or `RequestTime` is missing in the query of an application whose callbacks are signed.
     #[error("{0} is missing in the query")]
     SignMissing(&'static str),
-    /// No token of the application makes this `Sign` of this `RequestTime`.
+    /// No token of the application makes this `Sign` for this `RequestTime`.
     #[error("Sign is wrong")]
     SignWrong,
-    /// Rightly signed, but too long ago, or too far ahead of this clock.
+    /// The signature is valid, but too old, or too far in the future.
     #[error("RequestTime is {seconds_off} seconds away from now; at most {window} are taken")]
     SignStale {
-        /// How far it is from now, in either direction.
+        /// The distance from now, in either direction.
         seconds_off: u64,
         /// The configured limit, in seconds.
         window: u64,
@@ -57,77 +57,77 @@ pub enum Refusal {
         /// The configured limit, in bytes.
         limit: usize,
     },
-    /// The body did not come in time. What came of it is dropped.
-    #[error("the body did not come in time")]
+    /// The body was not received in time. The part that was received is discarded.
+    #[error("the body was not received in time")]
     BodyTimeout,
-    /// The sender broke the request off. Nobody reads this answer.
+    /// The sender closed the connection before the end of the request. Nobody reads this response.
     #[error("the request was broken off")]
     BrokenOff,
     /// The body is not JSON.
     #[error("the body is not JSON: {what} at line {line} column {column}")]
     NotJson {
-        /// What the parser met.
+        /// The message of the parser.
         what: Box<str>,
-        /// Counted from 1.
+        /// The line, from 1.
         line: usize,
-        /// Counted from 1, in bytes.
+        /// The column in bytes, from 1.
         column: usize,
     },
     /// The body is JSON, but not an object.
     #[error("the body is not a JSON object at line {line} column {column}")]
     NotObject {
-        /// Counted from 1.
+        /// The line, from 1.
         line: usize,
-        /// Counted from 1, in bytes.
+        /// The column in bytes, from 1.
         column: usize,
     },
-    /// The body names a command, and not the URL's.
+    /// The command in the body is not the one in the URL.
     #[error("CallbackCommand in the body is not the one in the URL: {what} at line {line} column {column}")]
     CommandMismatch {
-        /// What stands there instead.
+        /// The message of the parser.
         what: Box<str>,
-        /// Counted from 1.
+        /// The line, from 1.
         line: usize,
-        /// Counted from 1, in bytes.
+        /// The column in bytes, from 1.
         column: usize,
     },
-    /// A before-callback in which what the decision needs is missing or has the wrong shape.
+    /// A field of a before-callback that the decision needs is missing or has the wrong type.
     #[error("cannot be decided: {what} at line {line} column {column}")]
     Undecidable {
-        /// What is missing or wrong.
+        /// The message of the parser.
         what: Box<str>,
-        /// Counted from 1.
+        /// The line, from 1.
         line: usize,
-        /// Counted from 1, in bytes.
+        /// The column in bytes, from 1.
         column: usize,
     },
-    /// Too many bodies are on their way, and this one has not come whole with its head.
-    #[error("too many bodies are on their way")]
+    /// The budget for bodies that are being received is exhausted, and this body has not arrived with its head.
+    #[error("too many bodies are being received")]
     BodiesFull,
-    /// The queue is full, and so is the room for those who wait.
+    /// The queue is full, and so is the room for waiting callbacks.
     #[error("the queue is full")]
     QueueFull,
-    /// The records of its topic that Kafka has not taken hold the topic's whole share of the room.
-    #[error("too many callbacks of this command wait for Kafka")]
+    /// The share of its topic is full of records that Kafka has not accepted.
+    #[error("too many callbacks of this command are waiting for Kafka")]
     TopicFull,
-    /// No room, or no word from Kafka, before the request's deadline.
+    /// There was no room, or no acknowledgement from Kafka, before the deadline.
     #[error("not acknowledged in time")]
     Deadline,
     /// The journal's quota is reached, or its disk is full.
     #[error("the journal is full")]
     JournalFull,
-    /// The journal's disk cannot be trusted any more. The process is about to end.
+    /// The disk of the journal can no longer be trusted. The process is about to end.
     #[error("the journal has failed")]
     JournalFailed,
-    /// The process is stopping and takes nothing more.
+    /// The process is stopping, and accepts nothing more.
     #[error("stopping")]
     Stopping,
-    /// Kafka takes neither its record nor its raw bytes. Found out after the answer, or instead of it.
-    #[error("kafka does not take it")]
+    /// Kafka accepts neither its record nor its raw bytes. Found out after the response, or instead of it.
+    #[error("kafka rejects it")]
     Unpublishable,
 }
 
-/// A [`Refusal`] without its particulars: a closed list, for counters and headers.
+/// A [`Refusal`] without its details: a closed list, for labels and headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// [`Refusal::Method`]
@@ -188,17 +188,17 @@ pub enum Reason {
     Unpublishable,
 }
 
-/// Which account of the ledger a callback ends in.
+/// The account of the ledger in which a callback ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LedgerAccount {
-    /// Wrong, and answered so.
+    /// The callback is wrong, and its sender was told so.
     Refused,
-    /// Right, and gone.
+    /// The callback is valid, and gone.
     Lost,
 }
 
 impl Refusal {
-    /// The reason alone.
+    /// The reason without details.
     pub const fn reason(&self) -> Reason {
         match self {
             Self::Method => Reason::Method,
@@ -234,7 +234,7 @@ impl Refusal {
 }
 
 impl Reason {
-    /// Every reason: `Reason::ALL[reason.index()] == reason`.
+    /// All reasons: `Reason::ALL[reason.index()] == reason`.
     pub const ALL: [Self; 28] = [
         Self::Method,
         Self::Host,
@@ -266,12 +266,12 @@ impl Reason {
         Self::Unpublishable,
     ];
 
-    /// Its place in [`Reason::ALL`].
+    /// The index in [`Reason::ALL`].
     pub const fn index(self) -> usize {
         self as usize
     }
 
-    /// The HTTP status to answer. What may succeed later is 5xx; what never will is 4xx.
+    /// The status of the response: 5xx if the same request may succeed later, 4xx if it never will.
     pub const fn status(self) -> u16 {
         match self {
             Self::Host
@@ -305,7 +305,7 @@ impl Reason {
         }
     }
 
-    /// Where the ledger counts it.
+    /// The account of the ledger.
     pub const fn account(self) -> LedgerAccount {
         match self {
             Self::BodiesFull
@@ -339,13 +339,13 @@ impl Reason {
         }
     }
 
-    /// Whether the raw body goes to `<prefix>.rejected`: the sender is known, and what it sent may be mended and replayed.
+    /// Whether the raw body goes to `<prefix>.rejected`: the sender is authenticated, and the callback may be corrected and replayed.
     pub const fn is_kept(self) -> bool {
         matches!(self, Self::NotJson | Self::NotObject | Self::CommandMismatch | Self::Undecidable)
     }
 
-    /// Whether the connection ends with the answer: where the body ends is not known, it is not worth reading, or
-    /// nobody is left to read.
+    /// Whether the connection closes after the response: the end of the body is not known, the body is not worth reading, or nobody is left
+    /// to read the response.
     pub const fn closes(self) -> bool {
         matches!(
             self,

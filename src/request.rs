@@ -1,25 +1,25 @@
-//! A request as it came: what its query names, before anything is believed.
+//! A request as received: the fields of its query, not verified yet.
 
 use std::borrow::Cow;
 
 use memchr::memchr;
 use memchr::memchr_iter;
 
-/// The query parameters that callbridge uses, decoded. Borrows from the query where nothing was encoded.
+/// The query parameters that callbridge uses, decoded. They borrow from the query if nothing was encoded.
 ///
-/// Names are compared without regard to case: Tencent's documents spell `SdkAppid` in several ways. Order does not matter, and
-/// parameters with other names are ignored.
+/// Names are compared without case: Tencent's documents spell `SdkAppid` in several ways. Order does not matter, and other parameters are
+/// ignored.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Query<'a> {
     /// `SdkAppid`: the application, decimal digits.
     pub sdk_app_id: Option<Cow<'a, str>>,
-    /// `CallbackCommand`: what happened. Absent too when it is there but blank: it then names nothing.
+    /// `CallbackCommand`: what happened. A blank one counts as absent.
     pub command: Option<Cow<'a, str>>,
     /// `ClientIP`: the end-user's address, not the sender's.
     pub client_ip: Option<Cow<'a, str>>,
     /// `OptPlatform`: where the action came from, such as `RESTAPI` or `iOS`.
     pub opt_platform: Option<Cow<'a, str>>,
-    /// `RequestID`, also spelled `RequestId`: which request of Tencent's it is. Not documented; whether a repeated callback has the same
+    /// `RequestID`, also spelled `RequestId`: identifies Tencent's request. It is not documented; whether a repeated callback has the same
     /// one is not known.
     pub request_id: Option<Cow<'a, str>>,
     /// `Sign`: the signature, in hex digits.
@@ -28,18 +28,18 @@ pub struct Query<'a> {
     pub request_time: Option<Cow<'a, str>>,
 }
 
-/// Why a query could not be read.
+/// Why a query cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// A name that callbridge uses comes twice, so what it says is anybody's guess.
+    /// A parameter that callbridge uses occurs twice, so its value is ambiguous.
     #[error("{0} is given more than once in the query")]
     Repeated(&'static str),
-    /// A value that callbridge uses has a `%` without two hex digits behind it, or bytes that are not UTF-8.
+    /// A value that callbridge uses has a `%` without two hex digits behind it, or is not UTF-8.
     #[error("{0} has broken percent-encoding in the query")]
     Encoding(&'static str),
 }
 
-/// The names in use, as Tencent's samples spell them.
+/// The names of the parameters, as Tencent's samples spell them.
 const SDK_APP_ID: &str = "SdkAppid";
 const COMMAND: &str = "CallbackCommand";
 const CLIENT_IP: &str = "ClientIP";
@@ -49,17 +49,17 @@ const SIGN: &str = "Sign";
 const REQUEST_TIME: &str = "RequestTime";
 
 impl<'a> Query<'a> {
-    /// Reads the part of a URL behind `?`. A `+` stands for itself: this is a URL's query, not a form.
+    /// Parses the part of a URL behind `?`. A `+` stands for itself: this is the query of a URL, not a form.
     ///
     /// # Errors
     ///
-    /// A name in use that comes twice, or a value in use that cannot be decoded.
+    /// A parameter in use occurs twice, or its value cannot be decoded.
     pub fn parse(raw: &'a str) -> Result<Self, QueryError> {
         let mut query = Self::default();
-        // Most have nothing encoded, and one look at the whole finds that out sooner than one at each part.
+        // Most queries have nothing encoded, and one search in the whole is faster than one in each part.
         let decode = if memchr(b'%', raw.as_bytes()).is_none() { plain } else { decode };
         for (name, value) in pairs(raw) {
-            // A name that cannot be decoded is no name in use.
+            // A name that cannot be decoded is not one in use.
             let Some((slot, name)) = decode(name).and_then(|name| query.slot(&name)) else { continue };
             if slot.is_some() {
                 return Err(QueryError::Repeated(name));
@@ -72,7 +72,7 @@ impl<'a> Query<'a> {
         Ok(query)
     }
 
-    /// Whether the query names a command, readable or not. Tells a callback from a stranger's look.
+    /// Whether the query names a command, valid or not. Distinguishes a callback from a health check.
     pub fn names_command(raw: &str) -> bool {
         pairs(raw).any(|(name, value)| {
             !value.is_empty() && decode(name).is_some_and(|name| name.eq_ignore_ascii_case(COMMAND))
@@ -101,7 +101,7 @@ impl<'a> Query<'a> {
     }
 }
 
-/// The names and values of a query, as they stand there. A name without `=` has an empty value.
+/// The names and values of a query, not decoded. A name without `=` has an empty value.
 fn pairs(raw: &str) -> impl Iterator<Item = (&str, &str)> {
     let ends = memchr_iter(b'&', raw.as_bytes()).chain([raw.len()]);
     ends.scan(0, |start, end| {
@@ -116,13 +116,13 @@ fn pairs(raw: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Undoes percent-encoding where there is none.
-#[expect(clippy::unnecessary_wraps, reason = "it stands in for `decode`")]
+/// Decodes a text that has nothing encoded.
+#[expect(clippy::unnecessary_wraps, reason = "it has the signature of `decode`")]
 fn plain(raw: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(raw))
 }
 
-/// Undoes percent-encoding; `None` when it is broken or the result is not UTF-8.
+/// Decodes percent-encoding; `None` if it is invalid or the result is not UTF-8.
 pub(crate) fn decode(raw: &str) -> Option<Cow<'_, str>> {
     if memchr(b'%', raw.as_bytes()).is_none() {
         return Some(Cow::Borrowed(raw));

@@ -1,6 +1,6 @@
-//! Who sends: networks, and whom a proxy names.
+//! Allow-lists of senders: networks, and the client that a proxy names.
 //!
-//! What a proxy says of its client is believed only where the proxy's own address is configured; everybody else could write it too.
+//! What a proxy says about its client is trusted only if the proxy's own address is configured: anybody else could send the same header.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,26 +8,26 @@ use std::net::Ipv6Addr;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
-/// A network, or a single address.
+/// A network in CIDR notation, or a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
     prefix_length: u8,
 }
 
-/// Why a text is no network.
+/// Why a text is not a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadNetwork {
-    /// It is not an address, with or without a prefix length.
+    /// It is neither an address nor an address with a prefix length.
     #[error("not an address or a network, like 203.0.113.7 or 2001:db8::/32")]
     Form,
-    /// Some bits behind the prefix are set, so either the address or the length is not what was meant.
-    #[error("the address has bits behind the prefix")]
+    /// Bits behind the prefix are set: either the address or the length is wrong.
+    #[error("the address has bits set behind the prefix")]
     HostBits,
 }
 
 impl Network {
-    /// Whether `address` is in it. A v4 address that is written as a v6 one is taken for what it is.
+    /// Whether `address` is in the network. An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub fn contains(self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
@@ -36,7 +36,7 @@ impl Network {
             }
             (IpAddr::V6(network), IpAddr::V6(address)) => {
                 let differing = u128::from(network) ^ u128::from(address);
-                // A shift by all 128 bits does not exist.
+                // A shift by all 128 bits is undefined.
                 differing.checked_shr(128 - u32::from(self.prefix_length)).unwrap_or_default() == 0
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
@@ -50,14 +50,14 @@ impl FromStr for Network {
     fn from_str(text: &str) -> Result<Self, BadNetwork> {
         let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
         let address: IpAddr = address.parse().map_err(|_no_address| BadNetwork::Form)?;
-        // A v4 address in v6 clothes: peers are compared without them, so it would never be met.
+        // An IPv4-mapped IPv6 network would never match: peers are compared in their IPv4 form.
         if address.to_canonical() != address {
             return Err(BadNetwork::Form);
         }
         let bits: u8 = if address.is_ipv4() { 32 } else { 128 };
         let prefix_length = match length {
             None => bits,
-            // Digits only: `+8` is a number too.
+            // Digits only: `parse` would accept `+8`.
             Some(length) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
                 length.parse().ok().filter(|length| *length <= bits).ok_or(BadNetwork::Form)?
             }
@@ -80,7 +80,7 @@ impl fmt::Display for Network {
     }
 }
 
-/// Several networks.
+/// A list of networks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Networks(pub Vec<Network>);
 
@@ -91,23 +91,23 @@ impl Networks {
     }
 }
 
-/// Whose callbacks are taken.
+/// The allow-list of senders.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Senders {
-    /// Where they send from.
+    /// The networks of the senders.
     pub allowed: Networks,
-    /// Who passes on what others send.
+    /// The proxies that forward requests of others.
     pub proxies: Networks,
 }
 
 impl Senders {
-    /// Whether a request is taken that came from `peer` with these `X-Forwarded-For` headers, in their order.
+    /// Whether a request from `peer` with these `X-Forwarded-For` headers, in order, is allowed.
     pub fn admit<'h>(&self, peer: IpAddr, forwarded: impl DoubleEndedIterator<Item = &'h [u8]>) -> bool {
         self.sender(peer, forwarded).is_some_and(|sender| self.allowed.contain(sender))
     }
 
-    /// Each proxy adds at the end whom it got the request from: read from there, the first that is no proxy of ours is the sender. What
-    /// stands before it was written by others. `None` when a proxy of ours names something that is no address.
+    /// The sender of a request. Each proxy appends the address of its client, so the sender is, from the end, the first address that is not
+    /// one of our proxies; what is before it was written by others. `None` if one of our proxies has appended something invalid.
     fn sender<'h>(&self, peer: IpAddr, forwarded: impl DoubleEndedIterator<Item = &'h [u8]>) -> Option<IpAddr> {
         let mut sender = peer;
         for entry in forwarded.rev().flat_map(|header| header.rsplit(|byte| *byte == b',')) {
@@ -120,7 +120,7 @@ impl Senders {
     }
 }
 
-/// An address with or without a port, as proxies write it.
+/// Parses an address with or without a port, as proxies write it.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let entry = str::from_utf8(entry).ok()?.trim();
     let with_port = || entry.parse::<SocketAddr>().ok().map(|address| address.ip());

@@ -1,79 +1,78 @@
-//! Room that topics share, in any unit, so that one topic in trouble never takes all of it.
+//! Room that topics share, in any unit, so that a stuck topic cannot take all of it.
 //!
-//! A topic may hold at most four times what is free. So a lone topic gets four fifths of the room, and k topics that fill up side by side
-//! leave 1/(4k+1) of it. Topics that get stuck one after the other, each when the one before is full, would leave a fifth of a fifth and so
-//! on: what is held cannot be taken back. So each topic is sure of a part that no other can take: a sixteenth of the room, divided by the
-//! number of topics.
+//! A topic may hold at most four times the free room. So a single topic gets four fifths of it, and k topics that fill up at the same time
+//! leave 1/(4k+1). Topics that get stuck one after the other would leave a fifth of a fifth and so on, since room that is held cannot be
+//! revoked. So each topic is also guaranteed a part that no other topic can take: a sixteenth of the room, divided by the number of topics.
 
 use crate::record::Topic;
 
-/// How many times what is free one topic may hold.
+/// A topic may hold this many times the free room.
 const SHARE: usize = 4;
-/// What topics are sure of is together this part of the room.
+/// The guaranteed parts together are this fraction (one sixteenth) of the room.
 const SURE_PART: usize = 16;
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub struct SharedRoom {
     capacity: usize,
     taken: usize,
-    /// Of it, by topic. What belongs to no topic has no share.
+    /// The room held by each topic. Room may also be held without a topic.
     by_topic: Vec<usize>,
-    /// What each topic is sure of.
+    /// The guaranteed part of each topic.
     sure: usize,
-    /// What topics are sure of and do not hold.
+    /// The guaranteed room that topics do not hold.
     unclaimed: usize,
 }
 
-/// What there is no room in.
+/// What has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoRoom {
-    /// In all of it.
+    /// The whole room.
     Total,
-    /// In the topic's share, though another topic may have room.
+    /// The share of the topic; other topics may have room.
     Topic,
 }
 
 impl SharedRoom {
-    /// Room for `capacity`, shared by so many topics.
+    /// Room for `capacity`, shared by `topics` topics.
     pub fn new(capacity: usize, topics: usize) -> Self {
         let sure = capacity / (SURE_PART * topics.max(1));
         Self { capacity, taken: 0, by_topic: vec![0; topics], sure, unclaimed: sure * topics }
     }
 
-    /// All of it.
+    /// The whole room.
     pub const fn capacity(&self) -> usize {
         self.capacity
     }
 
-    /// What nobody holds.
+    /// The free room.
     pub const fn free(&self) -> usize {
         self.capacity.saturating_sub(self.taken)
     }
 
-    /// What is held altogether.
+    /// The room that is held.
     pub const fn taken(&self) -> usize {
         self.taken
     }
 
-    /// What `topic` holds.
+    /// The room that `topic` holds.
     pub fn taken_by(&self, topic: Topic) -> usize {
         self.by_topic.get(topic.index()).copied().unwrap_or(0)
     }
 
-    /// What `amount` counts as: one that is larger than the whole room takes all of it, and so can pass.
+    /// The amount to count for `amount`: more than the capacity counts as the capacity, so that it can pass.
     pub fn clamp(&self, amount: usize) -> usize {
         amount.min(self.capacity)
     }
 
-    /// Whether `amount` more may be taken. What belongs to no topic is bound by the whole room only.
+    /// Checks whether there is room for `amount`. Without a topic only the whole room counts.
     ///
     /// # Errors
     ///
-    /// Says what has no room.
+    /// What has no room.
     pub fn check(&self, topic: impl Into<Option<Topic>>, amount: usize) -> Result<(), NoRoom> {
         let free = self.free();
-        // What is larger than the room takes all of it, when nothing else is there.
+        // An amount larger than the whole room takes all of it, once nothing else is held.
         let held = topic.into().and_then(|topic| self.by_topic.get(topic.index())).copied();
         if let Some(held) = held
             && held.saturating_add(amount) > self.sure
@@ -82,8 +81,8 @@ impl SharedRoom {
             let others_are_sure_of = self.unclaimed - self.sure.saturating_sub(held);
             let exceeds_share = held.saturating_add(amount) > free.saturating_mul(SHARE);
             if exceeds_share || amount > free.saturating_sub(others_are_sure_of) {
-                // Whoever waits for the whole room holds up all others. So that is for what would fit into no share: what is free is
-                // nothing, or less than a topic's first.
+                // An entry that waits for the whole room blocks all others. So that is only for an entry that fits into no share: nothing
+                // is free, or less than the first entry of a topic.
                 let is_for_want_of_all = free == 0 || held == 0 && amount > free;
                 return Err(if is_for_want_of_all { NoRoom::Total } else { NoRoom::Topic });
             }
@@ -91,18 +90,18 @@ impl SharedRoom {
         if amount > free { Err(NoRoom::Total) } else { Ok(()) }
     }
 
-    /// Whether [`SharedRoom::check`] finds room.
+    /// Whether there is room for `amount`, see [`SharedRoom::check`].
     pub fn has_room(&self, topic: impl Into<Option<Topic>>, amount: usize) -> bool {
         self.check(topic, amount).is_ok()
     }
 
-    /// Takes `amount`, whether there is room or not: what was acknowledged cannot be refused any more.
+    /// Takes `amount` even without room: acknowledged callbacks can no longer be refused.
     pub fn take(&mut self, topic: impl Into<Option<Topic>>, amount: usize) {
         self.taken += amount;
         self.change(topic.into(), |held| held + amount);
     }
 
-    /// Gives back what was taken for the same topic.
+    /// Returns room that was taken for the same topic.
     pub fn give(&mut self, topic: impl Into<Option<Topic>>, amount: usize) {
         self.taken -= amount;
         self.change(topic.into(), |held| held - amount);

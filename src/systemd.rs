@@ -1,5 +1,5 @@
-//! What a service manager such as systemd is told (`sd_notify(3)`), and the sockets that it passes (`sd_listen_fds(3)`). Without one
-//! nothing happens.
+//! Notifications to a service manager such as systemd (`sd_notify(3)`), and the sockets that it passes (`sd_listen_fds(3)`). Without a
+//! service manager nothing happens.
 
 use std::env;
 use std::fmt;
@@ -18,28 +18,28 @@ use rustix::net::sockopt::socket_acceptconn;
 use rustix::time::ClockId;
 use rustix::time::clock_gettime;
 
-/// What the passed sockets may be named (`FileDescriptorName=`).
+/// The names of passed sockets (`FileDescriptorName=`).
 const CALLBACKS: &str = "callbacks";
 const ADMIN: &str = "admin";
 
-/// What the service manager is told.
+/// A notification.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Notice {
-    /// It has started, or has reloaded.
+    /// The process has started, or has reloaded.
     Ready,
-    /// It reads its files again, and says `Ready` when it has.
+    /// The process is reading its files again, and sends `Ready` afterwards.
     Reloading,
-    /// It stops.
+    /// The process is stopping.
     Stopping,
-    /// It is alive.
+    /// The process is alive.
     Watchdog,
 }
 
-/// How long a service manager that does not read is waited for.
+/// How long to wait for a service manager that does not read.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Tells it, where there is a service manager (`NOTIFY_SOCKET`). One that does not read is not told: the watchdog's notices are not waited for at
-/// all, since they come again, and the others for a second.
+/// Notifies the service manager, if there is one (`NOTIFY_SOCKET`). If it does not read, watchdog notifications are dropped at once, since
+/// they are repeated, and others after a second.
 pub(crate) fn notify(notice: Notice) {
     let Some(address) = env::var_os("NOTIFY_SOCKET").filter(|address| !address.is_empty()) else { return };
     let sent = || {
@@ -64,7 +64,7 @@ impl fmt::Display for Notice {
         match self {
             Self::Ready => formatter.write_str("READY=1"),
             Self::Reloading => {
-                // Units of Type=notify-reload need the time of this clock, to tell it from a reload before.
+                // Units of Type=notify-reload need this time to assign the notification to a reload.
                 let now = clock_gettime(ClockId::Monotonic);
                 let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
                 write!(formatter, "RELOADING=1\nMONOTONIC_USEC={micros}")
@@ -75,53 +75,53 @@ impl fmt::Display for Notice {
     }
 }
 
-/// How long the service manager waits for [`Notice::Watchdog`] before it takes this process for hung; `None`: it does not wait for any.
+/// The watchdog interval of the service manager; `None`: it has none.
 pub(crate) fn watchdog_timeout() -> Option<Duration> {
     let number = |name| env::var(name).ok()?.parse::<u64>().ok();
     let is_ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(process::id()));
     number("WATCHDOG_USEC").filter(|micros| is_ours && *micros > 0).map(Duration::from_micros)
 }
 
-/// What was passed cannot be used.
+/// Why passed sockets cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PassedError {
-    /// It is no listening TCP socket.
+    /// It is not a listening TCP socket.
     #[error("socket {nth} of those passed (LISTEN_FDS)")]
     NoListener {
-        /// Which, from 1.
+        /// Its number, from 1.
         nth: usize,
-        /// Why not.
+        /// The error.
         source: io::Error,
     },
-    /// Its name says that it is meant for something else.
+    /// It has an unknown name.
     #[error(
         "socket {nth} of those passed has the name {name:?} (LISTEN_FDNAMES): set FileDescriptorName= to {CALLBACKS} or {ADMIN}, or \
          leave it out"
     )]
     UnknownName {
-        /// Which, from 1.
+        /// Its number, from 1.
         nth: usize,
-        /// What it is named.
+        /// The name.
         name: String,
     },
-    /// Another one has that name too.
-    #[error("socket {nth} of those passed has a name that another has too: {name} (LISTEN_FDNAMES)")]
+    /// Two sockets have the same name.
+    #[error("socket {nth} of those passed has the same name as another: {name} (LISTEN_FDNAMES)")]
     SameName {
-        /// Which, from 1.
+        /// The number of the second, from 1.
         nth: usize,
-        /// What both are named.
+        /// The name.
         name: String,
     },
 }
 
-/// The listening sockets that the service manager has passed.
+/// The listening sockets passed by the service manager.
 #[derive(Debug, Default)]
 pub(crate) struct PassedSockets {
     pub(crate) callbacks: Option<TcpListener>,
     pub(crate) admin: Option<TcpListener>,
 }
 
-/// Which of the passed sockets are for what, by their place.
+/// The use of the passed sockets, by index.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Assignment {
     callbacks: Option<usize>,
@@ -129,7 +129,7 @@ struct Assignment {
 }
 
 impl Assignment {
-    /// Assigns sockets by their names; those without one take what is left, callbacks first.
+    /// Assigns sockets by name. Sockets without a name are assigned to what is left, callbacks first.
     fn of(names: &[&str]) -> Result<Self, PassedError> {
         let mut assigned = Self::default();
         let mut nameless = Vec::new();
@@ -164,17 +164,17 @@ impl Assignment {
     }
 }
 
-/// Whether systemd gives this name where the unit gives none: that of the socket unit, or `unknown`.
+/// Whether systemd uses this name for a socket without a configured one: the name of the socket unit, or `unknown`.
 fn is_default(name: &str) -> bool {
     matches!(name, "" | "unknown") || name.ends_with(".socket")
 }
 
-/// The listening sockets that the service manager has passed. Must be called once, before the process has threads that use the environment:
-/// it takes what says how many there are out of it.
+/// Takes the listening sockets that the service manager has passed. Must be called once, before other threads use the environment: it
+/// removes the variables that describe them.
 ///
 /// # Errors
 ///
-/// One of them is no listening TCP socket, or has a wrong name.
+/// A socket is not a listening TCP socket, or has a wrong name.
 pub(crate) fn passed_sockets() -> Result<PassedSockets, PassedError> {
     let mut passed = ListenFd::from_env();
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
@@ -229,7 +229,7 @@ mod tests {
             (&["callbacks", "Admin"], "socket 2 of those passed has the name \"Admin\""),
             (&["callbacks", "http", "admin"], "set FileDescriptorName= to callbacks or admin"),
             (&["connection"], "\"connection\""),
-            (&["admin", "admin"], "socket 2 of those passed has a name that another has too: admin"),
+            (&["admin", "admin"], "socket 2 of those passed has the same name as another: admin"),
         ] {
             assert!(assigned(names).unwrap_err().contains(says), "{names:?}");
         }

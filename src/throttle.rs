@@ -1,4 +1,4 @@
-//! Bounds how often the same thing is logged.
+//! Limits how often the same line is logged.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -13,12 +13,12 @@ pub(crate) struct Throttle {
 }
 
 impl Throttle {
-    /// One line in each `period`.
+    /// A throttle with this period.
     pub(crate) const fn new(period: Duration) -> Self {
         Self { period, next: Mutex::new(None) }
     }
 
-    /// Whether a line may be logged at `now`; if so, the period begins anew.
+    /// Whether a line may be logged at `now`. If so, a new period begins.
     pub(crate) fn permits(&self, now: Instant) -> bool {
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let permitted = next.is_none_or(|next| now >= next);

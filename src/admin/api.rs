@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::time;
@@ -25,6 +26,7 @@ use crate::admin::model::RuleView;
 use crate::admin::model::RulesPage;
 use crate::admin::model::SourceStatus;
 use crate::admin::model::TopicStatus;
+use crate::blocklist::lists::ListFiles;
 use crate::blocklist::topic::BlocklistTopic;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
@@ -49,13 +51,18 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(6);
 /// How long a change that Kafka has acknowledged may take until it is applied here.
 const APPLIED_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The list that the API reads, and the topic that it writes.
+/// One list that the API reads, and the topic that it writes.
 #[derive(Debug, Clone)]
 pub(crate) struct BlocklistApi {
     pub(crate) list: Arc<ArcSwap<Blocklist>>,
     pub(crate) policy: Policy,
     /// `None`: the list is files.
     pub(crate) topic: Option<BlocklistTopic>,
+    pub(crate) files: ListFiles,
+    /// The applications that it decides for, by their SdkAppid.
+    pub(crate) apps: Vec<String>,
+    /// It decides for all applications that have no list of their own.
+    pub(crate) is_common: bool,
 }
 
 /// What a write waits for.
@@ -91,24 +98,29 @@ pub(crate) struct PageQuery {
 }
 
 impl BlocklistApi {
+    /// A list that is only read.
+    pub(crate) fn read_only(list: Blocklist, policy: Policy) -> Self {
+        let list = Arc::new(ArcSwap::from_pointee(list));
+        Self { list, policy, topic: None, files: ListFiles::default(), apps: Vec::new(), is_common: true }
+    }
+
+    /// The topic that changes are written to.
+    pub(super) fn writable(&self) -> Result<&BlocklistTopic, ApiError> {
+        let files_only = || if self.is_common { ApiError::FilesOnly } else { ApiError::AppFilesOnly };
+        self.topic.as_ref().ok_or_else(files_only)
+    }
+
     /// The generation of the list in force.
     pub(super) fn generation(&self) -> u64 {
         self.list.load().generation()
     }
 
     pub(super) fn status(&self) -> BlocklistStatus {
-        let list = self.list.load_full();
-        let sources: Vec<SourceStatus> = list
-            .sources()
-            .iter()
-            .map(|source| SourceStatus {
-                source: source.label().to_string(),
-                entries: kind_counts(source.rules().counts()),
-                bytes: source.rules().bytes(),
-            })
-            .collect();
+        let (list, now) = (self.list.load_full(), clock::monotonic());
         let topic = self.topic.as_ref().map(|topic| (topic, topic.view()));
+        let sources = self.sources(&list, topic.as_ref().map(|(topic, view)| (topic.name(), &**view)), now);
         BlocklistStatus {
+            apps: self.apps.clone(),
             generation: list.generation(),
             state: match &topic {
                 Some((_, view)) => follow_state(view.state),
@@ -118,8 +130,31 @@ impl BlocklistApi {
             entries: list.rule_count(),
             bytes: sources.iter().map(|source| source.bytes).sum(),
             sources,
-            topic: topic.map(|(topic, view)| topic_status(topic, &view)),
+            topic: topic.map(|(topic, view)| topic_status(topic, &view, now)),
         }
+    }
+
+    /// Every source of the list: the files, also those that had no rules yet, and the topic.
+    fn sources(&self, list: &Blocklist, topic: Option<(&str, &TopicView)>, now: Instant) -> Vec<SourceStatus> {
+        let mut sources: Vec<SourceStatus> = Vec::new();
+        for file in self.files.reports() {
+            let age = file.loaded.map(|loaded| now.saturating_duration_since(loaded));
+            sources.push(source_status(SourceKind::File.label(&file.path), age, file.failure.as_deref()));
+        }
+        if let Some((name, view)) = topic {
+            sources.push(source_status(SourceKind::Topic.label(name), view.age(now), view.error.as_deref()));
+        }
+        for source in list.sources() {
+            let label = &**source.label();
+            let place = sources.iter().position(|known| known.source == label).unwrap_or_else(|| {
+                sources.push(source_status(label.to_owned(), None, None));
+                sources.len() - 1
+            });
+            if let Some(status) = sources.get_mut(place) {
+                (status.entries, status.bytes) = (kind_counts(source.rules().counts()), source.rules().bytes());
+            }
+        }
+        sources
     }
 
     pub(crate) fn lookup(&self, user: &str, account: Option<&str>) -> LookupAnswer {
@@ -188,7 +223,7 @@ impl BlocklistApi {
         author: Author,
         wait: WaitFor,
     ) -> Result<ChangedRule, ApiError> {
-        let topic = self.topic.as_ref().ok_or(ApiError::FilesOnly)?;
+        let topic = self.writable()?;
         let (who, via) = (author.who.clone(), author.source.clone());
         let (written, generation) = write(topic, vec![change.clone()], author, wait).await?;
         let replaced = written.into_iter().next().and_then(|written| written.replaced);
@@ -222,7 +257,7 @@ impl BlocklistApi {
         wait: WaitFor,
         dry_run: bool,
     ) -> Result<ChangedRules, ApiError> {
-        let topic = self.topic.as_ref().ok_or(ApiError::FilesOnly)?;
+        let topic = self.writable()?;
         let view = topic.view();
         if view.state == TopicState::Reading {
             return Err(ApiError::Unavailable("the topic has not been read to its end yet".to_owned()));
@@ -256,12 +291,16 @@ async fn write(
 ) -> Result<(Vec<WrittenChange>, u64), ApiError> {
     let request = WriteRequest { who: author.who, source: author.source, request: author.request, changes };
     let late = || ApiError::Unavailable("kafka has not acknowledged the change in time: it may still come".to_owned());
+    let reading = topic.reading();
     let written = time::timeout(WRITE_TIMEOUT, topic.write(request)).await.map_err(|_elapsed| late())??;
     let generation = written.iter().map(|written| written.generation).max().unwrap_or_default();
-    if wait == WaitFor::Applied && time::timeout(APPLIED_TIMEOUT, topic.applied(generation)).await.is_err() {
-        let why =
-            format!("kafka has acknowledged the change as generation {generation}, but it is not applied here yet");
-        return Err(ApiError::Unavailable(why));
+    if wait == WaitFor::Applied {
+        let not_applied = |why: &str| {
+            ApiError::Unavailable(format!("kafka has acknowledged the change as generation {generation}, but {why}"))
+        };
+        let applied = time::timeout(APPLIED_TIMEOUT, topic.applied(generation, reading)).await;
+        let applied = applied.map_err(|_elapsed| not_applied("it is not applied here yet"))?;
+        applied.map_err(|error| not_applied(&error.to_string()))?;
     }
     Ok((written, generation))
 }
@@ -358,11 +397,22 @@ const fn follow_state(state: TopicState) -> FollowState {
     }
 }
 
-fn topic_status(topic: &BlocklistTopic, view: &TopicView) -> TopicStatus {
+/// A source that holds no rules.
+fn source_status(source: String, age: Option<Duration>, error: Option<&str>) -> SourceStatus {
+    SourceStatus {
+        source,
+        entries: KindCounts::default(),
+        bytes: 0,
+        age_seconds: age.map(|age| age.as_secs()),
+        error: error.map(str::to_owned),
+    }
+}
+
+fn topic_status(topic: &BlocklistTopic, view: &TopicView, now: Instant) -> TopicStatus {
     TopicStatus {
         name: topic.name().to_owned(),
         identity: view.identity.map(|identity| identity.to_string()),
-        age_seconds: view.age(clock::monotonic()).map(|age| age.as_secs()),
+        age_seconds: view.age(now).map(|age| age.as_secs()),
         poison: view.poison,
         error: view.error.as_deref().map(str::to_owned),
     }
@@ -394,8 +444,7 @@ mod tests {
         let source = |(nth, text): (i32, &&str)| {
             Source::new(SourceKind::File, &nth.to_string(), Arc::new(parse(text.as_bytes()).expect("good")))
         };
-        let list = Blocklist::of((1..).zip(texts).map(source), 7);
-        BlocklistApi { list: Arc::new(ArcSwap::from_pointee(list)), policy: Policy::default(), topic: None }
+        BlocklistApi::read_only(Blocklist::of((1..).zip(texts).map(source), 7), Policy::default())
     }
 
     fn all(limit: usize) -> PageQuery {

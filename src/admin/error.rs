@@ -17,12 +17,18 @@ pub(crate) enum ApiError {
     NoPath,
     /// There is no such rule.
     NoRule(String),
+    /// No application of this SdkAppid is configured.
+    NoApp(String),
     /// The path does not take this method.
     Method,
     /// The body did not come in time.
     Timeout,
-    /// The list is files, which this API does not write.
+    /// The common list is files, which this API does not write.
     FilesOnly,
+    /// So is the list of an application.
+    AppFilesOnly,
+    /// The application has no list of its own, and what is written to the common one holds for others, too.
+    SharedList(String),
     /// The body is too large.
     TooLarge(&'static str),
     /// The request is wrong where these say.
@@ -41,10 +47,10 @@ impl ApiError {
         match self {
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::NoTokens => StatusCode::FORBIDDEN,
-            Self::NoPath | Self::NoRule(_) => StatusCode::NOT_FOUND,
+            Self::NoPath | Self::NoRule(_) | Self::NoApp(_) => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Self::FilesOnly => StatusCode::CONFLICT,
+            Self::FilesOnly | Self::AppFilesOnly | Self::SharedList(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -58,9 +64,11 @@ impl ApiError {
             Self::NoTokens => ("forbidden", "nobody may write"),
             Self::NoPath => ("no-such-path", "there is no such path"),
             Self::NoRule(_) => ("no-such-rule", "there is no such rule"),
+            Self::NoApp(_) => ("no-such-app", "there is no such application"),
             Self::Method => ("method-not-allowed", "the path does not take this method"),
             Self::Timeout => ("timeout", "the body did not come in time"),
-            Self::FilesOnly => ("read-only", "the blocklist is read-only here"),
+            Self::FilesOnly | Self::AppFilesOnly => ("read-only", "the blocklist is read-only here"),
+            Self::SharedList(_) => ("shared-list", "the application has no blocklist of its own"),
             Self::TooLarge(_) => ("too-large", "the body is too large"),
             Self::Invalid(_) => ("invalid", "the request is wrong"),
             Self::Unavailable(_) => ("unavailable", "not possible now"),
@@ -76,11 +84,18 @@ impl ApiError {
             Self::NoTokens => "no admin.token_files are configured: writing needs a token".to_owned(),
             Self::NoPath => "see /openapi.json for the paths".to_owned(),
             Self::NoRule(rule) => format!("no source has the rule `{rule}`"),
+            Self::NoApp(app) => format!("no application `{app}` is configured"),
             Self::Method => "see the header Allow".to_owned(),
             Self::Timeout => "the body did not come whole".to_owned(),
             Self::FilesOnly => {
                 "no blocklist.topic is configured: the blocklist is the files of blocklist.files, which this API does not write".to_owned()
             }
+            Self::AppFilesOnly => {
+                "the application has no blocklist_topic: its blocklist is the files of its blocklist_files, which this API does not write".to_owned()
+            }
+            Self::SharedList(app) => {
+                format!("application {app} shares the common blocklist: leave out `app` to change that for all who share it")
+            },
             Self::Invalid(found) => {
                 let first = found.first().map(ToString::to_string).unwrap_or_default();
                 let more = found.len().saturating_sub(1);

@@ -267,6 +267,8 @@ pub(crate) enum FollowState {
 /// The state of the blocklist at this replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct BlocklistStatus {
+    /// The applications that the list decides for, by their SdkAppid.
+    pub(crate) apps: Vec<String>,
     /// The generation of the list: of the topic the offset behind the last record applied; of files a count of loads.
     pub(crate) generation: u64,
     /// How it follows its sources.
@@ -291,6 +293,13 @@ pub(crate) struct SourceStatus {
     pub(crate) entries: KindCounts,
     /// The memory that they take.
     pub(crate) bytes: usize,
+    /// Of a file how long ago its rules were read; of a topic how long ago Kafka last showed that nothing is missing here. Absent before
+    /// the first time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) age_seconds: Option<u64>,
+    /// Why it cannot be read at present. Its last rules stay in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
 }
 
 /// Rules by kind.

@@ -16,6 +16,7 @@ use crate::admin::model::LookupAnswer;
 use crate::admin::model::ProblemDetails;
 use crate::admin::model::RuleDetails;
 use crate::admin::model::RulesPage;
+use crate::admin::routes;
 use crate::admin::routes::BlocklistCall;
 use crate::admin::routes::Operation;
 use crate::admin::routes::ROUTES;
@@ -87,14 +88,17 @@ fn path_item(route: &Route, schemas: &mut SchemaGenerator) -> Value {
 }
 
 fn operation_object(route: &Route, verb: Verb, operation: Operation, schemas: &mut SchemaGenerator) -> Value {
-    let Described { summary, query, body, success, statuses } = described(operation, schemas);
+    let Described { summary, mut query, body, success, statuses } = described(operation, schemas);
+    if matches!(operation, Operation::Blocklist(_) | Operation::StatusPage) {
+        query.push(app_parameter());
+    }
     let mut responses = Map::from_iter([("200".to_owned(), success)]);
     if let Operation::Blocklist(call) = operation {
         if let Some(success) = responses.get_mut("200").and_then(Value::as_object_mut) {
             let schema = json!({"schema": {"type": "integer", "minimum": 0}});
             success.insert("headers".to_owned(), json!({"Blocklist-Generation": schema}));
         }
-        let read: &[u16] = &[401, 422, 503];
+        let read: &[u16] = &[401, 404, 422, 503];
         let write: &[u16] = if call.is_write() { &[403, 408, 409, 413] } else { &[] };
         for status in read.iter().chain(write) {
             responses.insert(status.to_string(), json!({"$ref": "#/components/responses/problem"}));
@@ -138,7 +142,7 @@ fn described(operation: Operation, schemas: &mut SchemaGenerator) -> Described {
     match operation {
         Operation::StatusPage => Described {
             query: lookup_query().into_iter().map(|(name, text, schema, _)| (name, text, schema, false)).collect(),
-            statuses: &[401, 422, 503],
+            statuses: &[401, 404, 422, 503],
             ..of_type(
                 "The status page; with a user, whether that user may subscribe.",
                 "text/html",
@@ -177,9 +181,7 @@ fn described_call(call: BlocklistCall, schemas: &mut SchemaGenerator) -> Describ
             query: vec![wait_parameter(), dry_run_parameter(), import_parameter()],
             ..of("Make up to 10000 changes, one a line, in their order.", reference::<ChangedRules>(schemas))
         },
-        BlocklistCall::GetRule(kind) => {
-            Described { statuses: &[404], ..of(summary(kind, GET), reference::<FoundRule>(schemas)) }
-        }
+        BlocklistCall::GetRule(kind) => of(summary(kind, GET), reference::<FoundRule>(schemas)),
         BlocklistCall::PutRule(kind) => described_change(summary(kind, PUT), schemas),
         BlocklistCall::DeleteRule(kind) => described_change(summary(kind, DELETE), schemas),
     }
@@ -218,6 +220,12 @@ fn lookup_query() -> Vec<(&'static str, &'static str, Value, bool)> {
         ("user", "The user.", id(), true),
         ("account", "The account; without one, an account that has no rules.", id(), false),
     ]
+}
+
+fn app_parameter() -> (&'static str, &'static str, Value, bool) {
+    let text = "The SdkAppid of a configured application: the blocklist that decides for it. A change needs one that has a blocklist of its \
+                own. Without this parameter: the common blocklist.";
+    (routes::APP, text, json!({"type": "string", "minLength": 1}), false)
 }
 
 fn dry_run_parameter() -> (&'static str, &'static str, Value, bool) {

@@ -21,6 +21,7 @@ use crate::admin::model::LookupDecision;
 use crate::admin::sentence::Severity;
 use crate::admin::sentence::Span;
 use crate::admin::service;
+use crate::admin::service::LookupForm;
 use crate::admin::service::PageLookup;
 use crate::admin::status::Figures;
 use crate::admin::status::Status;
@@ -86,7 +87,11 @@ fn document(status: &Status, lookup: &PageLookup) -> Markup {
             body {
                 main {
                     h1 class=(severity) { (status.sentence) "." }
-                    @if !is_reloaded { (lookup_section(lookup)) }
+                    @match lookup {
+                        PageLookup::Locked | PageLookup::Offered => {}
+                        PageLookup::Form(form) => (lookup_section(form, None)),
+                        PageLookup::Found(form, answer) => (lookup_section(form, Some(answer))),
+                    }
                     (ended_section(status))
                     (backlog_section(status))
                     (topics_section(status))
@@ -237,33 +242,34 @@ fn blocklist_section(status: &Status, lookup: &PageLookup) -> Markup {
         @match lookup {
             PageLookup::Locked => p class="quiet" { "A lookup needs a token of admin.token_files: " code { "callbridge blocklist lookup USER --admin URL --token-file FILE" } },
             PageLookup::Offered => form action="/" method="get" { button name="user" value="" { "Look up a user" } },
-            PageLookup::Form | PageLookup::Found { .. } => {}
+            PageLookup::Form(_) | PageLookup::Found(..) => {}
         }
     }
 }
 
-fn lookup_section(lookup: &PageLookup) -> Markup {
-    let (user, account) = match lookup {
-        PageLookup::Found { user, account, .. } => (user.as_str(), account.as_deref().unwrap_or_default()),
-        PageLookup::Locked | PageLookup::Offered | PageLookup::Form => ("", ""),
-    };
+fn lookup_section(form: &LookupForm, answer: Option<&LookupAnswer>) -> Markup {
     html! {
         h2 { "Blocklist lookup" }
         form action="/" method="get" {
-            label { "User " input name="user" value=(user) required autofocus autocomplete="off"; }
-            label { "Account, or empty for one without rules " input name="account" value=(account) autocomplete="off"; }
+            label { "User " input name="user" value=(form.user) required autofocus autocomplete="off"; }
+            label { "Account, or empty for one without rules " input name="account" value=(form.account) autocomplete="off"; }
+            @if let Some(app) = &form.app {
+                label { "SdkAppid, or empty for the common blocklist " input name="app" value=(app) autocomplete="off"; }
+            }
             button { "Look up" }
         }
-        @if let PageLookup::Found { user, account, answer } = lookup { (answer_of(user, account.as_deref(), answer)) }
+        @if let Some(answer) = answer { (answer_of(form, answer)) }
         p { a href="/" { "Back to the page that reloads itself" } }
     }
 }
 
-fn answer_of(user: &str, account: Option<&str>, answer: &LookupAnswer) -> Markup {
+fn answer_of(form: &LookupForm, answer: &LookupAnswer) -> Markup {
+    let named = |id: &str| (!id.is_empty()).then(|| id.to_owned());
     html! {
         p {
-            b { (user) } @match answer.decision { LookupDecision::Allow => " may", LookupDecision::Refuse => " may not" } " subscribe"
-            @if let Some(account) = account { " to " b { (account) } }
+            b { (form.user) } @match answer.decision { LookupDecision::Allow => " may", LookupDecision::Refuse => " may not" } " subscribe"
+            @if let Some(account) = named(&form.account) { " to " b { (account) } }
+            @if let Some(app) = form.app.as_deref().and_then(named) { " in application " b { (app) } }
             @if let Some(because) = &answer.because { ": " (because) }
             @if !answer.enforced { " (a dry run: everybody may)" }
             "."

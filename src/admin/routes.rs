@@ -189,7 +189,10 @@ pub(super) fn rule(kind: RuleKind, user: Option<String>, account: Option<String>
     })
 }
 
-/// A query's parameters.
+/// The parameter that every path of the blocklist takes: the SdkAppid of an application.
+pub(super) const APP: &str = "app";
+
+/// A query's parameters, without [`APP`].
 ///
 /// # Errors
 ///
@@ -198,10 +201,33 @@ pub(super) fn query<const N: usize>(
     raw: Option<&str>,
     names: [&str; N],
 ) -> Result<[Option<String>; N], (String, &'static str)> {
+    values(pairs(raw).filter(|(name, _)| name != APP), names)
+}
+
+/// The application that a query names.
+///
+/// # Errors
+///
+/// As for [`query`].
+pub(super) fn app(raw: Option<&str>) -> Result<Option<String>, (String, &'static str)> {
+    values(pairs(raw).filter(|(name, _)| name == APP), [APP]).map(|[app]| app)
+}
+
+/// Decoded names, and values as they stand there.
+fn pairs(raw: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
+    raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (request::decode(name).unwrap_or(Cow::Borrowed(name)), value)
+    })
+}
+
+fn values<'q, const N: usize>(
+    pairs: impl Iterator<Item = (Cow<'q, str>, &'q str)>,
+    names: [&str; N],
+) -> Result<[Option<String>; N], (String, &'static str)> {
     let mut values = [const { None }; N];
-    for pair in raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        let (raw_name, raw_value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = request::decode(raw_name).unwrap_or(Cow::Borrowed(raw_name)).into_owned();
+    for (name, raw_value) in pairs {
+        let name = name.into_owned();
         let place = names.iter().position(|known| *known == name).and_then(|place| values.get_mut(place));
         let Some(place) = place else { return Err((name, "is no parameter of this path")) };
         let Some(value) = request::decode(raw_value) else { return Err((name, "is no percent-encoded UTF-8")) };
@@ -291,6 +317,16 @@ mod tests {
         assert_eq!(of("user=a&user=b"), Err(("user".to_owned(), "is given twice")));
         assert_eq!(of("User=a"), Err(("User".to_owned(), "is no parameter of this path")));
         assert_eq!(of("account=%e4"), Err(("account".to_owned(), "is no percent-encoded UTF-8")));
+    }
+
+    #[test]
+    fn every_query_may_name_an_application_once() {
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(query(Some("a%70p=1&user=bob"), ["user"]), Ok([some("bob")]));
+        assert_eq!(app(Some("user=bob&user=eve&a%70p=1")), Ok(some("1")));
+        assert_eq!((app(None), app(Some("user=bob")), app(Some("app"))), (Ok(None), Ok(None), Ok(some(""))));
+        assert_eq!(app(Some("app=1&app=1")), Err(("app".to_owned(), "is given twice")));
+        assert_eq!(app(Some("app=%ff")), Err(("app".to_owned(), "is no percent-encoded UTF-8")));
     }
 
     proptest! {

@@ -27,6 +27,7 @@ use crate::admin::api::Author;
 use crate::admin::api::BlocklistApi;
 use crate::admin::api::PageQuery;
 use crate::admin::api::WaitFor;
+use crate::admin::apps::AppLists;
 use crate::admin::changes;
 use crate::admin::error::ApiError;
 use crate::admin::model::LookupAnswer;
@@ -68,7 +69,7 @@ pub(crate) struct BlocklistService {
     /// `None`: whoever reaches the listener may read, and nobody may write.
     tokens: Option<Arc<ArcSwap<AdminTokens>>>,
     /// Set once the lists are there.
-    api: Arc<OnceLock<BlocklistApi>>,
+    lists: Arc<OnceLock<AppLists>>,
     /// A page looks at every rule, so one is made at a time.
     pages: Arc<Semaphore>,
     changes: Semaphore,
@@ -82,17 +83,26 @@ pub(super) enum PageLookup {
     /// Where the form is.
     Offered,
     /// The form.
-    Form,
+    Form(LookupForm),
     /// The form, and what it was sent for.
-    Found { user: String, account: Option<String>, answer: LookupAnswer },
+    Found(LookupForm, LookupAnswer),
+}
+
+/// The fields of the form. Empty: not filled in.
+#[derive(Debug)]
+pub(super) struct LookupForm {
+    pub(super) user: String,
+    pub(super) account: String,
+    /// `None`: no application has a list of its own.
+    pub(super) app: Option<String>,
 }
 
 /// What a handler returns: a status is 200, or that of the error.
 type ApiAnswer = Result<Vec<u8>, ApiError>;
 
 impl BlocklistService {
-    pub(crate) fn new(tokens: Option<Arc<ArcSwap<AdminTokens>>>, api: Arc<OnceLock<BlocklistApi>>) -> Self {
-        Self { tokens, api, pages: Arc::new(Semaphore::new(1)), changes: Semaphore::new(CHANGES_AT_ONCE) }
+    pub(crate) fn new(tokens: Option<Arc<ArcSwap<AdminTokens>>>, lists: Arc<OnceLock<AppLists>>) -> Self {
+        Self { tokens, lists, pages: Arc::new(Semaphore::new(1)), changes: Semaphore::new(CHANGES_AT_ONCE) }
     }
 
     /// The response to a request. `progress` beats while it is worked on, so that its connection does not count as stalled.
@@ -102,12 +112,14 @@ impl BlocklistService {
         call: BlocklistCall,
         progress: &Heartbeat,
     ) -> Response<Full<Bytes>> {
-        let who = match self.authorize(&request, call) {
-            Ok(who) => who,
+        let (api, author) = match self.admit(&request) {
+            Ok(admitted) => admitted,
             Err(error) => return problem(error),
         };
-        let Some(api) = self.api.get() else { return problem(unread()) };
-        let answer = beating(progress, self.handle(request, call, api, who)).await;
+        let answer = match self.check_write(&request, call) {
+            Ok(()) => beating(progress, self.handle(request, call, api, author)).await,
+            Err(error) => Err(error),
+        };
         let mut response = match answer {
             Ok(body) => json(StatusCode::OK, "application/json", body),
             Err(error) => problem(error),
@@ -116,34 +128,52 @@ impl BlocklistService {
         response
     }
 
+    /// The list that a request is about, and who asks.
+    fn admit(&self, request: &Request<Incoming>) -> Result<(&BlocklistApi, Author), ApiError> {
+        let who = self.authorize(request)?.unwrap_or_default();
+        let lists = self.lists.get().ok_or_else(unread)?;
+        let api = lists.of(app(request)?.as_deref())?;
+        Ok((api, Author { who, source: "api".into(), request: request_id(request) }))
+    }
+
+    /// Whether a request may change the list that it is about, if that is what it asks for.
+    fn check_write(&self, request: &Request<Incoming>, call: BlocklistCall) -> Result<(), ApiError> {
+        if !call.is_write() {
+            return Ok(());
+        }
+        let lists = self.lists.get().ok_or_else(unread)?;
+        lists.check_writable(app(request)?.as_deref())?;
+        if self.tokens.is_some() { Ok(()) } else { Err(ApiError::NoTokens) }
+    }
+
     /// The lookup that a request for the status page asks for. It needs the same token as the API's.
     pub(super) fn page_lookup(&self, request: &Request<Incoming>) -> Result<PageLookup, ApiError> {
         // A form sends a blank as `+`, and a `+` as `%2B`.
         let query = request.uri().query().map(|raw| raw.replace('+', "%20"));
         let found = routes::query(query.as_deref(), ["user", "account"]);
         let [user, account] = found.map_err(|(name, why)| ApiError::field(&name, why))?;
-        let authorized = self.authorize(request, BlocklistCall::Lookup);
+        let app = routes::app(query.as_deref()).map_err(|(name, why)| ApiError::field(&name, why))?;
+        let authorized = self.authorize(request);
         let Some(user) = user else {
             return Ok(if authorized.is_ok() { PageLookup::Offered } else { PageLookup::Locked });
         };
         authorized?;
-        if user.is_empty() {
-            return Ok(PageLookup::Form);
-        }
+        let lists = self.lists.get().ok_or_else(unread)?;
         // A form sends every field.
-        let account = account.filter(|account| !account.is_empty());
-        let api = self.api.get().ok_or_else(unread)?;
-        let answer = api.lookup(&user, account.as_deref());
-        Ok(PageLookup::Found { user, account, answer })
+        let [account, app] = [account, app].map(|field| field.filter(|text| !text.is_empty()));
+        let api = lists.of(app.as_deref())?;
+        let answer = (!user.is_empty()).then(|| api.lookup(&user, account.as_deref()));
+        let app = lists.has_own().then(|| app.unwrap_or_default());
+        let form = LookupForm { user, account: account.unwrap_or_default(), app };
+        Ok(match answer {
+            None => PageLookup::Form(form),
+            Some(answer) => PageLookup::Found(form, answer),
+        })
     }
 
     /// The name of the token, if there is one.
-    fn authorize(&self, request: &Request<Incoming>, call: BlocklistCall) -> Result<Option<Box<str>>, ApiError> {
-        let Some(tokens) = &self.tokens else {
-            let is_files = self.api.get().is_some_and(|api| api.topic.is_none());
-            // That the list is files is the nearer reason.
-            return if call.is_write() && !is_files { Err(ApiError::NoTokens) } else { Ok(None) };
-        };
+    fn authorize(&self, request: &Request<Incoming>) -> Result<Option<Box<str>>, ApiError> {
+        let Some(tokens) = &self.tokens else { return Ok(None) };
         let given = request.headers().get(header::AUTHORIZATION);
         let given = given.ok_or(ApiError::Unauthorized("the header Authorization is missing"))?;
         let token = given.to_str().ok().and_then(|value| value.split_once(' '));
@@ -159,9 +189,8 @@ impl BlocklistService {
         request: Request<Incoming>,
         call: BlocklistCall,
         api: &BlocklistApi,
-        who: Option<Box<str>>,
+        author: Author,
     ) -> ApiAnswer {
-        let author = Author { who: who.unwrap_or_default(), source: "api".into(), request: request_id(&request) };
         match call {
             BlocklistCall::Status => {
                 parameters(&request, [])?;
@@ -204,9 +233,6 @@ impl BlocklistService {
             }
             Some(name) => Author { source: format!("import:{name}").into(), ..author },
         };
-        if api.topic.is_none() {
-            return Err(ApiError::FilesOnly);
-        }
         let Ok(_permit) = self.changes.try_acquire() else {
             return Err(ApiError::Unavailable("four lists of changes are being written already".to_owned()));
         };
@@ -238,9 +264,6 @@ async fn one(
     api: &BlocklistApi,
     author: Author,
 ) -> ApiAnswer {
-    if api.topic.is_none() {
-        return Err(ApiError::FilesOnly);
-    }
     let [wait] = parameters(&request, ["wait"])?;
     let wait = wait_of(wait.as_deref())?;
     let rule = rule_of(&request, kind)?;
@@ -281,6 +304,12 @@ async fn body(request: Request<Incoming>, bytes_max: usize, timeout: Duration) -
 
 fn parameters<const N: usize>(request: &Request<Incoming>, names: [&str; N]) -> Result<[Option<String>; N], ApiError> {
     routes::query(request.uri().query(), names).map_err(|(name, why)| ApiError::field(&name, why))
+}
+
+/// The application that the query names.
+fn app(request: &Request<Incoming>) -> Result<Option<String>, ApiError> {
+    let app = routes::app(request.uri().query()).map_err(|(name, why)| ApiError::field(&name, why))?;
+    some(routes::APP, app)
 }
 
 fn some(name: &str, value: Option<String>) -> Result<Option<String>, ApiError> {

@@ -10,6 +10,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 
+use crate::admin::api::BlocklistApi;
+use crate::admin::apps::AppLists;
 use crate::blocklist::creation::AuditTopic;
 use crate::blocklist::creation::ListCreation;
 use crate::blocklist::follower::Follower;
@@ -17,6 +19,7 @@ use crate::blocklist::follower::FollowerSetup;
 use crate::blocklist::lists::ListSources;
 use crate::blocklist::lists::Lists;
 use crate::blocklist::metrics::BlocklistMetrics;
+use crate::blocklist::topic::AppliedGeneration;
 use crate::blocklist::topic::BlocklistTopic;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
@@ -24,6 +27,7 @@ use crate::blocklist::topic::WriteJob;
 use crate::blocklist::writer::TopicWriter;
 use crate::clock;
 use crate::config::Config;
+use crate::decide::Policy;
 use crate::decide::blocklist::Blocklist;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
@@ -80,10 +84,11 @@ fn place_of<T: Clone + PartialEq>(items: &mut Vec<T>, item: &T) -> usize {
 pub(super) struct Blocklists {
     pub(super) lists: Lists,
     pub(super) files: Vec<PathBuf>,
-    of_apps: Vec<usize>,
+    /// The SdkAppid of each application, and the place of its list.
+    of_apps: Vec<(String, usize)>,
     topics: Vec<Unfollowed>,
-    /// Whether the first topic is that of the common list.
-    has_common_topic: bool,
+    /// The place of the topic of each list that has one.
+    list_topics: Vec<Option<usize>>,
 }
 
 /// A topic that nobody follows yet.
@@ -106,6 +111,9 @@ impl Blocklists {
         lifecycle: &Lifecycle,
     ) -> Self {
         let Plan { files, topics, lists, of_apps } = Plan::of(config);
+        let list_topics = lists.iter().map(|list| list.topic).collect();
+        let ids = config.apps.iter().map(|app| app.sdk_app_id.to_string());
+        let of_apps = ids.zip(of_apps).collect();
         let lists = Lists::new(lists, metrics.clone());
         let creation = config.topics.create.then_some(ListCreation {
             replication_factor: config.topics.replication_factor,
@@ -113,7 +121,7 @@ impl Blocklists {
         });
         let unfollowed = |(place, topic): (usize, String)| {
             let (view, topic) = (Arc::new(ArcSwap::from_pointee(TopicView::unread())), Arc::<str>::from(topic));
-            let (generation, applied) = watch::channel(0);
+            let (applying, applied) = watch::channel(AppliedGeneration::default());
             let (writes, jobs) = mpsc::channel(WRITES_MAX);
             let setup = FollowerSetup {
                 topic: Arc::clone(&topic),
@@ -122,7 +130,7 @@ impl Blocklists {
                 configured: kafka.clone(),
                 creation,
                 view: Arc::clone(&view),
-                generation,
+                applied: applying,
                 metrics: metrics.topic(&topic),
                 lifecycle: lifecycle.clone(),
             };
@@ -142,22 +150,32 @@ impl Blocklists {
             }
         };
         let topics = topics.into_iter().enumerate().map(unfollowed).collect();
-        Self { lists, files, of_apps, topics, has_common_topic: config.blocklist.topic.is_some() }
+        Self { lists, files, of_apps, topics, list_topics }
     }
 
-    /// The common list.
-    pub(super) fn common(&self) -> Arc<ArcSwap<Blocklist>> {
-        self.lists.in_force(0)
+    /// The lists as the API serves them.
+    pub(super) fn served(&self, policy: Policy) -> AppLists {
+        let own = (1..self.list_topics.len()).map(|list| self.api(list, policy)).collect();
+        // The first list is the common one.
+        let of_apps = self.of_apps.iter().map(|(id, list)| (id.clone(), list.checked_sub(1))).collect();
+        AppLists { common: self.api(0, policy), own, of_apps }
     }
 
-    /// The topic of the common list, if it has one.
-    pub(super) fn common_topic(&self) -> Option<BlocklistTopic> {
-        self.topics.first().filter(|_first| self.has_common_topic).map(|topic| topic.handle.clone())
+    fn api(&self, list: usize, policy: Policy) -> BlocklistApi {
+        let topic = self.list_topics.get(list).copied().flatten().and_then(|topic| self.topics.get(topic));
+        BlocklistApi {
+            list: self.lists.in_force(list),
+            policy,
+            topic: topic.map(|topic| topic.handle.clone()),
+            files: self.lists.files(list),
+            apps: self.of_apps.iter().filter(|(_, of)| *of == list).map(|(id, _)| id.clone()).collect(),
+            is_common: list == 0,
+        }
     }
 
     /// The list of each application, in their order.
     pub(super) fn in_force(&self) -> Vec<Arc<ArcSwap<Blocklist>>> {
-        self.of_apps.iter().map(|list| self.lists.in_force(*list)).collect()
+        self.of_apps.iter().map(|(_, list)| self.lists.in_force(*list)).collect()
     }
 
     /// Handles to all topics, in the order of the configuration: that of the common list first, if it has one.

@@ -1,4 +1,4 @@
-//! Builds everything that a configuration asks for. Nothing runs yet, but for an embedded broker.
+//! Builds everything that a configuration needs. Nothing runs yet, except an embedded broker.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +11,6 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use crate::admin::Admin;
-use crate::admin::api::BlocklistApi;
 use crate::admin::service::BlocklistService;
 use crate::admin::status::StatusSource;
 use crate::auth::Apps;
@@ -76,31 +75,31 @@ use super::blocklists::Blocklists;
 use super::metrics::Metrics;
 use super::system;
 
-/// One peer may have one in so many of all connections, and so many in any case, where nothing is configured.
+/// The default cap per peer: one in so many of all connections, but at least a fixed number.
 const PEER_SHARE: usize = 4;
 const PEER_LEAST: usize = 100;
-/// How often it is logged at most that callbacks come without their query, or as no HTTP.
+/// The shortest time between two log lines about callbacks without a query, or about requests that are not HTTP.
 const REQUEST_LOG_PERIOD: Duration = Duration::from_secs(60);
-/// How long the pump lets captures gather where nobody waits for them: one wake-up for many, instead of one each.
+/// How long captures gather before the pump runs, where no request waits for them: one wake-up for many.
 pub(super) const GATHER: Duration = Duration::from_millis(15);
 
-/// Everything, built.
+/// All parts, built.
 pub(super) struct Built {
     pub(super) served: Served,
     pub(super) publishing: Publishing,
     /// The threads of the journal on disk.
     pub(super) journaling: Option<Journaling>,
     pub(super) readying: Readying,
-    /// The admin listener, which is served already.
+    /// The admin listener, which is being served already.
     pub(super) admin: JoinHandle<()>,
     pub(super) following: Following,
     pub(super) blocklists: Blocklists,
     pub(super) listeners: Listeners,
-    /// Gone when dropped.
+    /// Ends when dropped.
     pub(super) embedded: Option<EmbeddedBroker>,
 }
 
-/// What the stop must reach. Clones are handles to the same.
+/// What the stop needs to reach. Clones share it.
 #[derive(Clone)]
 pub(super) struct Served {
     pub(super) service: Arc<Service>,
@@ -108,9 +107,10 @@ pub(super) struct Served {
     pub(super) limits: ConnectionLimits,
     pub(super) lifecycle: Lifecycle,
     pub(super) ledger: Ledger,
+    pub(super) journal: JournalMetrics,
 }
 
-/// What becomes the pump, on its own thread.
+/// The parts of the pump, which are assembled on its thread.
 pub(super) struct Publishing {
     pub(super) control: Arc<Control>,
     pub(super) kafka: UnstartedKafka,
@@ -122,29 +122,29 @@ pub(super) struct Publishing {
     pub(super) unreported_max: Duration,
 }
 
-/// What keeps the journal on disk, each part on its own thread.
+/// The parts of the journal on disk, each for its own thread.
 pub(super) struct Journaling {
     pub(super) committer: Committer,
     pub(super) keeper: SegmentKeeper,
-    /// It is still there at the next start, so what it holds at the stop can wait until then.
+    /// It is still there at the next start, so its contents can wait until then.
     pub(super) is_persistent: bool,
 }
 
-/// What must be there before callbacks are let through, and what is said then.
+/// What must be complete before callbacks are released, and what is printed then.
 pub(super) struct Readying {
     pub(super) topics: Needs,
-    /// Whether callbacks are let through before the topics are there: they are safe without.
+    /// Whether callbacks are released before the topics exist: they are safe without them.
     pub(super) is_ready_alone: bool,
-    /// How much still holds callbacks back: the topics of callbacks, and those of blocklists if there are some.
+    /// The number of steps that still hold callbacks back: the topics of callbacks, and those of blocklists if there are any.
     pub(super) holders: AtomicUsize,
-    /// How long callbacks are held back for the blocklist topics to be read.
+    /// How long callbacks are held back until the blocklist topics have been read.
     pub(super) blocklist_limit: Duration,
     pub(super) callbacks_scheme: &'static str,
     pub(super) callbacks_address: SocketAddr,
     pub(super) admin_address: SocketAddr,
 }
 
-/// Sockets that listen, and where.
+/// Listening sockets, with their addresses.
 pub(super) struct Listeners {
     pub(super) callbacks: TcpListener,
     pub(super) callbacks_address: SocketAddr,
@@ -152,8 +152,8 @@ pub(super) struct Listeners {
 }
 
 impl Built {
-    /// Builds it. The admin listener is served by `serve_admin` as soon as there is something to tell, since to read a large journal takes
-    /// a while.
+    /// Builds everything. `serve_admin` serves the admin listener as soon as there is something to report, since reading a large journal
+    /// takes a while.
     pub(super) fn new(
         config: &Config,
         registry: Registry,
@@ -175,7 +175,7 @@ impl Built {
         let kafka = UnstartedKafka::new(&properties, metrics.kafka).map_err(ServeError::Kafka)?;
         let (lifecycle, control, gauge) = (Lifecycle::new(), Arc::new(Control::default()), Arc::default());
         let blocklists = Blocklists::new(config, &configured, &metrics.blocklist, &lifecycle);
-        let blocklist_api = Arc::new(OnceLock::new());
+        let app_lists = Arc::new(OnceLock::new());
         let admin = Admin {
             registry,
             lifecycle: lifecycle.clone(),
@@ -184,7 +184,7 @@ impl Built {
             unanswered_max: 2 * config.callbacks.deadline,
             pump: Arc::clone(&control),
             journal: Arc::clone(&gauge),
-            blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&blocklist_api)),
+            blocklist: BlocklistService::new(tokens.of_admin(), Arc::clone(&app_lists)),
             status: StatusSource::new(&ledger, &metrics.journal, &metrics.publish),
         };
         let admin = serve_admin(admin, admin_listener)?;
@@ -193,9 +193,8 @@ impl Built {
         let (journal, backlog, journaling) = journal(config, &ledger, shares, &shown)?;
         let files = Files::load(blocklists.files.clone(), blocklists.lists.clone(), metrics.blocklist);
         let policy = policy(&config.decide);
-        // Nobody else sets it.
-        let _first =
-            blocklist_api.set(BlocklistApi { list: blocklists.common(), policy, topic: blocklists.common_topic() });
+        // Set only here.
+        let _first = app_lists.set(blocklists.served(policy));
         let intake = Intake {
             apps: Arc::clone(&apps),
             blocklists: blocklists.in_force(),
@@ -228,6 +227,7 @@ impl Built {
             limits: limits(config, gauge.get()),
             lifecycle,
             ledger,
+            journal: metrics.journal,
         };
         Ok(Self { served, publishing, journaling, readying, admin, following, blocklists, listeners, embedded })
     }
@@ -243,11 +243,11 @@ impl Publishing {
         self.metrics.delivered_records()
     }
 
-    /// Starts the Kafka client and makes the pump that `thread` will run.
+    /// Starts the Kafka client, and makes the pump that `thread` will run.
     pub(super) fn into_pump(self, thread: &Thread) -> Result<(Pump, TopicsClient), ClientError> {
         let kafka = self.kafka.start(thread.clone())?;
         let topics_client = TopicsClient::of(&kafka);
-        self.backlog.wakes(thread.clone());
+        self.backlog.set_reader(thread.clone());
         let setup = PumpSetup {
             backlog: self.backlog,
             kafka,
@@ -264,7 +264,7 @@ impl Publishing {
 }
 
 impl Listeners {
-    /// Binds those that were not `passed`. That of the admin listener is not part of what is kept.
+    /// Binds the addresses that were not `passed`. The admin socket is returned separately.
     fn bind(config: &Config, passed: PassedSockets) -> Result<(Self, TcpListener), ServeError> {
         let PassedSockets { callbacks, admin } = passed;
         let passed_count = callbacks.iter().chain(&admin).count();
@@ -281,7 +281,7 @@ impl Listeners {
     }
 }
 
-/// The broker in this process if there is to be one, the client's properties, and what of them is configured, with the brokers.
+/// The embedded broker if there is one, the properties of the client, and the configured properties with the brokers.
 type KafkaParts = (Option<EmbeddedBroker>, Properties, BTreeMap<String, String>);
 
 fn kafka(config: &Config, topics: &Topics) -> Result<KafkaParts, ServeError> {
@@ -294,7 +294,7 @@ fn kafka(config: &Config, topics: &Topics) -> Result<KafkaParts, ServeError> {
     let broker = broker.map_err(ServeError::Embedded)?;
     let bootstrap = broker.bootstrap();
     super::say(&format!(
-        "kafka on {bootstrap}\nthe embedded broker keeps nothing: what it has taken is gone when callbridge stops"
+        "kafka on {bootstrap}\nthe embedded broker stores nothing: its records are lost when callbridge stops"
     ));
     let properties = properties.with_bootstrap(bootstrap.to_owned());
     let mut configured = configured.clone();
@@ -302,7 +302,7 @@ fn kafka(config: &Config, topics: &Topics) -> Result<KafkaParts, ServeError> {
     Ok((Some(broker), properties, configured))
 }
 
-/// The applications, and what signs their callbacks.
+/// The applications with their tokens.
 fn apps(config: &Config, tokens: &TokenFiles) -> Apps {
     let ids = config.apps.iter().map(|app| app.sdk_app_id);
     Apps::new(ids).signed(tokens.in_force(), config.callbacks.sign_window)
@@ -333,7 +333,7 @@ fn service(config: &Config, intake: Intake, lifecycle: Lifecycle) -> Service {
         path,
         senders,
         bodies,
-        nameless_log: Throttle::new(REQUEST_LOG_PERIOD),
+        no_command_log: Throttle::new(REQUEST_LOG_PERIOD),
         not_http_log: Throttle::new(REQUEST_LOG_PERIOD),
         lifecycle,
     }
@@ -386,10 +386,10 @@ pub(super) fn needs(config: &Config, topics: &Topics) -> Needs {
     }
 }
 
-/// The journal's two sides and, if it is on disk, what keeps it there.
+/// Both sides of the journal and, if it is on disk, its threads.
 type Sides = (Journal, Backlog, Option<Journaling>);
 
-/// Where the admin listener finds what there is to tell of the journal.
+/// Where the admin listener finds the state of the journal.
 struct JournalView<'s> {
     metrics: &'s JournalMetrics,
     /// Set once it is open.
@@ -403,7 +403,7 @@ fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &JournalView
             let dir = &config.journal.dir;
             if inspect::refuse_waiting(dir).map_err(ServeError::Journal)? == Owner::Other {
                 let dir = dir.display();
-                tracing::warn!(%dir, "the journal there belongs to another callbridge that is running, and stays with it");
+                tracing::warn!(%dir, "the journal in this directory is locked by another callbridge that is running, and is left to it");
             }
             let (journal, backlog) = journal::in_memory(ack, config.queue, ledger.clone(), shares);
             Ok((journal, backlog, None))
@@ -414,14 +414,14 @@ fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &JournalView
             shown.lifecycle.set_waits_for(lifecycle::STARTING);
             let OnDisk { journal, backlog, committer, keeper, gauge, is_gone_with, .. } = opened;
             let is_persistent = config.journal.persistent.unwrap_or(is_gone_with.is_none());
-            // Nobody else sets it.
+            // Set only here.
             let _first = shown.gauge.set(gauge);
             Ok((journal, backlog, Some(Journaling { committer, keeper, is_persistent })))
         }
     }
 }
 
-/// Opens the journal on disk, and says what was found.
+/// Opens the journal on disk, and logs what was found.
 pub(super) fn open_journal(
     config: &Config,
     ledger: &Ledger,

@@ -1,4 +1,4 @@
-//! `callbridge journal drain`: delivers what a journal holds to Kafka, without a listener, and says what it could not deliver.
+//! `callbridge journal drain`: delivers the contents of a journal to Kafka, without a listener, and reports what it could not deliver.
 
 use std::collections::BTreeMap;
 use std::future;
@@ -49,16 +49,16 @@ use super::stop;
 use super::stop::Signals;
 use super::system;
 
-/// It ends when Kafka has taken nothing for so long.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How often it says how much is left.
+/// It ends if Kafka has accepted nothing for this long.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// The period of reporting how much is left.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 /// How long the client may take to end.
 const CLIENT_END: Duration = Duration::from_secs(5);
-/// How long the disk may take to record what was delivered.
+/// How long the disk may take to record deliveries.
 const RECORD_END: Duration = Duration::from_secs(30);
 
-/// Everything that a drain needs, built.
+/// The parts of a drain.
 struct Drain {
     publishing: Publishing,
     journaling: Journaling,
@@ -66,20 +66,20 @@ struct Drain {
     needs: Needs,
     lifecycle: Lifecycle,
     ledger: Ledger,
-    /// Why topics are not published to.
+    /// Why topics cannot be published to.
     missing: Arc<Mutex<Option<Missing>>>,
     sorter: Sorter,
 }
 
-/// Tells which topic a capture is for.
+/// Finds the topic of a capture.
 struct Sorter {
     apps: Arc<Apps>,
     topics: Arc<Topics>,
     normaliser: Normaliser,
 }
 
-/// Delivers what the journal of `config` holds. Returns whether it is empty now. It ends before that at a signal, at `limit` after the
-/// start, and when Kafka takes nothing any more.
+/// Delivers the journal of `config`. Returns whether it is empty now. Ends early at a signal, `limit` after the start, or when Kafka
+/// accepts nothing any more.
 ///
 /// # Errors
 ///
@@ -92,7 +92,7 @@ pub(crate) fn drain(config: Config, limit: Option<Duration>, log: &LogWriter) ->
         return Ok(true);
     }
     system::raise_descriptor_limit();
-    // It waits for signals and for time.
+    // For signals and timers.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -119,7 +119,7 @@ impl Drain {
         let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full);
         let opened = build::open_journal(config, &ledger, shares, &metrics.journal)?;
         let OnDisk { journal, backlog, committer, keeper, gauge, .. } = opened;
-        // Nothing comes beside what is there.
+        // Nothing is added to the journal.
         journal.close();
         let normaliser = || build::normaliser(config, &apps, &topics);
         let publishing = Publishing {
@@ -152,7 +152,7 @@ impl Drain {
             let (control, thread) = (Arc::clone(&pump.control), pump.thread.clone());
             let (missing, lifecycle) = (Arc::clone(&missing), lifecycle.clone());
             super::spawn("topics", move || {
-                let tell = |told: TopicsProgress<'_>| match told {
+                let on_progress = |progress: TopicsProgress<'_>| match progress {
                     TopicsProgress::Missing(what) => {
                         tracing::warn!(missing = %what, "not publishing");
                         *missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.clone());
@@ -164,7 +164,7 @@ impl Drain {
                         control.publish(0..needs.names.len(), &thread);
                     }
                 };
-                topics_client.watch(&needs, &control, &lifecycle, tell);
+                topics_client.watch(&needs, &control, &lifecycle, on_progress);
             })?
         };
         let mut failures = tokio::select! {
@@ -207,7 +207,7 @@ impl Drain {
     }
 }
 
-/// Whether the next start would find nothing to deliver, and nothing that cannot be read: then the directory may be deleted.
+/// Whether the next start would find nothing to deliver and nothing unreadable, so that the directory may be deleted.
 fn is_empty_on_disk(dir: &Path) -> Result<bool, ServeError> {
     let left = inspect::left(dir).map_err(ServeError::Journal)?;
     for damage in &left.damage {
@@ -220,7 +220,7 @@ fn is_empty_on_disk(dir: &Path) -> Result<bool, ServeError> {
     if !left.is_nothing() && left.damage.is_empty() {
         tracing::error!(
             captures,
-            "deliveries could not be recorded, for want of disk space: these captures would be delivered again"
+            "deliveries could not be recorded because the disk is full: these captures would be delivered again"
         );
     }
     let is_empty = left.is_nothing() && left.set_aside.is_empty();
@@ -232,7 +232,7 @@ fn is_empty_on_disk(dir: &Path) -> Result<bool, ServeError> {
     Ok(is_empty)
 }
 
-/// Returns once there is no point in going on, or no time, and why.
+/// Waits until there is a reason to end early. Returns the reason.
 async fn given_up(delivered: &IntCounter, signals: &mut Signals, deadline: Option<Instant>) -> String {
     let out_of_time = async {
         match deadline {
@@ -242,20 +242,20 @@ async fn given_up(delivered: &IntCounter, signals: &mut Signals, deadline: Optio
     };
     tokio::select! {
         name = signals.next() => name.to_owned(),
-        () = out_of_time => "the time of --seconds is over".to_owned(),
-        () = stop::stands_still(delivered, PATIENCE) => {
-            format!("kafka has taken nothing for {} s", PATIENCE.as_secs())
+        () = out_of_time => "the time limit of --seconds has passed".to_owned(),
+        () = stop::stands_still(delivered, STALL_LIMIT) => {
+            format!("kafka has accepted nothing for {} s", STALL_LIMIT.as_secs())
         }
     }
 }
 
-/// Says how much is left, for ever.
+/// Reports how much is left, forever.
 async fn show_progress(gauge: &Gauge) {
     let mut last = None;
     loop {
         let left = gauge.undelivered();
         if last.replace(left) != Some(left) {
-            tracing::info!(left, "delivering what the journal holds");
+            tracing::info!(left, "delivering the journal");
         }
         time::sleep(PROGRESS_EVERY).await;
     }
@@ -264,7 +264,7 @@ async fn show_progress(gauge: &Gauge) {
 /// Why captures were not delivered.
 struct Reasons {
     missing: Option<Missing>,
-    /// What Kafka said last, by the topic's place among the names.
+    /// The last error of each topic, by index.
     failures: Vec<Option<String>>,
 }
 
@@ -277,7 +277,7 @@ impl Reasons {
 }
 
 impl Sorter {
-    /// Says how many captures are left of each topic, and why.
+    /// Logs how many captures of each topic are left, and why.
     fn show(&self, dir: &Path, reasons: &Reasons, left: u64) {
         let mut of_topics: BTreeMap<usize, u64> = BTreeMap::new();
         let mut held: BTreeMap<String, u64> = BTreeMap::new();

@@ -13,7 +13,7 @@ use crate::metrics::journal::JournalMetrics;
 use crate::publish::kafka::metrics::KafkaMetrics;
 use crate::publish::metrics::PublishMetrics;
 
-/// All but those of the log, which begins before there is a registry.
+/// All metrics except those of the log, which starts before there is a registry.
 #[derive(Debug)]
 pub(super) struct Metrics {
     pub(super) intake: IntakeMetrics,

@@ -1,5 +1,5 @@
-//! The stop, in order: no longer ready; no new connections; no requests; no backlog; nothing. All of it under one deadline. For what is
-//! safe in a persistent journal, and for callbacks that were refused already, it waits only as long as Kafka takes something.
+//! The graceful stop, in order: no longer ready; no new connections; no requests; no backlog; end. All under one deadline. For captures
+//! that are safe in a persistent journal, and for refused callbacks, it waits only while Kafka accepts records.
 
 use std::io;
 use std::sync::mpsc::SyncSender;
@@ -26,29 +26,29 @@ use super::Pumping;
 use super::Running;
 use super::say;
 
-/// Kept back from the deadline for the client's own end: what it purges, and its threads.
+/// Reserved before the deadline for the end of the client: its purge, and its threads.
 pub(super) const CLIENT_END: Duration = Duration::from_millis(700);
-/// Kept back from the deadline for the backlog, when requests do not end.
+/// Reserved before the deadline for the backlog, if requests do not end.
 const BACKLOG_LEAST: Duration = Duration::from_millis(500);
-/// After so long without a delivery Kafka stands still, and how often that is looked at.
+/// Kafka counts as stalled after this time without a delivery. Also the period of checking that.
 const STANDSTILL: Duration = Duration::from_millis(300);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How long the workers may take to end, with the requests that are still there.
+/// How long the workers may take to end, with the requests that are still in progress.
 const WORKERS_END: Duration = Duration::from_millis(100);
-/// How long the journal may take behind the deadline to record what was delivered.
+/// How long after the deadline the journal may take to record deliveries.
 const RECORD_LAST: Duration = Duration::from_millis(300);
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RunEnd {
-    /// In order: stopped as asked, also when time ran out.
+    /// After a graceful stop, even one that ran out of time.
     Stopped,
-    /// At once, by a second signal.
+    /// Immediately, after a second signal.
     Cut,
 }
 
-/// The signals that an operator sends. Registered before anything runs: without handlers most of them would end the process without a
-/// drain, and do nothing to a process 1.
+/// The signals for operators. They are registered before anything runs: by default most of them would end the process without a drain, and
+/// be ignored by a process 1.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -56,12 +56,12 @@ pub(super) struct Signals {
     hangup: Signal,
     user1: Signal,
     user2: Signal,
-    /// To whoever reads the files again.
+    /// Triggers a reload of the files.
     reload: SyncSender<()>,
 }
 
 impl Signals {
-    /// Registers all. Must be called inside the runtime. SIGHUP goes to `reload`, which must have room for one.
+    /// Registers all signals. Must be called within the runtime. SIGHUP is sent to `reload`, which needs room for one message.
     pub(super) fn register(reload: SyncSender<()>) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -74,7 +74,7 @@ impl Signals {
         })
     }
 
-    /// What `start` gives, or nothing if a signal comes first: then nothing was taken, and the process may end at any moment.
+    /// The result of `start`, or `None` if a signal arrives first: then no callback was accepted, and the process may end at any moment.
     pub(super) async fn unless_stopped<F: Future>(&mut self, start: F) -> Option<F::Output> {
         tokio::select! {
             started = start => Some(started),
@@ -87,7 +87,7 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that asks for the end, and does what the others ask for.
+    /// Waits for a signal to stop, and handles the others.
     pub(super) async fn next(&mut self) -> &'static str {
         loop {
             let ignored = tokio::select! {
@@ -95,7 +95,7 @@ impl Signals {
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.quit.recv() => return "SIGQUIT",
                 _ = self.hangup.recv() => {
-                    // When there is no room, one is waiting already, and serves for both.
+                    // If there is no room, a reload is pending already, and serves for both.
                     let _full = self.reload.try_send(());
                     continue;
                 }
@@ -127,25 +127,30 @@ pub(super) fn run_until_stopped(
     });
     // After a second signal too.
     running.built.lifecycle.enter(Phase::Stopped);
-    // Requests that are still there end here, and are counted as broken off.
+    // Requests that are still in progress end here, and are counted as broken off.
     running.workers.join(WORKERS_END);
     drop(runtime);
-    // A panic there has ended the process already.
+    // A panic in it has ended the process already.
     let _joined = running.admin.join();
     let balance = running.built.ledger.read();
     let gone = balance.waiting_request + balance.waiting_queue;
     if gone > 0 {
         let answered = match config.ack {
             Ack::Memory => "they were answered",
-            Ack::Journal | Ack::Broker => "of these, only questions were answered 200",
+            Ack::Journal | Ack::Broker => "of these, only before-callbacks were answered 200",
         };
         tracing::warn!(waiting = gone, answered, "callbacks without a delivery report are lost with this process");
     }
     if balance.waiting_journal > 0 {
-        let (waiting, is_persistent) = (balance.waiting_journal, running.is_journal_persistent);
-        let fate =
-            if is_persistent { "the next start delivers them" } else { "they are lost with it: it is not persistent" };
-        tracing::warn!(waiting, fate, "undelivered callbacks stay in the journal");
+        let waiting = balance.waiting_journal;
+        let consequence = match (running.is_journal_persistent, running.built.journal.has_set_aside()) {
+            (false, _) => "they are lost with it: it is not persistent",
+            (true, false) => "the next start delivers them",
+            (true, true) => {
+                "the next start delivers those that its configuration can publish: some are of an application that is not configured, or of a newer version"
+            }
+        };
+        tracing::warn!(waiting, consequence, "undelivered callbacks stay in the journal");
     }
     say(&balance.to_string());
     ended
@@ -157,7 +162,7 @@ async fn stop(running: &mut Running, config: &Config) {
     let deadline = clock::monotonic() + config.drain;
     lifecycle.begin_stop(deadline);
     systemd::notify(Notice::Stopping);
-    // Whoever sends here learns only by and by that this process stops; until then it must be answered.
+    // Load balancers notice the stop with a delay; until then their connections must be served.
     time::sleep(config.callbacks.keep_accepting).await;
     lifecycle.enter(Phase::Closing);
     if until(deadline - CLIENT_END - BACKLOG_LEAST, &mut running.serving).await.is_none() {
@@ -166,7 +171,7 @@ async fn stop(running: &mut Running, config: &Config) {
     lifecycle.enter(Phase::Draining);
     served.service.intake.journal.close();
     let is_persistent = running.is_journal_persistent;
-    // What is counted as waiting was not refused.
+    // Captures that the ledger counts as waiting are not of refused callbacks.
     let can_give_up = || is_persistent || served.ledger.read().waiting_total() == 0;
     drain(&mut running.pump, lifecycle, can_give_up).await;
     lifecycle.enter(Phase::Recording);
@@ -177,8 +182,8 @@ async fn stop(running: &mut Running, config: &Config) {
     }
 }
 
-/// Waits until the publisher has delivered what waits, or has no time left for it; or, if what waits can be given up, until Kafka
-/// stands still.
+/// Waits until the publisher has delivered the backlog, or has no time left for it; or, if the backlog may be left behind, until Kafka
+/// stalls.
 async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, can_give_up: impl Fn() -> bool) {
     let Some(deadline) = lifecycle.deadline() else { return };
     pump.control.give_up_at(deadline - CLIENT_END, &pump.thread);
@@ -190,7 +195,7 @@ async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, can_give_up: impl Fn()
     };
     tokio::select! {
         _ended = &mut pump.ended => return,
-        // It gives up by itself at the deadline.
+        // The pump ends by itself at the deadline.
         _elapsed = until(deadline - CLIENT_END, given_up) => pump.control.give_up_at(clock::monotonic(), &pump.thread),
     }
     if until(deadline, &mut pump.ended).await.is_none() {
@@ -198,7 +203,7 @@ async fn drain(pump: &mut Pumping, lifecycle: &Lifecycle, can_give_up: impl Fn()
     }
 }
 
-/// Returns once `delivered` has not grown for `limit`.
+/// Waits until `delivered` has not grown for `limit`.
 pub(super) async fn stands_still(delivered: &IntCounter, limit: Duration) {
     let (mut last, mut still) = (delivered.get(), Duration::ZERO);
     while still < limit {
@@ -209,7 +214,7 @@ pub(super) async fn stands_still(delivered: &IntCounter, limit: Duration) {
     }
 }
 
-/// The future's value, if it comes before `deadline`.
+/// The result of the future, if it completes before `deadline`.
 pub(super) async fn until<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
     time::timeout_at(deadline.into(), future).await.ok()
 }

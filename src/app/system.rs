@@ -1,4 +1,4 @@
-//! What the process asks of the system before it serves: no core dumps, and as many file descriptors as it may have.
+//! System settings before serving: no core dumps, and the highest limit of file descriptors.
 
 use std::io;
 
@@ -9,37 +9,37 @@ use rustix::process::getrlimit;
 use rustix::process::set_dumpable_behavior;
 use rustix::process::setrlimit;
 
-use crate::http::listener::TURNED_AWAY_MAX;
+use crate::http::listener::OVER_CAP_RESPONSES_MAX;
 
-/// Descriptors of the admin listener: each of its connections, and one that waits for a place.
+/// Descriptors for the admin listener: each of its connections, and one that waits for a slot.
 const ADMIN: u64 = 65;
-/// Of Kafka's client: a socket and a pipe for each of 20 brokers, twice while a producer is replaced.
+/// For the Kafka client: a socket and a pipe for each of 20 brokers, twice while a producer is replaced.
 const KAFKA: u64 = 120;
-/// Of each worker: what its runtime polls with, and how it hears of signals.
+/// For each worker: its epoll instance and its wake-up pipe.
 const WORKER: u64 = 4;
-/// Of everything else: streams, listeners, signals, a file that is read again, the journal's directory and its spares.
+/// For everything else: streams, listeners, signals, files that are read again, the journal's directory and its spares.
 const OTHERS: u64 = 40;
-/// For callbacks there is this part of the limit at least, however low it is.
+/// Callbacks get at least this fraction of the limit, however low it is.
 const CONNECTIONS_PART: u64 = 4;
 
-/// Keeps core dumps from being written, and other processes of the same user from reading this one's memory: tokens are in it. `RLIMIT_CORE`
-/// would not do: where a program takes the dumps (`core_pattern` with a pipe) it does not count.
+/// Disables core dumps, and prevents other processes of the same user from reading this one's memory, which has tokens. `RLIMIT_CORE` is
+/// not enough: it is ignored if dumps are piped to a program (`core_pattern`).
 pub(crate) fn forbid_core_dumps() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Raises the soft limit of file descriptors to the hard one.
+/// Raises the soft limit of file descriptors to the hard limit.
 pub(super) fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        tracing::warn!(%error, "the soft limit of file descriptors could not be raised to the hard one");
+        tracing::warn!(%error, "the soft limit of file descriptors cannot be raised to the hard limit");
     }
 }
 
-/// How many connections of callbacks there may be: `configured`, or as many as the limit of file descriptors leaves beside those that
-/// `workers` and a journal of `journal_files` need.
+/// The limit of callback connections: `configured`, or what the limit of file descriptors leaves after those for `workers` and for a
+/// journal with `journal_files`.
 pub(super) fn connections_max(configured: usize, workers: usize, journal_files: u64) -> usize {
-    // Without a limit there is no need to clamp.
+    // Without a limit nothing is clamped.
     let Some(limit) = getrlimit(Resource::Nofile).current else { return configured };
     let reserved = reserved(workers, journal_files);
     let connections_max = clamped(configured, limit, reserved);
@@ -58,7 +58,7 @@ pub(super) fn connections_max(configured: usize, workers: usize, journal_files: 
 
 fn reserved(workers: usize, journal_files: u64) -> u64 {
     let workers = u64::try_from(workers).unwrap_or(u64::MAX);
-    (ADMIN + KAFKA + TURNED_AWAY_MAX as u64 + OTHERS)
+    (ADMIN + KAFKA + OVER_CAP_RESPONSES_MAX as u64 + OTHERS)
         .saturating_add(workers.saturating_mul(WORKER))
         .saturating_add(journal_files)
 }

@@ -1,4 +1,4 @@
-//! Reads a blocklist topic. Beside [`super::producer`] and [`super::describe`] the only file here that names rdkafka.
+//! The consumer of a blocklist topic.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -26,16 +26,16 @@ use crate::decide::fold::LogRecord;
 use crate::decide::topic::TOPIC_HEADER;
 use crate::publish::kafka;
 
-/// The only partition: order is what makes an offset a generation.
+/// The only partition: only the order within one partition makes an offset a generation.
 pub(super) const PARTITION: i32 = 0;
 
-/// How often the client asks the brokers what the topic is; see `topic.metadata.refresh.interval.ms` of [`super::properties`].
+/// The period of describing the topic; see `topic.metadata.refresh.interval.ms` in [`super::properties`].
 pub(super) const DESCRIBED_EVERY: Duration = Duration::from_mins(1);
 
-/// A leader that has been silent for so long has not answered a fetch, each of which takes half a second at most.
+/// A leader that has been silent for this long has not answered a fetch, which takes half a second at most.
 const SILENT: Duration = Duration::from_secs(2);
 
-/// Statistics older than this say nothing of now.
+/// Older statistics are out of date.
 const STATISTICS_AGE_MAX: Duration = Duration::from_millis(2500);
 
 /// A consumer of one topic, assigned and never in a group.
@@ -44,60 +44,60 @@ pub(super) struct TopicConsumer {
     topic: String,
 }
 
-/// What a turn of the consumer came to.
+/// The result of a poll.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Polled {
-    /// Nothing within the time.
+    /// No event within the time.
     Nothing,
-    /// A record was handed over.
+    /// A record was passed on.
     Record,
-    /// The end of the log is reached.
+    /// The end of the log was reached.
     End,
-    /// The log is not the one that was read before: nothing more comes until it is read from its start.
+    /// The log is not the one that was read before. It must be read from its start.
     LogChanged,
-    /// The topic cannot be read for now; the client goes on trying.
+    /// The topic cannot be read now; the client keeps trying.
     Unreadable(String),
-    /// The consumer is dead.
+    /// The consumer has failed for good.
     Dead(String),
 }
 
-/// Why a topic cannot be followed, as an operator should read it.
+/// Why a topic cannot be followed, in words for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TopicProblem {
-    /// It is not there.
-    #[error("the topic does not exist: make it, or start with --create-topics")]
+    /// It does not exist.
+    #[error("the topic does not exist: create it, or start with --create-topics")]
     Missing,
-    /// Kafka does not let this client see it.
+    /// Kafka does not show it to this client.
     #[error("the rights to DESCRIBE and READ the topic are missing")]
     Forbidden,
-    /// What the client says.
+    /// The error of the client.
     #[error("kafka does not answer: {0}")]
     Unknown(String),
 }
 
-/// What the newest statistics say of the partition.
+/// The state of the partition in the last statistics.
 #[derive(Debug, Clone, Copy)]
 struct FetchState {
     at: Instant,
-    /// The leader answers, and is asked for records.
+    /// The leader answers, and a fetch is in progress.
     is_fetching: bool,
-    /// The end of the log; negative where it is not known.
+    /// The end of the log; negative if it is not known.
     high: i64,
-    /// Where the end was signalled last; negative where it never was.
+    /// The offset of the last end-of-log event; negative before the first.
     end: i64,
     described: TopicDescribed,
 }
 
-/// What the brokers last said of the topic.
+/// The last description of the topic by the brokers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct TopicDescribed {
-    /// When, in milliseconds of the client's own clock.
+    /// The time, in milliseconds of the client's clock.
     pub(super) at: i64,
-    /// How many partitions it then had.
+    /// The number of partitions.
     pub(super) partitions: usize,
 }
 
-/// What librdkafka calls back into.
+/// The callbacks of librdkafka.
 #[derive(Default)]
 struct Events {
     fetch: Mutex<Option<FetchState>>,
@@ -105,7 +105,7 @@ struct Events {
 
 #[derive(Deserialize)]
 struct ConsumerStatistics {
-    /// When they were made, in microseconds of the client's own clock.
+    /// The time of the statistics, in microseconds of the client's clock.
     #[serde(default)]
     ts: i64,
     #[serde(default)]
@@ -118,14 +118,14 @@ struct ConsumerStatistics {
 struct LeaderStatistics {
     #[serde(default)]
     nodeid: i64,
-    /// Microseconds since it last said anything.
+    /// Microseconds since the leader last sent something.
     #[serde(default)]
     rxidle: i64,
 }
 
 #[derive(Deserialize)]
 struct TopicStatistics {
-    /// Milliseconds since the brokers last said what the topic is.
+    /// Milliseconds since the brokers last described the topic.
     #[serde(default)]
     metadata_age: i64,
     #[serde(default)]
@@ -145,7 +145,7 @@ struct PartitionStatistics {
 }
 
 impl FetchState {
-    /// `None` where the statistics cannot be read, or are not about the partition.
+    /// `None` if the statistics cannot be parsed, or do not contain the partition.
     fn of(statistics: &[u8], at: Instant) -> Option<Self> {
         let statistics: ConsumerStatistics = serde_json::from_slice(statistics).ok()?;
         let topic = statistics.topics.values().next()?;
@@ -153,7 +153,7 @@ impl FetchState {
         let leader = statistics.brokers.values().find(|broker| broker.nodeid == partition.leader);
         let silent = leader.and_then(|leader| u64::try_from(leader.rxidle).ok()).map(Duration::from_micros);
         let is_fetching = partition.fetch_state == "active" && silent.is_some_and(|silent| silent < SILENT);
-        // Beside the partitions there is one, of number -1, for what belongs to none.
+        // There is also a pseudo partition -1, for messages without a partition.
         let partitions = topic.partitions.keys().filter(|number| !number.starts_with('-')).count();
         let described = TopicDescribed { at: statistics.ts / 1000 - topic.metadata_age, partitions };
         Some(Self { at, is_fetching, high: partition.hi_offset, end: partition.eof_offset, described })
@@ -179,19 +179,19 @@ impl ClientContext for Events {
 impl ConsumerContext for Events {}
 
 impl TopicConsumer {
-    /// A consumer that reads nothing yet.
+    /// A consumer that is not assigned yet.
     pub(super) fn new(properties: &BTreeMap<String, String>, topic: &str) -> Result<Self, String> {
         let mut config = ClientConfig::new();
         for (name, value) in properties {
             config.set(name, value);
         }
-        // That brokers close connections is said at this level.
+        // The level at which librdkafka logs that a broker has closed a connection.
         config.set_log_level(RDKafkaLogLevel::Info);
         let consumer = config.create_with_context(Events::default()).map_err(|error| error.to_string())?;
         Ok(Self { consumer, topic: topic.to_owned() })
     }
 
-    /// Reads from `offset` on; `None`: from the first record that there is.
+    /// Begins to read at `offset`; `None`: at the first record of the log.
     pub(super) fn read_from(&self, offset: Option<u64>) -> Result<(), String> {
         let offset =
             offset.map_or(Offset::Beginning, |offset| Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX)));
@@ -200,13 +200,13 @@ impl TopicConsumer {
         added.and_then(|()| self.consumer.assign(&partitions)).map_err(|error| error.to_string())
     }
 
-    /// The end of the log, as its leader says within `limit`.
+    /// The end of the log, from its leader, within `limit`.
     pub(super) fn high_watermark(&self, limit: Duration) -> Result<u64, String> {
         let watermarks = self.consumer.fetch_watermarks(&self.topic, PARTITION, limit);
         watermarks.map(|(_low, high)| u64::try_from(high).unwrap_or(0)).map_err(|error| error.to_string())
     }
 
-    /// How many partitions the topic has, as the cluster says within `limit`.
+    /// The number of partitions, from the cluster, within `limit`.
     pub(super) fn partitions(&self, limit: Duration) -> Result<usize, TopicProblem> {
         let metadata = self.consumer.fetch_metadata(Some(&self.topic), limit);
         let metadata = metadata.map_err(|error| TopicProblem::Unknown(error.to_string()))?;
@@ -224,8 +224,8 @@ impl TopicConsumer {
         }
     }
 
-    /// What the brokers last said of the topic. The client asks them each [`DESCRIBED_EVERY`], and at once after a failed fetch. It does not
-    /// read from a topic that was made again before it has asked.
+    /// The last description of the topic. The client requests one every [`DESCRIBED_EVERY`], and at once after a failed fetch. It does not
+    /// read from a topic that was created again before it has requested one.
     pub(super) fn described(&self) -> Option<TopicDescribed> {
         self.fetch().map(|state| state.described)
     }
@@ -234,7 +234,7 @@ impl TopicConsumer {
         *self.consumer.context().fetch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the next record for `limit`, and hands it to `take`.
+    /// Waits for the next record, at most for `limit`, and passes it to `take`.
     pub(super) fn poll(&self, limit: Duration, take: impl FnOnce(&LogRecord<'_>)) -> Polled {
         match self.consumer.poll(limit) {
             None => Polled::Nothing,
@@ -246,12 +246,12 @@ impl TopicConsumer {
         }
     }
 
-    /// Whether, as of `now`, the leader answers and has no record at or behind `next` that was not handed over.
+    /// Whether, as of `now`, the leader answers and has no record at or after `next` that was not passed on.
     pub(super) fn is_at_end(&self, next: u64, now: Instant) -> bool {
         let next = i64::try_from(next).unwrap_or(i64::MAX);
         self.fetch().is_some_and(|state| {
             let is_new = now.saturating_duration_since(state.at) < STATISTICS_AGE_MAX;
-            // Behind the last record there may be those of transactions, which are never handed over.
+            // After the last record there may be transaction markers, which are never passed on.
             is_new && state.is_fetching && state.high >= 0 && (next >= state.high || state.end >= state.high)
         })
     }
@@ -265,7 +265,7 @@ fn with_record(message: &BorrowedMessage<'_>, take: impl FnOnce(&LogRecord<'_>))
     take(&LogRecord { offset, timestamp, key: message.key(), value: message.payload(), topic });
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; it retries by itself what is not named")]
+#[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; it retries other errors itself")]
 fn polled_error(error: &KafkaError) -> Polled {
     use RDKafkaErrorCode as Code;
     match error {
@@ -274,12 +274,12 @@ fn polled_error(error: &KafkaError) -> Polled {
         _ => match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset) => Polled::LogChanged,
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                Polled::Unreadable("the topic does not exist any more".to_owned())
+                Polled::Unreadable("the topic no longer exists".to_owned())
             }
             Some(Code::TopicAuthorizationFailed) => {
                 Polled::Unreadable("the right to READ the topic is missing".to_owned())
             }
-            // Connections, which it makes again.
+            // Connection errors, which it retries.
             Some(_) | None => Polled::Nothing,
         },
     }

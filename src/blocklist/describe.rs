@@ -1,4 +1,4 @@
-//! Asks Kafka how a blocklist topic is set, and makes the topic and its audit topic right.
+//! Reads the settings of a blocklist topic from Kafka, and creates the topic and its audit topic with the right settings.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,14 +17,14 @@ use rdkafka::error::RDKafkaErrorCode;
 use crate::blocklist::topic::changes_topic;
 use crate::publish::replication::min_insync_replicas;
 
-/// For one answer.
+/// The timeout of a request.
 const LIMIT: Duration = Duration::from_secs(3);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
 
-/// Kafka's own default.
+/// The default of Kafka.
 pub(super) const DELETE_RETENTION: Duration = Duration::from_hours(24);
 
-/// What a topic of rules is made with. A tombstone stays for a week, so that a replica may be away for half of that.
+/// The settings of a new rule topic. A tombstone is kept for a week, so that a replica may be offline for half of that.
 pub(crate) const COMPACTED: [(&str, &str); 6] = [
     ("cleanup.policy", "compact"),
     ("delete.retention.ms", "604800000"),
@@ -34,30 +34,30 @@ pub(crate) const COMPACTED: [(&str, &str); 6] = [
     ("unclean.leader.election.enable", "false"),
 ];
 
-/// What the topic of changes is made with: kept for a year.
+/// The settings of a new audit topic: records are kept for a year.
 pub(crate) const AUDIT: [(&str, &str); 3] =
     [("cleanup.policy", "delete"), ("retention.ms", "31536000000"), ("unclean.leader.election.enable", "false")];
 
-/// How a topic is set, as far as Kafka says.
+/// The settings of a topic, as far as Kafka shows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TopicConfig {
-    /// As it is written, in the order of the letters.
+    /// As configured, sorted.
     pub(super) cleanup_policy: String,
-    /// How long a compacted topic keeps the record that removes a rule.
+    /// How long a compacted topic keeps tombstones.
     pub(super) delete_retention: Duration,
 }
 
 impl TopicConfig {
-    /// What an operator should change, if the rules are not safe with it.
+    /// What an operator must change, if rules can be lost with these settings.
     pub(super) fn mistake(&self) -> Option<String> {
         let policy = self.cleanup_policy.as_str();
         (policy != "compact").then(|| {
-            format!("cleanup.policy is {policy}, and must be compact: with delete, rules vanish with time; without compact it only grows")
+            format!("cleanup.policy is {policy}, and must be compact: with delete, rules are deleted after a time; without compact the topic only grows")
         })
     }
 }
 
-/// How the topic is set. `Err`: Kafka does not say, for which the right to DESCRIBE_CONFIGS may be missing.
+/// The settings of the topic. `Err`: Kafka does not show them; the right to DESCRIBE_CONFIGS may be missing.
 pub(super) fn config_of(properties: &BTreeMap<String, String>, topic: &str) -> Result<TopicConfig, String> {
     let admin = admin(properties).map_err(|error| error.to_string())?;
     let options = AdminOptions::new().request_timeout(Some(LIMIT));
@@ -72,14 +72,14 @@ pub(super) fn config_of(properties: &BTreeMap<String, String>, topic: &str) -> R
     Ok(TopicConfig { cleanup_policy: policies.join(","), delete_retention: retention.unwrap_or(DELETE_RETENTION) })
 }
 
-/// How many brokers the cluster shows.
+/// The number of brokers.
 pub(super) fn brokers(properties: &BTreeMap<String, String>) -> Result<usize, String> {
     let admin = admin(properties).map_err(|error| error.to_string())?;
     let metadata = admin.inner().fetch_metadata(None, LIMIT).map_err(|error| error.to_string())?;
     Ok(metadata.brokers().len())
 }
 
-/// Makes the topic of changes, and that of rules before it where `with_rules`, as far as they are missing. `Err`: what failed.
+/// Creates the audit topic, and with `with_rules` the rule topic before it, if they are missing. `Err`: the failures.
 pub(super) fn create(
     properties: &BTreeMap<String, String>,
     topic: &str,
@@ -98,7 +98,7 @@ pub(super) fn create(
     let options = AdminOptions::new().operation_timeout(Some(CREATE_LIMIT)).request_timeout(Some(CREATE_LIMIT));
     let results = block_on(admin.create_topics(&topics, &options)).map_err(|error| error.to_string())?;
     let failed = results.into_iter().filter_map(Result::err);
-    // Another replica was quicker.
+    // Another instance was faster.
     let failed = failed.filter(|(_topic, code)| *code != RDKafkaErrorCode::TopicAlreadyExists);
     let failed: Vec<String> = failed.map(|(topic, code)| format!("{topic}: {code}")).collect();
     if failed.is_empty() { Ok(()) } else { Err(failed.join(", ")) }
@@ -112,7 +112,7 @@ fn admin(properties: &BTreeMap<String, String>) -> Result<AdminClient<DefaultCli
     config.create()
 }
 
-/// Waits for an answer of the admin client, which comes from a thread of its own.
+/// Waits for an answer of the admin client, which comes from its own thread.
 fn block_on<T>(answer: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {
     let no_runtime = |error: io::Error| KafkaError::ClientCreation(error.to_string());
     tokio::runtime::Builder::new_current_thread().build().map_err(no_runtime)?.block_on(answer)

@@ -32,6 +32,23 @@ pub(crate) struct ListSources {
     pub(crate) topic: Option<usize>,
 }
 
+/// How a blocklist file fares.
+#[derive(Debug, Clone)]
+pub(crate) struct FileReport {
+    pub(crate) path: String,
+    /// When the rules in force were read from it; `None`: it has had no good ones since the start.
+    pub(crate) loaded: Option<Instant>,
+    /// Why it cannot be used at present.
+    pub(crate) failure: Option<Arc<str>>,
+}
+
+/// The files of one list. Clones are handles to the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ListFiles {
+    places: Vec<usize>,
+    all: Arc<ArcSwap<Vec<FileReport>>>,
+}
+
 /// All lists of the process. Clones are handles to the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Lists(Arc<ListsInner>);
@@ -40,6 +57,7 @@ pub(crate) struct Lists(Arc<ListsInner>);
 struct ListsInner {
     lists: Vec<SourcedList>,
     sources: Mutex<Sources>,
+    files: Arc<ArcSwap<Vec<FileReport>>>,
     metrics: BlocklistMetrics,
 }
 
@@ -62,6 +80,14 @@ struct Sources {
     give_back_at: Option<Instant>,
 }
 
+impl ListFiles {
+    /// How each fares, in the order of the configuration.
+    pub(crate) fn reports(&self) -> Vec<FileReport> {
+        let all = self.all.load();
+        self.places.iter().filter_map(|place| all.get(*place).cloned()).collect()
+    }
+}
+
 impl Lists {
     /// Lists of which no source has been read. One without sources blocks nobody; any other is not loaded. The metrics show the first.
     pub(crate) fn new(lists: Vec<ListSources>, metrics: BlocklistMetrics) -> Self {
@@ -71,13 +97,24 @@ impl Lists {
             SourcedList { sources, in_force: Arc::new(ArcSwap::from_pointee(blocklist)) }
         };
         let lists = lists.into_iter().map(unread).collect();
-        Self(Arc::new(ListsInner { lists, sources: Mutex::default(), metrics }))
+        Self(Arc::new(ListsInner { lists, sources: Mutex::default(), files: Arc::default(), metrics }))
     }
 
     /// The list of this place, as long as it is in force.
     pub(crate) fn in_force(&self, list: usize) -> Arc<ArcSwap<Blocklist>> {
         let none = || Arc::new(ArcSwap::from_pointee(Blocklist::of([], 0)));
         self.0.lists.get(list).map_or_else(none, |list| Arc::clone(&list.in_force))
+    }
+
+    /// The files of the list of this place.
+    pub(crate) fn files(&self, list: usize) -> ListFiles {
+        let places = self.0.lists.get(list).map(|list| list.sources.files.clone()).unwrap_or_default();
+        ListFiles { places, all: Arc::clone(&self.0.files) }
+    }
+
+    /// Takes note of how each file fares, by its place.
+    pub(crate) fn report_files(&self, reports: Vec<FileReport>) {
+        self.0.files.store(Arc::new(reports));
     }
 
     /// Puts the rules of files in force, each by its place, and logs that.

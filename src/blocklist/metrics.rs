@@ -20,22 +20,22 @@ use crate::metrics::counter;
 use crate::metrics::counters;
 use crate::metrics::gauge;
 
-/// How old the blocklist is, how large, and how its files fare. Clones count together.
+/// The age and size of the blocklist, and the state of its files. Clones share the same metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct BlocklistMetrics {
-    /// The generation of the list that decides.
+    /// The generation of the list in force.
     pub(crate) generation: IntGauge,
-    /// How many rules it holds.
+    /// The number of its rules.
     pub(crate) rules: IntGauge,
     /// When it was loaded; 0 before the first.
     pub(crate) loaded_timestamp: Gauge,
-    /// Failures of files, each counted once and not at every look.
+    /// Failures of files, each counted once and not at every poll.
     pub(crate) file_errors: IntCounter,
     /// Files that cannot be used now.
     pub(crate) files_failing: IntGauge,
     /// Rules by kind and source.
     entries: IntGaugeVec,
-    /// What the rules take in memory, by source.
+    /// The memory of the rules, by source.
     bytes: IntGaugeVec,
     topic_state: IntGaugeVec,
     topic_generation: IntGaugeVec,
@@ -47,18 +47,18 @@ pub(crate) struct BlocklistMetrics {
 /// The label of the rules of all files.
 const FILES: &str = "files";
 
-/// What Prometheus may know of one blocklist topic.
+/// The metrics of one blocklist topic.
 #[derive(Debug, Clone)]
 pub(crate) struct TopicMetrics {
     topic: String,
     all: BlocklistMetrics,
-    /// The offset behind the last record applied.
+    /// The offset behind the last applied record.
     pub(crate) generation: IntGauge,
-    /// Seconds since Kafka last showed that nothing is missing; not a number before it did.
+    /// Seconds since Kafka last showed that no record is missing; NaN before that.
     pub(crate) age: Gauge,
-    /// Records that cannot be used, since the topic was last read from its start.
+    /// Invalid records since the topic was last read from its start.
     pub(crate) poison: IntGauge,
-    /// How often the topic was read from its start to its end.
+    /// Full reads of the topic.
     pub(crate) full_reads: IntCounter,
 }
 
@@ -133,14 +133,14 @@ impl BlocklistMetrics {
         Ok(metrics)
     }
 
-    /// A list is in force.
+    /// Records that a list is in force.
     pub(crate) fn loaded(&self, generation: u64, rules: usize, now: UnixMillis) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.rules.set(i64::try_from(rules).unwrap_or(i64::MAX));
         self.loaded_timestamp.set(Duration::from_millis(now.0.unsigned_abs()).as_secs_f64());
     }
 
-    /// These are the rules of all files now.
+    /// Records the rules of all files.
     pub(crate) fn rules_of_files<'r>(&self, files: impl Iterator<Item = &'r Arc<Rules>>) {
         let (mut counts, mut bytes) = ([0; 4], 0);
         for rules in files {
@@ -174,7 +174,7 @@ impl BlocklistMetrics {
 }
 
 impl TopicMetrics {
-    /// The topic is in this one of `states`.
+    /// Sets the state of the topic, one of `states`.
     pub(crate) fn state(&self, states: &[&str], state: &str) {
         for other in states {
             let gauge = self.all.topic_state.with_label_values(&[&*self.topic, other]);
@@ -182,7 +182,7 @@ impl TopicMetrics {
         }
     }
 
-    /// These are the rules of the topic now.
+    /// Records the rules of the topic.
     pub(crate) fn rules(&self, rules: &Rules) {
         self.all.rules_of(&self.topic, rules.counts(), rules.bytes());
     }

@@ -10,6 +10,7 @@ pub(crate) mod describe;
 pub(crate) mod follower;
 pub(crate) mod inspect;
 pub(crate) mod lists;
+mod log_watch;
 pub(crate) mod metrics;
 mod producer;
 mod properties;

@@ -1,5 +1,4 @@
-//! Writes records to Kafka, and waits for what became of each. Beside [`super::consumer`] and [`super::describe`] the only file here
-//! that names rdkafka.
+//! Writes records to Kafka, and waits for the outcome of each.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -24,18 +23,18 @@ use rdkafka::producer::ProducerContext;
 use crate::clock;
 use crate::publish::kafka;
 
-/// How long one turn waits for reports. The crate's `poll` lasts the whole time, also after a report has come: whoever asked for a change waits
-/// for the end of the turn. A little more than whole milliseconds, which librdkafka would spin for.
+/// How long one poll waits for reports. The `poll` of the crate always lasts this long, even after a report, so a change is delayed by it.
+/// Slightly more than whole milliseconds, as librdkafka spins for fractions.
 const TURN: Duration = Duration::from_micros(1_050);
 
-/// When the client itself has not given up a record by then, its word is not waited for any more.
+/// If the client itself has not given up a record by then, the wait ends.
 const REPORT_LIMIT: Duration = Duration::from_secs(10);
 
-/// A record that is to be written.
+/// A record to write.
 #[derive(Debug)]
 pub(super) struct ListRecord<'r> {
     pub(super) topic: &'r str,
-    /// `None`: by the key.
+    /// `None`: chosen by the key.
     pub(super) partition: Option<i32>,
     pub(super) key: &'r str,
     /// `None`: a tombstone.
@@ -46,16 +45,16 @@ pub(super) struct ListRecord<'r> {
 /// Why a record was not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotAcknowledged {
-    /// It may still come.
+    /// It may still be written.
     InTime(String),
-    /// Kafka refuses it.
+    /// Kafka has rejected it.
     Refused(String),
 }
 
-/// A producer for one request after the other.
+/// A producer for one request at a time.
 pub(super) struct TopicProducer {
     producer: BaseProducer<ListReports>,
-    /// The number of the next record. A record that was given up may be reported while a later request waits.
+    /// The sequence of the next record. The report of an abandoned record may arrive during a later request.
     next: Cell<usize>,
 }
 
@@ -65,7 +64,7 @@ impl std::fmt::Debug for TopicProducer {
     }
 }
 
-/// What became of records, by their numbers.
+/// The outcomes of records, by sequence.
 #[derive(Default)]
 struct ListReports {
     reports: Mutex<Vec<(usize, Result<u64, RDKafkaErrorCode>)>>,
@@ -86,7 +85,7 @@ impl ProducerContext for ListReports {
 
     fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
         let outcome = match result {
-            // Nothing is believed that no broker has said.
+            // Only a broker's answer counts.
             Ok(message) => u64::try_from(message.offset()).map_err(|_negative| RDKafkaErrorCode::MessageTimedOut),
             Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
         };
@@ -105,13 +104,13 @@ impl TopicProducer {
         Ok(Self { producer, next: Cell::new(0) })
     }
 
-    /// Whether it can be used no more.
+    /// Whether the producer has failed for good.
     pub(super) fn is_dead(&self) -> bool {
         self.producer.client().fatal_error().is_some()
     }
 
-    /// Writes all `records`, and waits until each was acknowledged or given up. Returns the offset of each, in their order. Nobody else
-    /// may be sending.
+    /// Writes all `records`, and waits until each is acknowledged or given up. Returns their offsets in order. There must be no concurrent
+    /// call.
     pub(super) fn write(&self, records: &[ListRecord<'_>]) -> Vec<Result<u64, NotAcknowledged>> {
         let reports = &self.producer.context().reports;
         let first = self.next.get();
@@ -167,7 +166,10 @@ fn put<T>(places: &mut [Option<T>], place: usize, what: T) {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; what is not known may still come")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "librdkafka's list is open; with an unknown error the record may still be written"
+)]
 fn not_acknowledged(code: RDKafkaErrorCode) -> NotAcknowledged {
     use RDKafkaErrorCode as Code;
     match code {

@@ -1,10 +1,10 @@
-//! The properties of the clients of a blocklist topic: what the configuration says of the connection, under what each client needs.
+//! The properties of the clients of a blocklist topic: the configured connection, plus what each client needs.
 //!
-//! The rest of `[kafka]` is about the producer of callbacks: how long it tries, how it makes batches. None of that is for these.
+//! The other properties in `[kafka]` concern the producer of callbacks, such as timeouts and batches, and are not used here.
 
 use std::collections::BTreeMap;
 
-/// Properties that only producers have, and which the configuration means for that of callbacks.
+/// Properties of producers only, which the configuration sets for the producer of callbacks.
 const PRODUCERS: [&str; 25] = [
     "acks",
     "batch.num.messages",
@@ -33,7 +33,7 @@ const PRODUCERS: [&str; 25] = [
     "sticky.partitioning.linger.ms",
 ];
 
-/// What both clients have unless the configuration says otherwise.
+/// The defaults of both clients, which the configuration may override.
 const SHARED: [(&str, &str); 4] = [
     ("client.id", "callbridge-blocklist"),
     ("reconnect.backoff.max.ms", "2000"),
@@ -41,11 +41,11 @@ const SHARED: [(&str, &str); 4] = [
     ("socket.nagle.disable", "true"),
 ];
 
-/// What the follower relies on.
+/// What the follower requires.
 const FOLLOWER: [(&str, &str); 12] = [
-    // The log that this replica was reading is another: that must be known, and never passed over.
+    // A replaced log must be noticed, and never skipped.
     ("auto.offset.reset", "error"),
-    // With `read_committed` one open transaction would hide every later change, without a sign.
+    // With `read_committed` one open transaction would hide every later change silently.
     ("isolation.level", "read_uncommitted"),
     ("enable.partition.eof", "true"),
     ("enable.auto.commit", "false"),
@@ -53,7 +53,7 @@ const FOLLOWER: [(&str, &str); 12] = [
     ("allow.auto.create.topics", "false"),
     // The broker answers as soon as it has a byte.
     ("fetch.wait.max.ms", "500"),
-    // The default of a second stalls a reader that is faster than the queue is large.
+    // With the default of one second, a fast reader stalls on a full queue.
     ("fetch.queue.backoff.ms", "10"),
     ("queued.min.messages", "50000"),
     ("queued.max.messages.kbytes", "16384"),
@@ -62,25 +62,25 @@ const FOLLOWER: [(&str, &str); 12] = [
     ("topic.metadata.refresh.interval.ms", "60000"),
 ];
 
-/// librdkafka has no consumer without a group. None is joined, and nothing is committed to it.
+/// librdkafka requires a group for a consumer. None is joined, and nothing is committed.
 const GROUP: (&str, &str) = ("group.id", "callbridge-blocklist");
 
-/// What the writer relies on.
+/// What the writer requires.
 const WRITER: [(&str, &str); 9] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
     ("max.in.flight.requests.per.connection", "1"),
     ("linger.ms", "0.5"),
-    // Whoever asks for a change waits 5 s: for its announcement, and then for the rule.
+    // A change times out after 5 s, for its announcement and then for the rule.
     ("message.timeout.ms", "2400"),
     ("request.timeout.ms", "2400"),
-    // Rules look alike: a tenth of the bytes.
+    // Rules are similar to each other, and compress to a tenth.
     ("compression.type", "zstd"),
     ("allow.auto.create.topics", "false"),
     ("statistics.interval.ms", "0"),
 ];
 
-/// The properties of the follower, by what is configured in `[kafka]`.
+/// The properties of the follower, from those configured in `[kafka]`.
 pub(super) fn of_follower(configured: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let group = [(GROUP.0, configured.get(GROUP.0).map_or(GROUP.1, String::as_str))];
     with(configured, FOLLOWER.into_iter().chain(group))
@@ -91,7 +91,7 @@ pub(super) fn of_writer(configured: &BTreeMap<String, String>) -> BTreeMap<Strin
     with(configured, WRITER)
 }
 
-/// The properties of a client that asks for topics and makes them.
+/// The properties of the admin client.
 pub(super) fn of_admin(configured: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     with(configured, [("statistics.interval.ms", "0"), ("allow.auto.create.topics", "false")])
 }

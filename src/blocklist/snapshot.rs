@@ -1,4 +1,4 @@
-//! Reads a blocklist topic to its end once, for a command that then ends.
+//! Reads a blocklist topic to its end once, for commands.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -11,16 +11,15 @@ use crate::clock;
 use crate::decide::fold::TopicFollowing;
 use crate::decide::fold::TopicReading;
 
-/// For one answer of the cluster, and for one record.
+/// The timeout of a request to the cluster, and of one record.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 const TURN: Duration = Duration::from_micros(100_050);
 
-/// Reads the topic from its start to its end, for as long as records come at least every `limit`. `configured` is `[kafka]`, with the
-/// brokers.
+/// Reads the topic from its start to its end. Fails if no record arrives for `limit`. `configured` is `[kafka]`, with the brokers.
 ///
 /// # Errors
 ///
-/// It cannot be read, and why, for an operator.
+/// Why the topic cannot be read, in words for the operator.
 pub(crate) fn read_topic(
     configured: &BTreeMap<String, String>,
     topic: &str,

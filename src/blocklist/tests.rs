@@ -24,7 +24,9 @@ use crate::blocklist::producer::ListRecord;
 use crate::blocklist::producer::TopicProducer;
 use crate::blocklist::properties;
 use crate::blocklist::snapshot::read_topic;
+use crate::blocklist::topic::AppliedGeneration;
 use crate::blocklist::topic::BlocklistTopic;
+use crate::blocklist::topic::TopicReadAgain;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
 use crate::blocklist::topic::WantedChange;
@@ -130,7 +132,7 @@ fn a_change_is_announced_then_written_then_applied() {
     let metrics = BlocklistMetrics::register(&Registry::new()).expect("metrics");
     let lists = Lists::new(vec![ListSources { files: Vec::new(), topic: Some(0) }], metrics.clone());
     let (view, topic) = (Arc::new(ArcSwap::from_pointee(TopicView::unread())), Arc::<str>::from("list"));
-    let ((generation, applied), (writes, jobs)) = (watch::channel(0), mpsc::channel(4));
+    let ((applying, applied), (writes, jobs)) = (watch::channel(AppliedGeneration::default()), mpsc::channel(4));
     let lifecycle = Lifecycle::new();
     let setup = FollowerSetup {
         topic: Arc::clone(&topic),
@@ -139,7 +141,7 @@ fn a_change_is_announced_then_written_then_applied() {
         configured: configured.clone(),
         creation: None,
         view: Arc::clone(&view),
-        generation,
+        applied: applying,
         metrics: metrics.topic("list"),
         lifecycle: lifecycle.clone(),
     };
@@ -161,8 +163,8 @@ fn a_change_is_announced_then_written_then_applied() {
             }
         });
         let generation = written.last().expect("a change").generation;
-        let applied = async { time::timeout(LIMIT, handle.applied(generation)).await };
-        runtime.block_on(applied).expect("applied");
+        let applied = async { time::timeout(LIMIT, handle.applied(generation, handle.reading())).await };
+        runtime.block_on(applied).expect("in time").expect("the same log");
         written
     };
     let blocks = |user| lists.in_force(0).load().blocks(user, clock::wall());
@@ -274,6 +276,37 @@ fn a_change_that_went_to_another_log_than_was_read_fails_and_is_taken_back() {
     assert_eq!(audit(&configured), expected.map(|(rule, failed)| (rule.to_owned(), failed)));
 }
 
+/// The topic had identity 1 when it was read last, and was made again since, with more records.
+#[test]
+fn a_change_that_goes_to_a_topic_made_again_with_more_records_holds() {
+    let (_broker, configured) = broker(&["list", "list-changes"]);
+    let (rules, other) = (Rules::default(), Some(TopicIdentity(2)));
+    let mut writer = TopicWriter::new("list".into(), configured.clone());
+    let known = KnownTopic { rules: &rules, identity: None, generation: 0 };
+    writer.write(&request(vec![put("bob"), put("eve")]), known).expect("written");
+    let known = KnownTopic { rules: &rules, identity: other, generation: 1 };
+    writer.write(&request(vec![put("carol"), delete("eve")]), known).expect("written");
+    let read = read_topic(&configured, "list", LIMIT).expect("read");
+    let blocks = |user| read.rules().blocks(user, clock::wall());
+    assert_eq!(["bob", "carol", "eve"].map(blocks), [true, true, false]);
+    assert_eq!(read.position().poison, 0);
+}
+
+#[test]
+fn a_change_does_not_count_as_applied_once_the_topic_was_read_again() {
+    let view = Arc::new(ArcSwap::from_pointee(TopicView::unread()));
+    let at = |readings, generation| AppliedGeneration { readings, generation };
+    let ((applying, applied), (writes, _jobs)) = (watch::channel(at(1, 5)), mpsc::channel(1));
+    let handle = BlocklistTopic::new("list".into(), view, applied, writes);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let reading = handle.reading();
+    applying.send_replace(at(1, 6));
+    assert_eq!(runtime.block_on(handle.applied(6, reading)), Ok(()));
+    // Another log, of more records.
+    applying.send_replace(at(2, 9));
+    assert_eq!(runtime.block_on(handle.applied(7, reading)), Err(TopicReadAgain));
+}
+
 #[test]
 fn an_announcement_beside_one_that_fails_is_taken_back() {
     let (_broker, mut configured) = broker(&["list", "list-changes"]);
@@ -311,7 +344,7 @@ fn a_rule_that_has_no_key_or_too_long_a_value_is_named_and_nothing_is_written() 
         let known = KnownTopic { rules: &rules, identity: None, generation: 0 };
         writer.write(&request(vec![put("bob"), change]), known).expect_err("refused").to_string()
     };
-    let unkeyable = "change 1: the user holds the character U+001F, which separates the parts of a record's key";
+    let unkeyable = "change 1: the user contains the character U+001F, which separates the parts of a record's key";
     assert_eq!(write(put("a\u{1f}b")), unkeyable);
     let because = Some("x".repeat(70_000).into());
     let long = WantedChange { to: WantedRule::Put { until: UnixMillis::NEVER, because }, ..put("eve") };

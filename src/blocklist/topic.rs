@@ -165,7 +165,7 @@ pub(crate) enum WriteError {
     /// Kafka did not acknowledge all of it in time: any of the changes may still come.
     #[error("kafka has not acknowledged the change in time: {0}")]
     Unacknowledged(String),
-    /// Kafka acknowledged it in another log than was read: it may never hold.
+    /// Kafka acknowledged it in another log than was read: what it replaces there is not known.
     #[error("the topic was cut or made again meanwhile: the change is at offset {offset}, and the next was {first}")]
     LogChanged {
         /// Where it is.
@@ -184,12 +184,26 @@ pub(crate) enum WriteError {
 /// A request on its way to the writer, and where its outcome goes.
 pub(crate) type WriteJob = (WriteRequest, oneshot::Sender<Result<Vec<WrittenChange>, WriteError>>);
 
+/// How far this replica is with a topic.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct AppliedGeneration {
+    /// The offset behind the last record applied.
+    pub(crate) generation: u64,
+    /// How often the topic was read from its start.
+    pub(crate) readings: u64,
+}
+
+/// The log may be another than the change was written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the topic was read again from its start meanwhile, as it may have been cut or made again: repeat the change")]
+pub(crate) struct TopicReadAgain;
+
 /// A handle to one topic. Clones are handles to the same.
 #[derive(Debug, Clone)]
 pub(crate) struct BlocklistTopic {
     name: Arc<str>,
     view: Arc<ArcSwap<TopicView>>,
-    generation: watch::Receiver<u64>,
+    applied: watch::Receiver<AppliedGeneration>,
     writes: mpsc::Sender<WriteJob>,
 }
 
@@ -197,10 +211,10 @@ impl BlocklistTopic {
     pub(crate) fn new(
         name: Arc<str>,
         view: Arc<ArcSwap<TopicView>>,
-        generation: watch::Receiver<u64>,
+        applied: watch::Receiver<AppliedGeneration>,
         writes: mpsc::Sender<WriteJob>,
     ) -> Self {
-        Self { name, view, generation, writes }
+        Self { name, view, applied, writes }
     }
 
     /// The name of the topic.
@@ -231,10 +245,21 @@ impl BlocklistTopic {
         }
     }
 
+    /// The number of the last reading of the topic from its start.
+    pub(crate) fn reading(&self) -> u64 {
+        self.applied.borrow().readings
+    }
+
     /// Waits until this replica is at `generation` or beyond. It may never be: the caller has a deadline.
-    pub(crate) async fn applied(&self, generation: u64) {
+    ///
+    /// # Errors
+    ///
+    /// The topic was read from its start since it was at `reading`. Another log may have as many records, and not that of the change.
+    pub(crate) async fn applied(&self, generation: u64, reading: u64) -> Result<(), TopicReadAgain> {
+        let mut applied = self.applied.clone();
+        let is_over = |applied: &AppliedGeneration| applied.readings != reading || applied.generation >= generation;
         // No error: the sender lives as long as the process.
-        let mut generations = self.generation.clone();
-        let _reached = generations.wait_for(|applied| *applied >= generation).await;
+        let is_read_again = applied.wait_for(is_over).await.is_ok_and(|applied| applied.readings != reading);
+        if is_read_again { Err(TopicReadAgain) } else { Ok(()) }
     }
 }

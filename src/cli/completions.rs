@@ -1,4 +1,4 @@
-//! `callbridge completions`: what a shell needs to complete callbridge's command line.
+//! `callbridge completions`: prints a shell completion script.
 
 use std::process::ExitCode;
 
@@ -10,7 +10,7 @@ use super::print;
 
 /// Prints the script for `shell`.
 pub(super) fn run(shell: Shell) -> ExitCode {
-    // Into memory first: written to a pipe that is closed early, it would panic.
+    // Into memory first: writing to a pipe that is closed early would panic.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "callbridge", &mut script);
     print(&script)

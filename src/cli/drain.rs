@@ -1,4 +1,4 @@
-//! `callbridge journal drain`: delivers what the journal holds to Kafka, without taking callbacks.
+//! `callbridge journal drain`: delivers the journal to Kafka, without accepting callbacks.
 
 use std::env;
 use std::io;
@@ -14,22 +14,22 @@ use crate::config;
 use crate::config::flags::Flags;
 use crate::logging::LogWriter;
 
-/// The journal's disk failed. (`EX_IOERR`.)
+/// The exit code after a failure of the journal's disk. (`EX_IOERR`.)
 const EXIT_DISK: u8 = 74;
 
 /// The arguments of `drain`.
 #[derive(Debug, clap::Args)]
 pub(super) struct DrainArgs {
-    /// End after so many seconds, whatever is left
+    /// End after this many seconds, even if callbacks are left
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: Option<u64>,
     #[command(flatten)]
     flags: Flags,
 }
 
-/// Delivers it. Returns the exit code of the process.
+/// Runs the drain. Returns the exit code of the process.
 pub(super) fn run(args: &DrainArgs) -> ExitCode {
-    // What is delivered are messages.
+    // The journal holds messages.
     let dumps = system::forbid_core_dumps();
     let config = match config::load(&args.flags, env::vars_os()) {
         Ok(config) => config,
@@ -37,7 +37,7 @@ pub(super) fn run(args: &DrainArgs) -> ExitCode {
     };
     if config.embedded_broker {
         let why = "embedded_broker: must not be set: what it took would be gone when the command ends\n";
-        // When nobody reads it, the exit code still tells.
+        // If nobody reads it, the exit code still says it.
         let _ = io::stderr().lock().write_all(why.as_bytes());
         return ExitCode::from(serve::EXIT_CONFIG);
     }

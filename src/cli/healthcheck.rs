@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use crate::cli::serve;
 
-/// Name resolution, connection and response together.
+/// For name resolution, connection and response together.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// `/livez` responds with one line.
 const RESPONSE_BYTES_MAX: u64 = 4096;
 
-/// Where `serve` has the admin listener when it is not configured otherwise.
+/// The default address of the admin listener.
 const DEFAULT_ADMIN: &str = "127.0.0.1:9464";
 
 /// The arguments of `healthcheck`.
@@ -28,7 +28,7 @@ pub(super) struct HealthcheckArgs {
     admin: Option<String>,
 }
 
-/// Why the process does not count as alive.
+/// Why the process is not considered alive.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LivenessError {
     #[error("no connection")]
@@ -43,26 +43,26 @@ pub(super) enum LivenessError {
     TimedOut,
 }
 
-/// Exits with 0 when `/livez` is 200, else with 1 and the reason on stderr.
+/// Exits with 0 if `/livez` returns 200, otherwise with 1 and the reason on stderr.
 pub(super) fn run(args: &HealthcheckArgs) -> ExitCode {
     // An empty variable counts as absent, as for serve.
     let admin = args.admin.as_deref().filter(|admin| !admin.is_empty()).unwrap_or(DEFAULT_ADMIN);
     match ask_in_time(admin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // When nobody reads it, the exit code still tells.
+            // If nobody reads it, the exit code still says it.
             let _ = writeln!(io::stderr(), "callbridge healthcheck: {admin}: {}", serve::chain(&failure));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The thread bounds name resolution as well, which has no timeout of its own. It ends with the process.
+/// Runs on a thread, because name resolution has no timeout of its own. The thread ends with the process.
 pub(super) fn ask_in_time(admin: &str) -> Result<(), LivenessError> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let asked = admin.to_owned();
     let spawned = thread::Builder::new().name("healthcheck".to_owned()).spawn(move || {
-        // Nobody waits for it any more after the timeout.
+        // Nobody waits for it after the timeout.
         let _ = sender.send(ask(&asked));
     });
     spawned.map_err(LivenessError::Exchange)?;

@@ -1,4 +1,4 @@
-//! `callbridge journal`: what is on disk, for people. Nothing is changed, and no configuration is needed, but for `drain`.
+//! `callbridge journal`: shows the journal on disk. Except for `drain`, it changes nothing and needs no configuration.
 
 use std::env;
 use std::io;
@@ -46,18 +46,18 @@ pub(super) struct JournalArgs {
 enum What {
     #[command(flatten)]
     Look(ReadOnly),
-    /// Deliver what the journal holds to Kafka, without taking callbacks.
+    /// Deliver the journal to Kafka, without accepting callbacks.
     ///
-    /// Settings are those of `serve`; `ack` and the listeners do not matter. Ends with 0 when the journal is empty. Ends with 1
-    /// after a signal, after --seconds, when Kafka has taken nothing for 30 seconds, and when captures are left that this
-    /// configuration cannot deliver: it then says how many of which topic, and why. Also when a running callbridge has the
-    /// journal. Ends with 78 when the configuration is wrong, and with 74 when the disk fails.
+    /// Settings are those of `serve`; `ack` and the listeners do not matter. Ends with 0 if the journal is empty. Ends with 1 after a
+    /// signal, after --seconds, if Kafka has accepted nothing for 30 seconds, and if captures are left that this configuration cannot
+    /// deliver: it then says how many of which topic, and why. Also if a running callbridge has locked the journal. Ends with 78 if the
+    /// configuration is wrong, and with 74 if the disk fails.
     Drain(Box<DrainArgs>),
 }
 
 #[derive(Debug, Subcommand)]
 enum ReadOnly {
-    /// Show the segments, what waits for Kafka, and what is wrong.
+    /// Show the segments, the undelivered captures, and damage.
     Inspect(JournalPlace),
     /// Read everything. Ends with 1 if acknowledged callbacks cannot be read.
     Verify(JournalPlace),
@@ -65,13 +65,13 @@ enum ReadOnly {
     Export {
         #[command(flatten)]
         place: JournalPlace,
-        /// What each line is: the callback as it came, or the envelopes that it becomes, each with its topic.
+        /// The form of a line: the raw callback, or its envelopes, each with its topic.
         #[arg(long, value_enum, default_value_t = OutputForm::Captures)]
         form: OutputForm,
-        /// Also what Kafka has already, as far as it is still there.
+        /// Also print captures that are delivered, as far as they are still there.
         #[arg(long)]
         all: bool,
-        /// What the topics of records begin with.
+        /// The prefix of topics.
         #[arg(long, value_name = "PREFIX", default_value = "tencent-chat")]
         topic_prefix: String,
     },
@@ -79,12 +79,12 @@ enum ReadOnly {
 
 #[derive(Debug, clap::Args)]
 struct JournalPlace {
-    /// Where the journal lives.
+    /// The directory of the journal.
     #[arg(long, value_name = "DIR", env = "CALLBRIDGE_DATA_DIR", default_value_os_t = usual_dir())]
     data_dir: PathBuf,
 }
 
-/// Where `serve` has it when no flag and no `CALLBRIDGE_DATA_DIR` says otherwise: it obeys the setting's own variable too.
+/// The directory that `serve` uses without a flag and without `CALLBRIDGE_DATA_DIR`: the variable of the setting counts too.
 fn usual_dir() -> PathBuf {
     let given = env::var_os("CALLBRIDGE_JOURNAL_DIR").filter(|dir| !dir.is_empty());
     given.map_or_else(|| Settings::default().dir, PathBuf::from)
@@ -96,17 +96,17 @@ enum OutputForm {
     Envelopes,
 }
 
-/// Why it was not done.
+/// Why the command failed.
 #[derive(Debug, thiserror::Error)]
 enum JournalCommandError {
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// Nobody reads any more.
+    /// Nobody reads stdout any more.
     #[error("write to stdout")]
     Output(#[from] io::Error),
 }
 
-/// Does what the arguments ask.
+/// Runs the command.
 pub(super) fn run(args: &JournalArgs) -> ExitCode {
     match &args.what {
         What::Look(what) => look(what),
@@ -125,10 +125,10 @@ fn look(what: &ReadOnly) -> ExitCode {
     };
     match done.and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => code,
-        // As of `callbridge journal export | head`.
+        // As with `callbridge journal export | head`.
         Err(JournalCommandError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            // When nobody reads it, the exit code still tells.
+            // If nobody reads it, the exit code still says it.
             let _ = writeln!(io::stderr(), "callbridge journal: {}", serve::chain(&failure));
             ExitCode::FAILURE
         }
@@ -160,7 +160,7 @@ fn inspect(place: &JournalPlace, out: &mut impl Write) -> Result<(), JournalComm
     Ok(())
 }
 
-/// Tells of the oldest capture that is not known to be in Kafka.
+/// Prints the oldest capture that is not known to be in Kafka.
 fn oldest(place: &JournalPlace, out: &mut impl Write) -> Result<(), JournalCommandError> {
     let mut is_first = true;
     inspect::each_capture(&place.data_dir, |capture| {
@@ -293,7 +293,7 @@ impl Maker {
     }
 }
 
-/// Adds bytes as text, or in base64 under a name that says so.
+/// Adds bytes as text, or in base64 under another name.
 fn put_bytes(line: &mut Value, name: &str, bytes: &[u8]) {
     let Some(fields) = line.as_object_mut() else { return };
     match str::from_utf8(bytes) {

@@ -15,7 +15,7 @@ pub(super) fn run(dir: &Path) -> ExitCode {
     match write(dir) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // When nobody reads it, the exit code still tells.
+            // If nobody reads it, the exit code still says it.
             let _ = writeln!(io::stderr(), "callbridge man: {}: {error}", dir.display());
             ExitCode::FAILURE
         }

@@ -1,4 +1,4 @@
-//! The command line: one file a subcommand.
+//! The command line: one file for each subcommand.
 
 mod blocklist;
 mod check;
@@ -26,7 +26,7 @@ use crate::metrics::build::COMMIT;
 use crate::metrics::build::VERSION;
 use crate::publish::kafka;
 
-/// Takes Tencent Cloud Chat callbacks, answers them within their deadline, and publishes them to Kafka.
+/// Accepts Tencent Cloud Chat callbacks, answers them within their deadline, and publishes them to Kafka.
 #[derive(Debug, Parser)]
 #[command(name = "callbridge", version = version(), about)]
 pub struct Cli {
@@ -38,39 +38,40 @@ pub struct Cli {
 enum CliCommand {
     /// Run the bridge.
     ///
-    /// Settings come from the config file, then the environment, then the flags; the later wins. Every setting of the
-    /// file has a variable, named for its path: callbacks.listen is CALLBRIDGE_CALLBACKS_LISTEN.
+    /// Settings come from the config file, the environment and the flags; a later source overrides an earlier one. Every setting of the
+    /// file has a variable, named after its path: callbacks.listen is CALLBRIDGE_CALLBACKS_LISTEN.
     Serve(Flags),
     /// Check the configuration and the files that it names, without running.
     Check(check::CheckArgs),
     /// Read, explain and change the blocklist, through Kafka or through the admin API of a bridge.
     Blocklist(blocklist::BlocklistArgs),
-    /// Look at the journal on disk, also while a bridge writes to it, or deliver what it holds.
+    /// Show the journal on disk, even while a bridge writes to it, or deliver it.
     Journal(journal::JournalArgs),
-    /// List the topics that the configuration needs beside those that Kafka has, and create missing ones.
+    /// Compare the topics that the configuration needs with those in Kafka, and create missing ones.
     Topics(topics::TopicsArgs),
-    /// Play Tencent: send callbacks to a server, and measure how it answers them.
+    /// Send callbacks to a server as Tencent does, and measure the responses.
     ///
-    /// In the open model, which is the default, callbacks are due at --rate, and a latency counts from when its callback was due: a server that
-    /// stalls cannot hide it. With --closed, each connection sends as soon as it was answered: that shows the most that a server takes, and its
-    /// latencies say little. Ends with 0, with 1 if a --fail-if holds or nothing was answered, and with 2 if the arguments cannot be used.
+    /// In the open model, which is the default, callbacks are due at --rate, and a latency counts from the time when its callback was due:
+    /// a server that stalls cannot hide it. With --closed, each connection sends as soon as it has a response: that measures the maximum
+    /// throughput, and its latencies mean little. Ends with 0, with 1 if a --fail-if holds or there was no response, and with 2 if the
+    /// arguments are wrong.
     Send(Box<send::SendArgs>),
-    /// Ask a running bridge's admin listener whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
+    /// Ask the admin listener of a running bridge whether it is alive. Ends with 0 if so, else with 1, within 2 seconds.
     Healthcheck(healthcheck::HealthcheckArgs),
-    /// Print a script that completes this command line in a shell.
+    /// Print a completion script for a shell.
     Completions {
-        /// The shell to write for.
+        /// The shell.
         shell: Shell,
     },
     /// Write the manual pages of all commands into a directory.
     Man {
-        /// Where the pages go. The directory is created if it is missing.
+        /// The directory for the pages. It is created if it is missing.
         dir: PathBuf,
     },
 }
 
 impl Cli {
-    /// Does what the command line asks. Returns the exit code of the process.
+    /// Runs the command. Returns the exit code of the process.
     pub fn run(self) -> ExitCode {
         match self.command {
             CliCommand::Serve(flags) => serve::run(&flags),
@@ -90,7 +91,7 @@ fn version() -> String {
     format!("{VERSION} (commit {COMMIT}, librdkafka {})", kafka::librdkafka_version())
 }
 
-/// Writes `bytes` to stdout. A reader that ends early, as of `callbridge completions bash | head`, is no failure.
+/// Writes `bytes` to stdout. A reader that ends early, as with `callbridge completions bash | head`, is no failure.
 fn print(bytes: &[u8]) -> ExitCode {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {

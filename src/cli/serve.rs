@@ -25,13 +25,13 @@ use crate::config::problem::Problem;
 use crate::logging::LogWriter;
 use crate::logging::metrics::LogMetrics;
 
-/// The command line cannot be used.
+/// The command line is wrong.
 pub(crate) const EXIT_USAGE: u8 = 2;
 
-/// The configuration cannot be used; restarting will not help. (`EX_CONFIG`.)
+/// The configuration is wrong; a restart will not help. (`EX_CONFIG`.)
 pub(crate) const EXIT_CONFIG: u8 = 78;
 
-/// How long stderr may take before there is a log.
+/// How long to wait for the reader of stderr before there is a log.
 const STDERR_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs the bridge until it is asked to stop.
@@ -54,7 +54,7 @@ pub(crate) fn run(flags: &Flags) -> ExitCode {
     })
 }
 
-/// Runs a command with a log on stderr. `dumps` is whether core dumps could be forbidden.
+/// Runs a command with a log on stderr. `dumps`: whether core dumps could be disabled.
 pub(super) fn with_log(
     log: &LogSettings,
     dumps: io::Result<()>,
@@ -68,18 +68,18 @@ pub(super) fn with_log(
         }
     };
     if let Err(error) = dumps {
-        tracing::warn!(%error, "core dumps could not be forbidden; they would hold tokens");
+        tracing::warn!(%error, "core dumps could not be disabled; they would contain tokens");
     }
     let code = command(&log);
     log.flush();
     code
 }
 
-/// Logs why a command could not run. Returns the exit code that it means.
+/// Logs why a command cannot run. Returns its exit code.
 pub(super) fn exit_code_of(failure: &ServeError) -> ExitCode {
     tracing::error!(error = chain(failure), "callbridge cannot run");
     match failure {
-        // librdkafka judged the properties together, and files and sockets are as bad the next time: restarting will not help.
+        // librdkafka has rejected the properties, and files and sockets will be just as wrong the next time: a restart will not help.
         ServeError::Kafka(_) | ServeError::Passed(_) | ServeError::Tokens(_) | ServeError::Tls(_) => {
             ExitCode::from(EXIT_CONFIG)
         }
@@ -103,20 +103,20 @@ pub(crate) fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Prints all `problems`, one a line. Returns the exit code that they mean.
+/// Prints all `problems`, one a line. Returns their exit code.
 pub(crate) fn refuse(problems: &[Problem]) -> ExitCode {
     let lines: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
     print_in_time(lines);
     ExitCode::from(exit_code(problems))
 }
 
-/// Prints to stderr before there is a log. A reader that takes nothing keeps nobody waiting for long: the exit code still tells.
+/// Prints to stderr before there is a log. Does not wait long for a stuck reader: the exit code says it too.
 fn print_in_time(lines: String) {
     let (written, is_written) = mpsc::sync_channel(1);
-    // When stderr blocks it, it ends with the process.
+    // A thread that is blocked by stderr ends with the process.
     let printing = thread::Builder::new().name("stderr".to_owned()).spawn(move || {
         let _ = io::stderr().lock().write_all(lines.as_bytes());
-        // Nobody waits any more when it took too long.
+        // Nobody waits if it has taken too long.
         let _ = written.send(());
     });
     if printing.is_ok() {
@@ -130,7 +130,7 @@ pub(super) fn exit_code(problems: &[Problem]) -> u8 {
     if mistakes.all(Problem::is_of_usage) { EXIT_USAGE } else { EXIT_CONFIG }
 }
 
-/// Logs go to stderr: stdout is for the addresses and the ledger.
+/// Logs go to stderr; stdout is for the addresses and the ledger.
 fn start_log(log: &LogSettings) -> Result<LogWriter, ServeError> {
     let on_terminal = io::stderr().is_terminal();
     let failed = |source| ServeError::System { what: "the log", source };
@@ -139,7 +139,7 @@ fn start_log(log: &LogSettings) -> Result<LogWriter, ServeError> {
     writer.end_on_panic();
     let builder = tracing_subscriber::fmt()
         .with_writer(writer.clone())
-        // They would go to stderr by themselves, and could block.
+        // By default they would go directly to stderr, and could block.
         .log_internal_errors(false)
         .with_ansi(on_terminal)
         .with_env_filter(EnvFilter::new(&log.filter));

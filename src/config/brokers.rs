@@ -1,20 +1,19 @@
-//! The addresses in `bootstrap.servers`, read more strictly than librdkafka does: it takes the digits of a port modulo 65536, and a word
-//! as port 0.
+//! Checks the addresses in `bootstrap.servers`, more strictly than librdkafka, which takes a port modulo 65536, and a word as port 0.
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 
-/// What librdkafka allows before `://`, and compares with `security.protocol`.
+/// The prefixes that librdkafka supports before `://`, and compares with `security.protocol`.
 const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
-/// The longest name of the DNS.
+/// The longest DNS name.
 const NAME_LENGTH_MAX: usize = 253;
 
 const EMPTY: &str = "is empty; expected HOST:PORT, with commas between";
 const SCHEME: &str =
     "expected HOST:PORT; the only prefixes are plaintext://, ssl://, sasl_plaintext:// and sasl_ssl://";
-/// The client would pass over this address and all behind it.
+/// The client would skip this address and all behind it.
 const OTHER_PROTOCOL: &str = "its protocol is not that of security.protocol, so the client would ignore it";
 const NO_HOST: &str = "the host before the port is missing";
 const HOST: &str = "the host must be a name or an IP address; addresses are separated by commas";
@@ -25,7 +24,7 @@ const IPV6: &str = "an IPv6 address with a port is written as [::1]:9092";
 ///
 /// # Errors
 ///
-/// Why the client would not understand it, or understand something else.
+/// Why the client would misunderstand it.
 pub(super) fn host<'b>(text: &'b str, security_protocol: &str) -> Result<&'b str, &'static str> {
     let address = match text.split_once("://") {
         None => text,
@@ -55,14 +54,14 @@ pub(super) fn host<'b>(text: &'b str, security_protocol: &str) -> Result<&'b str
     if port.is_empty() || port.strip_prefix(':').is_some_and(is_port) { Ok(host) } else { Err(PORT) }
 }
 
-/// Whether what is sent to `host` stays on this machine.
+/// Whether traffic to `host` stays on this machine.
 pub(super) fn is_local(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let is_loopback = |address: IpAddr| address.to_canonical().is_loopback() || address.is_unspecified();
     name == "localhost" || name.ends_with(".localhost") || name.parse().is_ok_and(is_loopback)
 }
 
-/// The client takes all of it for the address, and the default port: `fe80::1:9092` would be another machine.
+/// The client takes the whole text for the address, with the default port: `fe80::1:9092` would be another machine.
 fn bare_ipv6(address: &str) -> Result<&str, &'static str> {
     let has_port = |is_wanted: fn(&str) -> bool| {
         address.rsplit_once(':').is_some_and(|(address, port)| is_ipv6(address) && is_wanted(port))
@@ -74,7 +73,7 @@ fn bare_ipv6(address: &str) -> Result<&str, &'static str> {
     }
 }
 
-/// Whether it is an IPv4 address, or a name that DNS or a hosts file can hold. Docker's names have underscores.
+/// Whether it is an IPv4 address, or a name in DNS or a hosts file. Docker's names have underscores.
 fn is_host(host: &str) -> bool {
     let name = host.strip_suffix('.').unwrap_or(host);
     let is_label = |label: &str| {
@@ -82,12 +81,12 @@ fn is_host(host: &str) -> bool {
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
     let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-    // No top-level domain is a number: such a name is meant as an address.
+    // No top-level domain is a number: such a text is meant as an address.
     let is_name = !name.rsplit('.').next().is_some_and(is_number);
     name.len() <= NAME_LENGTH_MAX && name.split('.').all(is_label) && (is_name || host.parse::<Ipv4Addr>().is_ok())
 }
 
-/// Whether it is an IPv6 address, perhaps with a zone.
+/// Whether it is an IPv6 address, possibly with a zone.
 fn is_ipv6(host: &str) -> bool {
     let (address, zone) = host.split_once('%').map_or((host, None), |(address, zone)| (address, Some(zone)));
     let is_zone = |zone: &str| !zone.is_empty() && zone.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');

@@ -1,4 +1,4 @@
-//! Makes a [`Config`] of what was given, or says everything that is wrong with it.
+//! Builds a [`Config`] from the given values, or reports everything that is wrong with them.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -20,28 +20,28 @@ use crate::config::reader::Range;
 use crate::journal::Ack;
 use crate::record::Topics;
 
-/// What the sender allows for an answer.
+/// How long the sender waits for a response.
 const SENDER_DEADLINE: Duration = Duration::from_secs(2);
 
-/// More than any memory holds. What counts the room of the queue cannot count to the end of 64 bits.
+/// Larger than any memory, and small enough that the sums of the queue cannot overflow 64 bits.
 const QUEUE_MAX: i64 = 1 << 48;
 
-/// What the journal's files are made of.
+/// The block size of the journal's files.
 const BLOCK_BYTES: u64 = 4096;
 
-/// So many of the longest bodies fit into a segment of the journal, with what else stands there.
+/// A segment of the journal must have room for this many of the longest bodies, besides its overhead.
 const SEGMENT_BODIES: u64 = 4;
 
-/// So many of the longest bodies may be on their way.
+/// The body budget must have room for this many of the longest bodies.
 const BUDGET_BODIES: usize = 4;
 
-/// The smallest and the largest value of each integer setting.
+/// The range of each integer setting.
 const RANGES: &[Range] = &[
     ("workers", 0, 1024),
     ("drain_seconds", 1, 3600),
     ("callbacks.sign_window_seconds", 1, 86_400),
     ("publish.unreported_max_seconds", 1, 3600),
-    // Far more than any callback has.
+    // Far more than a callback has.
     ("callbacks.body_bytes_max", 1, 16 * 1024 * 1024),
     ("callbacks.bodies_bytes_max", 1, QUEUE_MAX),
     ("callbacks.connections_max", 1, 1_000_000),
@@ -67,7 +67,7 @@ const RANGES: &[Range] = &[
     ("journal.free_bytes_min", 0, i64::MAX),
 ];
 
-/// Reads the settings and checks them. Relative paths of the file are relative to `folder`.
+/// Reads and checks the settings. Relative paths in the file are relative to `folder`.
 pub(super) fn check(mut layers: Layers, folder: &Path) -> Result<Config, Vec<Problem>> {
     let mut config = layers.read(RANGES);
     if let Some(config) = &mut config {
@@ -91,7 +91,7 @@ pub(super) fn check(mut layers: Layers, folder: &Path) -> Result<Config, Vec<Pro
     Ok(config)
 }
 
-/// The file from top to bottom, variables, flags, and then what is missing.
+/// The order of reports: the file from top to bottom, variables, flags, and then what is missing.
 fn rank(problem: &Problem) -> (usize, usize) {
     match &problem.origin {
         Some(Origin::File { line, .. }) => (0, line.unwrap_or_default()),
@@ -101,7 +101,7 @@ fn rank(problem: &Problem) -> (usize, usize) {
     }
 }
 
-/// Paths of the file are relative to its folder, those of a variable or a flag to where the program was started.
+/// Resolves relative paths: those in the file relative to its folder, those of variables and flags to the working directory.
 fn locate_files(layers: &Layers, config: &mut Config, folder: &Path) {
     let locate = |path: &str, file: &mut PathBuf| {
         if matches!(layers.origin(path), Some(Origin::File { .. })) {
@@ -122,10 +122,10 @@ fn locate_files(layers: &Layers, config: &mut Config, folder: &Path) {
     locate("journal.dir", &mut config.journal.dir);
 }
 
-/// Fills in what follows from other settings or from the machine.
+/// Fills in values that depend on other settings or on the machine.
 fn complete(layers: &mut Layers, config: &mut Config) {
     if config.workers == 0 {
-        // One is right where the system does not tell.
+        // One, if the system does not tell.
         config.workers = thread::available_parallelism().map_or(1, usize::from);
     }
     config.journal.wait_max = 2 * config.callbacks.deadline;
@@ -133,7 +133,7 @@ fn complete(layers: &mut Layers, config: &mut Config) {
     complete_apps(layers, config);
 }
 
-/// Completes the applications of the file with what the environment and the flags say, or puts those in their place.
+/// Completes the applications of the file with values of the environment and the flags, or replaces them.
 fn complete_apps(layers: &mut Layers, config: &mut Config) {
     let every = mem::take(&mut config.every_app);
     let replacing = "apps[].sdk_app_id";
@@ -168,20 +168,20 @@ fn complete_apps(layers: &mut Layers, config: &mut Config) {
         }
     }
     if config.apps.is_empty() && !layers.is_faulty(replacing) {
-        layers.missing("apps", "give an [[apps]] with its sdk_app_id, or --sdk-app-id");
+        layers.missing("apps", "add an [[apps]] with its sdk_app_id, or --sdk-app-id");
     }
 }
 
 fn check_callbacks(layers: &mut Layers, config: &Config) {
     let callbacks = &config.callbacks;
     if callbacks.deadline >= SENDER_DEADLINE {
-        let why = "must be below 2000: the sender waits 2 seconds, and what it gave up on it may not send again";
+        let why = "must be below 2000: the sender waits 2 seconds, and may never send the callback again";
         layers.fault("callbacks.deadline_ms", why);
     }
     let (here, there) = (callbacks.listen, config.admin.listen);
     let meets = here.ip() == there.ip() || here.ip().is_unspecified() || there.ip().is_unspecified();
     if meets && here.port() == there.port() && here.port() != 0 {
-        let why = "must not be where callbacks.listen is: an address has one listener";
+        let why = "must not be the address of callbacks.listen";
         layers.contradiction("admin.listen", "callbacks.listen", why);
     }
     if callbacks.keep_accepting >= config.drain {
@@ -189,7 +189,7 @@ fn check_callbacks(layers: &mut Layers, config: &Config) {
         layers.contradiction("callbacks.keep_accepting_ms", "drain_seconds", why);
     }
     if callbacks.proxy_protocol && callbacks.proxies.0.is_empty() {
-        let why = "needs callbacks.proxies: from others such a header would be believed by mistake";
+        let why = "needs callbacks.proxies: the header must not be trusted from other peers";
         layers.contradiction("callbacks.proxy_protocol", "callbacks.proxies", why);
     }
 }
@@ -207,7 +207,7 @@ fn check_topics(layers: &mut Layers, config: &Config) {
     }
 }
 
-/// A topic has one kind of records: rules, changes of rules, or callbacks.
+/// A topic holds one kind of records: rules, changes of rules, or callbacks.
 fn check_blocklist_topics(layers: &mut Layers, config: &Config) {
     let common = config.blocklist.topic.iter().map(|topic| ("blocklist.topic".to_owned(), topic));
     let own = config.apps.iter().enumerate();
@@ -227,23 +227,22 @@ fn check_blocklist_topics(layers: &mut Layers, config: &Config) {
     }
 }
 
-/// Compares sizes that must fit into each other.
+/// Checks sizes that must fit together.
 fn check_sizes(layers: &mut Layers, config: &Config) {
     let (callbacks, journal) = (&config.callbacks, &config.journal);
     let body = "callbacks.body_bytes_max";
     if callbacks.bodies_bytes_max / BUDGET_BODIES < callbacks.body_bytes_max {
-        let why = "must be at least four times callbacks.body_bytes_max: a quarter is for questions alone";
+        let why = "must be at least four times callbacks.body_bytes_max: a quarter is reserved for before-callbacks";
         layers.contradiction("callbacks.bodies_bytes_max", body, why);
     }
     if config.queue.bytes_max < callbacks.body_bytes_max {
         let why = "must not be below callbacks.body_bytes_max: the longest body would never fit";
         layers.contradiction("queue.bytes_max", body, why);
     }
-    // What an embedded broker takes is gone with it anyway.
+    // Records in an embedded broker are lost with it anyway.
     let message_bytes_max = kafka::message_bytes_max(&config.kafka.properties);
     if !config.embedded_broker && message_bytes_max < callbacks.raw_record_bytes_max() {
-        let why =
-            "must be at least 65536 above callbacks.body_bytes_max: what cannot be used is kept raw, as one record";
+        let why = "must be at least 65536 above callbacks.body_bytes_max: a callback that cannot be used is kept as one raw record";
         layers.contradiction(kafka::MESSAGE_BYTES_PATH, body, why);
     }
     if !journal.segment_bytes.is_multiple_of(BLOCK_BYTES) {
@@ -257,12 +256,12 @@ fn check_sizes(layers: &mut Layers, config: &Config) {
         layers.contradiction("journal.segment_bytes", body, why);
     }
     if journal.quota_bytes.is_some_and(|quota| quota / 4 < journal.segment_bytes) {
-        let why = "must be at least four times journal.segment_bytes: one is written while others are delivered and put in order";
+        let why = "must be at least four times journal.segment_bytes: one is written while others are delivered and compacted";
         layers.contradiction("journal.quota_bytes", "journal.segment_bytes", why);
     }
 }
 
-/// Warns of settings that are valid and leave something open to strangers, in the order of the settings.
+/// Warns of settings that are valid but insecure, in the order of the settings.
 fn exposed(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let admin = config.admin.listen;
@@ -274,7 +273,7 @@ fn exposed(config: &Config) -> Vec<String> {
         warnings.push(format!("admin.listen: {admin} {why}"));
     }
     for app in config.apps.iter().filter(|app| app.token_files.is_empty()) {
-        let why = "its callbacks are taken unsigned: whoever knows the SdkAppid can send them; give it token_files";
+        let why = "its callbacks are accepted unsigned: anybody who knows the SdkAppid can send them; set token_files";
         warnings.push(format!("application {}: {why}", app.sdk_app_id));
     }
     let properties = &config.kafka.properties;
@@ -283,13 +282,13 @@ fn exposed(config: &Config) -> Vec<String> {
     if protocol.ends_with("plaintext")
         && let Some(broker) = kafka::servers(properties).find(is_remote)
     {
-        let why = "what is sent can be read on the way; use ssl or sasl_ssl";
+        let why = "the traffic is not encrypted; use ssl or sasl_ssl";
         warnings.push(format!("kafka.security.protocol: {protocol} to {broker}: {why}"));
     }
     for (name, off, shown) in [(kafka::VERIFICATION, kafka::FALSE, "false"), (kafka::IDENTIFICATION, &["none"], "none")]
     {
         if properties.get(name).is_some_and(|given| off.iter().any(|off| off.eq_ignore_ascii_case(given))) {
-            warnings.push(format!("kafka.{name} is {shown}: whoever is on the way can pass for a broker"));
+            warnings.push(format!("kafka.{name} is {shown}: a man in the middle can impersonate a broker"));
         }
     }
     warnings

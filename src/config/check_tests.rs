@@ -1,4 +1,4 @@
-//! Mistakes in the configuration, and what is said of each.
+//! Errors in the configuration, and their messages.
 
 use crate::config;
 use crate::config::problem::Origin;
@@ -13,7 +13,7 @@ use proptest::prelude::any;
 use proptest::proptest;
 use tempfile::TempDir;
 
-/// For each kind of problem a file that has it, and how it is told.
+/// For each kind of problem, a file with it, and the message.
 const FAULTY_FILES: &[(&str, &str)] = &[
     ("ack = ", "callbridge.toml:1: string values must be quoted, expected literal string"),
     ("ack = \"broker\"\nack = \"memory\"", "callbridge.toml:2: duplicate key"),
@@ -43,8 +43,7 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ),
     (
         "journal.quota_bytes = 16777216",
-        "callbridge.toml:1: journal.quota_bytes: must be at least four times journal.segment_bytes: one is written \
-         while others are delivered and put in order",
+        "callbridge.toml:1: journal.quota_bytes: must be at least four times journal.segment_bytes: one is written while others are delivered and compacted",
     ),
     ("journal.on_corruption = \"hope\"", "callbridge.toml:1: journal.on_corruption: must be one of refuse, salvage"),
     ("\nworkers = \"2\"", "callbridge.toml:2: workers: must be a whole number"),
@@ -59,7 +58,7 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ),
     (
         "admin.listen = \"127.0.0.1:8080\"",
-        "callbridge.toml:1: admin.listen: must not be where callbacks.listen is: an address has one listener",
+        "callbridge.toml:1: admin.listen: must not be the address of callbacks.listen",
     ),
     ("embedded_broker = \"no\"", "callbridge.toml:1: embedded_broker: must be true or false"),
     (
@@ -68,7 +67,7 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ),
     (
         "callbacks.path = \"callbacks\"",
-        "callbridge.toml:1: callbacks.path: must be a URL's path: begins with '/', without query and blanks",
+        "callbridge.toml:1: callbacks.path: must be the path of a URL: it begins with '/', and has no query and no spaces",
     ),
     (
         "callbacks.senders = [\"203.0.113.0/24\", \"localhost\"]",
@@ -77,7 +76,7 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ),
     (
         "callbacks.proxies = [\"10.0.0.1/8\"]",
-        "callbridge.toml:1: callbacks.proxies: \"10.0.0.1/8\": the address has bits behind the prefix",
+        "callbridge.toml:1: callbacks.proxies: \"10.0.0.1/8\": the address has bits set behind the prefix",
     ),
     (
         "callbacks.senders = []",
@@ -85,8 +84,7 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ),
     (
         "callbacks.proxy_protocol = true",
-        "callbridge.toml:1: callbacks.proxy_protocol: needs callbacks.proxies: from others such a header would be \
-         believed by mistake",
+        "callbridge.toml:1: callbacks.proxy_protocol: needs callbacks.proxies: the header must not be trusted from other peers",
     ),
     (
         "callbacks.tls.certificate_file = \"c\"",
@@ -103,18 +101,15 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ("callbacks.sign_window_seconds = 0", "callbridge.toml:1: callbacks.sign_window_seconds: must be from 1 to 86400"),
     (
         "callbacks.deadline_ms = 2000",
-        "callbridge.toml:1: callbacks.deadline_ms: must be below 2000: the sender waits 2 seconds, and what it gave up \
-         on it may not send again",
+        "callbridge.toml:1: callbacks.deadline_ms: must be below 2000: the sender waits 2 seconds, and may never send the callback again",
     ),
     (
         "callbacks.body_bytes_max = 934465\njournal.segment_bytes = 16777216",
-        "callbridge.toml:1: kafka.message.max.bytes: must be at least 65536 above callbacks.body_bytes_max: what cannot \
-         be used is kept raw, as one record",
+        "callbridge.toml:1: kafka.message.max.bytes: must be at least 65536 above callbacks.body_bytes_max: a callback that cannot be used is kept as one raw record",
     ),
     (
         "kafka.\"message.max.bytes\" = 327679",
-        "callbridge.toml:1: kafka.message.max.bytes: must be at least 65536 above callbacks.body_bytes_max: what cannot \
-         be used is kept raw, as one record",
+        "callbridge.toml:1: kafka.message.max.bytes: must be at least 65536 above callbacks.body_bytes_max: a callback that cannot be used is kept as one raw record",
     ),
     ("callbacks.body_bytes_max = 16777217", "callbridge.toml:1: callbacks.body_bytes_max: must be from 1 to 16777216"),
     (
@@ -123,8 +118,7 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ),
     (
         "callbacks.bodies_bytes_max = 1048575",
-        "callbridge.toml:1: callbacks.bodies_bytes_max: must be at least four times callbacks.body_bytes_max: a quarter is \
-         for questions alone",
+        "callbridge.toml:1: callbacks.bodies_bytes_max: must be at least four times callbacks.body_bytes_max: a quarter is reserved for before-callbacks",
     ),
     (
         "queue.bytes_max = 262143",
@@ -151,8 +145,7 @@ const FAULTY_FILES: &[(&str, &str)] = &[
     ),
     (
         "admin.token_files = []",
-        "callbridge.toml:1: admin.token_files: must be at least one file; leave it out where the blocklist is not written \
-         through the API",
+        "callbridge.toml:1: admin.token_files: must be at least one file; leave it out if the API does not write the blocklist",
     ),
     ("blocklist.files = \"a.txt\"", "callbridge.toml:1: blocklist.files: must be a list of texts"),
     ("blocklist.files = [\"\"]", "callbridge.toml:1: blocklist.files: must not be empty"),
@@ -189,8 +182,8 @@ fn a_mistake_in_the_file_is_told_with_its_line() {
 fn a_mistake_about_applications_is_told_with_its_line() {
     let servers = "[kafka]\n\"bootstrap.servers\" = \"kafka-1:9092\"";
     for (text, expected) in [
-        ("", "apps: is missing: give an [[apps]] with its sdk_app_id, or --sdk-app-id"),
-        ("apps = []", "apps: is missing: give an [[apps]] with its sdk_app_id, or --sdk-app-id"),
+        ("", "apps: is missing: add an [[apps]] with its sdk_app_id, or --sdk-app-id"),
+        ("apps = []", "apps: is missing: add an [[apps]] with its sdk_app_id, or --sdk-app-id"),
         ("apps = 3", "callbridge.toml:1: apps: must be tables, each under its own [[apps]]"),
         ("apps = [[1]]", "callbridge.toml:1: apps: must be tables, each under its own [[apps]]"),
         ("apps = [3]", "callbridge.toml:1: apps: must be tables, each under its own [[apps]]"),
@@ -212,8 +205,7 @@ fn a_mistake_about_applications_is_told_with_its_line() {
         ),
         (
             "[[apps]]\nsdk_app_id = 1\ntoken_files = []",
-            "callbridge.toml:3: apps[0].token_files: must be at least one file; leave it out where callbacks are not \
-             signed",
+            "callbridge.toml:3: apps[0].token_files: must be at least one file; leave it out if callbacks are not signed",
         ),
         (
             "[[apps]]\nsdk_app_id = 1\nblocklist_files = []",
@@ -269,8 +261,8 @@ fn all_mistakes_of_all_sources_are_told_together() {
             "--kafka: must be NAME=VALUE",
             "--ack: must be one of journal, broker, memory",
             "--kafka acks: must be all: with fewer replicas a record that was acknowledged could be lost with one broker",
-            "apps: is missing: give an [[apps]] with its sdk_app_id, or --sdk-app-id",
-            "kafka.bootstrap.servers: is missing: give it in [kafka], or --brokers; or try --embedded-broker",
+            "apps: is missing: add an [[apps]] with its sdk_app_id, or --sdk-app-id",
+            "kafka.bootstrap.servers: is missing: set it in [kafka], or with --brokers; or try --embedded-broker",
         ]
     );
 }

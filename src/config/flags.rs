@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use toml::Value;
 
-/// What the command line gives. Values stay text here, so that their mistakes are reported together with all others.
+/// The values of the command line. They stay text here, so that their errors are reported together with all others.
 #[derive(Clone, Default, clap::Args)]
 pub(crate) struct Flags {
     /// The config file (TOML) [env: CALLBRIDGE_CONFIG]
@@ -17,44 +17,42 @@ pub(crate) struct Flags {
     /// Threads that serve callbacks; 0 means one a core [setting: workers] [default: 0] [env: CALLBRIDGE_WORKERS]
     #[arg(long, value_name = "N")]
     workers: Option<String>,
-    /// Run an in-process Kafka, for trying callbridge out; its address is printed [setting: embedded_broker] [default:
-    /// false] [env: CALLBRIDGE_EMBEDDED_BROKER]
+    /// Run an in-process Kafka broker for evaluation; its address is printed [setting: embedded_broker] [default: false] [env:
+    /// CALLBRIDGE_EMBEDDED_BROKER]
     #[arg(long)]
     embedded_broker: bool,
-    /// Where Tencent's callbacks come in [setting: callbacks.listen] [default: 0.0.0.0:8080] [env: CALLBRIDGE_LISTEN]
+    /// The address of the callback listener [setting: callbacks.listen] [default: 0.0.0.0:8080] [env: CALLBRIDGE_LISTEN]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// Where probes and Prometheus come in [setting: admin.listen] [default: 0.0.0.0:9464] [env: CALLBRIDGE_ADMIN_LISTEN]
+    /// The address of the admin listener: probes and metrics [setting: admin.listen] [default: 0.0.0.0:9464] [env: CALLBRIDGE_ADMIN_LISTEN]
     #[arg(long, value_name = "ADDR")]
     admin_listen: Option<String>,
-    /// An application whose callbacks are taken, in place of the file's; may be repeated [setting: apps[].sdk_app_id]
-    /// [env: CALLBRIDGE_SDK_APP_ID, with commas between]
+    /// An application whose callbacks are accepted, in place of those of the file; may be repeated [setting: apps[].sdk_app_id] [env:
+    /// CALLBRIDGE_SDK_APP_ID, with commas between]
     #[arg(long, value_name = "ID")]
     sdk_app_id: Vec<String>,
-    /// What the names of the topics begin with, for applications that have no prefix of their own [setting:
-    /// apps[].topic_prefix] [default: tencent-chat] [env: CALLBRIDGE_TOPIC_PREFIX]
+    /// The prefix of topics, for applications without their own [setting: apps[].topic_prefix] [default: tencent-chat] [env:
+    /// CALLBRIDGE_TOPIC_PREFIX]
     #[arg(long, value_name = "PREFIX")]
     topic_prefix: Option<String>,
-    /// A file with tokens that sign callbacks, one a line, for applications that have none of their own; may be
-    /// repeated [setting: apps[].token_files] [env: CALLBRIDGE_TOKEN_FILE, with commas between]
+    /// A file with tokens that sign callbacks, one a line, for applications without their own; may be repeated [setting:
+    /// apps[].token_files] [env: CALLBRIDGE_TOKEN_FILE, with commas between]
     #[arg(long, value_name = "FILE")]
     token_file: Vec<String>,
-    /// Kafka brokers to begin with; required unless the broker is embedded [setting: kafka.bootstrap.servers]
-    /// [env: CALLBRIDGE_BROKERS]
+    /// The bootstrap servers of Kafka; required unless the broker is embedded [setting: kafka.bootstrap.servers] [env: CALLBRIDGE_BROKERS]
     #[arg(long, value_name = "HOST:PORT,...")]
     brokers: Option<String>,
-    /// Any property of librdkafka; may be repeated. Passwords belong into the file or the environment [setting: kafka.*]
-    /// [env: CALLBRIDGE_KAFKA_NAME, with '_' for each '.']
+    /// Any property of librdkafka; may be repeated. Passwords belong in the file or the environment [setting: kafka.*] [env:
+    /// CALLBRIDGE_KAFKA_NAME, with '_' for each '.']
     #[arg(long, value_name = "NAME=VALUE")]
     pub(super) kafka: Vec<String>,
-    /// Create the topics that are missing before taking callbacks [setting: topics.create] [default: false]
-    /// [env: CALLBRIDGE_CREATE_TOPICS]
+    /// Create missing topics before accepting callbacks [setting: topics.create] [default: false] [env: CALLBRIDGE_CREATE_TOPICS]
     #[arg(long)]
     create_topics: bool,
-    /// A blocklist; may be repeated [setting: blocklist.files] [env: CALLBRIDGE_BLOCKLIST, with commas between]
+    /// A blocklist file; may be repeated [setting: blocklist.files] [env: CALLBRIDGE_BLOCKLIST, with commas between]
     #[arg(long, value_name = "FILE")]
     blocklist: Vec<String>,
-    /// Where the journal lives [setting: journal.dir] [default: /var/lib/callbridge] [env: CALLBRIDGE_DATA_DIR]
+    /// The directory of the journal [setting: journal.dir] [default: /var/lib/callbridge] [env: CALLBRIDGE_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Properties of the Kafka client: any that librdkafka takes, except those that would break what callbridge promises.
+//! The properties of the Kafka client: any of librdkafka's, except those that would break callbridge's promises.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -10,21 +10,20 @@ use crate::publish::kafka::problems;
 const SERVERS: &str = "bootstrap.servers";
 const PROPAGATION: &str = "topic.metadata.propagation.max.ms";
 
-/// librdkafka multiplies the time by 1000 in 32 bits; above this it turns negative, and every record to a new topic
-/// fails at once.
+/// librdkafka multiplies the time by 1000 in 32 bits: above this it becomes negative, and every record to a new topic fails at once.
 const PROPAGATION_MS_MAX: i64 = 2_147_483;
 
 const MESSAGE_BYTES: &str = "message.max.bytes";
 
-/// Where the longest record is set.
+/// The property for the longest record.
 pub(super) const MESSAGE_BYTES_PATH: &str = "kafka.message.max.bytes";
 
-/// librdkafka's default.
+/// The default of librdkafka.
 const MESSAGE_BYTES_MAX: usize = 1_000_000;
 
 const STATISTICS: &str = "statistics.interval.ms";
 
-/// Readiness and the metrics of the client follow its statistics; 0 would mean none.
+/// Readiness and the metrics of the client depend on its statistics; 0 would disable them.
 const STATISTICS_MS: RangeInclusive<i64> = 1..=5_000;
 
 const SECURITY_PROTOCOL: &str = "security.protocol";
@@ -32,16 +31,16 @@ const SECURITY_PROTOCOL: &str = "security.protocol";
 /// Whether the certificate of a broker is verified.
 pub(super) const VERIFICATION: &str = "enable.ssl.certificate.verification";
 
-/// How the name in a broker's certificate is compared with its address.
+/// How the name in a broker's certificate is verified.
 pub(super) const IDENTIFICATION: &str = "ssl.endpoint.identification.algorithm";
 
 const TRUE: &[&str] = &["true", "t", "1"];
-/// How librdkafka writes it.
+/// The spellings of librdkafka.
 pub(super) const FALSE: &[&str] = &["false", "f", "0"];
 const ALL: &[&str] = &["all", "-1"];
 const ACKS_WHY: &str = "must be all: with fewer replicas a record that was acknowledged could be lost with one broker";
 
-/// Properties with the only values that keep callbridge's promises, and the reason.
+/// Properties that must have these values to keep callbridge's promises, with the reason.
 const FIXED: &[(&str, &[&str], &str)] = &[
     ("acks", ALL, ACKS_WHY),
     ("request.required.acks", ALL, ACKS_WHY),
@@ -69,7 +68,7 @@ const FIXED: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// Checks the properties: whether they keep callbridge's promises, the addresses, and what librdkafka says of each.
+/// Checks the properties: callbridge's promises, the addresses, and librdkafka's own validation.
 pub(super) fn check(layers: &mut Layers, properties: &mut BTreeMap<String, String>, embedded_broker: bool) {
     for (name, value) in &*properties {
         if let Some(why) = broken_promise(name, value) {
@@ -78,7 +77,7 @@ pub(super) fn check(layers: &mut Layers, properties: &mut BTreeMap<String, Strin
     }
     check_servers(layers, properties, embedded_broker);
     if let Some(servers) = properties.get_mut(SERVERS) {
-        // librdkafka takes blanks for a part of the name.
+        // librdkafka takes white space as part of the name.
         *servers = servers.split(',').map(str::trim).collect::<Vec<_>>().join(",");
     }
     for (name, what) in problems(properties) {
@@ -94,12 +93,12 @@ pub(super) fn message_bytes_max(properties: &BTreeMap<String, String>) -> usize 
     properties.get(MESSAGE_BYTES).and_then(|value| value.parse().ok()).unwrap_or(MESSAGE_BYTES_MAX)
 }
 
-/// The brokers to begin with.
+/// The bootstrap servers.
 pub(super) fn servers(properties: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
     properties.get(SERVERS).into_iter().flat_map(|servers| servers.split(',')).map(str::trim)
 }
 
-/// How the client speaks with brokers; librdkafka's default where nobody says.
+/// The security protocol; librdkafka's default if it is not set.
 pub(super) fn security_protocol(properties: &BTreeMap<String, String>) -> &str {
     properties.get(SECURITY_PROTOCOL).map_or("plaintext", String::as_str)
 }
@@ -120,7 +119,7 @@ fn check_servers(layers: &mut Layers, properties: &BTreeMap<String, String>, emb
     let path = "kafka.bootstrap.servers";
     if !properties.contains_key(SERVERS) {
         if !embedded_broker {
-            layers.missing(path, "give it in [kafka], or --brokers; or try --embedded-broker");
+            layers.missing(path, "set it in [kafka], or with --brokers; or try --embedded-broker");
         }
         return;
     }
@@ -129,7 +128,7 @@ fn check_servers(layers: &mut Layers, properties: &BTreeMap<String, String>, emb
     }
     for server in servers(properties) {
         if let Err(bad) = brokers::host(server, security_protocol(properties)) {
-            // Before the sign there may be a password.
+            // There may be a password before the `@`.
             let shown =
                 server.rsplit_once('@').map_or_else(|| server.to_owned(), |(_user, host)| format!("...@{host}"));
             layers.fault(path, format!("{shown:?}: {bad}"));

@@ -1,6 +1,6 @@
-//! Lays the file, the environment and the flags over each other, and remembers where each value was given.
+//! Merges the file, the environment and the flags, and remembers the origin of each value.
 //!
-//! serde reads the outcome. A value that does not fit is reported and left out, so that the next one is found too.
+//! serde parses the result. A value that does not fit is reported and left out, so that further errors are found too.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,10 +20,10 @@ use crate::config::flags::Flags;
 use crate::config::problem::Origin;
 use crate::config::problem::Problem;
 
-/// What every variable of the environment begins with.
+/// The prefix of all variables.
 const VARIABLE_PREFIX: &str = "CALLBRIDGE_";
 
-/// The tables of the file whose settings have variables; a table within another stands before it.
+/// The tables of the file whose settings have variables. A table precedes the tables in it.
 pub(super) const SECTIONS: [&str; 12] = [
     "callbacks.tls",
     "callbacks",
@@ -39,9 +39,9 @@ pub(super) const SECTIONS: [&str; 12] = [
     "log",
 ];
 
-/// Without these more are let in: whoever gives an empty variable for one meant a check and would have none.
+/// Without these, more senders are allowed. An empty variable for one of them was probably meant as a check, and would disable it.
 ///
-/// Not among them is `callbacks.proxies`: without it no proxy is believed, so fewer are let in.
+/// `callbacks.proxies` is not among them: without it no proxy is trusted, so fewer senders are allowed.
 const SECURITY: [&str; 7] = [
     "admin.token_files",
     "callbacks.path",
@@ -52,22 +52,22 @@ const SECURITY: [&str; 7] = [
     "apps[].token_files",
 ];
 
-/// How the names of librdkafka's properties end whose values are secrets.
+/// The suffixes of librdkafka's properties whose values are secrets.
 const SECRETS: [&str; 5] = ["password", "passphrase", "secret", "key.pem", "oauthbearer.config"];
 
-/// Every value that was given, by the path of its setting, and what was found to be wrong.
+/// All given values, by the path of their setting, and the problems found.
 #[derive(Default)]
 pub(super) struct Layers {
-    /// Tables are here too, as empty ones, for their lines.
+    /// Tables are included, as empty ones, for their lines.
     pub(super) given: BTreeMap<String, (Value, Origin)>,
     pub(super) problems: Vec<Problem>,
     pub(super) warnings: Vec<String>,
-    /// Whether there is a file whose content is not known: what is missing may well stand in it.
+    /// There is a file that cannot be read: settings that seem to be missing may be in it.
     is_file_unknown: bool,
 }
 
 impl Layers {
-    /// Adds what the file gives.
+    /// Adds the values of the file.
     pub(super) fn file(&mut self, path: &Path) {
         let name = path.display().to_string();
         let text = match fs::read_to_string(path) {
@@ -84,7 +84,7 @@ impl Layers {
         let (table, errors) = DeTable::parse_recoverable(&text);
         self.is_file_unknown = !errors.is_empty();
         for error in &errors {
-            // toml explains some mistakes in several lines; a problem is one.
+            // toml explains some errors in several lines; a problem has one.
             let what = error.message().lines().collect::<Vec<_>>().join(", ");
             self.problem(Some(origin(error.span().map_or(0, |span| span.start))), "", what);
         }
@@ -93,8 +93,8 @@ impl Layers {
         }
     }
 
-    /// Adds what variables give. One that is empty counts as absent, so that a template may leave it out, unless that would switch a
-    /// check of senders off.
+    /// Adds the values of variables. An empty variable counts as absent, so that templates can leave it out, unless that would disable a
+    /// check of senders.
     pub(super) fn environment(&mut self, variables: BTreeMap<OsString, OsString>) {
         for (variable, value) in variables {
             let Some(name) = variable.to_str().and_then(|name| name.strip_prefix(VARIABLE_PREFIX)) else { continue };
@@ -108,20 +108,20 @@ impl Layers {
                 self.warnings.push(format!("{origin}: no such setting"));
             } else if value.is_empty() {
                 if SECURITY.contains(&path.as_str()) {
-                    let why = "is empty: give it a value, or unset it to do without that check of who sends";
+                    let why = "is empty: set a value, or unset it to disable this check of senders";
                     self.problem(Some(origin), &path, why);
                 }
             } else if path.ends_with('.') || path == "apps" || SECTIONS.contains(&path.as_str()) {
                 self.warnings.push(format!("{origin}: no such setting"));
             } else {
-                // What is not text is found where the setting is read, if there is such a setting.
+                // Values that are not UTF-8 are reported when the setting is read, if there is such a setting.
                 let value = value.into_string().map_or(Value::Table(Table::new()), Value::String);
                 self.insert(path, value, origin);
             }
         }
     }
 
-    /// Adds what the command line gives.
+    /// Adds the values of the command line.
     pub(super) fn flags(&mut self, flags: &Flags) {
         for flag in flags.all() {
             if let Some(value) = flag.value {
@@ -141,12 +141,13 @@ impl Layers {
         }
     }
 
-    /// Adds a problem with the setting at `path`. It was made where that was given.
+    /// Adds a problem with the setting at `path`, at the origin of its value.
     pub(super) fn fault(&mut self, path: &str, what: impl Into<String>) {
         self.problem(self.origin(path).cloned(), path, what);
     }
 
-    /// Says that `path` contradicts `other`, unless one of them is wrong by itself. The place is that of `other` where nobody gave `path`.
+    /// Adds a contradiction between `path` and `other`, unless one of them has a problem itself. The origin is that of `other` if `path` is
+    /// not given.
     pub(super) fn contradiction(&mut self, path: &str, other: &str, why: &str) {
         if !self.is_faulty(path) && !self.is_faulty(other) {
             match self.origin(path) {
@@ -156,27 +157,27 @@ impl Layers {
         }
     }
 
-    /// Adds a problem with the setting at `path`, which nobody gave, at the place of another one.
+    /// Adds a problem with the setting at `path`, which is not given, at the origin of another setting.
     pub(super) fn absent(&mut self, path: &str, other: Option<Origin>, what: &str) {
-        // That variable or flag does not name this setting.
+        // The variable or flag does not name this setting.
         let is_unnamed = matches!(other, Some(Origin::Variable(_) | Origin::Flag(_)));
         let what = if is_unnamed { format!("{path}: {what}") } else { what.to_owned() };
         self.problem(other, path, what);
     }
 
-    /// Says that nobody gave `path`, unless somebody did, but wrongly, or may have.
+    /// Reports that `path` is missing, unless it is given with a wrong value, or may be in an unreadable file.
     pub(super) fn missing(&mut self, path: &str, what: &str) {
         if !self.is_faulty(path) && !self.is_file_unknown {
             self.problem(None, path, format!("is missing: {what}"));
         }
     }
 
-    /// Whether something is wrong at `path`.
+    /// Whether there is a problem with `path`.
     pub(super) fn is_faulty(&self, path: &str) -> bool {
         self.problems.iter().any(|problem| problem.path == path)
     }
 
-    /// Where the value at `path` was given.
+    /// The origin of the value at `path`.
     pub(super) fn origin(&self, path: &str) -> Option<&Origin> {
         self.given.get(path).map(|(_value, origin)| origin)
     }
@@ -195,7 +196,7 @@ impl Layers {
         self.given.insert(path, (value, origin));
     }
 
-    /// Adds the values of a table and of those within it. Nesting is bounded: the parser refuses what is too deep.
+    /// Adds the values of a table and of its subtables. The parser limits the nesting.
     fn table(&mut self, above: &str, table: &DeTable<'_>, origin: &impl Fn(usize) -> Origin) {
         for (key, value) in table {
             let path = if above.is_empty() { key.get_ref().to_string() } else { format!("{above}.{}", key.get_ref()) };
@@ -203,7 +204,7 @@ impl Layers {
             let (value, is_property) = (value.get_ref(), path.starts_with("kafka."));
             let is_table = |app: &Spanned<DeValue<'_>>| app.get_ref().is_table();
             if path.starts_with("apps.") || key.get_ref().contains('[') {
-                // A quoted key must not pass for an element of an array.
+                // A quoted key must not look like an element of an array.
                 self.problem(Some(here), &path, "no such setting");
             } else if let Some(table) = value.as_table().filter(|_table| path != "apps") {
                 if !is_property || table.is_empty() {
@@ -225,7 +226,7 @@ impl Layers {
     fn leaf(&mut self, path: String, value: &DeValue<'_>, origin: Origin) {
         let is_property = path.starts_with("kafka.");
         match Value::deserialize(ValueDeserializer::from(Spanned::new(0..0, value.clone()))) {
-            // librdkafka takes all of them as text.
+            // librdkafka takes all values as text.
             Ok(Value::Integer(number)) if is_property => self.insert(path, number.to_string().into(), origin),
             Ok(Value::Boolean(boolean)) if is_property => self.insert(path, boolean.to_string().into(), origin),
             Ok(value) => self.insert(path, value, origin),
@@ -234,7 +235,7 @@ impl Layers {
     }
 }
 
-/// The path of the setting that a variable gives; `name` is without the prefix.
+/// The path of the setting of a variable; `name` is without the prefix.
 fn path_of(name: &str) -> String {
     if let Some(flag) = Flags::default().all().iter().find(|flag| variable_of(flag.name) == variable_of(name)) {
         return flag.path.to_owned();
@@ -249,13 +250,13 @@ fn path_of(name: &str) -> String {
     name
 }
 
-/// The variable that gives the setting or the flag `name`.
+/// The variable of the setting or the flag `name`.
 pub(super) fn variable_of(name: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", name.to_uppercase().replace(['.', '-'], "_"))
 }
 
-/// Whether Kubernetes makes such a variable for a service whose name begins with `callbridge`: `…SERVICE_HOST`, `…SERVICE_PORT`,
-/// `…SERVICE_PORT_<NAME>`, `…PORT`, `…PORT_<NUMBER>_TCP` and what follows that. No setting and no property of librdkafka is named so.
+/// Whether Kubernetes sets such a variable for a service whose name begins with `callbridge`: `…SERVICE_HOST`, `…SERVICE_PORT`,
+/// `…SERVICE_PORT_<NAME>`, `…PORT`, `…PORT_<NUMBER>_TCP` and longer ones. No setting and no property of librdkafka has such a name.
 fn is_of_kubernetes(name: &str) -> bool {
     let words: Vec<&str> = name.split('_').collect();
     let is_number = |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! Where settings come from: the file, the environment and flags, and which of them wins.
+//! Tests of the sources of settings: the file, the environment and flags, and their precedence.
 
 use crate::config;
 use crate::config::CONFIG_VARIABLE;
@@ -119,7 +119,7 @@ fn a_setting_that_is_missing_beside_a_variable_or_a_flag_is_named() {
         [
             "callbridge.toml:1: queue.bytes_max: must not be below callbacks.body_bytes_max: the longest body would never fit",
             "CALLBRIDGE_CALLBACKS_TLS_KEY_FILE: callbacks.tls.certificate_file: is missing: callbacks.tls needs it",
-            "--admin-listen: must not be where callbacks.listen is: an address has one listener",
+            "--admin-listen: must not be the address of callbacks.listen",
         ]
     );
     let given = Given { file: LEAST, variables: &[("CALLBRIDGE_DRAIN_SECONDS", "1")], ..Given::default() };

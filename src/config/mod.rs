@@ -1,6 +1,6 @@
-//! What callbridge runs on: file, environment and flags, read once and checked.
+//! The configuration: file, environment and flags, read once and checked.
 //!
-//! Nothing else reads settings, and nothing else checks them. All mistakes are reported together.
+//! Only this module reads and checks settings. All errors are reported together.
 
 pub(crate) mod flags;
 pub(crate) mod problem;

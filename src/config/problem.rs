@@ -1,43 +1,43 @@
-//! One mistake in a configuration, and where it was made.
+//! A problem in a configuration, and its origin.
 
 use std::fmt;
 
-/// One mistake. Shows as one line, without the value: it may be a secret.
+/// A problem. It is shown as one line, without the value, which may be a secret.
 #[derive(Debug)]
 pub(crate) struct Problem {
-    /// Where the value was given. Absent when the mistake is that nobody gave one.
+    /// The origin of the value. Absent if the problem is that it is missing.
     pub(crate) origin: Option<Origin>,
-    /// The setting, by its path in the file. Empty when it is about no single setting.
+    /// The setting, by its path in the file. Empty if it is not about a single setting.
     pub(crate) path: String,
-    /// What is wrong, and what is wanted.
+    /// What is wrong, and what was expected.
     pub(crate) what: String,
-    /// Whether it alone would keep nothing from running.
+    /// Whether it is only a warning.
     pub(crate) is_warning: bool,
 }
 
-/// Where a value was given. In the order in which problems are reported.
+/// The origin of a value. Problems are reported in this order.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Origin {
-    /// In the config file.
+    /// The config file.
     File {
-        /// The file, as it was named.
+        /// The path of the file, as given.
         name: String,
-        /// The line, from 1. Absent when the problem is about the file as a whole.
+        /// The line, from 1. Absent if the problem concerns the whole file.
         line: Option<usize>,
     },
-    /// In the environment, by the variable of this name.
+    /// A variable of the environment.
     Variable(String),
-    /// On the command line, by this flag.
+    /// A flag of the command line.
     Flag(String),
 }
 
 impl Problem {
-    /// A warning, to be told with the mistakes.
+    /// A warning, to be reported with the problems.
     pub(crate) fn warning(warning: &str) -> Self {
         Self { origin: None, path: String::new(), what: format!("warning: {warning}"), is_warning: true }
     }
 
-    /// Whether the mistake is on the command line.
+    /// Whether the problem is on the command line.
     pub(crate) const fn is_of_usage(&self) -> bool {
         matches!(self.origin, Some(Origin::Flag(_)))
     }
@@ -48,7 +48,7 @@ impl fmt::Display for Problem {
         if let Some(origin) = &self.origin {
             write!(formatter, "{origin}: ")?;
         }
-        // A variable and a flag name their setting already.
+        // The name of a variable or flag identifies the setting.
         let names_its_setting = matches!(self.origin, Some(Origin::Variable(_) | Origin::Flag(_)));
         if !self.path.is_empty() && !names_its_setting {
             write!(formatter, "{}: ", self.path)?;

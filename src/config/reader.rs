@@ -1,4 +1,4 @@
-//! Lets serde read what was given. A value that does not fit is reported and left out, so that the next one is found too.
+//! Lets serde parse the merged values. A value that does not fit is reported and left out, so that further errors are found too.
 
 use toml::Table;
 use toml::Value;
@@ -10,16 +10,16 @@ use crate::config::layers::SECTIONS;
 use crate::config::layers::variable_of;
 use crate::config::problem::Origin;
 
-/// A file with more mistakes than this is probably not a config file at all.
+/// A file with more errors than this is probably not a config file.
 const PROBLEMS_MAX: usize = 100;
 
 const SOCKET_ADDRESS: &str = "an IP address and a port, like 0.0.0.0:8080";
 
-/// The smallest and the largest value of an integer setting.
+/// The range of an integer setting.
 pub(super) type Range = (&'static str, i64, i64);
 
 impl Layers {
-    /// What all of it says, but for what is wrong. `None` when too much is.
+    /// The parsed values, without the wrong ones. `None` if there are too many errors.
     pub(super) fn read(&mut self, ranges: &[Range]) -> Option<Config> {
         while self.problems.len() < PROBLEMS_MAX {
             self.check_values(ranges);
@@ -32,19 +32,19 @@ impl Layers {
         None
     }
 
-    /// All values as the file would have them.
+    /// All values in the structure of the file.
     fn nested(&self) -> Table {
         let mut root = Table::new();
         'values: for (path, (value, _origin)) in &self.given {
             let (sections, key) = match path.strip_prefix("kafka.") {
-                // The names of properties have dots in them.
+                // The names of properties contain dots.
                 Some(property) => ("kafka", property),
                 None => path.rsplit_once('.').unwrap_or(("", path)),
             };
             let mut table = &mut root;
             for section in sections.split('.').filter(|section| !section.is_empty()) {
                 let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-                // One that is no table is reported as such.
+                // A value in the place of a table is reported as such.
                 let Some(inner) = section.as_table_mut() else { continue 'values };
                 table = inner;
             }
@@ -57,7 +57,7 @@ impl Layers {
         root
     }
 
-    /// Reports what serde does not look at: empty texts, lists in the place of tables, and integers that are out of range.
+    /// Reports what serde does not check: empty texts, lists in the place of tables, and integers that are out of range.
     fn check_values(&mut self, ranges: &[Range]) {
         let mut wrong = Vec::new();
         for (path, (value, _origin)) in &self.given {
@@ -67,7 +67,7 @@ impl Layers {
                 wrong.push((path.clone(), "must not be empty".to_owned()));
             }
             if SECTIONS.contains(&path.as_str()) && !value.is_table() {
-                // From a list serde would take the fields in their order.
+                // serde would accept a list of the fields in order.
                 wrong.push((path.clone(), "must be a table".to_owned()));
             }
             if path == "apps" && value.as_array().is_none_or(|apps| !apps.is_empty()) {
@@ -86,9 +86,9 @@ impl Layers {
         }
     }
 
-    /// Leaves out the value at `path`, which serde did not take. Text of a variable or a flag gets a second chance as what is wanted.
+    /// Leaves out the value at `path`, which serde has rejected. A text from a variable or a flag is first converted to the expected type.
     fn misfit(&mut self, path: String, message: &str) {
-        // Of a list the mistake may be in an element.
+        // The error may be in an element of a list.
         let path = match path.rsplit_once('[') {
             Some((list, _index)) if self.given.contains_key(list) => list.to_owned(),
             _ => path,
@@ -118,7 +118,7 @@ impl Layers {
         self.remove(&path);
     }
 
-    /// A variable that is misnamed is a warning only: others may use such names too.
+    /// A misnamed variable is only a warning: other programs may use such names too.
     fn unknown(&mut self, path: &str, origin: Option<Origin>, message: &str) {
         let (section, name) = path.rsplit_once('.').map_or(("", path), |(section, name)| (section, name));
         let section = if section.is_empty() { String::new() } else { format!("{section}.") };
@@ -154,7 +154,7 @@ fn without_index(path: &str) -> String {
     }
 }
 
-/// What serde's `message` wants, made of the text of a variable or a flag.
+/// The type that serde's `message` expects, made from the text of a variable or a flag.
 fn as_wanted(text: &str, message: &str) -> Option<Value> {
     match expected(message)? {
         "usize" | "u64" | "i64" | "i32" => text.parse().ok().map(Value::Integer),
@@ -164,7 +164,7 @@ fn as_wanted(text: &str, message: &str) -> Option<Value> {
     }
 }
 
-/// serde's message without the value that it repeats, which may be a secret, in words of the file rather than of Rust.
+/// serde's message without the value, which may be a secret, and in the terms of TOML rather than of Rust.
 fn plain(message: &str) -> String {
     let wanted = match expected(message) {
         None if message == "invalid socket address syntax" => SOCKET_ADDRESS,
@@ -187,14 +187,14 @@ fn expected(message: &str) -> Option<&str> {
     message.rsplit_once(", expected ").filter(|_| is_of_serde).map(|(_value, expected)| expected)
 }
 
-/// The names that serde's `message` would have taken.
+/// The names that serde's `message` lists.
 fn names_in(message: &str) -> Vec<&str> {
     expected(message).unwrap_or_default().split('`').skip(1).step_by(2).collect()
 }
 
-/// The one of `known` that `name` is probably a misspelling of.
+/// The name in `known` of which `name` is probably a misspelling.
 fn nearest<'k>(name: &str, known: &'k [String]) -> Option<&'k String> {
-    // Three letters wrong in a long name is a slip; in a short one it is another name.
+    // Three wrong letters in a long name are a typo; in a short one it is another name.
     let distance_max = (name.len() / 4).min(3);
     let distances = known.iter().map(|other| (strsim::levenshtein(name, other), other));
     distances.filter(|(distance, _)| *distance <= distance_max).min().map(|(_, nearest)| nearest)

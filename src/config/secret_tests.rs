@@ -1,4 +1,4 @@
-//! Secrets are not repeated, and what is open to strangers is warned of.
+//! Tests that secrets are not printed, and that insecure settings cause warnings.
 
 use crate::config::layers::Layers;
 use crate::config::tests::Given;
@@ -50,15 +50,15 @@ fn warns_of_what_is_open_to_strangers_and_of_nothing_else() {
     for (open, expected) in [
         (
             &[("brokers", "127.0.0.1:1,kafka:9092")][..],
-            "kafka.security.protocol: plaintext to kafka:9092: what is sent can be read on the way; use ssl or sasl_ssl",
+            "kafka.security.protocol: plaintext to kafka:9092: the traffic is not encrypted; use ssl or sasl_ssl",
         ),
         (
             &[("brokers", "10.0.0.1"), ("kafka", "security.protocol=SASL_PLAINTEXT")],
-            "kafka.security.protocol: sasl_plaintext to 10.0.0.1: what is sent can be read on the way; use ssl or sasl_ssl",
+            "kafka.security.protocol: sasl_plaintext to 10.0.0.1: the traffic is not encrypted; use ssl or sasl_ssl",
         ),
         (
             &[("brokers", "a"), ("kafka", "security.protocol=ssl"), ("kafka", "enable.ssl.certificate.verification=F")],
-            "kafka.enable.ssl.certificate.verification is false: whoever is on the way can pass for a broker",
+            "kafka.enable.ssl.certificate.verification is false: a man in the middle can impersonate a broker",
         ),
         (
             &[
@@ -66,7 +66,7 @@ fn warns_of_what_is_open_to_strangers_and_of_nothing_else() {
                 ("kafka", "security.protocol=ssl"),
                 ("kafka", "ssl.endpoint.identification.algorithm=None"),
             ],
-            "kafka.ssl.endpoint.identification.algorithm is none: whoever is on the way can pass for a broker",
+            "kafka.ssl.endpoint.identification.algorithm is none: a man in the middle can impersonate a broker",
         ),
     ] {
         assert_eq!(warnings(open), [expected], "{open:?}");
@@ -103,7 +103,7 @@ fn an_empty_variable_of_a_security_setting_is_a_mistake_and_of_others_is_not() {
         ]
     );
     let variables = &[("CALLBRIDGE_TOKEN_FILE", ""), ("CALLBRIDGE_CALLBACKS_SENDERS", "")];
-    let why = "is empty: give it a value, or unset it to do without that check of who sends";
+    let why = "is empty: set a value, or unset it to disable this check of senders";
     assert_eq!(
         Given { file: LEAST, variables, ..Given::default() }.problems(),
         variables.map(|(name, _)| format!("{name}: {why}")).iter().rev().cloned().collect::<Vec<_>>()

@@ -1,4 +1,4 @@
-//! The defaults, the example file, and what the other tests of the configuration share.
+//! Tests of the defaults and of the example file, and helpers for the other tests of the configuration.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -41,10 +41,10 @@ use crate::normalise::envelope::Mode;
 
 pub(super) const EXAMPLE: &str = include_str!("../../deploy/callbridge.example.toml");
 
-/// The least that is a configuration.
+/// The smallest configuration.
 pub(super) const LEAST: &str = "apps = [{ sdk_app_id = 1400000000 }]\nkafka.\"bootstrap.servers\" = \"kafka-1:9092\"\n";
 
-/// What is given, as a test says it.
+/// The given values of a test.
 #[derive(Default)]
 pub(super) struct Given<'g> {
     pub(super) file: &'g str,
@@ -68,7 +68,7 @@ impl Given<'_> {
         self.load().unwrap_or_else(|problems| panic!("{:?}", lines(&problems)))
     }
 
-    /// One line a problem, with the folder of the file left out.
+    /// The problems, one a line, without the folder of the file.
     pub(super) fn problems(&self) -> Vec<String> {
         let folder = TempDir::new().unwrap();
         let problems = self.load_in(&folder).expect_err("a mistake");
@@ -88,7 +88,7 @@ pub(super) fn with_file(file: &Path, given: &[(&str, &str)]) -> Flags {
     flags(&[&[("config", file.to_str().unwrap())], given].concat())
 }
 
-/// What the command line gives. A switch has no value.
+/// The flags. A switch has no value.
 pub(super) fn flags(given: &[(&str, &str)]) -> Flags {
     let words = given.iter().flat_map(|(name, value)| [format!("--{name}"), (*value).to_owned()]);
     let words = words.filter(|word| !word.is_empty());
@@ -152,7 +152,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.log.filter, "info");
     let warnings = [
         "admin.listen: 0.0.0.0:9464 can be reached",
-        "application 1400000000: its callbacks are taken unsigned",
+        "application 1400000000: its callbacks are accepted unsigned",
         "kafka.security.protocol: plaintext to kafka-1:9092",
     ];
     assert_eq!(config.warnings.len(), warnings.len());

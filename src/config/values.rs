@@ -1,4 +1,4 @@
-//! How values of the file become what the program works with, where serde's own way does not do.
+//! Conversions from values of the file that serde does not provide.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,23 +15,23 @@ use crate::command::CommandSet;
 use crate::sender::Network;
 use crate::sender::Networks;
 
-/// Longer than this, a topic's name could exceed Kafka's 249 characters with the longest command behind it.
+/// The longest prefix: the longest command behind it must fit into Kafka's 249 characters.
 const TOPIC_PREFIX_LENGTH_MAX: usize = 150;
 
-/// With `-changes` behind it, Kafka's 249 characters.
+/// The longest name that leaves room for `-changes` in Kafka's 249 characters.
 const BLOCKLIST_TOPIC_LENGTH_MAX: usize = 249 - "-changes".len();
 
-/// A time in milliseconds.
+/// A duration in milliseconds.
 pub(super) fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_millis)
 }
 
-/// A time in seconds.
+/// A duration in seconds.
 pub(super) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     u64::deserialize(deserializer).map(Duration::from_secs)
 }
 
-/// How long a stop may take where nobody says.
+/// The default time for a stop.
 pub(super) const fn eight_seconds() -> Duration {
     Duration::from_secs(8)
 }
@@ -41,11 +41,11 @@ pub(super) fn url_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opt
     let is_path = |path: &str| {
         path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#')
     };
-    let wanted = "must be a URL's path: begins with '/', without query and blanks";
+    let wanted = "must be the path of a URL: it begins with '/', and has no query and no spaces";
     text(deserializer, is_path, wanted).map(Some)
 }
 
-/// What the name of a topic may begin with.
+/// The prefix of topics.
 pub(super) fn topic_prefix<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let is_prefix = |prefix: &str| prefix.len() <= TOPIC_PREFIX_LENGTH_MAX && prefix.bytes().all(is_legal);
@@ -61,7 +61,7 @@ pub(super) fn blocklist_topic<'de, D: Deserializer<'de>>(deserializer: D) -> Res
     text(deserializer, is_topic, "must be at most 241 of the characters a-z A-Z 0-9 . _ -").map(Some)
 }
 
-/// Files of an application's own blocklist. With an empty list nobody could say whether it has one.
+/// The blocklist files of an application. With an empty list it would be unclear whether it has its own blocklist.
 pub(super) fn own_blocklist_files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
     let files = Vec::deserialize(deserializer)?;
     if files.is_empty() {
@@ -70,13 +70,13 @@ pub(super) fn own_blocklist_files<'de, D: Deserializer<'de>>(deserializer: D) ->
     Ok(files)
 }
 
-/// A filter for the log.
+/// A filter of the log.
 pub(super) fn filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let is_filter = |filter: &str| EnvFilter::builder().parse(filter).is_ok();
     text(deserializer, is_filter, "must be a filter of tracing, like info or callbridge=debug,info")
 }
 
-/// Networks that are not everybody. An empty list would let nobody in, or mean everybody.
+/// An allow-list of networks. An empty list would allow nobody, or everybody.
 pub(super) fn some_networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Networks>, D::Error> {
     networks(deserializer).map(Some)
 }
@@ -99,17 +99,14 @@ pub(super) fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Net
     Ok(Networks(networks))
 }
 
-/// Files with tokens. An empty list would let everyone in where somebody thought of tokens.
+/// Token files. An empty list would let everybody in although the operator thought of tokens.
 pub(super) fn token_files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-    some_files(deserializer, "must be at least one file; leave it out where callbacks are not signed")
+    some_files(deserializer, "must be at least one file; leave it out if callbacks are not signed")
 }
 
-/// Files with tokens of the admin API. An empty list would let everyone read where somebody thought of tokens.
+/// Token files of the admin API. An empty list would let everybody read although the operator thought of tokens.
 pub(super) fn admin_token_files<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PathBuf>, D::Error> {
-    some_files(
-        deserializer,
-        "must be at least one file; leave it out where the blocklist is not written through the API",
-    )
+    some_files(deserializer, "must be at least one file; leave it out if the API does not write the blocklist")
 }
 
 fn some_files<'de, D: Deserializer<'de>>(deserializer: D, wanted: &str) -> Result<Vec<PathBuf>, D::Error> {
@@ -127,7 +124,7 @@ pub(super) fn decided_commands<'de, D: Deserializer<'de>>(deserializer: D) -> Re
     commands_among(deserializer, |command| command.asks() != Asks::Nobody)
 }
 
-/// Commands by name, by family or all of `among`; one alone needs no list, and several may have commas between.
+/// Commands by name, by family or all of `among`. A single one needs no list, and several may be separated by commas.
 fn commands_among<'de, D>(deserializer: D, among: impl Fn(Command) -> bool) -> Result<CommandSet, D::Error>
 where
     D: Deserializer<'de>,

@@ -1,4 +1,4 @@
-//! The bodies of answers.
+//! The bodies of responses.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -10,7 +10,7 @@ use crate::command::Shape;
 use crate::decide::Decision;
 use crate::decide::Rejection;
 
-/// Everything is as it should be; on a before-callback, everyone is let through.
+/// The plain OK; to a before-callback it means that everyone is allowed.
 pub const OK: &[u8] = br#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
 
 const NO_SUBSCRIBERS: &[u8] =
@@ -20,7 +20,7 @@ const CLOSED: &[u8] = br#"{"ActionStatus":"OK","ErrorInfo":"closed by the blockl
 const REFUSED: &[u8] = br#"{"ActionStatus":"OK","ErrorInfo":"refused by the blocklist","ErrorCode":1}"#;
 const NOT_LOADED: &[u8] = br#"{"ActionStatus":"OK","ErrorInfo":"the blocklist is not loaded yet","ErrorCode":1}"#;
 
-/// The first of the codes, up to 39000, by which an item of a request for friends is refused.
+/// The first of the codes, up to 39000, that refuse an item of a friend request.
 const FRIEND_REFUSED: u32 = 38000;
 
 #[derive(Serialize)]
@@ -49,13 +49,13 @@ struct ResponseItem<'a> {
     info: &'static str,
 }
 
-/// Nothing is refused as such, and nobody is listed.
+/// Nothing is refused, and nobody is listed.
 const NO_LIST: Listing<'static> =
     Listing { action_status: "OK", error_info: "", error_code: 0, subscribers: None, members: None, items: None };
 
-/// The answer of this shape that says `decision`. A refusal is the application's word and not a failure, so its `ActionStatus` is OK.
+/// The body of this shape for `decision`. A refusal is a decision of the application and not a failure, so `ActionStatus` is OK.
 ///
-/// [`Shape::ResultItems`] needs to know who was asked about, too: see [`result_items`].
+/// [`Shape::ResultItems`] also needs the accounts of the request: see [`result_items`].
 pub fn body(shape: Shape, decision: &Decision) -> Bytes {
     if !decision.enforced {
         return Bytes::from_static(OK);
@@ -71,13 +71,13 @@ pub fn body(shape: Shape, decision: &Decision) -> Bytes {
         None => match shape {
             Shape::RefusedSubscribers => written(&Listing { subscribers: Some(&decision.refused), ..NO_LIST }),
             Shape::RefusedMembers => written(&Listing { members: Some(&decision.refused), ..NO_LIST }),
-            // They have no such list, so that who is refused is refused with the request.
+            // This shape has no list of refused users: they are refused by refusing the request.
             Shape::Plain | Shape::ResultItems => Bytes::from_static(REFUSED),
         },
     }
 }
 
-/// The answer with a code for each of `accounts`. Its own `ErrorCode` is 0 in any case: another would be a failure, and let all through.
+/// The body with a code for each of `accounts`. Its own `ErrorCode` is always 0: any other would be a failure, and allow everyone.
 pub fn result_items(accounts: &[Cow<'_, str>], decision: &Decision) -> Bytes {
     let refused: HashSet<&str> = decision.refused.iter().map(|account| &**account).collect();
     let items = accounts.iter().map(|account| {

@@ -43,15 +43,20 @@ impl SourceKind {
             Self::Topic => "topic",
         }
     }
+
+    /// Names a source of this kind in decisions and answers: `file:PATH` or `topic:NAME`.
+    pub fn label(self, name: &str) -> String {
+        format!("{}:{name}", self.as_str())
+    }
 }
 
 impl Source {
     /// The rules that the file or topic of this name holds.
     pub fn new(kind: SourceKind, name: &str, rules: Arc<Rules>) -> Self {
-        Self { label: format!("{}:{name}", kind.as_str()).into(), kind, rules }
+        Self { label: kind.label(name).into(), kind, rules }
     }
 
-    /// Names it in decisions and answers: `file:PATH` or `topic:NAME`.
+    /// Names it in decisions and answers; see [`SourceKind::label`].
     pub const fn label(&self) -> &Arc<str> {
         &self.label
     }

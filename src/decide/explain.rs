@@ -1,4 +1,4 @@
-//! Why a user may or may not subscribe to an account: every rule of every source that bears on it, and which of them decided.
+//! Explains a decision: every rule of every source about the user or the account, and which of them decided.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use crate::decide::rule::Rule;
 use crate::decide::rule::RuleKind;
 use crate::decide::topic::value::RuleValue;
 
-/// What the blocklist says of one user.
+/// The explanation for one user.
 #[derive(Debug)]
 pub struct Explanation<'a> {
-    /// The decision, as it would be made of a callback.
+    /// The decision that a callback would get.
     pub decision: Decision,
     /// Every rule about the user, the account or both, by source.
     pub rules: Vec<ExplainedRule<'a>>,
-    /// The sources whose `allow` rules leave the user out, if that decided.
+    /// The sources whose `allow` rules do not include the user, if that decided.
     pub left_out_by: Vec<Arc<str>>,
 }
 
-/// A rule that bears on a decision.
+/// A rule that is relevant for a decision.
 #[derive(Debug)]
 pub struct ExplainedRule<'a> {
     /// The rule.
     pub rule: Rule<'a>,
-    /// The source that has it.
+    /// Its source.
     pub source: Arc<str>,
-    /// What the source says of it.
+    /// The rule's end and provenance in that source.
     pub value: RuleValue<'static>,
-    /// Whether its end has come, so that it has no effect.
+    /// Whether it has expired, so that it has no effect.
     pub is_expired: bool,
-    /// Whether the decision is due to it.
+    /// Whether it decided.
     pub has_decided: bool,
 }
 
@@ -48,7 +48,7 @@ impl Explanation<'_> {
     }
 }
 
-/// Explains the decision on `user`, on `account` or, without one, on an account that has no rules.
+/// Explains the decision about `user`, on `account` or, without one, on an account without rules.
 pub fn explain<'a>(
     user: &'a str,
     account: Option<&'a str>,
@@ -70,12 +70,12 @@ pub fn explain<'a>(
     Explanation { decision, rules, left_out_by }
 }
 
-/// The kind of the rules that the decision is due to. None where nothing is known of the user, or what is not said decides.
+/// The kind of the rules that decided. `None` if there is no rule about the user, or the policy decided.
 fn deciding_rule(decision: &Decision, rules: &[ExplainedRule<'_>]) -> Option<RuleKind> {
     let holds = |wanted| rules.iter().any(|explained| !explained.is_expired && explained.rule.kind() == wanted);
     if decision.outcome == Outcome::Allow {
         return match (holds(RuleKind::Block), holds(RuleKind::Allow)) {
-            // What is blocked and allowed all the same is pardoned.
+            // A user who is both blocked and allowed is pardoned.
             (true, _) => Some(RuleKind::Pardon),
             (false, true) => Some(RuleKind::Allow),
             (false, false) => None,
@@ -87,7 +87,7 @@ fn deciding_rule(decision: &Decision, rules: &[ExplainedRule<'_>]) -> Option<Rul
     (holds(RuleKind::Block) && !holds(RuleKind::Pardon)).then_some(RuleKind::Block)
 }
 
-/// What one source has about the user, the account or both.
+/// The rules of one source about the user, the account or both.
 fn rules_of<'a>(
     source: &Source,
     user: &'a str,

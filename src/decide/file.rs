@@ -1,7 +1,7 @@
-//! The text of a blocklist file.
+//! The format of a blocklist file.
 //!
-//! UTF-8, one sentence a line. A byte order mark, CRLF, blank lines and blanks at the ends are taken; a line that
-//! begins with `#` is a comment. One bad line makes the file bad, since a list with a hole in it lets somebody through.
+//! UTF-8, one sentence a line. A byte order mark, CRLF, blank lines and white space at the ends of lines are allowed; a line that begins
+//! with `#` is a comment. One invalid line makes the whole file invalid, since an incomplete list lets somebody through.
 
 use std::mem;
 use std::str;
@@ -16,55 +16,55 @@ use crate::decide::rule::refuse_hidden_lines;
 use crate::decide::rules::Rules;
 use crate::decide::rules::gathered::Gathered;
 
-/// A line that is no rule.
+/// An invalid line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {mistake}")]
 pub struct BadLine {
-    /// Its number; the first line is 1.
+    /// The line number, from 1.
     pub line: usize,
-    /// What is wrong with it.
+    /// The error.
     pub mistake: Mistake,
 }
 
-/// How many bad lines are kept: of a file that is no blocklist at all, every line is one.
+/// The most invalid lines that are kept: in a file that is not a blocklist every line is invalid.
 const BAD_LINES_MAX: usize = 1000;
 
-/// The bad lines of a file.
+/// The invalid lines of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BadLines {
     /// The first thousand, in order.
     pub first: Vec<BadLine>,
-    /// How many there are.
+    /// Their number.
     pub count: usize,
 }
 
-/// The longest line that is read, so that a file without lines takes no more memory than one with them.
+/// The longest line, so that a file without line breaks needs no more memory than others.
 const LINE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Reads a whole text.
+/// Parses a whole text.
 ///
 /// # Errors
 ///
-/// Its bad lines. There is at least one.
+/// The invalid lines.
 pub fn parse(text: &[u8]) -> Result<Rules, BadLines> {
     let mut reading = Reading::default();
     reading.push(text);
     reading.finish()
 }
 
-/// The text of a file, read in pieces of any size.
+/// The parser of a file, which is fed in chunks of any size.
 #[derive(Debug, Default)]
 pub struct Reading {
     rules: Gathered,
     bad_lines: BadLines,
-    /// How many lines have ended.
+    /// The number of complete lines.
     lines: usize,
-    /// The line that has not ended yet, or what is kept of it if it is too long.
+    /// The incomplete last line, or a part of it if it is too long.
     begun: Vec<u8>,
 }
 
 impl Reading {
-    /// Reads the next piece.
+    /// Parses the next chunk.
     pub fn push(&mut self, piece: &[u8]) {
         let mut rest = piece;
         while let Some((line, after)) = memchr::memchr(b'\n', rest).and_then(|end| rest.split_at_checked(end)) {
@@ -82,24 +82,24 @@ impl Reading {
         self.begin(rest);
     }
 
-    /// The rules of all pieces.
+    /// The rules of all chunks.
     ///
     /// # Errors
     ///
-    /// The bad lines. There is at least one.
+    /// The invalid lines.
     pub fn finish(mut self) -> Result<Rules, BadLines> {
         let last = mem::take(&mut self.begun);
         self.take(&last);
         if self.bad_lines.count == 0 { Ok(self.rules.finish()) } else { Err(self.bad_lines) }
     }
 
-    /// Keeps a part of a line, as far as it is needed to know that the line is too long.
+    /// Stores a part of a line, as far as needed to detect that it is too long.
     fn begin(&mut self, part: &[u8]) {
         let room = (LINE_BYTES_MAX + 1).saturating_sub(self.begun.len());
         self.begun.extend_from_slice(part.get(..room).unwrap_or(part));
     }
 
-    /// Takes a line that has ended.
+    /// Handles a complete line.
     fn take(&mut self, line: &[u8]) {
         let line = if self.lines == 0 { line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line) } else { line };
         self.lines += 1;
@@ -112,7 +112,7 @@ impl Reading {
     }
 }
 
-/// Adds to `rules` what one line says.
+/// Adds the rule of one line to `rules`.
 fn take_line(line: &[u8], rules: &mut Gathered) -> Result<(), Mistake> {
     if line.len() > LINE_BYTES_MAX {
         return Err(Mistake::TooLong);
@@ -123,8 +123,8 @@ fn take_line(line: &[u8], rules: &mut Gathered) -> Result<(), Mistake> {
         return Ok(());
     }
     let line = str::from_utf8(line).map_err(|_error| Mistake::NotUtf8)?;
-    // Of comments too: after a lone carriage return the rest of an old Mac's file would look like one.
-    // All bytes are looked at, whatever the first ones are: so the compiler looks at many at once.
+    // In comments too: after a lone carriage return, the rest of a file with old Mac line ends would be a comment.
+    // Without an early exit, so that the compiler can vectorize it.
     let is_plain =
         line.bytes().fold(true, |is_plain, byte| is_plain & (byte == b'\t' || (b' '..=b'~').contains(&byte)));
     if !is_plain && let Some(control) = line.chars().find(|c| c.is_control() && *c != '\t') {
@@ -141,7 +141,7 @@ fn take_line(line: &[u8], rules: &mut Gathered) -> Result<(), Mistake> {
     Ok(())
 }
 
-/// The line, if it is an id in plain ASCII, as nearly all lines of a large list are. It means the same as it would as a sentence.
+/// The line, if it is an id in plain ASCII, as are nearly all lines of a large list. A faster way to the same result as a sentence.
 fn plain_id(line: &[u8]) -> Option<&str> {
     let is_plain = line.iter().fold(true, |is_plain, byte| is_plain & byte.is_ascii_graphic() & (*byte != b'"'));
     let is_id = is_plain && !line.is_empty() && !line.starts_with(b"#");

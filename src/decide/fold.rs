@@ -67,7 +67,8 @@ pub struct LogPosition {
     pub first: Option<LogMark>,
     /// The last record of it.
     pub last: Option<LogMark>,
-    /// Identities that headers name and no record has declared: of records that somebody copied here.
+    /// Identities that headers name and no earlier record has declared: of records that somebody copied here, or that were on their way
+    /// when the topic was made again.
     pub undeclared: BTreeSet<TopicIdentity>,
     /// Records that could not be used.
     pub poison: u64,
@@ -268,11 +269,11 @@ fn said<'r>(
         Err(poison) => return (RecordEffect::Nothing, Some(poison)),
     };
     match header(record) {
+        // It counts all the same: Kafka may have acknowledged it to a writer that did not know yet that the topic was made again.
         Ok(Some(identity)) if !position.declared.contains(&identity) => {
             if position.undeclared.len() < IDENTITIES_MAX {
                 position.undeclared.insert(identity);
             }
-            return (RecordEffect::Gone(rule), Some(Poison::Undeclared(identity.0)));
         }
         Ok(_) => {}
         Err(poison) => return (RecordEffect::Gone(rule), Some(poison)),
@@ -347,22 +348,16 @@ mod tests {
 
         /// What the rules are: a walk over the log, as plain as it can be.
         fn rules(&self) -> BTreeMap<String, String> {
-            let (mut rules, mut declared) = (BTreeMap::new(), BTreeSet::new());
+            let mut rules = BTreeMap::new();
             for entry in self.entries.values() {
                 let Some(Ok(key)) = entry.key.as_ref().map(|key| key::decode(Some(key.as_bytes()))) else { continue };
-                match key {
-                    TopicKey::Identity(identity) => {
-                        declared.insert(identity.to_string());
-                    }
-                    TopicKey::Rule(rule) => {
-                        let is_ours = entry.topic.as_ref().is_none_or(|topic| declared.contains(topic));
-                        let value = entry.value.as_ref().filter(|_value| is_ours);
-                        match value.and_then(|value| value::decode(value.as_bytes()).ok()) {
-                            Some(value) => rules.insert(rule.to_string(), value::encode(&value)),
-                            None => rules.remove(&rule.to_string()),
-                        };
-                    }
-                }
+                let TopicKey::Rule(rule) = key else { continue };
+                let is_of_a_topic = entry.topic.as_ref().is_none_or(|topic| topic.parse::<TopicIdentity>().is_ok());
+                let value = entry.value.as_ref().filter(|_value| is_of_a_topic);
+                match value.and_then(|value| value::decode(value.as_bytes()).ok()) {
+                    Some(value) => rules.insert(rule.to_string(), value::encode(&value)),
+                    None => rules.remove(&rule.to_string()),
+                };
             }
             rules
         }
@@ -585,9 +580,24 @@ mod tests {
         for (offset, entry) in &old.entries {
             reading.apply(&record(*offset, entry)).expect("one log");
         }
-        let poison = reading.apply(&record(2, &put("block\u{1f}new", 2))).expect("it rises");
-        assert_eq!(poison, Some(Poison::Undeclared(2)));
+        assert_eq!(reading.apply(&record(2, &put("block\u{1f}new", 2))), Ok(None));
         assert_eq!(reading.finish(&BTreeSet::new()).map(drop), Err([TopicIdentity(2)].into()));
+    }
+
+    #[test]
+    fn a_rule_holds_whichever_topic_its_writer_took_this_one_for() {
+        let mut log = ModelLog::remade(2, 0);
+        log.append(put("block\u{1f}bob", 2));
+        let mut replica = Replica::of(&log);
+        log.append(put("block\u{1f}carol", 1));
+        log.append(LogEntry { value: None, ..put("block\u{1f}bob", 1) });
+        replica.catch_up(&log);
+        for following in [&replica.following, &read(&log)] {
+            let rules = following.rules();
+            assert_eq!((rules.blocks("bob", UnixMillis(0)), rules.blocks("carol", UnixMillis(0))), (false, true));
+            assert_eq!(following.position().poison, 0);
+        }
+        assert_eq!(replica.full_reads, 1, "the other identity shows that the topic may be another");
     }
 
     #[test]

@@ -1,53 +1,53 @@
-//! What can be wrong with a line of a blocklist, and what it should have been.
+//! The errors in lines of a blocklist, with what was expected.
 
 use std::fmt;
 
-/// What is wrong with a line. Nothing of it was taken.
+/// What is wrong with a line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Mistake {
-    /// The line is longer than any that is read.
+    /// The line is too long.
     #[error("more than 1048576 bytes in one line; expected one rule a line")]
     TooLong,
-    /// The line holds bytes that are no text.
+    /// The line is not text.
     #[error("bytes that are not UTF-8; expected a text file in UTF-8")]
     NotUtf8,
-    /// A character that no editor shows; a lone carriage return too, which would hide what follows it.
+    /// A control character; also a lone carriage return, which would hide what follows it.
     #[error("control character U+{:04X}; expected visible text in lines that end in LF or CRLF", u32::from(*.0))]
     Control(char),
-    /// A character that nobody sees, outside a JSON string: the id would be another one that looks the same.
+    /// An invisible character outside a JSON string: the id would be a different one that looks the same.
     #[error("invisible character U+{:04X}; expected visible characters, or an id written as a JSON string", u32::from(*.0))]
     Invisible(char),
-    /// The line ends too early.
+    /// The line is incomplete.
     #[error("the line ends; expected {0}")]
     Ended(Expected),
-    /// A word that has no place here.
+    /// An unexpected word.
     #[error("found `{found}`; expected {expected}")]
     Found {
-        /// The word, cut when it is long.
+        /// The word, truncated if it is long.
         found: Box<str>,
-        /// What may stand in its place.
+        /// What was expected.
         expected: Expected,
     },
-    /// A keyword where an id belongs.
+    /// A keyword in the place of an id.
     #[error("found the keyword `{found}`; expected {expected}, and one of that name is written as a JSON string")]
     Keyword {
         /// The keyword.
         found: Box<str>,
-        /// What may stand in its place.
+        /// What was expected.
         expected: Expected,
     },
     /// A quote inside a plain word.
     #[error("found `{0}` with a quote in it; expected an id with a quote to be written as a JSON string")]
     Quote(Box<str>),
-    /// A word begins like a JSON string, but is none.
+    /// A word that begins like a JSON string, but is not one.
     #[error("found `{0}`; expected a JSON string that is closed, well escaped, and followed by a blank or the end")]
     NotJsonString(Box<str>),
-    /// The empty id, which nobody has.
+    /// An empty id.
     #[error("found an empty id; expected {0}")]
     Empty(Expected),
 }
 
-/// What a sentence would go on with.
+/// What a sentence expects next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     /// The id of a user.
@@ -56,11 +56,11 @@ pub enum Expected {
     Account,
     /// The word `on`.
     On,
-    /// The end of a rule's life.
+    /// A time.
     Time,
     /// The text after `because`.
     Reason,
-    /// What may follow a line's only word.
+    /// The end of the line, or what may follow its only word.
     AfterWord,
     /// What may follow `block USER` and `pardon USER`.
     AfterUser,

@@ -1,8 +1,7 @@
-//! The decision: who of those who ask may subscribe to an Official Account, or join a group, or write to it or to a user.
+//! The decision on a before-callback: which users may subscribe to an Official Account, join a group, or write to a group or user.
 //!
-//! Pure: the list, the policy and the time are arguments. In order of precedence: a closed account refuses the whole
-//! request; a pardon undoes every block of the user; a block refuses the user; an account with allow rules refuses everyone it
-//! does not allow.
+//! Pure: the list, the policy and the time are arguments. In order of precedence: a closed account refuses the whole request; a pardon
+//! overrides every block of the user; a block refuses the user; an account with allow rules refuses everybody else.
 
 pub mod mistake;
 
@@ -39,85 +38,85 @@ use crate::decide::blocklist::SourceKind;
 use crate::decide::rule::Rule;
 use crate::decide::rule::Written;
 
-/// What the operator chose where the rules leave a choice.
+/// The operator's choices where the rules leave one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Policy {
-    /// What to answer when the rules refuse every user who asks.
+    /// The response if the rules refuse every user of the request.
     pub all_refused: AllRefused,
-    /// What to answer while there is no list.
+    /// The response while no list is loaded.
     pub before_loaded: BeforeLoaded,
-    /// Whether decisions are made and published, but everyone is allowed.
+    /// Whether decisions are enforced; if not, they are made and published, but everyone is allowed.
     pub dry_run: bool,
 }
 
-/// The answer when the rules refuse every user who asks, on an account that is open.
+/// The response if the rules refuse every user of a request, on an account that is not closed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AllRefused {
-    /// List them all, with `ErrorCode` 0.
+    /// List all of them, with `ErrorCode` 0.
     #[default]
     List,
     /// Refuse the request, with `ErrorCode` 1.
     Reject,
 }
 
-/// The answer before any list was loaded.
+/// The response before a list is loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BeforeLoaded {
-    /// Let everyone subscribe.
+    /// Allow everyone.
     #[default]
     Allow,
     /// Refuse the request, with `ErrorCode` 1.
     Refuse,
 }
 
-/// May these users do what they ask for on this account: subscribe to it, join the group, write to it?
+/// A request to decide: may these users act on this account (subscribe to it, join the group, write to it)?
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
-    /// The account, as it came: an Official Account, a group or a user.
+    /// The account, as sent: an Official Account, a group or a user.
     pub account: &'a str,
-    /// Who asks, as they came: in order, and perhaps more than once.
+    /// The users, as sent: in order, and possibly with duplicates.
     pub users: &'a [Cow<'a, str>],
 }
 
-/// What the bridge answers to one question, and why.
+/// The decision on a request, with its reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// How many of those who asked are refused.
+    /// How many of the users are refused.
     pub outcome: Outcome,
-    /// Who is refused, in the order asked, each once. Never an id that was not asked about. Of a request for friends, who shall not
-    /// be asked.
+    /// The refused users, in order, without duplicates. Never an id that is not in the request. For a friend request, the accounts that
+    /// must not become friends.
     pub refused: Vec<Box<str>>,
-    /// What refused them, each once for each source that has it.
+    /// The rules that refused them, each once for each source that has it.
     pub rules: Vec<DecisiveRule>,
-    /// The blocklist's; 0 where none was asked.
+    /// The generation of the blocklist; 0 if none was used.
     pub generation: u64,
-    /// Why the request is refused as a whole, if it is. Otherwise the answer lists `refused`.
+    /// The reason for refusing the whole request, if it is. Otherwise the response lists `refused`.
     pub rejection: Option<Rejection>,
-    /// Whether the answer says so. In a dry run it allows everyone.
+    /// Whether the response enforces it. In a dry run everyone is allowed.
     pub enforced: bool,
 }
 
-/// A rule that refused somebody, and the source that has it.
+/// A rule that has refused a user, and its source.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DecisiveRule {
-    /// The canonical sentence of a `block` or `close` rule; `only those allowed on ACCOUNT` for users whom an account's `allow` rules
-    /// leave out; `no blocklist loaded`.
+    /// The canonical sentence of a `block` or `close` rule; `only those allowed on ACCOUNT` if the user is not included in the `allow`
+    /// rules of an account; `no blocklist loaded`.
     pub rule: Box<str>,
-    /// The [label](blocklist::Source::label) of the source. Empty where none was loaded, and in captures of older versions.
+    /// The [label](blocklist::Source::label) of the source. Empty if none was loaded, and in captures of older versions.
     pub source: Arc<str>,
 }
 
 impl DecisiveRule {
-    /// Of each of `sources`.
+    /// The same rule for each of `sources`.
     fn of_each<'s>(rule: &str, sources: impl Iterator<Item = &'s Source>) -> impl Iterator<Item = Self> {
         sources.map(move |source| Self { rule: rule.into(), source: Arc::clone(source.label()) })
     }
 }
 
 impl Decision {
-    /// Everyone is allowed, and no list was asked.
+    /// Everyone is allowed, without using a list.
     pub const fn unjudged() -> Self {
         Self {
             outcome: Outcome::Allow,
@@ -129,7 +128,7 @@ impl Decision {
         }
     }
 
-    /// Whose rules refused somebody.
+    /// The kind of source whose rules refused somebody.
     pub fn refuser(&self) -> Refuser {
         let from = |kind: SourceKind| {
             let is_of = |source: &str| source.split_once(':').is_some_and(|(word, _)| word == kind.as_str());
@@ -145,10 +144,10 @@ impl Decision {
     }
 }
 
-/// Whose rules refused somebody.
+/// What refused users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refuser {
-    /// Nobody is refused.
+    /// Nothing: nobody is refused.
     Nobody,
     /// Rules of files.
     File,
@@ -161,7 +160,7 @@ pub enum Refuser {
 }
 
 impl Refuser {
-    /// The word for it in metrics.
+    /// The word in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Nobody => "none",
@@ -173,7 +172,7 @@ impl Refuser {
     }
 }
 
-/// How many of those who asked are refused.
+/// How many of the users are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// None.
@@ -190,7 +189,7 @@ impl Outcome {
         [Self::Allow, Self::Partial, Self::Refuse].into_iter().find(|outcome| outcome.as_str() == word)
     }
 
-    /// The word for it in envelopes and metrics.
+    /// The word in envelopes and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
@@ -200,18 +199,18 @@ impl Outcome {
     }
 }
 
-/// Why a request is refused as a whole, with `ErrorCode` 1.
+/// The reason for refusing a whole request, with `ErrorCode` 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
     /// A rule closes the account.
     AccountClosed,
-    /// Rules refuse every user who asks, and the policy makes one refusal of it.
+    /// Rules refuse every user, and the policy turns that into a refusal of the request.
     AllRefused,
-    /// There is no list, and the policy does not trust to luck.
+    /// No list is loaded, and the policy is to refuse then.
     NotLoaded,
 }
 
-/// Judges `question` by `blocklist`, as of `now`. Allocates next to nothing unless somebody is refused.
+/// Decides `question` by `blocklist`, at the time `now`. Allocates very little unless somebody is refused.
 pub fn decide(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: UnixMillis) -> Decision {
     let decision = match policy.before_loaded {
         BeforeLoaded::Refuse if !blocklist.is_loaded() => {
@@ -223,8 +222,8 @@ pub fn decide(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, no
     Decision { enforced: !policy.dry_run, ..decision }
 }
 
-/// Judges a question that `users` ask together of each of `accounts`: it is refused where a rule refuses one of them. Then it is the
-/// account that stands among the refused, and the request as such never is.
+/// Decides a request of `users` together about each of `accounts`: an account is refused if a rule refuses one of the users. `refused` then
+/// has accounts, and the request as a whole is never refused.
 pub fn decide_each(
     accounts: &[Cow<'_, str>],
     users: &[Cow<'_, str>],
@@ -257,7 +256,7 @@ const fn outcome(nobody_is_refused: bool, anyone_accepted: bool) -> Outcome {
     }
 }
 
-/// Refuses everyone who asks.
+/// Refuses every user.
 fn reject(question: &Question<'_>, rejection: Rejection, rules: Vec<DecisiveRule>, generation: u64) -> Decision {
     let mut seen = HashSet::new();
     let asked = question.users.iter().filter(|user| seen.insert(&***user));
@@ -271,7 +270,7 @@ fn reject(question: &Question<'_>, rejection: Rejection, rules: Vec<DecisiveRule
     }
 }
 
-/// Judges the account, and then each who asks.
+/// Decides about the account, and then about each user.
 fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: UnixMillis) -> Decision {
     let account = question.account;
     let generation = blocklist.generation();
@@ -291,7 +290,7 @@ fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: Un
         let user = &**user;
         let mut is_blocked = blocklist.blocks(user, now);
         let mut is_blocked_here = on_account.block(user, now);
-        // Few are blocked, so pardons are looked up last.
+        // Few users are blocked, so pardons are looked up last.
         if (is_blocked || is_blocked_here) && (blocklist.pardons(user, now) || on_account.pardon(user, now)) {
             (is_blocked, is_blocked_here) = (false, false);
         }
@@ -300,7 +299,7 @@ fn judge(question: &Question<'_>, blocklist: &Blocklist, policy: Policy, now: Un
             anyone_accepted = true;
             continue;
         }
-        // Comes after the judgement, so that those who are accepted need no place to be remembered in.
+        // After the decision, so that allowed users need no entry in the set.
         if !seen.insert(user) {
             continue;
         }

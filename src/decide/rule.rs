@@ -1,7 +1,7 @@
-//! One rule of the blocklist, and the sentence that says it.
+//! A rule of the blocklist, and its sentence.
 //!
-//! Reads a sentence into a [`Rule`], and writes a rule as its canonical sentence, which reads back as the same rule.
-//! Knows nothing of files: blank lines and comments are not sentences.
+//! Parses a sentence into a [`Rule`], and writes a rule as its canonical sentence, which parses to the same rule. Blank lines and comments
+//! belong to the file format and are not handled here.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,42 +14,42 @@ use crate::decide::time;
 use crate::invisible::first_invisible;
 use crate::invisible::is_invisible;
 
-/// What separates words. Any other blank belongs in a JSON string.
+/// The separators of words. Any other white space must be in a JSON string.
 pub(crate) const BLANKS: [char; 2] = [' ', '\t'];
 
-/// Words that mean something, so that an id of the same letters is written as a JSON string.
+/// The keywords. An id with the same letters is written as a JSON string.
 pub(crate) const KEYWORDS: [&str; 7] = ["block", "pardon", "close", "allow", "on", "until", "because"];
 
 /// How much of a wrong word a [`Mistake`] shows, in characters.
 const SHOWN_CHARS_MAX: usize = 40;
 
-/// What one sentence says, without its end and its reason.
+/// A rule, without its end and its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rule<'a> {
-    /// The user may not subscribe: to this account, or to any.
+    /// The user is refused: on this account, or on any.
     Block {
-        /// Who is blocked.
+        /// The user.
         user: Cow<'a, str>,
-        /// The only account he is blocked on, if it is not everywhere.
+        /// The account, unless the rule holds everywhere.
         account: Option<Cow<'a, str>>,
     },
-    /// The user is not blocked, whatever rules say so: on this account, or on any.
+    /// The user is not blocked, whatever other rules say: on this account, or on any.
     Pardon {
-        /// Who is pardoned.
+        /// The user.
         user: Cow<'a, str>,
-        /// The only account he is pardoned on, if it is not everywhere.
+        /// The account, unless the rule holds everywhere.
         account: Option<Cow<'a, str>>,
     },
-    /// Nobody may subscribe to the account.
+    /// The account is closed for everybody.
     Close {
-        /// The account that is closed.
+        /// The account.
         account: Cow<'a, str>,
     },
-    /// Only users that are allowed may subscribe to the account, and this is one of them.
+    /// The account is open only for allowed users, and this is one of them.
     Allow {
-        /// Who is allowed.
+        /// The user.
         user: Cow<'a, str>,
-        /// The account that opens to him.
+        /// The account.
         account: Cow<'a, str>,
     },
 }
@@ -68,10 +68,10 @@ pub enum RuleKind {
 }
 
 impl RuleKind {
-    /// Every kind.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Block, Self::Pardon, Self::Allow, Self::Close];
 
-    /// The keyword, which is also the word for it in keys and metrics.
+    /// The keyword, also used in keys and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Block => "block",
@@ -83,7 +83,7 @@ impl RuleKind {
 }
 
 impl Rule<'_> {
-    /// Its kind.
+    /// The kind of the rule.
     pub const fn kind(&self) -> RuleKind {
         match self {
             Self::Block { .. } => RuleKind::Block,
@@ -93,7 +93,7 @@ impl Rule<'_> {
         }
     }
 
-    /// The same rule, which borrows nothing.
+    /// An owned copy.
     pub fn into_owned(self) -> Rule<'static> {
         let owned = |id: Cow<'_, str>| Cow::Owned(id.into_owned());
         match self {
@@ -104,7 +104,7 @@ impl Rule<'_> {
         }
     }
 
-    /// The user that it names, if it names one.
+    /// The user of the rule, if it has one.
     pub fn user(&self) -> Option<&str> {
         match self {
             Self::Block { user, .. } | Self::Pardon { user, .. } | Self::Allow { user, .. } => Some(user),
@@ -112,7 +112,7 @@ impl Rule<'_> {
         }
     }
 
-    /// The account that it names, if it names one.
+    /// The account of the rule, if it has one.
     pub fn account(&self) -> Option<&str> {
         match self {
             Self::Block { account, .. } | Self::Pardon { account, .. } => account.as_deref(),
@@ -121,23 +121,23 @@ impl Rule<'_> {
     }
 }
 
-/// A rule with all that a sentence says of it.
+/// A rule with its end and its reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sentence<'a> {
     /// The rule.
     pub rule: Rule<'a>,
-    /// The rule holds before this: [`UnixMillis::NEVER`] where no end is given.
+    /// The rule holds before this: [`UnixMillis::NEVER`] if it has no end.
     pub until: UnixMillis,
     /// The text after `because`.
     pub because: Option<&'a str>,
 }
 
 impl<'a> Sentence<'a> {
-    /// Reads one sentence.
+    /// Parses a sentence.
     ///
     /// # Errors
     ///
-    /// The first mistake in the sentence.
+    /// The first error in the sentence.
     pub fn parse(sentence: &'a str) -> Result<Self, Mistake> {
         let mut words = Words { rest: sentence.trim_matches(BLANKS) };
         let (rule, mut next) = words.rule()?;
@@ -177,7 +177,7 @@ impl fmt::Display for Rule<'_> {
     }
 }
 
-/// An id as a sentence writes it: plain, or as a JSON string where it must be.
+/// The form of an id in a sentence: plain, or as a JSON string if necessary.
 pub(crate) struct Written<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Written<'_> {
@@ -192,7 +192,7 @@ impl fmt::Display for Written<'_> {
     }
 }
 
-/// Writes a character of a JSON string, as an escape if nobody would see it.
+/// Writes a character of a JSON string, as an escape if it is invisible.
 fn write_visibly(character: char, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
     if character == ' ' || !is_invisible(character) {
         return formatter.write_char(character);
@@ -201,13 +201,13 @@ fn write_visibly(character: char, formatter: &mut fmt::Formatter<'_>) -> fmt::Re
     units.iter().try_for_each(|unit| write!(formatter, "\\u{unit:04x}"))
 }
 
-/// The words of a sentence that are still to be read, without blanks at the ends.
+/// The remaining words of a sentence, without white space at the ends.
 struct Words<'a> {
     rest: &'a str,
 }
 
 impl<'a> Words<'a> {
-    /// Takes the words of a rule, and tells what may follow them.
+    /// Parses a rule, and returns what may follow it.
     fn rule(&mut self) -> Result<(Rule<'a>, Expected), Mistake> {
         if self.take("block") {
             let user = self.id(Expected::User)?;
@@ -230,7 +230,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// Takes `on` and an account, if they follow a user.
+    /// Parses `on` and an account, if they follow.
     fn on_account(&mut self) -> Result<(Option<Cow<'a, str>>, Expected), Mistake> {
         if self.take("on") {
             return Ok((Some(self.id(Expected::Account)?), Expected::AfterRule));
@@ -238,7 +238,7 @@ impl<'a> Words<'a> {
         Ok((None, Expected::AfterUser))
     }
 
-    /// Takes the next word if it is this keyword. Returns whether it was.
+    /// Consumes the next word if it is this keyword. Returns whether it was.
     fn take(&mut self, keyword: &str) -> bool {
         let (word, rest) = self.split();
         let taken = word == keyword;
@@ -248,7 +248,7 @@ impl<'a> Words<'a> {
         taken
     }
 
-    /// Takes the next word as an id.
+    /// Parses the next word as an id.
     fn id(&mut self, expected: Expected) -> Result<Cow<'a, str>, Mistake> {
         if self.rest.starts_with('"') {
             return self.quoted_id(expected).map(Cow::Owned);
@@ -286,7 +286,7 @@ impl<'a> Words<'a> {
         Ok(id)
     }
 
-    /// Takes the next word as a time.
+    /// Parses the next word as a time.
     fn time(&mut self) -> Result<UnixMillis, Mistake> {
         let (word, rest) = self.split();
         let time = time::parse(word).ok_or_else(|| self.wrong(Expected::Time))?;
@@ -294,7 +294,7 @@ impl<'a> Words<'a> {
         Ok(time)
     }
 
-    /// The mistake that the next word is.
+    /// The error about the next word.
     fn wrong(&self, expected: Expected) -> Mistake {
         let (word, _rest) = self.split();
         match first_invisible(word) {
@@ -304,7 +304,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// The next word, and what is left after it.
+    /// The next word, and the rest behind it.
     fn split(&self) -> (&'a str, &'a str) {
         let end = memchr::memchr2(b' ', b'\t', self.rest.as_bytes()).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at_checked(end).unwrap_or((self.rest, ""));
@@ -312,7 +312,7 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Refuses text that some editors show as several lines: what follows the first would pass for rules, and is none.
+/// Refuses text that some editors show as several lines: the second would look like a rule without being one.
 pub(crate) fn refuse_hidden_lines(text: &str) -> Result<(), Mistake> {
     const LINE_SEPARATORS: [char; 2] = ['\u{2028}', '\u{2029}'];
     text.chars().find(|c| LINE_SEPARATORS.contains(c)).map_or(Ok(()), |separator| Err(Mistake::Invisible(separator)))

@@ -1,8 +1,8 @@
-//! The rules of one source, as one version that never changes: a change makes the next version, and costs microseconds.
+//! The rules of one source, as an immutable version: a change makes a new version, in microseconds.
 //!
-//! One [`Set`] holds all rules. A rule's scope in it is what its id stands for: a user everywhere, an account, or a user on one account, by
-//! the kind of the rule. Accounts have numbers for that, and a set of their own, so that an account without rules costs one lookup
-//! for all users.
+//! One [`Set`] holds all rules. The scope of an entry says what its id stands for, by the kind of the rule: a user everywhere, an account,
+//! or a user on one account. For that, accounts have numbers, and a set of their own, so that an account without rules costs one lookup for
+//! all users.
 
 mod edit;
 pub mod gathered;
@@ -40,7 +40,7 @@ impl Default for Rules {
     }
 }
 
-/// The next number for an account, and for a reason. None is given twice while the versions go on.
+/// The next number for an account, and for a reason. Numbers are not reused between versions.
 #[derive(Debug, Clone, Copy)]
 struct Numbers {
     account: u64,
@@ -50,13 +50,13 @@ struct Numbers {
 /// A change of one rule.
 #[derive(Debug, Clone)]
 pub enum Change<'a> {
-    /// Adds the rule, or gives it another end and another provenance.
+    /// Adds the rule, or replaces its end and provenance.
     Put {
         /// The rule.
         rule: Rule<'a>,
         /// The rule holds before this.
         until: UnixMillis,
-        /// Where it comes from.
+        /// Its provenance.
         provenance: Provenance<'a>,
     },
     /// Removes the rule.
@@ -64,12 +64,12 @@ pub enum Change<'a> {
 }
 
 impl Rules {
-    /// How many different rules there are, those past their end included.
+    /// The number of different rules, including expired ones.
     pub fn len(&self) -> usize {
         self.rules.len()
     }
 
-    /// Whether there is no rule at all.
+    /// Whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
@@ -89,7 +89,7 @@ impl Rules {
         Some(OnAccount { rules: self, name: account, account: self.accounts.get(Account::key(account))? })
     }
 
-    /// What is known of `rule`; `None` if it is not there.
+    /// The end and the provenance of `rule`; `None` if it is not in the set.
     pub fn find(&self, rule: &Rule<'_>) -> Option<RuleValue<'static>> {
         let number = match rule.account() {
             Some(account) => self.accounts.get(Account::key(account))?.number,
@@ -99,13 +99,13 @@ impl Rules {
         Some(RuleValue { until: held.until, provenance: self.provenance(held.reason) })
     }
 
-    /// Every rule with what is known of it, in no order.
+    /// All rules with their ends and provenances, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (Rule<'_>, RuleValue<'static>)> {
         self.iter_held()
             .map(|(rule, held)| (rule, RuleValue { until: held.until, provenance: self.provenance(held.reason) }))
     }
 
-    /// Every rule, in no order, those past their end included. Reads no reason, so it is faster than [`Self::iter`].
+    /// All rules, in no order, including expired ones. Does not read reasons, so it is faster than [`Self::iter`].
     pub fn iter_rules(&self) -> impl Iterator<Item = Rule<'_>> {
         self.iter_held().map(|(rule, _held)| rule)
     }
@@ -118,12 +118,12 @@ impl Rules {
         })
     }
 
-    /// How many rules there are of each kind, in the order of `RuleKind::ALL`.
+    /// The number of rules of each kind, in the order of `RuleKind::ALL`.
     pub const fn counts(&self) -> [usize; 4] {
         self.counts
     }
 
-    /// How many bytes of memory the rules take, their accounts and reasons included.
+    /// The memory of the rules in bytes, with their accounts and reasons.
     pub fn bytes(&self) -> usize {
         self.rules.bytes() + self.accounts.bytes() + self.reasons.bytes()
     }

@@ -1,10 +1,10 @@
-//! A set of many small entries that is never changed: a change makes a new version, which shares with the old one all but a small part.
+//! An immutable set of many small entries: a change makes a new version that shares nearly all of its memory with the old one.
 //!
-//! Made for some ten million ids. Exact: what it says to hold, it holds. An entry is a *key*, which is a scope and an id, with a value.
-//! It takes its own bytes and about six more. A lookup reads two far places in memory, or one where nothing is found.
+//! It is made for about ten million ids, and is exact. An entry is a *key*, which consists of a scope and an id, with a value. It takes its
+//! own bytes and about six more. A lookup reads two distant places in memory, or one if nothing is found.
 //!
-//! Entries stand in shards, in the order of their hash, and shards hang in nodes, so that a change of one entry copies a shard, the
-//! node it hangs in, and the list of the nodes: some tens of kilobytes. To drop a set frees as many allocations as it has shards.
+//! Entries are in shards, in the order of their hash, and shards are in nodes. So a change of one entry copies a shard, its node, and the
+//! list of nodes: some tens of kilobytes. Dropping a set frees as many allocations as it has shards.
 
 pub(crate) mod number;
 mod shard;
@@ -23,40 +23,39 @@ use crate::decide::set::shard::ShardEntry;
 use crate::decide::set::shard::ShardItem;
 use crate::decide::set::shard::settle;
 
-/// How many bytes a shard has at most when it is made, on average. Nearly all then take 32 KiB of the allocator, which has no size between
-/// 28 and 32.
+/// The average size of new shards, in bytes, at most.
 const SHARD_BYTES: usize = 15 * 1024;
-/// More entries than a shard of short ids has when it is made.
+/// More entries than a new shard of short ids has.
 const ITEMS_EACH: usize = SHARD_BYTES / 16;
-/// The entries of a set that is built are gathered in so many buckets, by the top byte of their hash.
+/// While a set is built, its entries are collected in this many buckets, by the top byte of their hash.
 const BUCKETS: usize = 128;
-/// What a bucket is made of: chunks that are never copied, each as large as all before it, between these sizes. As many as are freed with a
-/// bucket, so many shards are made of it: both are of one size for the allocator, so that shards take the place of chunks.
+/// A bucket consists of chunks that are never copied, each as large as all before it, between these sizes. Chunks and shards have the same
+/// size class in the allocator, so the shards that are made of a bucket reuse the memory of its chunks.
 const CHUNK_BYTES_MIN: usize = 4 * 1024;
 const CHUNK_BYTES_MAX: usize = 16 * 1024;
 
-/// What an entry is found by.
+/// The key of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key<'a> {
-    /// What the id means. Small numbers take less room.
+    /// What the id stands for. Small numbers take less space.
     pub(crate) scope: u64,
     /// Any text.
     pub(crate) id: &'a str,
 }
 
-/// What an entry says of its key, in some bytes that know where they end.
+/// The value of an entry, in a self-delimiting encoding.
 pub(crate) trait SetValue: Sized {
-    /// Appends it.
+    /// Appends the encoding.
     fn push(&self, bytes: &mut Vec<u8>);
 
-    /// Takes it from the front of `bytes`; `None` if it is not there.
+    /// Decodes a value from the front of `bytes`; `None` if there is none.
     fn take(bytes: &mut &[u8]) -> Option<Self>;
 }
 
 /// See the [module](self).
 pub(crate) struct Set<V> {
     layout: Layout,
-    /// All nodes but the last have as many shards: a power of two.
+    /// All nodes but the last have the same number of shards, a power of two.
     nodes: Arc<[Arc<[Shard]>]>,
     len: usize,
     bytes: usize,
@@ -77,17 +76,17 @@ impl<V> fmt::Debug for Set<V> {
 }
 
 impl<V: SetValue> Set<V> {
-    /// How many entries there are.
+    /// The number of entries.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// How many bytes its entries take, with the heads of their groups.
+    /// The bytes of its entries and of the heads of their groups.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -107,8 +106,8 @@ impl<V: SetValue> Set<V> {
         })
     }
 
-    /// The next version: with the value of each key that has one here, and without those that have none. Of several changes of one key
-    /// the last counts.
+    /// The next version: sets the keys that have a value here, and removes those that have none. Of several changes of one key the last
+    /// counts.
     #[must_use]
     pub(crate) fn changed<'k>(&self, changes: impl IntoIterator<Item = (Key<'k>, Option<V>)>) -> Self
     where
@@ -122,7 +121,7 @@ impl<V: SetValue> Set<V> {
             ShardEntry::push(&mut entries, key, &value.unwrap_or_default());
             places.push((self.layout.hash(key.scope, key.id.as_bytes()), start..entries.len(), is_removal));
         }
-        // Stable: of several changes of one key the last stays the last.
+        // Stable: the last of several changes of one key stays the last.
         places.sort_by_key(|(hash, _, _)| *hash);
         let items = places
             .into_iter()
@@ -150,13 +149,13 @@ impl<V: SetValue> Set<V> {
         Self { layout: self.layout.clone(), nodes: nodes.into(), len, bytes, value: PhantomData }
     }
 
-    /// Whether the shards have become so large that a change copies much, or so small that they waste room.
+    /// Whether the shards have become so large that changes copy too much, or so small that they waste memory.
     fn has_outgrown_its_shards(&self) -> bool {
         let made_for = SHARD_BYTES * self.layout.shards;
         self.bytes > 2 * made_for || (self.layout.shards > 1 && self.bytes < made_for / 4)
     }
 
-    /// The same entries, in as many shards as they need.
+    /// The same entries, in the right number of shards.
     fn rebuilt(&self) -> Self {
         let mut gathering = Gathering::with(self.layout.hasher.clone());
         self.iter().for_each(|(key, value)| gathering.put(key, &value));
@@ -168,24 +167,24 @@ impl<V: SetValue> Set<V> {
         self.nodes.get(node)?.get(place)
     }
 
-    /// The node of a shard, and the place in it.
+    /// The node of a shard, and the index in it.
     const fn place(&self, number: usize) -> (usize, usize) {
         let bits = node_bits(self.layout.shards);
         (number >> bits, number & ((1 << bits) - 1))
     }
 }
 
-/// A node has as many shards as there are numbers of so many bits: about as many as there are nodes.
+/// The logarithm of the number of shards in a node: half of that of all shards, so that there are about as many nodes.
 const fn node_bits(shards: usize) -> u32 {
     shards.ilog2() / 2
 }
 
-/// Gathers the entries of a set, which [`Gathering::build`] then makes at once, without copying a shard twice.
+/// Collects the entries of a new set. [`Gathering::build`] then makes all shards at once, without copying one twice.
 #[derive(Debug)]
 pub(crate) struct Gathering<V> {
     layout: Layout,
     buckets: Vec<Bucket>,
-    /// How many bytes they would take as a set.
+    /// The bytes that they will take in the set.
     bytes: usize,
     entry: Vec<u8>,
     value: PhantomData<fn() -> V>,
@@ -203,7 +202,7 @@ impl<V: SetValue> Gathering<V> {
         Self { layout: Layout { hasher, shards: 1 }, buckets, bytes: 0, entry: Vec::new(), value: PhantomData }
     }
 
-    /// Adds an entry. Its key may be there already.
+    /// Adds an entry, even if its key is there already.
     pub(crate) fn put(&mut self, key: Key<'_>, value: &V) {
         let (bucket, rest) = shard::split_hash(self.layout.hash(key.scope, key.id.as_bytes()));
         self.entry.clear();
@@ -214,21 +213,21 @@ impl<V: SetValue> Gathering<V> {
         }
     }
 
-    /// The set of all that was gathered. Of two values of one key `replaces` says whether the later takes the place of the
-    /// earlier. Then `keep` is called with each entry, and those stay of which it says so.
+    /// Builds the set. `replaces` says for two values of one key whether the later replaces the earlier. Then `keep` is called for each
+    /// entry, and decides whether it stays.
     pub(crate) fn build(
         self,
         replaces: impl Fn(&V, &V) -> bool,
         mut keep: impl FnMut(ShardEntry<'_, V>) -> bool,
     ) -> Set<V> {
         let layout = Layout { shards: shards_for(self.bytes), ..self.layout };
-        // Buckets and shards are both in the order of the hash: some buckets hold one shard, or one bucket holds some shards.
+        // Buckets and shards are both ordered by hash: some buckets hold one shard, or one bucket holds some shards.
         let (buckets_each, shards_each) = ((BUCKETS / layout.shards).max(1), (layout.shards / BUCKETS).max(1));
         let mut buckets = (0..).zip(self.buckets);
         let mut shards = Vec::with_capacity(layout.shards);
         while shards.len() < layout.shards {
             let gathered: Vec<(u8, Bucket)> = buckets.by_ref().take(buckets_each).collect();
-            // Shard by shard, so that what is sorted fits into a near cache.
+            // Shard by shard, so that sorting stays within the CPU cache.
             let first = shards.len();
             let mut of_shards: Vec<Vec<ShardItem<'_>>> =
                 (0..shards_each).map(|_shard| Vec::with_capacity(ITEMS_EACH)).collect();
@@ -247,19 +246,18 @@ impl<V: SetValue> Gathering<V> {
         let (len, bytes) = (shards.iter().map(Shard::len).sum(), shards.iter().map(Shard::bytes).sum());
         let nodes = shards.chunks(1 << node_bits(layout.shards)).map(Arc::from).collect();
         let set = Set { layout, nodes, len, bytes, value: PhantomData };
-        // Where many of what was gathered had the same key.
+        // If many of the entries had the same key.
         if set.has_outgrown_its_shards() { set.rebuilt() } else { set }
     }
 }
 
-/// How many shards a set of so many bytes is made of: a multiple of [`BUCKETS`] or a part of it, so that no shard is made of a part of a
-/// bucket and a part of another.
+/// The number of shards for a set of so many bytes: a multiple or a divisor of [`BUCKETS`], so that no shard spans a part of two buckets.
 fn shards_for(bytes: usize) -> usize {
     let shards = bytes.div_ceil(SHARD_BYTES);
     if shards < BUCKETS { shards.next_power_of_two() } else { shards.next_multiple_of(BUCKETS).min(SHARDS_MAX) }
 }
 
-/// Gathered entries, each behind the lower bits of its hash and its length (LEB128).
+/// Collected entries, each behind the lower bits of its hash and its length (LEB128).
 #[derive(Debug, Default)]
 struct Bucket {
     chunks: Vec<Vec<u8>>,
@@ -282,7 +280,7 @@ impl Bucket {
         }
     }
 
-    /// The entries, in the order in which they came, of the bucket of this number.
+    /// The entries of the bucket with this number, in the order in which they were added.
     fn items(&self, number: u8) -> impl Iterator<Item = ShardItem<'_>> {
         self.chunks.iter().flat_map(move |chunk| {
             let mut rest = chunk.as_slice();

@@ -1,4 +1,4 @@
-//! A time as RFC 3339 writes it, and nothing wider: what is read here, other programs read as the same moment.
+//! Strict RFC 3339 times, so that other programs parse them as the same moment.
 
 use jiff::SignedDuration;
 use jiff::civil;
@@ -6,12 +6,12 @@ use jiff::civil::DateTime;
 
 use crate::clock::UnixMillis;
 
-/// A date and a time to the second; `0` stands for any digit.
+/// The format of a date and time to the second; `0` stands for any digit.
 const SHAPE: &str = "0000-00-00T00:00:00";
 
 const EPOCH: DateTime = civil::date(1970, 1, 1).at(0, 0, 0, 0);
 
-/// Reads a time. `None` if it is none.
+/// Parses a time. `None` if it is invalid.
 pub fn parse(text: &str) -> Option<UnixMillis> {
     let (local, offset_minutes) = match text.strip_suffix(['Z', 'z']) {
         Some(local) => (local, 0),
@@ -25,13 +25,13 @@ pub fn parse(text: &str) -> Option<UnixMillis> {
     if !fits(seconds, SHAPE) || !fraction_fits {
         return None;
     }
-    // Not jiff's `Timestamp`, which ends a day before the year 9999 does, and people write that year for "never".
+    // Not jiff's `Timestamp`, which ends a day before the end of 9999: people write that year for "never".
     let since_epoch = local.parse::<DateTime>().ok()?.duration_since(EPOCH);
     let local_millis = i64::try_from(since_epoch.as_millis()).ok()?;
     Some(UnixMillis(local_millis.checked_sub(offset_minutes * 60_000)?))
 }
 
-/// Writes a time in UTC, with milliseconds only where there are some. A year that RFC 3339 cannot write becomes the nearest it can.
+/// Formats a time in UTC, with milliseconds only if they are not zero. A year outside of RFC 3339 becomes the nearest one within.
 pub fn written(time: UnixMillis) -> String {
     const FIRST: DateTime = civil::date(0, 1, 1).at(0, 0, 0, 0);
     const LAST: DateTime = civil::date(9999, 12, 31).at(23, 59, 59, 999_000_000);
@@ -41,7 +41,7 @@ pub fn written(time: UnixMillis) -> String {
     format!("{at}Z")
 }
 
-/// Reads an offset as `+08:00`.
+/// Parses an offset such as `+08:00`.
 fn offset_minutes_of(offset: &str) -> Option<i64> {
     let (sign, clock) =
         if let Some(clock) = offset.strip_prefix('+') { (1, clock) } else { (-1, offset.strip_prefix('-')?) };
@@ -52,7 +52,7 @@ fn offset_minutes_of(offset: &str) -> Option<i64> {
     Some(sign * (hours.parse::<i64>().ok()? * 60 + minutes.parse::<i64>().ok()?))
 }
 
-/// Whether `text` has a digit where `shape` has `0`, and otherwise the same letters.
+/// Whether `text` has a digit where `shape` has `0`, and is otherwise equal to it.
 fn fits(text: &str, shape: &str) -> bool {
     text.len() == shape.len()
         && text.bytes().zip(shape.bytes()).all(|(byte, model)| match model {

@@ -80,6 +80,8 @@ pub(crate) struct FollowedFile<C> {
     /// What it looks like since it began to change, and since when it does.
     changing: Option<(Fingerprint, Instant)>,
     last_good: Option<Arc<C>>,
+    /// When that was read.
+    loaded: Option<Instant>,
     /// What was told of the failure it is in.
     failing: Option<String>,
 }
@@ -98,7 +100,16 @@ pub(crate) enum PollResult {
 impl<C: Content> FollowedFile<C> {
     /// A file that was not looked at yet.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, renames: Renames::new(), read: None, target: None, changing: None, last_good: None, failing: None }
+        Self {
+            path,
+            renames: Renames::new(),
+            read: None,
+            target: None,
+            changing: None,
+            last_good: None,
+            loaded: None,
+            failing: None,
+        }
     }
 
     /// Where it is.
@@ -109,6 +120,16 @@ impl<C: Content> FollowedFile<C> {
     /// What it held when it was last good.
     pub(crate) fn last_good(&self) -> Option<&Arc<C>> {
         self.last_good.as_ref()
+    }
+
+    /// When that was read.
+    pub(crate) const fn loaded(&self) -> Option<Instant> {
+        self.loaded
+    }
+
+    /// Why it cannot be used now, if it cannot.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failing.as_deref()
     }
 
     /// Whether it cannot be used now.
@@ -200,7 +221,7 @@ impl<C: Content> FollowedFile<C> {
         match outcome {
             Ok(content) => {
                 (self.read, self.target) = (Some(before), target);
-                self.succeed(content)
+                self.succeed(content, now)
             }
             Err(error) => {
                 match error {
@@ -215,12 +236,12 @@ impl<C: Content> FollowedFile<C> {
         }
     }
 
-    fn succeed(&mut self, content: C) -> PollResult {
+    fn succeed(&mut self, content: C, now: Instant) -> PollResult {
         if self.failing.take().is_some() {
             tracing::info!(kind = C::KIND, file = %self.path.display(), "file is valid again");
         }
         self.changing = None;
-        self.last_good = Some(Arc::new(content));
+        (self.last_good, self.loaded) = (Some(Arc::new(content)), Some(now));
         PollResult::Loaded
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::blocklist::lists::FileReport;
 use crate::blocklist::lists::Lists;
 use crate::blocklist::metrics::BlocklistMetrics;
 use crate::clock;
@@ -53,9 +54,11 @@ impl Files {
 
     /// Does `visit` to every file, and swaps the lists once if any has new rules.
     fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Rules>) -> PollResult) {
-        let mut loaded = Vec::new();
+        let (mut loaded, mut is_news) = (Vec::new(), false);
         for (place, file) in self.files.iter_mut().enumerate() {
-            match visit(file) {
+            let polled = visit(file);
+            is_news |= polled != PollResult::Same;
+            match polled {
                 PollResult::Same => {}
                 PollResult::Loaded => loaded.extend(file.last_good().map(|rules| {
                     let name = file.path().display().to_string();
@@ -67,6 +70,17 @@ impl Files {
         let failing = self.files.iter().filter(|file| file.is_failing()).count();
         self.metrics.files_failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
         self.lists.put_files(loaded);
+        if is_news {
+            self.lists.report_files(self.files.iter().map(report).collect());
+        }
+    }
+}
+
+fn report(file: &FollowedFile<Rules>) -> FileReport {
+    FileReport {
+        path: file.path().display().to_string(),
+        loaded: file.loaded(),
+        failure: file.failure().map(Into::into),
     }
 }
 

@@ -1,13 +1,13 @@
-//! The files that are read again when they change: blocklists, tokens, and those of TLS.
+//! Hot reload: files that are read again when they change, namely blocklists, tokens and TLS files.
 //!
-//! Follows by looking at each file ten times a second, and not by the kernel's notifications. A look cannot be missed,
-//! and works the same on network file systems, in bind mounts, through chains of symlinks as Kubernetes makes them, and
-//! for files and directories that are not there yet.
+//! Each file is polled with `stat` ten times a second. Unlike the notifications of the kernel, polling misses nothing, and works on network
+//! filesystems, in bind mounts, through chains of symlinks such as those of Kubernetes, and for files and directories that do not exist
+//! yet.
 //!
-//! A file that is replaced by a rename or by a swapped symlink is read at once. One that is written in place, new or not,
-//! is read once it has been still for [`STILL`](crate::follow::file::STILL), and so is one that is empty. Only what tells
-//! a rename from a new file is asked of the kernel's notifications; without them both are read once they are still.
-//! A reload, as SIGHUP asks for it, reads every file at once, whether it has changed or is still.
+//! A file that is replaced by a rename or by a swapped symlink is read at once. A file that is written in place, new or not, is read once
+//! it has been unchanged for [`STILL`](crate::follow::file::STILL), and so is an empty one. Only to distinguish a rename from a new file,
+//! notifications of the kernel are used; without them both are read once they are unchanged. A reload by SIGHUP reads every file at once,
+//! changed or not.
 
 pub(crate) mod file;
 pub(crate) mod files;
@@ -31,10 +31,10 @@ use self::files::Files;
 use self::tls::TlsFiles;
 use self::tokens::TokenFiles;
 
-/// How long between two looks.
+/// The polling period.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How often a file that changes while it is read is read again at the start.
+/// At the start, a file that changes while it is read is read again at most this often.
 const ATTEMPTS: usize = 100;
 
 /// Everything that is followed.
@@ -43,15 +43,15 @@ pub(crate) struct Following {
     pub(crate) blocklist: Files,
     pub(crate) tokens: TokenFiles,
     pub(crate) tls: Option<TlsFiles>,
-    /// Only a process that serves tells of its reloads.
+    /// Only a serving process notifies the service manager of reloads.
     pub(crate) lifecycle: Lifecycle,
 }
 
 impl Following {
-    /// Follows the files until the other end of `reloads` is gone. Whatever comes over it asks for a reload.
+    /// Follows the files until the sender of `reloads` is gone. Each message on it requests a reload.
     pub(crate) fn run(mut self, reloads: &Receiver<()>) {
         let is_empty = self.blocklist.is_empty() && self.tokens.is_empty() && self.tls.is_none();
-        // Without files there is nothing to look at.
+        // Without files there is nothing to poll.
         let look_every = if is_empty { Duration::MAX } else { LOOK_EVERY };
         loop {
             match reloads.recv_timeout(look_every) {
@@ -64,7 +64,7 @@ impl Following {
 
     fn step(&mut self) {
         let now = clock::monotonic();
-        // A large list takes seconds to load; a token that was taken back must not wait for it.
+        // A large list takes seconds to load; a revoked token must not wait for it.
         self.tokens.step(now);
         self.tls.iter_mut().for_each(|tls| tls.step(now));
         self.blocklist.step(now);
@@ -81,7 +81,7 @@ impl Following {
         self.notify(Notice::Ready);
     }
 
-    /// Tells the service manager. One that waits for the start or for the stop must not take this for its end.
+    /// Notifies the service manager, but not during the start or the stop, which it would take for completed.
     fn notify(&self, notice: Notice) {
         if self.lifecycle.phase() == Phase::Serving {
             systemd::notify(notice);
@@ -89,7 +89,7 @@ impl Following {
     }
 }
 
-/// What came of a reload.
+/// The result of a reload.
 #[derive(Debug, Default)]
 pub(crate) struct Reloaded {
     /// The files that were read and can be used.

@@ -1,8 +1,8 @@
-//! Whether a file came by rename, as far as the kernel says so.
+//! Detects whether a file was renamed into place.
 //!
-//! Nothing that `stat` shows tells a rename from a file that is made and still being written: both are new inodes, and within a tick of
-//! the clock all their times are the same. inotify does. Where it says nothing (a network filesystem, no more instances), nothing is
-//! known, and such a file is read once it is still.
+//! `stat` cannot distinguish a rename from a new file that is still being written: both are new inodes, and within a tick of the clock all
+//! their times are equal. inotify can. Where it is not available (a network filesystem, the limit of instances), the file is read once it
+//! is unchanged.
 
 use std::ffi::OsString;
 use std::fs;
@@ -21,14 +21,14 @@ use rustix::fs::inotify::WatchFlags;
 /// Room for some dozens of events, and for the longest one. The rest is read in the next round.
 const BUFFER_BYTES: usize = 4096;
 
-/// What is heard of the directory in which a file stands.
+/// Watches the directory of a file.
 #[derive(Debug)]
 pub(crate) struct Renames {
-    /// `None` where the system gives none.
+    /// `None` if the system has no more instances.
     inotify: Option<OwnedFd>,
     /// The watch of the directory, once there is one.
     watch: Option<i32>,
-    /// Whether the newest file of that name came by rename.
+    /// Whether the newest file of that name was renamed into place.
     is_renamed: bool,
 }
 
@@ -38,12 +38,12 @@ impl Renames {
         Self { inotify, watch: None, is_renamed: false }
     }
 
-    /// Begins to watch the directory in which the file at `path` stands, unless it does already, and returns the file's name there.
+    /// Watches the directory of the file at `path`, unless it does so already. Returns the name of the file in it.
     pub(crate) fn watch(&mut self, path: &Path) -> Option<OsString> {
         let inotify = self.inotify.as_ref()?;
         let (directory, name) = place(path)?;
         let flags = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::ONLYDIR;
-        // The same watch as before, as long as it is the same directory.
+        // The same watch as before, while it is the same directory.
         let watch = inotify::add_watch(inotify, &directory, flags).ok();
         if self.watch != watch {
             self.is_renamed = false;
@@ -56,7 +56,7 @@ impl Renames {
         Some(name)
     }
 
-    /// Whether the file at `path` came there by rename. True only if that was seen, and nothing else has come there since.
+    /// Whether the file at `path` was renamed into place. True only if that was seen, and nothing has happened to the file since.
     pub(crate) fn brought(&mut self, path: &Path) -> bool {
         let name = self.watch(path);
         let (Some(inotify), Some(name)) = (&self.inotify, name) else { return false };
@@ -74,7 +74,7 @@ impl Renames {
     }
 }
 
-/// The directory and the name of the file itself, behind all symlinks; of one that is missing, where it would be.
+/// The directory and the name of the file after resolving all symlinks; for a missing file, where it would be.
 fn place(path: &Path) -> Option<(PathBuf, OsString)> {
     let real = fs::canonicalize(path).unwrap_or_else(|_missing| path.to_owned());
     let directory = real.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

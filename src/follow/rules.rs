@@ -1,4 +1,4 @@
-//! What a blocklist file holds.
+//! The contents of a blocklist file.
 
 use std::fmt;
 use std::fs::File;
@@ -11,17 +11,17 @@ use crate::decide::rules::Rules;
 use crate::follow::file::Content;
 use crate::follow::file::FileError;
 
-/// How much of a file is read at once.
+/// The size of a read.
 const PIECE_BYTES: usize = 256 * 1024;
 
-/// How many bad lines a log shows.
+/// The most bad lines that are logged.
 const SHOWN_LINES_MAX: usize = 10;
 
 impl Content for Rules {
     const KIND: &'static str = "blocklist";
     type Bad = BadLines;
 
-    /// Reads piece by piece, so that a file takes no memory beside its rules.
+    /// Reads in chunks, so that a file takes no memory besides its rules.
     fn read(mut file: File) -> Result<Self, FileError<BadLines>> {
         let (mut piece, mut reading) = (vec![0; PIECE_BYTES], Reading::default());
         loop {

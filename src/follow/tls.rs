@@ -1,6 +1,6 @@
-//! The files of TLS: loads them at the start, and makes a new configuration of all whenever one of them holds something new.
+//! The TLS files: loads them at the start, and builds a new configuration from all of them whenever one has changed.
 //!
-//! Connections that are there keep the configuration they began with.
+//! Existing connections keep the configuration with which they began.
 
 pub(crate) mod metrics;
 
@@ -34,13 +34,13 @@ use crate::http::tls::BadTls;
 use crate::http::tls::Pems;
 use crate::http::tls::certificate::Validity;
 
-/// How long files may not fit together: certificate and key are replaced one after the other.
+/// How long files may be inconsistent: certificate and key are replaced one after the other.
 const PAIRING: Duration = Duration::from_secs(2);
 
-/// The largest file that is read.
+/// The largest file.
 const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Which files there are.
+/// The paths of the files.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TlsPaths {
@@ -55,15 +55,15 @@ pub(crate) struct TlsPaths {
 /// Why TLS cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TlsFilesError {
-    /// A file is out of reach.
+    /// A file cannot be read.
     #[error("{}", .0.display())]
     File(PathBuf, #[source] FileError<Infallible>),
-    /// They were read, and are of no use, or not together.
+    /// The files were read, but cannot be used, at least not together.
     #[error(transparent)]
     Bad(#[from] BadTls),
 }
 
-/// A file of PEM. Shows nothing of it: it may be the key.
+/// A PEM file. Shows nothing of its contents: it may be the key.
 pub(crate) struct Pem(Vec<u8>);
 
 impl fmt::Debug for Pem {
@@ -81,7 +81,7 @@ impl Content for Pem {
     }
 }
 
-/// Reads the files as they are now, without following them, and returns when the certificate is valid, if it says so.
+/// Reads the files once, without following them. Returns the validity of the certificate, if it states one.
 pub(crate) fn load(paths: &TlsPaths) -> Result<Option<Validity>, TlsFilesError> {
     let pem = |path: &Path| read::<Pem>(path).map_err(|error| TlsFilesError::File(path.to_owned(), error));
     let (certificate, key) = (pem(&paths.certificate)?, pem(&paths.key)?);
@@ -91,16 +91,16 @@ pub(crate) fn load(paths: &TlsPaths) -> Result<Option<Validity>, TlsFilesError> 
     Ok(Validity::of_pem(&certificate.0))
 }
 
-/// The files of TLS, followed. Nobody else changes the configuration.
+/// The TLS files, followed. Only this changes the configuration.
 #[derive(Debug)]
 pub(crate) struct TlsFiles {
     held: PemFiles,
     in_force: Arc<ArcSwap<Tls>>,
-    /// The authorities of clients' certificates that are in force.
+    /// The client CA certificates in force.
     client_ca: Vec<u8>,
-    /// Since when what is in the files is not in force.
+    /// Since when the contents of the files are not in force.
     changed: Option<Instant>,
-    /// Whether what is in the files is of no use together.
+    /// Whether the contents of the files cannot be used together.
     is_bad: bool,
     metrics: TlsMetrics,
 }
@@ -117,7 +117,7 @@ impl TlsFiles {
     ///
     /// # Errors
     ///
-    /// Any that cannot be used: there is nothing to serve with.
+    /// A file cannot be used, so the listener cannot serve.
     pub(crate) fn start(paths: &TlsPaths, metrics: TlsMetrics) -> Result<Self, TlsFilesError> {
         // Reports errors by file, before any is followed.
         load(paths)?;
@@ -140,22 +140,22 @@ impl TlsFiles {
         Ok(Self { held, in_force, client_ca, changed: None, is_bad: false, metrics })
     }
 
-    /// What connections begin with, as it is from now on.
+    /// The current configuration, which is replaced when files change.
     pub(crate) fn in_force(&self) -> Arc<ArcSwap<Tls>> {
         Arc::clone(&self.in_force)
     }
 
-    /// Looks at every file once, and makes a new configuration if one has changed and all fit together.
+    /// Polls every file once. Builds a new configuration if one has changed and all are consistent.
     pub(crate) fn step(&mut self, now: Instant) {
         self.visit(now, |file| file.look(now));
         if let Some(changed) = self.changed {
-            // It has logged what it cannot use.
+            // The error has been logged.
             let _unused = self.renew(now.saturating_duration_since(changed) < PAIRING);
         }
-        self.tell_whether_failing();
+        self.update_failing();
     }
 
-    /// Reads every file, and makes a new configuration if all fit together now.
+    /// Reads every file, and builds a new configuration if all are consistent now.
     pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
         self.visit(now, |file| file.reload(now, reloaded));
         if self.changed.is_some()
@@ -164,7 +164,7 @@ impl TlsFiles {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             reloaded.failed.insert(format!("callbacks.tls: {error}{cause}"));
         }
-        self.tell_whether_failing();
+        self.update_failing();
     }
 
     fn visit(&mut self, now: Instant, mut visit: impl FnMut(&mut FollowedFile<Pem>) -> PollResult) {
@@ -177,12 +177,12 @@ impl TlsFiles {
         }
     }
 
-    fn tell_whether_failing(&mut self) {
+    fn update_failing(&mut self) {
         let is_failing = self.is_bad || self.held.files().any(|file| file.is_failing());
         self.metrics.failing.set(i64::from(is_failing));
     }
 
-    /// Files that do not fit together may yet, as long as `may_pair`.
+    /// Inconsistent files are tolerated while `may_pair`: the other file of a pair may follow.
     fn renew(&mut self, may_pair: bool) -> Result<(), BadTls> {
         match self.held.build() {
             Ok(config) => {
@@ -226,7 +226,7 @@ impl PemFiles {
         })
     }
 
-    /// Empty where there is none.
+    /// Empty if there is none.
     fn client_ca(&self) -> &[u8] {
         self.client_ca.as_ref().map_or(&[], bytes)
     }
@@ -241,15 +241,15 @@ impl PemFiles {
         }
     }
 
-    /// When the certificate ends; 0 when it does not say.
+    /// When the certificate expires; 0 if it does not say.
     fn expires(&self) -> f64 {
         let seconds = self.validity().map_or(0, Validity::until);
-        // A time of any use fits.
+        // A useful time fits.
         i32::try_from(seconds).map_or_else(|_far| f64::from(u32::try_from(seconds).unwrap_or(u32::MAX)), f64::from)
     }
 }
 
-/// What a file held when it could last be read.
+/// The last readable contents of a file.
 fn bytes(file: &FollowedFile<Pem>) -> &[u8] {
     file.last_good().map_or(&[], |pem| &pem.0)
 }

@@ -1,5 +1,5 @@
-//! The token files, of the applications and of the admin API: loads them at the start, and replaces the tokens of an application or of the
-//! API whenever one of its files holds something new.
+//! The token files of the applications and of the admin API: loads them at the start, and replaces the tokens of an application or of the
+//! API whenever one of its files has changed.
 
 pub(crate) mod metrics;
 
@@ -24,47 +24,47 @@ use crate::follow::file::PollResult;
 use crate::follow::file::read_small;
 use crate::follow::tokens::metrics::TokenMetrics;
 
-/// The largest token file of an application that is read.
+/// The largest token file of an application.
 const BYTES_MAX: u64 = 64 * 1024;
 
-/// The largest token file of the admin API that is read.
+/// The largest token file of the admin API.
 const ADMIN_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Files that cannot be used at the start. What is wrong with each has been logged.
+/// Token files that cannot be used at the start. The reason for each has been logged.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot be used: {}", .0.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "))]
 pub(crate) struct BadTokenFiles(Vec<PathBuf>);
 
-/// All token files: those of each application and those of the admin API. Nobody else changes the tokens.
+/// All token files: those of each application and those of the admin API. Only this changes tokens.
 #[derive(Debug)]
 pub(crate) struct TokenFiles {
-    /// By the place of the application in the configuration; `None` where it has no files.
+    /// By application; `None` if it has no files.
     apps: Vec<Option<TokenGroup<Tokens>>>,
     admin: Option<TokenGroup<AdminTokens>>,
     metrics: TokenMetrics,
 }
 
-/// The files whose tokens are good together.
+/// Files whose tokens are valid together.
 #[derive(Debug)]
 struct TokenGroup<T> {
     files: Vec<FollowedFile<T>>,
     tokens: Arc<ArcSwap<T>>,
 }
 
-/// What such files hold.
+/// The contents of token files.
 pub(crate) trait TokenSet: Content {
-    /// Whose tokens they are, in the log.
+    /// The owner of the tokens, in the log.
     const OWNER: &'static str;
 
-    /// All tokens of several files.
+    /// The tokens of several files.
     fn union_of<'t>(files: impl Iterator<Item = &'t Self>) -> Self
     where
         Self: 't;
 
-    /// How many there are.
+    /// The number of tokens.
     fn count(&self) -> usize;
 
-    /// What is wrong with tokens that are good.
+    /// The weakness of valid tokens.
     fn weakness(&self) -> Option<String>;
 }
 
@@ -119,7 +119,7 @@ impl TokenSet for AdminTokens {
 }
 
 impl<T: TokenSet> TokenGroup<T> {
-    /// Reads the files. Those that cannot be used come to `bad`. None where there are no files.
+    /// Reads the files. Files that cannot be used are appended to `bad`. `None` if there are no files.
     fn load(paths: Vec<PathBuf>, bad: &mut Vec<PathBuf>) -> Option<Self> {
         let now = clock::monotonic();
         let mut read = |path: PathBuf| {
@@ -136,7 +136,7 @@ impl<T: TokenSet> TokenGroup<T> {
         (!files.is_empty()).then_some(Self { files, tokens })
     }
 
-    /// Does `visit` to every file, and puts the tokens in force if any has new ones. Returns how many files fail.
+    /// Calls `visit` for every file, and puts the tokens in force if any has changed. Returns the number of failing files.
     fn visit(&mut self, metrics: &TokenMetrics, mut visit: impl FnMut(&mut FollowedFile<T>) -> PollResult) -> usize {
         let mut any_loaded = false;
         for file in &mut self.files {
@@ -158,7 +158,7 @@ impl<T: TokenSet> TokenGroup<T> {
         self.files.iter().filter(|file| file.is_failing()).count()
     }
 
-    /// What the files held when each was last good.
+    /// The last valid contents of the files.
     fn union(files: &[FollowedFile<T>]) -> T {
         T::union_of(files.iter().filter_map(FollowedFile::last_good).map(AsRef::as_ref))
     }
@@ -169,7 +169,7 @@ impl TokenFiles {
     ///
     /// # Errors
     ///
-    /// A file that cannot be used fails the start: without its tokens everybody would be let in, or nobody.
+    /// A file cannot be used: without its tokens everybody would be allowed, or nobody.
     pub(crate) fn load(
         apps: impl IntoIterator<Item = Vec<PathBuf>>,
         admin: Vec<PathBuf>,
@@ -181,22 +181,22 @@ impl TokenFiles {
         if bad.is_empty() { Ok(Self { apps, admin, metrics }) } else { Err(BadTokenFiles(bad)) }
     }
 
-    /// The tokens of each application, as they are from now on; none where there are no files.
+    /// The tokens of each application, which are replaced when files change; `None` if there are no files.
     pub(crate) fn in_force(&self) -> Vec<Option<Arc<ArcSwap<Tokens>>>> {
         self.apps.iter().map(|app| app.as_ref().map(|app| Arc::clone(&app.tokens))).collect()
     }
 
-    /// The tokens of the admin API, as they are from now on; none where there are no files.
+    /// The tokens of the admin API, which are replaced when files change; `None` if there are no files.
     pub(crate) fn of_admin(&self) -> Option<Arc<ArcSwap<AdminTokens>>> {
         self.admin.as_ref().map(|admin| Arc::clone(&admin.tokens))
     }
 
-    /// Whether there is nothing to follow.
+    /// Whether there are no files.
     pub(crate) fn is_empty(&self) -> bool {
         self.apps.iter().all(Option::is_none) && self.admin.is_none()
     }
 
-    /// Looks at every file once.
+    /// Polls every file once.
     pub(crate) fn step(&mut self, now: Instant) {
         let of_apps = self.apps.iter_mut().flatten().map(|app| app.visit(&self.metrics, |file| file.look(now)));
         let of_admin = self.admin.iter_mut().map(|admin| admin.visit(&self.metrics, |file| file.look(now)));

@@ -1,8 +1,8 @@
-//! Bodies, read within their limits.
+//! Reads bodies within their limits.
 //!
-//! There is a budget for those that are on their way: bytes set aside before they come, so that many slow senders cannot fill the memory.
-//! A body that has come with its head becomes a capture before it waits for anything, and takes none of this room; nor does it cost
-//! anything to tell. Questions have a part to themselves.
+//! Bodies that are still being received share a budget: their bytes are reserved in advance, so that many slow senders cannot fill the
+//! memory. A body that arrived together with its head needs no reservation: it becomes a capture before anything waits. A part of the
+//! budget is reserved for before-callbacks.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -29,23 +29,23 @@ use crate::intake::AuthorizedRequest;
 use crate::refusal::Refusal;
 use crate::throttle::Throttle;
 
-/// One of so many parts is for questions alone.
+/// A quarter of the budget is reserved for before-callbacks.
 const PARTS: usize = 4;
-/// How often the same complaint is made.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// The shortest time between two log lines about an exhausted budget.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// The limits of bodies.
 #[derive(Debug)]
 pub(crate) struct Bodies {
     pub(crate) bytes_max: usize,
-    /// From a head to the last byte of its body.
+    /// From the head to the last byte of the body.
     pub(crate) timeout: Duration,
     pub(crate) budget: BodyBudget,
 }
 
 impl Bodies {
-    /// Reads the body of a request that began then, behind a copy of its query. If it has to be waited for, there must be room in the
-    /// budget. That is given back with the last byte: from there on the journal's bounds hold.
+    /// Reads the body of a request that began at `began`, and appends it to a copy of the query. A body that has not arrived yet needs room
+    /// in the budget until its last byte: from there on the bounds of the journal hold.
     pub(super) async fn read(
         &self,
         admitted: &AuthorizedRequest<'_>,
@@ -56,14 +56,14 @@ impl Bodies {
         time::timeout_at((began + self.timeout).into(), read).await.unwrap_or(Err(Refusal::BodyTimeout))
     }
 
-    /// Whether a body is white space or `{}`. Reads it only until that is known.
+    /// Whether a body is white space or `{}`. Reads no more of it than that takes.
     pub(super) async fn is_blank(&self, body: &mut Incoming, began: Instant) -> Result<bool, Refusal> {
         let read = is_blank(body, self.bytes_max);
         time::timeout_at((began + self.timeout).into(), read).await.unwrap_or(Err(Refusal::BodyTimeout))
     }
 
-    /// Reads a body that nobody wants and drops it, so that the connection can be used on. Returns whether it came to its end: it has
-    /// the limits of any body, and one that waits for a `100 Continue` is not asked for.
+    /// Reads and discards the body of a refused request, so that the connection can be reused. Returns whether it reached the end. The
+    /// usual limits hold, and no `100 Continue` is sent.
     pub(super) async fn drain(&self, headers: &HeaderMap, mut body: Incoming, began: Instant) -> bool {
         if body.is_end_stream() {
             return true;
@@ -86,24 +86,24 @@ impl Bodies {
         time::timeout_at((began + self.timeout).into(), drained).await.unwrap_or(false)
     }
 
-    /// Does so without a limit of time.
+    /// The same without a timeout.
     async fn read_all(&self, admitted: &AuthorizedRequest<'_>, body: Option<&mut Incoming>) -> Result<Raw, Refusal> {
         let Some(body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
         let limit = self.bytes_max;
         let hint = body.size_hint();
         let expected = usize::try_from(hint.lower()).ok().filter(|expected| *expected <= limit);
         let Some(expected) = expected else { return Err(Refusal::BodyTooLarge { limit }) };
-        // What comes in chunks may be as long as any.
-        let awaited = if hint.exact().is_some() { expected } else { limit };
+        // A chunked body may be as long as the limit.
+        let reserved_bytes = if hint.exact().is_some() { expected } else { limit };
         let mut room = None;
-        // Copied: what comes is a part of the connection's buffer, and would hold all of it for as long as it waits. In small
-        // chunks, that would be many times the body.
+        // Copied: a frame is a slice of the connection's buffer, and would keep all of it allocated. With small chunks that would be many
+        // times the size of the body.
         let mut raw = Raw::begin(admitted.query(), expected);
         loop {
             let frame = poll_fn(|cx| {
                 let frame = poll_frame(body, cx);
                 if frame.is_pending() && room.is_none() && !body.is_end_stream() {
-                    room = self.budget.reserve(awaited, admitted.kind());
+                    room = self.budget.reserve(reserved_bytes, admitted.kind());
                     if room.is_none() {
                         return Poll::Ready(Err(Refusal::BodiesFull));
                     }
@@ -152,17 +152,17 @@ fn poll_frame(body: &mut Incoming, cx: &mut Context<'_>) -> Poll<Result<Option<F
     Pin::new(body).poll_frame(cx).map(|frame| frame.transpose().map_err(|_broken_off| Refusal::BrokenOff))
 }
 
-/// Room for the bodies that are on their way.
+/// The memory budget for bodies that are still being received.
 #[derive(Debug)]
 pub(crate) struct BodyBudget {
     bytes_max: usize,
     taken: AtomicUsize,
-    /// What is taken, to be seen.
+    /// The reserved bytes, as a metric.
     gauge: IntGauge,
-    complaints: Throttle,
+    warnings: Throttle,
 }
 
-/// Room for one body. Given back when dropped.
+/// A reservation for one body, released when dropped.
 #[derive(Debug)]
 struct Reserved<'b> {
     budget: &'b BodyBudget,
@@ -170,12 +170,12 @@ struct Reserved<'b> {
 }
 
 impl BodyBudget {
-    /// Room for so many bytes.
+    /// A budget of `bytes_max` bytes.
     pub(crate) const fn new(bytes_max: usize, gauge: IntGauge) -> Self {
-        Self { bytes_max, taken: AtomicUsize::new(0), gauge, complaints: Throttle::new(COMPLAIN_EVERY) }
+        Self { bytes_max, taken: AtomicUsize::new(0), gauge, warnings: Throttle::new(WARN_EVERY) }
     }
 
-    /// Sets room aside for a body of so many bytes, if there is some for its kind.
+    /// Reserves `bytes`, if the budget has room for a callback of this kind.
     fn reserve(&self, bytes: usize, kind: Kind) -> Option<Reserved<'_>> {
         let limit = match kind {
             Kind::After => self.bytes_max - self.bytes_max / PARTS,
@@ -183,20 +183,20 @@ impl BodyBudget {
         };
         let add = |taken: usize| taken.checked_add(bytes).filter(|sum| *sum <= limit);
         if self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_err() {
-            self.complain(kind);
+            self.warn(kind);
             return None;
         }
         self.gauge.add(signed(bytes));
         Some(Reserved { budget: self, bytes })
     }
 
-    fn complain(&self, kind: Kind) {
-        if self.complaints.permits(clock::monotonic()) {
+    fn warn(&self, kind: Kind) {
+        if self.warnings.permits(clock::monotonic()) {
             let bytes_max = self.bytes_max;
             tracing::warn!(
                 bytes_max,
-                is_question = kind == Kind::Before,
-                "the budget for bodies in transit is used up; some callbacks are refused"
+                is_before_callback = kind == Kind::Before,
+                "the budget for bodies that are being received is exhausted; some callbacks are refused"
             );
         }
     }
@@ -209,7 +209,7 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// No memory holds more.
+/// A size that fits in memory also fits in an `i64`.
 fn signed(bytes: usize) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }

@@ -1,7 +1,7 @@
-//! A connection's socket, which notes in its [`Progress`] where the connection is.
+//! The socket of a connection. It records the phase of the connection in its [`Progress`].
 //!
-//! A connection that ends while its peer still sends lingers: closed at once, the kernel would answer what comes with a reset, and the
-//! peer would lose the response. Other timers there are none: the listener ends what takes too long.
+//! A connection that closes while its peer still sends lingers first: after an immediate close the kernel would answer further data with a
+//! reset, and the peer would lose the response. This file has no other timer: the listener ends slow connections.
 
 use std::io;
 use std::pin::Pin;
@@ -20,10 +20,10 @@ use tokio_rustls::server::TlsStream;
 use super::phase::ConnectionPhase;
 use super::phase::Progress;
 
-/// How long a connection lingers at most.
+/// The longest time a connection lingers.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Stream,
@@ -36,8 +36,8 @@ impl Connection {
         Self { stream, progress, linger_timer: None }
     }
 
-    /// Notes that bytes came. While the service works they are the body, or a request sent ahead. An empty line before a head is no
-    /// part of it (RFC 9112 2.2).
+    /// Records that bytes have arrived. During `Service` they belong to the body or to a pipelined request. An empty line before a head is
+    /// no part of it (RFC 9112 2.2).
     fn note_read(&self, bytes: &[u8]) -> io::Result<()> {
         let is_waiting = matches!(self.progress.moment().phase(), ConnectionPhase::Silent | ConnectionPhase::Idle);
         let begins_head = is_waiting && bytes.iter().any(|byte| !matches!(byte, b'\r' | b'\n'));
@@ -48,14 +48,14 @@ impl Connection {
         }
     }
 
-    /// Notes that bytes of a response were taken.
+    /// Records that the peer has taken bytes of a response.
     fn note_write(&self) {
         if self.progress.moment().phase() == ConnectionPhase::Response {
             self.progress.enter(ConnectionPhase::Response);
         }
     }
 
-    /// Reads and drops what the peer still sends, until it ends or [`LINGER`] has passed.
+    /// Reads and discards what the peer still sends, until it closes or [`LINGER`] has passed.
     fn linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 4096];
         loop {
@@ -63,7 +63,7 @@ impl Connection {
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                 Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {}
                 Poll::Ready(_ended) => return Poll::Ready(()),
-                // Also now and then when there is more: tokio makes a task that reads without end yield.
+                // Also reached now and then while there is more: tokio makes a task that reads without end yield.
                 Poll::Pending => {
                     let timer = self.linger_timer.get_or_insert_with(|| Box::pin(time::sleep(LINGER)));
                     return timer.as_mut().poll(cx);
@@ -116,7 +116,7 @@ impl AsyncWrite for Connection {
 #[derive(Debug)]
 pub(super) enum Stream {
     Plain(TcpStream),
-    /// Boxed: it is many times as large.
+    /// Boxed: it is much larger.
     Tls(Box<TlsStream<TcpStream>>),
 }
 

@@ -1,8 +1,9 @@
-//! The connections of a listener: their caps, and the end of those that take too long.
+//! The connections of a listener: their caps, and the timeouts that end slow ones.
 //!
-//! A sweep over all of them does what a timer for each would do. At a cap, that of all or that of one peer, a connection makes room for
-//! the new one, the oldest of the first kind that there is: silent since it began; idle and never of use; stalled in a head or a
-//! response; just begun; reading a head; idle after a callback that was taken. Those that are busy stay.
+//! One sweep over all connections replaces a timer for each. At a cap, the total one or that of one peer, an existing connection makes room
+//! for the new one. Candidates are taken in this order, the oldest of a kind first: silent since the accept; idle without ever having sent
+//! a valid callback; stalled in a head or a response; just accepted; reading a head; idle after a valid callback. Connections whose request
+//! is being handled stay.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -24,16 +25,16 @@ use super::phase::Moment;
 use super::phase::Progress;
 use super::phase::millis_since;
 
-/// Between the last accept and the end of idle connections: what was on its way already comes in, and is answered.
+/// Between the last accept and the end of idle connections: requests that are already in transit arrive in it, and are answered.
 pub(super) const LAST_ARRIVALS: Duration = Duration::from_millis(100);
-/// How long a connection has at the stop for what comes before HTTP: some round trips to the other side of the world.
+/// How long the preamble of a connection may still take at the stop: some round trips to the other side of the world.
 const LAST_PREAMBLES: Duration = Duration::from_secs(1);
-/// How long a new connection has until it counts as silent: a round trip or two, and a TLS handshake.
+/// A new connection counts as silent after this time: a round trip or two, and a TLS handshake.
 const SILENT_AFTER: Duration = Duration::from_millis(250);
-/// How long a head may take, and no byte of a response move, until the connection counts as stalled.
+/// A head, or a response of which no byte is taken, counts as stalled after this time.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
-/// For each open connection, how long passes between two searches for those that can make room: a search looks at all of them.
-const SEARCH_REST: Duration = Duration::from_nanos(200);
+/// The time between two searches for eviction candidates, for each open connection: a search looks at all of them.
+const SEARCH_PAUSE: Duration = Duration::from_nanos(200);
 
 /// The limits of a listener's connections.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +42,9 @@ pub(crate) struct ConnectionLimits {
     pub(crate) connections_max: usize,
     /// `None`: any number.
     pub(crate) per_peer_max: Option<usize>,
-    /// Until the first byte of a connection, and from the first byte of a head to its last.
+    /// From the accept to the first byte, and from the first byte of a head to its last.
     pub(crate) head_timeout: Duration,
-    /// Without a byte of a response being taken.
+    /// How long a response may wait for the peer to take a byte.
     pub(crate) write_timeout: Duration,
     /// Between a response and the next request.
     pub(crate) idle_timeout: Duration,
@@ -51,17 +52,17 @@ pub(crate) struct ConnectionLimits {
     pub(crate) age_max: Duration,
 }
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Connections {
     limits: ConnectionLimits,
-    /// The zero of all connections' clocks.
+    /// The zero of the clocks of all connections.
     epoch: Instant,
     open: HashMap<Id, OpenConnection>,
     peers: Peers,
     workers: Vec<Worker>,
     tasks: JoinSet<()>,
-    spare: EvictionCandidates,
+    candidates: EvictionCandidates,
     gauge: IntGauge,
     evicted: IntCounter,
 }
@@ -72,16 +73,16 @@ struct OpenConnection {
     progress: Progress,
     abort: AbortHandle,
     began: Instant,
-    /// Which worker has it.
+    /// The index of its worker.
     worker: usize,
-    /// Under whom it is counted among the peers.
+    /// The peer that it is counted for.
     peer: Option<IpAddr>,
 }
 
-/// Connections that can make room, as they were when they were looked for: a flood costs one search for many.
+/// Connections that can make room, as they were at the last search: in a flood one search serves many accepts.
 #[derive(Debug, Default)]
 struct EvictionCandidates {
-    /// The first to go first.
+    /// The first to be evicted first.
     found: VecDeque<Candidate>,
     searched: Option<Instant>,
 }
@@ -95,27 +96,27 @@ struct Candidate {
     kind: EvictionKind,
 }
 
-/// Which connections make room, in this order.
+/// The kinds of connections that make room, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum EvictionKind {
     Silent,
     Unused,
     Stalled,
     New,
-    /// Reading a head, and not for long.
+    /// Reading a head that has not stalled.
     Head,
-    /// Callbacks came over it, and were taken.
+    /// Idle, and a valid callback came over it.
     Used,
 }
 
-/// A worker, and how many connections it has.
+/// A worker, and how many connections it drives.
 #[derive(Debug)]
 struct Worker {
     handle: Handle,
     open: usize,
 }
 
-/// A place for a connection, and under whom it is counted among the peers.
+/// Permission for one more connection, and the peer that it is counted for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConnectionSlot(Option<IpAddr>);
 
@@ -134,63 +135,63 @@ impl Connections {
             peers: Peers::default(),
             workers: workers.into_iter().map(|handle| Worker { handle, open: 0 }).collect(),
             tasks: JoinSet::new(),
-            spare: EvictionCandidates::default(),
+            candidates: EvictionCandidates::default(),
             gauge,
             evicted,
         }
     }
 
-    /// A place under both caps, if need be that of another connection. A proxy has no cap of its own.
-    pub(super) fn place(&mut self, peer: IpAddr, is_proxy: bool, now: Instant) -> Option<ConnectionSlot> {
-        // Those that have ended do not count, though nobody has looked at them yet.
+    /// A slot under both caps; at a cap another connection is evicted. A proxy has no cap per peer.
+    pub(super) fn admit(&mut self, peer: IpAddr, is_proxy: bool, now: Instant) -> Option<ConnectionSlot> {
+        // Ended tasks that nobody has joined yet must not count.
         while let Some(ended) = self.tasks.try_join_next_with_id() {
             self.forget(ended.map_or_else(|error| error.id(), |(id, ())| id));
         }
         let peer = self.limits.per_peer_max.filter(|_max| !is_proxy).map(|max| (peer_key(peer), max));
         if let Some((peer, max)) = peer
             && self.peers.open(peer) >= max
-            && !self.make_room(Some(peer), now)
+            && !self.evict_one(Some(peer), now)
         {
             return None;
         }
-        if self.open.len() >= self.limits.connections_max && !self.make_room(None, now) {
+        if self.open.len() >= self.limits.connections_max && !self.evict_one(None, now) {
             return None;
         }
         Some(ConnectionSlot(peer.map(|(peer, _max)| peer)))
     }
 
-    /// Drives a connection on the worker that has the fewest.
-    pub(super) fn begin<F>(&mut self, place: ConnectionSlot, now: Instant, drive: impl FnOnce(Progress) -> F)
+    /// Drives a connection on the worker that has the fewest connections.
+    pub(super) fn begin<F>(&mut self, slot: ConnectionSlot, now: Instant, drive: impl FnOnce(Progress) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let fewest = self.workers.iter_mut().enumerate().min_by_key(|(_, worker)| worker.open);
         let Some((worker, Worker { handle, open })) = fewest else { return };
         *open += 1;
-        let ConnectionSlot(peer) = place;
+        let ConnectionSlot(peer) = slot;
         if let Some(peer) = peer {
             self.peers.enter(peer);
         }
         let progress = Progress::new(self.epoch, now);
         let abort = self.tasks.spawn_on(drive(progress.clone()), handle);
         self.open.insert(abort.id(), OpenConnection { progress, abort, began: now, worker, peer });
-        self.show();
+        self.update_gauge();
     }
 
-    /// Drives a short task that has no place.
+    /// Runs a short task that needs no slot.
     pub(super) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
     }
 
-    /// Waits for the end of one. `None`: there is none.
+    /// Waits until a connection has ended. `None`: there is none.
     pub(super) async fn join_next(&mut self) -> Option<()> {
         let ended = self.tasks.join_next_with_id().await?;
         self.forget(ended.map_or_else(|error| error.id(), |(id, ())| id));
         Some(())
     }
 
-    /// Ends those that have been in a phase for too long, and marks those that have grown too old. Those that are `finishing` end as soon
-    /// as they are idle.
+    /// Ends connections that have been in a phase for too long, and marks those that are older than `age_max` to close after their next
+    /// response. While the listener is `finishing`, connections end as soon as they are idle.
     pub(super) fn sweep(&mut self, now: Instant, finishing: Option<Instant>) {
         let at = millis_since(self.epoch, now);
         let late: Vec<Id> = self
@@ -208,36 +209,37 @@ impl Connections {
             })
             .map(|(id, _)| *id)
             .collect();
-        late.into_iter().for_each(|id| self.cut(id));
+        late.into_iter().for_each(|id| self.abort(id));
     }
 
-    /// Has every connection end with its next response.
+    /// Makes every connection close after its next response.
     pub(super) fn close_all_next(&self) {
         self.open.values().for_each(|open| open.progress.close_next());
     }
 
-    /// Ends the connection, one of `peer` if it is given, that can best be spared. Returns whether there was one.
-    fn make_room(&mut self, peer: Option<IpAddr>, now: Instant) -> bool {
+    /// Evicts the best candidate, of `peer` if one is given. Returns whether there was one.
+    fn evict_one(&mut self, peer: Option<IpAddr>, now: Instant) -> bool {
         if self.evict(peer, EvictionKind::Head) {
             return true;
         }
-        let rest = SEARCH_REST * u32::try_from(self.open.len()).unwrap_or(u32::MAX);
-        if self.spare.searched.is_some_and(|searched| now.duration_since(searched) < rest) {
+        let rest = SEARCH_PAUSE * u32::try_from(self.open.len()).unwrap_or(u32::MAX);
+        if self.candidates.searched.is_some_and(|searched| now.duration_since(searched) < rest) {
             return false;
         }
-        self.spare = EvictionCandidates { found: self.search(now), searched: Some(now) };
+        self.candidates = EvictionCandidates { found: self.search(now), searched: Some(now) };
         self.evict(peer, EvictionKind::Used)
     }
 
-    /// Does so with what was found, of the kinds up to `last`: where connections of use are next, there may be others by now.
+    /// Evicts a candidate of the last search, of the kinds up to `last`: before a useful connection is evicted, a new search may find
+    /// others.
     fn evict(&mut self, peer: Option<IpAddr>, last: EvictionKind) -> bool {
         let is_of_peer = |candidate: &Candidate| candidate.kind <= last && (peer.is_none() || candidate.peer == peer);
-        while let Some(nth) = self.spare.found.iter().position(is_of_peer)
-            && let Some(Candidate { id, moment, .. }) = self.spare.found.remove(nth)
+        while let Some(nth) = self.candidates.found.iter().position(is_of_peer)
+            && let Some(Candidate { id, moment, .. }) = self.candidates.found.remove(nth)
         {
             if self.open.get(&id).is_some_and(|open| open.progress.end(moment)) {
                 self.evicted.inc();
-                self.cut(id);
+                self.abort(id);
                 return true;
             }
         }
@@ -256,8 +258,8 @@ impl Connections {
         found.into()
     }
 
-    /// Drops the task of a connection that was ended.
-    fn cut(&mut self, id: Id) {
+    /// Aborts the task of a connection that was ended.
+    fn abort(&mut self, id: Id) {
         if let Some(open) = self.open.get(&id) {
             open.abort.abort();
         }
@@ -270,16 +272,16 @@ impl Connections {
             worker.open -= 1;
         }
         self.peers.leave(open.peer);
-        self.show();
+        self.update_gauge();
     }
 
-    fn show(&self) {
+    fn update_gauge(&self) {
         self.gauge.set(i64::try_from(self.open.len()).unwrap_or(i64::MAX));
     }
 }
 
 impl EvictionKind {
-    /// Of a connection that is where it is since `moment`, at this time. `None`: it cannot be spared.
+    /// The kind of a connection that has been in its phase since `moment`, at the time `at`. `None`: it must stay.
     fn of(moment: Moment, at: u64, is_used: bool) -> Option<Self> {
         let age = Duration::from_millis(at.saturating_sub(moment.since()));
         match moment.phase() {
@@ -297,12 +299,12 @@ impl EvictionKind {
 }
 
 impl ConnectionLimits {
-    /// How long a connection may stay in `phase`; `None`: what it does has its own limits. `finishing`: for how long connections have
-    /// been ending.
+    /// How long a connection may stay in `phase`; `None`: the phase has limits of its own. `finishing`: how long the listener has been
+    /// finishing.
     fn of(&self, phase: ConnectionPhase, finishing: Option<Duration>) -> Option<Duration> {
         match phase {
             ConnectionPhase::Idle if finishing.is_some() => Some(Duration::ZERO),
-            // It may have been shaking hands until now.
+            // Its TLS handshake may have ended just now.
             ConnectionPhase::Silent if finishing.is_some() => Some(LAST_ARRIVALS),
             ConnectionPhase::Preamble => {
                 finishing.filter(|since| *since >= LAST_PREAMBLES).map(|_since| Duration::ZERO)
@@ -315,7 +317,7 @@ impl ConnectionLimits {
     }
 }
 
-/// How many connections each peer has, where that is bounded.
+/// The number of connections of each peer, where it is limited.
 #[derive(Debug, Default)]
 struct Peers {
     open: HashMap<IpAddr, usize>,
@@ -332,7 +334,7 @@ impl Peers {
         *self.open.entry(peer).or_default() += 1;
     }
 
-    /// One of `peer`'s has ended.
+    /// A connection of `peer` has ended.
     fn leave(&mut self, peer: Option<IpAddr>) {
         let Some(peer) = peer else { return };
         if let Entry::Occupied(mut open) = self.open.entry(peer) {
@@ -344,7 +346,7 @@ impl Peers {
     }
 }
 
-/// Who counts as one peer: an address, or a network of IPv6 that one host may have for itself.
+/// The key by which a peer is counted: an IPv4 address, or a /64 network of IPv6, which one host may own.
 fn peer_key(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V4(address) => address.into(),

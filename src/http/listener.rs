@@ -1,4 +1,4 @@
-//! The listener: accepts, caps, serves, and stops in order.
+//! The listener: accepts connections, enforces their limits, serves them, and stops in order.
 
 use std::io;
 use std::net::SocketAddr;
@@ -45,27 +45,27 @@ use super::service::Service;
 
 /// Connections the kernel holds while none is accepted. `net.core.somaxconn` caps it.
 const BACKLOG: i32 = 4096;
-/// How long a dead peer goes unnoticed at least.
+/// An idle connection whose peer is dead is probed after this time.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-/// How long accepting rests when it fails: file descriptors come back as connections end.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// The pause after a failed accept: file descriptors become free as connections end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The longest head, and the read buffer of a connection. Tencent's heads are below 1 KiB.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// How many connections beyond the cap are told so at a time. Those beyond that are closed without a word.
-pub(crate) const TURNED_AWAY_MAX: usize = 256;
-/// How long a connection beyond the cap is kept for its answer: the sender waits no longer.
-const TURN_AWAY_PATIENCE: Duration = Duration::from_secs(2);
-/// How often slow connections are looked for: four times in the shortest timeout, within these.
+/// The most connections beyond the cap that are answered with 503 at the same time. More are closed without a response.
+pub(crate) const OVER_CAP_RESPONSES_MAX: usize = 256;
+/// How long a connection beyond the cap is kept for its response: as long as the sender waits.
+const OVER_CAP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The period of the sweep for slow connections: a quarter of the shortest timeout, within these bounds.
 const SWEEP_PERIOD_MIN: Duration = Duration::from_millis(20);
 const SWEEP_PERIOD_MAX: Duration = Duration::from_millis(250);
-/// How often it is logged at most that accepting fails: it is tried ten times a second.
+/// The shortest time between two log lines about failed accepts, which are retried ten times a second.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// Binds a socket that can be turned into a listener on any runtime.
 ///
 /// # Errors
 ///
-/// The address is in use, or not ours.
+/// The address is in use, or is not an address of this host.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the last connections of the old process to time out.
@@ -76,17 +76,17 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// What a listener serves with.
+/// What a listener needs.
 #[derive(Debug)]
 pub(crate) struct ListenerSetup {
     pub(crate) service: Arc<Service>,
     pub(crate) preamble: Arc<Preamble>,
     pub(crate) limits: ConnectionLimits,
-    /// Where connections are driven.
+    /// The runtimes that drive the connections.
     pub(crate) workers: Vec<Handle>,
 }
 
-/// Serves until the process is in [`Phase::Closing`], and then until the last connection has ended.
+/// Serves until the process reaches [`Phase::Closing`], and then until the last connection has ended.
 pub(crate) async fn serve(listener: TcpListener, setup: ListenerSetup, lifecycle: Lifecycle) {
     let mut server = Server::new(setup);
     let mut closing = pin!(lifecycle.reached(Phase::Closing));
@@ -104,33 +104,35 @@ pub(crate) async fn serve(listener: TcpListener, setup: ListenerSetup, lifecycle
         };
         match accepted {
             Ok((stream, peer)) => server.begin(stream, peer),
-            Err(error) if is_of_one_connection(&error) => tracing::debug!(%error, "a connection ended before it began"),
+            Err(error) if concerns_one_connection(&error) => {
+                tracing::debug!(%error, "a connection ended before it was accepted");
+            }
             Err(error) => {
                 server.service.intake.metrics.accept_errors.inc();
                 if server.accept_log.permits(clock::monotonic()) {
-                    tracing::warn!(%error, "connections cannot be accepted; they wait in the backlog");
+                    tracing::warn!(%error, "connections cannot be accepted and wait in the backlog");
                 }
-                time::sleep(ACCEPT_REST).await;
+                time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
     server.finish(listener).await;
 }
 
-/// Whether accepting failed because of the one that was accepted, and not for want of something that others want too.
-fn is_of_one_connection(error: &io::Error) -> bool {
+/// Whether the error concerns only the connection that was being accepted, and no resource that all connections need.
+fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::ConnectionAborted;
     use io::ErrorKind::ConnectionRefused;
     use io::ErrorKind::ConnectionReset;
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// What serves the connections of a listener.
+/// The state of a running listener.
 struct Server {
     service: Arc<Service>,
     preamble: Arc<Preamble>,
     connections: Connections,
-    farewells: Arc<Semaphore>,
+    over_cap_responses: Arc<Semaphore>,
     accept_log: Throttle,
     sweep_period: Duration,
     client_ca_version: u64,
@@ -149,7 +151,7 @@ impl Server {
                 metrics.connections.clone(),
                 metrics.connections_evicted.clone(),
             ),
-            farewells: Arc::new(Semaphore::new(TURNED_AWAY_MAX)),
+            over_cap_responses: Arc::new(Semaphore::new(OVER_CAP_RESPONSES_MAX)),
             accept_log: Throttle::new(WARN_EVERY),
             sweep_period: (shortest / 4).clamp(SWEEP_PERIOD_MIN, SWEEP_PERIOD_MAX),
             client_ca_version: preamble.client_ca_version(),
@@ -158,32 +160,32 @@ impl Server {
         }
     }
 
-    /// Serves a connection, closes it where nobody from its network is served, or turns it away if there is no place.
+    /// Serves a connection; closes it if its network is not allowed; answers 503 if there is no slot for it.
     fn begin(&mut self, stream: TcpStream, peer: SocketAddr) {
         let metrics = &self.service.intake.metrics;
         let is_proxy = self.preamble.proxies.contain(peer.ip());
         if !is_proxy && self.service.senders.as_ref().is_some_and(|senders| !senders.allowed.contain(peer.ip())) {
             metrics.unopened_sender.inc();
-            tracing::debug!(%peer, "connection from outside callbacks.senders and callbacks.proxies");
+            tracing::debug!(%peer, "connection from an address that is in neither callbacks.senders nor callbacks.proxies");
             return;
         }
         let now = clock::monotonic();
-        let Some(place) = self.connections.place(peer.ip(), is_proxy, now) else {
+        let Some(slot) = self.connections.admit(peer.ip(), is_proxy, now) else {
             metrics.connections_refused.inc();
-            // Whoever expects TLS could not read a response.
+            // A client that expects TLS cannot read a plain response.
             if self.preamble.tls.is_none()
-                && let Ok(farewell) = Arc::clone(&self.farewells).try_acquire_owned()
+                && let Ok(permit) = Arc::clone(&self.over_cap_responses).try_acquire_owned()
             {
                 self.connections.spawn(async move {
-                    turn_away(stream).await;
-                    drop(farewell);
+                    reject_over_cap(stream).await;
+                    drop(permit);
                 });
             }
             return;
         };
         set_options(&stream);
         let (service, preamble) = (Arc::clone(&self.service), Arc::clone(&self.preamble));
-        self.connections.begin(place, now, |progress| drive(stream, peer, preamble, service, progress));
+        self.connections.begin(slot, now, |progress| drive(stream, peer, preamble, service, progress));
     }
 
     fn sweep(&mut self) {
@@ -195,9 +197,9 @@ impl Server {
         self.connections.sweep(clock::monotonic(), None);
     }
 
-    /// Takes no more connections, and serves those that are there to their end.
+    /// Accepts what is in the backlog, then nothing more, and serves all connections to their end.
     async fn finish(mut self, listener: TcpListener) {
-        // The kernel has connected these, and their senders may have sent: dropped with the listener, they would be lost.
+        // The kernel has completed these handshakes, and the senders may have sent callbacks: closing the listener would lose them.
         if let Ok(listener) = listener.into_std() {
             for (stream, peer) in (0..BACKLOG).map_while(|_nth| listener.accept().ok()) {
                 let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
@@ -228,13 +230,13 @@ async fn drive(
     service: Arc<Service>,
     progress: Progress,
 ) {
-    let opened = match here(stream) {
+    let opened = match adopt(stream) {
         Ok(stream) => {
             progress.note_wait(arrival::waited(&stream));
             open(stream, peer, &preamble, &service).await
         }
         Err(error) => {
-            tracing::debug!(%error, %peer, "connection not taken up");
+            tracing::debug!(%error, %peer, "connection cannot be registered with the runtime");
             None
         }
     };
@@ -242,7 +244,7 @@ async fn drive(
     if !progress.enter(ConnectionPhase::Silent) {
         return;
     }
-    // Errors are the peer's: it broke off, was too slow, or does not speak HTTP.
+    // These errors are the peer's: it closed the connection, was too slow, or does not speak HTTP.
     if let Err(error) = serve_connection(stream, peer, progress, Arc::clone(&service)).await {
         if error.is_parse() {
             service.intake.metrics.not_http.inc();
@@ -255,12 +257,12 @@ async fn drive(
     }
 }
 
-/// Gives a socket to the runtime of this thread.
-fn here(stream: TcpStream) -> io::Result<TcpStream> {
+/// Registers a socket with the runtime of this thread.
+fn adopt(stream: TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.into_std()?)
 }
 
-/// Brings a connection as far as HTTP.
+/// Reads the preamble of a connection, if one is expected.
 async fn open(
     stream: TcpStream,
     address: SocketAddr,
@@ -270,7 +272,7 @@ async fn open(
     if !preamble.is_expected(address) {
         return Some((Stream::Plain(stream), Peer { address, is_proxy_itself: false }));
     }
-    // Boxed: every connection's future would otherwise be larger by it, for as long as it lives.
+    // Boxed: the future of every connection would otherwise hold its space for as long as the connection lives.
     match Box::pin(preamble.read(stream, address)).await {
         Ok(opened) => Some(opened),
         Err(error) => {
@@ -280,7 +282,7 @@ async fn open(
                 PreambleError::Tls(_) => metrics.unopened_tls.inc(),
                 PreambleError::Timeout => metrics.unopened_late.inc(),
             }
-            tracing::debug!(error = &error as &dyn std::error::Error, peer = %address, "connection did not open");
+            tracing::debug!(error = &error as &dyn std::error::Error, peer = %address, "connection ended before HTTP");
             None
         }
     }
@@ -293,40 +295,40 @@ fn serve_connection(
     service: Arc<Service>,
 ) -> impl Future<Output = Result<(), hyper::Error>> {
     let io = TokioIo::new(Connection::new(stream, progress.clone()));
-    // One for the connection: all connections would otherwise count references to the one service, from every thread.
+    // One for each connection: a reference count shared by all connections would be written by every thread.
     let service = Arc::new(ConnectionService { service, peer, progress });
     let service = service_fn(move |request| Arc::clone(&service).serve(request));
     http1::Builder::new()
-        // The listener ends slow heads and idle connections.
+        // The sweep ends slow heads and idle connections.
         .header_read_timeout(None)
         .keep_alive(true)
-        // Who closes behind a whole callback has sent it all the same.
+        // A sender that closes its half behind a complete callback still gets its response.
         .half_close(true)
         .pipeline_flush(false)
-        // An answer is short: to copy it behind its head costs less than to hand over both.
+        // A response is short: copying it behind its head costs less than a vectored write.
         .writev(false)
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(io, service)
 }
 
-/// Sets what a connection needs. What cannot be set does not matter enough to turn the sender away.
+/// Sets the socket options. A failure does not matter enough to reject the sender.
 fn set_options(stream: &TcpStream) {
     let socket = SockRef::from(stream);
     let set =
         stream.set_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE)));
     if let Err(error) = set {
-        tracing::debug!(%error, "could not set socket options");
+        tracing::debug!(%error, "cannot set socket options");
     }
 }
 
-/// Tells a connection beyond the cap that there is no place, rather than leave it waiting.
-async fn turn_away(mut stream: TcpStream) {
+/// Answers a connection beyond the cap with 503.
+async fn reject_over_cap(mut stream: TcpStream) {
     let response = reply::too_many_connections();
-    // It may be gone already.
-    let _told = time::timeout(TURN_AWAY_PATIENCE, async {
+    // The peer may be gone already.
+    let _sent = time::timeout(OVER_CAP_TIMEOUT, async {
         stream.write_all(&response).await?;
         stream.shutdown().await?;
-        // Closed before its request was read, the connection would end in a reset, and the answer with it.
+        // Closing with unread data makes the kernel send a reset, and the peer may then lose the response.
         tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
     })
     .await;

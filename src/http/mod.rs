@@ -1,4 +1,4 @@
-//! The callback listener: connections, limits, and the way from a request to an answer.
+//! The callback listener: connections and their limits, and the handling of a request up to its response.
 
 mod arrival;
 pub(crate) mod body;

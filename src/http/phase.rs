@@ -1,8 +1,8 @@
-//! Where a connection is between its requests, and since when: noted by the connection, read by the listener, which ends those that
-//! stay in a phase for too long.
+//! The phase of a connection, and since when it is in it. The connection records it; the listener reads it, and ends connections that stay
+//! in a phase for too long.
 //!
-//! Both sides change the phase by compare-and-swap, so a connection that the listener has ended never begins a request, and one whose
-//! request is with the service is never ended.
+//! Both sides change the phase by compare-and-swap. So a connection that the listener has ended never begins a request, and a connection
+//! whose request is being handled is never ended.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,22 +14,22 @@ use std::time::Instant;
 
 use crate::clock;
 
-/// Where a connection is.
+/// The phases of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectionPhase {
-    /// Before HTTP: a header of the PROXY protocol, a TLS handshake.
+    /// Before HTTP: a PROXY protocol header, a TLS handshake.
     Preamble,
-    /// HTTP may begin, and no byte of it has come.
+    /// Ready for HTTP, but no byte has arrived.
     Silent,
     /// Reading a head.
     Head,
-    /// The service has the request.
+    /// The service handles the request.
     Service,
-    /// A response is on its way.
+    /// A response is being sent.
     Response,
     /// Between two requests.
     Idle,
-    /// The response is sent, and what the peer still sends is read and dropped, so that the close is no reset.
+    /// The response is sent; what the peer still sends is read and discarded, so that the close is not a reset.
     Linger,
     /// The listener has ended it.
     Ended,
@@ -46,7 +46,7 @@ const PHASES: [ConnectionPhase; 8] = [
     ConnectionPhase::Ended,
 ];
 
-/// A phase and since when, in milliseconds on the clock of the connection's [`Progress`].
+/// A phase, and its beginning in milliseconds on the clock of the connection's [`Progress`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment(u64);
 
@@ -66,13 +66,13 @@ impl Moment {
             .unwrap_or(ConnectionPhase::Ended)
     }
 
-    /// Milliseconds on the clock of the connection's [`Progress`].
+    /// The beginning of the phase, in milliseconds on the clock of the connection's [`Progress`].
     pub(super) const fn since(self) -> u64 {
         self.0 >> PHASE_BITS
     }
 }
 
-/// The phase of one connection. Clones are the same.
+/// The state of one connection. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Progress {
     inner: Arc<ConnectionState>,
@@ -80,18 +80,18 @@ pub(super) struct Progress {
 
 #[derive(Debug)]
 struct ConnectionState {
-    /// The zero of its clock, the same for all connections of a listener.
+    /// The zero of its clock, which is the same for all connections of a listener.
     epoch: Instant,
     moment: AtomicU64,
     closes_next: AtomicBool,
     lingers: AtomicBool,
     is_used: AtomicBool,
-    /// How long its first request waited for this process; 0 from then on.
+    /// How long the first request waited for this process; 0 after that request.
     waited_millis: AtomicU32,
 }
 
 impl Progress {
-    /// A connection that begins. `epoch` is the zero of the clock.
+    /// The state of a new connection. `epoch` is the zero of the clock.
     pub(super) fn new(epoch: Instant, now: Instant) -> Self {
         let moment = Moment::new(ConnectionPhase::Preamble, millis_since(epoch, now));
         let (closes_next, lingers, is_used) = <(AtomicBool, AtomicBool, AtomicBool)>::default();
@@ -100,12 +100,12 @@ impl Progress {
         Self { inner: Arc::new(state) }
     }
 
-    /// The phase, and since when.
+    /// The current phase and its beginning.
     pub(super) fn moment(&self) -> Moment {
         Moment(self.inner.moment.load(Ordering::Acquire))
     }
 
-    /// Moves on to `phase`. Returns whether it did: one that was ended stays so.
+    /// Enters `phase`. Returns whether it did: an ended connection stays ended.
     pub(super) fn enter(&self, phase: ConnectionPhase) -> bool {
         let next = Moment::new(phase, millis_since(self.inner.epoch, clock::monotonic()));
         let mut moment = self.moment();
@@ -120,7 +120,7 @@ impl Progress {
         }
     }
 
-    /// Ends the connection, if it is still where it was at `moment`. Returns whether it was.
+    /// Ends the connection if its phase is still the one of `moment`. Returns whether it was.
     pub(super) fn end(&self, moment: Moment) -> bool {
         self.swap(moment, Moment::new(ConnectionPhase::Ended, moment.since())).is_ok()
     }
@@ -130,33 +130,33 @@ impl Progress {
         swapped.map(|_from| ()).map_err(Moment)
     }
 
-    /// Has the next response end the connection.
+    /// Makes the connection close after its next response.
     pub(super) fn close_next(&self) {
         self.inner.closes_next.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the next response ends the connection.
+    /// Whether the connection closes after its next response.
     pub(super) fn closes_next(&self) -> bool {
         self.inner.closes_next.load(Ordering::Relaxed)
     }
 
-    /// A callback that came over it was taken.
+    /// Records that a valid callback came over the connection.
     pub(super) fn mark_used(&self) {
         self.inner.is_used.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a callback that came over it was taken.
+    /// Whether a valid callback came over the connection.
     pub(super) fn is_used(&self) -> bool {
         self.inner.is_used.load(Ordering::Relaxed)
     }
 
-    /// Its first request has waited so long for this process.
+    /// Records how long the first request has waited for this process.
     pub(super) fn note_wait(&self, waited: Duration) {
         let millis = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
         self.inner.waited_millis.store(millis, Ordering::Relaxed);
     }
 
-    /// How long the request that begins has waited for this process: only the first can have.
+    /// How long the request that begins now has waited for this process: zero for all but the first.
     pub(super) fn take_wait(&self) -> Duration {
         let millis = self.inner.waited_millis.load(Ordering::Relaxed);
         if millis > 0 {
@@ -165,7 +165,7 @@ impl Progress {
         Duration::from_millis(millis.into())
     }
 
-    /// The connection ends with a request that was not read to its end.
+    /// Records that the connection closes before its last request was read to the end.
     pub(super) fn leave_unread(&self) {
         self.inner.lingers.store(true, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! What comes on a connection before HTTP: a header of the PROXY protocol that says whose it is, and a TLS handshake.
+//! What a connection may begin with before HTTP: a PROXY protocol header that names its client, and a TLS handshake.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,34 +17,34 @@ use super::connection::Stream;
 use super::proxy;
 use super::service::Peer;
 
-/// What TLS on the callback listener runs on.
+/// The TLS settings of the callback listener.
 #[derive(Debug)]
 pub(crate) struct Tls {
     pub(crate) config: Arc<ServerConfig>,
-    /// Counts the changes of the authorities of clients' certificates. A connection from before a change must not outlive it for long.
+    /// Counts the changes of the client CA certificates. Connections from before a change must end soon.
     pub(crate) client_ca_version: u64,
 }
 
-/// What a connection must begin with.
+/// What connections must begin with.
 #[derive(Debug, Clone)]
 pub(crate) struct Preamble {
-    /// Proxies: they are not held to the cap of one peer, and may connect also where only some senders may.
+    /// Proxies: they have no cap per peer, and may connect even if only some senders are allowed.
     pub(crate) proxies: Networks,
-    /// Those of them whose connections begin with a header of the PROXY protocol.
+    /// The proxies whose connections begin with a PROXY protocol header.
     pub(crate) header_from: Networks,
-    /// `None`: there is no TLS.
+    /// `None`: no TLS.
     pub(crate) tls: Option<Arc<ArcSwap<Tls>>>,
-    /// How long all of it may take.
+    /// The longest time for the whole preamble.
     pub(crate) timeout: Duration,
 }
 
-/// Why a connection got no further.
+/// Why a connection ended before HTTP.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PreambleError {
-    /// A proxy sent no header of the PROXY protocol, or one that cannot be read.
-    #[error("read the header of the PROXY protocol")]
+    /// A proxy sent no PROXY protocol header, or an invalid one.
+    #[error("read the PROXY protocol header")]
     ProxyHeader(#[source] io::Error),
-    /// The handshake failed: no TLS, none that both sides speak, or no certificate of a client where one is asked for.
+    /// The handshake failed: no TLS, no common version or cipher suite, or no client certificate where one is required.
     #[error("TLS handshake")]
     Tls(#[source] io::Error),
     /// It took too long.
@@ -53,7 +53,7 @@ pub(crate) enum PreambleError {
 }
 
 impl Preamble {
-    /// See [`Tls`].
+    /// See [`Tls::client_ca_version`].
     pub(super) fn client_ca_version(&self) -> u64 {
         self.tls.as_ref().map_or(0, |tls| tls.load().client_ca_version)
     }
@@ -63,11 +63,11 @@ impl Preamble {
         self.tls.is_some() || self.header_from.contain(peer.ip())
     }
 
-    /// Reads what comes before HTTP. Returns the connection with whose it is.
+    /// Reads the preamble. Returns the connection and its client.
     ///
     /// # Errors
     ///
-    /// Something else came, or nothing in time. The connection is of no use then.
+    /// The preamble is invalid or too slow. The connection must then be closed.
     pub(super) async fn read(&self, stream: TcpStream, peer: SocketAddr) -> Result<(Stream, Peer), PreambleError> {
         time::timeout(self.timeout, self.steps(stream, peer)).await.map_err(|_elapsed| PreambleError::Timeout)?
     }

@@ -1,6 +1,6 @@
-//! The header that a proxy writes before everything else on a connection, by the PROXY protocol, versions 1 and 2: who its client is.
+//! The PROXY protocol header, versions 1 and 2: what a proxy sends first on a connection to name its client.
 //!
-//! Nothing behind the header is read: what follows belongs to TLS or HTTP.
+//! Nothing behind the header is read: it belongs to TLS or HTTP.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,26 +11,26 @@ use std::net::SocketAddr;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 
-/// What begins a header of version 2.
+/// The beginning of a version 2 header.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The longest line of version 1, its end included.
+/// The longest version 1 line, with its end.
 const LINE_MAX: usize = 107;
-/// The longest rest of a header of version 2: room for all extensions there are.
+/// The longest remainder of a version 2 header: room for all existing extensions.
 const REST_MAX: usize = 4096;
 
-/// Reads the header. Returns the client it names, or `None` if the proxy speaks for itself, as it does to see whether we live.
+/// Reads the header. Returns the client that it names, or `None` for a connection of the proxy itself, such as a health check.
 ///
 /// # Errors
 ///
-/// There is no header, or one that cannot be read. The connection is of no use then.
+/// The header is missing or invalid. The connection must then be closed.
 pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
-    // No header is shorter.
+    // The shortest valid header is longer.
     let mut begin = [0; SIGNATURE.len()];
     stream.read_exact(&mut begin).await?;
     if begin == *SIGNATURE { binary(stream).await } else { text(stream, &begin).await }
 }
 
-/// Byte by byte, so that nothing behind the line is taken: it is short, and a connection has one.
+/// Reads byte by byte, so that nothing behind the line is consumed: it is short, and a connection has only one.
 async fn text(stream: &mut (impl AsyncRead + Unpin), begin: &[u8]) -> io::Result<Option<SocketAddr>> {
     let mut line = begin.to_vec();
     if !line.starts_with(b"PROXY ") {
@@ -68,9 +68,9 @@ async fn binary(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Sock
     let mut rest = vec![0; length];
     stream.read_exact(&mut rest).await?;
     match (version_and_command, family) {
-        // LOCAL: the proxy itself.
+        // LOCAL: a connection of the proxy itself.
         (0x20, _) => Ok(None),
-        // TCP over v4, and over v6: the addresses of both sides, then the ports of both.
+        // TCP over IPv4 and over IPv6: both addresses, then both ports.
         (0x21, 0x11) => {
             let source: [u8; 4] = part(&rest, 0)?;
             Ok(Some((IpAddr::from(source), u16::from_be_bytes(part(&rest, 8)?)).into()))
@@ -79,7 +79,7 @@ async fn binary(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Sock
             let source: [u8; 16] = part(&rest, 0)?;
             Ok(Some((IpAddr::from(source), u16::from_be_bytes(part(&rest, 32)?)).into()))
         }
-        // A client that has no address, as on a Unix socket.
+        // The client has no address, as on a Unix socket.
         (0x21, _) => Ok(None),
         _ => Err(bad()),
     }

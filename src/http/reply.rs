@@ -1,4 +1,4 @@
-//! Answers and refusals as HTTP responses. Every body has the three fields that Tencent's protocol makes mandatory.
+//! HTTP responses. Every body has the three fields that Tencent's protocol requires.
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -12,23 +12,23 @@ use crate::decide::answer;
 use crate::intake::Answer;
 use crate::refusal::Refusal;
 
-/// What the listener sends.
+/// The responses of the listener.
 pub(crate) type Reply = Response<Full<Bytes>>;
 
-/// 200 and the plain OK.
+/// 200 with the plain OK body.
 pub(crate) fn ok() -> Reply {
     json(StatusCode::OK, Bytes::from_static(answer::OK))
 }
 
-/// 200 and what was decided. A refusal by policy is made with `ErrorCode`, never with a status.
+/// 200 with the result. A decision to refuse is expressed by `ErrorCode`, never by a status.
 pub(crate) fn answer(answer: Answer) -> Reply {
     match answer {
-        Answer::Taken => ok(),
+        Answer::Acknowledged => ok(),
         Answer::Decided(body) => json(StatusCode::OK, body),
     }
 }
 
-/// The refusal's status, and why.
+/// The status of the refusal, and its text.
 pub(crate) fn refusal(refusal: &Refusal) -> Reply {
     let reason = refusal.reason();
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -48,17 +48,17 @@ pub(crate) fn refusal(refusal: &Refusal) -> Reply {
     reply
 }
 
-/// Ends the connection with this reply.
+/// Makes the connection close after this reply.
 pub(crate) fn close(reply: &mut Reply) {
     reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// Whether the connection ends with this reply.
+/// Whether the connection closes after this reply.
 pub(crate) fn is_closing(reply: &Reply) -> bool {
     reply.headers().contains_key(header::CONNECTION)
 }
 
-/// The whole response for a connection beyond the cap, which gets no server of its own.
+/// The whole response for a connection beyond the cap, which is not served by hyper.
 pub(crate) fn too_many_connections() -> Vec<u8> {
     let body = failure("too many connections");
     let mut response = format!(

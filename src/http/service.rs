@@ -1,4 +1,4 @@
-//! From a request to a reply: the limits around [`Intake`], and the entry in the ledger.
+//! Turns a request into a response: checks it, reads its body, hands it to [`Intake`], and records its outcome in the ledger.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -36,30 +36,30 @@ use super::phase::Progress;
 use super::reply;
 use super::reply::Reply;
 
-/// Where proxies write whose request they pass on.
+/// The header in which proxies name the client of a request.
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 
-/// What requests on the callback listener meet.
+/// What handles the requests of the callback listener.
 #[derive(Debug)]
 pub(crate) struct Service {
     pub(crate) intake: Intake,
-    /// The only path callbacks are taken on; `None`: any.
+    /// The only path on which callbacks are accepted; `None`: any.
     pub(crate) path: Option<String>,
-    /// Whose callbacks are taken; `None`: anybody's.
+    /// The allow-list of senders; `None`: every sender is allowed.
     pub(crate) senders: Option<Senders>,
     pub(crate) bodies: Bodies,
-    /// How often it is logged that a query was lost.
-    pub(crate) nameless_log: Throttle,
-    /// How often it is logged that a request cannot be read as HTTP.
+    /// Limits the log lines about requests that lost their query.
+    pub(crate) no_command_log: Throttle,
+    /// Limits the log lines about requests that are not HTTP.
     pub(crate) not_http_log: Throttle,
-    /// When the process stops, each response ends its connection.
+    /// During the stop each response closes its connection.
     pub(crate) lifecycle: Lifecycle,
 }
 
-/// The service as one connection has it.
+/// The service for one connection.
 ///
-/// Futures are copied whole at each await of one within another, and this one once more by hyper: so there are few of them on the way
-/// of a callback, and what is rare is boxed.
+/// Each await of a nested future copies it whole, and hyper copies this one once more. So the path of a callback has few of them, and rare
+/// steps are boxed.
 #[derive(Debug)]
 pub(super) struct ConnectionService {
     pub(super) service: Arc<Service>,
@@ -67,12 +67,12 @@ pub(super) struct ConnectionService {
     pub(super) progress: Progress,
 }
 
-/// Who is at the other side of a connection.
+/// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
-    /// Its address, or the one that a header of the PROXY protocol names.
+    /// Its address, or the one that a PROXY protocol header names.
     pub(super) address: SocketAddr,
-    /// Whether a header of the PROXY protocol names nobody: the proxy speaks for itself, and `X-Forwarded-For` counts for nothing.
+    /// The PROXY protocol header names no client: the request is the proxy's own, and `X-Forwarded-For` is ignored.
     pub(super) is_proxy_itself: bool,
 }
 
@@ -82,14 +82,14 @@ impl ConnectionService {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Reply, Infallible>> {
-        // Not when the future is polled: hyper looks for what comes behind the body before, and that would be taken for a head.
+        // Not in the future: before polling it, hyper reads what follows the body, and that would count as a head.
         let is_open = self.progress.enter(ConnectionPhase::Service);
         self.reply_to(request, is_open)
     }
 
     async fn reply_to(self: Arc<Self>, request: Request<Incoming>, is_open: bool) -> Result<Reply, Infallible> {
         if !is_open {
-            // The listener has ended the connection while a request sent ahead was read: its task is about to be dropped.
+            // The sweep has ended the connection while a pipelined request was read: its task is about to be dropped.
             std::future::pending::<()>().await;
         }
         let service = &*self.service;
@@ -98,9 +98,9 @@ impl ConnectionService {
         let mut body = Some(body);
         let arrival = Arrival { began, waited: self.progress.take_wait() };
         let mut reply = match service.receive(&parts, self.peer, arrival) {
-            Step::Answer(reply) => reply,
+            Step::Respond(reply) => reply,
             Step::Refuse(receipt, refusal) => refuse(&refusal, receipt),
-            Step::Nameless(verdict) => Box::pin(self.answer_nameless(verdict, &mut body, began)).await,
+            Step::NoCommand(verdict) => Box::pin(self.answer_without_command(verdict, &mut body, began)).await,
             Step::Read(receipt, admitted) => match service.bodies.read(&admitted, body.as_mut(), began).await {
                 Ok(raw) => {
                     body = None;
@@ -115,25 +115,25 @@ impl ConnectionService {
                 Err(refusal) => refuse(&refusal, receipt),
             },
         };
-        let goes_on = !reply::is_closing(&reply)
+        let is_reusable = !reply::is_closing(&reply)
             && match body {
                 Some(unread) => Box::pin(service.bodies.drain(&parts.headers, unread, began)).await,
                 None => true,
             };
-        if !goes_on {
+        if !is_reusable {
             self.progress.leave_unread();
         }
         let is_stopping = service.lifecycle.phase() >= Phase::KeepAccepting;
-        if !goes_on || is_stopping || self.progress.closes_next() {
+        if !is_reusable || is_stopping || self.progress.closes_next() {
             reply::close(&mut reply);
         }
         self.progress.enter(ConnectionPhase::Response);
         Ok(reply)
     }
 
-    /// Answers a POST without a command: a check of the URL where the body is blank too, and else a callback whose query a proxy has
-    /// lost. `verdict` says what else is wrong with it.
-    async fn answer_nameless(
+    /// Answers a POST without a command. With a blank body it is a check of the URL; with any other body it is a callback whose query a
+    /// proxy has dropped. `verdict` is the refusal that applies to it otherwise.
+    async fn answer_without_command(
         &self,
         verdict: Result<(), Refusal>,
         body: &mut Option<Incoming>,
@@ -149,7 +149,7 @@ impl ConnectionService {
             }
             Ok(false) => {
                 let refusal = verdict.err().unwrap_or(Refusal::CommandMissing);
-                if service.nameless_log.permits(began) {
+                if service.no_command_log.permits(began) {
                     tracing::warn!(
                         peer = %self.peer.address,
                         reason = refusal.reason().word(),
@@ -164,42 +164,42 @@ impl ConnectionService {
     }
 }
 
-/// What comes after a request's head.
+/// How a request goes on after its head.
 enum Step<'r> {
-    /// It is no callback.
-    Answer(Reply),
-    /// Its body is not wanted.
+    /// It is not a callback.
+    Respond(Reply),
+    /// It is refused without its body.
     Refuse(Receipt<'r>, Refusal),
-    /// A POST without a command: its body says whether it is a callback, and this what else is wrong with it.
-    Nameless(Result<(), Refusal>),
-    /// Its body is read.
+    /// A POST without a command: the body tells whether it is a callback; the result is the refusal that applies to it otherwise.
+    NoCommand(Result<(), Refusal>),
+    /// Its body is to be read.
     Read(Receipt<'r>, AuthorizedRequest<'r>),
 }
 
 impl Service {
-    /// Looks at a head. A request that names a command is in the ledger from here on.
+    /// Checks a head. A request that names a command is in the ledger from here on.
     fn receive<'r>(&'r self, parts: &'r Parts, peer: Peer, arrival: Arrival) -> Step<'r> {
         let head = Head { peer: peer.address, received: clock::wall(), arrival };
         let raw_query = parts.uri.query().unwrap_or_default();
         let query = Query::parse(raw_query);
         let command = match &query {
             Ok(query) => query.command.as_deref().map(Command::find),
-            // What cannot be read is a callback all the same, of no command in the table.
+            // An unreadable query with a command is a callback too: of an unknown command.
             Err(_) => Query::names_command(raw_query).then_some(None),
         };
         let framing = check_framing(parts);
         let sender = self.check_sender(parts, peer);
         if command.is_none() {
-            let is_welcome = framing.clone().and_then(|()| match &sender {
+            let is_allowed = framing.clone().and_then(|()| match &sender {
                 Err(refusal) if !self.is_check_of_proxy(parts, peer) => Err(refusal.clone()),
                 _ => Ok(()),
             });
-            match (&parts.method, is_welcome) {
-                (&Method::GET | &Method::HEAD | &Method::OPTIONS, is_welcome) => {
+            match (&parts.method, is_allowed) {
+                (&Method::GET | &Method::HEAD | &Method::OPTIONS, is_allowed) => {
                     self.intake.metrics.probes.inc();
-                    return Step::Answer(is_welcome.map_or_else(|refusal| reply::refusal(&refusal), |()| reply::ok()));
+                    return Step::Respond(is_allowed.map_or_else(|refusal| reply::refusal(&refusal), |()| reply::ok()));
                 }
-                (&Method::POST, Ok(())) => return Step::Nameless(sender.and_then(|()| self.find_app(query))),
+                (&Method::POST, Ok(())) => return Step::NoCommand(sender.and_then(|()| self.find_app(query))),
                 _other => {}
             }
         }
@@ -212,23 +212,23 @@ impl Service {
 
     fn check_sender(&self, parts: &Parts, peer: Peer) -> Result<(), Refusal> {
         let Some(senders) = &self.senders else { return Ok(()) };
-        let is_taken = if peer.is_proxy_itself {
+        let is_allowed = if peer.is_proxy_itself {
             senders.allowed.contain(peer.address.ip())
         } else {
             let forwarded = parts.headers.get_all(X_FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
             senders.admit(peer.address.ip(), forwarded)
         };
-        if is_taken { Ok(()) } else { Err(Refusal::Sender) }
+        if is_allowed { Ok(()) } else { Err(Refusal::Sender) }
     }
 
-    /// Whether a proxy speaks for itself, as it does to see whether this server lives.
+    /// Whether a proxy sends a request of its own, such as a health check.
     fn is_check_of_proxy(&self, parts: &Parts, peer: Peer) -> bool {
         let is_for_another = !peer.is_proxy_itself && parts.headers.contains_key(X_FORWARDED_FOR);
         let is_proxy = |senders: &Senders| senders.proxies.contain(peer.address.ip());
         !is_for_another && self.senders.as_ref().is_some_and(is_proxy)
     }
 
-    /// Whether the query names an application of ours.
+    /// Checks that the query names a configured application.
     fn find_app(&self, query: Result<Query<'_>, QueryError>) -> Result<(), Refusal> {
         let query = query.map_err(Refusal::Query)?;
         auth::find(&query, &self.intake.apps).map(|_app| ())
@@ -252,25 +252,25 @@ impl Service {
     }
 }
 
-/// Ends a callback in the ledger that was not handed to intake. Returns the reply.
+/// Ends the receipt of a callback that did not reach intake. Returns the reply.
 fn refuse(refusal: &Refusal, receipt: Receipt<'_>) -> Reply {
     receipt.end(refusal.reason());
     refused(refusal)
 }
 
-/// The reply to a callback whose end is in the ledger already.
+/// The reply to a callback whose receipt has ended.
 fn refused(refusal: &Refusal) -> Reply {
     tracing::debug!(reason = refusal.reason().word(), "refused");
     reply::refusal(refusal)
 }
 
-/// Refuses heads that hyper takes and we do not: what another server on the way could read differently.
+/// Protects against request smuggling: refuses heads that hyper accepts, but that another server on the way could read differently.
 ///
-/// hyper refuses most of these itself. Of a head with both a length and `chunked` it keeps `chunked`, and ends the connection with
-/// the answer, so that nothing behind it is read as a request.
+/// hyper refuses most of them itself. If a head has both `Content-Length` and `chunked`, hyper uses `chunked` and closes the connection
+/// after the response, so nothing behind the body is read as a request.
 ///
-/// A line of a head may end in LF alone, as RFC 9112 allows. It ends a line wherever it stands: whoever passes one on inside a value is
-/// against RFC 9110, and what follows it is judged as the header that it then is.
+/// A line of a head may end in LF alone, as RFC 9112 allows. A proxy that forwards an LF inside a value violates RFC 9110; what follows the
+/// LF is then checked as a header of its own.
 fn check_framing(head: &Parts) -> Result<(), Refusal> {
     check_host(head)?;
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).into_iter();
@@ -289,8 +289,8 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
     if is_plain { Ok(()) } else { Err(Refusal::ContentEncoding) }
 }
 
-/// One `Host` in HTTP/1.1, at most one in 1.0. It may be empty: RFC 9112 3.2 has it so where a request has no authority, and monitors
-/// send it.
+/// Requires exactly one `Host` in HTTP/1.1, and at most one in HTTP/1.0. It may be empty: RFC 9112 3.2 requires that for a request without
+/// an authority, and monitors send it.
 fn check_host(head: &Parts) -> Result<(), Refusal> {
     let mut hosts = head.headers.get_all(header::HOST).into_iter().map(HeaderValue::as_bytes);
     match (hosts.next(), hosts.next()) {
@@ -300,7 +300,7 @@ fn check_host(head: &Parts) -> Result<(), Refusal> {
     }
 }
 
-/// Whether it has only what a host and a port are written with.
+/// Whether `host` has only characters that a host and a port may have.
 fn is_host(host: &[u8]) -> bool {
     let is_other = |byte| {
         matches!(byte, b'"' | b'#' | b',' | b'/' | b'<' | b'>' | b'?' | b'@' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')

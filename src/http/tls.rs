@@ -1,6 +1,6 @@
-//! What TLS on the callback listener runs on, made anew as a whole whenever a file of it changes.
+//! The TLS configuration of the callback listener. It is built anew whenever one of its files changes.
 //!
-//! Sessions are not resumed: senders keep their connections, and a session from before a change would pass by a new check of client
+//! Sessions are not resumed: senders keep their connections open, and a session from before a change would bypass a new check of client
 //! certificates.
 
 pub(crate) mod certificate;
@@ -23,58 +23,58 @@ use self::certificate::SEQUENCE;
 use self::certificate::element;
 use self::pem::BadPem;
 
-/// The RSA keys that ring signs with.
+/// The lengths of RSA keys that ring can sign with.
 const RSA_BITS: RangeInclusive<usize> = 2048..=4096;
 
-/// Files of PEM, as they were read.
+/// The contents of PEM files.
 #[derive(Clone, Copy)]
 pub(crate) struct Pems<'p> {
-    /// The certificate of this server, and those between it and its root.
+    /// The certificate of this server, and its intermediate certificates.
     pub(crate) certificate: &'p [u8],
     pub(crate) key: &'p [u8],
-    /// Where there is one, only clients with a certificate below one of these are served.
+    /// If present, clients need a certificate that one of these CAs has issued.
     pub(crate) client_ca: Option<&'p [u8]>,
 }
 
-/// Why files cannot be used for TLS. Shows nothing of them.
+/// Why files cannot be used for TLS. Shows nothing of their contents.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadTls {
-    /// The file with the certificate has none, or one that cannot be read.
+    /// The certificate file has no certificate, or an unreadable one.
     #[error("read the certificate: {0}")]
     Certificate(BadPem),
-    /// The file with the key has none, or one that cannot be read.
+    /// The key file has no key, or an unreadable one.
     #[error("read the key: {0}")]
     Key(BadPem),
-    /// The file with the certificates of clients' authorities has none, or one that cannot be read.
-    #[error("read the certificates of the clients' authorities: {0}")]
+    /// The client CA file has no certificate, or an unreadable one.
+    #[error("read the client CA certificates: {0}")]
     ClientCa(BadPem),
-    /// One of them is something else, though its label says certificate.
-    #[error("use the certificates of the clients' authorities: number {0} in the file is not X.509")]
+    /// A section labelled as a certificate is not one.
+    #[error("use the client CA certificates: number {0} in the file is not X.509")]
     ClientRoot(usize),
-    /// They make no check.
-    #[error("use the certificates of the clients' authorities")]
+    /// No verifier can be made of them.
+    #[error("use the client CA certificates")]
     ClientCheck(#[source] VerifierBuilderError),
-    /// ring does not sign with an RSA key of this length.
-    #[error("use the key: it is an RSA key of {0} bits; only 2048 to 4096 are taken")]
+    /// ring cannot sign with an RSA key of this length.
+    #[error("use the key: it is an RSA key of {0} bits; only 2048 to 4096 are supported")]
     KeyLength(usize),
-    /// It is damaged, or of another kind.
+    /// The key is damaged, or of an unsupported kind.
     #[error("use the key: it is damaged, or neither RSA, ECDSA on P-256 or P-384, nor Ed25519")]
     KeyKind,
-    /// It is something else, though its label says certificate, or of a version that is not taken.
+    /// It is not a certificate although its label says so, or its version is not supported.
     #[error(
         "use the certificate: the first in the file is not X.509 of version 3; openssl x509 -req makes version 1 where it is given no \
          extensions"
     )]
     NotX509,
-    /// They are of two pairs, or another certificate of the file is the key's.
+    /// They do not belong together: the key may belong to another certificate of the file.
     #[error("use the certificate with the key: the key is not that of the first certificate in the file")]
     Mismatch,
-    /// Each can be used, but not together.
+    /// Each is valid, but not both together.
     #[error("use the certificate with the key")]
     Pair(#[source] rustls::Error),
 }
 
-/// Makes a configuration, or says what is wrong with the files.
+/// Builds a configuration, or says what is wrong with the files.
 pub(crate) fn build(pems: Pems<'_>) -> Result<ServerConfig, BadTls> {
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -98,7 +98,7 @@ pub(crate) fn build(pems: Pems<'_>) -> Result<ServerConfig, BadTls> {
         let wrong_length = rsa_bits(&key).filter(|bits| !RSA_BITS.contains(bits));
         return Err(wrong_length.map_or(BadTls::KeyKind, BadTls::KeyLength));
     }
-    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls tells the others well enough")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "rustls describes the others")]
     let mut config = builder.with_single_cert(chain, key).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => BadTls::Mismatch,
         rustls::Error::InvalidCertificate(_) => BadTls::NotX509,
@@ -110,7 +110,8 @@ pub(crate) fn build(pems: Pems<'_>) -> Result<ServerConfig, BadTls> {
     Ok(config)
 }
 
-/// The length of a key, if it is RSA. It begins with its version and the modulus, in PKCS #8 behind version and algorithm.
+/// The length of a key, if it is RSA. The structure begins with the version and the modulus; in PKCS #8 it follows the version and
+/// algorithm.
 fn rsa_bits(key: &PrivateKeyDer<'_>) -> Option<usize> {
     let pkcs1 = match key {
         PrivateKeyDer::Pkcs1(key) => key.secret_pkcs1_der(),

@@ -1,7 +1,7 @@
-//! The workers: threads that drive connections, each with a runtime of its own.
+//! The workers: threads that drive connections, each with a single-threaded runtime.
 //!
-//! A connection stays with the worker it began with. So what it needs is never looked for by another thread, and no worker wakes
-//! another: with one runtime for all threads that was a system call for every fourth callback.
+//! A connection stays with its worker, so no worker wakes another: with one multi-threaded runtime, every fourth callback cost a system
+//! call for that.
 
 use std::io;
 use std::sync::mpsc;
@@ -19,35 +19,34 @@ use crate::lifecycle::Phase;
 /// The name of the threads.
 const NAME: &str = "callbacks";
 
-/// Workers that do not run yet.
+/// Workers that are not running yet.
 #[derive(Debug)]
 pub(crate) struct UnstartedWorkers(Vec<Runtime>);
 
-/// Workers that run.
+/// Running workers.
 #[derive(Debug)]
 pub(crate) struct Workers {
     handles: Vec<Handle>,
-    /// Disconnected when all have ended.
+    /// Disconnected once all workers have ended.
     all: Receiver<()>,
 }
 
 impl UnstartedWorkers {
-    /// So many workers.
+    /// Makes `count` workers.
     ///
     /// # Errors
     ///
-    /// The system gives no more file descriptors.
+    /// The system has no more file descriptors.
     pub(crate) fn new(count: usize) -> io::Result<Self> {
         let runtimes = (0..count).map(|_| runtime::Builder::new_current_thread().enable_all().build());
         runtimes.collect::<io::Result<_>>().map(Self)
     }
 
-    /// Starts their threads. They end in [`Phase::Stopped`], with every
-    /// connection that is still there.
+    /// Starts the threads. They end in [`Phase::Stopped`], together with every connection that is still open.
     ///
     /// # Errors
     ///
-    /// The system gives no more threads.
+    /// The system has no more threads.
     pub(crate) fn start(self, lifecycle: &Lifecycle) -> io::Result<Workers> {
         let (running, all) = mpsc::channel();
         let mut workers = Workers { handles: Vec::new(), all };
@@ -56,7 +55,7 @@ impl UnstartedWorkers {
             let (running, lifecycle) = (running.clone(), lifecycle.clone());
             thread::Builder::new().name(NAME.to_owned()).spawn(move || {
                 runtime.block_on(lifecycle.reached(Phase::Stopped));
-                // Before anybody is told: what it still drove ends here.
+                // Before the disconnect is seen: dropping the runtime ends its connections.
                 drop(runtime);
                 drop(running);
             })?;
@@ -66,14 +65,14 @@ impl UnstartedWorkers {
 }
 
 impl Workers {
-    /// Where connections are driven.
+    /// The runtimes that drive connections.
     pub(crate) fn handles(&self) -> &[Handle] {
         &self.handles
     }
 
-    /// Waits for their end, but no longer than `limit`.
+    /// Waits until all workers have ended, at most for `limit`.
     pub(crate) fn join(self, limit: Duration) {
-        // Nothing is ever sent: this returns when the last has ended, or when the time is over.
+        // Nothing is ever sent: this returns when the last sender is dropped, or at the limit.
         let _ended = self.all.recv_timeout(limit);
     }
 }
@@ -88,20 +87,20 @@ mod tests {
 
     #[test]
     fn each_drives_what_it_has_begun_and_all_of_it_ends_with_them() {
-        let (tell, told) = mpsc::channel();
+        let (send, received) = mpsc::channel();
         let lifecycle = Lifecycle::new();
         let workers = UnstartedWorkers::new(2).unwrap().start(&lifecycle).unwrap();
         let held = Arc::new(());
         for handle in workers.handles() {
-            let (tell, held) = (tell.clone(), Arc::clone(&held));
+            let (send, held) = (send.clone(), Arc::clone(&held));
             // Aborted with its runtime.
             drop(handle.spawn(async move {
-                tell.send((thread::current().name().map(str::to_owned), thread::current().id())).unwrap();
+                send.send((thread::current().name().map(str::to_owned), thread::current().id())).unwrap();
                 pending::<()>().await;
                 drop(held);
             }));
         }
-        let (one, other) = (told.recv_timeout(LIMIT).unwrap(), told.recv_timeout(LIMIT).unwrap());
+        let (one, other) = (received.recv_timeout(LIMIT).unwrap(), received.recv_timeout(LIMIT).unwrap());
         assert_eq!((one.0.as_deref(), other.0.as_deref()), (Some(NAME), Some(NAME)));
         assert_ne!(one.1, other.1);
         assert_eq!(Arc::strong_count(&held), 3);

@@ -1,4 +1,4 @@
-//! The metrics of intake: answers, decisions, connections.
+//! The metrics of intake: responses, decisions and connections.
 
 use std::time::Duration;
 
@@ -16,34 +16,34 @@ use crate::metrics::counters;
 use crate::metrics::gauge;
 use crate::metrics::histogram;
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct IntakeMetrics {
     /// Requests that name no command.
     pub(crate) probes: IntCounter,
-    /// Refused bodies for which the queue had no room: gone without a trace in Kafka.
+    /// Bodies of refused callbacks that were dropped because the queue had no room.
     pub(crate) rejected_dropped: IntCounter,
-    /// Bytes set aside for bodies that are on their way.
+    /// Bytes reserved for bodies that are being received.
     pub(crate) bodies_bytes: IntGauge,
     /// Open connections.
     pub(crate) connections: IntGauge,
     /// Connections beyond a cap, answered with 503 and closed.
     pub(crate) connections_refused: IntCounter,
-    /// Connections that were ended to make room for a new one.
+    /// Connections that were closed to make room for a new one.
     pub(crate) connections_evicted: IntCounter,
-    /// Times that no connection could be accepted.
+    /// Failed attempts to accept a connection.
     pub(crate) accept_errors: IntCounter,
-    /// Connections that ended because what came over them was not HTTP, or too much of it.
+    /// Connections that were closed because of a request that is not HTTP, or too large.
     pub(crate) not_http: IntCounter,
-    /// Connections of a proxy without a readable header of the PROXY protocol.
+    /// Connections of a proxy without a valid PROXY protocol header.
     pub(crate) unopened_header: IntCounter,
     /// Connections whose TLS handshake failed.
     pub(crate) unopened_tls: IntCounter,
-    /// Connections from elsewhere than the configured senders and proxies.
+    /// Connections from outside the configured senders and proxies.
     pub(crate) unopened_sender: IntCounter,
-    /// Connections that were too slow in what comes before HTTP.
+    /// Connections whose preamble timed out.
     pub(crate) unopened_late: IntCounter,
-    /// Callbacks that were lost because their topic held its whole share of the queue, by topic.
+    /// Callbacks that were lost because their topic's share of the queue was full, by topic.
     pub(crate) topic_full: IntCounterVec,
     answer_before: Histogram,
     answer_after: Histogram,
@@ -116,11 +116,11 @@ impl IntakeMetrics {
         })
     }
 
-    /// A question was answered.
+    /// Counts a response to a before-callback.
     pub(crate) fn decided(&self, outcome: decide::Outcome, refuser: Refuser, took: Duration) {
         match outcome {
             decide::Outcome::Allow => self.allowed.inc(),
-            // Rare enough to be looked up.
+            // Rare enough for a lookup.
             decide::Outcome::Partial | decide::Outcome::Refuse => {
                 self.decisions.with_label_values(&[outcome.as_str(), refuser.as_str()]).inc();
             }
@@ -128,13 +128,13 @@ impl IntakeMetrics {
         self.answer_before.observe(took.as_secs_f64());
     }
 
-    /// An after-callback was acknowledged, or lost.
+    /// Counts a response to an after-callback, acknowledged or lost.
     pub(crate) fn answered(&self, took: Duration) {
         self.answer_after.observe(took.as_secs_f64());
     }
 }
 
-/// Decisions by outcome and source. Every pair that can be is there from the start.
+/// Decisions by outcome and source. Every possible pair exists from the start.
 fn decisions(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
     let help = "Before-callbacks answered, by outcome (all may, some may not, none may) and by what refused them: rules of files, of the \
                 topic, of both, or the policy before a list is loaded.";
@@ -150,16 +150,16 @@ fn decisions(registry: &Registry) -> Result<IntCounterVec, prometheus::Error> {
     Ok(decisions)
 }
 
-/// How long answers take: to before-callbacks and to after-callbacks.
+/// The durations of responses to before- and to after-callbacks.
 fn answers(registry: &Registry) -> Result<(Histogram, Histogram), prometheus::Error> {
-    // Microseconds when nothing is wrong.
+    // Microseconds in normal operation.
     let answer_before = histogram(
         registry,
         "callbridge_answer_before_duration_seconds",
         "Time from reading a before-callback's head to its response.",
         &[0.000_025, 0.000_05, 0.0001, 0.00025, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 1.5],
     )?;
-    // From memory's microseconds to the 1.5 s at which the answer is 503 and the sender's 2 s.
+    // From microseconds in memory mode to the 1.5 s after which the response is 503, and the sender's 2 s.
     let answer_after = histogram(
         registry,
         "callbridge_answer_after_duration_seconds",

@@ -1,5 +1,5 @@
-//! The journal as the publisher reads it, whatever it is made of. Every capture has a number, in the order of the journal, and can be read
-//! again by it until it is settled.
+//! The journal as the publisher reads it, in memory or on disk. Every capture has a sequence number, in the order of the journal, by which
+//! it can be read again until it is settled.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -23,10 +23,10 @@ use super::stored::Stored;
 /// How many captures in memory are read again at a time.
 const READ_MAX: usize = 256;
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Backlog {
-    form: BacklogSource,
+    source: BacklogSource,
     ledger: Ledger,
 }
 
@@ -36,7 +36,7 @@ enum BacklogSource {
     Disk(Box<Stored>),
 }
 
-/// What was taken from the queue and is not settled. Its room in the queue stays taken, and so bounds it.
+/// What was taken from the queue and is not settled. It keeps its room in the queue, which bounds it.
 #[derive(Debug)]
 struct Memory {
     queue: Arc<Queue>,
@@ -45,7 +45,7 @@ struct Memory {
     fresh: VecDeque<Entry>,
 }
 
-/// What has become of captures. Nothing counts, and nobody who waits is told, before it is given to [`Backlog::settle`].
+/// Outcomes of captures. Nothing is counted or acknowledged before they are passed to [`Backlog::settle`].
 #[derive(Debug, Default)]
 pub(crate) struct Settled {
     delivered: Vec<Ticket>,
@@ -54,17 +54,17 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
-    /// Every record of a capture is in Kafka.
+    /// Kafka has every record of a capture.
     pub(crate) fn delivered(&mut self, ticket: Ticket) {
         self.delivered.push(ticket);
     }
 
-    /// Kafka will never take a capture. One on disk stays there, for a process that can do more with it; any other is lost.
+    /// Kafka will never accept a capture. On disk it stays for a later version or configuration; in memory it is lost.
     pub(crate) fn given_up(&mut self, ticket: Ticket, refusal: Refusal) {
         self.given_up.push((ticket, refusal));
     }
 
-    /// A capture goes to another topic than it was thought to.
+    /// A capture belongs to another topic than its key said.
     pub(crate) fn moved(&mut self, ticket: Ticket, topic: Topic) {
         self.moved.push((ticket, topic));
     }
@@ -77,37 +77,37 @@ impl Settled {
 impl Backlog {
     pub(super) const fn in_memory(queue: Arc<Queue>, ledger: Ledger) -> Self {
         let memory = Memory { queue, entries: BTreeMap::new(), next_seq: 0, fresh: VecDeque::new() };
-        Self { form: BacklogSource::Memory(memory), ledger }
+        Self { source: BacklogSource::Memory(memory), ledger }
     }
 
     pub(super) fn on_disk(stored: Stored, ledger: Ledger) -> Self {
-        Self { form: BacklogSource::Disk(Box::new(stored)), ledger }
+        Self { source: BacklogSource::Disk(Box::new(stored)), ledger }
     }
 
-    /// Names the thread that reads, so that it is woken (`unpark`) when there is something to read.
-    pub(crate) fn wakes(&self, reader: Thread) {
-        match &self.form {
-            BacklogSource::Memory(memory) => memory.queue.wakes(reader),
-            BacklogSource::Disk(stored) => stored.wakes(reader),
+    /// Sets the thread that reads. It is unparked when there is something to read.
+    pub(crate) fn set_reader(&self, reader: Thread) {
+        match &self.source {
+            BacklogSource::Memory(memory) => memory.queue.set_taker(reader),
+            BacklogSource::Disk(stored) => stored.set_reader(reader),
         }
     }
 
-    /// Whether what is given up stays for the next start.
+    /// Whether captures that Kafka will never accept stay for the next start.
     pub(crate) const fn keeps_given_up(&self) -> bool {
-        matches!(self.form, BacklogSource::Disk(_))
+        matches!(self.source, BacklogSource::Disk(_))
     }
 
-    /// The number behind everything that [`Backlog::read`] has given.
+    /// The sequence number behind everything that [`Backlog::read`] has returned.
     pub(crate) fn read_to(&self) -> Seq {
-        match &self.form {
+        match &self.source {
             BacklogSource::Memory(memory) => memory.next_seq,
             BacklogSource::Disk(stored) => stored.read_to(),
         }
     }
 
-    /// Gives up to about `max` captures that were never given before, in order. Returns whether there may be more at once.
+    /// Passes up to about `max` new captures to `give`, in order. Returns whether there may be more now.
     pub(crate) fn read(&mut self, max: usize, give: impl FnMut(&Undelivered<'_>)) -> bool {
-        match &mut self.form {
+        match &mut self.source {
             BacklogSource::Memory(memory) => memory.read(max, give),
             BacklogSource::Disk(stored) => stored.read(max, give),
         }
@@ -115,33 +115,33 @@ impl Backlog {
 
     /// Whether everything was read and nothing more will come.
     pub(crate) fn is_at_end(&mut self) -> bool {
-        match &mut self.form {
+        match &mut self.source {
             BacklogSource::Memory(memory) => memory.queue.is_at_end(),
             BacklogSource::Disk(stored) => stored.is_at_end(),
         }
     }
 
-    /// Gives some captures again, from `from` on, in order, that were given before and are not settled. Returns where to read on, and how
-    /// many bytes were read; `None` if there is nothing to read from there on.
+    /// Passes some captures to `give` that were read before and are not settled, in order from `from` on. Returns where to continue and how
+    /// many bytes were read; `None` at the end.
     pub(crate) fn read_again(&mut self, from: Position, give: impl FnMut(&Undelivered<'_>)) -> Option<(Position, u64)> {
-        match &mut self.form {
+        match &mut self.source {
             BacklogSource::Memory(memory) => memory.read_again(from.seq, give),
             BacklogSource::Disk(stored) => stored.read_again(from, give),
         }
     }
 
-    /// Tells the requests that wait what has become of their captures, counts it, and frees their room.
+    /// Applies outcomes: answers the waiting requests, updates the ledger, and frees room.
     pub(crate) fn settle(&mut self, settled: &mut Settled) {
         if settled.is_empty() {
             return;
         }
-        match &mut self.form {
+        match &mut self.source {
             BacklogSource::Memory(memory) => memory.settle(settled, &self.ledger),
             BacklogSource::Disk(stored) => {
                 settled.moved.iter().for_each(|(ticket, topic)| stored.moves_to(ticket, *topic));
                 let (mut delivered, mut late) = (0, 0);
                 for ticket in stored.delivered(&settled.delivered) {
-                    // A late one may be marked as counted on disk: it was abandoned while it was written.
+                    // A late capture may be stored as counted: its request timed out while it was written.
                     let is_late = stored.take_late(ticket.position.seq);
                     late += u64::from(is_late);
                     delivered += u64::from(ticket.ledger_state == LedgerState::Counted && !is_late);

@@ -1,12 +1,12 @@
-//! A capture as bytes of the log, in a form that outlives this version of the program.
+//! The encoding of a capture in the log, which later versions of the program can read.
 //!
-//! Only what came and what was answered is kept. What follows from that, the place of the application in the configuration and the
-//! command's in the table, is found again by the version that reads it.
+//! It has only what was received and what was answered. What can be derived, such as the index of the application and of the command, is
+//! derived again by the version that reads it.
 //!
 //! | bytes | |
 //! |---|---|
-//! | 1 | 1, the version of this form |
-//! | 1 | 0: it happened, 1: it was decided, 2: it was refused |
+//! | 1 | 1, the version of this encoding |
+//! | 1 | 0: accepted, 1: decided, 2: refused |
 //! | 8 | when it was received, milliseconds since the Unix epoch |
 //! | 1, 4 or 16, 2 | the peer: 4 or 6, its IP address, its port |
 //! | 1, … | the SdkAppid: its length, its digits |
@@ -43,18 +43,18 @@ const HAPPENED: u8 = 0;
 const DECIDED: u8 = 1;
 const REFUSED: u8 = 2;
 
-/// Why bytes of the log are no capture to this process.
+/// Why this process cannot decode a capture of the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DecodeError {
-    /// Written by a version that knew more.
+    /// It was written by a newer version.
     #[error("it was written by a version of callbridge that this one does not know")]
     Unknown,
-    /// Its application is not configured here.
+    /// Its application is not configured.
     #[error("it was sent for the SdkAppid {0}, which is not configured")]
     App(Box<str>),
 }
 
-/// A decision, as it is kept.
+/// The encoding of a decision.
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptDecision<'a> {
     #[serde(borrow)]
@@ -65,7 +65,7 @@ struct KeptDecision<'a> {
     #[serde(default)]
     sources: Vec<Cow<'a, str>>,
     generation: u64,
-    /// Left out where it is.
+    /// Omitted if true.
     #[serde(default = "enforced", skip_serializing_if = "is_enforced")]
     enforced: bool,
 }
@@ -79,7 +79,7 @@ const fn is_enforced(enforced: &bool) -> bool {
     *enforced
 }
 
-/// A refusal, as it is kept.
+/// The encoding of a refusal.
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptRefusal<'a> {
     #[serde(borrow)]
@@ -87,7 +87,7 @@ struct KeptRefusal<'a> {
     detail: Cow<'a, str>,
 }
 
-/// Appends a capture to `bytes`.
+/// Appends the encoding of a capture to `bytes`.
 pub(crate) fn encode(capture: &Capture, apps: &Apps, bytes: &mut Vec<u8>) {
     let (outcome, detail) = match &capture.outcome {
         CaptureOutcome::Happened => (HAPPENED, Vec::new()),
@@ -120,8 +120,8 @@ pub(crate) fn encode(capture: &Capture, apps: &Apps, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(capture.raw.bytes());
 }
 
-/// What a capture has in common with all that go the same way: a hash of its SdkAppid and command, or of what it is without one. Not
-/// of its topic, whose name the next configuration may change. It is kept in the log, so no version may make another one of the same.
+/// The key of a capture: a hash of its SdkAppid and its command, or of the kind of captures without one. It does not depend on the topic,
+/// whose name may change with the configuration. The log stores keys, so later versions must compute the same ones.
 pub(crate) fn key(capture: &Capture, apps: &Apps) -> u32 {
     match capture.outcome {
         CaptureOutcome::Happened | CaptureOutcome::Decided(_) => key_of_command(capture.app, capture.command, apps),
@@ -129,12 +129,12 @@ pub(crate) fn key(capture: &Capture, apps: &Apps) -> u32 {
     }
 }
 
-/// The key of captures of a command; `None` stands for every command that is not of the table.
+/// The key of captures of a command; `None` stands for every command that is not in the table.
 pub(super) fn key_of_command(app: VerifiedApp, command: Option<Command>, apps: &Apps) -> u32 {
     key_of(app, command.map_or("unknown", Command::name), apps)
 }
 
-/// The key of captures that were refused.
+/// The key of captures of refused callbacks.
 pub(super) fn key_of_dead_letters(app: VerifiedApp, apps: &Apps) -> u32 {
     key_of(app, "rejected", apps)
 }
@@ -143,11 +143,11 @@ fn key_of(app: VerifiedApp, kind: &str, apps: &Apps) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(apps.id(app).as_bytes()), kind.as_bytes())
 }
 
-/// The capture in `bytes`.
+/// Decodes a capture.
 ///
 /// # Errors
 ///
-/// See [`DecodeError`]. It stays where it is.
+/// See [`DecodeError`]. The capture then stays in the log.
 pub(crate) fn decode(bytes: &[u8], apps: &Apps) -> Result<Capture, DecodeError> {
     let kept = Kept::read(bytes).ok_or(DecodeError::Unknown)?;
     let app = apps.find(kept.app).ok_or_else(|| DecodeError::App(kept.app.into()))?;
@@ -158,7 +158,7 @@ pub(crate) fn decode(bytes: &[u8], apps: &Apps) -> Result<Capture, DecodeError> 
     Ok(Capture { received: kept.received, peer: kept.peer, app, command, raw, outcome })
 }
 
-/// A capture's parts, as they are kept.
+/// The parts of an encoded capture.
 #[derive(Debug)]
 pub(crate) struct Kept<'b> {
     kind: u8,
@@ -172,7 +172,7 @@ pub(crate) struct Kept<'b> {
 }
 
 impl<'b> Kept<'b> {
-    /// Reads the parts; `None` if this version does not know the form.
+    /// Splits the encoding into its parts; `None` if this version does not know it.
     pub(crate) fn read(bytes: &'b [u8]) -> Option<Self> {
         let mut rest = Rest(bytes);
         if rest.byte()? != VERSION {
@@ -194,7 +194,7 @@ impl<'b> Kept<'b> {
         (query_bytes <= rest.0.len()).then_some(Self { kind, received, peer, app, detail, query_bytes, raw: rest.0 })
     }
 
-    /// What became of it, as a word.
+    /// The outcome, as a word.
     pub(crate) const fn outcome_word(&self) -> &'static str {
         match self.kind {
             HAPPENED => "happened",
@@ -204,12 +204,12 @@ impl<'b> Kept<'b> {
         }
     }
 
-    /// How it was decided or why it was refused: JSON, or nothing.
+    /// The decision or the refusal, as JSON; empty if there is neither.
     pub(crate) const fn detail(&self) -> &'b [u8] {
         self.detail
     }
 
-    /// The query, as it stood in the URL.
+    /// The query, as it is in the URL.
     pub(crate) fn query(&self) -> &'b str {
         str::from_utf8(self.raw.get(..self.query_bytes).unwrap_or_default()).unwrap_or_default()
     }
@@ -264,7 +264,7 @@ fn push_length(bytes: &mut Vec<u8>, length: usize) {
     bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
 }
 
-/// What is left to read.
+/// The bytes that are not decoded yet.
 struct Rest<'b>(&'b [u8]);
 
 impl<'b> Rest<'b> {

@@ -1,5 +1,5 @@
-//! The thread that makes captures durable: takes what waits, writes it as one frame, syncs, and acknowledges it. While it syncs, the
-//! next frame gathers by itself; only where very many come at a time it gathers for a little longer.
+//! The committer thread: takes the waiting captures, writes them as one frame, syncs it, and acknowledges them (group commit). During a
+//! sync the next captures gather in the queue; under high load it waits a little longer for them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -36,30 +36,30 @@ use super::queue::Queue;
 use super::room::Held;
 use super::shares::Shares;
 
-/// Entries taken at a time.
+/// The most entries taken at a time.
 const TAKE_MAX: usize = 4096;
-/// A frame grows to about this size, in bytes; then it is written, however many wait.
+/// The approximate size of a frame, in bytes, after which it is written even if more captures wait.
 pub(super) const FRAME_BYTES: usize = 1 << 20;
-/// After a frame of so many captures the next one gathers for [`GATHER`]: with so many senders at work the cores are what they wait for,
-/// and larger frames leave more of them. With fewer at work all of them would only wait.
+/// After a frame of this many captures the committer sleeps for [`GATHER`]: with so many active senders the CPU is the bottleneck, and
+/// larger frames cost less of it. With fewer senders the sleep would only add latency.
 const BUSY_CAPTURES: usize = 24;
 const GATHER: Duration = Duration::from_micros(500);
-/// How often it is recorded what was delivered.
+/// The period of recording what was delivered.
 const RECORD_EVERY: Duration = Duration::from_secs(1);
-/// How long is waited for room before it is looked whether the process stops.
+/// How long a wait for room may last before it checks whether the process stops.
 const ROOM_WAIT: Duration = Duration::from_millis(100);
-/// How long it rests when there is no room.
+/// The pause between attempts while there is no room.
 const ROOM_PAUSE: Duration = Duration::from_millis(10);
-/// How often segments are maintained when nothing asks for it.
+/// The period of maintenance without a wake-up.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(500);
-/// Between two steps of a compaction that nobody waits for, so many times what one takes: the disk is there for the callbacks.
-const REST: u32 = 3;
-/// For undelivered captures of applications that are not configured.
+/// The pause between two steps of a compaction that is not urgent, as a multiple of the step's duration: callbacks need the disk more.
+const PAUSE_PER_STEP: u32 = 3;
+/// The label for undelivered captures of applications that are not configured.
 const NO_TOPIC: &str = "other";
-/// How often the same complaint is made.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// The shortest time between two log lines of the same error.
+const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// The disk cannot be trusted any more, and the process must end.
+/// The disk can no longer be trusted. The process must end.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub(crate) struct Failed {
@@ -67,7 +67,7 @@ pub(crate) struct Failed {
     source: io::Error,
 }
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Committer {
     pub(super) queue: Arc<Queue>,
@@ -77,13 +77,13 @@ pub(crate) struct Committer {
     pub(super) apps: Arc<Apps>,
     pub(super) ledger: Ledger,
     pub(super) metrics: JournalMetrics,
-    /// Nothing can be written for want of room.
+    /// Nothing can be written because the disk is full.
     pub(super) is_full: Arc<AtomicBool>,
-    /// A write and its sync, and what they need first: room, and a file.
+    /// Measures writes and syncs, including the wait for room and for a file.
     pub(super) sync_wait: Arc<Wait>,
 }
 
-/// The captures that a committer has taken from the queue, and the batch that it makes of them.
+/// The captures that the committer has taken from the queue, and the batch that it builds from them.
 struct CommitBuffer {
     entries: VecDeque<Entry>,
     batch: Batch,
@@ -91,13 +91,13 @@ struct CommitBuffer {
 }
 
 impl Committer {
-    /// Makes durable what comes, until the journal is closed and the process is in [`Phase::Recording`]. What was delivered until then is recorded.
+    /// Commits captures until the journal is closed and the process is in [`Phase::Recording`]; then records what was delivered by then.
     ///
     /// # Errors
     ///
-    /// The disk has failed. Nobody who waited was acknowledged.
+    /// The disk has failed. The waiting captures were not acknowledged.
     pub(crate) fn run(mut self, lifecycle: &Lifecycle) -> Result<(), Failed> {
-        self.queue.wakes(thread::current());
+        self.queue.set_taker(thread::current());
         let mut buffer = CommitBuffer {
             entries: VecDeque::new(),
             batch: Batch::new(),
@@ -116,7 +116,7 @@ impl Committer {
         }
         match self.writer.close() {
             Err(BatchError::Failed { what, source }) => Err(Failed { what, source }),
-            // What is not recorded is delivered again.
+            // Deliveries that are not recorded are repeated after a restart.
             Ok(()) | Err(BatchError::Full | BatchError::NoSpace(_)) => Ok(()),
         }
     }
@@ -142,7 +142,7 @@ impl Committer {
         }
     }
 
-    /// Writes the captures in `buffer` as one frame. Returns how many.
+    /// Writes the captures in `buffer` as one frame. Returns their number.
     fn commit(&mut self, buffer: &mut CommitBuffer, lifecycle: &Lifecycle) -> Result<usize, Failed> {
         let count = self.fill(buffer);
         let began = clock::monotonic();
@@ -150,28 +150,28 @@ impl Committer {
         if records {
             buffer.record_at = began + RECORD_EVERY;
         }
-        let mut complain_at = began;
+        let mut log_at = began;
         let appended = loop {
-            let complaint = match self.writer.append(&mut buffer.batch, records) {
+            let problem = match self.writer.append(&mut buffer.batch, records) {
                 Ok(appended) => break appended,
                 Err(BatchError::Failed { what, source }) => return Err(Failed { what, source }),
-                // One is being made.
+                // The keeper is making one.
                 Err(BatchError::Full) if !self.store.fill().is_full => None,
                 Err(BatchError::Full) => Some(("the quota is reached or the filesystem is full", None)),
                 Err(BatchError::NoSpace(error)) => Some(("the filesystem is full", Some(error))),
             };
-            if let Some((what, error)) = complaint {
+            if let Some((what, error)) = problem {
                 self.is_full.store(true, Ordering::Relaxed);
-                if clock::monotonic() >= complain_at {
+                if clock::monotonic() >= log_at {
                     let error = error.as_ref().map(tracing::field::display);
                     tracing::error!(what, error, "the journal is full");
-                    complain_at = clock::monotonic() + COMPLAIN_EVERY;
+                    log_at = clock::monotonic() + LOG_PERIOD;
                 }
-                // What has no room may have a spare.
+                // There may be a spare although the disk is full: give it time.
                 thread::sleep(ROOM_PAUSE);
             }
             if clock::monotonic() >= buffer.record_at {
-                // There may be room for that, and then more for the rest.
+                // This frame is smaller, so it may fit, and then free more room.
                 self.record_delivered(&mut buffer.record_at)?;
             }
             self.store.wait_for_spare(ROOM_WAIT);
@@ -185,7 +185,7 @@ impl Committer {
             tracing::info!("the journal has room again");
         }
         if appended.is_behind {
-            // The next frame goes on.
+            // The next frame records the rest.
             buffer.record_at = began;
         }
         self.metrics.committed(clock::monotonic().duration_since(began), count);
@@ -193,17 +193,17 @@ impl Committer {
         Ok(count)
     }
 
-    /// Fills the batch from the entries in `buffer`. Returns how many it holds.
+    /// Fills the batch from the entries in `buffer`. Returns the number of captures.
     fn fill(&self, buffer: &mut CommitBuffer) -> usize {
         let bytes_max = FRAME_BYTES.min(self.writer.batch_bytes_max());
         buffer.batch.clear();
         let mut count = 0;
         for entry in &mut buffer.entries {
-            // The cost is more than it takes in the frame.
+            // The cost is an upper bound of the bytes in the frame.
             if count > 0 && buffer.batch.bytes() + entry.cost_bytes > bytes_max {
                 break;
             }
-            let is_counted = entry.ledger_state == LedgerState::Counted && !entry.is_given_up();
+            let is_counted = entry.ledger_state == LedgerState::Counted && !entry.has_timed_out();
             entry.record_bytes =
                 buffer.batch.push(is_counted, entry.key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
@@ -220,7 +220,7 @@ impl Committer {
             }
             stored += u64::from(entry.ledger_state == LedgerState::Counted && is_in_time);
         }
-        // Before they can be read: they must not be delivered before they were stored.
+        // Before they can be read: they must not be delivered before they are counted as stored.
         self.ledger.store(stored);
         let bytes_of = |entry: &Entry| usize::try_from(entry.record_bytes).unwrap_or(usize::MAX);
         self.queue
@@ -229,8 +229,8 @@ impl Committer {
         self.committed.advance(appended.first_seq + count as u64, late);
     }
 
-    /// Writes a frame that records what was delivered, if something was. What it has no room for is due at once, but behind what waits in
-    /// the queue.
+    /// Writes a frame that records what was delivered, if anything was. If not all of it fits, the rest is due at once, but after the
+    /// captures in the queue.
     fn record_delivered(&mut self, record_at: &mut Instant) -> Result<(), Failed> {
         *record_at = clock::monotonic() + RECORD_EVERY;
         if !self.store.has_unsaved() {
@@ -244,7 +244,7 @@ impl Committer {
                 }
                 Ok(())
             }
-            // Then it is delivered again after a restart.
+            // It is delivered again after a restart.
             Err(BatchError::Full | BatchError::NoSpace(_)) => Ok(()),
         }
     }
@@ -260,7 +260,7 @@ impl Committer {
     }
 }
 
-/// The thread that keeps the log's files: makes spares ahead of need, takes back what is delivered, and shows how full it is.
+/// The thread that maintains the log's files: makes spare segments in advance, recycles delivered segments, and updates the metrics.
 #[derive(Debug)]
 pub(crate) struct SegmentKeeper {
     pub(super) maintainer: Maintainer<Directory>,
@@ -271,13 +271,13 @@ pub(crate) struct SegmentKeeper {
 }
 
 impl SegmentKeeper {
-    /// Keeps the files until the process is in [`Phase::Recording`].
+    /// Maintains the files until the process is in [`Phase::Recording`].
     ///
     /// # Errors
     ///
     /// The disk has failed.
     pub(crate) fn run(mut self, lifecycle: &Lifecycle) -> Result<(), Failed> {
-        let mut complain_at = clock::monotonic();
+        let mut log_at = clock::monotonic();
         loop {
             let began = clock::monotonic();
             let maintained = match self.maintainer.maintain() {
@@ -286,9 +286,9 @@ impl SegmentKeeper {
                     return Err(Failed { what: "sync the journal's directory", source });
                 }
                 Err(MaintenanceError::Retry(what, error)) => {
-                    if clock::monotonic() >= complain_at {
+                    if clock::monotonic() >= log_at {
                         tracing::error!(what, %error, "maintenance of the journal's segments failed; it is retried");
-                        complain_at = clock::monotonic() + COMPLAIN_EVERY;
+                        log_at = clock::monotonic() + LOG_PERIOD;
                     }
                     Maintenance::Done
                 }
@@ -301,7 +301,9 @@ impl SegmentKeeper {
             match maintained {
                 Maintenance::Done => self.store.wait_for_maintenance(MAINTAIN_EVERY),
                 // Or until a spare is needed.
-                Maintenance::More => self.store.wait_for_maintenance(REST * clock::monotonic().duration_since(began)),
+                Maintenance::More => {
+                    self.store.wait_for_maintenance(PAUSE_PER_STEP * clock::monotonic().duration_since(began));
+                }
                 Maintenance::Hurry => {}
             }
         }

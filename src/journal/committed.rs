@@ -1,4 +1,4 @@
-//! How far the log may be published: its captures are durable, and the ledger has them on disk.
+//! How far the log may be published: captures before this point are durable, and the ledger counts them as stored.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -9,7 +9,7 @@ use std::thread::Thread;
 
 use super::log::Seq;
 
-/// See the module. The committer advances it; the publisher reads up to it.
+/// See the [module](self). The committer advances it; the publisher reads up to it.
 #[derive(Debug)]
 pub(super) struct Committed {
     state: Mutex<CommittedState>,
@@ -19,11 +19,11 @@ pub(super) struct Committed {
 
 #[derive(Debug)]
 struct CommittedState {
-    /// Captures from here on must not be published yet.
+    /// The first capture that must not be published yet.
     to: Seq,
-    /// Captures whose senders were answered 503 although they are on disk. Each stays until it is delivered.
+    /// Captures on disk whose senders were answered 503. Each stays here until it is delivered.
     late: BTreeSet<Seq>,
-    /// The reader has read everything, and is to be woken.
+    /// The reader has read everything and must be woken.
     is_awaited: bool,
     is_closed: bool,
 }
@@ -35,7 +35,7 @@ impl Committed {
         Self { state: Mutex::new(state), reader: OnceLock::new() }
     }
 
-    /// Captures before `to` are durable and counted. Those in `late` are counted as lost already.
+    /// Releases the captures before `to` for publishing. Those in `late` are already counted as lost.
     pub(super) fn advance(&self, to: Seq, late: impl IntoIterator<Item = Seq>) {
         let wakes = {
             let mut state = self.lock();
@@ -53,30 +53,30 @@ impl Committed {
         self.lock().to
     }
 
-    /// Asks for the reader to be woken at the next [`Committed::advance`]. What came just before is for the caller to look for.
+    /// Wakes the reader at the next [`Committed::advance`]. The caller must check again for captures that were added just before.
     pub(super) fn wake_at_next(&self) {
         self.lock().is_awaited = true;
     }
 
-    /// Whether the sender of a capture was answered 503. Says so once.
+    /// Whether the sender of a capture was answered 503. Returns true only once.
     pub(super) fn take_late(&self, seq: Seq) -> bool {
         self.lock().late.remove(&seq)
     }
 
-    /// Nothing is added any more.
+    /// Marks the log as complete: nothing more will be appended.
     pub(super) fn close(&self) {
         self.lock().is_closed = true;
         self.wake();
     }
 
-    /// Whether nothing is added any more.
+    /// Whether nothing more will be appended.
     pub(super) fn is_closed(&self) -> bool {
         self.lock().is_closed
     }
 
-    /// Names the thread that reads.
-    pub(super) fn wakes(&self, reader: Thread) {
-        // A second reader would be a bug, and would find nothing.
+    /// Sets the thread that reads.
+    pub(super) fn set_reader(&self, reader: Thread) {
+        // There is only one reader; a second call has no effect.
         let _first = self.reader.set(reader);
     }
 

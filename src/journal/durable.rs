@@ -1,4 +1,4 @@
-//! The journal on disk, put together.
+//! Opens the journal on disk, and assembles its parts.
 
 use std::io;
 use std::path::PathBuf;
@@ -36,29 +36,29 @@ use super::shares::Shares;
 use super::stored::Stored;
 use super::stored::StoredSetup;
 
-/// The most that the journal takes when nobody says how much it may.
+/// The default quota is at most this.
 const QUOTA_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
-/// While there is no room for so many of the longest captures the process is not ready: others should take what comes.
-const ALARM_CAPTURES: usize = 2;
-/// But a small journal is ready while this part of what may be undelivered is free.
-const ALARM_PART: usize = 10;
+/// The process is not ready while there is no room for this many captures of the greatest length: other replicas should take the callbacks.
+const NEARLY_FULL_CAPTURES: usize = 2;
+/// A small journal stays ready while at least this fraction (one tenth) of the undelivered limit is free.
+const NEARLY_FULL_PART: usize = 10;
 
-/// Where the journal is, and what it may take.
+/// The settings of the journal.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Settings {
     pub(crate) dir: PathBuf,
     pub(crate) segment_bytes: u64,
-    /// `None`: the smaller of 4 GiB and four fifths of what the filesystem has free.
+    /// `None`: 4 GiB, or four fifths of the free space of the filesystem if that is less.
     pub(crate) quota_bytes: Option<u64>,
     pub(crate) free_bytes_min: u64,
     pub(crate) on_corruption: OnCorruption,
-    /// Whether it is still there at the next start. `None`: if it is on a disk.
+    /// Whether the directory survives a restart. `None`: detected from the filesystem.
     pub(crate) persistent: Option<bool>,
-    /// What the longest capture costs. Follows from the longest body of a callback.
+    /// The cost of the largest capture, derived from the largest body.
     #[serde(skip)]
     pub(crate) capture_bytes_max: usize,
-    /// The process is not ready while the disk takes longer than this to sync or to read. Follows from the deadline of a callback.
+    /// The process is not ready while a sync or a read takes longer than this. Derived from the deadline of a callback.
     #[serde(skip)]
     pub(crate) wait_max: Duration,
 }
@@ -78,7 +78,7 @@ impl Default for Settings {
     }
 }
 
-/// A journal on disk, whose threads are not started.
+/// A journal on disk. Its threads are not started yet.
 #[derive(Debug)]
 pub(crate) struct OnDisk {
     pub(crate) journal: Journal,
@@ -87,13 +87,13 @@ pub(crate) struct OnDisk {
     pub(crate) keeper: SegmentKeeper,
     pub(crate) gauge: Gauge,
     pub(crate) found: RecoveryReport,
-    /// What it is gone with, if that is less than a disk.
+    /// What the directory is lost with, if it is not on a disk.
     pub(crate) is_gone_with: Option<&'static str>,
-    /// The permission bits of its directory, if they let group or others in.
+    /// The permission bits of its directory, if group or others have access.
     pub(crate) mode_for_others: Option<u32>,
 }
 
-/// Tells whether the journal can take what comes.
+/// Reports whether the journal can accept captures.
 #[derive(Debug)]
 pub(crate) struct Gauge {
     store: Store<Directory>,
@@ -102,8 +102,8 @@ pub(crate) struct Gauge {
     sync_wait: Arc<Wait>,
     read_wait: Arc<Wait>,
     wait_max: Duration,
-    /// When less than this is left of what may be undelivered, it is nearly full.
-    alarm_bytes: usize,
+    /// The journal is nearly full if fewer bytes than this may still be undelivered.
+    nearly_full_bytes: usize,
 }
 
 /// Why the journal cannot be opened.
@@ -115,36 +115,36 @@ pub(crate) enum JournalError {
     /// The log cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Acknowledged captures are gone.
+    /// Acknowledged captures are lost.
     #[error(
-        "{0}. Look with `callbridge journal verify`; to go on with what can be read, set journal.on_corruption to salvage"
+        "{0}. Run `callbridge journal verify` for details; to continue with what can be read, set journal.on_corruption to salvage"
     )]
     Damaged(String),
-    /// There is not enough room, even for the least.
-    #[error("the journal needs {needed} bytes, four segments; {given} are {what}")]
+    /// There is less room than a journal needs at least.
+    #[error("the journal needs {needed} bytes (four segments); {what} is {given}")]
     Small {
         /// Four segments.
         needed: u64,
-        /// What there is.
+        /// The available bytes.
         given: u64,
-        /// What that is.
+        /// What limits them.
         what: &'static str,
     },
-    /// Each time it was read, files had become others.
-    #[error("the journal is in use, and its files changed each time that they were read; try again")]
+    /// The files changed during every attempt to read them.
+    #[error("the journal is in use, and its files changed during each attempt to read them; try again")]
     InMotion,
-    /// The system gives no random numbers.
+    /// The system provides no random numbers.
     #[error("get random numbers")]
     Entropy(#[source] io::Error),
-    /// There is no such directory, or one that holds something else.
+    /// The directory does not exist, or holds something else.
     #[error("there is no journal in {}: {why}", dir.display())]
     Absent {
-        /// Where it was looked for.
+        /// The directory.
         dir: PathBuf,
-        /// What is there instead.
+        /// What was found instead.
         why: &'static str,
     },
-    /// An earlier run has left captures that this one would never read.
+    /// An earlier run has left captures that this process would never deliver.
     #[error(
         "{count} captures wait in {} for Kafka, and only `ack = \"journal\"` delivers them: deliver them with `callbridge journal \
          drain`, start once with `--ack journal` until none waits, or set journal.dir to another directory to leave them where they \
@@ -152,23 +152,23 @@ pub(crate) enum JournalError {
         dir.display()
     )]
     Waiting {
-        /// How many, readable or not.
+        /// The number of captures, readable or not.
         count: u64,
-        /// Where.
+        /// The directory.
         dir: PathBuf,
-        /// What of it cannot be read.
+        /// The parts that cannot be read.
         damage: String,
     },
 }
 
 impl JournalError {
-    /// Whether the disk did not do what was asked of it.
+    /// Whether the disk failed.
     pub(crate) fn is_of_disk(&self) -> bool {
         matches!(self, Self::Directory(DirectoryError::Io { .. }) | Self::Open(OpenError::Io { .. }))
             && !self.is_of_configuration()
     }
 
-    /// Whether starting again will not help before somebody has changed something.
+    /// Whether a restart is useless until somebody has changed something.
     pub(crate) fn is_of_configuration(&self) -> bool {
         match self {
             Self::Directory(DirectoryError::Network { .. })
@@ -188,8 +188,8 @@ impl JournalError {
     }
 }
 
-/// Whether an error says that the configured path is no place for a journal. All else may pass: a disk that fails or is full, a limit on
-/// open files; also that something is not found, since what is missing is made: a filesystem says so that makes no directories.
+/// Whether an error says that the configured path is not suitable for a journal. Any other error may be temporary: a failing or full disk,
+/// or the limit of open files. Also `NotFound`, since missing directories are made: a filesystem without `mkdir` reports it.
 fn names_the_wrong_place(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     let is_of_place = matches!(
@@ -202,11 +202,11 @@ fn names_the_wrong_place(error: &io::Error) -> bool {
             | Kind::InvalidInput
             | Kind::Unsupported
     );
-    // Which has no stable kind: symbolic links in a circle.
+    // Symbolic links in a circle: this error has no stable kind.
     is_of_place || error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
 }
 
-/// Opens the journal on disk, and counts what is found there. It takes nothing before its threads run.
+/// Opens the journal on disk, and counts what it holds. It accepts nothing before its threads run.
 ///
 /// # Errors
 ///
@@ -279,7 +279,7 @@ pub(crate) fn open(
             sync_wait,
             read_wait,
             wait_max: settings.wait_max,
-            alarm_bytes: ALARM_CAPTURES * settings.capture_bytes_max,
+            nearly_full_bytes: NEARLY_FULL_CAPTURES * settings.capture_bytes_max,
         },
         found,
         is_gone_with,
@@ -298,14 +298,14 @@ pub(super) fn options(settings: &Settings, directory: &Directory) -> Result<Opti
         None => {
             let failed = |source| OpenError::Io { what: "ask for free space".to_owned(), source };
             let used = used_bytes(directory).map_err(failed)?;
-            // What it has already is its own: else its quota would shrink with every start.
+            // Its own files count as free: otherwise the quota would shrink with every start.
             let own = directory.free_bytes().map_err(failed)? + used;
             let all = directory.filesystem_bytes().map_err(failed)?;
             if all < needed {
                 return Err(JournalError::Small { needed, given: all, what: "the size of its filesystem" });
             }
             if own < needed {
-                // It is not ready then, and may have room later.
+                // It is not ready then, and room may become free later.
                 tracing::warn!(
                     free_bytes = own,
                     quota_bytes = needed,
@@ -334,7 +334,7 @@ pub(super) fn used_bytes(directory: &Directory) -> io::Result<u64> {
     Ok(bytes)
 }
 
-/// Numbers that nobody can guess who does not know the seed, well mixed (splitmix64).
+/// Random numbers that cannot be guessed without the seed (splitmix64).
 fn entropy(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
     let mut state = seed;
     Box::new(move || {
@@ -346,23 +346,23 @@ fn entropy(seed: u64) -> Box<dyn FnMut() -> u64 + Send> {
 }
 
 impl Gauge {
-    /// How many bytes all its files may take. Those that were there before the quota was lowered stay until they are delivered.
+    /// The most bytes that all its files may take. Files from before the quota was lowered remain until they are delivered.
     pub(crate) fn bytes_max(&self) -> u64 {
         let fill = self.store.fill();
         fill.quota_bytes.max(fill.files_bytes)
     }
 
-    /// Whether it can take what comes; if not, why.
+    /// Whether it can accept captures; if not, why.
     pub(crate) fn can_take(&self) -> Result<(), String> {
         let fill = self.store.fill();
         if fill.is_full || self.is_full.load(std::sync::atomic::Ordering::Relaxed) {
             return Err("the journal is full".to_owned());
         }
-        // Topics that are stuck leave room to the others, and are no reason to send those elsewhere; until next to none is left.
+        // A stuck topic leaves room to the others, and is no reason to send those to other replicas, until next to nothing is free.
         let (undelivered, free) = self.queue.look_at_log(|room| (room.taken(), room.free())).unwrap_or_default();
-        if free < self.alarm_bytes.min((undelivered + free) / ALARM_PART) {
+        if free < self.nearly_full_bytes.min((undelivered + free) / NEARLY_FULL_PART) {
             return Err(format!(
-                "the journal is nearly full: {undelivered} bytes are not delivered, and {free} are left"
+                "the journal is nearly full: {undelivered} bytes are undelivered, and {free} are free"
             ));
         }
         for (done, wait) in [("synced", &self.sync_wait), ("read", &self.read_wait)] {
@@ -374,12 +374,12 @@ impl Gauge {
         Ok(())
     }
 
-    /// How many captures in it are not delivered.
+    /// The number of undelivered captures.
     pub(crate) fn undelivered(&self) -> u64 {
         self.store.fill().undelivered
     }
 
-    /// How long the publisher has been waiting for the disk.
+    /// How long the publisher has been waiting for a read from disk.
     pub(crate) fn read_age(&self) -> Duration {
         self.read_wait.age()
     }

@@ -1,4 +1,4 @@
-//! One capture in the journal: as the queue has it, and as the publisher reads it.
+//! One capture in the journal: in the queue, and as the publisher reads it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,66 +14,66 @@ use crate::refusal::Refusal;
 use super::log::Seq;
 use super::log::cursor::FramePosition;
 
-/// Tells a request what became of its capture: it is as safe as the mode promises, or is refused.
+/// Sends a request the outcome of its capture: acknowledged or refused.
 #[derive(Debug)]
 pub(super) struct AckSender {
     pub(super) sender: oneshot::Sender<Result<(), Refusal>>,
-    /// Says of a request that is gone why: it has stopped waiting, and counts its callback as lost. If not, its sender has broken it off, and
-    /// what becomes of the capture counts.
-    pub(super) is_given_up: Arc<AtomicBool>,
+    /// The request timed out, and its callback was counted as lost. If this is unset and the channel is closed, the sender has
+    /// disconnected, and the outcome of the capture counts.
+    pub(super) has_timed_out: Arc<AtomicBool>,
 }
 
 /// A capture in the queue.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// Behind a pointer, as an entry is moved half a dozen times.
+    /// Boxed: an entry is moved several times.
     pub(crate) capture: Box<Capture>,
-    /// What it costs. Here, because whoever settles it has no other reason to look at the capture.
+    /// Its [`Capture::cost_bytes`], kept here because settling needs nothing else of the capture.
     pub(crate) cost_bytes: usize,
-    /// Its key in the log, where there is one.
+    /// Its key in the log, if there is a log.
     pub(super) key: u32,
-    /// Whose share of the room it takes, if a topic's.
+    /// The topic whose share it takes, if any.
     pub(super) topic: Option<Topic>,
     pub(super) ledger_state: LedgerState,
-    /// Tells the request what became of it, if one waits for that.
+    /// The request that waits for the outcome, if any.
     pub(super) ack: Option<AckSender>,
-    /// What its record takes, in bytes, once it is written to the log.
+    /// The bytes of its record, once it is written to the log.
     pub(super) record_bytes: u32,
 }
 
-/// What the ledger makes of an entry's end.
+/// Whether the ledger still expects the outcome of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LedgerState {
-    /// It waits to be delivered.
+    /// It is counted as waiting.
     Counted,
-    /// It was refused, and that is counted already.
+    /// Its callback was refused, which is counted already.
     Uncounted,
 }
 
-/// A capture that is not delivered, as the publisher reads it.
+/// An undelivered capture, as the publisher reads it.
 #[derive(Debug)]
 pub(crate) struct Undelivered<'c> {
     pub(crate) capture: &'c Capture,
     pub(crate) ticket: Ticket,
-    /// Whose share of the room it takes, if a topic's.
+    /// The topic whose share it takes, if any.
     pub(crate) share: Option<Topic>,
 }
 
-/// What it takes to read a capture again, and to settle it.
+/// What is needed to read a capture again, and to settle it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) position: Position,
     pub(super) ledger_state: LedgerState,
-    /// What its record takes, in bytes, if it is on disk.
+    /// The bytes of its record, if it is on disk.
     pub(super) record_bytes: u32,
-    /// Whose share of the log it takes, if it is on disk.
+    /// Its share of the log, if it is on disk.
     pub(super) share: Option<Share>,
 }
 
-/// Whose share of the log a capture takes.
+/// The share of the log that a capture takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
-    /// That of the topic that its key names; none if this configuration has none for it.
+    /// The topic of its key; `None` if this configuration has none for it.
     pub(super) topic: Option<Topic>,
     /// Its dead-letter topic, whose share it takes once it is marked.
     pub(super) dead_letters: Topic,
@@ -82,24 +82,25 @@ pub(super) struct Share {
 /// Where a capture can be read again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Position {
-    /// Its number.
+    /// Its sequence number.
     pub(crate) seq: Seq,
-    /// Its frame, if it is on disk.
+    /// The position of its frame, if it is on disk.
     pub(super) place: FramePosition,
 }
 
 impl Entry {
-    /// Tells the request that its capture is safe, if it waits for that. Returns false if it has given up.
+    /// Acknowledges the capture to its request, if one waits. Returns false if the request has timed out.
     pub(super) fn acknowledge(&mut self) -> bool {
         self.ack.take().is_none_or(|ack| ack.send(Ok(())))
     }
 
-    /// Whether the request has given up.
-    pub(super) fn is_given_up(&self) -> bool {
-        self.ack.as_ref().is_some_and(AckSender::is_given_up)
+    /// Whether the request has timed out.
+    pub(super) fn has_timed_out(&self) -> bool {
+        self.ack.as_ref().is_some_and(AckSender::has_timed_out)
     }
 
-    /// Ends it without Kafka: its callback is lost, and its request refused. One that has given up has counted that itself.
+    /// Ends the entry without delivery: its request is refused, and its callback is lost. A request that has timed out has counted that
+    /// itself.
     pub(super) fn lose(self, refusal: Refusal, ledger: &Ledger) {
         let reason = refusal.reason();
         let is_ours_to_count = self.ack.is_none_or(|ack| ack.send(Err(refusal)));
@@ -110,20 +111,20 @@ impl Entry {
 }
 
 impl AckSender {
-    /// Returns false if the request has given up.
+    /// Returns false if the request has timed out.
     fn send(self, outcome: Result<(), Refusal>) -> bool {
-        self.sender.send(outcome).is_ok() || !self.is_given_up.load(Ordering::Acquire)
+        self.sender.send(outcome).is_ok() || !self.has_timed_out.load(Ordering::Acquire)
     }
 
-    /// Whether the request has given up, and nothing can reach it any more.
-    fn is_given_up(&self) -> bool {
-        self.sender.is_closed() && self.is_given_up.load(Ordering::Acquire)
+    /// Whether the request has timed out, so that no outcome can reach it.
+    fn has_timed_out(&self) -> bool {
+        self.sender.is_closed() && self.has_timed_out.load(Ordering::Acquire)
     }
 }
 
 #[cfg(test)]
 impl Ticket {
-    /// One of a capture with this number.
+    /// A ticket with this sequence number.
     pub(crate) fn numbered(seq: Seq) -> Self {
         let position = Position { seq, ..Position::default() };
         Self { position, ledger_state: LedgerState::Counted, record_bytes: 0, share: None }

@@ -1,4 +1,4 @@
-//! Looks at a journal on disk without changing it, also while a process writes to it.
+//! Inspects a journal on disk without changing it, even while a process writes to it.
 
 use std::fs;
 use std::io;
@@ -22,34 +22,34 @@ use super::log::recovery;
 use super::log::recovery::Purpose;
 use super::log::recovery::Survey;
 
-/// How often a journal that is being written is read before what looks wrong is believed.
-const LOOKS: usize = 5;
+/// How often a journal in use is read before apparent damage is reported.
+const READS_MAX: usize = 5;
 
-/// What is in a journal.
+/// The contents of a journal.
 #[derive(Debug)]
 pub(crate) struct Inspection {
-    /// A process has it.
+    /// A process has locked it.
     pub(crate) is_in_use: bool,
-    /// In order.
+    /// The segments in order.
     pub(crate) segments: Vec<SegmentSummary>,
-    /// How many files wait to become segments.
+    /// The number of spare files.
     pub(crate) spares: usize,
-    /// Segments that were damaged and set aside.
+    /// Damaged segments that were set aside.
     pub(crate) set_aside: Vec<String>,
 }
 
-/// A segment of it.
+/// A segment.
 #[derive(Debug)]
 pub(crate) struct SegmentSummary {
     pub(crate) name: String,
     pub(crate) file_bytes: u64,
     pub(crate) used_bytes: u64,
-    /// The number of its first capture.
+    /// The sequence number of its first capture.
     pub(crate) first_seq: Seq,
     pub(crate) captures: u64,
     pub(crate) undelivered: u64,
     pub(crate) is_sealed: bool,
-    /// Where something was begun that did not become a frame; of the newest segment of a journal in use, what is being written.
+    /// The offset of an incomplete frame; in the newest segment of a journal in use, of the frame that is being written.
     pub(crate) torn_at: Option<u64>,
     pub(crate) damage: Vec<Damage>,
 }
@@ -59,7 +59,7 @@ pub(crate) struct SegmentSummary {
 pub(crate) struct InspectedCapture<'b> {
     pub(crate) seq: Seq,
     pub(crate) is_delivered: bool,
-    /// As [`super::codec`] writes it.
+    /// In the encoding of [`super::codec`].
     pub(crate) bytes: &'b [u8],
 }
 
@@ -88,20 +88,20 @@ pub(crate) fn inspect(dir: &Path) -> Result<Inspection, JournalError> {
     Ok(Inspection { is_in_use, segments, spares: survey.spares.len(), set_aside: survey.damaged })
 }
 
-/// Whose the captures in a directory are.
+/// Who owns the undelivered captures in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// There are none, or all are delivered.
+    /// There are none.
     Nobody,
-    /// Another process runs with that journal and delivers them.
+    /// Another running process, which delivers them.
     Other,
 }
 
-/// Refuses to leave captures in `dir` behind: for a process that keeps none there. It changes nothing, and does not make `dir`.
+/// Refuses to leave captures in `dir` behind, for a process that has no journal on disk. Changes nothing, and does not create `dir`.
 ///
 /// # Errors
 ///
-/// Captures wait there, or it cannot be told whether some do.
+/// There are undelivered captures, or the directory cannot be read.
 pub(crate) fn refuse_waiting(dir: &Path) -> Result<Owner, JournalError> {
     let is_none = match fs::metadata(dir) {
         Ok(metadata) => !metadata.is_dir(),
@@ -153,24 +153,24 @@ pub(crate) fn place(settings: &Settings, dir: &Path) -> Result<JournalDirectory,
     })
 }
 
-/// What the next start would find in a journal and not have delivered.
+/// What the next start would find undelivered in a journal.
 #[derive(Debug)]
 pub(crate) struct Left {
-    /// Those that cannot be read included, as far as they can be counted.
+    /// Including captures that cannot be read, as far as their number is known.
     pub(crate) captures: u64,
     pub(crate) damage: Vec<Damage>,
-    /// Segments that were damaged and set aside before.
+    /// Damaged segments that were set aside before.
     pub(crate) set_aside: Vec<String>,
 }
 
 impl Left {
-    /// Whether there is nothing to deliver, and no damage that hides any.
+    /// Whether there is nothing to deliver, and no damage that may hide captures.
     pub(crate) fn is_nothing(&self) -> bool {
         self.captures == 0 && self.damage.iter().all(|damage| damage.to.is_some())
     }
 }
 
-/// What is left in the journal in `dir`.
+/// The undelivered captures of the journal in `dir`.
 ///
 /// # Errors
 ///
@@ -187,7 +187,7 @@ pub(crate) fn left(dir: &Path) -> Result<Left, JournalError> {
 ///
 /// # Errors
 ///
-/// There is no such directory, or it holds something else than a log: probably another one is meant.
+/// The directory does not exist, or holds something else: probably the path is wrong.
 pub(crate) fn holds_log(dir: &Path) -> Result<bool, JournalError> {
     let absent = |why| JournalError::Absent { dir: dir.to_owned(), why };
     let failed = |source| JournalError::Open(OpenError::Io { what: format!("list {}", dir.display()), source });
@@ -204,11 +204,11 @@ pub(crate) fn holds_log(dir: &Path) -> Result<bool, JournalError> {
     if names.is_empty() { Ok(false) } else { Err(absent("the directory holds other files")) }
 }
 
-/// Shows `visit` every capture of the journal in `dir`, in order, until it returns an error.
+/// Passes every capture of the journal in `dir` to `visit`, in order, until it returns an error.
 ///
 /// # Errors
 ///
-/// The journal cannot be read, or `visit` does not go on.
+/// The journal cannot be read, or `visit` returned an error.
 pub(crate) fn each_capture<E: From<JournalError>>(
     dir: &Path,
     mut visit: impl FnMut(&InspectedCapture<'_>) -> Result<(), E>,
@@ -227,7 +227,7 @@ pub(crate) fn each_capture<E: From<JournalError>>(
                 continue;
             };
             for captured in frame.captures() {
-                // What is not its own is another's.
+                // Captures outside its range belong to another segment.
                 if let Some(ordinal) = scan.numbers.ordinal(captured.seq) {
                     let is_delivered = delivered.has(ordinal);
                     visit(&InspectedCapture { seq: captured.seq, is_delivered, bytes: captured.bytes })?;
@@ -239,14 +239,14 @@ pub(crate) fn each_capture<E: From<JournalError>>(
     Ok(())
 }
 
-/// Reads all files. What is read while it is written can look damaged, and right the next time; and what has moved from one file to
-/// another while they were read may have been missed.
+/// Reads all files. A file that is being written can look damaged, and be valid at the next read; and captures that were moved between
+/// files by a compaction may be missed. So it reads again until neither is the case.
 fn look(dir: &Path) -> Result<(Survey<<Directory as Disk>::File>, bool), JournalError> {
     let directory = Directory::open_to_read(dir)?;
-    for _ in 0..LOOKS {
+    for _ in 0..READS_MAX {
         let is_in_use = directory.is_in_use();
-        let survey = match recovery::survey(&directory, Purpose::Look) {
-            // It was there a moment ago.
+        let survey = match recovery::survey(&directory, Purpose::Inspect) {
+            // The file was listed, and has been renamed since.
             Err(OpenError::Io { source, .. }) if is_in_use && source.kind() == io::ErrorKind::NotFound => continue,
             survey => survey?,
         };
@@ -255,7 +255,7 @@ fn look(dir: &Path) -> Result<(Survey<<Directory as Disk>::File>, bool), Journal
             return Ok((survey, is_in_use));
         }
     }
-    let survey = recovery::survey(&directory, Purpose::Look)?;
+    let survey = recovery::survey(&directory, Purpose::Inspect)?;
     if survey.is_still_so(&directory)? {
         return Ok((survey, true));
     }

@@ -1,12 +1,13 @@
-//! Where captures wait between intake and Kafka: the one face that both sides know.
+//! The journal: holds captures between intake and Kafka. Both sides use only what this module exports.
 //!
-//! Intake appends ([`Journal::append`], which the answer waits for) or offers ([`Journal::offer`], which nothing waits for); the
-//! publisher takes entries in order from the [`Backlog`] and settles each when every record it became is in Kafka. An append waits for its
-//! ack, a one-shot channel that goes with the entry. The [`Ack`] mode says who completes it: the queue, the committer or the publisher.
+//! Intake appends captures with [`Journal::append`], which waits for the acknowledgement, or offers them with [`Journal::offer`], which
+//! does not wait. The publisher reads entries in order from the [`Backlog`], and settles each when Kafka has all its records. An append
+//! waits for an ack, a one-shot channel that is stored with the entry. Depending on the [`Ack`] mode, the queue, the committer or the
+//! publisher completes it.
 //!
-//! In memory ([`in_memory`]) the journal is one queue, which both sides share; it is gone with the process. On disk
-//! ([`durable::open`]) the same queue leads to the *committer*, a thread that makes what waits durable in the [`log`] and acknowledges
-//! it; the publisher reads the log, as far as it is [`committed`].
+//! In memory ([`in_memory`]) the journal is one queue that both sides share; it is lost with the process. On disk ([`durable::open`]) the
+//! same queue leads to the *committer*, a thread that makes captures durable in the [`log`] and acknowledges them; the publisher reads the
+//! log up to what is [`committed`].
 
 mod backlog;
 pub(crate) mod codec;
@@ -46,13 +47,13 @@ pub(crate) use self::entry::Ticket;
 pub(crate) use self::entry::Undelivered;
 pub(crate) use self::log::Seq;
 use self::queue::LineTicket;
-use self::queue::NotTaken;
 use self::queue::Queue;
+use self::queue::QueueError;
 use self::room::Full;
 pub(crate) use self::shares::Shares;
 pub(crate) use self::stored::TAKE_BYTES;
 
-/// When a callback counts as acknowledged.
+/// When a callback is acknowledged.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Ack {
@@ -65,15 +66,15 @@ pub(crate) enum Ack {
     Memory,
 }
 
-/// The bounds of what is in memory only.
+/// The bounds of what is held in memory.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Bounds {
-    /// How many captures may wait, for Kafka or for the disk.
+    /// The most captures that may wait for Kafka or for the disk.
     pub(crate) captures_max: usize,
-    /// How many bytes they may take, [`Capture::cost_bytes`] each.
+    /// The most bytes that they may take, [`Capture::cost_bytes`] each.
     pub(crate) bytes_max: usize,
-    /// How many bytes may wait for room. What comes then is lost at once.
+    /// The most bytes that may wait for room. Further callbacks are lost at once.
     pub(crate) waiting_bytes_max: usize,
 }
 
@@ -83,16 +84,16 @@ impl Default for Bounds {
     }
 }
 
-/// The journal as intake sees it.
+/// The journal as seen by intake.
 #[derive(Debug)]
 pub(crate) struct Journal {
     queue: Arc<Queue>,
-    /// The disk has no room.
+    /// The disk is full.
     is_full: Arc<AtomicBool>,
     shares: Arc<Shares>,
 }
 
-/// Makes a journal in memory. It is not open yet: what is appended waits until [`Journal::open`].
+/// Makes a journal in memory. Appends wait until [`Journal::open`].
 pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger, shares: Shares) -> (Journal, Backlog) {
     let queue = Arc::new(Queue::new(ack, &bounds, None, shares.topics(), ledger.clone()));
     let journal = Journal { queue: Arc::clone(&queue), is_full: Arc::default(), shares: Arc::new(shares) };
@@ -100,15 +101,16 @@ pub(crate) fn in_memory(ack: Ack, bounds: Bounds, ledger: Ledger, shares: Shares
 }
 
 impl Journal {
-    /// Takes a capture, waits until it is as safe as the [`Ack`] mode promises, and counts what becomes of its callback.
+    /// Appends a capture, waits until it is acknowledged as the [`Ack`] mode says, and records the outcome of its callback in the ledger.
     ///
     /// # Cancel safety
     ///
-    /// Dropped while it waits for room, the capture is gone and its callback is counted as broken off. Dropped later, it will be delivered.
+    /// If this future is dropped while the capture waits for room, the capture is dropped and its callback is counted as broken off. If it
+    /// is dropped later, the capture will be delivered.
     ///
     /// # Errors
     ///
-    /// It is not acknowledged at the deadline, or never will be.
+    /// The capture is not acknowledged by the deadline, or never will be.
     pub(crate) async fn append(
         &self,
         capture: Box<Capture>,
@@ -122,20 +124,20 @@ impl Journal {
         }
     }
 
-    /// Hands a capture to the queue.
+    /// Queues a capture, or lets it wait for room.
     fn begin_append(&self, capture: Box<Capture>, receipt: Receipt<'_>) -> Result<PendingAck<'_>, Refusal> {
         let (sender, outcome) = oneshot::channel();
-        let is_given_up = Arc::new(AtomicBool::new(false));
-        let ack = AckSender { sender, is_given_up: Arc::clone(&is_given_up) };
+        let has_timed_out = Arc::new(AtomicBool::new(false));
+        let ack = AckSender { sender, has_timed_out: Arc::clone(&has_timed_out) };
         match self.queue.append(self.entry(capture, LedgerState::Counted, Some(ack))) {
             Ok(ticket) => {
                 receipt.hand_over();
-                Ok(PendingAck { journal: self, outcome, is_given_up, ticket })
+                Ok(PendingAck { journal: self, outcome, has_timed_out, ticket })
             }
-            Err(not_taken) => {
-                let refusal = match not_taken {
-                    NotTaken::Closed => Refusal::Stopping,
-                    NotTaken::Full(full) => self.refuse_for(full),
+            Err(error) => {
+                let refusal = match error {
+                    QueueError::Closed => Refusal::Stopping,
+                    QueueError::Full(full) => self.refuse_for(full),
                 };
                 receipt.end(refusal.reason());
                 Err(refusal)
@@ -149,7 +151,7 @@ impl Journal {
         Entry { capture, cost_bytes, key, topic, ledger_state, ack, record_bytes: 0 }
     }
 
-    /// How a capture is refused that finds no room.
+    /// The refusal of a capture that found no room.
     fn refuse_for(&self, full: Full) -> Refusal {
         match full {
             Full::Topic(topic) => {
@@ -162,17 +164,17 @@ impl Journal {
         }
     }
 
-    /// Whether a capture would find no room in the share of its dead-letter topic, should it turn out to go there.
+    /// Whether the share of the application's dead-letter topic has no room for a capture, should it have to go there.
     pub(crate) fn lacks_dead_letter_share(&self, capture: &Capture) -> bool {
         self.queue.lacks_share(self.shares.dead_letters(capture.app), capture.cost_bytes())
     }
 
-    /// Counts a callback as refused for want of that.
+    /// Counts a callback that is refused for that reason.
     pub(crate) fn refuse_dead_letter(&self, capture: &Capture) {
         self.shares.refused(self.shares.dead_letters(capture.app));
     }
 
-    /// Takes a capture that no answer waits for, if there is room now. If not, it is gone, and its callback is lost.
+    /// Appends a capture that nothing waits for, if there is room now. Otherwise its callback is lost.
     pub(crate) fn offer(&self, capture: Box<Capture>, receipt: Receipt<'_>) {
         match self.queue.offer(self.entry(capture, LedgerState::Counted, None)) {
             Ok(()) => receipt.hand_over(),
@@ -180,34 +182,34 @@ impl Journal {
         }
     }
 
-    /// Takes a capture whose callback has ended already: it was refused, and only its bytes are kept. Returns whether there was room.
+    /// Keeps the body of a refused callback, if there is room now. Returns whether there was.
     pub(crate) fn keep(&self, capture: Box<Capture>) -> bool {
         self.queue.offer(self.entry(capture, LedgerState::Uncounted, None)).is_ok()
     }
 
-    /// Whether the disk has no room.
+    /// Whether the disk is full.
     pub(crate) fn is_full(&self) -> bool {
         self.is_full.load(Ordering::Relaxed)
     }
 
-    /// Lets appends through: what they wait for will come. Until then they wait as for room.
+    /// Opens the queue. Until then appends wait.
     pub(crate) fn open(&self) {
         self.queue.open();
     }
 
-    /// Takes nothing more. Those who wait for room are sent away.
+    /// Closes the queue. Appends that wait for room are refused.
     pub(crate) fn close(&self) {
         self.queue.close();
     }
 }
 
-/// A capture that a request waits for.
+/// A request's wait for its ack.
 #[derive(Debug)]
 struct PendingAck<'j> {
     journal: &'j Journal,
     outcome: oneshot::Receiver<Result<(), Refusal>>,
-    is_given_up: Arc<AtomicBool>,
-    /// Its place among those that wait for room, if it has to.
+    has_timed_out: Arc<AtomicBool>,
+    /// Its place in the waiting line, if it waits for room.
     ticket: Option<LineTicket>,
 }
 
@@ -215,15 +217,15 @@ impl PendingAck<'_> {
     async fn outcome(&mut self) -> Result<(), Refusal> {
         let outcome = (&mut self.outcome).await;
         self.ticket = None;
-        // An entry is dropped without an outcome only when the process ends.
+        // The sender is dropped without an outcome only when the process ends.
         outcome.unwrap_or(Err(Refusal::Stopping))
     }
 
-    /// Stops waiting. An outcome that came in that very moment counts. If none did, the callback is lost, and counted as late should its
-    /// capture be delivered.
+    /// Stops waiting. An outcome that arrived in the same moment counts. Otherwise the callback is lost; if its capture is delivered after
+    /// all, it is counted as late.
     fn give_up(&mut self) -> Result<(), Refusal> {
-        // Before it is closed: whoever finds it closed must know why.
-        self.is_given_up.store(true, Ordering::Release);
+        // Before the channel is closed: whoever finds it closed reads this flag to learn why.
+        self.has_timed_out.store(true, Ordering::Release);
         self.outcome.close();
         let ticket = self.ticket.take();
         if let Ok(outcome) = self.outcome.try_recv() {

@@ -1,11 +1,11 @@
-//! The queue between intake and the publisher: entries in order, and the room they take, under one lock.
+//! The queue between intake and the publisher: the entries in order, and the room that they take, under one lock.
 //!
-//! An entry takes room when it is queued, and frees it once it is settled, so what the publisher has taken still counts. Where captures go
-//! to disk, they leave the queue then, and go on to take room in the log until they are delivered. An entry that finds no room waits in
-//! line for it, in the order of arrival, until its request gives it up.
+//! An entry takes room from the moment it is queued until it is settled, so entries that the publisher has taken still count. With a
+//! journal on disk, an entry leaves the queue once it is durable, and takes room in the log until it is delivered. An entry that finds no
+//! room waits in line for it, in the order of arrival, until its request times out.
 //!
-//! Each topic has a share of the room ([`SharedRoom`]), and a line of its own: entries that wait for the share of a topic, or for the log,
-//! where room may not come for weeks, hold up no others.
+//! Each topic has a share of the room ([`SharedRoom`]), and a line of its own: entries that wait for the share of their topic or for the
+//! log, which may take weeks, do not block the others.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -30,30 +30,30 @@ use super::room::Full;
 use super::room::Held;
 use super::room::Room;
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Queue {
     entries: Mutex<Entries>,
     pub(super) ledger: Ledger,
-    /// Whom to wake when there is something to take.
+    /// The thread to wake when there is something to take.
     taker: OnceLock<Thread>,
-    /// Something that goes to another topic than was thought has found no room in its share.
+    /// Per topic: a capture that turned out to belong to this topic found no room in its share.
     lacks_share: Box<[AtomicBool]>,
 }
 
-/// Under one lock, so that nothing comes in behind the end.
+/// Under one lock, so that nothing is queued after the close.
 #[derive(Debug)]
 struct Entries {
     queued: VecDeque<Entry>,
-    /// Until then appends wait, whatever room there is.
+    /// Until then appends wait, even if there is room.
     is_open: bool,
     is_closed: bool,
     /// An entry is acknowledged as soon as it is queued.
     acknowledges: bool,
     room: Room,
-    /// What waits for room, by topic; each line in order of arrival, and none empty.
+    /// The entries that wait for room, by topic; each line in order of arrival, and none empty.
     lines: BTreeMap<Option<Topic>, VecDeque<InLine>>,
-    /// What may wait there, in bytes.
+    /// The bytes that may wait in lines.
     line_bytes: SharedRoom,
     next_ticket: u64,
 }
@@ -65,16 +65,16 @@ struct InLine {
     entry: Entry,
 }
 
-/// Why an entry may not even wait for room.
+/// Why an entry is neither queued nor in line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NotTaken {
-    /// There is no room, and none to wait in.
+pub(super) enum QueueError {
+    /// There is no room, and no place in line.
     Full(Full),
-    /// No more captures are taken.
+    /// The queue is closed.
     Closed,
 }
 
-/// Where an entry waits for room: the line of its topic, and its number there.
+/// The place of an entry in line: the line of its topic, and its number there.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LineTicket {
     topic: Option<Topic>,
@@ -82,8 +82,8 @@ pub(super) struct LineTicket {
 }
 
 impl Queue {
-    /// An empty queue, with shares for so many topics. It is not open yet. With `log_bytes_max` its captures go on to the log, where
-    /// what is not delivered may take so many bytes.
+    /// An empty, closed-for-now queue with shares for `topics` topics: appends wait until [`Queue::open`]. With `log_bytes_max` its
+    /// captures go on to the log, where undelivered captures may take so many bytes.
     pub(super) fn new(ack: Ack, bounds: &Bounds, log_bytes_max: Option<usize>, topics: usize, ledger: Ledger) -> Self {
         let entries = Entries {
             queued: VecDeque::new(),
@@ -103,21 +103,21 @@ impl Queue {
         }
     }
 
-    /// Queues an entry, or has it wait for room, and then returns its place in line. Those that wait are within a bound too.
-    pub(super) fn append(&self, entry: Entry) -> Result<Option<LineTicket>, NotTaken> {
+    /// Queues an entry, or puts it in line and returns its place. The lines are bounded too.
+    pub(super) fn append(&self, entry: Entry) -> Result<Option<LineTicket>, QueueError> {
         self.change(|entries| {
             if entries.is_closed {
-                return Err(NotTaken::Closed);
+                return Err(QueueError::Closed);
             }
             if entries.is_open && entries.has_room_now(&entry).is_ok() {
                 entries.push(entry, &self.ledger);
                 return Ok(None);
             }
-            entries.line_up(entry).map(Some).map_err(NotTaken::Full)
+            entries.line_up(entry).map(Some).map_err(QueueError::Full)
         })
     }
 
-    /// Queues an entry if there is room now, also before it is open.
+    /// Queues an entry if there is room now, even before the queue is open.
     pub(super) fn offer(&self, entry: Entry) -> Result<(), Full> {
         self.change(|entries| {
             entries.has_room_now(&entry)?;
@@ -126,15 +126,15 @@ impl Queue {
         })
     }
 
-    /// Queues an entry as if there were room: for tests of a disk that is full before that is taken.
+    /// Queues an entry even without room: for tests of a full disk.
     #[cfg(test)]
     pub(super) fn push_beyond_room(&self, entry: Entry) {
         self.change(|entries| entries.push(entry, &self.ledger));
     }
 
-    /// Drops an entry that waits for room, if it still does, and leaves its callback to the caller. Returns what there was no room in.
+    /// Removes an entry from its line, if it still waits. The caller accounts for its callback. Returns what had no room.
     pub(super) fn leave_line(&self, ticket: LineTicket) -> Option<Full> {
-        // What was too little room for the first may be enough for the next.
+        // The removal may let the next entry through: it may need less room.
         self.change(|entries| {
             let line = entries.lines.get_mut(&ticket.topic)?;
             let nth = line.binary_search_by_key(&ticket.number, |in_line| in_line.ticket).ok()?;
@@ -144,7 +144,7 @@ impl Queue {
         })
     }
 
-    /// Moves up to `max` entries to `into`, oldest first. Their room stays taken.
+    /// Moves up to `max` entries to `into`, oldest first. They keep their room.
     pub(super) fn take(&self, max: usize, into: &mut VecDeque<Entry>) {
         let mut entries = self.lock();
         let count = entries.queued.len().min(max);
@@ -155,12 +155,12 @@ impl Queue {
         }
     }
 
-    /// Frees room of captures that were settled.
+    /// Frees the room of settled captures.
     pub(super) fn free(&self, freed: impl IntoIterator<Item = (Option<Topic>, Held)>) {
         self.change(|entries| freed.into_iter().for_each(|(topic, held)| entries.room.give(topic, held)));
     }
 
-    /// Captures have gone from the queue to the log. Of each: its topic, its cost, and what its record takes, in bytes.
+    /// Moves captures from the queue's room to the log's. Of each: its topic, its cost, and the bytes of its record.
     pub(super) fn stored(&self, captures: impl Iterator<Item = (Option<Topic>, usize, usize)>) {
         self.change(|entries| {
             for (topic, cost_bytes, record_bytes) in captures {
@@ -170,12 +170,12 @@ impl Queue {
         });
     }
 
-    /// What was found in the log takes its room there, in bytes.
+    /// Takes room in the log for what was found there at the start, in bytes.
     pub(super) fn recovered(&self, topic: Option<Topic>, log_bytes: usize) {
         self.lock().room.take(topic, Held::stored(log_bytes));
     }
 
-    /// Counts what was taken for one topic to the share of another, if there is room in it and `may_move` says so. Returns whether it did.
+    /// Moves held room from one topic's share to another's, if that has room and `may_move` agrees. Returns whether it did.
     pub(super) fn move_share(
         &self,
         (from, to): (Option<Topic>, Topic),
@@ -194,15 +194,15 @@ impl Queue {
         })
     }
 
-    /// Whether a capture would find no room in the share of a topic that it may turn out to go to. Costs nothing unless another one has
-    /// found none.
+    /// Whether a capture would find no room in the share of a topic that it may turn out to belong to. Cheap unless another capture has
+    /// found none before.
     pub(super) fn lacks_share(&self, topic: Topic, cost_bytes: usize) -> bool {
         if !self.lacks_share.get(topic.index()).is_some_and(|lacks| lacks.load(Ordering::Relaxed)) {
             return false;
         }
         let checked = self.lock().check(Some(topic), cost_bytes);
         if checked.is_ok() {
-            // The next one that finds none says so again.
+            // The next capture that finds no room sets it again.
             self.set_lacks_share(topic, false);
         }
         matches!(checked, Err(Full::Topic(_)))
@@ -214,7 +214,7 @@ impl Queue {
         }
     }
 
-    /// What is held of the log now, as `look` sees it.
+    /// Applies `look` to the room of the log.
     pub(super) fn look_at_log<T>(&self, look: impl FnOnce(&SharedRoom) -> T) -> Option<T> {
         self.lock().room.log().map(look)
     }
@@ -224,13 +224,13 @@ impl Queue {
         self.change(|entries| entries.is_open = true);
     }
 
-    /// Takes nothing more. What waits for room is lost.
+    /// Accepts nothing more. Entries that wait for room are lost.
     pub(super) fn close(&self) {
         {
             let mut entries = self.lock();
             entries.is_closed = true;
             for in_line in std::mem::take(&mut entries.lines).into_values().flatten() {
-                // Under the lock: whoever gives up and finds it in no line counts on it.
+                // Under the lock: a request that times out and finds its entry in no line relies on it.
                 self.ledger.accept();
                 in_line.entry.lose(Refusal::Stopping, &self.ledger);
             }
@@ -238,19 +238,19 @@ impl Queue {
         self.wake();
     }
 
-    /// Whether nothing waits to be taken and nothing more will come.
+    /// Whether the queue is closed and empty.
     pub(super) fn is_at_end(&self) -> bool {
         let entries = self.lock();
         entries.is_closed && entries.queued.is_empty()
     }
 
-    /// Names the thread that takes.
-    pub(super) fn wakes(&self, taker: Thread) {
-        // A second taker would be a bug, and would find nothing.
+    /// Sets the thread that takes entries.
+    pub(super) fn set_taker(&self, taker: Thread) {
+        // There is only one taker; a second call has no effect.
         let _first = self.taker.set(taker);
     }
 
-    /// Changes what is held, queues what has room then, and wakes the taker if that is the first it can take: it takes all.
+    /// Applies a change, then queues entries that have room now. Wakes the taker if the queue was empty: it takes everything.
     fn change<T>(&self, change: impl FnOnce(&mut Entries) -> T) -> T {
         let mut entries = self.lock();
         let was_empty = entries.queued.is_empty();
@@ -276,7 +276,7 @@ impl Queue {
 }
 
 impl Entries {
-    /// Whether there is room for an entry that nothing in line is to have. Before it is open, nothing in line is to have any.
+    /// Whether there is room for an entry that no entry in line is waiting for. Before the queue is open, that is not considered.
     fn has_room_now(&self, entry: &Entry) -> Result<(), Full> {
         if self.is_closed {
             return Err(Full::Queue);
@@ -302,9 +302,9 @@ impl Entries {
         self.check(topic, cost_bytes).err().unwrap_or(Full::Queue)
     }
 
-    /// Queues an entry, unless its request has just given it up.
+    /// Queues an entry, unless its request has just timed out.
     fn push(&mut self, mut entry: Entry, ledger: &Ledger) {
-        // Before it can be taken: it must not be delivered before it was accepted.
+        // Before it can be taken: it must not be delivered before it is counted as accepted.
         if entry.ledger_state == LedgerState::Counted {
             ledger.accept();
         }
@@ -315,7 +315,7 @@ impl Entries {
         self.queued.push_back(entry);
     }
 
-    /// Has an entry wait at the end of its line. The lines have shares too.
+    /// Puts an entry at the end of its line. The lines have shares too.
     fn line_up(&mut self, entry: Entry) -> Result<LineTicket, Full> {
         let Entry { topic, cost_bytes, .. } = entry;
         if !self.line_bytes.has_room(topic, cost_bytes) {
@@ -328,7 +328,7 @@ impl Entries {
         Ok(LineTicket { topic, number: ticket })
     }
 
-    /// Queues what is in line, as far as there is room.
+    /// Queues entries from the lines, as far as there is room.
     fn admit(&mut self, ledger: &Ledger) {
         while self.is_open
             && let Some(topic) = self.next_in_line()
@@ -339,7 +339,7 @@ impl Entries {
         }
     }
 
-    /// An entry that stood in this line does not any more.
+    /// Accounts for an entry that has left its line.
     fn left_line(&mut self, topic: Option<Topic>, cost_bytes: usize) {
         self.line_bytes.give(topic, cost_bytes);
         if self.lines.get(&topic).is_some_and(VecDeque::is_empty) {
@@ -347,7 +347,7 @@ impl Entries {
         }
     }
 
-    /// Whose turn it is: of those that wait for nothing but the queue, the first that came, if there is room for it.
+    /// The line whose first entry is next: of the entries that only wait for the whole queue, the oldest, if there is room for it.
     fn next_in_line(&self) -> Option<Option<Topic>> {
         let firsts = self.lines.iter().filter_map(|(topic, line)| Some((line.front()?, *topic)));
         let fits = firsts.map(|(first, topic)| (first.ticket, topic, self.check(topic, first.entry.cost_bytes)));

@@ -1,4 +1,4 @@
-//! The room that captures take: in the queue, and until they are delivered in the log.
+//! The room that captures take: in the queue, and in the log until they are delivered.
 
 use crate::record::Topic;
 use crate::share::NoRoom;
@@ -6,42 +6,42 @@ use crate::share::SharedRoom;
 
 use super::Bounds;
 
-/// What one capture takes.
+/// The room that one or more captures take.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Held {
-    /// In the queue, how many there are.
+    /// Captures in the queue.
     pub(super) captures: usize,
-    /// In the queue, in bytes.
+    /// Bytes in the queue.
     pub(super) bytes: usize,
-    /// In the log, in bytes of their records. Before those are written, what they take at most.
+    /// Bytes of their records in the log, or their upper bound before they are written.
     pub(super) log_bytes: usize,
 }
 
 impl Held {
-    /// What it takes while it waits in the queue: its cost, and no more than that in the log.
+    /// The room of a capture in the queue: its cost, which is also the upper bound in the log.
     pub(super) const fn queued(cost_bytes: usize) -> Self {
         Self { captures: 1, bytes: cost_bytes, log_bytes: cost_bytes }
     }
 
-    /// What takes so many bytes in the log.
+    /// The room of records of so many bytes in the log.
     pub(super) const fn stored(log_bytes: usize) -> Self {
         Self { captures: 0, bytes: 0, log_bytes }
     }
 }
 
-/// What there is no room in.
+/// What has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Full {
-    /// In the whole queue.
+    /// The whole queue.
     Queue,
-    /// In the whole log.
+    /// The whole log.
     Log,
-    /// In the share of the topic.
+    /// The share of the topic.
     Topic(Topic),
 }
 
-/// Room in the queue and, where captures go to disk, in the log. Topics have shares of what holds captures until Kafka has them: of the
-/// log if there is one, else of the queue.
+/// The room in the queue and, with a journal on disk, in the log. Topics have shares of whichever holds captures until they are delivered:
+/// the log if there is one, else the queue.
 #[derive(Debug)]
 pub(super) struct Room {
     captures: SharedRoom,
@@ -50,7 +50,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// All of it free. `log_bytes_max` is what may be undelivered in the log.
+    /// Empty room. `log_bytes_max`: how many bytes may be undelivered in the log.
     pub(super) fn new(bounds: &Bounds, log_bytes_max: Option<usize>, topics: usize) -> Self {
         let topics_of_queue = if log_bytes_max.is_some() { 0 } else { topics };
         Self {
@@ -60,7 +60,7 @@ impl Room {
         }
     }
 
-    /// Whether there is room for this much more.
+    /// Whether there is room for `more`.
     pub(super) fn check(&self, topic: Option<Topic>, more: Held) -> Result<(), Full> {
         let full = |total: Full| {
             move |no_room: NoRoom| match (no_room, topic) {
@@ -74,7 +74,7 @@ impl Room {
         log.check(topic, log.clamp(more.log_bytes)).map_err(full(Full::Log))
     }
 
-    /// Takes room, whether there is some or not.
+    /// Takes room, even if there is none.
     pub(super) fn take(&mut self, topic: Option<Topic>, more: Held) {
         self.captures.take(topic, more.captures);
         self.bytes.take(topic, self.bytes.clamp(more.bytes));
@@ -83,7 +83,7 @@ impl Room {
         }
     }
 
-    /// Gives back what was taken for the same topic.
+    /// Returns room that was taken for the same topic.
     pub(super) fn give(&mut self, topic: Option<Topic>, freed: Held) {
         self.captures.give(topic, freed.captures);
         self.bytes.give(topic, self.bytes.clamp(freed.bytes));
@@ -92,7 +92,7 @@ impl Room {
         }
     }
 
-    /// What is held of the log.
+    /// The room in the log.
     pub(super) const fn log(&self) -> Option<&SharedRoom> {
         self.log.as_ref()
     }

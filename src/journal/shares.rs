@@ -1,4 +1,4 @@
-//! Whose share of the room a capture takes: that of the topic it goes to, as far as that is known before it is normalised.
+//! The share of the room that a capture takes: that of its topic, as far as the topic is known before the capture is normalised.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use crate::throttle::Throttle;
 
 use super::codec;
 
-/// How often it is logged at most that a topic holds its whole share.
+/// The shortest time between two log lines about topics whose share is full.
 const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Shares {
     topics: Arc<Topics>,
     apps: Arc<Apps>,
-    /// By [`codec::key`], of which the log keeps one with each capture. Where two topics have the same key, they have one share.
+    /// By [`codec::key`], which the log stores with each capture. Topics with the same key have one share.
     by_key: HashMap<u32, Topic>,
-    /// Callbacks that were lost because their topic held its whole share, by topic.
+    /// Callbacks that were lost because the share of their topic was full, by topic.
     refused: IntCounterVec,
     log: Throttle,
 }
 
 impl Shares {
-    /// Of these topics. `refused` counts by topic.
+    /// The shares of these topics. `refused` counts by topic.
     pub(crate) fn new(topics: Arc<Topics>, apps: Arc<Apps>, refused: IntCounterVec) -> Self {
         for name in topics.names() {
             refused.with_label_values(&[name]);
@@ -53,40 +53,40 @@ impl Shares {
         Arc::clone(&self.apps)
     }
 
-    /// How many topics there are.
+    /// The number of topics.
     pub(super) fn topics(&self) -> usize {
         self.topics.names().len()
     }
 
-    /// The key of a capture, and its topic.
+    /// The key and the topic of a capture.
     pub(super) fn of(&self, capture: &Capture) -> (u32, Option<Topic>) {
         let key = codec::key(capture, &self.apps);
         (key, self.of_key(key))
     }
 
-    /// The topic of captures with this key; none if this configuration has none for them.
+    /// The topic of a key; `None` if this configuration has none for it.
     pub(super) fn of_key(&self, key: u32) -> Option<Topic> {
         self.by_key.get(&key).copied()
     }
 
-    /// Where captures of an application go that cannot become events.
+    /// The dead-letter topic of an application.
     pub(super) fn dead_letters(&self, app: VerifiedApp) -> Topic {
         self.topics.rejected(app)
     }
 
-    /// What each topic holds, with its name.
+    /// The room that each topic holds, with its name.
     pub(super) fn by_name(&self, held: impl Fn(Topic) -> usize) -> impl Iterator<Item = (&str, usize)> {
         self.topics.all().map(move |topic| (self.topics.name(topic), held(topic)))
     }
 
-    /// A callback is refused because the topic holds its whole share.
+    /// Counts and logs a callback that is refused because the share of its topic is full.
     pub(super) fn refused(&self, topic: Topic) {
         let topic = self.topics.name(topic);
         self.refused.with_label_values(&[topic]).inc();
         if self.log.permits(clock::monotonic()) {
             tracing::warn!(
                 topic,
-                "a topic holds its whole share of the room for undelivered callbacks; more of its callbacks are refused"
+                "the share of a topic in the room for undelivered callbacks is full; further callbacks of it are refused"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! The backlog of the journal on disk: the publisher's side of the log.
+//! The backlog of the journal on disk: the publisher's view of the log.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -33,26 +33,26 @@ use super::queue::Queue;
 use super::room::Held;
 use super::shares::Shares;
 
-/// How much is read from disk at a time, in bytes, however little of it is still to be delivered: the publisher has other things to do.
+/// The most bytes read from disk at a time, however few of them are undelivered: the publisher has other work too.
 pub(crate) const TAKE_BYTES: u64 = 16 << 20;
-/// How often the same complaint is made.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// The shortest time between two log lines of the same error.
+const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Stored {
     committed: Arc<Committed>,
     store: Store<Directory>,
     cursor: Cursor,
-    /// Behind what was taken last.
+    /// The sequence number behind the last capture that was read.
     next_seq: Seq,
-    /// Reads again what was let go.
-    again: Cursor,
+    /// Reads captures again.
+    reread: Cursor,
     decoder: Decoder,
     read_wait: Arc<Wait>,
 }
 
-/// Makes entries of captures on disk.
+/// Decodes captures on disk.
 #[derive(Debug)]
 struct Decoder {
     store: Store<Directory>,
@@ -60,10 +60,10 @@ struct Decoder {
     shares: Arc<Shares>,
     apps: Arc<Apps>,
     metrics: JournalMetrics,
-    complain_at: Instant,
+    log_at: Instant,
 }
 
-/// What the publisher's side is made of.
+/// What the backlog needs.
 #[derive(Debug)]
 pub(super) struct StoredSetup {
     pub(super) committed: Arc<Committed>,
@@ -77,27 +77,27 @@ pub(super) struct StoredSetup {
 impl Stored {
     pub(super) fn new(parts: StoredSetup) -> Self {
         let StoredSetup { committed, store, queue, shares, apps, metrics } = parts;
-        let decoder = Decoder { store: store.clone(), queue, shares, apps, metrics, complain_at: clock::monotonic() };
-        let (cursor, again) = (Cursor::default(), Cursor::default());
-        Self { committed, store, cursor, next_seq: 0, again, decoder, read_wait: Arc::default() }
+        let decoder = Decoder { store: store.clone(), queue, shares, apps, metrics, log_at: clock::monotonic() };
+        let (cursor, reread) = (Cursor::default(), Cursor::default());
+        Self { committed, store, cursor, next_seq: 0, reread, decoder, read_wait: Arc::default() }
     }
 
-    pub(super) fn wakes(&self, reader: Thread) {
-        self.committed.wakes(reader);
+    pub(super) fn set_reader(&self, reader: Thread) {
+        self.committed.set_reader(reader);
     }
 
-    /// How long the disk takes to read.
+    /// Measures reads from disk.
     pub(super) fn read_wait(&self) -> Arc<Wait> {
         Arc::clone(&self.read_wait)
     }
 
-    /// Behind what was read last.
+    /// The sequence number behind the last capture that was read.
     pub(super) const fn read_to(&self) -> Seq {
         self.next_seq
     }
 
-    /// Gives up to about `max` captures. Returns whether there may be more at once: also when much was read, of which little was still to
-    /// be delivered.
+    /// Passes up to about `max` captures to `give`. Returns whether there may be more now: also if much was read of which little was
+    /// undelivered.
     pub(super) fn read(&mut self, max: usize, mut give: impl FnMut(&Undelivered<'_>)) -> bool {
         let (mut count, mut read_bytes) = (0, 0);
         while count < max && read_bytes < TAKE_BYTES {
@@ -105,7 +105,7 @@ impl Stored {
                 Ok(Some((place, frame))) => {
                     let end = frame.header.end_seq;
                     if frame.header.captures > 0 && end > self.committed.to() {
-                        // Durable, and the ledger does not have it on disk yet.
+                        // Durable, but not counted as stored yet.
                         self.cursor.go_to(place);
                         self.committed.wake_at_next();
                         if end > self.committed.to() {
@@ -127,8 +127,9 @@ impl Stored {
                     }
                 }
                 Err(error) => {
-                    self.decoder.complain(&error);
-                    // What is lost stays in the journal; it may have taken the disk long to say so.
+                    self.decoder.report(&error);
+                    // The lost captures stay on disk. A damaged read may have taken long, so the publisher continues with its other work
+                    // first.
                     return matches!(error, ReadError::Damaged(_));
                 }
             }
@@ -140,30 +141,29 @@ impl Stored {
         self.committed.is_closed() && self.cursor.is_at_end(&self.store)
     }
 
-    /// Reads again one frame at `from`, and gives those of its captures that were read before, are not delivered and not before `from`.
-    /// Returns where to read on, which is `from` itself when the disk does not read now, and how much was read, in bytes; `None` at the end
-    /// of what there is.
+    /// Reads one frame at `from` again, and passes its undelivered captures from `from` on that were read before to `give`. Returns where
+    /// to continue (`from` itself if the disk cannot read now) and how many bytes were read; `None` at the end of the log.
     pub(super) fn read_again(&mut self, from: Position, give: impl FnMut(&Undelivered<'_>)) -> Option<(Position, u64)> {
-        if self.again.place() != from.place {
-            self.again.go_to(from.place);
+        if self.reread.place() != from.place {
+            self.reread.go_to(from.place);
         }
-        match self.read_wait.during(|| self.again.next(&self.store)) {
+        match self.read_wait.during(|| self.reread.next(&self.store)) {
             Ok(Some((place, frame))) => {
-                // A frame may end before `from`: compactions cut them elsewhere.
+                // The frame may end before `from`: compactions divide frames differently.
                 let (seq, bytes) = (frame.header.end_seq.max(from.seq), frame.header.padded_bytes());
                 self.decoder.decode(place, &frame, from.seq..self.next_seq, give);
-                Some((Position { seq, place: self.again.place() }, bytes))
+                Some((Position { seq, place: self.reread.place() }, bytes))
             }
             Ok(None) => None,
             Err(error) => {
-                self.decoder.complain(&error);
-                // It may have taken the disk long to say so.
-                Some((Position { seq: from.seq, place: self.again.place() }, TAKE_BYTES))
+                self.decoder.report(&error);
+                // The error may have taken long: count it as a full read.
+                Some((Position { seq: from.seq, place: self.reread.place() }, TAKE_BYTES))
             }
         }
     }
 
-    /// Notes captures as delivered, and frees their room in the log. Returns those that were not noted before.
+    /// Records captures as delivered, and frees their room in the log. Returns those that were not recorded before.
     pub(super) fn delivered<'t>(&self, tickets: &'t [Ticket]) -> Vec<&'t Ticket> {
         let captures: Vec<(Seq, u32)> =
             tickets.iter().map(|ticket| (ticket.position.seq, ticket.record_bytes)).collect();
@@ -181,31 +181,31 @@ impl Stored {
         firsts
     }
 
-    /// Counts a capture to the share of its dead-letter topic, if it goes there and there is room.
+    /// Moves a capture to the share of its dead-letter topic, if that is its topic and has room.
     pub(super) fn moves_to(&self, ticket: &Ticket, topic: Topic) {
         if let Some(share) = ticket.share
             && topic == share.dead_letters
             && !self.store.is_marked(ticket.position.seq)
         {
-            // Marked, as it may be read again.
+            // Marked, because it may be read again.
             let mark = || self.store.mark(ticket.position.seq);
             let _has_moved = self.decoder.queue.move_share((share.topic, topic), Held::stored(bytes_of(ticket)), mark);
         }
     }
 
-    /// Whether the sender of a capture was answered 503. Says so once.
+    /// Whether the sender of a capture was answered 503. Returns true only once.
     pub(super) fn take_late(&self, seq: Seq) -> bool {
         self.committed.take_late(seq)
     }
 }
 
-/// What the record of a capture takes in the log.
+/// The bytes of a capture's record in the log.
 fn bytes_of(ticket: &Ticket) -> usize {
     usize::try_from(ticket.record_bytes).unwrap_or(usize::MAX)
 }
 
 impl Decoder {
-    /// Gives those captures of a frame that are not delivered and within `wanted`.
+    /// Passes the undelivered captures of a frame within `wanted` to `give`.
     fn decode(
         &mut self,
         place: FramePosition,
@@ -235,26 +235,26 @@ impl Decoder {
         }
     }
 
-    /// It stays in the journal for a process that can do something with it.
+    /// Counts and logs a capture that stays in the journal until a process can publish it.
     fn hold(&mut self, seq: Seq, error: &DecodeError) {
         self.metrics.held.inc();
-        if self.may_complain() {
+        if self.may_log() {
             tracing::error!(seq, %error, "a capture in the journal cannot be published by this configuration; it stays in the journal");
         }
     }
 
-    fn complain(&mut self, error: &ReadError) {
+    fn report(&mut self, error: &ReadError) {
         self.metrics.read_errors.inc();
-        if matches!(error, ReadError::Damaged(_)) || self.may_complain() {
+        if matches!(error, ReadError::Damaged(_)) || self.may_log() {
             tracing::error!(%error, "the journal cannot be read back; the unreadable captures stay on disk for the next start");
         }
     }
 
-    fn may_complain(&mut self) -> bool {
+    fn may_log(&mut self) -> bool {
         let now = clock::monotonic();
-        let may = now >= self.complain_at;
+        let may = now >= self.log_at;
         if may {
-            self.complain_at = now + COMPLAIN_EVERY;
+            self.log_at = now + LOG_PERIOD;
         }
         may
     }

@@ -288,14 +288,14 @@ fn what_kafka_will_never_take_is_lost_once_and_an_answer_that_waits_is_no_200() 
 }
 
 #[test]
-fn an_entry_is_given_up_only_once_no_outcome_can_reach_its_request() {
+fn an_entry_has_timed_out_only_once_no_outcome_can_reach_its_request() {
     let (journal, _backlog, ledger) = open(Ack::Broker, ROOMY);
     let pending = begin(&journal, &ledger, 0);
     let mut entries = VecDeque::new();
     journal.queue.take(1, &mut entries);
     // Its request is about to give up.
-    pending.is_given_up.store(true, Ordering::Release);
-    assert!(!entries[0].is_given_up(), "an outcome would still be taken");
+    pending.has_timed_out.store(true, Ordering::Release);
+    assert!(!entries[0].has_timed_out(), "an outcome would still be taken");
     assert!(entries[0].acknowledge());
 }
 

@@ -3,7 +3,7 @@
 use prometheus::IntCounter;
 use prometheus::Registry;
 
-/// See the module. Clones count together.
+/// See the [module](self). Clones share the same metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct LogMetrics {
     /// Lines that did not reach stderr.

@@ -1,4 +1,4 @@
-//! Which build runs.
+//! The version of the running build.
 
 use prometheus::IntGauge;
 use prometheus::Opts;
@@ -7,10 +7,10 @@ use prometheus::Registry;
 /// The version of callbridge.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The commit that it is built from: 12 hex digits, or `unknown` where the sources do not say.
+/// The commit of the sources: 12 hex digits, or `unknown`.
 pub(crate) const COMMIT: &str = env!("SHOWN_COMMIT");
 
-/// Registers the metric that says which build runs. It is always 1.
+/// Registers the metric of the running build. Its value is always 1.
 pub(crate) fn register(registry: &Registry, librdkafka: &str) -> Result<(), prometheus::Error> {
     let opts = Opts::new("callbridge_build_info", "The version, commit and Kafka client of this process. Always 1.")
         .const_label("version", VERSION)

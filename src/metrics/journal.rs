@@ -1,4 +1,4 @@
-//! The metrics of the journal on disk: how full it is, how long the disk takes, what cannot be read.
+//! The metrics of the journal on disk: its size, the duration of commits, and unreadable captures.
 
 use std::time::Duration;
 
@@ -15,41 +15,41 @@ use super::counter;
 use super::gauge;
 use super::histogram;
 
-/// How full the journal is.
+/// The fill of the journal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Fill {
-    /// All its files, in bytes.
+    /// The size of all files, in bytes.
     pub(crate) files_bytes: u64,
-    /// What holds captures that are not all delivered, in bytes.
+    /// The size of segments with undelivered captures, in bytes.
     pub(crate) held_bytes: u64,
-    /// What its files may take, in bytes.
+    /// The quota, in bytes.
     pub(crate) quota_bytes: u64,
-    /// Segments, the one being written included.
+    /// The number of segments, with the one that is being written.
     pub(crate) segments: u64,
     /// Undelivered captures in the journal.
     pub(crate) undelivered: u64,
-    /// Whether nothing more can be taken.
+    /// Whether nothing more can be written.
     pub(crate) is_full: bool,
     /// Compactions since the start.
     pub(crate) compactions: u64,
-    /// What they have written, in bytes.
+    /// Bytes that they have written.
     pub(crate) copied_bytes: u64,
-    /// What they have made free, in bytes.
+    /// Bytes that they have freed.
     pub(crate) won_bytes: u64,
 }
 
-/// How much more the journal takes, as far as it was shown last. All zero without a journal on disk.
+/// The room of the journal as of the last update. All zero without a journal on disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct JournalRoom {
-    /// Of undelivered captures.
+    /// The bytes of undelivered captures.
     pub(crate) undelivered_bytes: u64,
-    /// Of the segments that hold them.
+    /// The bytes of the segments that hold them.
     pub(crate) held_bytes: u64,
     pub(crate) quota_bytes: u64,
 }
 
 impl JournalRoom {
-    /// What is left, about: of the quota, and of the seven eighths of it that may be undelivered.
+    /// The approximate room left: of the quota, and of the seven eighths of it that may be undelivered.
     pub(crate) const fn free_bytes(&self) -> u64 {
         let of_quota = self.quota_bytes.saturating_sub(self.held_bytes);
         let of_undelivered = (self.quota_bytes / 8 * 7).saturating_sub(self.undelivered_bytes);
@@ -57,12 +57,12 @@ impl JournalRoom {
     }
 }
 
-/// See the module. Clones are the same metrics.
+/// See the [module](self). Clones share the same metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct JournalMetrics {
     /// Captures that this process cannot publish.
     pub(crate) held: IntCounter,
-    /// Reads that did not give what was written.
+    /// Reads that failed or returned wrong bytes.
     pub(crate) read_errors: IntCounter,
     /// Acknowledged captures that were found damaged at the start.
     pub(crate) damaged: IntCounter,
@@ -107,7 +107,7 @@ impl JournalMetrics {
                 "callbridge_journal_damaged_captures_total",
                 "Acknowledged captures that could not be read at the start and were skipped, with journal.on_corruption = salvage.",
             )?,
-            // A tenth of a millisecond on a good disk; above 0.2 s the deadline comes into sight.
+            // A tenth of a millisecond on a good disk; above 0.2 s deadlines are at risk.
             sync: histogram(
                 registry,
                 "callbridge_journal_commit_duration_seconds",
@@ -153,20 +153,20 @@ impl JournalMetrics {
         })
     }
 
-    /// So many captures became durable together, and it took this long.
+    /// Observes one commit: the number of captures and the duration.
     pub(crate) fn committed(&self, took: Duration, captures: usize) {
         self.sync.observe(took.as_secs_f64());
         self.frame.observe(f64::from(u32::try_from(captures).unwrap_or(u32::MAX)));
     }
 
-    /// Shows what is not delivered, in bytes, by topic.
+    /// Sets the bytes of undelivered captures by topic.
     pub(crate) fn show_undelivered<'t>(&self, by_topic: impl Iterator<Item = (&'t str, usize)>) {
         for (topic, bytes) in by_topic {
             self.undelivered_bytes.with_label_values(&[topic]).set(i64::try_from(bytes).unwrap_or(i64::MAX));
         }
     }
 
-    /// How much room there is, as it was shown last.
+    /// The room as of the last update.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -184,7 +184,12 @@ impl JournalMetrics {
         }
     }
 
-    /// Shows how full it is.
+    /// Whether the log holds captures that this process cannot publish, as of the last call of [`Self::show`].
+    pub(crate) fn has_set_aside(&self) -> bool {
+        self.held.get() > 0 && self.undelivered_bytes.with_label_values(&["other"]).get() > 0
+    }
+
+    /// Sets the metrics of the fill.
     pub(crate) fn show(&self, fill: &Fill) {
         let set = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         set(&self.files_bytes, fill.files_bytes);

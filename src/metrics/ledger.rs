@@ -1,4 +1,4 @@
-//! The ledger as metrics: all accounts of one scrape are of one moment, so they balance.
+//! The ledger as metrics. All accounts of a scrape are read at the same moment, so they balance.
 
 use prometheus::IntCounter;
 use prometheus::IntCounterVec;
@@ -16,13 +16,13 @@ use crate::ledger::Ledger;
 use crate::refusal::LedgerAccount;
 use crate::refusal::Reason;
 
-/// The label of every command that is not of the table.
+/// The label of every command that is not in the table.
 const OTHER: &str = "other";
 
 /// Reads the ledger at each scrape.
 pub(super) struct LedgerCollector {
     ledger: Ledger,
-    // Scrapes may come side by side; each must leave with numbers of one moment.
+    // Scrapes may be concurrent; each must return numbers of one moment.
     accounts: Mutex<Accounts>,
     descriptions: Vec<Desc>,
 }

@@ -1,6 +1,6 @@
-//! What Prometheus may know. Every metric is registered once, in a struct that is passed down; label values come from closed lists.
+//! Metrics for Prometheus. Every metric is registered once, in a struct that is passed down; label values come from closed lists.
 //!
-//! A module's own metrics stand beside it, in its `metrics`. Here is what several of them share, and what belongs to the whole process.
+//! The metrics of a module are next to it, in its `metrics`. This module has what they share, and the metrics of the whole process.
 
 pub(crate) mod build;
 pub(crate) mod journal;
@@ -18,34 +18,34 @@ use prometheus::Registry;
 
 use crate::ledger::Ledger;
 
-/// Registers the accounts of the ledger, and what the system says of the process. Fails if `registry` already holds one of them.
+/// Registers the metrics of the ledger and of the process. Fails if `registry` already has one of them.
 pub(crate) fn register(registry: &Registry, ledger: &Ledger) -> Result<(), prometheus::Error> {
     registry.register(Box::new(ledger::LedgerCollector::new(ledger.clone())?))?;
     registry.register(Box::new(process::ProcessCollector::new()?))
 }
 
-/// A counter, registered.
+/// Registers a counter.
 pub(crate) fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
     let counter = IntCounter::new(name, help)?;
     registry.register(Box::new(counter.clone()))?;
     Ok(counter)
 }
 
-/// A gauge, registered.
+/// Registers a gauge.
 pub(crate) fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
     let gauge = IntGauge::new(name, help)?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)
 }
 
-/// A gauge of seconds, registered.
+/// Registers a gauge of seconds.
 pub(crate) fn float_gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
     let gauge = Gauge::new(name, help)?;
     registry.register(Box::new(gauge.clone()))?;
     Ok(gauge)
 }
 
-/// A histogram with these upper bounds, registered.
+/// Registers a histogram with these upper bounds.
 pub(crate) fn histogram(
     registry: &Registry,
     name: &str,
@@ -57,7 +57,7 @@ pub(crate) fn histogram(
     Ok(histogram)
 }
 
-/// Counters by one label, registered.
+/// Registers counters with one label.
 pub(crate) fn counters(
     registry: &Registry,
     name: &str,

@@ -1,5 +1,5 @@
-//! The standard metrics of a process, named as Prometheus' client libraries do, and read from `/proc` at each scrape. The crate's own
-//! (its feature `process`) count whole seconds of CPU time only, and bring a second rustix.
+//! The standard metrics of a process, with the names of Prometheus' client libraries, read from `/proc` at each scrape. The `process`
+//! feature of the prometheus crate counts only whole seconds of CPU time, and adds a second rustix.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ use rustix::process::getrlimit;
 
 use crate::clock;
 
-/// See the module.
+/// See the [module](self).
 pub(super) struct ProcessCollector {
     cpu_seconds: Counter,
     resident_bytes: IntGauge,
@@ -27,7 +27,7 @@ pub(super) struct ProcessCollector {
 }
 
 impl ProcessCollector {
-    /// For this process, which has just started.
+    /// For this process. Called at its start.
     pub(super) fn new() -> Result<Self, prometheus::Error> {
         let start_time_seconds =
             IntGauge::new("process_start_time_seconds", "When the process started, in seconds since the Unix epoch.")?;
@@ -71,7 +71,7 @@ impl Collector for ProcessCollector {
             self.threads.set(stat.threads);
         }
         if let Ok(open) = fs::read_dir("/proc/self/fd") {
-            // One of them is that of the reading itself.
+            // One of them is for reading the directory.
             self.open_fds.set(signed(open.count().saturating_sub(1) as u64));
         }
         if let Some(limit) = getrlimit(Resource::Nofile).current {
@@ -81,7 +81,7 @@ impl Collector for ProcessCollector {
     }
 }
 
-/// What `/proc/self/stat` says, see `proc_pid_stat(5)`.
+/// The fields of `/proc/self/stat`, see `proc_pid_stat(5)`.
 #[derive(Debug, PartialEq)]
 struct Stat {
     cpu_seconds: f64,
@@ -92,7 +92,7 @@ struct Stat {
 
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
-        // The second field, the name, may hold anything; the third is the first behind it.
+        // The second field, the name, may contain anything; the third begins after its closing parenthesis.
         let (_name, fields) = text.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_whitespace().collect();
         let number = |nth: usize| fields.get(nth.checked_sub(3)?)?.parse::<u64>().ok();

@@ -1,14 +1,14 @@
-//! The texts that CloudEvents takes as the value of an attribute.
+//! The texts that CloudEvents allows as the value of an attribute.
 
-/// Whether `text` may be an attribute: it is not empty and has no control character and no noncharacter. (CloudEvents 1.0, "Type System",
+/// Whether `text` is allowed as an attribute: not empty, without control characters and noncharacters. (CloudEvents 1.0, "Type System",
 /// `String`. It also forbids surrogates, which a `str` cannot hold.)
 pub(super) fn is_allowed(text: &str) -> bool {
-    // No early end: without one the compiler looks at many bytes at a time.
+    // Without an early exit, so that the compiler can vectorize it.
     let is_printable_ascii = text.bytes().fold(true, |all, byte| all & (0x20..0x7f).contains(&byte));
     !text.is_empty() && (is_printable_ascii || text.chars().all(is_allowed_character))
 }
 
-/// The last two code points of each plane are noncharacters, and so are 32 of the first.
+/// The last two code points of each plane are noncharacters, and 32 in the first plane.
 fn is_allowed_character(character: char) -> bool {
     let is_noncharacter = matches!(character, '\u{fdd0}'..='\u{fdef}') || u32::from(character) & 0xfffe == 0xfffe;
     !character.is_control() && !is_noncharacter

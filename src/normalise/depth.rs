@@ -1,12 +1,12 @@
-//! How deep JSON is nested.
+//! The nesting depth of JSON.
 
-/// The deepest callback that becomes an event, in brackets. The envelope adds two, and widespread parsers end at 1000 (Python, Jackson) or
-/// 512 (PHP).
+/// The greatest depth of a callback that becomes an event, in brackets. The envelope adds two; common parsers have limits of 1000 (Python,
+/// Jackson) or 512 (PHP).
 pub(super) const DEPTH_MAX: usize = 500;
 
 /// Whether valid JSON is nested deeper than [`DEPTH_MAX`].
 pub(super) fn is_too_deep(json: &str) -> bool {
-    // With those in strings: where even they are few, nothing needs a closer look.
+    // Counts brackets in strings too: if even these are few, no exact count is needed.
     let brackets = json.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count();
     brackets > DEPTH_MAX && depth(json) > DEPTH_MAX
 }
@@ -17,7 +17,7 @@ fn depth(json: &str) -> usize {
     while let Some(byte) = bytes.next() {
         match byte {
             b'"' => is_in_string = !is_in_string,
-            // Only strings have escapes.
+            // Escapes occur only in strings.
             b'\\' => drop(bytes.next()),
             b'[' | b'{' if !is_in_string => {
                 depth += 1;

@@ -1,4 +1,4 @@
-//! The envelope: CloudEvents 1.0 around a callback, as one JSON value (structured) or as headers and data (binary).
+//! The envelope: a CloudEvents 1.0 event with the callback, as one JSON value (structured) or as headers and data (binary).
 
 use std::borrow::Cow;
 
@@ -25,14 +25,14 @@ use super::time::rfc3339;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// The whole event is the value.
+    /// The value is the whole event.
     #[default]
     Structured,
-    /// The attributes are headers, the data is the value.
+    /// Attributes are headers; the value is the data.
     Binary,
 }
 
-/// What goes into an envelope.
+/// The contents of an envelope.
 #[derive(Debug)]
 pub(super) struct Envelope<'a> {
     pub(super) app_id: &'a str,
@@ -47,9 +47,9 @@ pub(super) struct Envelope<'a> {
     pub(super) request_id: Option<Cow<'a, str>>,
     pub(super) decision: Option<&'a Decision>,
     pub(super) facts: Facts<'a>,
-    /// Absent for a command without a normal form.
+    /// Absent for a command without a normalised event.
     pub(super) event: Option<Event<'a>>,
-    /// The callback's JSON, byte for byte.
+    /// The callback's JSON, verbatim.
     pub(super) callback: &'a str,
 }
 
@@ -60,7 +60,7 @@ struct Decided<'a> {
     refused: &'a [Box<str>],
     rules: Vec<RuleOfSource<'a>>,
     generation: u64,
-    /// Only where it is not.
+    /// Only if it is false.
     #[serde(skip_serializing_if = "Option::is_none")]
     enforced: Option<bool>,
 }
@@ -69,12 +69,12 @@ struct Decided<'a> {
 #[derive(Serialize)]
 struct RuleOfSource<'a> {
     rule: &'a str,
-    /// Only where it is known.
+    /// Only if it is known.
     #[serde(skip_serializing_if = "str::is_empty")]
     source: &'a str,
 }
 
-/// What is computed for an envelope, and lives on the stack.
+/// Values that are computed for an envelope, on the stack.
 struct Computed {
     id: [u8; 32],
     time: Rfc3339,
@@ -85,20 +85,20 @@ struct Computed {
 #[derive(Clone, Copy)]
 struct Name {
     header: &'static str,
-    /// What stands before its text in JSON.
+    /// The text before its value in JSON.
     member: &'static str,
-    /// Its text never needs escapes.
+    /// Its value never needs escapes.
     is_plain: bool,
 }
 
-/// The names of an attribute whose text may be any.
+/// The names of an attribute with an arbitrary value.
 macro_rules! name {
     ($name:literal) => {
         Name { header: concat!("ce_", $name), member: concat!(",\"", $name, "\":"), is_plain: false }
     };
 }
 
-/// The names of an attribute whose text needs no escapes.
+/// The names of an attribute whose value needs no escapes.
 macro_rules! plain {
     ($name:literal) => {
         Name { is_plain: true, ..name!($name) }
@@ -148,8 +148,8 @@ impl<'a> Envelope<'a> {
         Record { topic: self.topic, key: self.facts.subject, headers, value: Cow::Owned(value), rejection: None }
     }
 
-    /// Calls `put` with each attribute beside `specversion` and `datacontenttype`: its name and its text. An attribute whose text CloudEvents
-    /// forbids is left out. A subject of that kind is still the record's key, so that order per key holds.
+    /// Calls `put` with the name and the value of each attribute except `specversion` and `datacontenttype`. Values that CloudEvents
+    /// forbids are left out. Such a subject is still the key of the record, so the order per key is kept.
     fn each_attribute(&self, computed: &Computed, mut put: impl FnMut(Name, &str)) {
         let mut put_some = |name, text: Option<&str>| {
             if let Some(text) = text.filter(|text| attribute::is_allowed(text)) {

@@ -1,4 +1,4 @@
-//! The normal forms: what happened, in stable snake_case names and types, whatever shape the sender's pages have this year.
+//! Normalised events: what happened, with stable snake_case names and types, independent of changes in Tencent's formats.
 
 use std::borrow::Cow;
 
@@ -15,41 +15,41 @@ use crate::command::Form;
 
 use super::json::ObjectWriter;
 
-/// The normal form of one callback, `data.event` in the envelope.
+/// The normalised event of a callback, `data.event` in the envelope.
 #[derive(Debug, Default)]
 pub struct Event<'a> {
-    /// The Official Account it is about; absent where that is only asked for.
+    /// The Official Account; absent if it is only being requested.
     official_account: Option<Cow<'a, str>>,
     /// Who did it.
     pub operator: Option<Cow<'a, str>>,
-    /// Who owns it, or did.
+    /// The owner, present or past.
     owner: Option<Cow<'a, str>>,
-    /// Who subscribes, or does no longer.
+    /// Who subscribes or unsubscribes.
     subscribers: Option<Vec<Cow<'a, str>>>,
     name: Option<Cow<'a, str>>,
     introduction: Option<Cow<'a, str>>,
     face_url: Option<Cow<'a, str>>,
     organization: Option<Cow<'a, str>>,
-    /// What a message is taken back by.
+    /// The key by which a message can be recalled.
     message_key: Option<Cow<'a, str>>,
-    /// The messages that were taken back.
+    /// The messages that were recalled.
     message_keys: Option<Vec<Cow<'a, str>>>,
-    /// When a message was sent, in milliseconds since the Unix epoch; Tencent tells it in seconds.
+    /// When a message was sent, in milliseconds since the Unix epoch; Tencent sends seconds.
     message_time_ms: Option<i64>,
     online_only: Option<bool>,
-    /// A message's elements, as they came.
+    /// The elements of a message, verbatim.
     message_body: Option<JsonArray<'a>>,
     custom_data: Option<Cow<'a, str>>,
-    /// When, in milliseconds since the Unix epoch; absent where the callback does not say it readably.
+    /// When, in milliseconds since the Unix epoch; absent if the callback has no valid time.
     pub event_time_ms: Option<i64>,
 }
 
 impl<'a> Event<'a> {
-    /// Reads a body of this form.
+    /// Parses a body of this form.
     ///
     /// # Errors
     ///
-    /// A field that is needed is missing, or one has the wrong shape.
+    /// A required field is missing, or a field has the wrong type.
     pub fn parse(form: Form, json: &'a str) -> Result<Self, serde_json::Error> {
         Ok(match form {
             Form::AskedFor => Self::from(serde_json::from_str::<AskedFor<'a>>(json)?),
@@ -61,7 +61,7 @@ impl<'a> Event<'a> {
         })
     }
 
-    /// Appends it to `json`, without what is absent.
+    /// Appends the JSON of the event, without absent fields.
     pub fn push(&self, json: &mut Vec<u8>) {
         let mut object = ObjectWriter::begin(json);
         object.text("official_account", self.official_account.as_deref());
@@ -82,7 +82,7 @@ impl<'a> Event<'a> {
         object.end();
     }
 
-    /// The account it is about; the owner of one that has no id yet.
+    /// The account that it is about; for a new account without an id, the owner.
     pub fn subject(&self) -> Option<&Cow<'a, str>> {
         self.official_account.as_ref().or(self.owner.as_ref())
     }

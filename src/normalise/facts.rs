@@ -1,4 +1,4 @@
-//! What the envelope says of a callback beside its data: subject, operator, time, and what tells it from others.
+//! The attributes of a callback: subject, operator, time, and the basis of its id.
 
 use std::borrow::Cow;
 
@@ -15,40 +15,40 @@ use super::field::Members;
 const OPERATOR: &str = "Operator_Account";
 const EVENT_TIME: &str = "EventTime";
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Facts<'a> {
-    /// What it is about, which is also the message key.
+    /// The subject, which is also the key of the record.
     pub(super) subject: Option<Cow<'a, str>>,
     /// Who did it.
     pub(super) operator: Option<Cow<'a, str>>,
-    /// When, in milliseconds since the Unix epoch, if the callback says it readably.
+    /// When, in milliseconds since the Unix epoch, if the callback has a valid time.
     pub(super) event_time_ms: Option<i64>,
-    /// What tells it from others.
+    /// What distinguishes it from other callbacks.
     pub(super) identity: Identity<'a>,
 }
 
-/// What the id is made of.
+/// The basis of the id.
 #[derive(Debug)]
 pub(super) struct Identity<'a> {
-    /// Two callbacks of one application and command are the same if this is.
+    /// Two callbacks of one application and command are the same if this is equal.
     pub(super) dedupe_key: Cow<'a, [u8]>,
     pub(super) basis: IdBasis,
 }
 
-/// How far two callbacks with one id are one event. (`idbasis`)
+/// Whether callbacks with the same id are the same event. (`idbasis`)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum IdBasis {
-    /// The dedupe key names this event and no other.
+    /// The dedupe key identifies the event.
     SubjectKey,
-    /// It is all of a body that says when it happened.
+    /// The key is the whole body, which has the time of the event.
     Body,
-    /// It does not say when: the same that happens again has the same id.
+    /// There is no time: the same thing happening again has the same id.
     Content,
 }
 
 impl IdBasis {
-    /// The word on the wire.
+    /// The word in the envelope.
     pub(super) const fn word(self) -> &'static str {
         match self {
             Self::SubjectKey => "key",
@@ -59,14 +59,14 @@ impl IdBasis {
 }
 
 impl<'a> Facts<'a> {
-    /// Of a command that is not of the table. Nobody but the body knows what it is about.
+    /// For a command that is not in the table: only the body itself is known.
     pub(super) fn unknown(json: &'a str) -> Self {
         let event_time_ms = Members::read(json, &[EVENT_TIME]).json(EVENT_TIME).and_then(EventTime::read);
         let identity = Identity::of_body(json, event_time_ms);
         Self { subject: None, operator: None, event_time_ms, identity }
     }
 
-    /// Of a body that was read as its normal form.
+    /// For a body with a type.
     pub(super) fn of_event(command: Command, event: &Event<'a>, json: &'a str) -> Self {
         let identity = match command.dedupe() {
             Dedupe::Body => Identity::of_body(json, event.event_time_ms),
@@ -74,14 +74,14 @@ impl<'a> Facts<'a> {
         };
         Self {
             subject: event.subject().cloned(),
-            // With a lone surrogate in it, of which the event shows U+FFFD, it names nobody.
+            // An id with a lone surrogate, which is U+FFFD in the event, identifies nobody.
             operator: event.operator.clone().filter(|operator| !operator.contains(char::REPLACEMENT_CHARACTER)),
             event_time_ms: event.event_time_ms,
             identity,
         }
     }
 
-    /// Of a body that has no type, as far as it has the fields that the table names.
+    /// For a body without a type, from the fields that the table names.
     pub(super) fn read(command: Command, json: &'a str, app_id: &'a str) -> Self {
         let mut paths = Vec::with_capacity(12);
         paths.extend([OPERATOR, EVENT_TIME]);
@@ -114,10 +114,10 @@ impl<'a> Identity<'a> {
         Self { dedupe_key: Cow::Borrowed(json.as_bytes()), basis }
     }
 
-    /// The fields, or all of the body where one is missing.
+    /// The fields, or the whole body if one is missing.
     fn of(members: &Members<'_>, paths: &[&'static str], json: &'a str, event_time_ms: Option<i64>) -> Self {
         let Some(key) = dedupe_key(members, paths) else { return Self::of_body(json, event_time_ms) };
-        // A key of which the time is a part, and the time says nothing (0, say), is not one event's.
+        // If the time is a part of the key but has no valid value (such as 0), the key does not identify an event.
         let is_timeless = event_time_ms.is_none() && paths.contains(&EVENT_TIME);
         let basis = if is_timeless { IdBasis::Content } else { IdBasis::SubjectKey };
         Self { dedupe_key: Cow::Owned(key), basis }
@@ -137,7 +137,7 @@ fn subject<'a>(key: SubjectKey, members: &Members<'a>, app_id: &'a str) -> Optio
     }
 }
 
-/// What stands in one field of a dedupe key.
+/// The value of one field of a dedupe key.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum KeyPart<'a> {
@@ -145,7 +145,7 @@ enum KeyPart<'a> {
     Each(Vec<Cow<'a, str>>),
 }
 
-/// The fields as a JSON array, which no body is; `None` where one is missing that must be there.
+/// The fields as a JSON array, which no body is; `None` if a required one is missing.
 fn dedupe_key(members: &Members<'_>, paths: &[&'static str]) -> Option<Vec<u8>> {
     let parts = paths.iter().map(|path| {
         if path.contains("[]") {

@@ -1,6 +1,6 @@
-//! Reads single fields of a body that has no type, by the paths of the table of commands.
+//! Reads single fields of a body without a type, by the paths in the command table.
 //!
-//! Nothing here fails: a field that is missing, or is no text and no number, is absent.
+//! Nothing here fails: a field that is missing, or is neither text nor a number, is absent.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,12 +13,12 @@ use serde_json::value::RawValue;
 
 use crate::body::Text;
 
-/// The members of an object that paths begin with, as they stand there.
+/// The raw members of an object with which paths begin.
 #[derive(Debug, Default)]
 pub(super) struct Members<'a>(Vec<(&'static str, &'a str)>);
 
 impl<'a> Members<'a> {
-    /// Reads the members that `paths` begin with, in one pass. Of one that comes twice the later counts. What is no object has none.
+    /// Reads the members with which `paths` begin, in one pass. Of a repeated member the last counts. Anything but an object has none.
     pub(super) fn read(json: &'a str, paths: &[&'static str]) -> Self {
         let mut members = Self(Vec::with_capacity(paths.len()));
         let wanted = Wanted { paths, found: &mut members.0 };
@@ -26,14 +26,14 @@ impl<'a> Members<'a> {
         if ended.is_ok() { members } else { Self::default() }
     }
 
-    /// The one text or number at the end of `path`. An empty text is none.
+    /// The text or number at the end of `path`. An empty text counts as absent.
     pub(super) fn text(&self, path: &'static str) -> Option<Cow<'a, str>> {
         let mut texts = self.texts(path);
         texts.truncate(1);
         texts.pop()
     }
 
-    /// All of them, on a path through lists.
+    /// All texts and numbers at the end of a path through lists.
     pub(super) fn texts(&self, path: &'static str) -> Vec<Cow<'a, str>> {
         let mut texts = Vec::new();
         if let Some(json) = self.json(path) {
@@ -42,18 +42,18 @@ impl<'a> Members<'a> {
         texts
     }
 
-    /// What stands at the first name of `path`.
+    /// The raw value of the first name of `path`.
     pub(super) fn json(&self, path: &str) -> Option<&'a str> {
         let wanted = name_of(path);
         self.0.iter().find(|(name, _)| *name == wanted).map(|(_, json)| *json)
     }
 }
 
-/// The elements of a JSON array, as they stand there, at most `count_max` of them; none for anything else.
+/// The raw elements of a JSON array, at most `count_max`; none for anything else.
 pub(super) fn elements(json: &str, count_max: usize) -> Vec<&str> {
     let mut elements = Vec::new();
     let wanted = Elements { found: &mut elements, count_max };
-    // An error is the rest behind the last that was wanted, or what is no array.
+    // An error means that more elements follow, or that it is not an array.
     let _ended = wanted.deserialize(&mut serde_json::Deserializer::from_str(json));
     elements
 }
@@ -63,12 +63,12 @@ fn name_of(path: &str) -> &str {
     path.split(['.', '[', '?', '+']).next().unwrap_or_default()
 }
 
-/// What is behind the first name.
+/// The path behind the first name.
 fn rest_of(path: &'static str) -> &'static str {
     path.strip_prefix(name_of(path)).unwrap_or_default()
 }
 
-/// Follows the rest of a path. Recursion is as deep as the table's paths.
+/// Follows the rest of a path. The recursion is as deep as the paths in the table.
 fn collect<'a>(json: &'a str, rest: &'static str, texts: &mut Vec<Cow<'a, str>>) {
     if let Some(rest) = rest.strip_prefix("[]") {
         for element in elements(json, usize::MAX) {
@@ -87,7 +87,7 @@ fn collect<'a>(json: &'a str, rest: &'static str, texts: &mut Vec<Cow<'a, str>>)
     }
 }
 
-/// A number is taken as it is written: counters go beyond what 32 bits hold, and some are quoted in one place and not in another.
+/// A number is taken verbatim: counters may exceed 32 bits, and some are quoted in one place and not in another.
 fn scalar(json: &str) -> Option<Cow<'_, str>> {
     match json.as_bytes().first()? {
         b'"' => {
@@ -99,7 +99,7 @@ fn scalar(json: &str) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Reads an object to its end, and keeps what is wanted.
+/// Parses an object to its end, and keeps the wanted members.
 struct Wanted<'w, 'a> {
     paths: &'w [&'static str],
     found: &'w mut Vec<(&'static str, &'a str)>,
@@ -136,7 +136,7 @@ impl<'de> de::Visitor<'de> for Wanted<'_, 'de> {
     }
 }
 
-/// Reads an array as far as its elements are wanted.
+/// Parses an array up to the last wanted element.
 struct Elements<'w, 'a> {
     found: &'w mut Vec<&'a str>,
     count_max: usize,

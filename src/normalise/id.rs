@@ -1,12 +1,12 @@
-//! The event's deterministic id: the same callback sent twice has the same one, so a consumer can drop repeats.
+//! The deterministic id of an event: the same callback sent twice has the same id, so consumers can deduplicate.
 
 use sha2::Digest;
 use sha2::Sha256;
 
 /// 32 hex digits from the SdkAppid, the command and the command's dedupe key.
 ///
-/// The parts are hashed with their lengths, so two callbacks have the same id exactly when all three are the same (as far as half a
-/// SHA-256 tells them apart). `Sign` and `RequestTime` are not in it: they differ when a callback is sent again.
+/// The parts are hashed with their lengths, so two callbacks have the same id exactly if all three are equal (up to a collision of half a
+/// SHA-256). `Sign` and `RequestTime` are not part of it: they differ when a callback is sent again.
 pub fn event_id(app_id: &str, command: &str, dedupe_key: &[u8]) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in [app_id.as_bytes(), command.as_bytes(), dedupe_key] {

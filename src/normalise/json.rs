@@ -1,5 +1,5 @@
-//! Writes JSON into a buffer. serde_json writes what is rare; texts are written here, because most need no escapes, and finding that
-//! out costs less than writing with them.
+//! Writes JSON into a buffer. Rare values are written by serde_json. Texts are written here: most need no escapes, and checking that is
+//! faster than writing them with escapes.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ pub(super) fn push_plain(json: &mut Vec<u8>, text: &str) {
 
 /// Appends `text` as a JSON string.
 pub(super) fn push_text(json: &mut Vec<u8>, text: &str) {
-    // No early end: without one the compiler looks at many bytes at a time.
+    // Without an early exit, so that the compiler can vectorize it.
     let needs_escapes =
         text.bytes().fold(false, |needs, byte| needs | (byte < 0x20) | (byte == b'"') | (byte == b'\\'));
     if needs_escapes {
@@ -32,7 +32,7 @@ pub(super) fn push_json<T: Serialize + ?Sized>(json: &mut Vec<u8>, value: &T) {
     serde_json::to_writer(json, value).expect("plain values are always JSON");
 }
 
-/// An object that is being written, without the members that are absent.
+/// An object that is being written, without absent members.
 #[derive(Debug)]
 pub(super) struct ObjectWriter<'j> {
     json: &'j mut Vec<u8>,
@@ -40,20 +40,20 @@ pub(super) struct ObjectWriter<'j> {
 }
 
 impl<'j> ObjectWriter<'j> {
-    /// Begins one behind what `json` holds.
+    /// Begins an object at the end of `json`.
     pub(super) fn begin(json: &'j mut Vec<u8>) -> Self {
         json.push(b'{');
         Self { json, is_empty: true }
     }
 
-    /// Appends a member that is a text.
+    /// Appends a text member.
     pub(super) fn text(&mut self, name: &'static str, text: Option<&str>) {
         if let Some(text) = text {
             push_text(self.member(name), text);
         }
     }
 
-    /// Appends a member that is a list of texts.
+    /// Appends a member with a list of texts.
     pub(super) fn texts(&mut self, name: &'static str, texts: Option<&[Cow<'_, str>]>) {
         let Some(texts) = texts else { return };
         let json = self.member(name);
@@ -67,19 +67,19 @@ impl<'j> ObjectWriter<'j> {
         json.push(b']');
     }
 
-    /// Appends a member that is anything else.
+    /// Appends any other member.
     pub(super) fn value<T: Serialize>(&mut self, name: &'static str, value: Option<T>) {
         if let Some(value) = value {
             push_json(self.member(name), &value);
         }
     }
 
-    /// Ends it.
+    /// Ends the object.
     pub(super) fn end(self) {
         self.json.push(b'}');
     }
 
-    /// Appends a member's name, which needs no escapes. Its value comes behind it.
+    /// Appends the name of a member, which needs no escapes. Its value must follow.
     fn member(&mut self, name: &'static str) -> &mut Vec<u8> {
         if !self.is_empty {
             self.json.push(b',');

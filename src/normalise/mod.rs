@@ -1,5 +1,5 @@
-//! Turns a capture into the records that Kafka gets: one, or one for each event of a batch. Runs behind the answer; a callback it
-//! cannot understand is not lost, it goes to `<prefix>.rejected`.
+//! Turns a capture into Kafka records: one, or one for each event of a batch. It runs after the response. A callback that cannot become an
+//! event is not lost: it goes to the dead-letter topic `<prefix>.rejected`.
 
 mod attribute;
 mod depth;
@@ -35,39 +35,39 @@ use self::part::Part;
 use self::part::Parts;
 use self::time::rfc3339;
 
-/// The word in `callbridge-reason` for an after-callback whose fields have the wrong shape.
+/// `callbridge-reason` of an after-callback whose fields have the wrong type.
 pub const WRONG_SHAPE: &str = "wrong_shape";
 
-/// The word for a batch of more events than are taken of one.
+/// `callbridge-reason` of a batch with too many events.
 const TOO_MANY_EVENTS: &str = "too_many_events";
 
-/// The word for JSON that is nested deeper than consumers' parsers read.
+/// `callbridge-reason` of JSON that is nested too deep for the parsers of consumers.
 const TOO_DEEP: &str = "too_deep";
 
-/// Every word in `callbridge-reason` for a callback that was acknowledged and cannot be an event. The other words are
+/// All values of `callbridge-reason` for callbacks that were acknowledged. The other values are
 /// [`Reason::word`](crate::refusal::Reason::word)'s.
 pub const REJECTIONS: [&str; 3] = [WRONG_SHAPE, TOO_MANY_EVENTS, TOO_DEEP];
 
-/// The longest `callbridge-detail` header, in bytes: it may quote what a sender wrote.
+/// The longest `callbridge-detail` header, in bytes: it may quote the sender.
 const DETAIL_BYTES_MAX: usize = 1024;
 
-/// The longest value of the query that becomes an attribute, in bytes. Every record of a batch repeats them; the longest that Tencent
-/// sends is a UUID or an IPv6 address.
+/// The longest value of the query that becomes an attribute, in bytes. Every record of a batch repeats it; the longest that Tencent sends
+/// is a UUID or an IPv6 address.
 const QUERY_VALUE_BYTES_MAX: usize = 128;
 
-/// Makes records from captures, for the configured applications.
+/// Makes records of captures, for the configured applications.
 #[derive(Debug, Clone)]
 pub struct Normaliser {
     apps: Arc<Apps>,
     topics: Arc<Topics>,
     mode: Mode,
-    /// Each application's CloudEvents `source`.
+    /// The CloudEvents `source` of each application.
     sources: Vec<String>,
-    /// Each command's `dataschema`; the last is that of every other command.
+    /// The `dataschema` of each command; the last is for all other commands.
     schemas: Vec<String>,
 }
 
-/// The version of the schema that `dataschema` names. It changes only when a consumer could break.
+/// The version of the schema in `dataschema`. It changes only for breaking changes.
 const SCHEMA_VERSION: u32 = 1;
 
 impl Normaliser {
@@ -79,17 +79,17 @@ impl Normaliser {
         Self { apps, topics, mode, sources, schemas }
     }
 
-    /// The record that `capture` becomes as a whole. The same capture always becomes the same record.
+    /// The record of `capture` as a whole. It is deterministic.
     pub fn record<'a>(&'a self, capture: &'a Capture) -> Record<'a> {
         self.record_of(capture, Part::WHOLE)
     }
 
-    /// Whether `capture` cannot become an event and goes to `<prefix>.rejected` as a whole.
+    /// Whether `capture` goes to `<prefix>.rejected` as a whole.
     pub fn rejects(&self, capture: &Capture) -> bool {
         !Parts::of(capture).is_batch() && self.record(capture).rejection.is_some()
     }
 
-    /// The record that one of its [`Parts`] becomes.
+    /// The record of one of its [`Parts`].
     pub fn record_of<'a>(&'a self, capture: &'a Capture, part: Part) -> Record<'a> {
         let decision = match &capture.outcome {
             CaptureOutcome::Happened => None,
@@ -124,7 +124,7 @@ impl Normaliser {
             (Some(command), Some(event)) => Facts::of_event(command, event, callback),
             (Some(command), None) => Facts::read(command, callback, app_id),
         };
-        // The query was read once already, at intake; one that cannot be read again is one without parameters.
+        // Intake has parsed the query already. An invalid one counts as empty.
         let query = Query::parse(capture.raw.query()).unwrap_or_default();
         let command = query.command.unwrap_or_default();
         if !attribute::is_allowed(&command) {
@@ -152,7 +152,7 @@ impl Normaliser {
         .into_record(self.mode)
     }
 
-    /// The record that keeps all of `capture` as raw bytes beside the reason why it was no use.
+    /// The dead-letter record of `capture`: its raw bytes, with the reason in headers.
     pub fn rejected<'a>(&'a self, capture: &'a Capture, reason: &'static str, detail: &str) -> Record<'a> {
         self.rejected_of(capture, Part::WHOLE, reason, detail)
     }
@@ -184,7 +184,7 @@ impl Normaliser {
     }
 }
 
-/// As much of `text` as fits, in whole characters.
+/// As much of `text` as fits, cut between characters.
 fn truncated(text: &str, bytes_max: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
 }

@@ -8,14 +8,14 @@ use crate::command::Command;
 use super::field::Members;
 use super::field::elements;
 
-/// Where a batch has its events.
+/// The member of the body that holds the events of a batch.
 const EVENTS: &str = "Events";
 
-/// The most events of one batch; Tencent documents 100. Each becomes a record with an envelope, which is hundreds of times the length of
-/// an empty one. A longer batch is dead-lettered as one record.
+/// The most events of a batch; Tencent documents 100. Each becomes a record with an envelope, hundreds of times as long as a minimal event.
+/// A longer batch goes to the dead-letter topic as one record.
 pub(super) const EVENTS_MAX: usize = 1000;
 
-/// One event of a capture, as its place in the body.
+/// One event of a capture, as its range in the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
     start: usize,
@@ -23,23 +23,23 @@ pub struct Part {
 }
 
 impl Part {
-    /// All of the body. Of a callback that is no batch it is the only part.
+    /// The whole body: the only part of a callback that is not a batch.
     pub const WHOLE: Self = Self { start: 0, end: usize::MAX };
 
-    /// Its bytes of `body`.
+    /// Its bytes in `body`.
     pub(super) fn of(self, body: &[u8]) -> &[u8] {
         body.get(self.start..self.end.min(body.len())).unwrap_or_default()
     }
 }
 
-/// Whether it is a batch of more than [`EVENTS_MAX`] events.
+/// Whether it stands for a batch of more than [`EVENTS_MAX`] events.
 pub(super) fn has_too_many_events(capture: &Capture) -> bool {
     events(capture).len() > EVENTS_MAX
 }
 
-/// The events of a batch, as they stand in the body: as many as may be, and one more.
+/// The raw events of a batch, at most one more than [`EVENTS_MAX`].
 fn events(capture: &Capture) -> Vec<&str> {
-    // Nothing is allocated for what has one part.
+    // Does not allocate if there is only one part.
     if !capture.command.is_some_and(Command::is_batch) || !matches!(capture.outcome, CaptureOutcome::Happened) {
         return Vec::new();
     }
@@ -53,7 +53,7 @@ fn events(capture: &Capture) -> Vec<&str> {
 pub struct Parts(Vec<Part>);
 
 impl Parts {
-    /// Finds the events of a batch. Anything else is whole, also a batch without events or with too many of them: nothing is lost then either.
+    /// Finds the events of a batch. Anything else is one part, also a batch without events or with too many.
     pub fn of(capture: &Capture) -> Self {
         let body = capture.raw.body();
         let place = |event: &str| {
@@ -64,17 +64,17 @@ impl Parts {
         if events.len() > EVENTS_MAX { Self(Vec::new()) } else { Self(events.into_iter().map(place).collect()) }
     }
 
-    /// Whether they are the events of a batch, if only one; else the one part is all of the body.
+    /// Whether the parts are events of a batch.
     pub const fn is_batch(&self) -> bool {
         !self.0.is_empty()
     }
 
-    /// How many there are.
+    /// The number of parts.
     pub fn count(&self) -> usize {
         self.0.len().max(1)
     }
 
-    /// Each part.
+    /// The parts.
     pub fn iter(&self) -> impl Iterator<Item = Part> {
         let whole = self.0.is_empty().then_some(Part::WHOLE);
         self.0.iter().copied().chain(whole)

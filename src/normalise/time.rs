@@ -5,12 +5,12 @@ use crate::clock::UnixMillis;
 /// `2006-01-02T15:04:05.000Z`, in ASCII.
 pub(super) type Rfc3339 = [u8; 24];
 
-/// The first moment that has a year of four digits.
+/// The first moment of a year with four digits.
 const YEAR_0: jiff::Timestamp = jiff::Timestamp::constant(-62_167_219_200, 0);
 
-/// RFC 3339 in UTC with milliseconds. Times beyond what it can write become the epoch.
+/// Formats a time as RFC 3339 in UTC with milliseconds. Times outside its range become the epoch.
 ///
-/// By hand, because it is done twice for each record and the library's printer takes several times as long.
+/// Hand-written, because it is done twice for each record, and the library's printer takes several times as long.
 pub(super) fn rfc3339(time: UnixMillis) -> Rfc3339 {
     let timestamp = jiff::Timestamp::from_millisecond(time.0).ok().filter(|timestamp| *timestamp >= YEAR_0);
     let at = jiff::tz::Offset::UTC.to_datetime(timestamp.unwrap_or(jiff::Timestamp::UNIX_EPOCH));

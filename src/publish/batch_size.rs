@@ -1,29 +1,29 @@
-//! How large a batch of records may be: below what every topic takes, and below what a broker has refused.
+//! The size of batches: below the limit of every topic, and below what a broker has rejected.
 //!
-//! The size is the producer's `batch.size`, which counts records before compression. Brokers judge a batch after compression, which never
-//! makes it larger, so a batch within this size is refused only where a topic's limit is not known. A record longer than it is still sent,
-//! in a batch of its own.
+//! The size is the producer's `batch.size`, which counts records before compression. Brokers check a batch after compression, which never
+//! makes it larger, so a batch of this size is rejected only if the limit of a topic is not known. A longer record is still sent, in a
+//! batch of its own.
 
 use std::time::Duration;
 use std::time::Instant;
 
-/// Left free below a topic's limit. The header of a batch takes 61 bytes, which librdkafka counts too.
+/// Kept free below a topic's limit. The header of a batch takes 61 bytes, which librdkafka counts too.
 const MARGIN_BYTES: usize = 512;
 
-/// How long half of a refused batch stays the limit; then that is doubled, again and again. Each attempt that is refused costs a producer.
+/// How long half of a rejected batch stays the limit, before it is doubled, repeatedly. Each rejected attempt costs a producer.
 const GROW_EVERY: Duration = Duration::from_secs(3600);
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(super) struct BatchSize {
-    /// As configured.
+    /// The configured size.
     max: usize,
-    /// The smallest of the topics' limits, of those that are known.
-    topics_take: Option<usize>,
+    /// The smallest known limit of the topics.
+    topic_limit: Option<usize>,
     refused: Option<RefusedBatch>,
 }
 
-/// A batch that a broker refused although all known limits allow it.
+/// A batch that a broker rejected although all known limits allow it.
 #[derive(Debug)]
 struct RefusedBatch {
     bytes: usize,
@@ -31,27 +31,27 @@ struct RefusedBatch {
 }
 
 impl BatchSize {
-    /// The size that the configuration allows, until more is known.
+    /// The configured size, until more is known.
     pub(super) const fn new(max: usize) -> Self {
-        Self { max, topics_take: None, refused: None }
+        Self { max, topic_limit: None, refused: None }
     }
 
-    /// The topics' limits were read: this is the smallest of them.
-    pub(super) fn topics_take(&mut self, smallest: Option<usize>) {
-        self.topics_take = smallest;
+    /// Sets the smallest limit of the topics.
+    pub(super) fn set_topic_limit(&mut self, smallest: Option<usize>) {
+        self.topic_limit = smallest;
         self.refused = self.refused.take().filter(|refused| !self.explains(refused.bytes));
     }
 
-    /// A broker refused a batch of so many bytes.
+    /// Records that a broker rejected a batch of `bytes`.
     pub(super) fn refused(&mut self, bytes: usize, now: Instant) {
         if !self.explains(bytes) {
             self.refused = Some(RefusedBatch { bytes, at: now });
         }
     }
 
-    /// The largest batch to send now. At least 1, which is a record a batch.
+    /// The largest batch to send now. At least 1, which means one record a batch.
     pub(super) fn bytes(&self, now: Instant) -> usize {
-        let below_limit = self.topics_take.map(|limit| limit.saturating_sub(MARGIN_BYTES));
+        let below_limit = self.topic_limit.map(|limit| limit.saturating_sub(MARGIN_BYTES));
         let below_refused = self.refused.as_ref().map(|refused| {
             let doubled = now.saturating_duration_since(refused.at).as_secs() / GROW_EVERY.as_secs();
             let factor = 1_usize.checked_shl(u32::try_from(doubled).unwrap_or(u32::MAX)).unwrap_or(usize::MAX);
@@ -60,9 +60,9 @@ impl BatchSize {
         [below_limit, below_refused].into_iter().flatten().fold(self.max, usize::min).max(1)
     }
 
-    /// Whether the known limits are reason enough to refuse so many bytes.
+    /// Whether the known limits explain the rejection of `bytes`.
     pub(super) fn explains(&self, bytes: usize) -> bool {
-        self.topics_take.is_some_and(|limit| limit < bytes)
+        self.topic_limit.is_some_and(|limit| limit < bytes)
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
             (MAX, Some(0), 1),
         ] {
             let mut size = BatchSize::new(max);
-            size.topics_take(limit);
+            size.set_topic_limit(limit);
             assert_eq!(size.bytes(now), expected, "{max} {limit:?}");
         }
     }
@@ -111,14 +111,14 @@ mod tests {
         let now = clock::monotonic();
         let mut size = BatchSize::new(MAX);
         size.refused(900_000, now);
-        size.topics_take(Some(800_000));
+        size.set_topic_limit(Some(800_000));
         assert_eq!(size.bytes(now), 799_488);
         // Before or after makes no difference.
         size.refused(900_000, now);
         assert_eq!(size.bytes(now), 799_488);
         // This one is within the limit.
         size.refused(700_000, now);
-        size.topics_take(Some(800_000));
+        size.set_topic_limit(Some(800_000));
         assert_eq!(size.bytes(now), 350_000);
     }
 }

@@ -1,53 +1,53 @@
-//! What may be with Kafka's client, in bytes: one bound for all topics.
+//! The limit of bytes with the Kafka client, for all topics together.
 
 use crate::record::Topic;
 use crate::share::SharedRoom;
 
-/// What the client may hold of all topics together. At 100 ms from a record to its report that is 240 MB a second, far more than a bridge
-/// takes in; in an outage it is what the process grows by.
+/// The default limit. With 100 ms from a record to its report it allows 240 MB a second, far more than a bridge receives; in an outage the
+/// process grows by this much.
 pub(crate) const BUDGET_BYTES: usize = 24 * 1024 * 1024;
-/// What a record takes beside its texts: in the client, whose headers are each allocated, and in the maps of what is in flight. Found by
-/// what the process grows by while a broker is frozen.
+/// The overhead of a record: in the client, which allocates each header, and in our maps of records in flight. Measured as the growth of
+/// the process while a broker is frozen.
 pub(super) const RECORD_BYTES: usize = 1000;
-/// A topic that holds less than this may always send its next record, so that it goes on beside others that are stuck with all the room.
+/// A topic that holds less than this may always send its next record, so that stuck topics cannot block it.
 const FLOOR_BYTES: usize = 32 * 1024;
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(super) struct SendBudget {
     room: SharedRoom,
 }
 
 impl SendBudget {
-    /// A budget of so many bytes for so many topics.
+    /// A budget of `bytes` for `topics` topics.
     pub(super) fn new(bytes: usize, topics: usize) -> Self {
         Self { room: SharedRoom::new(bytes, topics) }
     }
 
-    /// What a record takes of it, by [`crate::record::Record::bytes`].
+    /// The cost of a record, from [`crate::record::Record::bytes`].
     pub(super) const fn cost(record_bytes: usize) -> usize {
         record_bytes + RECORD_BYTES
     }
 
-    /// Whether `bytes` more of a topic may be sent.
+    /// Whether a topic may send `bytes` more.
     pub(super) fn has_room(&self, topic: Topic, bytes: usize) -> bool {
         self.room.taken_by(topic) < FLOOR_BYTES.min(self.room.capacity()) || self.room.has_room(topic, bytes)
     }
 
-    /// Whether a topic that has paused may go on: there is room for what it needs, and it holds no more than half of what it may. So it
-    /// reads much at a time.
+    /// Whether a paused topic may continue: there is room for what it needs, and it holds at most half of its share. So it reads much at a
+    /// time.
     pub(super) fn has_much_room(&self, topic: Topic, needed_bytes: usize) -> bool {
         let taken = self.room.taken_by(topic);
         self.has_room(topic, needed_bytes) && self.room.has_room(topic, taken)
             || taken <= FLOOR_BYTES.min(self.room.capacity()) / 2
     }
 
-    /// A record of a topic was sent.
+    /// Takes room for a record that was sent.
     pub(super) fn take(&mut self, topic: Topic, bytes: usize) {
         self.room.take(topic, bytes);
     }
 
-    /// It was reported.
+    /// Frees the room of a record that was reported.
     pub(super) fn give(&mut self, topic: Topic, bytes: usize) {
         self.room.give(topic, bytes);
     }

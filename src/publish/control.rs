@@ -1,4 +1,4 @@
-//! What the rest of the process and the pump have to tell each other.
+//! The messages between the pump and the rest of the process.
 
 use std::mem;
 use std::sync::Mutex;
@@ -14,78 +14,78 @@ use std::time::Instant;
 
 use crate::clock::Heartbeat;
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     orders: Mutex<Orders>,
     turned: Heartbeat,
     /// The thread that watches the topics.
     watcher: OnceLock<Thread>,
-    /// The pump asks for the topics' limits.
-    is_asked: AtomicBool,
+    /// The pump requests the topics' limits.
+    is_requested: AtomicBool,
 }
 
-/// What the pump has not taken up yet.
+/// The messages that the pump has not read yet.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Orders {
-    /// Topics that may be published to from now on, by their place in [`crate::record::Topics::names`].
+    /// Topics that may be published to from now on, by index in [`crate::record::Topics::names`].
     pub(super) opened: Vec<usize>,
-    /// The smallest limit of the topics that is known, in bytes of a batch, if it has been read again.
+    /// The smallest known limit of the topics, in bytes of a batch, if the limits were read again.
     pub(super) limit: Option<Option<usize>>,
-    /// Topics of which the pump asks whether they have leaders, by their place among the names.
+    /// Topics for which the pump asks whether they have leaders, by index.
     pub(super) suspects: Vec<usize>,
-    /// Topics whose records have had no delivery report for a while, by their place among the names.
+    /// Topics whose records have had no delivery report for a while, by index.
     pub(super) unconfirmed: Vec<usize>,
-    /// The answer: those of them that do.
+    /// The answer: the topics that have leaders.
     pub(super) with_leaders: Option<Vec<usize>>,
-    /// When the pump ends although something waits. It stays once it is set.
+    /// When the pump ends even if something is undelivered. It stays set.
     pub(super) give_up_at: Option<Instant>,
-    /// The pump has taken up a limit, and its producer does not keep to it yet.
+    /// The pump has read a limit that its producer does not observe yet.
     pub(super) is_applying: bool,
 }
 
 impl Control {
-    /// These topics are there, by their place in [`crate::record::Topics::names`]: publish to them.
+    /// Opens topics, by index in [`crate::record::Topics::names`].
     pub(crate) fn publish(&self, topics: impl IntoIterator<Item = usize>, pump: &Thread) {
         self.lock().opened.extend(topics);
         pump.unpark();
     }
 
-    /// The topics' limits have been read: this is the smallest, in bytes of a batch, if any is known.
+    /// Passes on the smallest known limit of the topics, in bytes of a batch.
     pub(crate) fn limit(&self, smallest: Option<usize>, pump: &Thread) {
         self.lock().limit = Some(smallest);
         pump.unpark();
     }
 
-    /// When the backlog ends, or at `deadline`, the pump ends.
+    /// Makes the pump end when the backlog ends, or at `deadline`.
     pub(crate) fn give_up_at(&self, deadline: Instant, pump: &Thread) {
         self.lock().give_up_at = Some(deadline);
         pump.unpark();
     }
 
-    /// How long ago the pump turned last.
+    /// The time since the pump last ran.
     pub(crate) fn turn_age(&self) -> Duration {
         self.turned.age()
     }
 
-    /// This thread watches the topics. It is unparked when the pump asks for their limits.
-    pub(super) fn topics_are_watched_here(&self) {
-        // Nobody else does.
+    /// Makes this thread the one that watches the topics. It is unparked for requests of the pump.
+    pub(super) fn set_watcher(&self) {
+        // There is only one such thread; a second call has no effect.
         let _first = self.watcher.set(thread::current());
     }
 
-    /// Whether the pump asks for the topics' limits. It asks once.
-    pub(super) fn takes_question(&self) -> bool {
-        self.is_asked.swap(false, Ordering::Relaxed)
+    /// Whether the pump has requested the topics' limits since the last call.
+    pub(super) fn take_limits_request(&self) -> bool {
+        self.is_requested.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether the pump's producer keeps to the last limit.
+    /// Whether the pump's producer observes the last limit.
     pub(super) fn has_applied_limit(&self) -> bool {
         let orders = self.lock();
         orders.limit.is_none() && !orders.is_applying
     }
 
-    /// The pump turns, and takes up what is new.
+    /// Records that the pump runs, and takes the messages for it.
     pub(super) fn take(&self) -> Orders {
         self.turned.beat();
         let mut orders = self.lock();
@@ -96,14 +96,14 @@ impl Control {
         Orders { opened, limit, with_leaders, give_up_at, is_applying, ..Orders::default() }
     }
 
-    /// The pump's producer keeps to the limit that it took up.
+    /// Records that the pump's producer observes the limit.
     pub(super) fn limit_is_applied(&self) {
         self.lock().is_applying = false;
     }
 
-    /// Asks for the topics' limits. Returns whether somebody will answer, by [`Control::limit`].
+    /// Requests the topics' limits. Returns whether there is a thread to answer, by [`Control::limit`].
     pub(super) fn ask_for_limits(&self) -> bool {
-        self.is_asked.store(true, Ordering::Relaxed);
+        self.is_requested.store(true, Ordering::Relaxed);
         self.watcher.get().map(Thread::unpark).is_some()
     }
 
@@ -113,7 +113,7 @@ impl Control {
         self.watcher.get().map(Thread::unpark);
     }
 
-    /// Asks for a log line that says why records of these topics have no delivery report.
+    /// Requests a log line about why records of these topics have no delivery report.
     pub(super) fn report_unconfirmed(&self, topics: Vec<usize>) {
         self.lock().unconfirmed.extend(topics);
         self.watcher.get().map(Thread::unpark);
@@ -124,12 +124,12 @@ impl Control {
         mem::take(&mut self.lock().unconfirmed)
     }
 
-    /// The topics of which the pump asks whether they have leaders. It must be answered.
+    /// The topics for which the pump asks whether they have leaders. The caller must answer.
     pub(super) fn take_suspects(&self) -> Vec<usize> {
         mem::take(&mut self.lock().suspects)
     }
 
-    /// Of the topics that were asked about, these have leaders. The pump looks at this at its next turn.
+    /// Answers which of these topics have leaders. The pump reads it in its next iteration.
     pub(super) fn have_leaders(&self, topics: Vec<usize>) {
         self.lock().with_leaders = Some(topics);
     }

@@ -1,5 +1,4 @@
-//! A Kafka inside this process, for trying callbridge out: librdkafka's cluster for its own tests. Nothing is kept, on disk or
-//! beyond 5 MiB a partition.
+//! A Kafka broker inside this process, for evaluation: librdkafka's mock cluster. It keeps nothing on disk, and at most 5 MiB a partition.
 
 use std::net::TcpStream;
 use std::sync::atomic::AtomicBool;
@@ -16,24 +15,24 @@ use rdkafka::producer::DefaultProducerContext;
 
 use super::kafka::ClientError;
 
-/// How often the cluster is woken while its topics are made.
+/// The period of waking the cluster while its topics are made.
 const BETWEEN_WAKES: Duration = Duration::from_millis(1);
 
-/// One broker on 127.0.0.1, on a port of its own choice. Gone when dropped.
+/// One broker on 127.0.0.1, on a free port. Ends when dropped.
 #[derive(Debug)]
 pub(crate) struct EmbeddedBroker {
     bootstrap: String,
-    /// The cluster cannot leave the thread that has made it.
+    /// The cluster must stay on the thread that has created it.
     thread: Option<JoinHandle<()>>,
     end: Option<mpsc::Sender<()>>,
 }
 
 impl EmbeddedBroker {
-    /// Starts a broker that has `topics`, each with this many partitions, and `lists` with one.
+    /// Starts a broker with `topics`, each with this many partitions, and `lists`, each with one.
     ///
     /// # Errors
     ///
-    /// librdkafka could not start it, or the system gives no thread.
+    /// librdkafka could not start it, or the system has no more threads.
     pub(crate) fn start(topics: &[String], partitions: i32, lists: &[String]) -> Result<Self, ClientError> {
         let topics = topics.iter().map(|topic| (topic.clone(), partitions));
         let topics: Vec<(String, i32)> = topics.chain(lists.iter().map(|topic| (topic.clone(), 1))).collect();
@@ -41,7 +40,7 @@ impl EmbeddedBroker {
         let (started, has_started) = mpsc::sync_channel(1);
         let run = move || {
             let cluster = cluster(&topics);
-            let _told = started.send(cluster.as_ref().map(MockCluster::bootstrap_servers).map_err(Clone::clone));
+            let _sent = started.send(cluster.as_ref().map(MockCluster::bootstrap_servers).map_err(Clone::clone));
             // Until the other end is dropped.
             let _ended = until_end.recv();
         };
@@ -51,7 +50,7 @@ impl EmbeddedBroker {
         Ok(Self { bootstrap, thread: Some(thread), end: Some(end) })
     }
 
-    /// Where clients find it: `HOST:PORT`.
+    /// Its address: `HOST:PORT`.
     pub(crate) fn bootstrap(&self) -> &str {
         &self.bootstrap
     }
@@ -62,10 +61,11 @@ fn cluster(topics: &[(String, i32)]) -> KafkaResult<MockCluster<'static, Default
     let address = cluster.bootstrap_servers();
     let is_done = AtomicBool::new(false);
     let created = thread::scope(|scope| {
-        // The cluster misses a request that comes while it ends the one before, and then sleeps for a second. A connection wakes it.
+        // The mock cluster misses a request that arrives while it finishes the one before, and then sleeps for a second. A connection wakes
+        // it.
         let wake = || {
             while !is_done.load(Ordering::Relaxed) {
-                // One that is not made wakes nobody, and the next one does.
+                // A failed attempt does no harm: there is a next one.
                 let _connection = TcpStream::connect(&address);
                 thread::sleep(BETWEEN_WAKES);
             }

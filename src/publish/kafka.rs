@@ -1,7 +1,7 @@
-//! The Kafka client: the only file, beside [`super::embedded`] and [`super::topics`], that names rdkafka.
+//! The Kafka producer.
 //!
-//! A record is handed over without blocking and without waiting. What became of it comes back as a [`DeliveryReport`] that names it, from the
-//! client's own poll thread. Nothing is believed that a broker did not say: a positive report without an offset is not a delivery.
+//! A record is handed over without waiting. Its outcome comes back as a [`DeliveryReport`] with the record's number, from the client's poll
+//! thread. Only a broker's answer counts: a positive report without an offset is not a delivery.
 
 pub(crate) mod metrics;
 
@@ -43,8 +43,8 @@ use super::properties::BATCH_SIZE;
 use super::properties::Properties;
 use super::protocol_hint;
 
-/// How long one turn of the poll thread lasts; it wakes at once for an event. The library waits for whole milliseconds of what is left,
-/// and spins for the rest: so what is left must be a little more than whole ones.
+/// How long one call of poll lasts; an event ends it early. The library sleeps for the whole milliseconds that are left, and spins for the
+/// rest, so this must be slightly more than whole milliseconds.
 const POLL_TURN: Duration = Duration::from_micros(100_050);
 
 pub(super) fn client_config(properties: &Properties) -> ClientConfig {
@@ -52,24 +52,24 @@ pub(super) fn client_config(properties: &Properties) -> ClientConfig {
     for (name, value) in properties.iter() {
         config.set(name, value);
     }
-    // That brokers close connections is said at this level.
+    // The level at which librdkafka logs that a broker has closed a connection.
     config.set_log_level(RDKafkaLogLevel::Info);
     config
 }
 
-/// The version of librdkafka that is linked.
+/// The version of the linked librdkafka.
 pub(crate) fn librdkafka_version() -> String {
     let (_number, version) = get_rdkafka_version();
     version
 }
 
-/// Lets librdkafka judge each property by itself. Returns what is wrong, by property.
+/// Validates each property separately with librdkafka. Returns the errors by property.
 pub(crate) fn problems(configured: &BTreeMap<String, String>) -> Vec<(String, String)> {
     configured
         .iter()
         .filter_map(|(name, value)| {
-            let judged = ClientConfig::new().set(name, value).create_native_config();
-            judged.err().map(|error| {
+            let validated = ClientConfig::new().set(name, value).create_native_config();
+            validated.err().map(|error| {
                 let what = if let KafkaError::ClientConfig(_, what, ..) = error { what } else { error.to_string() };
                 (name.clone(), what)
             })
@@ -77,48 +77,48 @@ pub(crate) fn problems(configured: &BTreeMap<String, String>) -> Vec<(String, St
         .collect()
 }
 
-/// librdkafka could not make or run a client, in its own words.
+/// librdkafka could not create or run a client.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) struct ClientError(#[from] KafkaError);
 
-/// What Kafka said of one record.
+/// The outcome of one record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeliveryReport {
-    /// The number the record was sent with.
+    /// The number that the record was sent with.
     pub(crate) sequence: usize,
-    /// What became of it.
+    /// The outcome.
     pub(crate) verdict: Verdict,
 }
 
-/// What became of a record.
+/// The outcome of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is in Kafka, at an offset.
     Delivered,
-    /// librdkafka takes it for delivered, but no broker named an offset. It must be sent again.
+    /// librdkafka reports it as delivered, but without an offset. It must be sent again.
     Unproven,
     /// It failed.
     Failed(SendFailure),
 }
 
-/// What a failure asks for.
+/// A failure, classified by what must be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SendFailure {
-    /// It may pass: send the record again later.
+    /// Temporary: send the record again later.
     Passing(RDKafkaErrorCode),
-    /// The producer is dead: make a new one, and send everything again that is not acknowledged.
+    /// The producer is dead: replace it, and send everything again that is not acknowledged.
     Fatal(RDKafkaErrorCode),
-    /// The record's time is too far from the broker's: send it again with the time of sending.
+    /// The timestamp is too far from the broker's time: send the record again without one.
     Timestamp(RDKafkaErrorCode),
-    /// The batch is larger than its topic takes. The producer is dead: make a new one that makes smaller batches.
+    /// The batch is larger than the topic's limit. The producer is dead: replace it with one that makes smaller batches.
     TooLarge(RDKafkaErrorCode),
-    /// Kafka will never take this record, or one of its batch.
+    /// Kafka will never accept this record, or another one of its batch.
     Poison(RDKafkaErrorCode),
 }
 
 impl SendFailure {
-    /// What the client or a broker said.
+    /// The error code of the client or broker.
     pub(super) const fn code(self) -> RDKafkaErrorCode {
         match self {
             Self::Passing(code)
@@ -129,7 +129,7 @@ impl SendFailure {
         }
     }
 
-    /// Whether a broker refused the record itself, or its batch.
+    /// Whether a broker rejected the record itself, or its batch.
     pub(super) const fn is_refusal(self) -> bool {
         match self {
             Self::Passing(_) | Self::Fatal(_) => false,
@@ -138,7 +138,7 @@ impl SendFailure {
     }
 }
 
-/// Sorts an error by what it asks for. What is not known may pass: a record is never given up for an unknown reason.
+/// Classifies an error. Unknown errors count as temporary: a record is never given up for an unknown reason.
 #[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; an unknown error is one that may pass")]
 pub(crate) const fn failure(code: RDKafkaErrorCode) -> SendFailure {
     use RDKafkaErrorCode as Code;
@@ -149,7 +149,7 @@ pub(crate) const fn failure(code: RDKafkaErrorCode) -> SendFailure {
         | Code::InvalidProducerEpoch
         | Code::UnknownProducerId
         | Code::GaplessGuarantee
-        // It went down with its producer.
+        // The record was lost with its producer.
         | Code::PurgeQueue
         | Code::PurgeInflight => SendFailure::Fatal(code),
         Code::InvalidTimestamp => SendFailure::Timestamp(code),
@@ -163,54 +163,54 @@ pub(crate) const fn failure(code: RDKafkaErrorCode) -> SendFailure {
     }
 }
 
-/// Why a record could not be handed over.
+/// Why a record could not be handed to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SendError {
-    /// librdkafka's queue is full. Reports make room.
+    /// librdkafka's queue is full. Delivery reports make room.
     QueueFull,
-    /// Nothing was handed over, for this reason.
+    /// It was not handed over because of this error.
     Failed(SendFailure),
 }
 
-/// What the poll thread tells about the cluster and about itself.
+/// The state of the cluster and of the poll thread.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     is_any_broker_up: AtomicBool,
-    /// That none is has been said; librdkafka says it at each attempt to connect.
-    is_outage_told: AtomicBool,
-    /// So has been that the protocol is probably the wrong one.
-    is_protocol_told: AtomicBool,
+    /// An outage has been logged. librdkafka reports it at each attempt to connect.
+    is_outage_logged: AtomicBool,
+    /// The hint about a wrong protocol has been logged.
+    is_hint_logged: AtomicBool,
     has_producer_id: AtomicBool,
     unanswered: Wait,
     polled: Heartbeat,
 }
 
 impl Health {
-    /// Whether the brokers have given a producer its id, as of the last statistics. Until then nothing that is sent can arrive, and on a
-    /// cluster that has just started that takes seconds.
+    /// Whether the brokers have given the producer its id, as of the last statistics. Nothing can be delivered before. On a cluster that
+    /// has just started this takes seconds.
     pub(super) fn has_producer_id(&self) -> bool {
         self.has_producer_id.load(Ordering::Relaxed)
     }
 
-    /// Whether a connection to some broker stands, as of the last statistics.
+    /// Whether any broker is connected, as of the last statistics.
     pub(crate) fn is_any_broker_up(&self) -> bool {
         self.is_any_broker_up.load(Ordering::Relaxed)
     }
 
-    /// For how long every connected broker has owed a response and sent nothing, as of the last statistics.
+    /// For how long every connected broker has owed a response without sending anything, as of the last statistics.
     pub(crate) fn unanswered_age(&self) -> Duration {
         self.unanswered.age()
     }
 
-    /// How long ago the poll thread turned last.
+    /// The time since the poll thread last ran.
     pub(crate) fn poll_age(&self) -> Duration {
         self.polled.age()
     }
 }
 
-/// What one producer has said and nobody has looked at yet. Its reports are bounded by the records that were sent: each has one.
+/// The unread delivery reports of one producer. Their number is bounded by the records that were sent.
 ///
-/// Each producer has its own, so that what a replaced one still says, whoever holds on to it, is not taken for its successor's word.
+/// Each producer has its own mailbox, so that late reports of a replaced producer are not attributed to its successor.
 #[derive(Debug)]
 struct Mailbox {
     reports: Mutex<Vec<DeliveryReport>>,
@@ -234,7 +234,7 @@ impl Mailbox {
     }
 }
 
-/// What librdkafka calls back into.
+/// The callbacks of librdkafka.
 struct Context {
     mailbox: Arc<Mailbox>,
     health: Arc<Health>,
@@ -257,9 +257,9 @@ impl ProducerContext for Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match protocol_hint::of(message) {
-            // Whoever has an id speaks as the brokers do.
+            // A client with a producer id has the right protocol.
             Some(hint) if !self.health.has_producer_id() => {
-                if !self.health.is_protocol_told.swap(true, Ordering::Relaxed) {
+                if !self.health.is_hint_logged.swap(true, Ordering::Relaxed) {
                     tracing::warn!(reason = message, "{hint}");
                 }
             }
@@ -268,25 +268,25 @@ impl ClientContext for Context {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        if let Some(standing) = self.metrics.observe(statistics) {
-            self.health.is_any_broker_up.store(standing.is_any_broker_up, Ordering::Relaxed);
-            if standing.is_any_broker_up {
-                self.health.is_outage_told.store(false, Ordering::Relaxed);
+        if let Some(state) = self.metrics.observe(statistics) {
+            self.health.is_any_broker_up.store(state.is_any_broker_up, Ordering::Relaxed);
+            if state.is_any_broker_up {
+                self.health.is_outage_logged.store(false, Ordering::Relaxed);
             }
-            self.health.unanswered.set(standing.is_unanswered);
-            self.health.has_producer_id.store(standing.has_producer_id, Ordering::Relaxed);
-            if standing.has_producer_id {
-                self.health.is_protocol_told.store(false, Ordering::Relaxed);
+            self.health.unanswered.set(state.is_unanswered);
+            self.health.has_producer_id.store(state.has_producer_id, Ordering::Relaxed);
+            if state.has_producer_id {
+                self.health.is_hint_logged.store(false, Ordering::Relaxed);
             }
         }
     }
 
-    // Called twice for each event, so nothing is counted here.
+    // librdkafka calls this twice for each event, so nothing is counted here.
     fn error(&self, error: KafkaError, reason: &str) {
         let code = code_of(&error);
         if code == RDKafkaErrorCode::AllBrokersDown {
             self.health.is_any_broker_up.store(false, Ordering::Relaxed);
-            if !self.health.is_outage_told.swap(true, Ordering::Relaxed) {
+            if !self.health.is_outage_logged.swap(true, Ordering::Relaxed) {
                 tracing::warn!(reason, "no kafka broker can be reached");
             }
         } else {
@@ -295,14 +295,14 @@ impl ClientContext for Context {
     }
 }
 
-/// Passes librdkafka's log on. Its errors are about connections, which it retries: an operator looks when they can.
+/// Forwards a log line of librdkafka. Its errors concern connections, which it retries, so they are warnings.
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    // Said of our own choice at every start: that the property is experimental.
+    // Logged at every start: the property that we set is experimental.
     let is_known = facility == "CONFWARN" && message.contains("enable.gapless.guarantee");
     let is_close = facility == "FAIL" && message.contains("Disconnected");
     match level {
         RDKafkaLogLevel::Warning if is_known => {}
-        // Brokers close connections that are idle, and when they restart; that none can be reached is said elsewhere.
+        // Brokers close idle connections, and connections when they restart. An outage is logged elsewhere.
         RDKafkaLogLevel::Warning if is_close => tracing::debug!(facility, reason = message, "librdkafka"),
         RDKafkaLogLevel::Emerg
         | RDKafkaLogLevel::Alert
@@ -321,28 +321,28 @@ fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
     error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)
 }
 
-/// A producer with its poll thread. Replaced, not repaired, when librdkafka declares it dead.
+/// A producer with its poll thread. It is replaced when librdkafka reports a fatal error.
 pub(crate) struct Kafka {
     config: ClientConfig,
-    /// The largest batch of the newest producer.
+    /// The largest batch of the current producer.
     batch_bytes: usize,
     health: Arc<Health>,
     metrics: KafkaMetrics,
-    /// Of the newest producer.
+    /// Of the current producer.
     mailbox: Arc<Mailbox>,
-    /// `None` only while it is being replaced.
+    /// `None` only during a replacement.
     running: Option<RunningClient>,
-    /// The same producer, for those who must not keep it.
+    /// The same producer, for users that must not keep it alive.
     newest: NewestProducer,
 }
 
-/// The producer that runs now, for asking the cluster with it. It is held for as long as one question takes, and no longer: a producer that
-/// was replaced must end.
+/// A reference to the current producer, for queries about the cluster. It is upgraded only for the duration of one query: a replaced
+/// producer must end.
 #[derive(Clone, Default)]
 pub(super) struct NewestProducer(Arc<Mutex<Weak<BaseProducer<Context>>>>);
 
 impl NewestProducer {
-    /// All topics and brokers of the cluster.
+    /// The metadata of all topics and brokers.
     pub(super) fn fetch_metadata(&self, timeout: Duration) -> Result<Metadata, KafkaError> {
         self.get()?.client().fetch_metadata(None, timeout)
     }
@@ -370,13 +370,13 @@ pub(super) fn reach_leader<C: ClientContext>(
     timeout: Duration,
 ) -> Result<(), KafkaError> {
     match client.fetch_watermarks(topic, partition, timeout) {
-        // That the request itself may be forbidden is an answer too.
+        // An answer that the request is forbidden is an answer too.
         Err(error) if is_no_leader(&error) => Err(error),
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
-/// Whether the client itself made up the error, without an answer, or another broker leads.
+/// Whether the error is not an answer of the leader: it comes from the client itself, or another broker leads.
 fn is_no_leader(error: &KafkaError) -> bool {
     let code = code_of(error);
     // Codes of librdkafka are negative, those of brokers positive.
@@ -395,7 +395,7 @@ impl std::fmt::Debug for Kafka {
     }
 }
 
-/// A producer that has been made, and does nothing yet.
+/// A producer that is not running yet.
 pub(crate) struct UnstartedKafka {
     config: ClientConfig,
     batch_bytes: usize,
@@ -410,11 +410,11 @@ impl std::fmt::Debug for UnstartedKafka {
 }
 
 impl UnstartedKafka {
-    /// Checks that librdkafka takes these properties together.
+    /// Checks these properties together.
     ///
     /// # Errors
     ///
-    /// It does not, and says why.
+    /// librdkafka rejects them.
     pub(crate) fn new(properties: &Properties, metrics: KafkaMetrics) -> Result<Self, ClientError> {
         let config = client_config(properties);
         let probe: BaseProducer = config.create()?;
@@ -422,16 +422,16 @@ impl UnstartedKafka {
         Ok(Self { config, batch_bytes: properties.batch_bytes(), health: Arc::default(), metrics })
     }
 
-    /// What it will tell of its health.
+    /// The health that it will report.
     pub(crate) fn health(&self) -> Arc<Health> {
         Arc::clone(&self.health)
     }
 
-    /// Starts it. Reports go to `reader`, which is woken for them.
+    /// Starts the producer. `reader` is unparked when there are reports.
     ///
     /// # Errors
     ///
-    /// librdkafka could not start it, or no thread could be made.
+    /// librdkafka could not start it, or no thread could be started.
     pub(crate) fn start(self, reader: Thread) -> Result<Kafka, ClientError> {
         let Self { config, batch_bytes, health, metrics } = self;
         let mailbox = Arc::new(Mailbox::new(reader));
@@ -443,7 +443,8 @@ impl UnstartedKafka {
 }
 
 impl Kafka {
-    /// Hands a record over, with a time in milliseconds since the Unix epoch, or the time of sending. It will be reported under `sequence`.
+    /// Hands a record to the client. The timestamp is in milliseconds since the Unix epoch; `None`: the time of sending. The delivery
+    /// report will have this `sequence`.
     ///
     /// # Errors
     ///
@@ -472,34 +473,33 @@ impl Kafka {
             if code == RDKafkaErrorCode::QueueFull {
                 return SendError::QueueFull;
             }
-            // The client judges each record by itself.
+            // The client judges each record separately, so the record itself is too long.
             let is_too_long = matches!(failure(code), SendFailure::TooLarge(_));
             SendError::Failed(if is_too_long { SendFailure::Poison(code) } else { failure(code) })
         })
     }
 
-    /// Moves the reports that came to `into`.
+    /// Moves the new reports to `into`.
     pub(crate) fn reports(&self, into: &mut Vec<DeliveryReport>) {
         into.append(&mut self.mailbox.reports.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Whether the producer is dead and must be replaced. It is so before the reports are there of what it died of.
+    /// Whether the producer is dead and must be replaced. This is known before the reports of the cause arrive.
     pub(crate) fn is_fatal(&self) -> bool {
-        // Its error events do not say it: they come with the code of the cause, which may be that of a passing error.
+        // The error event does not tell: it has the code of the cause, which may be a temporary error.
         self.running.as_ref().is_some_and(|running| running.producer.client().fatal_error().is_some())
     }
 
-    /// The largest batch that its producer makes, in bytes. A longer record has a batch of its own.
+    /// The largest batch of its producer, in bytes. A longer record gets a batch of its own.
     pub(crate) const fn batch_bytes(&self) -> usize {
         self.batch_bytes
     }
 
-    /// Puts a new producer in the place of the old one, with batches of at most so many bytes. Reports that have not been looked at by then
-    /// never come.
+    /// Replaces the producer by one with batches of at most `batch_bytes`. Unread reports of the old one are dropped.
     ///
     /// # Errors
     ///
-    /// librdkafka could not start the new one; the old one is gone all the same.
+    /// librdkafka could not start the new one; the old one has ended nevertheless.
     pub(crate) fn replace(&mut self, batch_bytes: usize) -> Result<(), ClientError> {
         self.stop();
         self.batch_bytes = batch_bytes;
@@ -508,33 +508,33 @@ impl Kafka {
         Ok(())
     }
 
-    /// A producer was dead, and is replaced.
+    /// Counts the replacement of a dead producer.
     pub(crate) fn count_dead(&self) {
         self.metrics.rebuilds.inc();
     }
 
-    /// A producer is replaced because it reports nothing of some records.
+    /// Counts the replacement of a producer without delivery reports.
     pub(crate) fn count_watchdog_restart(&self) {
         self.metrics.watchdog_restarts.inc();
     }
 
-    /// Whether a connection to some broker stands.
+    /// Whether any broker is connected.
     pub(crate) fn is_any_broker_up(&self) -> bool {
         self.health.is_any_broker_up()
     }
 
-    /// Ends the producer. What it still holds is reported as failed; some of it may be in Kafka all the same.
+    /// Ends the producer. Its outstanding records are reported as failed; some may be in Kafka nevertheless.
     pub(crate) fn stop(&mut self) {
         if let Some(running) = self.running.take() {
             running.stop.store(true, Ordering::Relaxed);
-            // A panic there has ended the process already.
+            // A panic in the thread has ended the process already.
             let _joined = running.poller.join();
-            // Purges, and serves the reports of what it purged; but not here if somebody just asks it about topics.
+            // Dropping it purges the queue and serves the reports; a concurrent query may do so later instead.
             drop(running.producer);
         }
     }
 
-    /// What other clients of the same cluster are made with, and the newest producer.
+    /// What other clients of the cluster need: the configuration, the current producer, and the health.
     pub(super) fn shared(&self) -> (ClientConfig, NewestProducer, Arc<Health>) {
         (self.config.clone(), self.newest.clone(), Arc::clone(&self.health))
     }

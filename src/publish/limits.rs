@@ -1,31 +1,31 @@
-//! The size limits of the topics, as far as Kafka tells them.
+//! The size limits of the topics, as far as Kafka shows them.
 
-/// The limits of the topics that are there, by their place in `names`.
+/// The limits of the existing topics, by index in `names`.
 #[derive(Debug)]
 pub(super) struct TopicLimits<'n> {
     names: &'n [String],
     longest_record: usize,
     limits: Vec<Limit>,
-    has_warned_of_untold: bool,
+    has_warned_of_hidden: bool,
 }
 
-/// What is known of one topic's limit, in bytes of a batch.
+/// The limit of one topic, in bytes of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Limit {
-    /// Not asked for since the topic was seen.
+    /// Not read since the topic was seen.
     Unread,
-    /// Kafka does not tell: the right to DescribeConfigs is missing.
-    Untold,
+    /// Kafka does not show it: the right to DescribeConfigs is missing.
+    Hidden,
     Bytes(usize),
 }
 
 impl<'n> TopicLimits<'n> {
-    /// Nothing is known yet. A topic with a limit below `longest_record` will be warned of.
+    /// Nothing is known yet. Limits below `longest_record` cause a warning.
     pub(super) fn new(names: &'n [String], longest_record: usize) -> Self {
-        Self { names, longest_record, limits: vec![Limit::Unread; names.len()], has_warned_of_untold: false }
+        Self { names, longest_record, limits: vec![Limit::Unread; names.len()], has_warned_of_hidden: false }
     }
 
-    /// Forgets the topics that are not among `there`. Returns those of `there` that are to be read: all, or those that have come since.
+    /// Forgets topics that are not in `there`. Returns the topics of `there` whose limits must be read: all, or only new ones.
     pub(super) fn unread(&mut self, there: &[usize], is_all: bool) -> Vec<usize> {
         for (index, limit) in self.limits.iter_mut().enumerate() {
             if !there.contains(&index) {
@@ -41,19 +41,18 @@ impl<'n> TopicLimits<'n> {
         indices.iter().filter_map(|index| self.names.get(*index)).map(String::as_str).collect()
     }
 
-    /// Takes up what Kafka told of these topics. Warns of limits that are too low, each time that they change, and once of limits that are
-    /// not told.
-    pub(super) fn told(&mut self, told: impl Iterator<Item = (usize, Option<usize>)>) {
-        let (mut low, mut untold) = (Vec::new(), Vec::new());
-        for (index, bytes) in told {
+    /// Updates limits. Warns of limits that are too low, whenever they change, and once of limits that cannot be read.
+    pub(super) fn update(&mut self, read: impl Iterator<Item = (usize, Option<usize>)>) {
+        let (mut low, mut hidden) = (Vec::new(), Vec::new());
+        for (index, bytes) in read {
             let (Some(limit), Some(name)) = (self.limits.get_mut(index), self.names.get(index)) else { continue };
-            let before = std::mem::replace(limit, bytes.map_or(Limit::Untold, Limit::Bytes));
+            let before = std::mem::replace(limit, bytes.map_or(Limit::Hidden, Limit::Bytes));
             match bytes {
                 Some(bytes) if bytes < self.longest_record && before != Limit::Bytes(bytes) => {
                     low.push(format!("{name} ({bytes})"));
                 }
                 Some(_) => {}
-                None => untold.push(name.as_str()),
+                None => hidden.push(name.as_str()),
             }
         }
         if !low.is_empty() {
@@ -64,16 +63,16 @@ impl<'n> TopicLimits<'n> {
                  callbacks.body_bytes_max; larger records go to the dead-letter topic"
             );
         }
-        if !untold.is_empty() && !self.has_warned_of_untold {
-            self.has_warned_of_untold = true;
+        if !hidden.is_empty() && !self.has_warned_of_hidden {
+            self.has_warned_of_hidden = true;
             tracing::warn!(
-                topics = untold.join(", "),
+                topics = hidden.join(", "),
                 "the max.message.bytes of topics cannot be read: allow DescribeConfigs on them, or set batch.size below it"
             );
         }
     }
 
-    /// The smallest limit that is known.
+    /// The smallest known limit.
     pub(super) fn smallest(&self) -> Option<usize> {
         let bytes = |limit: &Limit| if let Limit::Bytes(bytes) = limit { Some(*bytes) } else { None };
         self.limits.iter().filter_map(bytes).min()
@@ -89,11 +88,11 @@ mod tests {
         let names = ["a", "b", "c"].map(str::to_owned);
         let mut limits = TopicLimits::new(&names, 100);
         assert_eq!(limits.unread(&[0, 2], false), [0, 2]);
-        limits.told([(0, Some(300)), (2, None)].into_iter());
+        limits.update([(0, Some(300)), (2, None)].into_iter());
         assert_eq!(limits.smallest(), Some(300));
         assert_eq!(limits.unread(&[0, 1, 2], false), [1]);
         assert_eq!(limits.names_of(&[1]), ["b"]);
-        limits.told([(1, Some(200))].into_iter());
+        limits.update([(1, Some(200))].into_iter());
         assert_eq!(limits.smallest(), Some(200));
 
         // One that is gone says nothing any more.

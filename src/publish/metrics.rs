@@ -1,4 +1,4 @@
-//! The metrics of the pump: what became of records, and how long each stage took.
+//! The metrics of the publisher: outcomes of records, and durations of the stages.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use crate::metrics::histogram;
 use crate::normalise::REJECTIONS;
 use crate::refusal::Reason;
 
-/// What became of a record that was handed to Kafka's client.
+/// The outcome of a record that was handed to the Kafka client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RecordOutcome {
-    /// In Kafka.
+    /// It is in Kafka.
     Delivered,
-    /// Reported as delivered without an offset, and sent again: may be in Kafka twice.
+    /// Reported as delivered without an offset, and sent again: it may be duplicated.
     Unproven,
-    /// Not taken, and sent again.
+    /// Rejected or lost, and sent again.
     Failed,
-    /// Never to be taken.
+    /// It will never be accepted.
     Poison,
 }
 
@@ -43,7 +43,7 @@ impl RecordOutcome {
     }
 }
 
-/// See the module. Histograms gather in the pump and are flushed each turn, so a record costs no shared memory.
+/// See the [module](self). Histograms are collected in the pump and flushed in each iteration, so a record writes to no shared memory.
 #[derive(Debug)]
 pub(crate) struct PublishMetrics {
     /// By [`RecordOutcome`].
@@ -52,7 +52,7 @@ pub(crate) struct PublishMetrics {
     unreported: IntGauge,
     oldest_unreported: Gauge,
     oldest_undelivered: GaugeVec,
-    /// Of it, by topic.
+    /// The same, by topic.
     oldest_by_topic: Vec<Gauge>,
     queue: LocalHistogram,
     normalise: LocalHistogram,
@@ -84,21 +84,21 @@ impl PublishMetrics {
             ),
             &["topic"],
         )?;
-        // A queue is empty within a turn of the pump, or Kafka is away and it takes as long as that takes.
+        // Below an iteration of the pump in normal operation; as long as an outage lasts otherwise.
         let queue = histogram(
             registry,
             "callbridge_queue_duration_seconds",
             "Time from queuing a capture to the publisher reading it.",
             &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0, 5.0, 30.0, 120.0, 600.0],
         )?;
-        // Microseconds of work; anything near a millisecond is a body near the limit, or a machine in trouble.
+        // Microseconds of work; a millisecond means a body near the limit, or an overloaded machine.
         let normalise = histogram(
             registry,
             "callbridge_normalise_duration_seconds",
             "Time to make a record from a capture; one in sixteen is measured.",
             &[0.000_001, 0.000_002, 0.000_005, 0.000_01, 0.000_05, 0.000_25, 0.001, 0.005],
         )?;
-        // Linger and a round trip at best; 1.5 s is where broker mode gives up; 8.5 s is a leader election.
+        // Linger and a round trip at best; 1.5 s is the timeout of broker mode; 8.5 s is a leader election.
         let delivery = histogram(
             registry,
             "callbridge_delivery_duration_seconds",
@@ -123,12 +123,12 @@ impl PublishMetrics {
         })
     }
 
-    /// Shows these topics, of which nothing waits yet.
+    /// Creates the metrics of these topics.
     pub(crate) fn show_topics(&mut self, names: &[String]) {
         self.oldest_by_topic = names.iter().map(|name| self.oldest_undelivered.with_label_values(&[name])).collect();
     }
 
-    /// How long the oldest callback of each topic has been waiting, in the same order.
+    /// Sets the age of the oldest undelivered callback of each topic, in the same order.
     pub(crate) fn show_oldest(&self, ages: impl Iterator<Item = Duration>) {
         for (gauge, age) in self.oldest_by_topic.iter().zip(ages) {
             gauge.set(age.as_secs_f64());
@@ -146,17 +146,17 @@ impl PublishMetrics {
         self.unreported.clone()
     }
 
-    /// An entry waited this long in the journal.
+    /// Observes how long a capture waited in the journal.
     pub(crate) fn queued(&self, took: Duration) {
         self.queue.observe(took.as_secs_f64());
     }
 
-    /// A record took this long to make.
+    /// Observes how long a record took to make.
     pub(crate) fn normalised(&self, took: Duration) {
         self.normalise.observe(took.as_secs_f64());
     }
 
-    /// A record was delivered, to a rejected topic if there is a `rejection`.
+    /// Counts a delivered record, and its rejection if it went to the dead-letter topic.
     pub(crate) fn delivered(&self, took: Duration, rejection: Option<&'static str>) {
         self.ended(RecordOutcome::Delivered);
         self.delivery.observe(took.as_secs_f64());
@@ -165,14 +165,14 @@ impl PublishMetrics {
         }
     }
 
-    /// A record came to this.
+    /// Counts the outcome of a record that was not delivered.
     pub(crate) fn ended(&self, outcome: RecordOutcome) {
         if let Some(records) = self.records.get(outcome as usize) {
             records.inc();
         }
     }
 
-    /// A turn of the pump ends: so many records are unreported, the oldest for so long.
+    /// Updates the number of unreported records and the age of the oldest, and flushes the histograms.
     pub(crate) fn turned(&self, unreported: usize, oldest: Duration) {
         self.unreported.set(i64::try_from(unreported).unwrap_or(i64::MAX));
         self.oldest_unreported.set(oldest.as_secs_f64());

@@ -1,9 +1,9 @@
-//! From the journal to Kafka.
+//! Publishes captures from the journal to Kafka.
 //!
-//! [`pump`] reads the journal in order; [`outgoing`] normalises captures and hands the records to [`kafka`], for each topic as far as its
-//! [`outbox`] and the common [`budget`] let it. A capture is settled only when each of its records has its own positive delivery report.
-//! [`topics`] sees to it that every topic is there before anything is
-//! published. [`cluster`] answers an operator's commands about topics. [`embedded`] is a Kafka inside this process, for trying things out.
+//! [`pump`] reads the journal in order; [`outgoing`] makes records of captures and hands them to [`kafka`], as far as the [`outbox`] of
+//! their topic and the common [`budget`] allow. A capture is settled only when each of its records has its own positive delivery report.
+//! [`topics`] makes sure that every topic exists before anything is published to it. [`cluster`] serves an operator's commands about
+//! topics. [`embedded`] is a Kafka broker inside this process, for evaluation.
 
 mod batch_size;
 pub(crate) mod budget;

@@ -1,8 +1,8 @@
-//! One topic on its way to Kafka: what is with the client, and from where on the journal is to be read again. It keeps order.
+//! One topic on its way to Kafka: what is with the client, and from where the journal must be read again. It keeps the order.
 //!
-//! An outbox holds no captures. It sends what it is given as the journal is read; where it cannot, it *pauses* at that capture and takes
-//! part again in the reading from there. When a record fails it is *stopped* until all that it sent is reported, and pauses at the first
-//! capture that failed. Captures that are delivered or in flight are passed over when they are read again.
+//! An outbox holds no captures. It sends records as the journal is read. If it cannot send, it *pauses* at that capture, and takes part
+//! again when the journal is read from there. When a record fails, it is *stopped* until everything that it sent is reported, and pauses at
+//! the first capture that failed. Captures that are delivered or in flight are skipped when they are read again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,22 +16,22 @@ use crate::journal::Ticket;
 use super::kafka::SendFailure;
 use super::kafka::Verdict;
 
-/// A record whose time is no farther from now names it, whatever Kafka said of others: it may have judged a whole batch.
-const NEVER_DOUBTED_MS: u64 = 1000;
+/// A timestamp this close to now is always sent, whatever Kafka has rejected before: it may have judged a whole batch.
+const TRUSTED_MS: u64 = 1000;
 
-/// What a record takes in a batch beside its texts, at most: lengths, differences of time and offset, checksum.
+/// The most bytes that a record takes in a batch beside its texts: lengths, deltas of timestamp and offset, checksum.
 const IN_BATCH_BYTES: usize = 100;
 
 const fn in_batch(bytes: usize) -> usize {
     bytes + IN_BATCH_BYTES
 }
 
-/// How long a topic rests after a failure: doubled each time, until a record is delivered.
+/// The pause of a topic after a failure: doubled each time, until a record is delivered.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Backoff {
     pub(crate) first: Duration,
     pub(crate) max: Duration,
-    /// Where the failure has cost a producer, and so the other topics a repeat: when a topic is forbidden, for example.
+    /// The limit if the failure has cost a producer, and so made other topics repeat records, for example if a topic is forbidden.
     pub(crate) refused_max: Duration,
 }
 
@@ -41,7 +41,7 @@ impl Default for Backoff {
     }
 }
 
-/// A capture on its way.
+/// A capture that is being sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OutgoingCapture {
     pub(super) ticket: Ticket,
@@ -54,140 +54,139 @@ impl OutgoingCapture {
     }
 }
 
-/// From where on the journal is to be read again.
+/// The position from which the journal must be read again.
 #[derive(Debug, Clone, Copy)]
 struct Pause {
     position: Position,
-    /// Since when the oldest capture from there on waits.
+    /// When the oldest capture from there on was received.
     received: UnixMillis,
-    /// The room that the next record needs, as far as it is known.
+    /// The bytes that the next record needs in the budget, as far as they are known.
     needed_bytes: usize,
-    /// The pass in which it was set.
+    /// The pass in which the pause was set.
     pass: u64,
 }
 
-/// What is with the client of one capture.
+/// The state of a capture whose records are with the client.
 #[derive(Debug)]
 struct InFlight {
     item: OutgoingCapture,
     unreported: usize,
-    /// The first part that was not sent, if there is one.
+    /// The first part that was not sent, if any.
     unsent_part: Option<usize>,
     failed: Option<(usize, Verdict)>,
 }
 
-/// All that was sent of a capture is reported.
+/// A capture all of whose sent records are reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ReportedCapture {
     pub(super) item: OutgoingCapture,
     pub(super) outcome: SendOutcome,
 }
 
-/// What became of a capture.
+/// The outcome of sending a capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SendOutcome {
-    /// All of it is in Kafka.
+    /// All parts are in Kafka.
     Delivered,
-    /// The parts before this one are in Kafka; it and what follows were not sent.
+    /// The parts before this one are in Kafka; the others were not sent.
     DeliveredTo(usize),
-    /// The parts before the given one are in Kafka; that one is not.
+    /// The parts before the given one are in Kafka; the given one failed.
     Failed(usize, Verdict),
 }
 
-/// Records of batches that were too large.
+/// Records in batches that were too large.
 #[derive(Debug)]
 pub(super) struct RefusedRecords {
-    /// Why, as it was said of one of them.
+    /// The error of one of them.
     pub(super) failure: SendFailure,
     pub(super) records: usize,
     pub(super) bytes: usize,
     pub(super) bytes_of_shortest: usize,
-    /// The captures that they were made of, as far as all of each is reported.
+    /// Their captures, as far as these are completely reported.
     pub(super) items: Vec<OutgoingCapture>,
 }
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    /// Its topic has been seen in the cluster.
+    /// The topic has been seen in the cluster.
     is_open: bool,
     in_flight: BTreeMap<Seq, InFlight>,
     unreported: usize,
     paused: Option<Pause>,
     is_stopped: bool,
-    /// Its last failure was of its own record; it was not taken down with its producer by another topic's.
-    is_cause: bool,
-    /// Its failures cost producers, and so the other topics repeats. Until a record is delivered, one at a time is sent: librdkafka still
-    /// sends a batch that it has made when the one before it is refused.
-    costs_producers: bool,
-    /// A batch of it was too large. Until a record is delivered no more than one batch is with the client, which would still send the next
-    /// one: a partition that is new to the producer takes that, and it overtakes what was refused.
+    /// The last failure was that of its own record, and not a consequence of the producer's death.
+    has_failed_itself: bool,
+    /// Its failures kill producers, and so make other topics repeat records. Until a record is delivered, it sends one at a time:
+    /// librdkafka sends a batch that is ready even when the batch before it is rejected.
+    kills_producers: bool,
+    /// A batch of it was too large. Until a record is delivered, at most one batch is with the client. Otherwise the client would send the
+    /// next batch, a partition that is new to the producer would accept it, and it would overtake the rejected one.
     sends_one_batch: bool,
-    /// What is in flight, in bytes of a batch.
+    /// The bytes in flight, as counted in a batch.
     unreported_bytes: usize,
-    /// Nothing may follow before all in flight is reported.
-    is_alone: bool,
+    /// Nothing may be sent before everything in flight is reported.
+    waits_for_reports: bool,
     resume_at: Option<Instant>,
     backoff: Duration,
-    /// How far a record's time may be from now, in milliseconds, if Kafka has refused one. Beyond it no time is named: Kafka refuses one
-    /// record at a time, and each of them costs a producer.
+    /// How far, in milliseconds, a timestamp may be from now, if Kafka has rejected one. Records beyond that are sent without one: Kafka
+    /// rejects them one at a time, and each rejection costs a producer.
     distance_ms_max: Option<u64>,
     refused: Option<RefusedRecords>,
 }
 
 impl Outbox {
-    /// Its topic is there.
+    /// Allows it to send: its topic exists.
     pub(super) const fn open(&mut self) {
         self.is_open = true;
     }
 
-    /// Nothing waits.
+    /// Whether it has nothing to send and nothing in flight.
     pub(super) fn is_empty(&self) -> bool {
         self.in_flight.is_empty() && self.paused.is_none()
     }
 
-    /// Takes what is new in the journal.
+    /// Whether it accepts new captures from the journal.
     pub(super) const fn is_live(&self) -> bool {
         self.paused.is_none()
     }
 
-    /// The oldest capture that is with the client, and how many of its records have no report. Unless one of them is reported, it stays the
-    /// same.
+    /// The oldest capture with the client, and the number of its records without a report. It changes only when one of them is reported.
     pub(super) fn oldest_in_flight(&self) -> Option<(Seq, usize)> {
         self.in_flight.first_key_value().map(|(seq, in_flight)| (*seq, in_flight.unreported))
     }
 
-    /// When the oldest capture that waits was received.
+    /// When the oldest undelivered capture was received.
     pub(super) fn oldest(&self) -> Option<UnixMillis> {
         let in_flight = self.in_flight.first_key_value().map(|(_, in_flight)| in_flight.item.received);
         in_flight.into_iter().chain(self.paused.map(|pause| pause.received)).min()
     }
 
-    /// Whether it takes part in a pass: it is live, or in a pass from `again_from` it is paused no later than `seq` and has not paused in
-    /// this pass.
-    pub(super) fn takes(&self, seq: Seq, again_from: Option<Seq>, pass: u64) -> bool {
-        match (self.paused, again_from) {
+    /// Whether it takes part in a pass: it is live; or, in a pass that reads again from `reread_from`, it is paused no later than `seq` and
+    /// has not paused in this pass.
+    pub(super) fn is_in_pass(&self, seq: Seq, reread_from: Option<Seq>, pass: u64) -> bool {
+        match (self.paused, reread_from) {
             (None, None) => true,
             (Some(pause), Some(from)) => pause.pass != pass && (from..=seq).contains(&pause.position.seq),
             (None, Some(_)) | (Some(_), None) => false,
         }
     }
 
-    /// Whether a record may be sent now. One that is `suspect` must be alone.
+    /// Whether a record may be sent now. A suspect is sent only when nothing is in flight.
     pub(super) fn can_send(&self, is_suspect: bool) -> bool {
-        self.can_move() && (!is_suspect || self.unreported == 0)
+        self.is_ready() && (!is_suspect || self.unreported == 0)
     }
 
-    fn can_move(&self) -> bool {
-        self.is_open && !self.is_stopped && !self.is_alone && self.resume_at.is_none()
+    fn is_ready(&self) -> bool {
+        self.is_open && !self.is_stopped && !self.waits_for_reports && self.resume_at.is_none()
     }
 
-    /// Whether a record of so many bytes may join what is in flight, where batches have at most `batch_bytes`.
-    pub(super) const fn joins(&self, bytes: usize, batch_bytes: usize) -> bool {
+    /// Whether a record of `bytes` fits into the batch in flight, if only one batch may be sent.
+    pub(super) const fn fits_batch(&self, bytes: usize, batch_bytes: usize) -> bool {
         !self.sends_one_batch || self.unreported == 0 || self.unreported_bytes + in_batch(bytes) <= batch_bytes
     }
 
-    /// The first part of a capture that is to be sent; `None`: it is in flight.
+    /// The first part of a capture that must be sent; `None`: it is in flight.
     pub(super) fn next_part(&self, seq: Seq) -> Option<usize> {
         match self.in_flight.get(&seq) {
             None => Some(0),
@@ -195,18 +194,18 @@ impl Outbox {
         }
     }
 
-    /// From where on the journal is to be read again now, and the room that the next record needs.
+    /// The position from which to read the journal again now, and the bytes that the next record needs.
     pub(super) fn resumes(&self) -> Option<(Position, usize)> {
-        self.paused.filter(|_| self.can_move()).map(|pause| (pause.position, pause.needed_bytes))
+        self.paused.filter(|_| self.is_ready()).map(|pause| (pause.position, pause.needed_bytes))
     }
 
-    /// Pauses at a capture of a pass that it takes part in: what comes before was sent.
+    /// Pauses at a capture of a pass in which it takes part.
     pub(super) fn pause_at(&mut self, item: OutgoingCapture, needed_bytes: usize, pass: u64) {
         let (position, received) = (item.ticket.position, item.received);
         self.paused = Some(Pause { position, received, needed_bytes, pass });
     }
 
-    /// Goes back to a capture, if it has not paused before that already.
+    /// Goes back to a capture, unless it is paused at an earlier one.
     pub(super) fn go_back_to(&mut self, item: OutgoingCapture, pass: u64) {
         match &mut self.paused {
             Some(pause) if pause.position.seq < item.seq() => pause.pass = pass,
@@ -214,7 +213,7 @@ impl Outbox {
         }
     }
 
-    /// A pass has read from `from` to before `next`; `None`: to the end of what may be read again. Its last capture was received at `last`.
+    /// Ends a pass that has read from `from` to before `next`, or, if that is `None`, to the end. Its last capture was received at `last`.
     pub(super) fn passed(&mut self, from: Seq, next: Option<Position>, last: Option<UnixMillis>, pass: u64) {
         let Some(pause) = &mut self.paused else { return };
         let is_within = |seq: Seq| seq == from || next.is_none_or(|next| (from..next.seq).contains(&seq));
@@ -230,22 +229,22 @@ impl Outbox {
         }
     }
 
-    /// A record of a capture was sent, of so many bytes.
+    /// Records that a record of `bytes` was sent.
     pub(super) fn sent(&mut self, item: OutgoingCapture, bytes: usize, is_suspect: bool) {
         self.unreported += 1;
         self.unreported_bytes += in_batch(bytes);
-        self.is_cause = false;
-        self.is_alone |= is_suspect || self.costs_producers;
+        self.has_failed_itself = false;
+        self.waits_for_reports |= is_suspect || self.kills_producers;
         self.of(item).unreported += 1;
     }
 
-    /// Nothing is sent of a capture from this part on, for now.
-    pub(super) fn stops_before(&mut self, item: OutgoingCapture, part: usize) -> Option<ReportedCapture> {
+    /// Records that this part of a capture and the parts behind it are not sent for now.
+    pub(super) fn stop_before(&mut self, item: OutgoingCapture, part: usize) -> Option<ReportedCapture> {
         self.of(item).unsent_part = Some(part);
         self.ended(item.seq())
     }
 
-    /// A part could not be sent, and never will be as it is.
+    /// Records that a part could not be handed to the client, and never can be as it is.
     pub(super) fn failed(
         &mut self,
         item: OutgoingCapture,
@@ -256,12 +255,12 @@ impl Outbox {
         self.ended(item.seq())
     }
 
-    /// All parts of a capture were sent.
+    /// Records that all parts of a capture were sent.
     pub(super) fn all_sent(&mut self, item: OutgoingCapture) {
         self.of(item).unsent_part = None;
     }
 
-    /// A record of so many bytes was reported.
+    /// Handles the report of a record of `bytes`.
     pub(super) fn reported(
         &mut self,
         (seq, part): (Seq, usize),
@@ -270,70 +269,70 @@ impl Outbox {
     ) -> Option<ReportedCapture> {
         self.unreported -= 1;
         self.unreported_bytes -= in_batch(bytes);
-        self.is_alone &= self.unreported > 0;
+        self.waits_for_reports &= self.unreported > 0;
         let in_flight = self.in_flight.get_mut(&seq)?;
         in_flight.unreported -= 1;
         match verdict {
             Verdict::Delivered => {}
             Verdict::Unproven | Verdict::Failed(_) => {
                 in_flight.fail(part, verdict);
-                // What follows must not overtake it, though its capture has not ended.
-                self.is_alone = self.unreported > 0;
+                // The following records must not overtake it, even while its capture has parts in flight.
+                self.waits_for_reports = self.unreported > 0;
             }
         }
         self.ended(seq)
     }
 
-    /// Sends nothing before all in flight is reported, though nothing has failed.
+    /// Pauses sending until everything in flight is reported, without a failure.
     pub(super) const fn wait_for_reports(&mut self) {
-        self.is_alone = self.unreported > 0;
+        self.waits_for_reports = self.unreported > 0;
     }
 
-    /// Stops at a capture that failed, until all in flight is reported; then it rests, at first for `rest`.
+    /// Stops at a capture that failed, until everything in flight is reported; then it backs off, at first for `rest`.
     pub(super) fn stop(&mut self, item: OutgoingCapture, pass: u64, rest: Duration, backoff: Backoff) {
         if !self.is_stopped {
             self.is_stopped = true;
-            let max = if self.costs_producers { backoff.refused_max } else { backoff.max };
+            let max = if self.kills_producers { backoff.refused_max } else { backoff.max };
             self.backoff = (self.backoff * 2).max(rest).min(max);
         }
         self.go_back_to(item, pass);
     }
 
-    /// Whether something has failed whose reports are not all there.
+    /// Whether it waits for reports after a failure.
     pub(super) const fn is_stopped(&self) -> bool {
         self.is_stopped
     }
 
-    /// It has stopped because Kafka did not take its own record.
-    pub(super) const fn caused_it(&mut self) {
-        self.is_cause = true;
+    /// Records that Kafka rejected its own record.
+    pub(super) const fn failed_itself(&mut self) {
+        self.has_failed_itself = true;
     }
 
-    /// The producer is dead. If this is the topic that it died of, it rests longer and longer from now on, for the sake of the others.
+    /// Handles the death of the producer. If this topic was the cause, its backoff may grow further, to spare the other topics.
     pub(super) const fn lost_producer(&mut self) {
-        self.costs_producers |= self.is_cause;
+        self.kills_producers |= self.has_failed_itself;
     }
 
-    /// A capture is delivered: if it was sent after the last failure, that has passed.
+    /// Handles a delivery. If the capture was sent after the last failure, that failure is over.
     pub(super) const fn succeeded(&mut self) {
         if !self.is_stopped {
             self.backoff = Duration::ZERO;
-            self.costs_producers = false;
+            self.kills_producers = false;
             self.sends_one_batch = false;
         }
     }
 
-    /// Rests until `until`.
-    pub(super) const fn rest_until(&mut self, until: Instant) {
+    /// Sends nothing until `until`.
+    pub(super) const fn back_off_until(&mut self, until: Instant) {
         self.resume_at = Some(until);
     }
 
-    /// When its rest ends.
+    /// When its backoff ends.
     pub(super) const fn resume_at(&self) -> Option<Instant> {
         self.resume_at
     }
 
-    /// Begins to rest once it is stopped and everything sent is reported; and ends a rest that is over.
+    /// Begins the backoff once it is stopped and everything is reported; ends a backoff that is over.
     pub(super) fn turn(&mut self, now: Instant) {
         if self.is_stopped && self.unreported == 0 {
             self.is_stopped = false;
@@ -342,7 +341,7 @@ impl Outbox {
         self.resume_at = self.resume_at.filter(|until| *until > now);
     }
 
-    /// The batch of a record was too large.
+    /// Records a record whose batch was too large.
     pub(super) fn refuse(&mut self, failure: SendFailure, bytes: usize) {
         self.sends_one_batch = true;
         let refused = self.refused.get_or_insert(RefusedRecords {
@@ -357,25 +356,25 @@ impl Outbox {
         refused.bytes_of_shortest = refused.bytes_of_shortest.min(bytes);
     }
 
-    /// A capture has ended because a batch of its records was too large.
+    /// Records a capture that failed because the batch of one of its records was too large.
     pub(super) fn refuse_item(&mut self, item: OutgoingCapture) {
         if let Some(refused) = &mut self.refused {
             refused.items.push(item);
         }
     }
 
-    /// What was too large since this was asked last.
+    /// The records in batches that were too large, since the last call.
     pub(super) const fn take_refused(&mut self) -> Option<RefusedRecords> {
         self.refused.take()
     }
 
-    /// Kafka refused the time of a record that was received at `received`. What is half as far from now is doubted from here on.
-    pub(super) fn doubt(&mut self, received: UnixMillis, now: UnixMillis) {
-        let doubted = (now.0.abs_diff(received.0) / 2).max(NEVER_DOUBTED_MS);
-        self.distance_ms_max = Some(self.distance_ms_max.map_or(doubted, |max| max.min(doubted)));
+    /// Records that Kafka rejected the timestamp of a record. Timestamps at least half as far from now are no longer sent.
+    pub(super) fn distrust_timestamps(&mut self, received: UnixMillis, now: UnixMillis) {
+        let distrusted = (now.0.abs_diff(received.0) / 2).max(TRUSTED_MS);
+        self.distance_ms_max = Some(self.distance_ms_max.map_or(distrusted, |max| max.min(distrusted)));
     }
 
-    /// The time that a record names; `None`: that of sending.
+    /// The timestamp of a record; `None`: Kafka uses the time of sending.
     pub(super) fn timestamp_ms(&self, received: UnixMillis, now: impl FnOnce() -> UnixMillis) -> Option<i64> {
         let is_believed = |max| now().0.abs_diff(received.0) <= max;
         self.distance_ms_max.is_none_or(is_believed).then_some(received.0)
@@ -404,7 +403,7 @@ impl Outbox {
 impl InFlight {
     fn fail(&mut self, part: usize, verdict: Verdict) {
         let (first, before) = self.failed.unwrap_or((part, verdict));
-        // A record that was refused takes others down with its producer; what became of those says nothing.
+        // Records of the same producer fail with a rejected one; their errors say nothing about them.
         self.failed = Some((first.min(part), if is_refusal(before) { before } else { verdict }));
     }
 }
@@ -422,7 +421,7 @@ mod tests {
     use crate::clock;
     use rdkafka::error::RDKafkaErrorCode as Code;
 
-    const REST: Duration = Duration::from_secs(1);
+    const SHORT_BACKOFF: Duration = Duration::from_secs(1);
     const PASSING: Verdict = Verdict::Failed(SendFailure::Passing(Code::TopicAuthorizationFailed));
 
     fn item(seq: Seq) -> OutgoingCapture {
@@ -447,7 +446,7 @@ mod tests {
     /// Sends the first `parts` parts of a capture that has one more.
     fn send_parts(outbox: &mut Outbox, seq: Seq, parts: usize) {
         (0..parts).for_each(|_part| outbox.sent(item(seq), 10, false));
-        assert_eq!(outbox.stops_before(item(seq), parts), None);
+        assert_eq!(outbox.stop_before(item(seq), parts), None);
     }
 
     fn ended(seq: Seq, outcome: SendOutcome) -> Option<ReportedCapture> {
@@ -463,18 +462,18 @@ mod tests {
         let (mut outbox, now) = (open(), clock::monotonic());
         (1..=4).for_each(|seq| send(&mut outbox, seq));
         assert_eq!(outbox.reported((3, 0), 10, PASSING), ended(3, SendOutcome::Failed(0, PASSING)));
-        outbox.stop(item(3), 1, REST, Backoff::default());
+        outbox.stop(item(3), 1, SHORT_BACKOFF, Backoff::default());
         assert!(!outbox.is_live() && !outbox.can_send(false));
         assert_eq!(outbox.reported((1, 0), 10, Verdict::Delivered), ended(1, SendOutcome::Delivered));
         assert_eq!(outbox.reported((2, 0), 10, PASSING), ended(2, SendOutcome::Failed(0, PASSING)));
-        outbox.stop(item(2), 1, REST, Backoff::default());
+        outbox.stop(item(2), 1, SHORT_BACKOFF, Backoff::default());
         outbox.turn(now);
         assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, None), "one is not reported");
 
         assert_eq!(outbox.reported((4, 0), 10, Verdict::Delivered), ended(4, SendOutcome::Delivered));
         outbox.turn(now);
-        assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, Some(now + REST)));
-        outbox.turn(now + REST);
+        assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, Some(now + SHORT_BACKOFF)));
+        outbox.turn(now + SHORT_BACKOFF);
         assert_eq!(resumes_at(&outbox), Some(2));
         assert_eq!(outbox.oldest(), Some(UnixMillis(2)));
     }
@@ -485,7 +484,7 @@ mod tests {
         let mut rest = |outbox: &mut Outbox| {
             send(outbox, 1);
             outbox.reported((1, 0), 10, PASSING);
-            outbox.stop(item(1), 1, REST, Backoff::default());
+            outbox.stop(item(1), 1, SHORT_BACKOFF, Backoff::default());
             outbox.turn(now);
             let rest = outbox.resume_at().unwrap() - now;
             now += rest;
@@ -500,12 +499,12 @@ mod tests {
     #[test]
     fn only_a_topic_that_kills_producers_backs_off_for_up_to_ten_minutes() {
         let (mut cause, mut beside, now) = (open(), open(), clock::monotonic());
-        let rest = |outbox: &mut Outbox, is_cause: bool| {
+        let rest = |outbox: &mut Outbox, has_failed_itself: bool| {
             send(outbox, 1);
             outbox.reported((1, 0), 10, PASSING);
-            outbox.stop(item(1), 1, REST, Backoff::default());
-            if is_cause {
-                outbox.caused_it();
+            outbox.stop(item(1), 1, SHORT_BACKOFF, Backoff::default());
+            if has_failed_itself {
+                outbox.failed_itself();
             }
             outbox.lost_producer();
             outbox.turn(now);
@@ -522,22 +521,24 @@ mod tests {
     #[test]
     fn where_it_paused_it_takes_part_again_in_a_later_pass_until_it_has_caught_up() {
         let mut outbox = open();
-        assert!(outbox.takes(5, None, 1));
+        assert!(outbox.is_in_pass(5, None, 1));
         outbox.pause_at(item(5), 100, 1);
-        assert!(!outbox.takes(6, None, 1) && !outbox.takes(7, None, 2), "what is new is read again");
+        assert!(!outbox.is_in_pass(6, None, 1) && !outbox.is_in_pass(7, None, 2), "what is new is read again");
         assert_eq!(outbox.resumes().map(|(position, bytes)| (position.seq, bytes)), Some((5, 100)));
 
         // It is at hand when another reads from before, and passes over what was not its own.
-        assert!(!outbox.takes(4, Some(3), 3) && outbox.takes(5, Some(3), 3) && outbox.takes(9, Some(3), 3));
+        assert!(
+            !outbox.is_in_pass(4, Some(3), 3) && outbox.is_in_pass(5, Some(3), 3) && outbox.is_in_pass(9, Some(3), 3)
+        );
         outbox.passed(3, Some(position(10)), Some(UnixMillis(9)), 3);
         assert_eq!((resumes_at(&outbox), outbox.oldest()), (Some(10), Some(UnixMillis(9))));
         // It pauses in the middle of a pass, and goes no further in it.
-        assert!(outbox.takes(12, Some(10), 4));
+        assert!(outbox.is_in_pass(12, Some(10), 4));
         outbox.pause_at(item(12), 100, 4);
-        assert!(!outbox.takes(13, Some(10), 4));
+        assert!(!outbox.is_in_pass(13, Some(10), 4));
         outbox.passed(10, Some(position(20)), None, 4);
         assert_eq!(outbox.resumes().map(|(position, bytes)| (position.seq, bytes)), Some((12, 100)));
-        assert!(!outbox.takes(25, Some(20), 5), "it is still before that");
+        assert!(!outbox.is_in_pass(25, Some(20), 5), "it is still before that");
         outbox.passed(20, Some(position(30)), None, 5);
         assert_eq!(resumes_at(&outbox), Some(12));
         // Something that was sent before fails: it goes back, and on from there.
@@ -635,18 +636,18 @@ mod tests {
         let batch_bytes = 2 * in_batch(10);
         send(&mut outbox, 1);
         send(&mut outbox, 2);
-        assert!(outbox.joins(10, batch_bytes), "nothing was refused");
+        assert!(outbox.fits_batch(10, batch_bytes), "nothing was refused");
         outbox.refuse(SendFailure::TooLarge(Code::MessageSizeTooLarge), 20);
-        assert!(!outbox.joins(10, batch_bytes));
+        assert!(!outbox.fits_batch(10, batch_bytes));
         outbox.reported((1, 0), 10, Verdict::Unproven);
-        assert!(outbox.joins(10, batch_bytes), "it is one batch with what is left");
+        assert!(outbox.fits_batch(10, batch_bytes), "it is one batch with what is left");
         outbox.reported((2, 0), 10, Verdict::Delivered);
-        assert!(outbox.joins(1000, batch_bytes), "what is longer has its own");
+        assert!(outbox.fits_batch(1000, batch_bytes), "what is longer has its own");
         send(&mut outbox, 3);
-        assert!(!outbox.joins(1000, batch_bytes));
+        assert!(!outbox.fits_batch(1000, batch_bytes));
         outbox.reported((3, 0), 10, Verdict::Delivered);
         outbox.succeeded();
         send(&mut outbox, 4);
-        assert!(outbox.joins(1000, batch_bytes));
+        assert!(outbox.fits_batch(1000, batch_bytes));
     }
 }

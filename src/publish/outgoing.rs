@@ -1,8 +1,8 @@
-//! Everything on its way to Kafka: makes records of captures, hands them to the client for the outbox of their topic, and decides what
-//! becomes of a capture once its records are reported.
+//! Sends captures: makes records of them, hands these to the Kafka client through the outbox of their topic, and decides what happens to a
+//! capture once its records are reported.
 //!
-//! Nothing is ever given up because of an error that may pass. A record that Kafka will never take goes to `<prefix>.rejected`. But Kafka
-//! judges whole batches, so a record is believed to be bad only when it failed alone.
+//! Nothing is given up because of an error that may be temporary. A record that Kafka will never accept goes to the dead-letter topic
+//! `<prefix>.rejected`. Since Kafka judges whole batches, a record counts as bad only if it failed alone.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,12 +43,12 @@ use super::outbox::SendOutcome;
 use super::unreported::Sent;
 use super::unreported::Unreported;
 
-/// Of how many records one is timed while it is made: reading the clock twice costs a tenth of making it.
+/// One of so many records is timed while it is made: reading the clock twice takes a tenth of the time of making it.
 const SAMPLE_EVERY: u64 = 16;
-/// How long an outbox rests when the client's queue is full, or when a record is sent again that has not itself been refused.
-pub(super) const REST: Duration = Duration::from_millis(20);
+/// The backoff if the client's queue is full, or before a record is retried that was not itself rejected.
+pub(super) const SHORT_BACKOFF: Duration = Duration::from_millis(20);
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) kafka: Kafka,
@@ -56,58 +56,58 @@ pub(super) struct Outgoing {
     pub(super) topics: Arc<Topics>,
     pub(super) metrics: PublishMetrics,
     backoff: Backoff,
-    /// What is given up stays in the journal.
+    /// Captures that Kafka will never accept stay in the journal.
     keeps_given_up: bool,
     outboxes: Vec<Outbox>,
-    /// Why the last record of each topic failed, until one is delivered.
+    /// Why the last record of each topic failed, until a record is delivered.
     last_failures: Vec<Option<SendFailure>>,
     budget: SendBudget,
     unreported: Unreported,
-    /// What is known of single captures that were sent and not delivered.
+    /// The state of captures that were sent and not delivered.
     marks: BTreeMap<Seq, Mark>,
-    /// The number of the newest pass over the journal.
+    /// The number of the current pass over the journal.
     pass: u64,
-    again_from: Option<Seq>,
+    reread_from: Option<Seq>,
     last_received: Option<UnixMillis>,
     records: u64,
     pub(super) batch_size: BatchSize,
-    /// A batch was too large although the known limits allow it: perhaps they have changed.
+    /// A batch was too large although the known limits allow it: the limits may have changed.
     pub(super) asks_for_limits: bool,
     /// The producer is dead.
     pub(super) needs_producer: bool,
-    /// Something was delivered since this was asked last.
+    /// Something was delivered since the last call.
     pub(super) has_delivered: bool,
     settled: Settled,
 }
 
-/// What Kafka said of a capture so far.
+/// What Kafka has said about a capture so far.
 #[derive(Debug, Clone, Default)]
 struct Mark {
-    /// Its batch will never be taken. It is sent alone next, and then it is known whether it was to blame.
+    /// Its batch was rejected. It is sent alone next, which shows whether it was the cause.
     is_suspect: bool,
-    /// Kafka refused the time of its record. It is sent without.
-    is_timeless: bool,
-    /// Its parts before this one are in Kafka.
+    /// Kafka rejected its timestamp. It is sent without one.
+    omits_timestamp: bool,
+    /// The parts before this one are in Kafka.
     next_part: usize,
-    /// Set when Kafka will never take its own record: what it said.
+    /// The error, if Kafka will never accept its record.
     poison: Option<String>,
-    /// Kafka will not take it in any form.
+    /// Kafka will not accept it in any form.
     is_given_up: bool,
 }
 
-/// Why a record was not handed over.
+/// Why a record was not handed to the client.
 #[derive(Debug, Clone, Copy)]
 enum Unsent {
-    /// Its topic has no room for so many bytes.
+    /// The budget has no room for it, which needs so many bytes.
     NoRoom(usize),
-    /// It would begin another batch.
+    /// It would begin a second batch.
     BatchFull,
-    /// The client has none.
+    /// The client's queue is full.
     ClientFull,
     Failed(SendFailure),
 }
 
-/// What an [`Outgoing`] works with.
+/// What an [`Outgoing`] needs.
 #[derive(Debug)]
 pub(super) struct OutgoingSetup {
     pub(super) kafka: Kafka,
@@ -120,7 +120,7 @@ pub(super) struct OutgoingSetup {
 }
 
 impl Outgoing {
-    /// Nothing is on its way.
+    /// Nothing is being sent yet.
     pub(super) fn new(setup: OutgoingSetup) -> Self {
         let OutgoingSetup { kafka, normaliser, topics, mut metrics, backoff, budget_bytes, keeps_given_up } = setup;
         let count = topics.names().len();
@@ -139,7 +139,7 @@ impl Outgoing {
             unreported: Unreported::default(),
             marks: BTreeMap::new(),
             pass: 0,
-            again_from: None,
+            reread_from: None,
             last_received: None,
             records: 0,
             asks_for_limits: false,
@@ -156,37 +156,37 @@ impl Outgoing {
         }
     }
 
-    /// Nothing waits here.
+    /// Whether no outbox has anything to send or in flight.
     pub(super) fn is_empty(&self) -> bool {
         self.outboxes.iter().all(Outbox::is_empty)
     }
 
-    /// Whether some topic takes what is new in the journal.
+    /// Whether some topic accepts new captures from the journal.
     pub(super) fn is_any_live(&self) -> bool {
         self.outboxes.iter().any(Outbox::is_live)
     }
 
-    /// How many records have no report.
+    /// The number of records without a report.
     pub(super) fn unreported(&self) -> usize {
         self.unreported.len()
     }
 
-    /// What has become of captures, for the journal to settle.
+    /// The outcomes of captures, for the journal to settle.
     pub(super) const fn settled(&mut self) -> &mut Settled {
         &mut self.settled
     }
 
-    /// Looks at what time has brought.
+    /// Updates the backoff of every outbox.
     pub(super) fn turn(&mut self, now: Instant) {
         self.outboxes.iter_mut().for_each(|outbox| outbox.turn(now));
     }
 
-    /// When the first rest of an outbox ends.
+    /// When the next backoff of an outbox ends.
     pub(super) fn resume_at(&self) -> Option<Instant> {
         self.outboxes.iter().filter_map(Outbox::resume_at).min()
     }
 
-    /// From where on the journal is to be read again, for the outbox that is farthest behind of those that can go on.
+    /// The position from which to read the journal again: that of the outbox farthest behind, among those that can continue.
     pub(super) fn resumes(&self) -> Option<Position> {
         if self.needs_producer {
             return None;
@@ -199,27 +199,27 @@ impl Outgoing {
         resumes.min_by_key(|position| position.seq)
     }
 
-    /// What is offered next is read again from `from` on, or is new.
-    pub(super) const fn begin_pass(&mut self, again_from: Option<Seq>) {
+    /// Begins a pass: over new captures, or again from `reread_from` on.
+    pub(super) const fn begin_pass(&mut self, reread_from: Option<Seq>) {
         self.pass += 1;
-        self.again_from = again_from;
+        self.reread_from = reread_from;
         self.last_received = None;
     }
 
-    /// What was read again ends before `next`, or at the end of what can be read again.
+    /// Ends a pass that read again: up to `next`, or to the end if that is `None`.
     pub(super) fn end_pass(&mut self, next: Option<Position>) {
         let (pass, last) = (self.pass, self.last_received);
-        let Some(from) = self.again_from else { return };
+        let Some(from) = self.reread_from else { return };
         self.outboxes.iter_mut().for_each(|outbox| outbox.passed(from, next, last, pass));
     }
 
-    /// Sends a capture, if its topic takes part in this pass. If it cannot be sent now, its topic pauses there.
+    /// Sends a capture, if its topic takes part in this pass. If it cannot be sent now, the topic pauses there.
     pub(super) fn offer(&mut self, undelivered: &Undelivered<'_>, now: Instant) {
         let Undelivered { capture, ticket, share } = undelivered;
         let item = OutgoingCapture { ticket: *ticket, received: capture.received };
         self.last_received = Some(capture.received);
         let mark = self.marks.get(&item.seq()).cloned().unwrap_or_default();
-        if mark.is_given_up || !self.may_take(capture, item) {
+        if mark.is_given_up || !self.may_be_in_pass(capture, item) {
             return;
         }
         let parts = Parts::of(capture);
@@ -238,7 +238,7 @@ impl Outgoing {
             self.metrics.normalised(clock::monotonic().duration_since(began));
         }
         let topic = record.topic;
-        // Also what is not sent now takes the share of the topic that it goes to.
+        // Captures that are not sent now also count for the share of their actual topic.
         if share.is_some_and(|share| share != topic) {
             self.settled.moved(item.ticket, topic);
         }
@@ -251,7 +251,7 @@ impl Outgoing {
         }
     }
 
-    /// Does the same for a capture that becomes several records. They share the outbox of its command, also those that go to the rejected
+    /// The same for a capture that becomes several records. They share the outbox of their command, even those that go to the dead-letter
     /// topic.
     fn offer_batch(&mut self, capture: &Capture, parts: &Parts, (item, mark): (OutgoingCapture, &Mark), now: Instant) {
         let topic = self.topics.of(capture.app, capture.command);
@@ -267,24 +267,24 @@ impl Outgoing {
         self.all_sent(topic, item);
     }
 
-    /// Whether a topic that the capture may go to takes part in this pass. Which one it is, is known when it is normalised.
-    fn may_take(&self, capture: &Capture, item: OutgoingCapture) -> bool {
+    /// Whether a topic that the capture may belong to takes part in this pass. Its topic is known only once it is normalised.
+    fn may_be_in_pass(&self, capture: &Capture, item: OutgoingCapture) -> bool {
         let is_usable = match capture.outcome {
             CaptureOutcome::Happened | CaptureOutcome::Decided(_) => true,
             CaptureOutcome::Refused { .. } => false,
         };
-        self.takes(self.topics.rejected(capture.app), item)
-            || is_usable && self.takes(self.topics.of(capture.app, capture.command), item)
+        self.is_in_pass(self.topics.rejected(capture.app), item)
+            || is_usable && self.is_in_pass(self.topics.of(capture.app, capture.command), item)
     }
 
-    fn takes(&self, topic: Topic, item: OutgoingCapture) -> bool {
+    fn is_in_pass(&self, topic: Topic, item: OutgoingCapture) -> bool {
         let outbox = self.outboxes.get(topic.index());
-        outbox.is_some_and(|outbox| outbox.takes(item.seq(), self.again_from, self.pass))
+        outbox.is_some_and(|outbox| outbox.is_in_pass(item.seq(), self.reread_from, self.pass))
     }
 
-    /// The first part of a capture that is to be sent now. If there is one and it cannot be sent, the topic pauses there.
+    /// The first part of a capture to send now. If it has one that cannot be sent, the topic pauses there.
     fn first_part(&mut self, topic: Topic, item: OutgoingCapture, mark: &Mark) -> Option<usize> {
-        if !self.takes(topic, item) {
+        if !self.is_in_pass(topic, item) {
             return None;
         }
         let outbox = self.outboxes.get_mut(topic.index())?;
@@ -299,7 +299,7 @@ impl Outgoing {
         Some(first)
     }
 
-    /// Hands a record over for the outbox of `topic`.
+    /// Hands a record to the client, through the outbox of `topic`.
     fn send(
         &mut self,
         topic: Topic,
@@ -312,10 +312,10 @@ impl Outgoing {
         if !self.budget.has_room(topic, cost) {
             return Err(Unsent::NoRoom(cost));
         }
-        if !outbox.joins(record.bytes(), self.kafka.batch_bytes()) {
+        if !outbox.fits_batch(record.bytes(), self.kafka.batch_bytes()) {
             return Err(Unsent::BatchFull);
         }
-        let timestamp_ms = if mark.is_timeless { None } else { outbox.timestamp_ms(item.received, clock::wall) };
+        let timestamp_ms = if mark.omits_timestamp { None } else { outbox.timestamp_ms(item.received, clock::wall) };
         let number = self.unreported.next();
         self.kafka.send(self.topics.name(record.topic), record, timestamp_ms, number).map_err(|error| match error {
             SendError::QueueFull => Unsent::ClientFull,
@@ -334,30 +334,30 @@ impl Outgoing {
         }
     }
 
-    /// A part of a capture was not sent, nor is what follows.
+    /// Handles a part that was not sent: nothing behind it in the capture is sent either.
     fn unsent(&mut self, unsent: Unsent, topic: Topic, (item, part): (OutgoingCapture, usize), now: Instant) {
         let Some(outbox) = self.outboxes.get_mut(topic.index()) else { return };
         let ended = match unsent {
             Unsent::NoRoom(bytes) => {
                 outbox.pause_at(item, bytes, self.pass);
-                outbox.stops_before(item, part)
+                outbox.stop_before(item, part)
             }
             Unsent::BatchFull => {
                 outbox.pause_at(item, 0, self.pass);
                 outbox.wait_for_reports();
-                outbox.stops_before(item, part)
+                outbox.stop_before(item, part)
             }
             Unsent::ClientFull => {
                 outbox.pause_at(item, 0, self.pass);
-                outbox.rest_until(now + REST);
-                outbox.stops_before(item, part)
+                outbox.back_off_until(now + SHORT_BACKOFF);
+                outbox.stop_before(item, part)
             }
             Unsent::Failed(failure) => {
-                // The client judges each record by itself.
+                // The client judges each record separately.
                 if matches!(failure, SendFailure::Poison(_)) {
                     self.marks.entry(item.seq()).or_default().is_suspect = true;
                 }
-                // What follows must not overtake the parts that were sent before.
+                // The following captures must not overtake the parts that were sent before.
                 outbox.pause_at(item, 0, self.pass);
                 outbox.wait_for_reports();
                 outbox.failed(item, part, failure)
@@ -368,7 +368,7 @@ impl Outgoing {
         }
     }
 
-    /// Takes up reports.
+    /// Handles delivery reports.
     pub(super) fn take_reports(&mut self, reports: impl IntoIterator<Item = DeliveryReport>, now: Instant) {
         for report in reports {
             let Some(sent) = self.unreported.remove(report.sequence) else {
@@ -388,7 +388,7 @@ impl Outgoing {
         }
     }
 
-    /// Settles what is in Kafka after all. The rest is not sent again: this is the end.
+    /// Handles the last reports before the end: settles what is in Kafka. Nothing is sent again.
     pub(super) fn take_last_reports(&mut self, reports: impl IntoIterator<Item = DeliveryReport>, now: Instant) {
         for report in reports {
             let Some(sent) = self.unreported.remove(report.sequence) else { continue };
@@ -400,7 +400,7 @@ impl Outgoing {
         }
     }
 
-    /// The producer is gone: what was never reported is not in Kafka, or nobody will ever say so. It is sent again by the next producer.
+    /// Handles the end of the producer: records without a report are treated as unproven, and sent again by the next producer.
     pub(super) fn lose_producer(&mut self, now: Instant) {
         for sent in self.unreported.take_all() {
             self.metrics.ended(RecordOutcome::Failed);
@@ -409,20 +409,20 @@ impl Outgoing {
             };
             match outcome {
                 SendOutcome::Failed(part, verdict) => {
-                    self.goes_on_at(item, part);
+                    self.set_next_part(item, part);
                     match verdict {
                         Verdict::Failed(failure) if failure.is_refusal() => self.failed(item, sent.topic, failure),
                         Verdict::Failed(_) | Verdict::Unproven | Verdict::Delivered => {
-                            self.stop(item, sent.topic, REST);
+                            self.stop(item, sent.topic, SHORT_BACKOFF);
                         }
                     }
                 }
-                // One of its records has just failed.
+                // Impossible: one of its records has just failed.
                 SendOutcome::Delivered | SendOutcome::DeliveredTo(_) => {}
             }
         }
         self.outboxes.iter_mut().for_each(Outbox::lost_producer);
-        self.judge_refused(now);
+        self.handle_refused(now);
         self.needs_producer = false;
     }
 
@@ -437,10 +437,10 @@ impl Outgoing {
     fn ended(&mut self, ReportedCapture { item, outcome }: ReportedCapture, topic: Topic) {
         match outcome {
             SendOutcome::Delivered => self.delivered(item, topic),
-            // Its outbox has paused there.
-            SendOutcome::DeliveredTo(part) => self.goes_on_at(item, part),
+            // The outbox has already paused there.
+            SendOutcome::DeliveredTo(part) => self.set_next_part(item, part),
             SendOutcome::Failed(part, verdict) => {
-                self.goes_on_at(item, part);
+                self.set_next_part(item, part);
                 match verdict {
                     Verdict::Failed(failure) => self.failed(item, topic, failure),
                     Verdict::Unproven | Verdict::Delivered => self.unproven(item, topic),
@@ -449,8 +449,8 @@ impl Outgoing {
         }
     }
 
-    /// The parts of a capture before this one need not be sent again.
-    fn goes_on_at(&mut self, item: OutgoingCapture, part: usize) {
+    /// Records that the parts of a capture before this one need not be sent again.
+    fn set_next_part(&mut self, item: OutgoingCapture, part: usize) {
         if part > 0 {
             self.marks.entry(item.seq()).or_default().next_part = part;
         }
@@ -471,13 +471,13 @@ impl Outgoing {
     fn unproven(&mut self, item: OutgoingCapture, topic: Topic) {
         self.metrics.ended(RecordOutcome::Unproven);
         tracing::warn!(topic = self.topics.name(topic), "a delivery report has no offset; the record is retried");
-        self.stop(item, topic, REST);
+        self.stop(item, topic, SHORT_BACKOFF);
     }
 
     fn failed(&mut self, item: OutgoingCapture, topic: Topic, failure: SendFailure) {
         let topics = Arc::clone(&self.topics);
         let name = topics.name(topic);
-        // A dead producer takes down records of topics that are well.
+        // A fatal error also fails records of topics that work.
         if let Some(last) = self.last_failures.get_mut(topic.index())
             && !matches!(failure, SendFailure::Fatal(_))
         {
@@ -485,7 +485,7 @@ impl Outgoing {
         }
         let mark = self.marks.get(&item.seq()).cloned().unwrap_or_default();
         match failure {
-            SendFailure::Timestamp(code) if !mark.is_timeless => {
+            SendFailure::Timestamp(code) if !mark.omits_timestamp => {
                 self.metrics.ended(RecordOutcome::Failed);
                 tracing::warn!(
                     topic = name,
@@ -494,10 +494,10 @@ impl Outgoing {
                     "kafka rejects the timestamp of a record; records at least half as far from now are sent with the time of sending"
                 );
                 if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
-                    outbox.doubt(item.received, clock::wall());
+                    outbox.distrust_timestamps(item.received, clock::wall());
                 }
-                self.marks.entry(item.seq()).or_default().is_timeless = true;
-                self.stop(item, topic, REST);
+                self.marks.entry(item.seq()).or_default().omits_timestamp = true;
+                self.stop(item, topic, SHORT_BACKOFF);
             }
             SendFailure::Passing(code) | SendFailure::Timestamp(code) => {
                 self.metrics.ended(RecordOutcome::Failed);
@@ -506,33 +506,33 @@ impl Outgoing {
                 }
                 self.stop(item, topic, self.backoff.first);
                 if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
-                    outbox.caused_it();
+                    outbox.failed_itself();
                 }
             }
             SendFailure::Fatal(_) => {
                 self.metrics.ended(RecordOutcome::Failed);
                 self.needs_producer = true;
-                self.stop(item, topic, REST);
+                self.stop(item, topic, SHORT_BACKOFF);
             }
             SendFailure::TooLarge(_) if !mark.is_suspect => {
                 if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
                     outbox.refuse_item(item);
                 }
                 self.needs_producer = true;
-                self.stop(item, topic, REST);
+                self.stop(item, topic, SHORT_BACKOFF);
             }
             SendFailure::Poison(_) if !mark.is_suspect => {
                 self.metrics.ended(RecordOutcome::Failed);
                 self.marks.entry(item.seq()).or_default().is_suspect = true;
-                self.stop(item, topic, REST);
+                self.stop(item, topic, SHORT_BACKOFF);
             }
             SendFailure::Poison(code) | SendFailure::TooLarge(code) => {
                 self.metrics.ended(RecordOutcome::Poison);
                 if mark.poison.is_some() {
                     self.give_up(item);
-                    let fate =
+                    let consequence =
                         if self.keeps_given_up { "it stays in the journal until the next start" } else { "it is lost" };
-                    tracing::error!(topic = name, %code, fate, "kafka rejects the raw bytes of a callback as well");
+                    tracing::error!(topic = name, %code, consequence, "kafka rejects the raw bytes of a callback as well");
                     return;
                 }
                 tracing::error!(topic = name, %code, "kafka rejects this record for good; it goes to the dead-letter topic");
@@ -544,7 +544,7 @@ impl Outgoing {
         }
     }
 
-    /// Kafka takes a capture in no form.
+    /// Handles a capture that Kafka does not accept in any form.
     fn give_up(&mut self, item: OutgoingCapture) {
         if self.keeps_given_up {
             self.marks.insert(item.seq(), Mark { is_given_up: true, ..Mark::default() });
@@ -554,15 +554,15 @@ impl Outgoing {
         self.settled.given_up(item.ticket, Refusal::Unpublishable);
     }
 
-    /// Decides what to do about batches that were too large, once all that the dead producer had is reported: a record that had its batch to
-    /// itself is too long for its topic; else batches are halved.
-    fn judge_refused(&mut self, now: Instant) {
+    /// Handles batches that were too large, once all records of the dead producer are reported: a record that had a batch to itself is too
+    /// long for its topic; otherwise the batch size is halved.
+    fn handle_refused(&mut self, now: Instant) {
         let batch_bytes = self.kafka.batch_bytes();
         let mut too_long = Vec::new();
         for (topic, outbox) in self.topics.all().zip(&mut self.outboxes) {
             let Some(refused) = outbox.take_refused() else { continue };
             let RefusedRecords { failure, records, bytes, bytes_of_shortest, items } = refused;
-            // Nothing shares a batch with a record that is as long as the longest batch.
+            // A record as long as the longest batch does not share its batch.
             if records == 1 || bytes_of_shortest >= batch_bytes {
                 too_long.extend(items.into_iter().map(|item| (item, topic, failure)));
                 continue;
@@ -583,24 +583,24 @@ impl Outgoing {
         }
     }
 
-    /// Stops the outbox until everything it sent is known; then it rests, at first for `rest`.
+    /// Stops the outbox until everything that it sent is reported; then it backs off, at first for `rest`.
     fn stop(&mut self, item: OutgoingCapture, topic: Topic, rest: Duration) {
         if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
             outbox.stop(item, self.pass, rest, self.backoff);
         }
     }
 
-    /// For each topic, the oldest capture that is with the client, and how many of its records have no report.
+    /// For each topic, the oldest capture with the client, and the number of its records without a report.
     pub(super) fn oldest_in_flight(&self) -> Vec<Option<(Seq, usize)>> {
         self.outboxes.iter().map(Outbox::oldest_in_flight).collect()
     }
 
-    /// What Kafka said last of each topic that does not take its records.
+    /// The last error of each topic that does not accept its records.
     pub(super) fn last_failures(&self) -> Vec<Option<String>> {
         self.last_failures.iter().map(|failure| failure.map(|failure| failure.code().to_string())).collect()
     }
 
-    /// Shows how long the oldest records and captures have been waiting.
+    /// Updates the ages of the oldest records and captures.
     pub(super) fn observe(&mut self, now: Instant) {
         let wall = clock::wall();
         let oldest = self.unreported.oldest().map(|sent_at| now.saturating_duration_since(sent_at));

@@ -1,4 +1,4 @@
-//! The properties of the Kafka client: what callbridge sets, why, and what the configuration may put in its place.
+//! The properties of the Kafka client: the defaults, their reasons, and how the configuration overrides them.
 
 use std::collections::BTreeMap;
 
@@ -7,57 +7,57 @@ use crate::journal::Ack;
 use super::budget::BUDGET_BYTES;
 use super::budget::RECORD_BYTES;
 
-/// The properties callbridge sets unless the configuration does: librdkafka's names, with the reason of each.
+/// The defaults, by librdkafka's names, each with its reason.
 fn defaults(ack: Ack) -> Vec<(&'static str, String)> {
     let linger_ms = match ack {
-        // Somebody waits for the report, and nobody else may be there to share a batch with.
+        // A request waits for the report, and there may be no other record to share a batch with.
         Ack::Broker => "0.5",
-        // Nobody waits. Most of what is sent together has gathered in the pump; this is for what it hands over in one go.
+        // No request waits. Most records have gathered in the pump; this is for what it sends in one go.
         Ack::Journal | Ack::Memory => "5",
     };
     let fixed = [
         ("client.id", "callbridge"),
-        // Order, and no repeats within a producer's life. Implies acks=all and endless retries.
+        // Order, and no duplicates within a producer's lifetime. Implies acks=all and unlimited retries.
         ("enable.idempotence", "true"),
-        // When a batch fails for good, those behind it must not go on without it: the producer ends, and its successor gets all again.
+        // If a batch fails for good, the following ones must not be sent without it: the producer ends, and its successor sends all again.
         ("enable.gapless.guarantee", "true"),
         ("acks", "all"),
-        // With more, records were lost behind positive reports when a partition's leader was not ready yet.
+        // With more, records were lost in spite of positive reports while a partition's leader was not ready.
         ("max.in.flight.requests.per.connection", "1"),
-        // librdkafka owns the retries: a record that times out in its queue would leave a gap in the sequence.
+        // Without a timeout, librdkafka owns the retries: a record that timed out in its queue would leave a gap in the sequence.
         ("message.timeout.ms", "0"),
         ("linger.ms", linger_ms),
         ("compression.type", "lz4"),
-        // The publisher's budget is the bound. Twice, so that what each topic may always send beyond it finds room.
+        // The publisher's budget is the limit. Twice as much here, for what each topic may always send beyond it.
         ("queue.buffering.max.messages", &(2 * BUDGET_BYTES / RECORD_BYTES).to_string()),
         ("queue.buffering.max.kbytes", &(2 * BUDGET_BYTES / 1024).to_string()),
-        // The default of 60 s sees a frozen leader late.
+        // With the default of 60 s, a frozen leader is noticed late.
         ("socket.timeout.ms", "30000"),
         ("request.timeout.ms", "20000"),
         ("socket.keepalive.enable", "true"),
         ("socket.nagle.disable", "true"),
         ("reconnect.backoff.max.ms", "2000"),
-        // For so long a topic that is gone is still believed in, and one that is back is not. Nothing is sent to a topic before it was
-        // seen, and what fails meanwhile is sent again, so nothing speaks for more than the default.
+        // How long a deleted topic still counts as existing, and a new one as missing. Nothing is sent to a topic before it was seen, and
+        // failed records are sent again, so the default is fine.
         ("topic.metadata.propagation.max.ms", "30000"),
         ("topic.metadata.refresh.interval.ms", "60000"),
-        // Java's default for records with a key. Changing it later moves keys to other partitions.
+        // Java's default partitioner for records with a key. Changing it later moves keys to other partitions.
         ("partitioner", "murmur2_random"),
-        // Readiness and metrics follow it.
+        // Readiness and metrics depend on it.
         ("statistics.interval.ms", "500"),
-        // What a broker closes at once is a sign of the wrong `security.protocol`, and librdkafka says no more of it.
+        // A broker that closes a connection at once is a sign of the wrong `security.protocol`; librdkafka gives no other.
         ("log.connection.close", "true"),
     ];
     fixed.into_iter().map(|(name, value)| (name, value.to_owned())).collect()
 }
 
-/// What bounds a batch, with librdkafka's defaults.
+/// The properties that limit a batch, with librdkafka's defaults.
 const BATCH_BYTES: [(&str, usize); 2] = [(BATCH_SIZE, 1_000_000), ("message.max.bytes", 1_000_000)];
 
-/// The property that bounds a batch and not the record in it.
+/// The property that limits a batch, but not a single record.
 pub(super) const BATCH_SIZE: &str = "batch.size";
 
-/// The properties as librdkafka gets them: the defaults, under what the configuration says.
+/// The properties for librdkafka: the configured ones on top of the defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct Properties(BTreeMap<String, String>);
 
@@ -67,7 +67,7 @@ impl Properties {
         let mut properties: BTreeMap<String, String> =
             defaults(ack).into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         for (name, value) in configured {
-            // Two names of one property must not both be given.
+            // A property must not be given under two names.
             for other in aliases(name) {
                 properties.remove(*other);
             }
@@ -76,7 +76,7 @@ impl Properties {
         Self(properties)
     }
 
-    /// Points the client at these brokers.
+    /// Sets the brokers.
     pub(crate) fn with_bootstrap(mut self, servers: String) -> Self {
         self.0.insert("bootstrap.servers".into(), servers);
         self
@@ -94,7 +94,7 @@ impl Properties {
     }
 }
 
-/// The other names librdkafka knows a property by.
+/// The aliases of a property in librdkafka.
 fn aliases(name: &str) -> &'static [&'static str] {
     match name {
         "request.required.acks" => &["acks"],

@@ -1,12 +1,12 @@
-//! The pump: one thread that owns everything between the journal and Kafka's client.
+//! The pump: the thread that moves captures from the journal to the Kafka client.
 //!
-//! It reads the journal in order and offers each capture to what is [`outgoing`](super::outgoing), where each topic has an *outbox*. A topic
-//! that cannot send pauses, and takes part again when the journal is read again from there, once for all that are equally far. So a topic
-//! that cannot be written to holds up only itself, an outage of hours grows the disk and not the process, and the order per key survives
-//! what librdkafka gives back.
+//! It reads the journal in order, and offers each capture to [`outgoing`](super::outgoing), where each topic has an *outbox*. A topic that
+//! cannot send pauses at a position. Once it can send again, the journal is read again from there, in one pass for all topics that are
+//! paused there. So a stuck topic delays only itself, an outage of hours grows the disk and not the process, and the order per key is kept
+//! when librdkafka returns records.
 //!
-//! Nothing is sent to a topic before it has been seen in the cluster: records for a topic that the client does not know take paths in
-//! librdkafka on which records were lost.
+//! Nothing is sent to a topic before it has been seen in the cluster: for unknown topics librdkafka uses code paths in which records were
+//! lost.
 
 use std::sync::Arc;
 use std::thread;
@@ -27,44 +27,44 @@ use super::kafka::Kafka;
 use super::outbox::Backoff;
 use super::outgoing::Outgoing;
 use super::outgoing::OutgoingSetup;
-use super::outgoing::REST;
+use super::outgoing::SHORT_BACKOFF;
 use super::watchdog::Watchdog;
 
-/// Captures read from the journal at a time, so that reports are looked at in between.
+/// Captures read from the journal at a time, so that delivery reports are handled in between.
 const READ_MAX: usize = 1024;
-/// How often the metrics of the pump are brought up to date, under load; otherwise at each turn.
+/// The period of updating the pump's metrics.
 const OBSERVE_EVERY: Duration = Duration::from_millis(100);
-/// How long what is with the client is waited for before a producer is replaced that makes too large batches. What is not reported by then
-/// is sent again, and may be in Kafka twice.
+/// How long to wait for delivery reports before a producer whose batches are too large is replaced. Records without a report by then are
+/// sent again, and may be duplicated.
 const SHRINK_LIMIT: Duration = Duration::from_secs(5);
 /// How long a dead producer waits for the topics' limits if a batch was too large.
 const LIMITS_WITHIN: Duration = Duration::from_secs(3);
-/// How long the pump sleeps at most when nothing wakes it.
-const NAP: Duration = Duration::from_millis(100);
+/// The longest sleep when nothing wakes the pump.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Pump {
     backlog: Backlog,
     outgoing: Outgoing,
-    /// How long captures gather before a turn. Nobody waits for them then.
+    /// How long captures gather before each pass, where no request waits for them.
     gather: Duration,
     backoff: Backoff,
     watchdog: Watchdog<(Seq, usize)>,
-    /// Some topic may be published to.
+    /// At least one topic is open.
     may_publish: bool,
-    /// A dead producer is not replaced until then, or until the topics' limits are told.
+    /// A dead producer is not replaced before this time, or before the topics' limits are known.
     awaits_limits_until: Option<Instant>,
-    /// Since when a producer with smaller batches is wanted. Nothing is sent until it is there.
+    /// Since when a producer with smaller batches is needed. Nothing is sent until there is one.
     shrinks_since: Option<Instant>,
     replace_at: Option<Instant>,
-    /// When the last one was replaced, and how long must pass until the next is: doubled each time, until a record is delivered.
+    /// When a producer was last replaced, and the pause before the next replacement: it doubles each time, until a record is delivered.
     replaced: Option<(Instant, Duration)>,
     observe_at: Instant,
     reports: Vec<DeliveryReport>,
 }
 
-/// What a pump works with.
+/// What a pump needs.
 #[derive(Debug)]
 pub(crate) struct PumpSetup {
     pub(crate) backlog: Backlog,
@@ -74,14 +74,14 @@ pub(crate) struct PumpSetup {
     pub(crate) metrics: PublishMetrics,
     pub(crate) gather: Duration,
     pub(crate) backoff: Backoff,
-    /// What may be with the client.
+    /// The limit of bytes with the client.
     pub(crate) budget_bytes: usize,
-    /// How long a record may have no delivery report while Kafka is well, before there is a new producer.
+    /// How long a record may have no delivery report although Kafka works, before the producer is replaced.
     pub(crate) unreported_max: Duration,
 }
 
 impl Pump {
-    /// A pump that has not begun.
+    /// A pump that is not running yet.
     pub(crate) fn new(setup: PumpSetup) -> Self {
         let PumpSetup { backlog, kafka, normaliser, topics, metrics, gather, backoff, budget_bytes, unreported_max } =
             setup;
@@ -104,8 +104,8 @@ impl Pump {
         }
     }
 
-    /// Runs until the journal is closed and everything in it is in Kafka, or until `control` says to give up. Returns what Kafka said last of
-    /// each topic that does not take its records, by its place among the names.
+    /// Runs until the journal is closed and everything in it is in Kafka, or until `control` says to stop. Returns the last error of each
+    /// topic that does not accept its records, in the order of the names.
     pub(crate) fn run(mut self, control: &Control) -> Vec<Option<String>> {
         loop {
             let now = clock::monotonic();
@@ -115,7 +115,7 @@ impl Pump {
                 self.may_publish = true;
             }
             if let Some(smallest) = orders.limit {
-                self.outgoing.batch_size.topics_take(smallest);
+                self.outgoing.batch_size.set_topic_limit(smallest);
                 self.awaits_limits_until = None;
             }
             self.take_reports(now);
@@ -134,15 +134,15 @@ impl Pump {
             let has_more = !self.is_held_up() && (self.read_again(now) | self.read(now));
             self.observe(control, now);
             let give_up_at = orders.give_up_at;
-            // What came before the topics were there has no way to go any more.
+            // If no topic was ever seen, nothing can be delivered.
             if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now || !self.may_publish) {
                 break;
             }
             if has_more {
                 continue;
             }
-            let nap = give_up_at.map_or(NAP, |deadline| NAP.min(deadline.saturating_duration_since(now)));
-            thread::park_timeout(nap.min(self.until_next(now)));
+            let wait = give_up_at.map_or(IDLE_WAIT, |deadline| IDLE_WAIT.min(deadline.saturating_duration_since(now)));
+            thread::park_timeout(wait.min(self.until_next(now)));
             if give_up_at.is_none() && !self.gather.is_zero() {
                 thread::sleep(self.gather);
             }
@@ -162,7 +162,7 @@ impl Pump {
         self.outgoing.is_empty() && self.backlog.is_at_end()
     }
 
-    /// Offers what is new in the journal, as long as some topic takes it. Returns whether there may be more.
+    /// Reads new captures from the journal, while some topic accepts them. Returns whether there may be more.
     fn read(&mut self, now: Instant) -> bool {
         if !self.outgoing.is_any_live() {
             return false;
@@ -178,7 +178,7 @@ impl Pump {
         has_more
     }
 
-    /// Reads again from where topics have paused that can go on. Returns whether there may be more.
+    /// Reads the journal again for topics that have paused and can continue. Returns whether there may be more.
     fn read_again(&mut self, now: Instant) -> bool {
         let Self { backlog, outgoing, .. } = self;
         let (mut count, mut read_bytes) = (0, 0);
@@ -191,7 +191,7 @@ impl Pump {
             });
             if let Some((next, bytes)) = read {
                 if next == from {
-                    // The disk does not read now.
+                    // The disk cannot be read now.
                     return false;
                 }
                 read_bytes += bytes;
@@ -204,7 +204,7 @@ impl Pump {
         true
     }
 
-    /// Nothing is sent before there is another producer.
+    /// Whether nothing may be sent before the producer is replaced.
     const fn is_held_up(&self) -> bool {
         self.replace_at.is_some() || self.shrinks_since.is_some()
     }
@@ -226,13 +226,13 @@ impl Pump {
             return;
         }
         self.awaits_limits_until = None;
-        let rest = self.replaced.map_or(REST, |(_, rest)| (rest * 2).min(self.backoff.max));
+        let rest = self.replaced.map_or(SHORT_BACKOFF, |(_, rest)| (rest * 2).min(self.backoff.max));
         self.replaced = Some((now, rest));
         self.outgoing.kafka.count_dead();
         self.replace_producer(now);
     }
 
-    /// Replaces a producer that reports nothing of some records, although their topics have leaders.
+    /// Replaces a producer that has no delivery reports for some records although their topics have leaders.
     fn replace_if_silent(&mut self, with_leaders: &[usize], now: Instant) {
         let silent = self.watchdog.restarts_for(with_leaders, now);
         if silent.is_empty() || self.replace_at.is_some() {
@@ -266,11 +266,11 @@ impl Pump {
         };
     }
 
-    /// Replaces a producer whose batches are larger than they may be, once all that is with it is reported; and one whose batches could be
-    /// twice as large, when nothing is with it.
+    /// Replaces a producer whose batches are too large, once all its records are reported; and one whose batches could be twice as large,
+    /// while it is idle.
     fn resize_batches(&mut self, now: Instant) {
         if self.replace_at.is_some() {
-            // The successor of a dead one has the right size.
+            // The successor of a dead producer gets the right size anyway.
             self.shrinks_since = None;
             return;
         }
@@ -285,19 +285,19 @@ impl Pump {
         }
     }
 
-    /// The producer is dead. It is replaced soon, unless it died young and nothing was delivered: whatever kills them would be fed new
-    /// ones without end.
+    /// Schedules the replacement of a dead producer. It is delayed if the producer was new and nothing was delivered: otherwise the cause
+    /// would kill one producer after the other.
     fn plan_replacement(&mut self, now: Instant) {
         let earliest = self.replaced.map_or(now, |(at, rest)| at + rest);
-        // What has killed it is reported a moment after its death.
-        self.replace_at.get_or_insert(earliest.max(now + REST));
+        // The error that killed it is reported a moment later.
+        self.replace_at.get_or_insert(earliest.max(now + SHORT_BACKOFF));
     }
 
-    /// How long there is nothing to do, unless a report or an order comes.
+    /// The time until the next scheduled work, without regard to reports and orders.
     fn until_next(&self, now: Instant) -> Duration {
         let next =
             if self.is_held_up() { self.awaits_limits_until.max(self.replace_at) } else { self.outgoing.resume_at() };
-        next.map_or(NAP, |next| next.saturating_duration_since(now))
+        next.map_or(IDLE_WAIT, |next| next.saturating_duration_since(now))
     }
 
     fn observe(&mut self, control: &Control, now: Instant) {

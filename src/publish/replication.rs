@@ -1,23 +1,23 @@
-//! How many replicas a new topic gets.
+//! The replication factor of a new topic.
 //!
-//! The number of replicas is fixed when a topic is created, and brokers that are just starting are not in the cluster's metadata yet: so a
-//! small number of brokers is believed only when it has stayed the same for a while.
+//! It is fixed when a topic is created, and brokers that are starting are not in the cluster's metadata yet. So a small number of brokers
+//! counts only once it has stayed the same for a while.
 
 use std::time::Duration;
 use std::time::Instant;
 
-/// What a topic gets in a cluster that has as many brokers: with one of them down, records are still acknowledged by two.
+/// The replication factor in a cluster with enough brokers: with one broker down, two still acknowledge records.
 pub(crate) const REPLICAS_WANTED: i32 = 3;
 
 /// How long a smaller number of brokers must stay the same.
 const STEADY: Duration = Duration::from_secs(10);
 
-/// The in-sync replicas that must have a record before it is acknowledged: as configured, else all but one of `replicas`, at least one.
+/// `min.insync.replicas`: as configured, else all but one of `replicas`, and at least one.
 pub(crate) fn min_insync_replicas(configured: Option<i32>, replicas: i32) -> i32 {
     configured.unwrap_or_else(|| (replicas - 1).max(1))
 }
 
-/// Chooses the replication factor from what the cluster shows.
+/// Chooses the replication factor from the number of brokers.
 #[derive(Debug)]
 pub(crate) struct ReplicationFactor {
     configured: Option<i32>,
@@ -27,12 +27,12 @@ pub(crate) struct ReplicationFactor {
 }
 
 impl ReplicationFactor {
-    /// `configured` is used whatever the cluster shows.
+    /// `configured` takes precedence over what the cluster shows.
     pub(crate) const fn new(configured: Option<i32>) -> Self {
         Self { configured, has_shown_wanted: false, steady: None }
     }
 
-    /// The cluster shows so many brokers at `now`. Returns the replication factor, or nothing while more brokers may be starting.
+    /// Takes the number of brokers at `now`. Returns the replication factor, or `None` while more brokers may be starting.
     pub(crate) fn choose(&mut self, brokers: usize, now: Instant) -> Option<i32> {
         let brokers = i32::try_from(brokers).unwrap_or(i32::MAX);
         self.has_shown_wanted |= brokers >= REPLICAS_WANTED;
@@ -44,12 +44,12 @@ impl ReplicationFactor {
         self.configured.or(self.has_shown_wanted.then_some(REPLICAS_WANTED)).or(is_steady.then_some(brokers))
     }
 
-    /// The cluster did not answer: it may be restarting as a whole.
+    /// Handles a cluster that does not answer: it may be restarting as a whole.
     pub(super) const fn forget(&mut self) {
         self.steady = None;
     }
 
-    /// Whether the number of brokers is being watched, and is not settled yet.
+    /// Whether it waits for more brokers.
     pub(super) fn is_waiting(&self, now: Instant) -> bool {
         let is_settling = |(_, since): (i32, Instant)| now.saturating_duration_since(since) < STEADY;
         self.configured.is_none() && !self.has_shown_wanted && self.steady.is_some_and(is_settling)

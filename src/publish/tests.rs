@@ -1,5 +1,5 @@
-//! The pump against librdkafka's own cluster, which fails on demand. It drops no repeats of an idempotent producer, so what is
-//! claimed here is at least once.
+//! The pump against librdkafka's own cluster, which fails on demand. It drops no repeats of an idempotent producer, so what is claimed here
+//! is at least once.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -123,7 +123,7 @@ impl Rig {
         let pump = {
             let (topics, control) = (Arc::clone(&topics), Arc::clone(&control));
             thread::spawn(move || {
-                backlog.wakes(thread::current());
+                backlog.set_reader(thread::current());
                 let kafka = kafka.start(thread::current()).unwrap();
                 started.send(TopicsClient::of(&kafka)).unwrap();
                 let setup = PumpSetup {

@@ -1,5 +1,5 @@
-//! Sees to it that every topic is there before anything is published: a record for a topic that the client does not know yet takes
-//! paths in librdkafka on which records were lost. Reads the topics' size limits, so that no batch is larger than they allow.
+//! Makes sure that every topic exists before anything is published to it: for unknown topics librdkafka uses code paths in which records
+//! were lost. Reads the size limits of the topics, so that no batch is larger than they allow.
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use rdkafka::ClientContext;
 use rdkafka::admin::AdminClient;
 use rdkafka::admin::AdminOptions;
 use rdkafka::admin::ConfigResource;
@@ -15,8 +14,8 @@ use rdkafka::admin::NewTopic;
 use rdkafka::admin::OwnedResourceSpecifier;
 use rdkafka::admin::ResourceSpecifier;
 use rdkafka::admin::TopicReplication;
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -35,31 +34,31 @@ use super::replication::ReplicationFactor;
 use super::replication::min_insync_replicas;
 use super::watchdog::UNCONFIRMED_AFTER;
 
-/// What the bridge needs of its topics.
+/// The topics that the bridge needs.
 #[derive(Debug)]
 pub(crate) struct Needs {
     pub(crate) names: Vec<String>,
-    /// How missing topics are made, if they are.
+    /// How missing topics are created; `None`: they are not.
     pub(crate) creation: Option<Creation>,
-    /// In bytes: the longest body that is taken, with what is published beside it. `None`: the topics have no limits.
+    /// The bytes of the longest possible record. `None`: the topics have no limits.
     pub(crate) longest_record: Option<usize>,
 }
 
-/// How missing topics are made.
+/// How missing topics are created.
 #[derive(Debug, Clone)]
 pub(crate) struct Creation {
     /// Partitions of each topic.
     pub(crate) partitions: i32,
-    /// Replicas of each partition; `None`: as [`ReplicationFactor`] chooses.
+    /// Replicas of each partition; `None`: [`ReplicationFactor`] chooses.
     pub(crate) replication_factor: Option<i32>,
-    /// In-sync replicas that must have a record before it is acknowledged; `None`: one less than the replicas, at least one.
+    /// `min.insync.replicas`; `None`: one less than the replicas, and at least one.
     pub(crate) min_insync_replicas: Option<i32>,
-    /// How long records are kept, in milliseconds; `None`: as the brokers are set.
+    /// The retention, in milliseconds; `None`: the brokers' default.
     pub(crate) retention_ms: Option<i64>,
 }
 
 impl Creation {
-    /// What a topic with so many replicas is created with.
+    /// The settings of a new topic with so many replicas.
     pub(crate) fn settings(&self, replicas: i32) -> Vec<(&'static str, String)> {
         let min_insync = min_insync_replicas(self.min_insync_replicas, replicas).to_string();
         let retention = self.retention_ms.map(|retention| ("retention.ms", retention.to_string()));
@@ -67,59 +66,59 @@ impl Creation {
     }
 }
 
-/// How long one look at the cluster may take: doubled each time it takes longer, up to the second. A large cluster behind a slow link
-/// needs some seconds.
+/// The timeout of a metadata request: doubled after each timeout, up to the second value. A large cluster behind a slow link needs some
+/// seconds.
 const FETCH_LIMIT: Duration = Duration::from_secs(2);
 const FETCH_LIMIT_MAX: Duration = Duration::from_secs(30);
-/// For the answer of a broker that leads partitions.
+/// The timeout of a request to the leader of a partition.
 const LEADER_LIMIT: Duration = Duration::from_secs(2);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
-/// How long is waited between two looks: doubled each time, up to the second, once those topics that are there are used.
+/// The pause between metadata requests: doubled each time, up to the second value, once the existing topics are in use.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 const BETWEEN_LOOKS_MAX: Duration = Duration::from_secs(30);
-/// How long is waited once all topics were seen: a topic that is gone and comes back may have other limits. A look asks for every topic of
-/// the cluster, so it is rare.
+/// The pause once all topics have been seen: a topic that is deleted and created again may have other limits. A request is for all topics
+/// of the cluster, so it is rare.
 const BETWEEN_LATER_LOOKS: Duration = Duration::from_secs(300);
-/// For one answer about the topics' limits.
+/// The timeout of a request for the topics' limits.
 const LIMITS_LIMIT: Duration = Duration::from_secs(2);
-/// How often the limits of a topic are asked for that the asked broker does not know. It may know of a new topic later than others.
+/// How often a broker is asked for the limits of a topic that it does not know: it may learn of a new topic later than others.
 const LIMITS_TRIES: u32 = 3;
 const BETWEEN_LIMITS_TRIES: Duration = Duration::from_millis(250);
-/// What bounds a batch of a topic.
+/// The settings that limit a batch.
 const LIMITING: [&str; 2] = ["max.message.bytes", "segment.bytes"];
-/// How many times the cluster is looked at before those topics that are there are used without the others.
+/// The number of requests before the existing topics are used without the missing ones.
 const LOOKS_FOR_ALL: u32 = 15;
 
-/// What is still missing, as an operator should read it.
+/// What is still missing, in words for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Missing {
     /// No broker answers.
     #[error("kafka does not answer: {0}")]
     Kafka(String),
     /// Topics that do not exist, or that this client may not see.
-    #[error("topics are missing (make them, or start with --create-topics): {}", .0.join(", "))]
+    #[error("topics are missing (create them, or start with --create-topics): {}", .0.join(", "))]
     Topics(Vec<String>),
-    /// Topics, and enough brokers to make them with three replicas: the cluster shows so many, but not for long yet.
+    /// Topics and brokers: the cluster has too few brokers for three replicas, but more may be starting.
     #[error(
         "topics are missing, and are not created yet: the cluster shows {0} of 3 brokers, and more may be starting"
     )]
     Brokers(usize),
-    /// Topics that could not be made.
-    #[error("topics could not be made: {}", .0.join(", "))]
+    /// Topics that could not be created.
+    #[error("topics could not be created: {}", .0.join(", "))]
     Creation(Vec<String>),
     /// Topics with a partition that has no leader.
     #[error("topics have partitions without a leader: {}", .0.join(", "))]
     Leaders(Vec<String>),
-    /// The id without which an idempotent producer cannot send.
+    /// The id that an idempotent producer needs before it can send.
     #[error("kafka has not given the producer its id yet")]
     ProducerId,
-    /// A broker that leads partitions of the topics, and does not answer.
+    /// An answer of a broker that leads partitions of the topics.
     #[error("broker {0}, which leads partitions, does not answer: {1}")]
     Leader(i32, String),
 }
 
 impl Missing {
-    /// What of it keeps this topic from being published to, if something does.
+    /// Why this topic cannot be published to, if it cannot.
     pub(crate) fn of_topic(&self, topic: &str) -> Option<String> {
         let is_among = |names: &[String]| names.iter().any(|name| name == topic);
         match self {
@@ -136,33 +135,33 @@ impl Missing {
     }
 }
 
-/// What is told of the topics.
+/// The progress with the topics.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum TopicsProgress<'a> {
     /// This is missing.
     Missing(&'a Missing),
-    /// For a while now only some topics have been missing, or only some leaders do not answer; these topics are there, by their place among
-    /// the names. Reported at each look.
+    /// For a while only some topics have been missing, or only some leaders have not answered. The given topics, by index, can be used.
+    /// Reported after each request.
     OthersWork(&'a [usize]),
-    /// The smallest limit of the topics has been read, in bytes of a batch. Reported before new topics are.
+    /// The smallest limit of the topics, in bytes of a batch. Reported before new topics are.
     Limit(Option<usize>),
-    /// Every topic is there, every partition has a leader that answers, and the producer can send. Reported once; nothing is missing afterwards.
+    /// Every topic exists, every partition has a leader that answers, and the producer can send. Reported once, at the end.
     Complete,
 }
 
-/// What one look at the cluster has found.
+/// The topics in the metadata of the cluster.
 #[derive(Debug, Default)]
 struct ClusterView {
     brokers: usize,
-    /// Topics of which every partition has a leader, by their place among the names.
+    /// Topics all of whose partitions have a leader, by index.
     there: Vec<usize>,
     leaderless: Vec<String>,
     missing: Vec<String>,
-    /// The brokers that lead partitions of the topics, each with one of them: the place of its topic among the names, and its number.
+    /// The leaders of partitions, each with the index of a topic and the number of a partition that it leads.
     leaders: BTreeMap<i32, (usize, i32)>,
 }
 
-/// Asks the cluster for its topics, and makes the missing ones.
+/// Queries the cluster for topics, and creates missing ones.
 pub(crate) struct TopicsClient {
     config: ClientConfig,
     producer: NewestProducer,
@@ -176,27 +175,26 @@ impl std::fmt::Debug for TopicsClient {
 }
 
 impl TopicsClient {
-    /// A client of the cluster that `kafka` sends to.
+    /// A client for the cluster that `kafka` sends to.
     pub(crate) fn of(kafka: &Kafka) -> Self {
         let (mut config, producer, health) = kafka.shared();
-        // The admin client sends no records: it needs no id.
+        // The admin client sends no records, so it needs no producer id.
         for property in ["enable.gapless.guarantee", "enable.idempotence"] {
             config.remove(property);
         }
         Self { config, producer, health }
     }
 
-    /// Looks after the topics until the stop begins: waits until all of `needs` are there, and reads their limits. Makes missing topics
-    /// if there is a way to. `tell` is called each time that something else is missing, and when it has been about some topics only for a
-    /// while.
+    /// Watches the topics until the stop begins: waits until all of `needs` exist, creates missing ones if `needs` say so, and reads their
+    /// limits. Calls `on_progress` whenever something else is missing, and repeatedly once only some topics are missing.
     pub(crate) fn watch(
         &self,
         needs: &Needs,
         control: &Control,
         lifecycle: &Lifecycle,
-        mut tell: impl FnMut(TopicsProgress<'_>),
+        mut on_progress: impl FnMut(TopicsProgress<'_>),
     ) {
-        control.topics_are_watched_here();
+        control.set_watcher();
         let mut watch = Watch {
             client: self,
             needs,
@@ -209,20 +207,20 @@ impl TopicsClient {
             replication: ReplicationFactor::new(
                 needs.creation.as_ref().and_then(|creation| creation.replication_factor),
             ),
-            told: None,
+            last_reported: None,
             has_no_limits: false,
             is_complete: false,
         };
         while lifecycle.phase() < Phase::KeepAccepting {
-            watch.turn(&mut tell);
-            // Until then, or until the pump asks for the limits.
+            watch.turn(&mut on_progress);
+            // Or until the pump asks for the limits.
             thread::park_timeout(if watch.is_complete { BETWEEN_LATER_LOOKS } else { watch.pause });
         }
     }
 
-    /// Asks the cluster which of `names` it has.
+    /// Asks the cluster which of `names` exist.
     fn look(&self, names: &[String], limit: Duration) -> Result<ClusterView, Missing> {
-        // All topics are asked for: asking for one by name makes it on a broker with auto.create.topics.enable.
+        // For all topics: a request for one by name creates it on a broker with auto.create.topics.enable.
         let metadata = self.producer.fetch_metadata(limit).map_err(|error| Missing::Kafka(error.to_string()))?;
         let mut look = ClusterView { brokers: metadata.brokers().len(), ..ClusterView::default() };
         for (index, name) in names.iter().enumerate() {
@@ -242,7 +240,7 @@ impl TopicsClient {
         Ok(look)
     }
 
-    /// Connects to each broker that leads partitions, so that the first record does not wait for it. Tells the first that does not answer.
+    /// Connects to each leader, so that the first record need not wait for that. Returns the first that does not answer.
     fn reach_leaders(&self, look: &ClusterView, names: &[String]) -> Result<(), Missing> {
         for (leader, (topic, partition)) in &look.leaders {
             let Some(topic) = names.get(*topic) else { continue };
@@ -252,7 +250,7 @@ impl TopicsClient {
         Ok(())
     }
 
-    /// Makes `names`; returns what failed, with the reason, by name.
+    /// Creates topics. Returns the failures, as name and reason.
     fn create(&self, names: &[String], creation: &Creation, replicas: i32) -> Result<(), Vec<String>> {
         let all_failed = |what: String| names.iter().map(|name| format!("{name}: {what}")).collect::<Vec<_>>();
         let settings = creation.settings(replicas);
@@ -281,14 +279,14 @@ impl TopicsClient {
         let failed: Vec<String> = results
             .into_iter()
             .filter_map(Result::err)
-            // Another replica was quicker.
+            // Another instance was faster.
             .filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists)
             .map(|(name, code)| format!("{name}: {code}"))
             .collect();
         if failed.is_empty() { Ok(()) } else { Err(failed) }
     }
 
-    /// The largest batch that each of these topics takes; `None` where Kafka does not tell.
+    /// The largest batch that each of these topics accepts; `None` if Kafka does not tell.
     fn limits_of(&self, names: &[&str]) -> Result<Vec<Option<usize>>, KafkaError> {
         let admin = self.admin()?;
         let options = AdminOptions::new().request_timeout(Some(LIMITS_LIMIT));
@@ -306,12 +304,12 @@ impl TopicsClient {
         Ok(names.iter().map(|name| known.get(*name).copied()).collect())
     }
 
-    fn admin(&self) -> Result<AdminClient<LogOnly>, KafkaError> {
-        self.config.create_with_context(LogOnly)
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
+        self.config.create()
     }
 }
 
-/// The topics as they were at the last looks.
+/// The state of watching the topics.
 struct Watch<'w> {
     client: &'w TopicsClient,
     needs: &'w Needs,
@@ -319,24 +317,24 @@ struct Watch<'w> {
     limits: TopicLimits<'w>,
     /// As [`ClusterView::there`].
     there: Vec<usize>,
-    /// How many looks may find some topics missing before the others are used.
+    /// The number of requests after which the existing topics are used without the missing ones.
     looks_left: u32,
-    /// Until the next look.
+    /// The pause before the next request.
     pause: Duration,
     fetch_limit: Duration,
     replication: ReplicationFactor,
-    told: Option<Missing>,
-    /// Kafka did not answer about the limits, which has been told.
+    last_reported: Option<Missing>,
+    /// That the limits cannot be read has been logged.
     has_no_limits: bool,
     is_complete: bool,
 }
 
 impl Watch<'_> {
-    fn turn(&mut self, tell: &mut impl FnMut(TopicsProgress<'_>)) {
-        let is_asked = self.control.takes_question();
+    fn turn(&mut self, on_progress: &mut impl FnMut(TopicsProgress<'_>)) {
+        let is_requested = self.control.take_limits_request();
         let (suspects, unconfirmed) = (self.control.take_suspects(), self.control.take_unconfirmed());
-        // To look holds the producer, which is in the way if it is just being replaced.
-        let is_due = !is_asked && self.client.health.is_any_broker_up();
+        // A request keeps the producer alive, which would delay a replacement that may be going on.
+        let is_due = !is_requested && self.client.health.is_any_broker_up();
         let looks = !self.is_complete || !suspects.is_empty() || !unconfirmed.is_empty() || is_due;
         let looked = looks.then(|| self.client.look(&self.needs.names, self.fetch_limit));
         if !suspects.is_empty() {
@@ -360,17 +358,17 @@ impl Watch<'_> {
             }
             None => {}
         }
-        if self.needs.longest_record.is_some() && self.read_limits(is_asked) {
-            tell(TopicsProgress::Limit(self.limits.smallest()));
+        if self.needs.longest_record.is_some() && self.read_limits(is_requested) {
+            on_progress(TopicsProgress::Limit(self.limits.smallest()));
         }
         if let Some(looked) = looked
             && !self.is_complete
         {
-            self.see_to(looked, tell);
+            self.handle_look(looked, on_progress);
         }
     }
 
-    /// Logs why records of these topics have no delivery report, as far as the cluster shows it.
+    /// Logs why records of these topics have no delivery report, as far as the metadata shows it.
     fn report_unconfirmed(&self, unconfirmed: &[usize], looked: &Result<ClusterView, Missing>) {
         let names: Vec<&str> =
             unconfirmed.iter().filter_map(|topic| self.needs.names.get(*topic)).map(String::as_str).collect();
@@ -396,16 +394,16 @@ impl Watch<'_> {
         }
     }
 
-    /// Reads the limits of topics that have come, or of `all`. Returns whether there are news.
+    /// Reads the limits of new topics, or of `all`. Returns whether there may be changes.
     fn read_limits(&mut self, all: bool) -> bool {
         let indices = self.limits.unread(&self.there, all);
-        // What is not known does not keep anything from being published for long.
+        // Unknown limits must not delay publishing for long.
         let is_put_off = self.has_no_limits && !self.is_complete && !all;
         if indices.is_empty() || is_put_off {
             return all;
         }
         match self.client.limits_of(&self.limits.names_of(&indices)) {
-            Ok(read) => self.limits.told(indices.into_iter().zip(read)),
+            Ok(read) => self.limits.update(indices.into_iter().zip(read)),
             Err(error) if !self.has_no_limits => {
                 self.has_no_limits = true;
                 tracing::warn!(%error, "the topics' max.message.bytes cannot be read");
@@ -415,31 +413,31 @@ impl Watch<'_> {
         true
     }
 
-    /// Tells what is missing, or that nothing is.
-    fn see_to(&mut self, looked: Result<ClusterView, Missing>, tell: &mut impl FnMut(TopicsProgress<'_>)) {
+    /// Reports what is missing, or that nothing is.
+    fn handle_look(&mut self, looked: Result<ClusterView, Missing>, on_progress: &mut impl FnMut(TopicsProgress<'_>)) {
         let missing = looked.map_or_else(Some, |look| self.missing(&look));
         self.is_complete = missing.is_none();
-        let Some(missing) = missing else { return tell(TopicsProgress::Complete) };
+        let Some(missing) = missing else { return on_progress(TopicsProgress::Complete) };
         match missing {
             Missing::Kafka(_) | Missing::ProducerId => {}
-            Missing::Leader(..) => tell(TopicsProgress::OthersWork(&self.there)),
+            Missing::Leader(..) => on_progress(TopicsProgress::OthersWork(&self.there)),
             Missing::Topics(_) | Missing::Brokers(_) | Missing::Creation(_) | Missing::Leaders(_) => {
                 self.looks_left = self.looks_left.saturating_sub(1);
                 if self.looks_left == 0 {
-                    tell(TopicsProgress::OthersWork(&self.there));
+                    on_progress(TopicsProgress::OthersWork(&self.there));
                 }
             }
         }
-        if self.told.as_ref() != Some(&missing) {
-            tell(TopicsProgress::Missing(&missing));
-            self.told = Some(missing);
+        if self.last_reported.as_ref() != Some(&missing) {
+            on_progress(TopicsProgress::Missing(&missing));
+            self.last_reported = Some(missing);
         }
     }
 
-    /// What is missing after that look. Makes topics if there is a way to.
+    /// What is missing according to the metadata. Creates topics if it may.
     fn missing(&mut self, look: &ClusterView) -> Option<Missing> {
         if look.missing.is_empty() {
-            // The producer may just be replaced by one with another batch size.
+            // The producer may be about to be replaced by one with another batch size.
             let can_send = self.control.has_applied_limit() && self.client.health.has_producer_id();
             return match (look.leaderless.is_empty(), can_send) {
                 (false, _) => Some(Missing::Leaders(look.leaderless.clone())),
@@ -452,39 +450,24 @@ impl Watch<'_> {
             return Some(Missing::Brokers(look.brokers));
         };
         match self.client.create(&look.missing, creation, replicas) {
-            // They are there once the metadata says so, at the next look.
+            // They exist once the metadata says so, at the next request.
             Ok(()) => Some(Missing::Leaders(look.missing.clone())),
             Err(failed) => Some(Missing::Creation(failed)),
         }
     }
 }
 
-/// A topic that is missing may stay so for weeks, and each look asks for all topics of the cluster: unless it `is_early`, each is later
-/// than the one before.
+/// The pause before the next metadata request. It grows unless `is_early`: a missing topic may stay missing for weeks, and each request is
+/// for all topics of the cluster.
 fn next_pause(pause: Duration, is_early: bool) -> Duration {
     if is_early { BETWEEN_LOOKS } else { (pause * 2).min(BETWEEN_LOOKS_MAX) }
 }
 
-/// The name of a topic and the largest batch that it takes. A topic that may not be described has no entries.
+/// The name of a topic and the largest batch that it accepts. A topic that may not be described has no entries.
 fn limit_of(resource: &ConfigResource) -> Option<(String, usize)> {
     let OwnedResourceSpecifier::Topic(name) = &resource.specifier else { return None };
     let value = |name| resource.get(name)?.value.as_ref()?.parse().ok();
     Some((name.clone(), LIMITING.into_iter().filter_map(value).min()?))
-}
-
-/// The admin client's context: its log goes where the producer's goes.
-struct LogOnly;
-
-impl ClientContext for LogOnly {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        super::kafka::log(level, facility, message);
-    }
-
-    fn stats_raw(&self, _statistics: &[u8]) {}
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka admin client");
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The records that are with the client and have no delivery report yet, by the number that they were sent with.
+//! The records with the client that have no delivery report yet, by sequence.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -6,14 +6,14 @@ use std::time::Instant;
 use crate::journal::Seq;
 use crate::record::Topic;
 
-/// A record that is with the client.
+/// A record with the client.
 #[derive(Debug)]
 pub(super) struct Sent {
-    /// Whose outbox it is of. Where it went is another topic if it is a part that was rejected.
+    /// The topic of its outbox. The record may go to the dead-letter topic instead.
     pub(super) topic: Topic,
     /// Its capture.
     pub(super) seq: Seq,
-    /// Which part of that.
+    /// The part of the capture.
     pub(super) part: usize,
     pub(super) rejection: Option<&'static str>,
     pub(super) sent_at: Instant,
@@ -21,7 +21,7 @@ pub(super) struct Sent {
     pub(super) bytes: usize,
 }
 
-/// See the module. It takes memory for what it holds, and no more.
+/// See the [module](self). Its memory use follows its contents.
 #[derive(Debug, Default)]
 pub(super) struct Unreported {
     sent: BTreeMap<usize, Sent>,
@@ -29,12 +29,12 @@ pub(super) struct Unreported {
 }
 
 impl Unreported {
-    /// The number for the next record.
+    /// The sequence of the next record.
     pub(super) const fn next(&self) -> usize {
         self.next
     }
 
-    /// Keeps a record that was sent under [`Unreported::next`].
+    /// Inserts a record that was sent with the sequence [`Unreported::next`].
     pub(super) fn insert(&mut self, sent: Sent) {
         self.sent.insert(self.next, sent);
         self.next += 1;
@@ -48,12 +48,12 @@ impl Unreported {
         self.sent.len()
     }
 
-    /// When the one that has waited longest was sent.
+    /// When the oldest record was sent.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.sent.first_key_value().map(|(_, sent)| sent.sent_at)
     }
 
-    /// Takes all of them.
+    /// Removes all records.
     pub(super) fn take_all(&mut self) -> impl Iterator<Item = Sent> + use<> {
         std::mem::take(&mut self.sent).into_values()
     }

@@ -1,20 +1,20 @@
-//! Finds topics whose records get no delivery report any more, although Kafka is well.
+//! Detects topics whose records get no delivery reports although Kafka works.
 //!
-//! librdkafka retries without end and says nothing meanwhile, and there are partitions that it has stopped serving for good: those of a topic
-//! that was deleted and created again with leaders of a lower epoch, for example. Only a new producer gets them going again.
+//! librdkafka retries forever without an event, and it can stop serving a partition for good, for example after a topic was deleted and
+//! created again with leaders of a lower epoch. Only a new producer helps then.
 //!
-//! A topic is overdue when the record that has waited longest stays the same one for too long. A topic that is only slow moves on. Time while
-//! no broker can be reached does not count.
+//! A topic is overdue if its oldest record without a report stays the same for too long. A slow topic makes progress. Time during which no
+//! broker can be reached does not count.
 
 use std::time::Duration;
 use std::time::Instant;
 
-/// After how long without a report a topic is unconfirmed: longer than any sender waits.
+/// A topic is unconfirmed after this time without a report: longer than any sender waits.
 pub(super) const UNCONFIRMED_AFTER: Duration = Duration::from_secs(2);
-/// The longest that a topic is waited for. Each restart doubles the time until the next one for the same topic.
+/// The longest limit of a topic. Each restart doubles its limit.
 const LIMIT_MAX: Duration = Duration::from_secs(30 * 60);
 
-/// Decides when a new producer is needed. `R` tells one record from another.
+/// Decides when a new producer is needed. `R` identifies a record.
 #[derive(Debug)]
 pub(super) struct Watchdog<R> {
     limit: Duration,
@@ -25,29 +25,29 @@ pub(super) struct Watchdog<R> {
 #[derive(Debug, Clone)]
 struct WatchedTopic<R> {
     oldest: Option<Oldest<R>>,
-    /// After how long it is overdue.
+    /// It is overdue after this time.
     limit: Duration,
 }
 
-/// The record that has waited longest.
+/// The oldest record without a report.
 #[derive(Debug, Clone)]
 struct Oldest<R> {
     record: R,
     since: Instant,
-    /// It was found overdue, and whether its topic has leaders is not known yet.
+    /// It was found overdue, and the answer whether its topic has leaders is outstanding.
     is_asked_about: bool,
     /// [`Watchdog::unconfirmed`] has returned its topic.
     is_unconfirmed: bool,
 }
 
 impl<R: Copy + PartialEq> Watchdog<R> {
-    /// Each of `topics` topics is overdue after `limit` at first.
+    /// A watchdog for `topics` topics, with this initial limit.
     pub(super) fn new(limit: Duration, topics: usize) -> Self {
         Self { limit, topics: vec![WatchedTopic { oldest: None, limit }; topics] }
     }
 
-    /// For each topic, the oldest record without a report. Returns the topics that are overdue: each once, until
-    /// [`Watchdog::restarts_for`] says what is known of their leaders.
+    /// Takes the oldest record without a report of each topic. Returns the topics that are overdue: each once, until
+    /// [`Watchdog::restarts_for`] says whether they have leaders.
     pub(super) fn observe(&mut self, oldest: &[Option<R>], is_any_broker_up: bool, now: Instant) -> Vec<usize> {
         let mut overdue = Vec::new();
         for (index, (topic, record)) in self.topics.iter_mut().zip(oldest).enumerate() {
@@ -64,7 +64,7 @@ impl<R: Copy + PartialEq> Watchdog<R> {
                 }
                 before => {
                     if before.is_some() {
-                        // It was reported, so reports come.
+                        // The record was reported, so there are reports.
                         topic.limit = self.limit;
                     }
                     *before = record.map(|record| Oldest {
@@ -79,7 +79,7 @@ impl<R: Copy + PartialEq> Watchdog<R> {
         overdue
     }
 
-    /// The topics whose oldest record has had no report for [`UNCONFIRMED_AFTER`]: each once for each such record.
+    /// The topics whose oldest record has had no report for [`UNCONFIRMED_AFTER`], once for each such record.
     pub(super) fn unconfirmed(&mut self, now: Instant) -> Vec<usize> {
         let mut unconfirmed = Vec::new();
         for (index, topic) in self.topics.iter_mut().enumerate() {
@@ -92,8 +92,8 @@ impl<R: Copy + PartialEq> Watchdog<R> {
         unconfirmed
     }
 
-    /// Of the topics that are overdue, those among `with_leaders` have a leader for each partition. Returns those that still are overdue: they
-    /// need a new producer. The others are waited for anew.
+    /// Handles the answer that of the overdue topics those in `with_leaders` have a leader for each partition. Returns the topics that need
+    /// a new producer. For the others, the time begins again.
     pub(super) fn restarts_for(&mut self, with_leaders: &[usize], now: Instant) -> Vec<usize> {
         let mut restarts = Vec::new();
         for (index, topic) in self.topics.iter_mut().enumerate() {
@@ -107,7 +107,7 @@ impl<R: Copy + PartialEq> Watchdog<R> {
         restarts
     }
 
-    /// There is a new producer, to which everything is sent again. That the old one's records are gone is no sign that reports come.
+    /// Handles a new producer, to which everything is sent again. That the old records are gone does not prove that there are reports.
     pub(super) fn replaced(&mut self) {
         for topic in &mut self.topics {
             topic.oldest = None;

@@ -1,4 +1,4 @@
-//! The callbacks that are sent: samples of every command, each time as another event, or what the caller has.
+//! The callbacks to send: samples of every command, each time as another event, or the bodies of the caller.
 
 use std::io;
 
@@ -12,15 +12,15 @@ use crate::command::CommandSet;
 
 use super::destination::Destination;
 
-/// A body of every command, and what the tests want of it.
+/// A body of every command, with what tests expect of it.
 const SAMPLES: &str = include_str!("samples.json");
 
-/// What stands in a template where a number or a text of its own length is written each time. Such digits stand in no sample.
+/// The placeholder in a template where a number or a text of the same length is written each time. It occurs in no sample.
 const MILLIS: &str = "7777777777771";
 const SECONDS: &str = "7777777772";
 const SERIAL: &str = "777777773";
 const KEY: &str = "<k>";
-/// The first serial number: each has as many digits as [`SERIAL`].
+/// The first serial number. All have as many digits as [`SERIAL`].
 const SERIAL_FIRST: u64 = 100_000_000;
 const SERIALS: u64 = 900_000_000;
 /// In milliseconds; smaller times are in seconds.
@@ -42,22 +42,22 @@ struct Sample<'a> {
     callback: &'a RawValue,
 }
 
-/// All requests that are sent, in turn.
+/// All requests to send, in rotation.
 #[derive(Debug)]
 pub struct Requests {
     templates: Vec<RequestTemplate>,
     tokens: Option<Tokens>,
-    /// The time of the first event. Each later one is a millisecond on, so that no two callbacks are the same.
+    /// The time of the first event. Each later one is a millisecond later, so that no two callbacks are the same.
     first_millis: u64,
 }
 
-/// A request but for its signature, and for what differs each time.
+/// A request without its signature and its varying parts.
 #[derive(Debug)]
 struct RequestTemplate {
-    /// As far as the signature.
+    /// Up to the signature.
     before: Vec<u8>,
     after: Vec<u8>,
-    /// Where in `after` something is written each time.
+    /// The positions in `after` of the varying parts.
     holes: Vec<(usize, Hole)>,
 }
 
@@ -69,18 +69,18 @@ enum Hole {
     Key,
 }
 
-/// A signature as it stands in the query, and of which second.
+/// A signature as in the query, and its second.
 #[derive(Debug, Default)]
 pub(super) struct Signature {
     second: u64,
     query: String,
 }
 
-/// A sample of each command, to be made another event each time.
+/// A sample of each command, to be varied each time.
 ///
 /// # Errors
 ///
-/// The samples are not as they must be, which tests rule out.
+/// The samples are invalid, which tests rule out.
 pub fn samples(commands: &CommandSet) -> io::Result<Vec<CallbackBody>> {
     let all: Vec<Sample<'_>> = serde_json::from_str(SAMPLES)?;
     let sample_of = |name: &str| {
@@ -92,8 +92,8 @@ pub fn samples(commands: &CommandSet) -> io::Result<Vec<CallbackBody>> {
     samples.map(|sample| varied(sample.command, sample.callback.get())).collect()
 }
 
-/// A callback whose body tells each time of another event: with another time, other numbers of messages, and an account or group of the
-/// connection. Users are the same, since what is decided depends on them.
+/// A callback whose body is another event each time: with another time, other message numbers, and an account or group for each connection.
+/// Users stay the same, since decisions depend on them.
 ///
 /// # Errors
 ///
@@ -102,13 +102,13 @@ pub fn varied(command: &str, body: &str) -> io::Result<CallbackBody> {
     let mut body: Value = serde_json::from_str(body)?;
     vary("", &mut body);
     if let Some(body) = body.as_object_mut() {
-        // Where Tencent's pages have no time, other events would look the same.
+        // Where Tencent's pages have no time, events would otherwise be equal.
         body.entry("EventTime").or_insert_with(|| number(MILLIS));
     }
     Ok(CallbackBody { command: command.to_owned(), body: serde_json::to_vec(&body)? })
 }
 
-/// Puts places in for what differs each time.
+/// Inserts placeholders for the varying parts.
 fn vary(name: &str, value: &mut Value) {
     match value {
         Value::Object(members) => members.iter_mut().for_each(|(name, value)| vary(name, value)),
@@ -135,8 +135,8 @@ fn number(digits: &str) -> Value {
 }
 
 impl Requests {
-    /// Requests to `destination`, signed with the first of `tokens` where there are any. Where `is_varied`, the bodies are of [`varied`]; else
-    /// they are sent as they are.
+    /// Requests to `destination`, signed with the first of `tokens` if there are any. If `is_varied`, the bodies are from [`varied`];
+    /// otherwise they are sent unchanged.
     pub fn new(
         destination: &Destination,
         app_id: u64,
@@ -149,7 +149,7 @@ impl Requests {
         Self { templates: callbacks.iter().map(template).collect(), tokens, first_millis }
     }
 
-    /// Writes one request, as it goes over the connection of that number.
+    /// Writes one request for the connection with this number.
     pub(super) fn write(&self, number: u64, connection: usize, signature: &mut Signature, request: &mut Vec<u8>) {
         request.clear();
         let turn = usize::try_from(number).unwrap_or_default() % self.templates.len().max(1);
@@ -172,7 +172,7 @@ impl Requests {
         }
     }
 
-    /// The first request that goes over the connection of that number.
+    /// The first request of the connection with this number.
     pub fn first(&self, connection: usize) -> Vec<u8> {
         let mut request = Vec::new();
         self.write(connection as u64, connection, &mut Signature::default(), &mut request);
@@ -201,7 +201,7 @@ impl RequestTemplate {
 }
 
 impl Signature {
-    /// Signs anew once a second, as Tencent does with each callback.
+    /// Makes a new signature once a second, as Tencent does for each callback.
     fn renew(&mut self, tokens: &Tokens) {
         let second = clock::wall().0.unsigned_abs() / 1000;
         if self.second != second {

@@ -1,4 +1,4 @@
-//! One kept-alive connection: it sends a request and reads the response, with as little work as that takes.
+//! One kept-alive connection: sends a request and reads the response, with minimal overhead.
 
 use std::future;
 use std::io;
@@ -22,34 +22,34 @@ use super::callbacks::Signature;
 use super::destination::Destination;
 use super::destination::Wire;
 
-/// The longest response that is read. callbridge's are far shorter; an error page of a proxy may not be.
+/// The longest response. callbridge's are far shorter; an error page of a proxy may not be.
 const RESPONSE_BYTES_MAX: usize = 1 << 20;
-/// As much of it is read at once.
+/// The size of a read.
 const READ_BYTES: usize = 4096;
 const HEADERS_MAX: usize = 64;
-/// What callbridge responds to most callbacks.
+/// The usual body of callbridge's responses.
 const OK: &[u8] = br#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0}"#;
 
-/// A connection, and the request that it sends next.
+/// A connection, and its next request.
 pub(super) struct LoadConnection {
     destination: Arc<Destination>,
     number: usize,
-    /// Absent after a failure, and after a response that ends the connection.
+    /// Absent after a failure, and after a response that closes the connection.
     wire: Option<Box<dyn Wire>>,
     signature: Signature,
     request: Vec<u8>,
     response: Vec<u8>,
 }
 
-/// What is looked at of a response.
+/// The relevant parts of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CallbackResponse {
     pub(super) status: u16,
-    /// Absent where the body is not what every callback is answered with.
+    /// Absent if the body is not a valid response to a callback.
     pub(super) error_code: Option<i64>,
 }
 
-/// The three mandatory fields.
+/// The three required fields.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ResponseBody {
@@ -67,16 +67,16 @@ impl LoadConnection {
         Ok(Self { destination, number, wire, signature, request, response })
     }
 
-    /// Makes the request of a callback.
+    /// Writes the request of a callback.
     pub(super) fn prepare(&mut self, requests: &Requests, number: u64) {
         requests.write(number, self.number, &mut self.signature, &mut self.request);
     }
 
-    /// Sends the request and reads the response, over a new connection where the old one has ended.
+    /// Sends the request and reads the response, on a new connection if the old one has ended.
     ///
     /// # Errors
     ///
-    /// The connection broke, or what came is no response. It is to be closed then.
+    /// The connection broke, or the response is invalid. The connection must then be closed.
     pub(super) async fn exchange(&mut self) -> io::Result<CallbackResponse> {
         let mut kept = self.wire.take();
         if let Some(wire) = &mut kept
@@ -111,15 +111,15 @@ impl std::fmt::Debug for LoadConnection {
     }
 }
 
-/// Whether the server has neither ended the connection nor sent what nobody asked for. As every client does, so that a connection that was
-/// idle too long fails no callback.
+/// Whether the server has neither closed the connection nor sent unexpected bytes. Every client checks this, so that a connection that was
+/// idle for too long does not fail a callback.
 async fn is_open(wire: &mut Box<dyn Wire>) -> bool {
     let mut byte = [0];
     let mut buffer = ReadBuf::new(&mut byte);
     future::poll_fn(|context| Poll::Ready(Pin::new(&mut *wire).poll_read(context, &mut buffer).is_pending())).await
 }
 
-/// A response and whether the connection goes on after it; `None` while some of it is missing.
+/// A response, and whether the connection stays open; `None` while it is incomplete.
 fn parse(bytes: &[u8], is_end: bool) -> io::Result<Option<(CallbackResponse, bool)>> {
     let mut headers = [EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Response::new(&mut headers);
@@ -160,7 +160,7 @@ fn missing<T>(bytes: &[u8], is_end: bool) -> io::Result<Option<T>> {
     }
 }
 
-/// The body that came in chunks; `None` while some of it is missing. There are no trailers: an empty line ends it.
+/// The body in chunked encoding; `None` while it is incomplete. Trailers are not supported: an empty line ends it.
 fn unchunked(mut rest: &[u8]) -> io::Result<Option<Vec<u8>>> {
     let mut body = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Where callbacks are sent: the parts of a URL, its addresses, and TLS.
+//! The destination of callbacks: the parts of a URL, its addresses, and TLS.
 
 use std::fmt;
 use std::fs;
@@ -32,23 +32,23 @@ use tokio_rustls::TlsConnector;
 use crate::http::tls::pem;
 use crate::http::tls::pem::BadPem;
 
-/// Where systems keep the certificates of public authorities: Debian, and Red Hat.
+/// The files with the system's CA certificates on Debian and Red Hat.
 const SYSTEM_ROOTS: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 /// A connection over TCP or TLS.
 pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<W: AsyncRead + AsyncWrite + Send + Unpin> Wire for W {}
 
-/// Which certificates of servers are taken.
+/// The trusted certificates of servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerTrust {
-    /// Those below the certificates of this PEM file; without one, of the system's.
+    /// Those issued by the CAs in this PEM file; without one, by those of the system.
     Authorities(Option<PathBuf>),
-    /// Any.
+    /// All.
     Any,
 }
 
-/// Where to connect, and what stands at the begin of every request.
+/// Where to connect, and the beginning of every request.
 #[derive(Clone)]
 pub struct Destination {
     host: String,
@@ -57,33 +57,33 @@ pub struct Destination {
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
-/// Why a URL cannot be sent to.
+/// Why a URL is not allowed.
 #[derive(Debug, thiserror::Error)]
 pub enum BadDestination {
-    /// It is not one that callbacks are sent to.
+    /// It is not an HTTP URL.
     #[error("must be like http://127.0.0.1:8080/ or https://HOST/PATH")]
     Url,
     /// Its host has no address.
     #[error("the address of {0:?} cannot be found")]
     Resolve(String, #[source] io::Error),
-    /// It is somebody's server.
+    /// It may be somebody else's server.
     #[error("{host} is not on this machine ({address}): give --yes-to {host} if callbacks may be sent there")]
     Foreign {
         /// The host of the URL.
         host: String,
-        /// The first of its addresses that is not of this machine.
+        /// The first address that is not loopback.
         address: IpAddr,
     },
-    /// Somebody in between could read and change what is sent.
+    /// Without verification, a man in the middle could read and change the traffic.
     #[error("--insecure is for servers on this machine only; give --ca FILE")]
     Insecure,
-    /// The certificates of authorities cannot be read.
+    /// The CA certificates cannot be read.
     #[error("read {}", .0.display())]
     Unreadable(PathBuf, #[source] io::Error),
-    /// They are none.
+    /// They are not certificates.
     #[error("{}", .0.display())]
     Pem(PathBuf, #[source] BadPemFile),
-    /// Nobody says which certificates are good.
+    /// The system has no CA certificates.
     #[error("this system has no certificates of authorities at {}; give --ca FILE", SYSTEM_ROOTS.join(" or "))]
     NoRoots,
     /// TLS cannot be set up.
@@ -91,7 +91,7 @@ pub enum BadDestination {
     Tls(#[source] rustls::Error),
 }
 
-/// A file without certificates.
+/// The reason why a file has no certificates.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct BadPemFile(String);
@@ -103,11 +103,11 @@ impl From<BadPem> for BadPemFile {
 }
 
 impl Destination {
-    /// Resolves the host of a URL, and connects nowhere yet. Addresses other than loopback are refused unless `allowed` is the host.
+    /// Resolves the host of a URL, without connecting. Addresses other than loopback are refused unless `allowed` is the host.
     ///
     /// # Errors
     ///
-    /// It is no URL, it has no address, it is on another machine, or the certificates cannot be used.
+    /// The URL is invalid, has no address, is on another machine, or the certificates cannot be used.
     pub fn resolve(url: &str, allowed: Option<&str>, trust: &ServerTrust) -> Result<Self, BadDestination> {
         let uri: Uri = url.parse().map_err(|_invalid| BadDestination::Url)?;
         let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
@@ -145,7 +145,7 @@ impl Destination {
         Ok(Self { host: authority.to_string(), target, addresses, tls })
     }
 
-    /// A server's root over HTTP.
+    /// The root of a server over HTTP.
     pub fn of_address(address: SocketAddr) -> Self {
         Self { host: address.to_string(), target: "/?".to_owned(), addresses: vec![address], tls: None }
     }
@@ -155,7 +155,7 @@ impl Destination {
         &self.host
     }
 
-    /// Path and query, as far as what every callback adds to the query.
+    /// Path and query, without the parameters of a callback.
     pub(super) fn target(&self) -> &str {
         &self.target
     }
@@ -199,12 +199,12 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, BadDestination> {
     let bytes = fs::read(file).map_err(|error| BadDestination::Unreadable(file.to_owned(), error))?;
     let certificates = pem::certificates(&bytes).map_err(|bad| BadDestination::Pem(file.to_owned(), bad.into()))?;
     let mut roots = RootCertStore::empty();
-    // A system's may be of kinds that are not understood here.
+    // The system may have certificates of kinds that are not supported.
     roots.add_parsable_certificates(certificates);
     Ok(roots)
 }
 
-/// Takes every certificate. What is sent is still encrypted, to whoever it is.
+/// Accepts every certificate. The traffic is still encrypted.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

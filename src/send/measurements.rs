@@ -1,4 +1,4 @@
-//! What a load generator saw: latencies, statuses, error codes, failures.
+//! The results of a load generator: latencies, statuses, error codes, failures.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,46 +14,46 @@ use super::schedule::CallbackStart;
 /// How long Tencent waits for a response.
 pub const DEADLINE: Duration = Duration::from_secs(2);
 
-/// The shortest and the longest latency told apart from others, and the digits that are kept.
+/// The range of latencies, and their significant digits.
 const NANOS_MIN: u64 = 1_000;
 const NANOS_MAX: u64 = 3_600_000_000_000;
 const DIGITS: u8 = 3;
 
-/// How many different failures are told apart.
+/// The most different failures that are counted separately.
 const FAILURES_MAX: usize = 20;
 
 /// Counts since the start.
 #[derive(Debug, Clone)]
 pub struct Measurements {
-    /// Of the callbacks that were answered, and of those that waited for a response in vain.
+    /// Latencies of callbacks with a response, and of those that timed out.
     latencies: Histogram<u64>,
     last_start: Option<Instant>,
     /// Callbacks that were sent, or would have been if their connection had not failed.
     pub sent: u64,
-    /// Callbacks that were answered with any status.
+    /// Callbacks with a response of any status.
     pub answered: u64,
-    /// Callbacks that got what Tencent wants: 200, and a JSON object with the three mandatory fields.
+    /// Callbacks with the response that Tencent expects: 200, and a JSON object with the three required fields.
     pub accepted: u64,
-    /// Callbacks that were answered after [`DEADLINE`].
+    /// Callbacks with a response after [`DEADLINE`].
     pub late: u64,
-    /// Callbacks that came due while no connection was free until the end of the run.
+    /// Callbacks that were due, but found no free connection until the end of the run.
     pub unsent: u64,
     /// Callbacks that this process sent late although a connection was free.
     pub late_starts: u64,
     /// Responses by status.
     pub statuses: BTreeMap<u16, u64>,
-    /// Responses by `ErrorCode`, where they have one.
+    /// Responses by `ErrorCode`, if they have one.
     pub error_codes: BTreeMap<i64, u64>,
     /// Callbacks without a response, by reason.
     pub failures: BTreeMap<String, u64>,
 }
 
 impl Measurements {
-    /// Nothing seen yet.
+    /// No results yet.
     ///
     /// # Errors
     ///
-    /// The bounds of the histogram do not go together; they are constants.
+    /// The constants for the histogram are inconsistent.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
             latencies: Histogram::new_with_bounds(NANOS_MIN, NANOS_MAX, DIGITS).map_err(io::Error::other)?,
@@ -70,12 +70,12 @@ impl Measurements {
         })
     }
 
-    /// The latency that so many percent of the callbacks did not exceed; that of the slowest for 100.
+    /// The latency at a percentile; the maximum for 100.
     pub fn percentile(&self, percent: f64) -> Duration {
         Duration::from_nanos(self.latencies.value_at_percentile(percent))
     }
 
-    /// Callbacks that came due.
+    /// Callbacks that were due.
     pub const fn due(&self) -> u64 {
         self.sent + self.unsent
     }
@@ -85,8 +85,8 @@ impl Measurements {
         self.due().saturating_sub(self.answered)
     }
 
-    /// Callbacks that failed for Tencent, whenever they were answered: without a response, with another status than 200, or with a body that it
-    /// cannot use.
+    /// Callbacks that failed from Tencent's point of view, whatever their latency: without a response, with another status than 200, or
+    /// with an unusable body.
     pub const fn errors(&self) -> u64 {
         self.due().saturating_sub(self.accepted)
     }
@@ -118,12 +118,12 @@ impl Measurements {
                 self.fail(&format!("no response within {} s", RESPONSE_TIMEOUT.as_secs()), 1);
                 self.record(latency, 1);
             }
-            // It did not wait: a latency would make the percentiles look better than they are.
+            // It was not sent: a latency would make the percentiles look better than they are.
             Err(error) => self.fail(&error.to_string(), 1),
         }
     }
 
-    /// The run is over: of `total` callbacks those that have no outcome will have none. Each came due at least [`RESPONSE_TIMEOUT`] ago.
+    /// Ends the run: of `total` callbacks, those without an outcome will get none. Each was due at least [`RESPONSE_TIMEOUT`] ago.
     pub(super) fn give_up(&mut self, total: Option<u64>) {
         let under_way = self.sent - self.answered - self.failures.values().sum::<u64>();
         self.unsent = total.map_or(0, |total| total.saturating_sub(self.sent));

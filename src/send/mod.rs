@@ -1,8 +1,9 @@
-//! Plays Tencent: sends callbacks over kept-alive connections, and measures how they are answered.
+//! A load generator that acts as Tencent: sends callbacks over kept-alive connections, and measures the responses.
 //!
-//! In the *open* model callbacks are due at a fixed rate, whatever the server does, and a latency counts from when its callback was due: a
-//! server that stalls delays all that come due meanwhile, as it would Tencent's, and the percentiles show it. In the *closed* model each
-//! connection sends as soon as it was answered: it shows the most that a server takes, and hides its stalls ("coordinated omission").
+//! In the *open* model callbacks are due at a fixed rate, whatever the server does, and a latency counts from the time when its callback
+//! was due: a stalled server delays all callbacks that are due meanwhile, as it would delay Tencent's, and the percentiles show it. In the
+//! *closed* model each connection sends as soon as it has a response: that measures the maximum throughput, and hides stalls ("coordinated
+//! omission").
 
 pub mod callbacks;
 mod connection;
@@ -27,42 +28,42 @@ use self::destination::Destination;
 use self::measurements::Measurements;
 use self::schedule::Schedule;
 
-/// What a sender waits for a response. Tencent waits [`measurements::DEADLINE`]; to wait longer shows how late a response was.
+/// The timeout of a response. Tencent waits [`measurements::DEADLINE`]; a longer timeout shows how late a response was.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Before a connection of the closed model tries again after a failure: a server that is gone is not asked all the time.
+/// The pause of a connection in the closed model after a failure, so that a dead server is not flooded with attempts.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How much is sent.
+/// The length of a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LoadLength {
-    /// For so many seconds.
+    /// A duration.
     Seconds(f64),
-    /// So many callbacks.
+    /// A number of callbacks.
     Count(u64),
 }
 
 /// How callbacks are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoadPlan {
-    /// Callbacks a second: the open model. `None` is the closed one.
+    /// Callbacks a second, for the open model. `None`: the closed model.
     pub rate: Option<f64>,
     /// When it ends.
     pub length: LoadLength,
-    /// Sends each callback twice, one after the other over the same connection.
+    /// Sends each callback twice in a row over the same connection.
     pub is_twice: bool,
 }
 
-/// How long a run took.
+/// The duration of a run.
 #[derive(Debug, Clone, Copy)]
 pub struct RunTime {
     /// Until the last response.
     pub all: Duration,
-    /// Until the last callback was sent or the next would have been due; in the closed model all of it.
+    /// Until the last callback was sent or the next would have been due; in the closed model the whole run.
     pub sending: Duration,
 }
 
-/// Open connections, each with one callback under way at a time.
+/// Open connections, each with one callback at a time.
 #[derive(Debug)]
 pub struct LoadGenerator {
     requests: Arc<Requests>,
@@ -84,7 +85,7 @@ impl LoadGenerator {
         Ok(Self { requests: Arc::new(requests), connections: opened })
     }
 
-    /// Sends what `plan` says, and adds what it sees to `measurements`.
+    /// Sends as `plan` says, and adds the results to `measurements`.
     pub async fn run(&mut self, plan: &LoadPlan, measurements: &Arc<Mutex<Measurements>>) -> RunTime {
         let start = clock::monotonic();
         let schedule = Arc::new(Schedule::new(start, plan));
@@ -119,7 +120,7 @@ impl LoadGenerator {
     }
 }
 
-/// Sends until the schedule has no more.
+/// Sends until the schedule ends.
 async fn drive(
     mut connection: LoadConnection,
     schedule: Arc<Schedule>,
@@ -147,7 +148,7 @@ async fn drive(
     connection
 }
 
-/// Measurements stay good when a task that adds to them panics.
+/// The measurements stay usable if a task that adds to them panics.
 pub fn lock(measurements: &Mutex<Measurements>) -> std::sync::MutexGuard<'_, Measurements> {
     measurements.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! When each callback is due, and who sends it: whichever connection is free takes the next.
+//! When each callback is due, and which connection sends it: the next free one.
 
 use std::ops::RangeInclusive;
 use std::sync::atomic::AtomicU64;
@@ -14,35 +14,35 @@ use super::LoadLength;
 use super::LoadPlan;
 use super::RESPONSE_TIMEOUT;
 
-/// By how much a timer may fire late. What it overslept is not the server's delay.
+/// How late a timer may fire. This delay is not counted as the server's.
 const TIMER_SLACK: Duration = Duration::from_millis(10);
 
-/// So long before it is due a callback is made and signed at most: a signature is good for a while only.
+/// How long in advance a callback is signed at most: a signature is valid only for a while.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Callbacks by number, from 0.
+/// The callbacks by number, from 0.
 #[derive(Debug)]
 pub(super) struct Schedule {
     start: Instant,
     rate: Option<f64>,
-    /// How many there are, where that is known.
+    /// Their number, if it is known.
     total: Option<u64>,
-    /// When the closed model ends, unless by a count.
+    /// When the closed model ends, unless by count.
     closes: Option<Instant>,
     /// When the open model ends: no callback is due from then on.
     end: Option<Instant>,
-    /// How many in a row one connection sends.
+    /// How many consecutive callbacks one connection sends.
     group: u64,
     next: AtomicU64,
 }
 
-/// The moment at which a callback is sent.
+/// When a callback is sent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CallbackStart {
     pub(super) at: Instant,
-    /// What its latency counts from: the moment it was due, unless that was just now.
+    /// The beginning of its latency: the time when it was due, unless that was just now.
     pub(super) counts_from: Instant,
-    /// It is sent late though its connection was free: this process could not keep up.
+    /// It is sent late although its connection was free: this process could not keep up.
     pub(super) is_late: bool,
 }
 
@@ -62,7 +62,7 @@ impl Schedule {
         Self { start, rate: plan.rate, total, closes, end, group, next: AtomicU64::new(0) }
     }
 
-    /// The numbers that the caller sends next, one after the other; `None` when there are no more.
+    /// The next consecutive numbers for the caller; `None` at the end.
     pub(super) fn take(&self) -> Option<RangeInclusive<u64>> {
         if self.closes.is_some_and(|closes| clock::monotonic() >= closes) {
             return None;
@@ -94,7 +94,7 @@ impl Schedule {
         CallbackStart { at: now, counts_from: if is_late { due } else { now }, is_late }
     }
 
-    /// How many callbacks are due in all, where that is known before.
+    /// How many callbacks will be due in total, if it is known in advance.
     pub(super) const fn total(&self) -> Option<u64> {
         self.total
     }
@@ -112,7 +112,7 @@ impl Schedule {
         self.end
     }
 
-    /// When what was not answered counts as never answered.
+    /// When missing responses count as failures.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.end().map(|end| end + RESPONSE_TIMEOUT)
     }

@@ -164,7 +164,7 @@ fn callbacks_are_taken_on_the_configured_path_only() {
 
     assert_eq!(right.status, 200, "{}", right.text());
     for answer in wrong {
-        assert_failure(&answer, 404, "callbacks are not taken on this path");
+        assert_failure(&answer, 404, "callbacks are not accepted on this path");
     }
     let metrics = settled(&bridge);
     assert_eq!(metrics["callbridge_callbacks_refused_total{reason=\"path\"}"], 4.0);
@@ -179,7 +179,7 @@ fn a_body_that_does_not_come_is_not_waited_for() {
         let mut client = Client::connect(bridge.callbacks).unwrap();
         client.write(&half).unwrap();
         let answer = client.read().unwrap();
-        assert_failure(&answer, 408, "the body did not come in time");
+        assert_failure(&answer, 408, "the body was not received in time");
         assert_eq!(answer.header("connection"), Some("close"));
         assert!(client.is_closed());
     }
@@ -404,7 +404,7 @@ fn heads() -> Vec<Case> {
 /// Callbacks whose query was lost on the way, or changed.
 fn lost_queries() -> Vec<Case> {
     let (none, no_app) = ("CallbackCommand is missing in the query", "SdkAppid is missing in the query");
-    let unknown = "SdkAppid is not one of ours";
+    let unknown = "SdkAppid is not configured";
     [
         ("/", GOOD, Reason::AppMissing, 403, no_app),
         ("/?", GOOD, Reason::AppMissing, 403, no_app),
@@ -433,7 +433,7 @@ fn queries() -> Vec<Case> {
     let good = |name, target: &str| case(name, request("POST", target, GOOD), Outcome::Taken(AFTER));
     let foreign =
         |name, target: &str, reason, says| case(name, request("POST", target, GOOD), refused(reason, 403, says, AFTER));
-    let unknown = "SdkAppid is not one of ours";
+    let unknown = "SdkAppid is not configured";
     let (query, lower) = (http::callback_target(APP, AFTER), http::callback_target(APP, AFTER).to_lowercase());
     let query = query.strip_prefix("/?").unwrap();
     let lower = lower.replace(&AFTER.to_lowercase(), AFTER);

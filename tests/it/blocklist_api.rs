@@ -17,7 +17,6 @@ use crate::support::http::Response;
 use crate::support::http::callback_target;
 use crate::support::kafka::Kafka;
 use crate::support::reader::Reader;
-use crate::support::reader::Record;
 use crate::support::schema;
 use crate::support::wait;
 
@@ -144,14 +143,67 @@ fn each_change_is_on_record_with_who_made_it_and_why() {
     write(&bridge, "DELETE", "/blocklist/users/eve", r#"{"because":"known"}"#);
     let changes = format!("{TOPIC}-changes");
     let records = Reader::open(&bridge.embedded_kafka(), &[&changes]).collect(2, MINUTE);
-    let data = |record: &Record| serde_json::from_slice::<Value>(&record.value).unwrap()["data"].clone();
-    let (first, second) = (data(&records[0]), data(&records[1]));
-    let shown = |data: &Value| ["who", "rule", "why", "request"].map(|name| data[name].as_str().map(str::to_owned));
+    let events: Vec<Value> = records.iter().map(|record| serde_json::from_slice(&record.value).unwrap()).collect();
+    for event in &events {
+        assert_eq!((&event["specversion"], &event["type"]), (&json!("1.0"), &json!("callbridge.blocklist.changed")));
+        assert_eq!(event["time"], event["data"]["when"]);
+    }
+    let (first, second) = (&events[0]["data"], &events[1]["data"]);
+    let shown =
+        |data: &Value| ["who", "via", "rule", "why", "request"].map(|name| data[name].as_str().map(str::to_owned));
     let some = |text: &str| Some(text.to_owned());
-    assert_eq!(shown(&first), [some("bob"), some("block eve"), some("spam"), some("r-1")]);
-    assert_eq!(shown(&second), [some("alice"), some("block eve"), some("known"), None]);
+    assert_eq!(shown(first), [some("bob"), some("api"), some("block eve"), some("spam"), some("r-1")]);
+    assert_eq!(shown(second), [some("alice"), some("api"), some("block eve"), some("known"), None]);
     assert_eq!((&first["before"], &second["after"]), (&Value::Null, &Value::Null));
-    assert_eq!(second["before"]["who"], json!("bob"));
+    let rule = json!({"because": "spam", "who": "bob", "when": first["when"], "source": "api"});
+    assert_eq!((&first["after"], &second["before"]), (&rule, &rule));
+}
+
+#[test]
+fn metrics_and_records_show_what_a_topic_holds_and_decides() {
+    let files = Files::new();
+    let bridge = with_topic(&files);
+    for path in ["users/eve", "users/mallory", "pardoned/dave", "accounts/@TOA%23_b/closed"] {
+        write(&bridge, "PUT", &format!("/blocklist/{path}"), "");
+    }
+    let generation = write(&bridge, "PUT", "/blocklist/accounts/@a/allowed/eve", "")["generation"].as_f64().unwrap();
+    let of_topic = |metric: &str| format!("callbridge_blocklist_topic_{metric}{{topic=\"{TOPIC}\"}}");
+    let entries =
+        |kind: &str, source: &str| format!("callbridge_blocklist_entries{{kind=\"{kind}\",source=\"{source}\"}}");
+    let metrics = bridge.metrics_until(|metrics| metrics[&entries("allow", TOPIC)] == 1.0);
+    let counts = ["block", "pardon", "allow", "close"]
+        .map(|kind| [metrics[&entries(kind, TOPIC)], metrics[&entries(kind, "files")]]);
+    assert_eq!(counts, [[2.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]);
+    for source in [TOPIC, "files"] {
+        assert!(metrics[&format!("callbridge_blocklist_bytes{{source=\"{source}\"}}")] > 0.0);
+    }
+    assert_eq!(
+        (metrics[&of_topic("generation")], metrics["callbridge_blocklist_generation"]),
+        (generation, generation)
+    );
+    assert!(metrics[&of_topic("age_seconds")] < 5.0 && metrics[&of_topic("full_reads_total")] == 1.0);
+    assert_eq!(metrics[&of_topic("poison_records")], 0.0);
+    assert_eq!(metrics[&format!("callbridge_blocklist_topic_state{{state=\"live\",topic=\"{TOPIC}\"}}")], 1.0);
+
+    assert!(is_refused(&bridge, "eve", "@c") && is_refused(&bridge, "mallory", "@c"));
+    let decisions = |source: &str| format!("callbridge_decisions_total{{outcome=\"refuse\",source=\"{source}\"}}");
+    let metrics = bridge.metrics();
+    assert_eq!([metrics[&decisions("topic")], metrics[&decisions("both")]], [1.0, 1.0]);
+    let records = Reader::open(&bridge.embedded_kafka(), &[&format!("tencent-chat.{COMMAND}")]).collect(2, MINUTE);
+    let mut decided: Vec<Value> = records
+        .iter()
+        .map(|record| {
+            let decision = serde_json::from_slice::<Value>(&record.value).unwrap()["data"]["decision"].take();
+            assert_eq!(decision["generation"].as_f64(), Some(generation));
+            decision["rules"].clone()
+        })
+        .collect();
+    // Of different partitions, perhaps.
+    decided.sort_by_key(ToString::to_string);
+    let by = |rule: &str, source: &str| json!({"rule": rule, "source": source});
+    let (topic, file) = (format!("topic:{TOPIC}"), format!("file:{}", files.write("list", "mallory\n")));
+    let both = json!([by("block mallory", &file), by("block mallory", &topic)]);
+    assert_eq!(decided, [json!([by("block eve", &topic)]), both]);
 }
 
 #[test]
@@ -290,6 +342,39 @@ fn a_list_of_files_is_read_through_the_api() {
     {
         let (status, problem) = get(&bridge, &format!("/blocklist/{missing}"));
         assert_eq!((status, &problem["type"]), (404, &json!("urn:callbridge:problem:no-such-rule")), "{missing}");
+    }
+}
+
+#[test]
+fn the_status_has_the_age_and_the_last_error_of_every_source() {
+    let files = Files::new();
+    let (good, bad) = (files.write("good", "bob\n"), files.write("bad", "block\n"));
+    let settings = format!("blocklist.files = [{good:?}, {bad:?}]\nblocklist.topic = {TOPIC:?}");
+    let bridge = Bridge::light(&settings);
+    let source = |name: String| {
+        let (_, status) = get(&bridge, "/blocklist");
+        let sources = status["sources"].as_array().unwrap().iter();
+        sources.clone().find(|source| source["source"] == name).unwrap_or_else(|| panic!("{status}")).clone()
+    };
+    let [good, bad, topic] = [format!("file:{good}"), format!("file:{bad}"), format!("topic:{TOPIC}")];
+    let shown = |source: &Value| (source["age_seconds"].is_u64(), source["error"].as_str().map(str::to_owned));
+    let mistake = Some("line 1: the line ends; expected a user".to_owned());
+    assert_eq!(shown(&source(good.clone())), (true, None));
+    assert_eq!(
+        (shown(&source(bad.clone())), &source(bad.clone())["entries"]["block"]),
+        ((false, mistake.clone()), &json!(0))
+    );
+    assert_eq!(shown(&source(topic)), (true, None));
+    // From good to bad the age is that of the rules in force.
+    files.write("good", "block\n");
+    wait::until("the error is shown", || shown(&source(good.clone())) == (true, mistake.clone()));
+    assert_eq!(source(good.clone())["entries"]["block"], json!(1));
+    wait::until("it grows older", || source(good.clone())["age_seconds"].as_u64() >= Some(2));
+    for (name, source_name) in [("good", &good), ("bad", &bad)] {
+        files.write(name, "eve\ncarol\n");
+        wait::until("it is mended", || shown(&source(source_name.clone())) == (true, None));
+        let mended = source(source_name.clone());
+        assert!(mended["age_seconds"].as_u64() < Some(60) && mended["entries"]["block"] == json!(2), "{mended}");
     }
 }
 

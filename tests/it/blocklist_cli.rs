@@ -407,7 +407,7 @@ fn the_config_file_of_the_bridges_leads_to_the_topic() {
     let list = setup.files.write("list.txt", "bob\n");
     assert_eq!(setup.run(&target, &["diff", &list]).code, 78);
     let help = setup.done(&[], &["diff", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(help.contains("with 78 if the configuration cannot be used"), "{help}");
+    assert!(help.contains("with 78 if the configuration is wrong"), "{help}");
 }
 
 #[test]

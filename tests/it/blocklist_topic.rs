@@ -1,6 +1,10 @@
 //! The blocklist's Kafka topic, with a real Kafka: changes as they come, and the decision after each thing that can happen to the topic.
 
+use std::io::Read;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::process::Command;
+use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
@@ -26,14 +30,15 @@ use crate::support::kafka::Kafka;
 use crate::support::kafka::Settings;
 use crate::support::process;
 use crate::support::reader::Reader;
+use crate::support::real;
 use crate::support::tools::number_of;
 use crate::support::wait;
 
 const REQUEST: Duration = Duration::from_secs(30);
 const TOKEN: &str = "0123456789abcdef-admin";
 
-/// Key, value and the header `topic` of a record.
-type Poison<'p> = (Option<&'p str>, Option<&'p [u8]>, Option<&'p str>);
+/// Key, value and the header `topic` of a record that cannot be used.
+type Poison<'p> = (&'p [u8], &'p [u8], &'p str);
 
 fn refused(bridge: &Bridge) -> Vec<String> {
     refused_on(bridge, APP, "@a", &["alice", "bob", "carol", "dave"])
@@ -123,42 +128,65 @@ fn a_poison_record_removes_its_rule_everywhere_and_is_told_once_with_its_offset(
     let name = "blocklist-poison";
     let topic = Topic::make(kafka, name, "00000000000000a5", &[]);
     let live = bridge(kafka, name, "");
-    let ours = Some(topic.identity.as_str());
+    let (ours, key, good) = (topic.identity.as_str(), &b"block\x1fbob"[..], VALUE.as_bytes());
     let needs = br#"{"who":"a","when":"2027-01-31T00:00:00Z","needs":["mode"]}"#;
-    let (long, long_key) = (vec![b'x'; 70_000], format!("block\u{1f}{}", "x".repeat(20_000)));
+    let (long, long_key) = (vec![b'x'; 70_000], [b"block\x1f".as_slice(), &[b'x'; 20_000]].concat());
     // A compacted topic takes no record without a key. Each as the last record of the log, for a replica that was there and for one that starts then.
-    let poison: [Poison<'_>; 6] = [
-        (Some("block\u{1f}bob"), Some(b"{"), ours),
-        (Some("block\u{1f}bob"), Some(needs), ours),
-        (Some("block\u{1f}bob"), Some(&long), ours),
-        (Some("block\u{1f}bob"), Some(VALUE.as_bytes()), Some("nonsense")),
-        (Some("block\u{1f}bob\u{1f}"), Some(VALUE.as_bytes()), ours),
-        (Some(&long_key), Some(VALUE.as_bytes()), ours),
+    let poison: [Poison<'_>; 9] = [
+        (key, b"{", ours),
+        (key, br#"{"who":"a","when":"yesterday"}"#, ours),
+        (key, needs, ours),
+        (key, &long, ours),
+        (key, good, "nonsense"),
+        (b"block\x1fbob\x1f", good, ours),
+        (b"ban\x1fbob", good, ours),
+        (b"block\x1fbob\xff", good, ours),
+        (&long_key, good, ours),
     ];
     let mut offset = 1.0;
     for (number, (key, value, identity)) in poison.into_iter().enumerate() {
         topic.put("block\u{1f}bob");
         wait_until_refused(&live, &["bob"]);
-        topic.write(key, value, identity);
+        topic.write_bytes(Some(key), Some(value), Some(identity));
         offset += 2.0;
         // What names no rule takes none away.
-        let expected: &[&str] = if number < 4 { &[] } else { &["bob"] };
+        let expected: &[&str] = if number < 5 { &[] } else { &["bob"] };
         wait_for_generation(&live, name, offset);
         assert_eq!(refused(&live), expected, "poison {number}");
-        if number % 3 == 0 {
-            let fresh = bridge(kafka, name, "");
-            assert_eq!(refused(&fresh), expected, "poison {number}, and a replica that starts then");
-            assert!(state(&fresh, name, "live"));
-            fresh.stop_in_order();
-        }
+        let fresh = bridge(kafka, name, "");
+        assert_eq!(refused(&fresh), expected, "poison {number}, and a replica that starts then");
+        assert!(state(&fresh, name, "live"));
+        fresh.stop_in_order();
     }
-    assert_eq!(of_topic(&live, "poison_records", name), 6.0);
+    assert_eq!(of_topic(&live, "poison_records", name), 9.0);
     let stopped = live.stop_in_order();
     let told = |offset: i32| {
         let lines = stopped.stderr.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["level"] == "ERROR" && line["fields"]["offset"] == offset).count()
     };
-    assert_eq!((1..=12).map(told).collect::<Vec<_>>(), [0, 1].repeat(6), "{}", stopped.stderr);
+    assert_eq!((1..=18).map(told).collect::<Vec<_>>(), [0, 1].repeat(9), "{}", stopped.stderr);
+}
+
+/// Kafka may acknowledge a change to a writer that does not know yet that the topic was made again.
+#[test]
+fn a_record_counts_whichever_identity_of_the_topic_it_names() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-identities";
+    let topic = Topic::make(kafka, name, "00000000000000a7", &[]);
+    topic.put("block\u{1f}bob");
+    topic.put("block\u{1f}carol");
+    let live = bridge(kafka, name, "");
+    assert_eq!(refused(&live), ["bob", "carol"]);
+    topic.write(Some("block\u{1f}dave"), Some(VALUE.as_bytes()), Some("00000000000000ff"));
+    topic.write(Some("block\u{1f}carol"), None, Some("00000000000000ff"));
+    wait_until_refused(&live, &["bob", "dave"]);
+    wait_for_state(&live, name, "live");
+    let fresh = bridge(kafka, name, "");
+    assert_eq!(refused(&fresh), ["bob", "dave"]);
+    for bridge in [live, fresh] {
+        assert_eq!(of_topic(&bridge, "poison_records", name), 0.0);
+        bridge.stop_in_order();
+    }
 }
 
 #[test]
@@ -177,6 +205,7 @@ fn open_and_aborted_transactions_do_not_hold_up_changes() {
     let plain = Topic { name: name.to_owned(), producer: plain, identity: topic.identity.clone() };
     plain.put("block\u{1f}carol");
     wait_until_refused(&live, &["bob", "carol"]);
+    assert!(state(&live, name, "live"), "the transaction is open");
     // The marker is the last record of the log: no offset that is handed over reaches the end.
     topic.producer.abort_transaction(REQUEST).unwrap();
     let fresh = bridge(kafka, name, "");
@@ -256,6 +285,49 @@ fn a_change_that_is_acknowledged_while_its_topic_is_made_again_holds() {
     assert_eq!((refused(&bridge), of_topic(&bridge, "poison_records", name)), (vec!["carol".to_owned()], 0.0));
 }
 
+/// The topic is made again, with more records, while an import waits for an answer on its terminal.
+#[test]
+fn a_change_written_to_a_topic_made_again_since_it_was_read_holds() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let version = Command::new("script").arg("--version").output();
+    let version = version.map_err(|_missing| "there is no script of util-linux".to_owned());
+    if real::found_or_skipped(version).is_none() {
+        return;
+    }
+    let name = "blocklist-remade-import";
+    let topic = Topic::make(kafka, name, "00000000000000c3", &[]);
+    kafka.create_topic(&format!("{name}-changes"), 1, 1);
+    ["alice", "bob"].iter().for_each(|user| topic.put(&format!("block\u{1f}{user}")));
+    let files = Files::new();
+    let file = files.write("list", "carol\n");
+    let words = [env!("CARGO_BIN_EXE_callbridge"), "blocklist", "import", &file, "--brokers", &kafka.bootstrap()];
+    let mut terminal = Command::new("script")
+        .args(["-qec", &format!("{} --topic {name}", words.join(" ")), "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut screen = terminal.stdout.take().unwrap();
+    let mut shown = Vec::new();
+    while !String::from_utf8_lossy(&shown).contains("Go on?") {
+        let mut byte = [0];
+        screen.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&shown)));
+        shown.extend(byte);
+    }
+    kafka.delete_topic(name);
+    let again = Topic::make(kafka, name, "00000000000000c4", &[]);
+    ["bob", "dave", "eve", "frank"].iter().for_each(|user| again.put(&format!("block\u{1f}{user}")));
+    // Kept open: its end would be the end of the terminal.
+    let mut keyboard = terminal.stdin.take().unwrap();
+    keyboard.write_all(b"y\n").unwrap();
+    screen.read_to_end(&mut shown).unwrap();
+    assert!(terminal.wait().unwrap().success(), "{}", String::from_utf8_lossy(&shown));
+    let fresh = bridge(kafka, name, "");
+    // What it has added is there, and what it has removed is gone.
+    assert_eq!((refused(&fresh), of_topic(&fresh, "poison_records", name)), (vec!["carol".into(), "dave".into()], 0.0));
+    fresh.stop_in_order();
+}
+
 #[test]
 fn an_audit_topic_that_alone_is_missing_is_made_at_the_start() {
     let Some(kafka) = Kafka::shared() else { return };
@@ -284,6 +356,9 @@ fn partitions_that_are_added_are_told_and_take_no_rule_away() {
     wait_until_refused(&live, &["bob", "carol"]);
     let fresh = bridge(kafka, name, "");
     assert_eq!(refused(&fresh), ["bob", "carol"]);
+    for bridge in [&live, &fresh] {
+        wait_for_state(bridge, name, "live");
+    }
     live.stop_in_order();
     let stderr = fresh.stop_in_order().stderr;
     assert!(stderr.contains("must have exactly 1 partition"), "{stderr}");
@@ -388,7 +463,9 @@ fn a_broker_that_is_away_frozen_or_killed_changes_no_answer() {
     topic.delete("block\u{1f}bob");
     wait_until_refused(&bridge, &["carol"]);
     wait_for_state(&bridge, name, "live");
-    bridge.stop_in_order();
+    // In `journal` mode a stop does not wait for a Kafka that has just come back.
+    let stopped = bridge.stop_and_wait();
+    assert!(stopped.code == 0 && stopped.is_balanced(), "{stopped:?}");
 }
 
 fn stale_after(frozen: Instant) {

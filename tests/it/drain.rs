@@ -218,7 +218,7 @@ fn a_drain_delivers_all_but_topics_that_are_stuck_and_names_them() {
     told.sort_by(|left, right| left.1.cmp(&right.1));
     let expected = vec![(ROUNDS, Some(lacking_topic), not_there), (ROUNDS, Some(forbidden_topic.clone()), not_allowed)];
     assert_eq!((stopped.code, told), (1, expected), "{}", stopped.stderr);
-    assert!(stopped.stderr.contains("kafka has taken nothing for 30 s"), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("kafka has accepted nothing for 30 s"), "{}", stopped.stderr);
     assert_eq!(inspect::undelivered(&dir), 2 * ROUNDS);
 
     let args = [&login[..], &["--create-topics", "--seconds", "15"]].concat();
@@ -241,7 +241,7 @@ fn captures_of_an_application_that_is_not_configured_stay_and_are_told() {
 fn a_drain_without_kafka_ends_in_time_and_says_so() {
     let left = Left::of(3);
     let stopped = Drain::run(&left.dir, &ports::nobody(), "drain-away", &["--seconds", "4"]);
-    assert!(stopped.stderr.contains("the time of --seconds is over"), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("the time limit of --seconds has passed"), "{}", stopped.stderr);
     let told = not_delivered(&stopped);
     let is_told = |(captures, topic, why): &(u64, Option<String>, String)| {
         let of_load = topic.as_ref().is_some_and(|topic| topic.ends_with(load::COMMAND));
@@ -257,7 +257,7 @@ fn a_drain_leaves_the_journal_of_a_running_callbridge_alone() {
     let bridge = journal::builder(&ports::nobody(), "drain", "").start_in(&dir);
     let stopped = Drain::run(&dir, &ports::nobody(), "drain", &[]);
     assert!(
-        stopped.code == 1 && stopped.stderr.contains("belongs to another callbridge that is running"),
+        stopped.code == 1 && stopped.stderr.contains("is locked by another callbridge that is running"),
         "{stopped:?}"
     );
     assert_eq!(bridge.stop_and_wait().code, 0);
@@ -337,7 +337,7 @@ fn a_second_signal_ends_a_drain_at_once() {
     let left = Left::of(100);
     kafka.node(1).freeze();
     let mut drain = Drain::start(&left.dir, &kafka.bootstrap(), "drain-twice", &["--sdk-app-id", APP]);
-    wait::until("it says what is left", || drain.process.stderr().contains("delivering what the journal holds"));
+    wait::until("it says what is left", || drain.process.stderr().contains("delivering the journal"));
     drain.process.signal(Signal::TERM);
     wait::until("it ends in order", || drain.process.stderr().contains("ending before the journal is empty"));
     drain.process.signal(Signal::TERM);

@@ -41,7 +41,7 @@ fn the_embedded_broker_prints_its_address_and_that_it_persists_nothing() {
     assert_eq!(answer.status, 200, "{}", answer.body);
     let stdout = bridge.stdout();
     let kafka = bridge::address(&stdout, "kafka").unwrap();
-    let keeps_nothing = "the embedded broker keeps nothing: what it has taken is gone when callbridge stops";
+    let keeps_nothing = "the embedded broker stores nothing: its records are lost when callbridge stops";
     let (callbacks, admin) = (bridge.callbacks, bridge.admin);
     let lines = [
         format!("kafka on {kafka}"),

@@ -123,7 +123,7 @@ fn where_the_journal_cannot_live_is_told_with_the_reason_and_an_exit_code() {
         (&file.join("below"), String::new(), 78, format!("make {}", file.join("below").display())),
         // Also root cannot write there. The system does not say that the place is wrong.
         (&PathBuf::from("/proc/callbridge"), String::new(), 1, "make /proc/callbridge".to_owned()),
-        (&dir, String::new(), 1, format!("{} belongs to another callbridge that is running", dir.display())),
+        (&dir, String::new(), 1, format!("{} is locked by another callbridge that is running", dir.display())),
         (
             &folder.path().join("other"),
             format!("quota_bytes = {SEGMENT_BYTES}"),
@@ -360,7 +360,9 @@ fn callbacks_of_an_application_that_is_not_configured_stay_until_it_is_again() {
     let bridge = with_both(&ports::nobody()).start_in(&dir);
     post(&bridge, APP, 0..1);
     post(&bridge, OTHER, 1..3);
-    assert_eq!(bridge.stop_and_wait().ledger["waiting"], 3);
+    let stopped = bridge.stop_and_wait();
+    assert_eq!(stopped.ledger["waiting"], 3);
+    assert!(stopped.stderr.contains("the next start delivers them"), "{}", stopped.stderr);
 
     for _start in 0..2 {
         let bridge = journal::builder(&kafka.bootstrap(), "unknown-app", "").start_in(&dir);
@@ -369,7 +371,9 @@ fn callbacks_of_an_application_that_is_not_configured_stay_until_it_is_again() {
         wait::until("that is recorded", || inspect::undelivered(&dir) == 2);
         let stopped = bridge.stop_and_wait();
         assert!(stopped.code == 0 && stopped.is_balanced() && stopped.ledger["waiting"] == 2, "{stopped:?}");
-        assert!(stopped.stderr.contains("it stays in the journal"), "{}", stopped.stderr);
+        for said in ["it stays in the journal", "the next start delivers those that its configuration can publish"] {
+            assert!(stopped.stderr.contains(said), "{said}: {}", stopped.stderr);
+        }
     }
     let bridge = with_both(&kafka.bootstrap()).start_in(&dir);
     wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
@@ -425,7 +429,7 @@ fn another_ack_starts_beside_the_journal_of_a_running_callbridge() {
     let second = journal::builder(&kafka.bootstrap(), "other-ack", "").args(&["--ack", "broker"]).start_in(&dir);
     let stopped = second.stop_and_wait();
     assert_eq!(stopped.code, 0);
-    assert_eq!(stopped.stderr.matches("belongs to another callbridge that is running").count(), 1, "{stopped:?}");
+    assert_eq!(stopped.stderr.matches("is locked by another callbridge that is running").count(), 1, "{stopped:?}");
     assert_eq!(first.stop_and_wait().ledger["waiting"], 3);
 }
 

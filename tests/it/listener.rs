@@ -109,7 +109,7 @@ fn a_body_that_does_not_come_is_408_and_ends_the_connection() {
         client.write(head(&target(AFTER), rest).as_bytes()).unwrap();
         let response = client.read().unwrap();
         assert_eq!((response.status, response.header("connection")), (408, Some("close")));
-        assert_eq!(failure(&response), "the body did not come in time");
+        assert_eq!(failure(&response), "the body was not received in time");
         assert!(client.is_closed());
     }
     assert_eq!(refusals(&bridge, "body_timeout"), 4.0);

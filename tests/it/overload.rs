@@ -108,7 +108,7 @@ pub(crate) fn slow_bodies_have_a_budget_that_leaves_room_for_whole_ones_and_deci
     assert_eq!(response.status, 200);
     wait_until_awaited(&bridge, 0);
     let stderr = bridge.stderr();
-    assert_eq!(stderr.matches("the budget for bodies in transit is used up").count(), 1, "{stderr}");
+    assert_eq!(stderr.matches("the budget for bodies that are being received is exhausted").count(), 1, "{stderr}");
     let stopped = bridge.stop_and_wait();
     let expected = Ledger { received: 10, refused: 4, lost: 2, delivered: 4, ..Ledger::default() };
     assert_eq!(Ledger::of_exit(&stopped.ledger), expected, "{}", stopped.stderr);

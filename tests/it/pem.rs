@@ -107,13 +107,13 @@ fn says_what_is_wrong_with_a_certificate_file() {
         ("mark.pem", "the file begins with a byte order mark".to_owned()),
         ("chain.pem", format!("line {}: something stands before -----BEGIN", lines + 1)),
         ("cut.pem", "line 1: this -----BEGIN has no -----END".to_owned()),
-        ("der.pem", "the file is binary, and not PEM".to_owned()),
+        ("der.pem", "the file is binary, not PEM".to_owned()),
     ] {
         let (code, said) = folder.check(file, "key.pem", "");
         assert!(code == 78 && said.contains(&format!("read the certificate: {says}")), "{file}: {said}");
         let more = format!("callbacks.tls.client_ca_file = {:?}", folder.path(file));
         let (code, said) = folder.check("certificate.pem", "key.pem", &more);
-        let begin = "read the certificates of the clients' authorities: ";
+        let begin = "read the client CA certificates: ";
         assert!(code == 78 && said.contains(&format!("{begin}{says}")), "{file}: {said}");
     }
     folder.openssl("x509 -req -in csr.pem -signkey key.pem -out version-1.pem");
@@ -141,13 +141,13 @@ fn says_what_is_wrong_with_a_key_file() {
     folder.write("mark.pem", &format!("\u{feff}{}", folder.read("key.pem")));
     folder.write("base64.pem", &folder.read("key.pem").replacen("\nM", "\n*", 1));
     let kind = "use the key: it is damaged, or neither RSA, ECDSA on P-256 or P-384, nor Ed25519";
-    let length = |bits: usize| format!("use the key: it is an RSA key of {bits} bits; only 2048 to 4096 are taken");
+    let length = |bits: usize| format!("use the key: it is an RSA key of {bits} bits; only 2048 to 4096 are supported");
     for (file, says) in [
         ("encrypted.pem", "read the key: the key is encrypted".to_owned()),
         ("old-encrypted.pem", "read the key: the key is encrypted".to_owned()),
         ("certificate.pem", "read the key: the file has no PRIVATE KEY, but CERTIFICATE".to_owned()),
         ("public.pem", "read the key: the file has no PRIVATE KEY, but PUBLIC KEY".to_owned()),
-        ("der.pem", "read the key: the file is binary, and not PEM".to_owned()),
+        ("der.pem", "read the key: the file is binary, not PEM".to_owned()),
         ("mark.pem", "read the key: the file begins with a byte order mark".to_owned()),
         ("base64.pem", "read the key: line 1: what follows this -----BEGIN is not base64".to_owned()),
         ("short.pem", length(1024)),

@@ -103,7 +103,7 @@ min_insync_replicas = 2
         ":2: workers: must be",
         ":3: drain_seconds: must be from 1 to 3600",
         ":6: callbacks.listen: must be",
-        ":7: callbacks.path: must be a URL's path",
+        ":7: callbacks.path: must be the path of a URL",
         ":8: callbacks.deadline_ms: must be below 2000",
         ":12: apps[0].topic_prefix: must be",
         ":15: apps[1].sdk_app_id: application 1 is given twice",
@@ -231,7 +231,7 @@ fn check_says_what_is_right() {
     assert_eq!((run_of_example.code, run_of_example.stdout), (0, format!("{ok}{open}")));
     let warnings = [
         "warning: admin.listen: 0.0.0.0:9464 can be reached from other machines, ",
-        "warning: application 1400000000: its callbacks are taken unsigned: ",
+        "warning: application 1400000000: its callbacks are accepted unsigned: ",
         "warning: kafka.security.protocol: plaintext to kafka-1:9092: ",
     ];
     let lines: Vec<&str> = run_of_example.stderr.lines().collect();
@@ -325,7 +325,7 @@ fn stdout_has_the_addresses_at_the_start_the_ledger_at_the_end_and_nothing_else(
     let stdout = embedding.stdout();
     let lines: Vec<&str> = stdout.lines().collect();
     let kafka = lines[0].strip_prefix("kafka on ").unwrap();
-    assert!(lines[1].starts_with("the embedded broker keeps nothing"), "{stdout}");
+    assert!(lines[1].starts_with("the embedded broker stores nothing"), "{stdout}");
     assert_eq!(
         lines[2..],
         [format!("callbacks on http://{}", embedding.callbacks), format!("admin on http://{}", embedding.admin)]

@@ -163,7 +163,7 @@ fn a_server_that_never_answers_is_given_up_and_nothing_answered_is_a_failure() {
     let report = sent.report();
     assert_eq!((sent.code, &report["due"], &report["unanswered"]), (Some(1), &10.into(), &10.into()), "{sent:?}");
     assert!(report["latencies_ms"]["p50"].as_f64().unwrap() >= 9_900.0, "{report}");
-    assert_eq!(sent.stderr, "callbridge send: nothing was answered\n");
+    assert_eq!(sent.stderr, "callbridge send: there was no response\n");
 
     let gone = format!("http://{}/", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
     let refused = send(&gone, &["--count", "1"]);

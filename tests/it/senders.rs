@@ -40,7 +40,7 @@ pub(crate) fn callbacks_are_taken_from_the_configured_networks_only() {
         let headers: Vec<(&str, &str)> = forwarded.iter().map(|value| ("X-Forwarded-For", *value)).collect();
         let response = client.request("POST", &callback_target(APP, load::COMMAND), &headers, b"{}").unwrap();
         assert_eq!((response.status, response.header("connection")), (403, Some("close")));
-        assert!(response.text().contains("callbacks are not taken from this sender"), "{}", response.text());
+        assert!(response.text().contains("callbacks from this sender are not allowed"), "{}", response.text());
         assert!(client.is_closed());
     }
     assert_eq!(bridge.metrics()["callbridge_callbacks_refused_total{reason=\"sender\"}"], 2.0);

@@ -234,7 +234,7 @@ fn warns_at_the_start_of_an_application_whose_callbacks_are_unsigned() {
     let token = files.write("token", "0123456789abcdef");
     let is_warned = |args: &[&str]| {
         let stderr = embedded(args).start().stop_and_wait().stderr;
-        stderr.lines().any(|line| line.contains("\"WARN\"") && line.contains("callbacks are taken unsigned"))
+        stderr.lines().any(|line| line.contains("\"WARN\"") && line.contains("callbacks are accepted unsigned"))
     };
     assert_eq!([is_warned(&[]), is_warned(&["--token-file", &token])], [true, false]);
 }

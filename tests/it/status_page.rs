@@ -185,6 +185,25 @@ fn a_lookup_on_the_page_decides_as_the_api_and_escapes_what_it_shows() {
 }
 
 #[test]
+fn a_lookup_on_the_page_may_name_an_application_with_a_list_of_its_own() {
+    let files = Files::new();
+    let (common, own) = (files.write("common", "bob\n"), files.write("own", "carol\n"));
+    let settings = format!(
+        "callbacks.keep_accepting_ms = 0\nblocklist.files = [{common:?}]\n[[apps]]\nsdk_app_id = 1\n\
+         [[apps]]\nsdk_app_id = 2\nblocklist_files = [{own:?}]\n"
+    );
+    let bridge = Bridge::builder().args(&["--embedded-broker", "--ack", "memory"]).settings(&settings).start();
+    let answer = |query: &str| get(bridge.admin, &format!("/?{query}"), &[]).text();
+    assert!(answer("user=bob&account=&app=").contains("<b>bob</b> may not subscribe."));
+    assert!(answer("user=bob&account=&app=1").contains("<b>bob</b> may not subscribe in application <b>1</b>"));
+    let own = answer("user=carol&account=&app=2");
+    assert!(own.contains("<b>carol</b> may not subscribe in application <b>2</b>"), "{own}");
+    assert!(own.contains(r#"<input name="app" value="2""#), "{own}");
+    assert!(answer("user=bob&app=2").contains("<b>bob</b> may subscribe"));
+    assert_eq!(get(bridge.admin, "/?user=bob&app=3", &[]).status, 404);
+}
+
+#[test]
 fn where_the_api_needs_a_token_so_does_a_lookup_on_the_page() {
     let files = Files::new();
     let tokens = files.write("tokens", &format!("alice:{TOKEN}\n"));

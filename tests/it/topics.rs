@@ -155,7 +155,7 @@ fn topics_that_cannot_be_made_are_told_with_the_reason() {
     let reason = "unmade.rejected: InvalidReplicationFactor (Broker: Invalid replication factor)";
     let why = wait_for_readyz(&bridge, |answer| answer.text().contains(reason));
     assert_eq!(why.status, 503);
-    assert!(why.text().starts_with("topics could not be made: "), "{}", why.text());
+    assert!(why.text().starts_with("topics could not be created: "), "{}", why.text());
     assert!(names("unmade").iter().all(|name| why.text().contains(name)), "{}", why.text());
     // A thread of its own writes the log.
     wait::until("it is in the log", || errors(&bridge) == [why.text().trim_end()]);
@@ -232,7 +232,7 @@ fn unready(kafka: &Kafka) -> BridgeBuilder {
 
 /// Waits until `/readyz` names `missing` and no other topic.
 fn wait_until_unready_for(bridge: &Bridge, missing: &[String]) {
-    let text = format!("topics are missing (make them, or start with --create-topics): {}\n", missing.join(", "));
+    let text = format!("topics are missing (create them, or start with --create-topics): {}\n", missing.join(", "));
     let answer = wait_for_readyz(bridge, |answer| answer.text() == text);
     assert_eq!(answer.status, 503);
     let alive = Client::connect(bridge.admin).unwrap().request("GET", "/livez", &[], b"").unwrap();

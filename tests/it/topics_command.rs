@@ -61,7 +61,7 @@ fn topics_list_tells_ok_missing_wrong_and_superfluous_topics_apart() {
         "set cleanup.policy=delete on it",
         "max.message.bytes is 1000, and the longest callback makes a record of 327680 bytes",
         "listed-blocks: has 2 partitions, and must have exactly 1",
-        "listed-blocks: cleanup.policy is delete, and must be compact: rules vanish with time",
+        "listed-blocks: cleanup.policy is delete, and must be compact: rules are deleted after a time",
         "listed.unknown, listed-blocks-changes: does not exist",
         "5 topics needed: 1 ok, 2 missing, 2 wrong; 1 superfluous",
     ] {

@@ -51,10 +51,12 @@ pub(super) struct AdminClient {
     authority: String,
     /// The value of the header, where there is a token.
     authorization: Option<String>,
+    /// The application whose list it is; `None`: the common one.
+    app: Option<String>,
 }
 
 impl AdminClient {
-    pub(super) fn new(url: &str, token_file: Option<&Path>) -> Result<Self, CliError> {
+    pub(super) fn new(url: &str, token_file: Option<&Path>, app: Option<String>) -> Result<Self, CliError> {
         let wanted = || CliError::Usage(format!("--admin {url}: must be like http://127.0.0.1:9464"));
         let uri: Uri = url.parse().map_err(|_error| wanted())?;
         let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(wanted)?;
@@ -67,7 +69,7 @@ impl AdminClient {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let token = token_file.map(token_of).transpose()?;
-        Ok(Self { runtime, authority, authorization: token.map(|token| format!("Bearer {token}")) })
+        Ok(Self { runtime, authority, authorization: token.map(|token| format!("Bearer {token}")), app })
     }
 
     /// Makes the changes, and waits until they are applied.
@@ -150,7 +152,8 @@ impl AdminClient {
 
     fn send<T: DeserializeOwned>(&self, method: &str, target: &str, body: String) -> Result<T, CliError> {
         let failed = |why: String| CliError::Target(format!("http://{}: {why}", self.authority));
-        let exchange = async { time::timeout(TIMEOUT, self.exchange(method, target, body)).await };
+        let target = self.addressed(target);
+        let exchange = async { time::timeout(TIMEOUT, self.exchange(method, &target, body)).await };
         let (status, body) = match self.runtime.block_on(exchange) {
             Err(_elapsed) => return Err(failed(format!("no response within {} s", TIMEOUT.as_secs()))),
             Ok(Err(error)) => return Err(failed(error.to_string())),
@@ -164,6 +167,14 @@ impl AdminClient {
             Ok(problem) => Err(failed(shown(&problem))),
             Err(_no_problem) => Err(failed(format!("status {status}"))),
         }
+    }
+
+    /// `target`, and which list it is about.
+    fn addressed(&self, target: &str) -> String {
+        let Some(app) = &self.app else { return target.to_owned() };
+        // Values are encoded.
+        let separator = if target.contains('?') { '&' } else { '?' };
+        format!("{target}{separator}app={}", encoded(app))
     }
 
     async fn exchange(
@@ -255,13 +266,22 @@ mod tests {
 
     #[test]
     fn a_url_names_a_listener_without_tls_and_without_a_path() {
-        let of = |url| AdminClient::new(url, None).map(|client| client.authority);
+        let of = |url| AdminClient::new(url, None, None).map(|client| client.authority);
         assert_eq!(of("http://127.0.0.1:9464").ok().as_deref(), Some("127.0.0.1:9464"));
         assert_eq!(of("http://[::1]:1/").ok().as_deref(), Some("[::1]:1"));
         assert_eq!(of("http://bridge").ok().as_deref(), Some("bridge:80"));
         for wrong in ["127.0.0.1:9464", "https://a:1", "http://a:1/blocklist", "ftp://a", "", "http://"] {
             assert!(of(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn every_target_names_the_application() {
+        let of = |app: Option<&str>| AdminClient::new("http://a", None, app.map(str::to_owned)).expect("a client");
+        let addressed =
+            |client: &AdminClient| ["/blocklist", "/blocklist/rules?limit=1"].map(|it| client.addressed(it));
+        assert_eq!(addressed(&of(None)), ["/blocklist", "/blocklist/rules?limit=1"]);
+        assert_eq!(addressed(&of(Some("1&"))), ["/blocklist?app=1%26", "/blocklist/rules?limit=1&app=1%26"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Rules as sorted sentences, and what two lists have not in common.
+//! Rules as sorted sentences, and the difference of two lists.
 
 use crate::clock::UnixMillis;
 use crate::decide::rule::Rule;
@@ -6,18 +6,18 @@ use crate::decide::rules::Rules;
 use crate::decide::time;
 use crate::decide::topic::value::RuleValue;
 
-/// What makes the old list into the new one, each part sorted.
+/// The changes from the old list to the new one, each kind sorted.
 #[derive(Debug, Default)]
 pub(super) struct Difference {
-    /// Rules of the new list only.
+    /// Rules that are only in the new list.
     pub(super) added: Vec<ListedRule>,
-    /// Rules with another end or another reason: as they are in the new list.
+    /// Rules with another end or another reason, as in the new list.
     pub(super) changed: Vec<ListedRule>,
-    /// Rules of the old list only.
+    /// Rules that are only in the old list.
     pub(super) removed: Vec<ListedRule>,
 }
 
-/// A rule with what its list says of it.
+/// A rule with its end and reason.
 #[derive(Debug, Clone)]
 pub(super) struct ListedRule {
     pub(super) rule: Rule<'static>,
@@ -25,7 +25,7 @@ pub(super) struct ListedRule {
 }
 
 impl ListedRule {
-    /// The sentence that says it.
+    /// The sentence of the rule.
     pub(super) fn sentence(&self) -> String {
         sentence(&self.rule, &self.value)
     }
@@ -36,7 +36,7 @@ impl Difference {
         self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
     }
 
-    /// A line each: `+` for a rule that comes, `-` for one that goes, `~` for one that changes.
+    /// One line each: `+` for an added rule, `-` for a removed one, `~` for a changed one.
     pub(super) fn lines(&self) -> impl Iterator<Item = String> {
         let marked = |mark: char, entries: &[ListedRule]| {
             entries.iter().map(|entry| format!("{mark} {}", entry.sentence())).collect::<Vec<_>>()
@@ -45,7 +45,7 @@ impl Difference {
     }
 }
 
-/// Compares two lists. Who wrote a rule, when and by what makes no difference.
+/// Compares two lists. Who wrote a rule, when and by what means, does not matter.
 pub(super) fn compare(old: &Rules, new: &Rules) -> Difference {
     let mut difference = Difference::default();
     for (rule, value) in new.iter() {
@@ -76,7 +76,7 @@ fn sort_key(rule: &Rule<'_>) -> (&'static str, String, String) {
     (rule.kind().as_str(), id(rule.user()), id(rule.account()))
 }
 
-/// The whole sentence of a rule. It is one line, whatever a foreign writer has put into the reason.
+/// The whole sentence of a rule. It is one line, whatever another writer has put into the reason.
 pub(super) fn sentence(rule: &Rule<'_>, value: &RuleValue<'_>) -> String {
     let mut sentence = rule.to_string();
     if value.until != UnixMillis::NEVER {

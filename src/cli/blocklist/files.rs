@@ -8,7 +8,7 @@ use crate::follow::file::FileError;
 
 use super::CliError;
 
-/// The rules of a file, or every line that is wrong with it.
+/// The rules of a file, or all its invalid lines.
 pub(super) fn read(path: &Path) -> Result<Rules, CliError> {
     let name = path.display();
     file::read::<Rules>(path).map_err(|error| match error {

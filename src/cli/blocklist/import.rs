@@ -1,4 +1,4 @@
-//! `callbridge blocklist import`: makes the blocklist what a file holds.
+//! `callbridge blocklist import`: makes the blocklist equal to a file.
 
 use std::io;
 use std::io::BufRead;
@@ -27,14 +27,14 @@ use super::output;
 use super::target::Target;
 use super::target::TargetArgs;
 
-/// Changes that are written at once: as many as the API takes, of at most so many bytes.
+/// Changes that are written at once: as many as the API accepts, of at most so many bytes.
 const BATCH: usize = 10_000;
 const BATCH_BYTES: usize = 3 * 1024 * 1024;
-/// What JSON makes of one byte at most: `\u001f`.
+/// The most bytes of JSON for one byte: `\u001f`.
 const ESCAPED_BYTES_MAX: usize = 6;
-/// So much of a rule that cannot be written is shown.
+/// How much of an unwritable rule is shown.
 const RULE_CHARS_MAX: usize = 100;
-/// A larger part of the rules than one in so many is not removed without a question.
+/// If more than this fraction (a tenth) of the rules would be removed, it asks first.
 const REMOVED_PART: usize = 10;
 /// How many changes of a kind are shown.
 const SHOWN: usize = 5;
@@ -42,9 +42,9 @@ const SHOWN: usize = 5;
 /// The arguments of `import`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ImportArgs {
-    /// The blocklist file. What the blocklist has beside its rules is removed.
+    /// The blocklist file. Other rules in the blocklist are removed.
     file: PathBuf,
-    /// Do not ask, also when more than a tenth of the rules would be removed.
+    /// Do not ask, even if more than a tenth of the rules would be removed.
     #[arg(long)]
     yes: bool,
     /// Show the difference, and write nothing.
@@ -54,9 +54,9 @@ pub(super) struct ImportArgs {
     target: TargetArgs,
 }
 
-/// Reads all, compares, asks, and writes the difference.
+/// Reads both lists, compares them, asks, and writes the difference.
 pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
-    // Before Kafka is asked at all.
+    // Before Kafka is contacted.
     let new = files::read(&args.file)?;
     let mut target = Target::open(&args.target)?;
     let old = target.rules()?;
@@ -94,14 +94,14 @@ fn check(difference: &Difference) -> Result<(), String> {
     }
 }
 
-/// Rules that come and change are written before rules go: an import that ends half-way refuses rather more than less.
+/// New and changed rules are written before rules are removed: an incomplete import refuses too many users rather than too few.
 fn changes(difference: &Difference) -> impl Iterator<Item = (&ListedRule, ChangeLine)> {
     let puts = difference.added.iter().chain(&difference.changed);
     let puts = puts.map(|entry| (entry, ChangeLine::Put(parts(entry, true))));
     puts.chain(difference.removed.iter().map(|entry| (entry, ChangeLine::Delete(parts(entry, false)))))
 }
 
-/// Says what changes: how much, and the first of each kind.
+/// Prints the changes: how many, and the first of each kind.
 fn show(difference: &Difference) -> io::Result<()> {
     let Difference { added, changed, removed } = difference;
     let mut lines = vec![format!("added {}, changed {}, removed {}", added.len(), changed.len(), removed.len())];
@@ -114,7 +114,7 @@ fn show(difference: &Difference) -> io::Result<()> {
     output::print_lines(lines)
 }
 
-/// Asks on a terminal. Elsewhere the answer is no.
+/// Asks on a terminal. Otherwise the answer is no.
 fn confirm(what: &str) -> Result<(), CliError> {
     let (input, mut output) = (io::stdin(), io::stderr());
     if !input.is_terminal() {
@@ -169,7 +169,7 @@ fn send(batch: &mut Vec<ChangeLine>, name: &str, target: &mut Target, written: u
     }
 }
 
-/// Shows how far it is, on a terminal.
+/// Shows the progress on a terminal.
 fn bar(total: usize) -> ProgressBar {
     let total = u64::try_from(total).unwrap_or(u64::MAX);
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());

@@ -33,11 +33,11 @@ use self::output::RulePrinter;
 use self::target::Target;
 use self::target::TargetArgs;
 
-/// A sentence or an option cannot be used; also that a comparison could not be made.
+/// A sentence or an option is invalid; also if a comparison failed.
 const EXIT_USAGE: u8 = 2;
 /// The user is refused.
 const EXIT_REFUSED: u8 = 3;
-/// How many rules `list` shows when nobody says.
+/// The default number of rules that `list` shows.
 const LISTED: usize = 50;
 
 /// The arguments of `blocklist`.
@@ -49,10 +49,10 @@ pub(in crate::cli) struct BlocklistArgs {
 
 #[derive(Debug, Subcommand)]
 enum BlocklistCommand {
-    /// Add rules, or give them another end and another reason.
+    /// Add rules, or change their end and their reason.
     ///
-    /// Each RULE is a sentence as in a blocklist file: "bob", "block bob on @TOA#_news until 2027-01-31T00:00:00Z because spam". The words of one
-    /// sentence need no quotes around them all.
+    /// Each RULE is a sentence as in a blocklist file: "bob", "block bob on @TOA#_news until 2027-01-31T00:00:00Z because spam". The words
+    /// of a single sentence need no quotes around the whole.
     Add {
         /// The rules.
         #[arg(value_name = "RULE", required = true)]
@@ -62,7 +62,7 @@ enum BlocklistCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Remove rules. A reason after `because` is kept with the record of the change.
+    /// Remove rules. A reason after `because` is stored with the record of the change.
     Remove {
         /// The rules.
         #[arg(value_name = "RULE", required = true)]
@@ -76,7 +76,7 @@ enum BlocklistCommand {
     Lookup {
         /// The user.
         user: String,
-        /// The account; without one, an account that has no rules.
+        /// The account; without one, an account without rules.
         #[arg(long)]
         account: Option<String>,
         #[command(flatten)]
@@ -92,7 +92,7 @@ enum BlocklistCommand {
         /// Rules on this account only.
         #[arg(long)]
         account: Option<String>,
-        /// Rules whose user begins with this; of a close, whose account does.
+        /// Rules whose user begins with this; for a close, whose account does.
         #[arg(long)]
         prefix: Option<String>,
         /// How many rules to show at most [default: 50]
@@ -103,19 +103,19 @@ enum BlocklistCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Make the blocklist what a file holds: writes the difference only.
+    /// Make the blocklist equal to a file. Only the difference is written.
     Import(import::ImportArgs),
     /// Print all rules as a blocklist file.
     Export {
         #[command(flatten)]
         target: TargetArgs,
     },
-    /// Compare two blocklist files, or a file with the blocklist. Ends with 0 if they say the same, with 1 if not, with 2 if they cannot be compared, and
-    /// with 78 if the configuration cannot be used.
+    /// Compare two blocklist files, or a file with the blocklist. Ends with 0 if they are equal, with 1 if not, with 2 if they cannot be
+    /// compared, and with 78 if the configuration is wrong.
     Diff {
         /// A blocklist file.
         file: PathBuf,
-        /// Another one, in place of the blocklist.
+        /// Another file, in place of the blocklist.
         other: Option<PathBuf>,
         #[command(flatten)]
         target: TargetArgs,
@@ -124,7 +124,7 @@ enum BlocklistCommand {
 
 #[derive(Debug, clap::Args)]
 struct OutputArgs {
-    /// How the result is printed [default: table on a terminal, else lines]
+    /// The format of the result [default: table on a terminal, else lines]
     #[arg(long, value_enum, value_name = "table|json|lines")]
     output: Option<RuleOutput>,
 }
@@ -136,22 +136,22 @@ enum RuleOutput {
     Lines,
 }
 
-/// Why it was not done.
+/// Why the command failed.
 #[derive(Debug, thiserror::Error)]
 enum CliError {
-    /// A sentence that is none.
+    /// An invalid sentence.
     #[error("{0}")]
     Sentence(String),
-    /// Options that do not go together.
+    /// Contradicting options.
     #[error("{0}")]
     Usage(String),
     /// The configuration.
     #[error("the configuration cannot be used")]
     Config(Vec<Problem>),
-    /// A file that is no blocklist.
+    /// An invalid blocklist file.
     #[error("{0}")]
     File(String),
-    /// Kafka or the bridge does not do it.
+    /// Kafka or the bridge has refused.
     #[error("{0}")]
     Target(String),
     /// The result cannot be printed.
@@ -159,14 +159,14 @@ enum CliError {
     Output(#[from] io::Error),
 }
 
-/// Does what the arguments ask.
+/// Runs the command.
 pub(in crate::cli) fn run(args: BlocklistArgs) -> ExitCode {
     let is_comparison = matches!(args.what, BlocklistCommand::Diff { .. });
     match do_it(args.what) {
         Ok(code) => code,
         Err(CliError::Config(problems)) => super::serve::refuse(&problems),
         Err(error) => {
-            // When nobody reads it, the exit code still tells.
+            // If nobody reads it, the exit code still says it.
             let _ = writeln!(io::stderr(), "callbridge blocklist: {}", chain(&error));
             match error {
                 CliError::Sentence(_) | CliError::Usage(_) => ExitCode::from(EXIT_USAGE),
@@ -202,14 +202,14 @@ fn do_it(what: BlocklistCommand) -> Result<ExitCode, CliError> {
 
 fn change(rules: &[String], is_put: bool, target: &TargetArgs, output: &OutputArgs) -> Result<ExitCode, CliError> {
     let texts = sentences_of(rules);
-    // All of them, before any is written.
+    // Checked completely before any is written.
     let changes = texts.iter().map(|text| change_of(text, is_put)).collect::<Result<Vec<_>, _>>()?;
     let changed = Target::open(target)?.change(&changes)?;
     RulePrinter::of(output.output).changed(&changed, is_put)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// One sentence an argument, or one sentence of all arguments if one of them is a keyword, which alone is no rule.
+/// One sentence in each argument, or one sentence of all arguments if one of them is a keyword, which alone is no rule.
 fn sentences_of(args: &[String]) -> Vec<String> {
     if args.iter().any(|arg| KEYWORDS.contains(&arg.as_str())) { vec![args.join(" ")] } else { args.to_vec() }
 }
@@ -250,7 +250,7 @@ fn list(query: PageQuery, target: &TargetArgs, output: &OutputArgs) -> Result<Ex
     let (rules, has_more) = Target::open(target)?.list(query)?;
     RulePrinter::of(output.output).rules(&rules)?;
     if has_more {
-        // Not on stdout, which programs read.
+        // Not to stdout, which is for programs.
         let _ = writeln!(io::stderr(), "there are more rules: give a larger --limit, or use export");
     }
     Ok(ExitCode::SUCCESS)
@@ -259,7 +259,7 @@ fn list(query: PageQuery, target: &TargetArgs, output: &OutputArgs) -> Result<Ex
 fn diff(file: &Path, other: Option<PathBuf>, target: &TargetArgs) -> Result<ExitCode, CliError> {
     let new = files::read(file)?;
     let old = match other {
-        // `diff A B` tells what has become of A.
+        // `diff A B` shows the changes from A to B.
         Some(other) => return show_difference(&new, &files::read(&other)?),
         None => Target::open(target)?.rules()?,
     };

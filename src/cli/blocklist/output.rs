@@ -1,4 +1,4 @@
-//! What the command line prints: tables for people, lines and JSON for programs.
+//! The output of the command: tables for people, lines and JSON for programs.
 
 use std::io;
 use std::io::IsTerminal;
@@ -17,7 +17,7 @@ use super::RuleOutput;
 pub(super) struct RulePrinter(RuleOutput);
 
 impl RulePrinter {
-    /// As asked; else a table on a terminal and lines elsewhere.
+    /// As requested; otherwise a table on a terminal and lines elsewhere.
     pub(super) fn of(asked: Option<RuleOutput>) -> Self {
         Self(asked.unwrap_or_else(|| match io::stdout().is_terminal() {
             true => RuleOutput::Table,
@@ -25,7 +25,7 @@ impl RulePrinter {
         }))
     }
 
-    /// What changes came to.
+    /// The result of changes.
     pub(super) fn changed(&self, changed: &ChangedRules, is_put: bool) -> io::Result<()> {
         let lines = changed.results.iter().map(|result| {
             let before = result.replaced.as_ref().map(shown_before).unwrap_or_default();
@@ -105,7 +105,7 @@ pub(super) fn sentence(rule: &RuleView) -> String {
     format!("{}{until}{because}", rule.rule)
 }
 
-/// What a rule was before, where it had an end or a reason.
+/// The old rule, if it had an end or a reason.
 fn shown_before(rule: &RuleView) -> String {
     match sentence(rule).strip_prefix(rule.rule.as_str()) {
         None | Some("") => String::new(),
@@ -113,12 +113,12 @@ fn shown_before(rule: &RuleView) -> String {
     }
 }
 
-/// A terminal is not told what a foreign writer has put into a reason.
+/// Control characters in a reason, which another writer may have put there, must not reach a terminal.
 fn one_line(text: &str) -> String {
     text.replace(|character: char| character.is_control() || matches!(character, '\u{2028}' | '\u{2029}'), " ")
 }
 
-/// Columns of equal width, two blanks apart.
+/// Columns of equal width, two spaces apart.
 pub(in crate::cli) fn table(rows: &[Vec<String>]) -> Vec<String> {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -135,8 +135,8 @@ fn json(value: &impl Serialize) -> io::Result<()> {
     print_lines([text])
 }
 
-/// Prints to stdout, as long as somebody reads it. Nobody does behind `| head`: that is no failure, and the command goes on, so that its exit code
-/// says what it did and found.
+/// Prints to stdout while somebody reads it. A reader that ends early, as with `| head`, is no failure: the command continues, so that its
+/// exit code is right.
 pub(in crate::cli) fn print_lines(lines: impl IntoIterator<Item = String>) -> io::Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     let printed = lines.into_iter().try_for_each(|line| writeln!(out, "{line}")).and_then(|()| out.flush());

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-
 use crate::admin::api;
 use crate::admin::api::BlocklistApi;
 use crate::admin::api::PageQuery;
@@ -49,6 +47,9 @@ pub(super) struct TargetArgs {
     /// The blocklist's topic
     #[arg(long, value_name = "TOPIC")]
     topic: Option<String>,
+    /// The application whose blocklist it is, by its SdkAppid [default: the common one]
+    #[arg(long, value_name = "SDKAPPID", conflicts_with_all = ["brokers", "topic"])]
+    app: Option<String>,
     /// A property of librdkafka, with --brokers; may be repeated. Passwords belong into a config file
     #[arg(long, value_name = "NAME=VALUE", requires = "brokers")]
     kafka: Vec<String>,
@@ -72,6 +73,8 @@ pub(super) enum Target {
 #[derive(Default)]
 struct ListSettings {
     properties: BTreeMap<String, String>,
+    /// Asked for with --app: it is only read.
+    shared_by: Option<String>,
     topic: Option<String>,
     /// The files of the list that the topic is part of.
     files: Vec<PathBuf>,
@@ -81,6 +84,7 @@ struct ListSettings {
 /// The topic, as it was read when the command began.
 pub(super) struct KafkaTarget {
     properties: BTreeMap<String, String>,
+    shared_by: Option<String>,
     topic: Arc<str>,
     files: Vec<PathBuf>,
     policy: Policy,
@@ -95,7 +99,7 @@ impl Target {
     /// Connects. A topic is read to its end.
     pub(super) fn open(args: &TargetArgs) -> Result<Self, CliError> {
         if let Some(url) = &args.admin {
-            return AdminClient::new(url, args.token_file.as_deref()).map(Self::Admin);
+            return AdminClient::new(url, args.token_file.as_deref(), args.app.clone()).map(Self::Admin);
         }
         let settings = match &args.brokers {
             Some(brokers) => ListSettings {
@@ -154,7 +158,7 @@ impl Target {
 
 impl KafkaTarget {
     fn open(settings: ListSettings) -> Result<Self, CliError> {
-        let ListSettings { properties, topic, files, policy } = settings;
+        let ListSettings { properties, shared_by, topic, files, policy } = settings;
         let no_topic = || {
             CliError::Usage(
                 "no topic: set blocklist.topic or give --topic, or ask a bridge with --admin URL".to_owned(),
@@ -170,6 +174,7 @@ impl KafkaTarget {
             writer: TopicWriter::new(Arc::clone(&topic), properties.clone()),
             who: who(),
             properties,
+            shared_by,
             topic,
         };
         target.read()?;
@@ -194,10 +199,14 @@ impl KafkaTarget {
         let files = self.files.iter().map(of_file).collect::<Result<Vec<_>, CliError>>()?;
         let topic = Source::new(SourceKind::Topic, &self.topic, Arc::clone(&self.rules));
         let list = Blocklist::of(files.into_iter().chain([topic]), self.generation);
-        Ok(BlocklistApi { list: Arc::new(ArcSwap::from_pointee(list)), policy: self.policy, topic: None })
+        Ok(BlocklistApi::read_only(list, self.policy))
     }
 
     fn change(&mut self, changes: &[ChangeLine], source: &str) -> Result<ChangedRules, CliError> {
+        if let Some(app) = &self.shared_by {
+            let why = "shares the common blocklist: leave out --app to change that for all who share it";
+            return Err(CliError::Usage(format!("--app {app}: the application {why}")));
+        }
         let told = |error: ApiError| CliError::Target(error.details().detail);
         let lines = changes::of_lines(changes).map_err(told)?;
         let mut changed = api::what_they_do(&lines, &self.rules, self.generation, &self.topic);
@@ -228,7 +237,8 @@ fn given_properties(brokers: &str, given: &[String]) -> Result<BTreeMap<String, 
     Ok(properties)
 }
 
-/// What the configuration says of its common list. With --topic, of the list that has this topic.
+/// What the configuration says of its common list. With --app, of the list that decides for this application; with --topic, of the list
+/// that has this topic.
 fn configured(args: &TargetArgs) -> Result<ListSettings, CliError> {
     let mut flags = Flags::default();
     flags.config.clone_from(&args.config);
@@ -238,14 +248,32 @@ fn configured(args: &TargetArgs) -> Result<ListSettings, CliError> {
             "the broker is embedded: give the address it has printed with --brokers, or ask the bridge with --admin";
         return Err(CliError::Usage(why.to_owned()));
     }
-    let topic = args.topic.clone().or_else(|| config.blocklist.topic.clone());
-    let files = if topic == config.blocklist.topic {
-        config.blocklist.files
-    } else {
-        let own = config.apps.into_iter().find(|app| app.blocklist_topic == topic);
-        own.map(|app| app.blocklist_files).unwrap_or_default()
+    let policy = config.decide.policy();
+    let common = (config.blocklist.topic, config.blocklist.files);
+    let mut own = config.apps.into_iter().map(|app| (app.sdk_app_id, (app.blocklist_topic, app.blocklist_files)));
+    let mut shared_by = None;
+    let (topic, files) = match (&args.app, &args.topic) {
+        (Some(app), _) => {
+            let found = own.find(|(id, _)| id.to_string() == *app);
+            let (_, own) =
+                found.ok_or_else(|| CliError::Usage(format!("--app {app}: no such application is configured")))?;
+            if own == (None, Vec::new()) || own == common {
+                shared_by = Some(app.clone());
+                common
+            } else if own.0.is_none() {
+                let why = "has no blocklist_topic, only files: ask a bridge with --admin URL";
+                return Err(CliError::Usage(format!("--app {app}: the application {why}")));
+            } else {
+                own
+            }
+        }
+        (None, Some(topic)) if common.0.as_ref() != Some(topic) => {
+            let own = own.find(|(_, (own, _))| own.as_ref() == Some(topic));
+            (Some(topic.clone()), own.map(|(_, (_, files))| files).unwrap_or_default())
+        }
+        (None, _) => common,
     };
-    Ok(ListSettings { properties: config.kafka.properties, topic, files, policy: config.decide.policy() })
+    Ok(ListSettings { properties: config.kafka.properties, shared_by, topic, files, policy })
 }
 
 /// Who runs the command, by the name that the system knows.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::cli::doctor::connection::remedy;
 use crate::cli::doctor::report::CheckSection;
-use crate::cli::doctor::topics::AuditedTopics;
 use crate::cli::doctor::topics::BrokerClock;
+use crate::cli::doctor::topics::ComparedTopics;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::config::Config;
@@ -27,11 +27,11 @@ pub(super) fn compare(
     title: &'static str,
     config: &Config,
     cluster: &Cluster,
-    audited: &AuditedTopics,
+    compared: &ComparedTopics,
     written: &[BrokerClock],
 ) -> CheckSection {
     let mut section = CheckSection::new(title);
-    future(&mut section, cluster, audited);
+    future(&mut section, cluster, compared);
     written.iter().for_each(|written| with_broker(&mut section, config, written));
     if written.is_empty() {
         let how = "only a record that --write writes to a dead-letter topic with message.timestamp.type=LogAppendTime shows it";
@@ -41,11 +41,11 @@ pub(super) fn compare(
 }
 
 /// Whether there are records of the future.
-fn future(section: &mut CheckSection, cluster: &Cluster, audited: &AuditedTopics) {
-    let (mut names, dead_letter) = audited.usable();
+fn future(section: &mut CheckSection, cluster: &Cluster, compared: &ComparedTopics) {
+    let (mut names, dead_letter) = compared.usable();
     names.extend(dead_letter);
     let limit = UnixMillis(clock::wall().0.saturating_add(i64::try_from(FUTURE_MAX.as_millis()).unwrap_or(i64::MAX)));
-    match cluster.topics_with_records_since(&audited.found, &names, limit) {
+    match cluster.topics_with_records_since(&compared.found, &names, limit) {
         Ok(topics) if topics.is_empty() => {
             section.ok(format!("no record in Kafka is more than {} s ahead of it", FUTURE_MAX.as_secs()));
         }

@@ -42,12 +42,12 @@ pub(super) fn examine(config: &Config, is_to_write: bool, report: &mut CheckRepo
         return;
     };
     let [topics, blocklists, write, clock] = after_kafka;
-    let audited = topics::audit(config, &cluster, found);
-    report.push(topics::callbacks(topics, config, &audited));
-    report.push(topics::blocklists(blocklists, config, &audited));
-    let (section, broker_clocks) = topics::write(write, &cluster, &audited, is_to_write);
+    let compared = topics::compare(config, &cluster, found);
+    report.push(topics::callbacks(topics, config, &compared));
+    report.push(topics::blocklists(blocklists, config, &compared));
+    let (section, broker_clocks) = topics::write(write, &cluster, &compared, is_to_write);
     report.push(section);
-    report.push(clock::compare(clock, config, &cluster, &audited, &broker_clocks));
+    report.push(clock::compare(clock, config, &cluster, &compared, &broker_clocks));
 }
 
 /// Runs what may never end, such as a name resolution, on a thread that ends with the process.

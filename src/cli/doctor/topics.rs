@@ -7,11 +7,11 @@ use crate::blocklist::inspect;
 use crate::cli::doctor::connection::remedy;
 use crate::cli::doctor::report::CheckOutcome;
 use crate::cli::doctor::report::CheckSection;
-use crate::cli::topics::audit;
-use crate::cli::topics::audit::AuditedTopic;
-use crate::cli::topics::audit::NeededTopic;
-use crate::cli::topics::audit::TopicRole;
-use crate::cli::topics::audit::TopicVerdict;
+use crate::cli::topics::comparison;
+use crate::cli::topics::comparison::ComparedTopic;
+use crate::cli::topics::comparison::NeededTopic;
+use crate::cli::topics::comparison::TopicRole;
+use crate::cli::topics::comparison::TopicVerdict;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::config::Config;
@@ -26,22 +26,22 @@ const ALLOW_WRITE: &str =
     "allow WRITE and DESCRIBE on the topics to this client; with an invalid timestamp, set the clock of this machine";
 
 /// The topics that are needed, and those that are superfluous, compared with the configuration.
-pub(super) struct AuditedTopics {
+pub(super) struct ComparedTopics {
     pub(super) found: ClusterTopics,
-    pub(super) topics: Vec<AuditedTopic>,
+    pub(super) topics: Vec<ComparedTopic>,
     /// Kafka did not say how they are set.
     unread: Option<ClusterError>,
 }
 
 /// Asks Kafka how the topics are set, and compares them as `callbridge topics list` does.
-pub(super) fn audit(config: &Config, cluster: &Cluster, mut found: ClusterTopics) -> AuditedTopics {
+pub(super) fn compare(config: &Config, cluster: &Cluster, mut found: ClusterTopics) -> ComparedTopics {
     let needed = NeededTopic::all(config);
     let names: Vec<&str> = needed.iter().map(|topic| topic.name.as_str()).collect();
     let unread = cluster.describe(&mut found, &names).err();
-    AuditedTopics { topics: audit::compare(config, &found), found, unread }
+    ComparedTopics { topics: comparison::compare(config, &found), found, unread }
 }
 
-impl AuditedTopics {
+impl ComparedTopics {
     /// The names of those topics of callbacks that records can be sent to: without the dead-letter topics, and these.
     pub(super) fn usable(&self) -> (Vec<&str>, Vec<&str>) {
         let (mut others, mut dead_letter) = (Vec::new(), Vec::new());
@@ -55,31 +55,31 @@ impl AuditedTopics {
     }
 }
 
-fn is_of_list(topic: &AuditedTopic) -> bool {
+fn is_of_list(topic: &ComparedTopic) -> bool {
     matches!(topic.role, Some(TopicRole::Blocklist | TopicRole::BlocklistChanges))
 }
 
 /// What there is to say of the topics of callbacks.
-pub(super) fn callbacks(title: &'static str, config: &Config, audited: &AuditedTopics) -> CheckSection {
+pub(super) fn callbacks(title: &'static str, config: &Config, compared: &ComparedTopics) -> CheckSection {
     let mut section = CheckSection::new(title);
-    if let Some(error) = &audited.unread {
+    if let Some(error) = &compared.unread {
         section.fail(format!("the settings of topics cannot be read: {error}"), remedy(error));
     }
-    remarks(&mut section, config, audited, |topic| !is_of_list(topic));
+    remarks(&mut section, config, compared, |topic| !is_of_list(topic));
     section
 }
 
 /// What there is to say of each blocklist topic and its topic of changes.
-pub(super) fn blocklists(title: &'static str, config: &Config, audited: &AuditedTopics) -> CheckSection {
-    let of_lists = audited.topics.iter().filter(|topic| is_of_list(topic));
+pub(super) fn blocklists(title: &'static str, config: &Config, compared: &ComparedTopics) -> CheckSection {
+    let of_lists = compared.topics.iter().filter(|topic| is_of_list(topic));
     if of_lists.clone().next().is_none() {
         return CheckSection::skipped(title, "none is configured");
     }
     let mut section = CheckSection::new(title);
-    remarks(&mut section, config, audited, is_of_list);
-    let is_read = |topic: &&AuditedTopic| topic.role == Some(TopicRole::Blocklist) && topic.layout.is_some();
+    remarks(&mut section, config, compared, is_of_list);
+    let is_read = |topic: &&ComparedTopic| topic.role == Some(TopicRole::Blocklist) && topic.layout.is_some();
     // Nobody here reads the changes.
-    for AuditedTopic { name, .. } in of_lists.filter(is_read) {
+    for ComparedTopic { name, .. } in of_lists.filter(is_read) {
         match inspect::read(&config.kafka.properties, name) {
             Ok(end) => section.ok(format!("{name}: readable, up to offset {end}")),
             Err(why) => {
@@ -91,8 +91,13 @@ pub(super) fn blocklists(title: &'static str, config: &Config, audited: &Audited
 }
 
 /// A line for those topics that are right, and one for each remark, with the topics that it is about.
-fn remarks(section: &mut CheckSection, config: &Config, audited: &AuditedTopics, is_meant: fn(&AuditedTopic) -> bool) {
-    let topics = audited.topics.iter().filter(|topic| is_meant(topic));
+fn remarks(
+    section: &mut CheckSection,
+    config: &Config,
+    compared: &ComparedTopics,
+    is_meant: fn(&ComparedTopic) -> bool,
+) {
+    let topics = compared.topics.iter().filter(|topic| is_meant(topic));
     let (missing, others): (Vec<_>, Vec<_>) = topics.partition(|topic| topic.verdict == TopicVerdict::Missing);
     let right: Vec<&str> =
         others.iter().filter(|topic| topic.verdict == TopicVerdict::Ok).map(|topic| topic.name.as_str()).collect();
@@ -103,9 +108,9 @@ fn remarks(section: &mut CheckSection, config: &Config, audited: &AuditedTopics,
     }
     let is_created = |name: &str| {
         let is_missing = missing.iter().any(|topic| topic.name == name);
-        config.topics.create && is_missing && !audited.found.forbidden.contains(name)
+        config.topics.create && is_missing && !compared.found.forbidden.contains(name)
     };
-    let groups = [&missing, &others].map(|topics| audit::grouped(topics.iter().copied()));
+    let groups = [&missing, &others].map(|topics| comparison::grouped(topics.iter().copied()));
     for (remark, names) in groups.into_iter().flatten() {
         let (outcome, remedy) = match remark.is_wrong {
             true if names.iter().all(|name| is_created(name)) => {
@@ -136,7 +141,7 @@ pub(super) struct BrokerClock {
 pub(super) fn write(
     title: &'static str,
     cluster: &Cluster,
-    audited: &AuditedTopics,
+    compared: &ComparedTopics,
     is_asked: bool,
 ) -> (CheckSection, Vec<BrokerClock>) {
     if !is_asked {
@@ -145,7 +150,7 @@ pub(super) fn write(
         return (CheckSection::skipped(title, why), Vec::new());
     }
     let mut section = CheckSection::new(title);
-    let (others, dead_letter) = audited.usable();
+    let (others, dead_letter) = compared.usable();
     let mut clocks = Vec::new();
     let mut failed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let before = clock::wall();

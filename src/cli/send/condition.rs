@@ -1,4 +1,4 @@
-//! What `--fail-if` compares: `p99>100ms`, `late>0`, `errors>=0.1%`.
+//! The conditions of `--fail-if`: `p99>100ms`, `late>0`, `errors>=0.1%`.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::report::shown;
 
 type CountOf = fn(&Measurements) -> u64;
 
-/// The counts that have a name, as in the JSON report.
+/// The named counts, as in the JSON report.
 const COUNTS: [(&str, CountOf); 7] = [
     ("due", Measurements::due),
     ("sent", |seen| seen.sent),
@@ -52,7 +52,7 @@ enum Bound {
 }
 
 impl FailCondition {
-    /// Reads one, or says what is wrong with it.
+    /// Parses a condition.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let at = text.find(['<', '>']).ok_or("expected a comparison by >, >=, < or <=, such as p99>100ms")?;
         let (name, rest) = text.split_at(at);
@@ -72,7 +72,7 @@ impl FailCondition {
         Ok(Self { text: text.to_owned(), quantity, comparison, bound })
     }
 
-    /// Whether it is so.
+    /// Whether the condition holds.
     pub(super) fn holds(&self, measurements: &Measurements) -> bool {
         let value = match self.quantity {
             Quantity::Percentile(percent) => measurements.percentile(percent).as_secs_f64(),
@@ -90,7 +90,7 @@ impl FailCondition {
         }
     }
 
-    /// What the quantity is.
+    /// The value of the quantity.
     pub(super) fn found(&self, measurements: &Measurements) -> String {
         match self.quantity {
             Quantity::Percentile(percent) => shown(measurements.percentile(percent)),
@@ -134,7 +134,7 @@ fn count(text: &str) -> Result<Bound, String> {
     bound.ok_or_else(|| format!("{text:?} is no count: expected a number, or a share such as 0.1%"))
 }
 
-/// A plain number: no sign, no exponent, no infinity.
+/// A plain number: without sign, exponent or infinity.
 fn number(text: &str) -> Option<f64> {
     text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.').then(|| text.parse().ok())?
 }

@@ -1,4 +1,4 @@
-//! `callbridge send`: plays Tencent, and measures how a server answers.
+//! `callbridge send`: sends callbacks as Tencent does, and measures the responses.
 
 mod condition;
 mod replay;
@@ -51,17 +51,17 @@ const SECONDS: f64 = 10.0;
 const SECONDS_MIN: f64 = 0.001;
 const SECONDS_MAX: f64 = 7.0 * 86_400.0;
 const CONNECTIONS: u16 = 16;
-/// How often the line of progress changes.
+/// The period of updating the progress line.
 const PROGRESS: Duration = Duration::from_millis(500);
 
 /// The arguments of `send`.
 #[derive(Debug, clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub(in crate::cli) struct SendArgs {
-    /// Where the server takes callbacks: http://127.0.0.1:8080/, or https://HOST/PATH
+    /// The URL of the callback listener: http://127.0.0.1:8080/, or https://HOST/PATH
     #[arg(long)]
     url: String,
-    /// The application that the callbacks are of
+    /// The SdkAppid of the callbacks
     #[arg(long, value_name = "ID")]
     sdk_app_id: u64,
     /// Sign the callbacks with the token in the first line of this file
@@ -70,49 +70,48 @@ pub(in crate::cli) struct SendArgs {
     /// Callbacks a second, over all connections [default: 100]
     #[arg(long, value_name = "N", value_parser = rate, conflicts_with = "closed")]
     rate: Option<f64>,
-    /// Send on each connection as soon as it was answered, in place of at a rate
+    /// Send on each connection as soon as it has a response, instead of at a rate
     #[arg(long)]
     closed: bool,
-    /// Kept-alive connections, each with one callback under way at a time [default: 16; 1 with --replay]
+    /// Kept-alive connections, each with one callback at a time [default: 16; 1 with --replay]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     connections: Option<u16>,
-    /// How long callbacks are sent [default: 10]
+    /// How many seconds callbacks are sent [default: 10]
     #[arg(long, value_name = "S", value_parser = seconds)]
     seconds: Option<f64>,
-    /// How many callbacks are sent, in place of for how long
+    /// How many callbacks are sent, instead of for how long
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=COUNT_MAX), conflicts_with = "seconds")]
     count: Option<u64>,
-    /// A CallbackCommand, or a family such as 'Group.*'; may be repeated [default: all]. With --replay, the command of bodies that do not name
-    /// theirs
+    /// A CallbackCommand, or a family such as 'Group.*'; may be repeated [default: all]. With --replay, the command of bodies without one
     #[arg(long, value_name = "C")]
     command: Vec<String>,
     /// Send each callback twice, as Tencent does when it repeats one; --count counts them once
     #[arg(long)]
     duplicate: bool,
-    /// Send what this file has, a callback a line, once and in this order, instead of samples; - is stdin. A line is a body, an event as Kafka has it,
-    /// or what `callbridge journal export` or `kcat -J` print of one
+    /// Send the callbacks in this file, one a line, once and in order, instead of samples; - is stdin. A line is a body, an event as in
+    /// Kafka, or the output of `callbridge journal export` or `kcat -J`
     #[arg(long, value_name = "FILE", conflicts_with_all = ["seconds", "count"])]
     replay: Option<PathBuf>,
-    /// Also write the report as JSON, into this file or to stdout in place of the text
+    /// Also write the report as JSON, to this file or to stdout in place of the text
     #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
     json: Option<PathBuf>,
-    /// End with 1 if this holds in the end, such as 'p99>100ms', 'late>0' or 'errors>=0.1%'; may be repeated. A latency (p50, p99.9, any other
-    /// percentile, max) has a unit: us, ms or s. A count (due, sent, answered, unanswered, errors, late, late_starts) is a number, or a share of
-    /// the callbacks that were due. Compared by >, >=, < or <=
+    /// End with 1 if this holds at the end, such as 'p99>100ms', 'late>0' or 'errors>=0.1%'; may be repeated. A latency (p50, p99.9, any
+    /// other percentile, max) has a unit: us, ms or s. A count (due, sent, answered, unanswered, errors, late, late_starts) is a number, or
+    /// a percentage of the callbacks that were due. Operators: >, >=, < and <=
     #[arg(long, value_name = "EXPR", value_parser = FailCondition::parse)]
     fail_if: Vec<FailCondition>,
-    /// The host of the URL, where that is not this machine
+    /// The host of the URL, if it is not this machine
     #[arg(long, value_name = "HOST")]
     yes_to: Option<String>,
-    /// Certificates (PEM) of the authorities that the server's certificate may be of [default: the system's]
+    /// CA certificates (PEM) that may have issued the server's certificate [default: the system's]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// Take any certificate of a server on this machine
+    /// Accept any certificate of a server on this machine
     #[arg(long, conflicts_with = "ca")]
     insecure: bool,
 }
 
-/// Why nothing was sent, or nothing came of it.
+/// Why nothing was sent, or the run failed.
 #[derive(Debug, thiserror::Error)]
 enum SendCommandError {
     #[error("{0}")]
@@ -123,7 +122,7 @@ enum SendCommandError {
     System(#[from] io::Error),
 }
 
-/// Sends, reports, and judges.
+/// Sends, reports, and evaluates the conditions.
 pub(in crate::cli) fn run(args: &SendArgs) -> ExitCode {
     match send(args) {
         Ok(code) => code,
@@ -145,7 +144,7 @@ fn send(args: &SendArgs) -> Result<ExitCode, SendCommandError> {
     let callbacks = callbacks_of(args)?;
     let plan = plan(args, callbacks.len());
     let connections = args.connections.unwrap_or(if args.replay.is_some() { 1 } else { CONNECTIONS });
-    // Before anything is sent, so that no run is for nothing.
+    // Before anything is sent, so that no run is in vain.
     let json = args.json.as_deref().filter(|path| !is_stream(path)).map(create).transpose()?;
     let requests = Requests::new(&destination, args.sdk_app_id, tokens, &callbacks, args.replay.is_none());
     raise_descriptor_limit();
@@ -164,7 +163,7 @@ fn send(args: &SendArgs) -> Result<ExitCode, SendCommandError> {
     Ok(verdict(args, &measurements))
 }
 
-/// Prints the line of progress on a terminal.
+/// Prints the progress line on a terminal.
 async fn with_progress(run: impl Future<Output = RunTime>, measurements: &Mutex<Measurements>) -> RunTime {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     let bar = match ProgressStyle::with_template("{elapsed}  {msg}") {
@@ -187,7 +186,7 @@ async fn with_progress(run: impl Future<Output = RunTime>, measurements: &Mutex<
 fn print(args: &SendArgs, json: Option<File>, report: &SendReport) -> Result<(), SendCommandError> {
     let is_for_stdout = args.json.as_deref().is_some_and(is_stream);
     let text = if is_for_stdout { report.json() } else { report.to_string() };
-    // A reader that ends early does not change what comes out of the run.
+    // A reader that ends early does not change the result of the run.
     let _ = super::print(text.as_bytes());
     let written = json.map_or(Ok(()), |mut file| file.write_all(report.json().as_bytes()));
     written.map_err(|error| SendCommandError::Failed(format!("write the report: {error}")))
@@ -200,7 +199,7 @@ fn create(path: &Path) -> Result<File, SendCommandError> {
 fn verdict(args: &SendArgs, measurements: &Measurements) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     if measurements.answered == 0 {
-        say("nothing was answered");
+        say("there was no response");
         code = ExitCode::FAILURE;
     }
     for condition in args.fail_if.iter().filter(|condition| condition.holds(measurements)) {
@@ -245,15 +244,15 @@ fn is_stream(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-/// Each connection is a file descriptor.
+/// Each connection needs a file descriptor.
 fn raise_descriptor_limit() {
     let Rlimit { maximum, .. } = rustix::process::getrlimit(Resource::Nofile);
-    // With fewer, the connection that has none says so.
+    // If there are too few, the connection reports the error.
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 fn say(what: &str) {
-    // When nobody reads it, the exit code still tells.
+    // If nobody reads it, the exit code still says it.
     let _ = writeln!(io::stderr(), "callbridge send: {what}");
 }
 

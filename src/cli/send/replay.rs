@@ -1,4 +1,4 @@
-//! What `--replay` reads: a callback a line, in any form that callbridge and kcat print.
+//! The input of `--replay`: a callback a line, in any form that callbridge and kcat print.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,12 +14,12 @@ use serde_json::value::RawValue;
 use crate::request::Query;
 use crate::send::callbacks::CallbackBody;
 
-/// The header of a dead letter that names the command of the raw body in its value.
+/// The header of a dead letter with the command of the raw body in its value.
 const COMMAND_HEADER: &str = "callbridge-command";
 /// The header of an event in binary mode.
 const TYPE_HEADER: &str = "ce_type";
 
-/// The members that tell the forms apart. A body has names of Tencent's, in capitals.
+/// The members that distinguish the forms. Members of a body have Tencent's names, which begin with capitals.
 #[derive(Default, Deserialize)]
 struct ReplayLine<'a> {
     #[serde(rename = "CallbackCommand")]
@@ -32,11 +32,11 @@ struct ReplayLine<'a> {
     /// The value of an event in binary mode.
     #[serde(borrow)]
     callback: Option<&'a RawValue>,
-    /// `callbridge journal export`.
+    /// A line of `callbridge journal export`.
     query: Option<String>,
     body: Option<String>,
     body_base64: Option<String>,
-    /// A record, of `callbridge journal export --form envelopes` or, with `payload`, of `kcat -J`.
+    /// A record of `callbridge journal export --form envelopes` or, with `payload`, of `kcat -J`.
     headers: Option<RecordHeaders>,
     value: Option<String>,
     value_base64: Option<String>,
@@ -47,15 +47,15 @@ struct ReplayLine<'a> {
 #[serde(untagged)]
 enum RecordHeaders {
     Named(BTreeMap<String, Option<String>>),
-    /// Names and values in turn.
+    /// Alternating names and values.
     InTurn(Vec<Option<String>>),
 }
 
-/// The callbacks of a file; `command` is that of bodies that do not name theirs.
+/// The callbacks of a file; `command` is the command of bodies without one.
 ///
 /// # Errors
 ///
-/// It cannot be read, holds none, or has a line that is none.
+/// The file cannot be read, has no callback, or has an invalid line.
 pub(super) fn read(path: &Path, command: Option<&str>) -> Result<Vec<CallbackBody>, String> {
     let bytes = if super::is_stream(path) {
         let mut bytes = Vec::new();
@@ -92,7 +92,7 @@ fn callback(line: &[u8], command: Option<&str>) -> Result<CallbackBody, String> 
     event(line, command)
 }
 
-/// An event, its data, or else a body.
+/// An event, its data, or otherwise a body.
 fn event(line: &[u8], command: Option<&str>) -> Result<CallbackBody, String> {
     let read: ReplayLine<'_> = serde_json::from_slice(line).unwrap_or_default();
     let data: ReplayLine<'_> =
@@ -106,7 +106,7 @@ fn event(line: &[u8], command: Option<&str>) -> Result<CallbackBody, String> {
 
 fn body(body: &[u8], command: Option<&str>) -> Result<CallbackBody, String> {
     let command = command.ok_or("does not name its command: give --command")?;
-    // It goes into a query as it is.
+    // It is inserted into a query unchanged.
     let is_word = |byte: u8| byte.is_ascii_graphic() && !b"&#%+?=\"<>".contains(&byte);
     if command.is_empty() || !command.bytes().all(is_word) {
         return Err(format!("{command:?} cannot be a command"));
@@ -125,7 +125,7 @@ impl RecordHeaders {
     fn get(&self, name: &str) -> Option<&str> {
         match self {
             Self::Named(headers) => headers.get(name)?.as_deref(),
-            // The last: those before may stand in what the sender wrote.
+            // The last one: earlier ones may be in what the sender wrote.
             Self::InTurn(words) => {
                 let mut pairs = words.as_chunks::<2>().0.iter().rev();
                 pairs.find(|[found, _]| found.as_deref() == Some(name)).and_then(|[_, value]| value.as_deref())

@@ -1,4 +1,4 @@
-//! What `send` reports, as text and as JSON.
+//! The report of `send`, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +11,10 @@ use crate::send::RunTime;
 use crate::send::measurements::Measurements;
 
 const PERCENTILES: [(&str, f64); 5] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9), ("max", 100.0)];
-/// When more than this part of the callbacks was sent late, the latencies are not the server's.
+/// If more than this fraction of the callbacks was sent late, the latencies are not those of the server.
 const LATE_STARTS_PART: u64 = 100;
 
-/// Everything that was measured. `due` is `answered` and `unanswered`; `answered` is the sum of `status_codes`, `unanswered` that of `failures`.
+/// All results. `due` is `answered` plus `unanswered`; `answered` is the sum of `status_codes`, and `unanswered` that of `failures`.
 #[derive(Debug, Serialize)]
 pub(super) struct SendReport {
     /// Without its path, which may be a secret.
@@ -27,9 +27,9 @@ pub(super) struct SendReport {
     seconds: f64,
     /// Until the last callback was sent.
     sending_seconds: f64,
-    /// Sent a second, while sending.
+    /// Sent a second, during sending.
     rate: f64,
-    /// Answered as Tencent wants, a second.
+    /// Valid responses a second.
     throughput: f64,
     due: u64,
     sent: u64,
@@ -113,7 +113,7 @@ impl fmt::Display for SendReport {
     }
 }
 
-/// The line of progress.
+/// The progress line.
 pub(super) fn progress(seen: &Measurements) -> String {
     let ended = seen.answered + seen.failures.values().sum::<u64>();
     format!(
@@ -134,7 +134,7 @@ pub(super) fn origin(url: &str) -> String {
     if scheme.is_empty() { host.to_owned() } else { format!("{scheme}://{host}") }
 }
 
-/// A latency with three digits or so.
+/// A latency with about three digits.
 pub(super) fn shown(latency: Duration) -> String {
     let ms = latency.as_secs_f64() * 1e3;
     match ms {

@@ -1,6 +1,6 @@
 //! `callbridge topics`: lists the topics that the configuration needs beside those that Kafka has, and creates what is missing.
 
-pub(super) mod audit;
+pub(super) mod comparison;
 mod print;
 
 use std::collections::BTreeMap;
@@ -16,8 +16,8 @@ use clap::ValueEnum;
 
 use crate::cli::blocklist::output::print_lines;
 use crate::cli::serve;
-use crate::cli::topics::audit::NeededTopic;
-use crate::cli::topics::audit::TopicVerdict;
+use crate::cli::topics::comparison::NeededTopic;
+use crate::cli::topics::comparison::TopicVerdict;
 use crate::clock;
 use crate::config;
 use crate::config::Config;
@@ -126,10 +126,10 @@ fn list(config: &Config, output: TopicsOutput) -> ExitCode {
     let found = look(config);
     let brokers = found.as_ref().map_or(REPLICAS_WANTED.unsigned_abs() as usize, |found| found.brokers.len());
     let specs = || {
-        let replicas = audit::replicas_wanted(config, brokers);
+        let replicas = comparison::replicas_wanted(config, brokers);
         NeededTopic::all(config).iter().map(|topic| topic.spec(config, replicas)).collect::<Vec<_>>()
     };
-    let topics = found.as_ref().map(|found| audit::compare(config, found));
+    let topics = found.as_ref().map(|found| comparison::compare(config, found));
     let printed = match (output, &topics) {
         (TopicsOutput::Table, Ok(topics)) => print_lines(print::table(topics)),
         (TopicsOutput::Json, Ok(topics)) => print_lines(print::json(topics)),
@@ -156,7 +156,7 @@ fn create(config: &Config, is_dry_run: bool, output: TopicsOutput) -> Result<Exi
     let missing: Vec<NeededTopic> =
         NeededTopic::all(config).into_iter().filter(|topic| !found.topics.contains_key(&topic.name)).collect();
     let replicas = match config.topics.replication_factor {
-        _ if is_dry_run || missing.is_empty() => audit::replicas_wanted(config, found.brokers.len()),
+        _ if is_dry_run || missing.is_empty() => comparison::replicas_wanted(config, found.brokers.len()),
         Some(replicas) => replicas,
         None => settled_replicas(&cluster, found)?,
     };

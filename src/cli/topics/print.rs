@@ -7,13 +7,13 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::cli::blocklist::output;
-use crate::cli::topics::audit;
-use crate::cli::topics::audit::AuditedTopic;
-use crate::cli::topics::audit::TopicVerdict;
+use crate::cli::topics::comparison;
+use crate::cli::topics::comparison::ComparedTopic;
+use crate::cli::topics::comparison::TopicVerdict;
 use crate::publish::cluster::TopicSpec;
 
 /// A row for each topic, then what there is to say of them.
-pub(super) fn table(topics: &[AuditedTopic]) -> Vec<String> {
+pub(super) fn table(topics: &[ComparedTopic]) -> Vec<String> {
     let head = ["STATE", "TOPIC", "FOR", "PARTITIONS", "REPLICAS", "MIN ISR"].map(str::to_owned).to_vec();
     let rows = topics.iter().map(|topic| {
         let count = |count: usize| count.to_string();
@@ -33,16 +33,16 @@ pub(super) fn table(topics: &[AuditedTopic]) -> Vec<String> {
 }
 
 /// Each remark with its topics and what to do.
-pub(super) fn remarks(topics: &[AuditedTopic]) -> Vec<String> {
-    let line = |(remark, names): (&audit::TopicRemark, Vec<&str>)| {
+pub(super) fn remarks(topics: &[ComparedTopic]) -> Vec<String> {
+    let line = |(remark, names): (&comparison::TopicRemark, Vec<&str>)| {
         let level = if remark.is_wrong { "wrong" } else { "warning" };
         [format!("{level}: {}: {}", names.join(", "), remark.what), format!("    {}", remark.remedy)]
     };
-    audit::grouped(topics).into_iter().flat_map(line).collect()
+    comparison::grouped(topics).into_iter().flat_map(line).collect()
 }
 
 /// How many topics there are of each kind.
-pub(super) fn summary(topics: &[AuditedTopic]) -> String {
+pub(super) fn summary(topics: &[ComparedTopic]) -> String {
     let count = |verdict| topics.iter().filter(|topic| topic.verdict == verdict).count();
     let [ok, missing, wrong, superfluous] =
         [TopicVerdict::Ok, TopicVerdict::Missing, TopicVerdict::Wrong, TopicVerdict::Superfluous].map(count);
@@ -53,7 +53,7 @@ pub(super) fn summary(topics: &[AuditedTopic]) -> String {
 }
 
 /// One JSON document.
-pub(super) fn json(topics: &[AuditedTopic]) -> Vec<String> {
+pub(super) fn json(topics: &[ComparedTopic]) -> Vec<String> {
     let topics: Vec<Value> = topics
         .iter()
         .map(|topic| {
@@ -64,7 +64,7 @@ pub(super) fn json(topics: &[AuditedTopic]) -> Vec<String> {
             json!({
                 "name": topic.name,
                 "state": topic.verdict.as_str(),
-                "for": topic.role.map(audit::TopicRole::as_str),
+                "for": topic.role.map(comparison::TopicRole::as_str),
                 "partitions": topic.layout.as_ref().map(|layout| layout.partitions),
                 "replicas": topic.layout.as_ref().map(|layout| layout.replicas),
                 "in_sync_replicas": topic.layout.as_ref().map(|layout| layout.in_sync),

@@ -1,6 +1,6 @@
-//! A batch of changes on its way to the next version.
+//! A batch of changes that makes the next version.
 //!
-//! What the batch touches stands in maps until its end, and goes into the sets at once.
+//! Changes are collected in maps, and applied to the sets at once.
 
 use std::collections::HashMap;
 
@@ -21,11 +21,11 @@ use crate::decide::topic::value::Provenance;
 
 pub(super) struct Edit<'r> {
     base: &'r Rules,
-    /// By scope and id; `None` where the rule is gone.
+    /// By scope and id; `None` if the rule is removed.
     rules: HashMap<(u64, Box<str>), Option<HeldRule>>,
     accounts: HashMap<Box<str>, Account>,
     reasons: HashMap<u64, RuleReason>,
-    /// The numbers of the reasons that this batch brings.
+    /// The numbers of the reasons that are new in this batch.
     brought: HashMap<Box<str>, u64>,
     unused: Numbers,
     counts: [usize; 4],
@@ -90,7 +90,7 @@ impl<'r> Edit<'r> {
         }
     }
 
-    /// The account of this name, unless it has no rules and had none before.
+    /// The account of this name, if it has or had rules.
     fn account(&mut self, name: &str) -> Option<&mut Account> {
         if !self.accounts.contains_key(name) {
             let account = self.base.accounts.get(Account::key(name))?;
@@ -99,7 +99,7 @@ impl<'r> Edit<'r> {
         self.accounts.get_mut(name)
     }
 
-    /// The number of an account that may be new.
+    /// The number of an account, which may be new.
     fn account_or_new(&mut self, name: &str) -> u64 {
         if let Some(account) = self.account(name) {
             return account.number;
@@ -130,7 +130,7 @@ impl<'r> Edit<'r> {
         number
     }
 
-    /// Where the last `allow` with the latest end has gone from an account that has others, looks through all rules for the latest of those.
+    /// If the last `allow` with the latest end of an account was removed, and the account has others, finds the latest end among all rules.
     fn find_latest_ends(&mut self, rules: &Set<HeldRule>) {
         let lost = self.accounts.values_mut().filter(|account| account.has_lost_latest());
         let mut lost: HashMap<u64, &mut Account> =

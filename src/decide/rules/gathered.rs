@@ -1,4 +1,4 @@
-//! Rules that become one version at once, as those of a file or of a topic that is read from its start do.
+//! Rules that become one version at once: those of a file, or of a topic that is read from its start.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::decide::set::Gathering;
 use crate::decide::topic::value::Provenance;
 use crate::decide::topic::value::RuleValue;
 
-/// How many different reasons are remembered to be shared. Beyond it a reason may be kept more than once.
+/// The most different reasons that are shared. Further ones may be stored more than once.
 const REASONS_SHARED_MAX: usize = 65_536;
 
 /// See the [module](self).
@@ -26,27 +26,27 @@ pub struct Gathered {
     rules: Gathering<HeldRule>,
     /// The numbers of the accounts.
     accounts: HashMap<Box<str>, u64>,
-    /// All reasons, in the order of their numbers.
+    /// All reasons, ordered by number.
     reasons: Vec<RuleReason>,
-    /// The numbers of those that are shared.
+    /// The numbers of the shared ones.
     shared: HashMap<Box<str>, u64>,
     order: GatherOrder,
-    /// The provenance that came last, with its number: those of an import are all the same.
+    /// The last provenance, with its number: all rules of an import have the same.
     last: Option<(Provenance<'static>, u64)>,
 }
 
-/// Which of two rules that are the same but for their end counts.
+/// Which of two entries for the same rule counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum GatherOrder {
     /// The one with the later end, as in a file.
     #[default]
     LaterEnd,
-    /// The one that came later, as in a log.
+    /// The later one, as in a log.
     LaterRecord,
 }
 
 impl Gathered {
-    /// For the records of a log: of two for the same rule the later counts.
+    /// For the records of a log: the later record of a rule counts.
     pub fn of_log() -> Self {
         Self { order: GatherOrder::LaterRecord, ..Self::default() }
     }
@@ -78,7 +78,7 @@ impl Gathered {
         self.rules.put(scope::key(rule, account), &HeldRule { until, reason });
     }
 
-    /// The version that has them.
+    /// Builds the version.
     pub fn finish(self) -> Rules {
         let Self { rules, accounts, mut reasons, order, .. } = self;
         let mut counts = [0; 4];
@@ -149,7 +149,7 @@ impl Gathered {
     }
 }
 
-/// The place of `kind` among counts.
+/// The index of `kind` in counts.
 pub(super) fn count_of(counts: &mut [usize; 4], kind: RuleKind) -> Option<&mut usize> {
     let place = RuleKind::ALL.iter().position(|other| *other == kind)?;
     counts.get_mut(place)

@@ -1,4 +1,4 @@
-//! What the sets of a source hold of a rule, an account and a reason, and the bytes that say so.
+//! What the sets of a source store about a rule, an account and a reason, and its encoding.
 
 use std::cmp::Ordering;
 
@@ -8,10 +8,10 @@ use crate::decide::set::Key;
 use crate::decide::set::SetValue;
 use crate::decide::set::number;
 
-/// The number that stands for no reason.
+/// The number for "no reason".
 pub(super) const NO_REASON: u64 = 0;
 
-/// What is held of a rule: one byte where it never ends and has no reason, and four more for most ends.
+/// The entry of a rule: one byte if it has neither an end nor a reason, and four more for most ends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HeldRule {
     pub(super) until: UnixMillis,
@@ -20,7 +20,7 @@ pub(super) struct HeldRule {
 }
 
 impl HeldRule {
-    /// Stands for a rule that a later record has removed, until the set is built. No sentence and no record has such an end.
+    /// Marks a rule that a later record has removed, until the set is built. No sentence and no record has this end.
     pub(super) const REMOVED: Self = Self { until: UnixMillis(i64::MIN), reason: NO_REASON };
 
     pub(super) fn is_removed(&self) -> bool {
@@ -45,19 +45,19 @@ impl SetValue for HeldRule {
     }
 }
 
-/// What is held of an account that has rules.
+/// The entry of an account that has rules.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Account {
-    /// Stands for it in scopes.
+    /// Its number in scopes.
     pub(super) number: u64,
-    /// How many rules there are of each kind.
+    /// The number of its rules, by kind.
     pub(super) closes: u64,
     pub(super) blocks: u64,
     pub(super) pardons: u64,
     pub(super) allows: u64,
-    /// The latest end of an `allow`.
+    /// The latest end of an `allow` rule.
     pub(super) allows_until: UnixMillis,
-    /// How many of them end then. If none does although there are some, the latest end is not known.
+    /// How many of them have that end. Zero, if there are any, means that the latest end is not known.
     pub(super) allows_latest: u64,
 }
 
@@ -76,7 +76,7 @@ impl Account {
         self.closes > 0 || self.blocks > 0 || self.pardons > 0 || self.allows > 0
     }
 
-    /// Counts a rule that is new.
+    /// Counts a new rule.
     pub(super) fn add(&mut self, kind: RuleKind, until: UnixMillis) {
         *self.count_mut(kind) += 1;
         if kind == RuleKind::Allow {
@@ -84,7 +84,7 @@ impl Account {
         }
     }
 
-    /// Takes note of the end of an `allow`.
+    /// Takes the end of an `allow` rule into account.
     pub(super) fn add_end(&mut self, until: UnixMillis) {
         match until.cmp(&self.allows_until) {
             Ordering::Less => {}
@@ -93,7 +93,7 @@ impl Account {
         }
     }
 
-    /// Counts a rule no longer.
+    /// Counts a removed rule.
     pub(super) fn remove(&mut self, kind: RuleKind, until: UnixMillis) {
         *self.count_mut(kind) -= 1;
         if kind == RuleKind::Allow && until == self.allows_until {
@@ -101,7 +101,7 @@ impl Account {
         }
     }
 
-    /// Whether the latest end of an `allow` is not known.
+    /// Whether the latest end of the `allow` rules is not known.
     pub(super) const fn has_lost_latest(&self) -> bool {
         self.allows > 0 && self.allows_latest == 0
     }
@@ -138,16 +138,16 @@ impl SetValue for Account {
     }
 }
 
-/// Why rules are there. Rules with the same reason share it.
+/// A reason. Rules with the same reason share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RuleReason {
-    /// How many rules have it.
+    /// The number of rules with it.
     pub(super) rules: u64,
     pub(super) text: Box<str>,
 }
 
 impl RuleReason {
-    /// The key of the reason of this number.
+    /// The key of the reason with this number.
     pub(super) const fn key(number: u64) -> Key<'static> {
         Key { scope: number, id: "" }
     }
@@ -169,13 +169,13 @@ impl SetValue for RuleReason {
     }
 }
 
-// How an end is written: in the lowest bits of a number before it.
+// The encoding of an end, in the lowest bits of the number before it.
 const NEVER: u64 = 0;
 const SECONDS: u64 = 1;
 const MILLIS: u64 = 2;
 const FORM_BITS: u32 = 2;
 
-/// Appends a number and an end: nothing more where it never comes, four bytes for a whole second before 2106, eight for any other.
+/// Appends a number and an end: no further bytes if it never ends, four for a whole second before 2106, eight for any other.
 fn push_with_end(bytes: &mut Vec<u8>, number: u64, end: UnixMillis) {
     let number = number << FORM_BITS;
     let seconds = if end.0 % 1000 == 0 { u32::try_from(end.0 / 1000).ok() } else { None };

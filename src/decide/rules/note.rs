@@ -1,14 +1,14 @@
-//! The provenance of a rule as a text: what rules share, and a set holds once.
+//! The provenance of a rule as a text, which a set stores once for all rules that share it.
 
 use std::borrow::Cow;
 
 use crate::decide::topic::value;
 use crate::decide::topic::value::Provenance;
 
-/// Before what is more than a reason. No reason of a file begins with it, since a file has no control characters.
+/// The prefix of a provenance that is more than a reason. No reason of a file begins with it, since a file has no control characters.
 const MORE: char = '\u{1f}';
 
-/// The text; `None` where nothing is known.
+/// The text; `None` if nothing is known.
 pub(super) fn text<'a>(provenance: &'a Provenance<'_>) -> Option<Cow<'a, str>> {
     match provenance {
         Provenance { because, who: None, when: None, source: None } => because.as_deref().map(Cow::Borrowed),
@@ -20,7 +20,7 @@ pub(super) fn text<'a>(provenance: &'a Provenance<'_>) -> Option<Cow<'a, str>> {
     }
 }
 
-/// What [`text`] was made of.
+/// Decodes a [`text`].
 pub(super) fn read(text: &str) -> Provenance<'static> {
     let more = text.strip_prefix(MORE).and_then(|json| value::decode(json.as_bytes()).ok());
     more.map_or_else(|| Provenance::of_reason(Some(text)), |value| value.provenance).into_owned()

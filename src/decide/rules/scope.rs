@@ -1,4 +1,4 @@
-//! What the id of a rule stands for, as a number. Small numbers take less room, so rules that hold everywhere have the first.
+//! What the id of a rule stands for, as a number. Small numbers take less space, so rules that hold everywhere have the first.
 
 use crate::decide::rule::Rule;
 use crate::decide::rule::RuleKind;
@@ -10,9 +10,9 @@ pub(super) const BLOCKED: u64 = 0;
 pub(super) const PARDONED: u64 = 1;
 /// The id is a closed account.
 pub(super) const CLOSED: u64 = 2;
-/// The first scope of those on accounts.
+/// The first scope of rules on accounts.
 const ON_ACCOUNTS: u64 = 3;
-/// How many scopes an account has.
+/// The number of scopes for each account.
 const EACH: u64 = 3;
 
 /// The id is a user, blocked on the account of this number.
@@ -30,7 +30,7 @@ pub(super) const fn allowed_on(account: u64) -> u64 {
     blocked_on(account) + 2
 }
 
-/// The key of `rule`, where `account` is the number of the account that it names.
+/// The key of `rule`; `account` is the number of its account.
 pub(super) fn key<'r>(rule: &'r Rule<'_>, account: u64) -> Key<'r> {
     let (scope, id) = match rule {
         Rule::Block { user, account: None } => (BLOCKED, user),
@@ -43,7 +43,7 @@ pub(super) fn key<'r>(rule: &'r Rule<'_>, account: u64) -> Key<'r> {
     Key { scope, id }
 }
 
-/// The rule that `key` stands for, where `account` is the name of the account whose users its scope is for.
+/// The rule of `key`; `account` is the name of the account of its scope.
 pub(super) fn rule<'k>(key: Key<'k>, account: Option<&'k str>) -> Option<Rule<'k>> {
     let id = key.id.into();
     Some(match (kind_of(key.scope), account_of(key.scope).is_some()) {
@@ -56,7 +56,7 @@ pub(super) fn rule<'k>(key: Key<'k>, account: Option<&'k str>) -> Option<Rule<'k
     })
 }
 
-/// The number of the account whose users `scope` is for, if it is for those of one.
+/// The number of the account of `scope`, if it is a scope on an account.
 pub(super) const fn account_of(scope: u64) -> Option<u64> {
     match scope.checked_sub(ON_ACCOUNTS) {
         Some(on_accounts) => Some(on_accounts / EACH),

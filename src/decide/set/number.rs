@@ -1,6 +1,6 @@
-//! Unsigned numbers as LEB128: seven bits a byte, the lowest first, the top bit set in all bytes but the last.
+//! Unsigned numbers in LEB128: seven bits a byte, lowest first; the top bit is set in all bytes but the last.
 
-/// The most bytes that a number takes.
+/// The most bytes of a number.
 pub(crate) const BYTES_MAX: usize = 10;
 
 /// Appends `number`: one byte below 128.
@@ -15,11 +15,11 @@ pub(crate) fn push(bytes: &mut Vec<u8>, mut number: u64) {
     }
 }
 
-/// Takes a number from the front of `bytes`. `None` if none is there.
+/// Decodes a number from the front of `bytes`. `None` if there is none.
 #[inline]
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
     match bytes.split_first() {
-        // Nearly all are so small.
+        // Nearly all numbers have one byte.
         Some((byte, rest)) if *byte < 0x80 => {
             *bytes = rest;
             Some(u64::from(*byte))

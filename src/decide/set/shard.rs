@@ -1,14 +1,14 @@
-//! A shard: some hundreds of entries in one allocation that never changes.
+//! A shard: some hundreds of entries in one immutable allocation.
 //!
-//! Entries stand in groups. Behind 48 unused bytes come the heads of all groups, 64 bytes each, then the entries, group by group:
+//! Entries are in groups. After 48 unused bytes come the heads of all groups, 64 bytes each, then the entries, group by group:
 //!
 //! ```text
 //! head:  start of the group's entries, behind the heads (u32) │ 30 tags │ 30 lengths; 0: no more entries
 //! entry: value │ scope (LEB128) │ id             with its length (LEB128) before it where that is 255 or more
 //! ```
 //!
-//! The tag is a byte of the entry's hash, so that a lookup reads a head and, most often, only the entry that it looks for.
-//! Groups stand in the order of the hash, as shards do.
+//! The tag is a byte of the entry's hash, so that a lookup reads a head and usually only the entry that it looks for. Groups are in the
+//! order of the hash, as are shards.
 
 use std::hash::BuildHasher;
 use std::hash::Hasher;
@@ -20,38 +20,37 @@ use crate::decide::set::SetValue;
 use crate::decide::set::number;
 
 const HEAD_BYTES: usize = 64;
-/// In front of the heads. The counts of an [`Arc`] take 16 bytes before it, so that each head is one line of the cache: nearly all shards
-/// begin where a page of memory does.
+/// The unused bytes before the heads. With the 16 bytes of the counts of an [`Arc`] each head is one cache line: nearly all shards begin at
+/// a page boundary.
 const PAD_BYTES: usize = HEAD_BYTES - 16;
 const START_BYTES: usize = 4;
 /// The most entries of a group.
 const SLOTS: usize = 30;
 const _: () = assert!(START_BYTES + 2 * SLOTS == HEAD_BYTES);
-/// How many entries a group has on average. With random hashes one of about 700 groups would have more than [`SLOTS`].
+/// The average number of entries of a group. With random hashes one of about 700 groups would exceed [`SLOTS`].
 const GROUP_ENTRIES: usize = 17;
-/// How many bytes the heads add to the entries of a shard, for each, on average: rounded up.
+/// The average bytes that the heads add to each entry, rounded up.
 pub(super) const HEAD_BYTES_EACH: usize = HEAD_BYTES.div_ceil(GROUP_ENTRIES);
-/// The allocator has no size between 14 and 16 KiB, and adds some bytes for the counts of an [`Arc`].
+/// The allocator has no size class between 14 and 16 KiB, and adds some bytes for the counts of an [`Arc`].
 const FULL_BYTES: usize = 16 * 1024 - 32;
-/// A shard of at least so many bytes takes all of [`FULL_BYTES`], so that the shards of a large set have one size.
+/// A shard of at least this size takes all of [`FULL_BYTES`], so that the shards of a large set have one size.
 const NEARLY_FULL_BYTES: usize = 12 * 1024;
-/// Stands for the length of an entry that has its length before it.
+/// Means that the length is stored before the entry.
 const LONG: u8 = u8::MAX;
 
-/// A hash has so many bits: enough for the shard, the group and the tag. The top byte is the number of the bucket that the entry is
-/// gathered in, so that four bytes remain to be gathered with it.
+/// The bits of a hash: enough for the shard, the group and the tag. The top byte is the number of the bucket, so only four bytes must be
+/// stored with a collected entry.
 const HASH_BITS: u32 = 39;
 const BELOW_BUCKET_BITS: u32 = 32;
-/// So many shards have numbers that a hash can tell.
+/// The most shards that a hash can address.
 pub(super) const SHARDS_MAX: usize = 1 << (u64::BITS - HASH_BITS);
 
-/// Where an entry stands, by its hash: the hash, as a fraction, tells the shard, what remains of it tells the group, and the lowest byte
-/// is the tag.
+/// Where an entry is, from its hash: the hash as a fraction gives the shard, the remainder gives the group, and the lowest byte is the tag.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     /// SipHash with a random key: ids come from strangers, who must not be able to fill one group.
     pub(super) hasher: RandomState,
-    /// How many shards there are: [`SHARDS_MAX`] at most.
+    /// The number of shards, at most [`SHARDS_MAX`].
     pub(super) shards: usize,
 }
 
@@ -67,12 +66,12 @@ impl Layout {
         ShardEntry::<V>::read(entry).map_or(0, |entry| self.hash(entry.scope, entry.id))
     }
 
-    /// The number of the shard. Does not fall as the hash rises.
+    /// The number of the shard. Monotonic in the hash.
     pub(super) fn shard_of(&self, hash: u64) -> usize {
         index(self.product(hash) >> HASH_BITS)
     }
 
-    /// The number of the group, one of `groups`. Does not fall as the hash rises within a shard.
+    /// The number of the group, one of `groups`. Monotonic in the hash within a shard.
     fn group_of(&self, hash: u64, groups: usize) -> usize {
         let fraction = self.product(hash) << (u64::BITS - HASH_BITS) >> 32;
         index((fraction * wide(groups)) >> 32)
@@ -96,7 +95,7 @@ const fn tag_of(hash: u64) -> u8 {
     tag
 }
 
-/// The bucket of an entry with this hash, and what of the hash the bucket does not tell.
+/// The bucket of an entry with this hash, and the remaining bits.
 pub(super) const fn split_hash(hash: u64) -> (u8, [u8; 4]) {
     let [a, b, c, d, bucket, ..] = hash.to_le_bytes();
     (bucket, [a, b, c, d])
@@ -131,7 +130,7 @@ impl<'b, V: SetValue> ShardEntry<'b, V> {
     }
 }
 
-/// An entry that is to be put into a shard, or whose key is to be removed from it.
+/// An entry to put into a shard, or a key to remove from it.
 #[derive(Clone, Copy)]
 pub(super) struct ShardItem<'a> {
     pub(super) hash: u64,
@@ -139,13 +138,13 @@ pub(super) struct ShardItem<'a> {
     pub(super) is_removal: bool,
 }
 
-/// Leaves one item a key, of items in the order of their hash. Of two of the same key `replaces` says whether the later one
-/// takes the place of the earlier. Removals are gone at the end.
+/// Reduces items, which are in the order of their hash, to one for each key. `replaces` says whether the later of two replaces the earlier.
+/// Removals are dropped at the end.
 pub(super) fn settle<'a, V: SetValue>(
     mut items: Vec<ShardItem<'a>>,
     replaces: impl Fn(&V, &V) -> bool,
 ) -> Vec<ShardItem<'a>> {
-    // As nearly always: no key is there twice.
+    // The usual case: no duplicates.
     if items.is_sorted_by(|item, next| item.hash < next.hash) {
         items.retain(|item| !item.is_removal);
         return items;
@@ -174,7 +173,7 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// A shard of `items`, which are in the order of their hash, one a key, and no removals.
+    /// A shard of `items`, which are in the order of their hash, one for each key, without removals.
     pub(super) fn of(items: &[ShardItem<'_>], layout: &Layout) -> Self {
         let mut groups = items.len().div_ceil(GROUP_ENTRIES);
         loop {
@@ -199,7 +198,7 @@ impl Shard {
         Some(writer.finish())
     }
 
-    /// How many bytes it has.
+    /// Its bytes.
     pub(super) fn bytes(&self) -> usize {
         self.bytes.len()
     }
@@ -208,10 +207,10 @@ impl Shard {
         index(self.count.into())
     }
 
-    /// What a lookup finds.
+    /// Looks up a key.
     pub(super) fn get<V: SetValue>(&self, key: Key<'_>, hash: u64, layout: &Layout) -> Option<V> {
         let group = self.group(layout.group_of(hash, self.groups()));
-        // Most ids that are not there end here, before the lengths are read.
+        // Most ids that are not in the set end here, before the lengths are read.
         memchr::memchr(tag_of(hash), group.tags)?;
         let mut tagged = group.filter(|(tag, _entry)| *tag == tag_of(hash));
         tagged.find_map(|(_tag, entry)| {
@@ -220,8 +219,8 @@ impl Shard {
         })
     }
 
-    /// This shard with `changes`, which are in the order of their hash; of several of one key the last counts. Copies the groups that do
-    /// not change.
+    /// This shard with `changes`, which are in the order of their hash; of several for one key the last counts. Unchanged groups are
+    /// copied.
     pub(super) fn changed<V: SetValue>(&self, changes: &[ShardItem<'_>], layout: &Layout) -> Self {
         self.changed_in_place::<V>(changes, layout).unwrap_or_else(|| {
             let mut items: Vec<ShardItem<'_>> = self
@@ -229,13 +228,13 @@ impl Shard {
                 .map(|entry| ShardItem { hash: layout.hash_entry::<V>(entry), entry, is_removal: false })
                 .chain(changes.iter().copied())
                 .collect();
-            // Stable: what changes an entry stays behind it.
+            // Stable: a change stays after the entry that it changes.
             items.sort_by_key(|item| item.hash);
             Self::of(&settle::<V>(items, |_old, _new| true), layout)
         })
     }
 
-    /// `None` if a group would have too many entries, or most groups next to none.
+    /// `None` if a group would have too many entries, or most groups very few.
     fn changed_in_place<V: SetValue>(&self, changes: &[ShardItem<'_>], layout: &Layout) -> Option<Self> {
         let added = changes.iter().map(|change| change.entry.len()).sum::<usize>();
         let mut writer = ShardWriter::new(self.groups(), self.bytes.len() + added);
@@ -286,7 +285,7 @@ impl Shard {
     }
 }
 
-/// Where the head of a group begins. The entries begin where the head behind the last would.
+/// Where the head of a group begins. Entries begin where the head after the last one would.
 const fn head_start(group: usize) -> usize {
     PAD_BYTES + group * HEAD_BYTES
 }
@@ -316,7 +315,7 @@ impl<'b> Iterator for Group<'b> {
     }
 }
 
-/// Makes a shard, group by group.
+/// Builds a shard, group by group.
 struct ShardWriter {
     groups: usize,
     count: usize,
@@ -330,7 +329,7 @@ impl ShardWriter {
         Self { groups, count: 0, bytes }
     }
 
-    /// `None` if they are too many.
+    /// `None` if there are too many entries.
     fn push<'a>(&mut self, group: usize, entries: impl Iterator<Item = (u8, &'a [u8])>) -> Option<()> {
         let mut head = [0; HEAD_BYTES];
         let (start, rest) = head.split_first_chunk_mut::<START_BYTES>()?;

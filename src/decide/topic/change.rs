@@ -1,4 +1,4 @@
-//! The event of one change, for the audit topic: a CloudEvent that says who changed which rule from what to what, when and why.
+//! The audit event of one change: a CloudEvent with who changed which rule, from what to what, when and why.
 
 use serde::Serialize;
 
@@ -16,23 +16,23 @@ pub const CHANGED: &str = "callbridge.blocklist.changed";
 pub struct RuleChanged<'a> {
     /// Identifies the event.
     pub id: &'a str,
-    /// The topic that holds the rule.
+    /// The topic of the rule.
     pub topic: &'a str,
     /// The rule.
     pub rule: &'a Rule<'a>,
-    /// What the topic held of the rule before; `None`: it was not there.
+    /// The rule before the change; `None`: there was none.
     pub before: Option<&'a RuleValue<'a>>,
-    /// What it holds behind; `None`: the rule is gone.
+    /// The rule after the change; `None`: it is removed.
     pub after: Option<&'a RuleValue<'a>>,
     /// Who made the change.
     pub who: &'a str,
     /// Through what: `api`, `cli`, or `import:` and a name.
     pub via: &'a str,
-    /// When, by the writer's clock.
+    /// When, by the clock of the writer.
     pub when: UnixMillis,
     /// Why.
     pub why: Option<&'a str>,
-    /// The request that asked for it.
+    /// The id of the request.
     pub request: Option<&'a str>,
     /// Why the rule was not written after all. Such an event follows the one that announced the change.
     pub failed: Option<&'a str>,
@@ -66,7 +66,7 @@ struct ChangeData<'a> {
     failed: Option<&'a str>,
 }
 
-/// The event in CloudEvents' structured mode: the value of its record. The key is that of the rule.
+/// The event in structured mode: the value of its record. The key is that of the rule.
 pub fn encode(change: &RuleChanged<'_>) -> String {
     let RuleChanged { id, topic, rule, before, after, who, via, when, why, request, failed } = *change;
     let (rule, time) = (rule.to_string(), time::written(when));

@@ -1,4 +1,4 @@
-//! The key of a record: a rule as kind, user and account joined by U+001F, without trailing empty parts; or the topic's identity.
+//! The key of a record: kind, user and account of a rule, joined by U+001F without trailing empty parts; or the identity of the topic.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,13 +9,13 @@ use crate::decide::topic::poison::Poison;
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 16 * 1024;
 
-/// Between the parts of a key: the unit separator of ASCII.
+/// The separator of the parts of a key: the unit separator of ASCII.
 const SEPARATOR: char = '\u{1f}';
 
 /// The first part of the key of an identity.
 const IDENTITY_KIND: &str = "topic";
 
-/// What the key of a record names.
+/// What a key stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TopicKey<'a> {
     /// A rule of the blocklist.
@@ -24,7 +24,7 @@ pub enum TopicKey<'a> {
     Identity(TopicIdentity),
 }
 
-/// Identifies one life of a topic: a topic that is deleted and made again under the same name gets another one.
+/// The identity of a topic: a topic that is deleted and created again under the same name gets another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicIdentity(pub u64);
 
@@ -37,7 +37,7 @@ impl fmt::Display for TopicIdentity {
 impl FromStr for TopicIdentity {
     type Err = Poison;
 
-    /// Reads 16 lowercase hex digits.
+    /// Parses 16 lowercase hex digits.
     fn from_str(text: &str) -> Result<Self, Poison> {
         let is_hex = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let number = u64::from_str_radix(text, 16).ok().filter(|_number| is_hex);
@@ -52,16 +52,16 @@ impl TopicIdentity {
     }
 }
 
-/// A rule that no key can name.
+/// Why a rule has no key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unkeyable {
     /// An id is empty.
     #[error("the {0} is empty")]
     Empty(&'static str),
-    /// An id holds the character that separates the parts of a key.
-    #[error("the {0} holds the character U+001F, which separates the parts of a record's key")]
+    /// An id contains the separator of the parts of a key.
+    #[error("the {0} contains the character U+001F, which separates the parts of a record's key")]
     Separator(&'static str),
-    /// The key would be above [`KEY_BYTES_MAX`].
+    /// The key would be longer than [`KEY_BYTES_MAX`].
     #[error("user and account are longer than 16384 bytes together")]
     TooLong,
 }
@@ -70,7 +70,7 @@ pub enum Unkeyable {
 ///
 /// # Errors
 ///
-/// An id is empty, too long or holds U+001F.
+/// An id is empty, too long or contains U+001F.
 pub fn encode(rule: &Rule<'_>) -> Result<String, Unkeyable> {
     let (kind, user, account) = match rule {
         Rule::Block { user, account } => ("block", Some(user), account.as_ref()),
@@ -81,7 +81,7 @@ pub fn encode(rule: &Rule<'_>) -> Result<String, Unkeyable> {
     let mut key = kind.to_owned();
     for (name, id) in [("user", user), ("account", account)] {
         let Some(id) = id else {
-            // An empty user before an account; an account that is not there is left out.
+            // An empty user before an account; an absent account is left out.
             if name == "user" {
                 key.push(SEPARATOR);
             }
@@ -99,11 +99,11 @@ pub fn encode(rule: &Rule<'_>) -> Result<String, Unkeyable> {
     if key.len() > KEY_BYTES_MAX { Err(Unkeyable::TooLong) } else { Ok(key) }
 }
 
-/// Reads a key.
+/// Parses a key.
 ///
 /// # Errors
 ///
-/// It is not one that [`encode`] or [`TopicIdentity::key`] writes.
+/// It is not a key that [`encode`] or [`TopicIdentity::key`] makes.
 pub fn decode(key: Option<&[u8]>) -> Result<TopicKey<'_>, Poison> {
     let key = key.ok_or(Poison::NoKey)?;
     if key.len() > KEY_BYTES_MAX {

@@ -36,9 +36,6 @@ pub enum Poison {
     /// The header `topic` is not an identity.
     #[error("the header `topic` is not an identity of 16 lowercase hex digits")]
     Header,
-    /// The header `topic` names an identity that no earlier record declares.
-    #[error("the header `topic` names the identity {0:016x}, which no record of this topic declares")]
-    Undeclared(u64),
 }
 
 impl Poison {
@@ -52,7 +49,7 @@ impl Poison {
             Self::Value(_) | Self::Time(_) => "value",
             Self::Needs(_) => "needs",
             Self::KeyTooLong(_) | Self::ValueTooLong(_) => "too_large",
-            Self::Header | Self::Undeclared(_) => "header",
+            Self::Header => "header",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The value of a record: a rule's end, reason and origin, as a JSON object.
+//! The value of a record: end, reason and origin of a rule, as a JSON object.
 
 use std::borrow::Cow;
 
@@ -12,45 +12,45 @@ use crate::decide::topic::poison::Poison;
 /// The longest value, in bytes.
 pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 
-/// The fields that this version knows, and which a record may therefore need.
+/// The fields that this version knows, which a record may require.
 const FIELDS: [&str; 6] = ["until", "because", "who", "when", "source", "needs"];
 
-/// What a record says of its rule.
+/// The contents of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleValue<'a> {
-    /// The rule holds before this: [`UnixMillis::NEVER`] where no end is given.
+    /// The rule holds before this: [`UnixMillis::NEVER`] if it has no end.
     pub until: UnixMillis,
-    /// Where the rule comes from, and why.
+    /// The provenance of the rule.
     pub provenance: Provenance<'a>,
 }
 
-/// Why a rule is there, and who wrote it when and by what. A rule of a file has at most a reason.
+/// Why a rule exists, and who wrote it, when and by what means. A rule of a file has at most a reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provenance<'a> {
     /// The text after `because`.
     pub because: Option<Cow<'a, str>>,
     /// Who wrote it.
     pub who: Option<Cow<'a, str>>,
-    /// When, by the writer's clock.
+    /// When, by the clock of the writer.
     pub when: Option<UnixMillis>,
     /// Through what: `api`, `cli`, or `import:` and a name.
     pub source: Option<Cow<'a, str>>,
 }
 
 impl RuleValue<'_> {
-    /// The same, borrowing nothing.
+    /// An owned copy.
     pub fn into_owned(self) -> RuleValue<'static> {
         RuleValue { until: self.until, provenance: self.provenance.into_owned() }
     }
 }
 
 impl<'a> Provenance<'a> {
-    /// That of a rule of which only the reason is known, if that.
+    /// The provenance of a rule with at most a reason.
     pub fn of_reason(because: Option<&'a str>) -> Self {
         Self { because: because.map(Cow::Borrowed), ..Self::default() }
     }
 
-    /// The same, borrowing nothing.
+    /// An owned copy.
     pub fn into_owned(self) -> Provenance<'static> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
         Provenance {
@@ -62,7 +62,7 @@ impl<'a> Provenance<'a> {
     }
 }
 
-/// The object as it is written.
+/// The object for writing.
 #[derive(Serialize)]
 pub(super) struct ValueJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +95,7 @@ impl<'a> ValueJson<'a> {
     }
 }
 
-/// The object as it is read. What it has beyond these fields is ignored unless it is needed.
+/// The object for reading. Other fields are ignored unless the record requires them.
 #[derive(Deserialize)]
 struct RawRuleValue<'a> {
     #[serde(borrow)]
@@ -108,7 +108,7 @@ struct RawRuleValue<'a> {
     needs: Vec<BorrowedText<'a>>,
 }
 
-/// Borrows where nothing is escaped, also in an [`Option`].
+/// Borrows if nothing is escaped, also in an [`Option`].
 #[derive(Deserialize)]
 struct BorrowedText<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -117,7 +117,7 @@ pub fn encode(value: &RuleValue<'_>) -> String {
     encode_json(&ValueJson::of(value))
 }
 
-/// The value of the record of a rule that never ends.
+/// The value for a rule without an end.
 pub(crate) fn encode_provenance(provenance: &Provenance<'_>) -> String {
     encode_json(&ValueJson::of_provenance(provenance))
 }
@@ -127,16 +127,16 @@ fn encode_json(value: &ValueJson<'_>) -> String {
     serde_json::to_string(value).expect("strings are always JSON")
 }
 
-/// Reads the value of a rule's record.
+/// Parses the value of a record.
 ///
 /// # Errors
 ///
-/// It is not the JSON object of a rule, or needs a field that this version does not know.
+/// It is not the JSON object of a rule, or requires a field that this version does not know.
 pub fn decode(value: &[u8]) -> Result<RuleValue<'_>, Poison> {
     if value.len() > VALUE_BYTES_MAX {
         return Err(Poison::ValueTooLong(value.len()));
     }
-    // Serde would take an array of the fields, too.
+    // Serde would also accept an array of the fields.
     if value.trim_ascii_start().first() != Some(&b'{') {
         return Err(Poison::Value("not a JSON object".into()));
     }

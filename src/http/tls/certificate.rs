@@ -1,4 +1,4 @@
-//! The little that is read of DER: from when and until when certificates are valid, and elements of keys.
+//! A minimal DER reader: the validity of certificates, and elements of keys.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -8,42 +8,42 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::clock::UnixMillis;
 
-/// A list of elements.
+/// The tag of a sequence.
 pub(super) const SEQUENCE: u8 = 0x30;
-/// A number.
+/// The tag of an integer.
 pub(super) const INTEGER: u8 = 0x02;
-/// Bytes, which may be DER again.
+/// The tag of an octet string, which may hold DER again.
 pub(super) const OCTET_STRING: u8 = 0x04;
 const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// When certificates are valid, in seconds since the Unix epoch.
+/// The validity of certificates, in seconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Validity {
     from: i64,
     until: i64,
 }
 
-/// Why a certificate is of no use now. Clients refuse it.
+/// Why a certificate is not valid now. Clients reject it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Invalid {
-    /// It was valid.
+    /// Its validity has ended.
     #[error("a certificate in the file has expired, at {}", rfc3339(*.0))]
     Expired(i64),
-    /// It will be valid.
+    /// Its validity has not begun.
     #[error("a certificate in the file is not valid before {}", rfc3339(*.0))]
     NotYet(i64),
 }
 
 impl Validity {
-    /// When all certificates in a file of PEM are valid that say so; `None` when none does.
+    /// The time in which all certificates of a PEM file are valid; `None` if none states a validity.
     pub(crate) fn of_pem(pem: &[u8]) -> Option<Self> {
         let all = CertificateDer::pem_slice_iter(pem).filter_map(|certificate| Self::of_der(&certificate.ok()?));
         all.reduce(|one, other| Self { from: one.from.max(other.from), until: one.until.min(other.until) })
     }
 
-    /// A certificate begins with its version, which may be absent, serial number, algorithm, issuer, and validity: from, until.
+    /// A certificate begins with its version, which is optional, serial number, algorithm, issuer, and validity.
     fn of_der(certificate: &[u8]) -> Option<Self> {
         let (certificate, _) = element(certificate, Some(SEQUENCE))?;
         let (signed, _) = element(certificate, Some(SEQUENCE))?;
@@ -56,12 +56,12 @@ impl Validity {
         Some(Self { from: time(validity)?, until: time(until)? })
     }
 
-    /// When the first of them expires.
+    /// When the first certificate expires.
     pub(crate) const fn until(self) -> i64 {
         self.until
     }
 
-    /// Why they are of no use at `now`, if so.
+    /// Why they are not valid at `now`, if they are not.
     pub(crate) const fn invalid(self, now: UnixMillis) -> Option<Invalid> {
         let now = now.0.div_euclid(1000);
         if now > self.until {
@@ -78,7 +78,7 @@ fn rfc3339(seconds: i64) -> String {
     Timestamp::from_second(seconds).map_or_else(|_far| seconds.to_string(), |time| time.to_string())
 }
 
-/// Digits up to seconds and `Z`; of the year there are two or four.
+/// Parses a time: digits up to the seconds and `Z`; the year has two or four digits.
 fn time(element_bytes: &[u8]) -> Option<i64> {
     let tag = *element_bytes.first()?;
     let (text, _) = element(element_bytes, None)?;
@@ -100,7 +100,7 @@ fn time(element_bytes: &[u8]) -> Option<i64> {
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second())
 }
 
-/// What the element at the beginning of `bytes` holds, and what is behind it, if it has that tag.
+/// The contents of the element at the beginning of `bytes`, and what follows it, if it has that tag.
 pub(super) fn element(bytes: &[u8], tag: Option<u8>) -> Option<(&[u8], &[u8])> {
     let (&[found, first], rest) = bytes.split_first_chunk()?;
     let (length, rest) = match first {

@@ -1,4 +1,4 @@
-//! Certificates and keys out of PEM, or why there are none. Shows nothing of a file but the labels of its sections.
+//! Reads certificates and keys from PEM, with a precise error. Shows nothing of a file but the labels of its sections.
 
 use std::fmt;
 
@@ -14,56 +14,56 @@ const DASHES: &[u8] = b"-----";
 const CERTIFICATE: &[u8] = b"CERTIFICATE";
 const KEYS: [&[u8]; 3] = [b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY"];
 
-/// How many labels of sections are shown.
+/// The most labels that an error lists.
 const LABELS_MAX: usize = 4;
 
-/// Longer than any label that is in use.
+/// Longer than any label in use.
 const LABEL_LENGTH_MAX: usize = 30;
 
 /// Why a file cannot be used as PEM.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadPem {
-    /// There is nothing in it.
+    /// It has no contents.
     #[error("the file is empty")]
     Empty,
-    /// An editor has put a mark there, so that the first line is none of PEM.
+    /// An editor has saved it with a byte order mark, so its first line is not PEM.
     #[error("the file begins with a byte order mark; save it as UTF-8 without one")]
     ByteOrderMark,
-    /// Two bytes a character.
+    /// It is encoded in UTF-16.
     #[error("the file is UTF-16; save it as UTF-8 without a byte order mark")]
     Utf16,
-    /// It is no text at all.
-    #[error("the file is binary, and not PEM; convert it with openssl x509, pkey (DER) or pkcs12 (PKCS #12)")]
+    /// It is not text.
+    #[error("the file is binary, not PEM; convert it with openssl x509, pkey (DER) or pkcs12 (PKCS #12)")]
     Binary,
     /// It is text without any section.
     #[error("the file has no line that begins with -----BEGIN")]
     NoSection,
-    /// A section that begins there is passed over.
+    /// A section that does not begin at the start of a line would be skipped.
     #[error("line {0}: something stands before -----BEGIN")]
     Indented(usize),
-    /// The line does not end as it must.
+    /// The line is incomplete.
     #[error("line {0}: -----BEGIN does not end in five dashes")]
     Begin(usize),
-    /// The file is cut off, or the labels differ.
-    #[error("line {0}: this -----BEGIN has no -----END of the same name; the file may be cut off")]
+    /// The file is truncated, or the labels differ.
+    #[error("line {0}: this -----BEGIN has no -----END of the same name; the file may be truncated")]
     NoEnd(usize),
-    /// What stands in the section is not base64.
+    /// The contents of the section are not base64.
     #[error("line {0}: what follows this -----BEGIN is not base64")]
     NotBase64(usize),
-    /// Nobody is there to give a passphrase.
-    #[error("the key is encrypted, and nobody can give the passphrase; decrypt it with openssl pkey")]
+    /// A service has nobody to enter a passphrase.
+    #[error("the key is encrypted, and a passphrase cannot be given; decrypt it with openssl pkey")]
     Encrypted,
-    /// There are sections, but of other kinds.
+    /// It has sections, but of other kinds.
     #[error("the file has no {wanted}, but {found}")]
     Other {
-        /// What it should have.
+        /// The expected label.
         wanted: PemKind,
-        /// The labels of what it has.
+        /// The labels that it has.
         found: String,
     },
 }
 
-/// What is looked for in a file.
+/// The kinds of sections that are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PemKind {
     Certificate,
@@ -84,15 +84,15 @@ struct Section<'f> {
     /// The number of its first line, from 1.
     line: usize,
     label: &'f [u8],
-    /// All of it, with the lines that begin and end it.
+    /// The section with its first and last line.
     bytes: &'f [u8],
 }
 
-/// All certificates of a file, at least one.
+/// All certificates of a file.
 ///
 /// # Errors
 ///
-/// There is none, or something in the file is no PEM.
+/// There is none, or a part of the file is not PEM.
 pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, BadPem> {
     let sections = sections(bytes)?;
     let read = |section: &Section<'_>| {
@@ -107,20 +107,20 @@ pub(crate) fn certificates(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 ///
 /// # Errors
 ///
-/// There is none, or it is encrypted, or something in the file is no PEM.
+/// There is none, it is encrypted, or a part of the file is not PEM.
 pub(crate) fn key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, BadPem> {
     let sections = sections(bytes)?;
     let Some(section) = sections.iter().find(|section| KEYS.contains(&section.label)) else {
         return Err(absent(bytes, &sections, PemKind::Key));
     };
     PrivateKeyDer::from_pem_slice(section.bytes).map_err(|_error| {
-        // OpenSSL's old way is a header within the section.
+        // OpenSSL's traditional format has a header within the section.
         let is_encrypted = memmem::find(section.bytes, b"Proc-Type: 4,ENCRYPTED").is_some();
         if is_encrypted { BadPem::Encrypted } else { BadPem::NotBase64(section.line) }
     })
 }
 
-/// Every section of a file. rustls' own reader passes over what it does not understand: of a chain, the second certificate could pass
+/// Every section of a file. The reader of rustls skips what it does not understand: in a chain, the second certificate could then be taken
 /// for the first.
 fn sections(bytes: &[u8]) -> Result<Vec<Section<'_>>, BadPem> {
     if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
@@ -156,7 +156,7 @@ fn sections(bytes: &[u8]) -> Result<Vec<Section<'_>>, BadPem> {
     open.map_or(Ok(sections), |(number, ..)| Err(BadPem::NoEnd(number)))
 }
 
-/// Why there is nothing of that kind.
+/// Why a file has no section of that kind.
 fn absent(bytes: &[u8], sections: &[Section<'_>], wanted: PemKind) -> BadPem {
     if wanted == PemKind::Key && sections.iter().any(|section| section.label == b"ENCRYPTED PRIVATE KEY") {
         return BadPem::Encrypted;
@@ -171,7 +171,7 @@ fn absent(bytes: &[u8], sections: &[Section<'_>], wanted: PemKind) -> BadPem {
     if str::from_utf8(bytes).is_err() || bytes.contains(&0) { BadPem::Binary } else { BadPem::NoSection }
 }
 
-/// A label, unless it is none of those that are in use.
+/// A label, or `...` if it is not one of those in use.
 fn shown(label: &[u8]) -> &str {
     let is_plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
     let is_shown = label.len() <= LABEL_LENGTH_MAX && label.iter().all(is_plain);

@@ -1,8 +1,8 @@
-//! Compaction: some adjacent segments become one that says everything they said that still matters.
+//! Compaction: replaces some adjacent segments by one output with everything in them that is still needed.
 //!
-//! What is not delivered by now is copied, with its number; and what was said of the delivery of older segments. The output is written
-//! under a name of its own, synced, and renamed over the first of its inputs; once that is durable the others are removed. It goes in
-//! steps, so that whoever keeps the files can do other things between them.
+//! It copies the captures that are undelivered when they are read, with their sequence numbers, and the records about deliveries of older
+//! segments. The output is written to a temporary file, synced, and renamed over the first input; once that is durable, the other inputs
+//! are removed. It works in steps, so that maintenance can do other things in between.
 
 use std::io;
 use std::sync::Arc;
@@ -32,20 +32,20 @@ use super::store::Segment;
 use super::store::Store;
 use super::store::StoreState;
 
-/// A frame of an output has at most so many bytes, and a step reads about as many.
+/// The limit of a frame of an output. A step reads about as many bytes.
 const FRAME_BYTES_MAX: u64 = 1 << 20;
-/// What is gained is at least this part of the inputs, also when there is little room: one byte is won for seven that are copied.
+/// The gain is at least this fraction (one eighth) of the inputs, even if room is short: one byte is freed for seven that are copied.
 const GAIN_MIN: u64 = 8;
 
-/// A compaction that was begun.
+/// A compaction in progress.
 #[derive(Debug)]
 pub(super) struct Compaction<D: Disk> {
     inputs: Vec<Input<D::File>>,
-    /// What the output takes at most, as was reckoned.
+    /// The upper bound of the output's size that was estimated at the beginning.
     bytes_max: u64,
-    /// Those before were read.
+    /// The index of the input that is being read.
     at: usize,
-    /// How many captures were read of that one.
+    /// The number of captures read from that input.
     read: u64,
     cursor: Cursor,
     writing: Writing<D::File>,
@@ -62,7 +62,7 @@ struct Input<F> {
     captures: u64,
 }
 
-/// What a compaction has written.
+/// The output that is being written.
 #[derive(Debug)]
 struct Writing<F> {
     name: String,
@@ -72,23 +72,23 @@ struct Writing<F> {
     frame_bytes: usize,
     offset: u64,
     batch: Batch,
-    /// The first number of the batch, and the one behind its last.
+    /// The first number of the batch, and the number behind its last one.
     batch_seqs: (Seq, Seq),
-    /// Of the captures, how far each is behind the first of the range.
+    /// The numbers of the captures, minus the first number of the range.
     offsets: Vec<u32>,
-    /// What the inputs say of the delivery of older ones.
+    /// The deliveries of older segments that the inputs record.
     runs: Vec<(Seq, Seq)>,
-    said: OlderRuns,
+    older_runs: OlderRuns,
 }
 
-/// Why a compaction does not go on.
+/// Why a compaction has stopped.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// Its inputs are not what they were.
+    /// Its inputs have changed.
     Changed,
-    /// It may work the next time.
+    /// It may succeed the next time.
     Retry(&'static str, io::Error),
-    /// The directory cannot be trusted any more.
+    /// The directory can no longer be trusted.
     Failed(io::Error),
 }
 
@@ -97,17 +97,17 @@ impl Options {
         FRAME_BYTES_MAX.min(self.segment_bytes / 2)
     }
 
-    /// What an output of so many bytes of records takes at most.
+    /// The upper bound of the size of an output with so many bytes of records.
     pub(super) fn packed_bytes(&self, bytes: u64) -> u64 {
         let block = BLOCK_BYTES as u64;
-        // All but the last are more than half full, on an average.
+        // All frames but the last are more than half full on average.
         let frames = 1 + bytes / (self.output_frame_bytes() / 2 - FRAME_HEADER_BYTES as u64);
         2 * block + (bytes + frames * FRAME_HEADER_BYTES as u64).next_multiple_of(block) + (frames - 1) * block
     }
 }
 
 impl<F> StoreState<F> {
-    /// The oldest segments that are worth a compaction, as their range and what the output takes at most.
+    /// The oldest segments that are worth a compaction: their range, and the upper bound of the output's size.
     fn worth_compacting(&self, options: &Options, is_short: bool) -> Option<(Seq, Seq, u64)> {
         let mut all: Vec<(Seq, &Segment<F>)> = self.segments.iter().map(|(first, segment)| (*first, segment)).collect();
         if options.has(Mutant::CompactNewest) {
@@ -125,15 +125,15 @@ impl<F> StoreState<F> {
     }
 }
 
-/// The longest run of segments from the first one on that is worth a compaction, as where it ends and what the output takes at most.
-/// The captures before it end at `older_end`.
+/// The longest run of segments, from the first of `all` on, that is worth a compaction: its end, and the upper bound of the output's size.
+/// `older_end`: the end of the captures before it.
 fn best_run<F>(options: &Options, is_short: bool, all: &[(Seq, &Segment<F>)], older_end: Seq) -> Option<(Seq, u64)> {
     let (from, _) = all.first()?;
     let (mut files, mut records, mut ends, mut best) = (0, 0, 0, None);
     for ((_, segment), (to, _)) in all.iter().zip(all.get(1..)?) {
         let may_be_input = !segment.is_damaged && !segment.is_unfit && segment.is_end_known;
         files += segment.file_bytes;
-        records += segment.live_bytes + if segment.said.from < older_end { segment.said.bytes } else { 0 };
+        records += segment.live_bytes + if segment.older_runs.from < older_end { segment.older_runs.bytes } else { 0 };
         ends += segment.ends.len();
         let packed = options.packed_bytes(records);
         if !may_be_input || packed > options.segment_bytes || ends > ENDS_MAX || to - from > u64::from(u32::MAX) {
@@ -159,11 +159,11 @@ impl<F> Input<F> {
 }
 
 impl<D: Disk> Compaction<D> {
-    /// Begins the oldest one that pays, if one does.
+    /// Begins the compaction of the oldest run that is worth it, if there is one.
     ///
     /// # Errors
     ///
-    /// What was tried, and why it failed. It may work the next time.
+    /// The operation that failed, and its error. It may succeed the next time.
     pub(super) fn begin(store: &Store<D>, has_spare: bool) -> Result<Option<Self>, (&'static str, io::Error)> {
         let options = &store.shared.options;
         let (inputs, header, to, name, bytes) = {
@@ -194,8 +194,8 @@ impl<D: Disk> Compaction<D> {
             return Err(("make room for a compaction", io::ErrorKind::StorageFull.into()));
         }
         let file = disk.create(&name).map_err(|error| ("begin a compaction", error))?;
-        let mut said = OlderRuns::NOTHING;
-        header.ends.iter().for_each(|end| said.add(end.segment, 0));
+        let mut older_runs = OlderRuns::NOTHING;
+        header.ends.iter().for_each(|end| older_runs.add(end.segment, 0));
         let writing = Writing {
             name,
             file: Arc::new(file),
@@ -206,14 +206,14 @@ impl<D: Disk> Compaction<D> {
             batch_seqs: (header.first_seq, header.first_seq),
             offsets: Vec::new(),
             runs: Vec::new(),
-            said,
+            older_runs,
             header,
         };
         let cursor = Cursor::at(FramePosition { offset: BLOCK_BYTES as u64, ..FramePosition::default() });
         Ok(Some(Self { inputs, bytes_max: bytes, at: 0, read: 0, cursor, writing }))
     }
 
-    /// Removes what it has written.
+    /// Removes the output.
     pub(super) fn discard(self, store: &Store<D>) {
         let Writing { name, offset, .. } = self.writing;
         let removed = store.shared.disk.remove(&name);
@@ -222,7 +222,7 @@ impl<D: Disk> Compaction<D> {
         }
     }
 
-    /// Copies some. Returns whether there is more to do.
+    /// Copies a part. Returns whether there is more to do.
     pub(super) fn step(&mut self, store: &Store<D>) -> Result<bool, Stop> {
         let has_changed = {
             let state = store.lock();
@@ -241,9 +241,9 @@ impl<D: Disk> Compaction<D> {
             let Some(input) = self.inputs.get(self.at) else {
                 self.writing.end(store)?;
                 if self.writing.offset > self.bytes_max {
-                    // What does not pay would be done again and again.
+                    // An unprofitable compaction would be repeated forever.
                     self.give_up(store);
-                    let error = io::Error::other("it takes more than was reckoned");
+                    let error = io::Error::other("the output is larger than estimated");
                     return Err(Stop::Retry("compact segments", error));
                 }
                 self.swap(store)?;
@@ -261,7 +261,7 @@ impl<D: Disk> Compaction<D> {
                     self.read = 0;
                     self.cursor.go_to(FramePosition { offset: BLOCK_BYTES as u64, ..FramePosition::default() });
                 }
-                // It stays as it is; readers and the next start tell of it.
+                // The damaged segment stays as it is; readers and the next start report it.
                 None | Some(Err(_)) => {
                     let error = io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", input.name));
                     self.inputs.swap(0, self.at);
@@ -272,13 +272,13 @@ impl<D: Disk> Compaction<D> {
             }
         }
         if self.writing.offset > written_from {
-            // Each by itself: a frame that is synced meanwhile waits for no more.
+            // Sync each piece by itself: a concurrent sync of a frame waits for all earlier writes, and so for one piece at most.
             self.writing.file.sync_data().map_err(|error| Stop::Retry("sync a compaction", error))?;
         }
         Ok(true)
     }
 
-    /// Leaves the inputs as they are, until the next start.
+    /// Excludes the inputs from compaction until the next start.
     fn give_up(&self, store: &Store<D>) {
         let mut state = store.lock();
         for input in &self.inputs {
@@ -288,7 +288,7 @@ impl<D: Disk> Compaction<D> {
         }
     }
 
-    /// Puts the output, which is written, in the place of the inputs.
+    /// Replaces the inputs by the finished output.
     fn swap(&mut self, store: &Store<D>) -> Result<(), Stop> {
         let Self { inputs, writing, .. } = self;
         let (disk, options) = (&store.shared.disk, &store.shared.options);
@@ -337,7 +337,7 @@ impl<D: Disk> Compaction<D> {
             marked,
             is_damaged: false,
             is_unfit: false,
-            said: writing.said,
+            older_runs: writing.older_runs,
             ends: std::mem::take(&mut writing.header.ends),
         };
         state.segments.insert(first.first, segment);
@@ -350,7 +350,7 @@ impl<D: Disk> Compaction<D> {
 }
 
 impl<F: DiskFile> Writing<F> {
-    /// Takes from a frame of an input what is to stay.
+    /// Copies from a frame what is still needed.
     fn copy<D: Disk>(&mut self, store: &Store<D>, frame: &Frame<'_>) -> Result<(), Stop> {
         let delivered: Vec<bool> = {
             let state = store.lock();
@@ -389,7 +389,7 @@ impl<F: DiskFile> Writing<F> {
         Ok(())
     }
 
-    /// Ends the output, and makes it durable.
+    /// Completes the output, and makes it durable.
     fn end<D: Disk>(&mut self, store: &Store<D>) -> Result<(), Stop> {
         let options = &store.shared.options;
         let runs = self.runs_to_carry(store);
@@ -400,7 +400,7 @@ impl<F: DiskFile> Writing<F> {
             }
             let before = self.batch.bytes();
             self.batch.push_delivered(runs);
-            self.said.add(runs.first().map_or(Seq::MAX, |(first, _)| *first), self.batch.bytes() - before);
+            self.older_runs.add(runs.first().map_or(Seq::MAX, |(first, _)| *first), self.batch.bytes() - before);
         }
         if !self.batch.is_empty() {
             self.flush(false)?;
@@ -416,7 +416,7 @@ impl<F: DiskFile> Writing<F> {
         self.file.sync_data().map_err(|error| Stop::Retry("sync a compaction", error))
     }
 
-    /// What the inputs say of the delivery of what is still there.
+    /// The recorded deliveries of older segments that still exist.
     fn runs_to_carry<D: Disk>(&mut self, store: &Store<D>) -> Vec<(Seq, Seq)> {
         let mut runs = std::mem::take(&mut self.runs);
         if store.shared.options.has(Mutant::ForgetRuns) {

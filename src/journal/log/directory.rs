@@ -1,4 +1,4 @@
-//! A [`Disk`] that is a real directory.
+//! The [`Disk`] that is a real directory.
 
 use std::fs;
 use std::fs::DirBuilder;
@@ -19,24 +19,24 @@ use std::time::Duration;
 use super::disk::Disk;
 use super::disk::DiskFile;
 
-/// How often the lock is tried, and how long between: `callbridge journal inspect` takes it for a moment.
+/// How often locking is tried: `callbridge journal inspect` holds the lock for a moment.
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// The mode of a directory that is made here: what is in it are messages, account ids and signatures.
+/// The mode of a new directory: its files hold messages, account ids and signatures.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// The mode of a file that is made here.
+/// The mode of a new file.
 const FILE_MODE: u32 = 0o600;
 
-/// What a mode gives to group and others.
+/// The permission bits of group and others.
 const OTHERS: u32 = 0o077;
 
-/// A directory, locked for one process while this lives, unless it was opened to read only.
+/// A directory. It is locked for this process, unless it was opened read-only.
 #[derive(Debug)]
 pub(crate) struct Directory {
     path: PathBuf,
-    /// Holds the lock, and syncs the names.
+    /// Holds the lock, and syncs the directory.
     handle: File,
     may_write: bool,
 }
@@ -44,46 +44,46 @@ pub(crate) struct Directory {
 /// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DirectoryError {
-    /// It is not there and cannot be made, or it cannot be opened or written.
+    /// It does not exist and cannot be made, or it cannot be opened or written.
     #[error("{what} {}", path.display())]
     Io {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// Where.
+        /// The directory.
         path: PathBuf,
-        /// Why not.
+        /// The error.
         source: io::Error,
     },
-    /// Another process has it.
-    #[error("{} belongs to another callbridge that is running", .0.display())]
+    /// Another process has locked it.
+    #[error("{} is locked by another callbridge that is running", .0.display())]
     Taken(PathBuf),
-    /// Locks and syncs of a network filesystem cannot be trusted.
+    /// Locks and syncs are not reliable on a network filesystem.
     #[error("{} is on a network filesystem ({kind}); the journal needs a local disk", path.display())]
     Network {
-        /// Where.
+        /// The directory.
         path: PathBuf,
-        /// Which.
+        /// The kind of filesystem.
         kind: &'static str,
     },
 }
 
-/// What a filesystem is, as far as it matters here.
+/// The kind of a filesystem, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Filesystem {
     Local,
-    /// In memory: gone with the machine.
+    /// In memory: lost when the machine stops.
     Memory,
-    /// The writable layer of a container: gone with the container.
+    /// The writable layer of a container: lost with the container.
     Container,
     Network(&'static str),
 }
 
 impl Filesystem {
-    /// By the magic number of Linux (`statfs(2)`).
+    /// By its magic number on Linux (`statfs(2)`).
     const fn of(magic: u64) -> Self {
         match magic & 0xffff_ffff {
             0x0102_1994 | 0x8584_58f6 => Self::Memory,
-            // overlayfs, and aufs of old Docker.
+            // overlayfs, and aufs of old Docker versions.
             0x794c_7630 | 0x6175_6673 => Self::Container,
             0x6969 => Self::Network("nfs"),
             0x517b => Self::Network("smb"),
@@ -99,7 +99,7 @@ impl Filesystem {
 }
 
 impl Directory {
-    /// Opens the directory for one process alone, making it if need be.
+    /// Opens the directory exclusively, and makes it if necessary.
     ///
     /// # Errors
     ///
@@ -128,7 +128,7 @@ impl Directory {
         Err(DirectoryError::Taken(self.path.clone()))
     }
 
-    /// Opens the directory to read what is there, also while another process writes.
+    /// Opens the directory read-only, even while another process writes to it.
     ///
     /// # Errors
     ///
@@ -137,7 +137,7 @@ impl Directory {
         Self::open_handle(path, false)
     }
 
-    /// Whether another process has it open to write.
+    /// Whether another process has it open for writing.
     pub(crate) fn is_in_use(&self) -> bool {
         let is_taken = matches!(self.handle.try_lock_shared(), Err(TryLockError::WouldBlock));
         if !is_taken {
@@ -146,13 +146,13 @@ impl Directory {
         is_taken
     }
 
-    /// Its permission bits, if they let group or others in. Whoever made it that way may need it, so it is left.
+    /// Its permission bits, if group or others have access. They are not changed: somebody may need them.
     pub(crate) fn mode_for_others(&self) -> Option<u32> {
         let mode = self.handle.metadata().ok()?.permissions().mode() & 0o7777;
         (mode & OTHERS != 0).then_some(mode)
     }
 
-    /// What it is gone with, if that is less than a disk.
+    /// What its contents are lost with, if it is not on a disk.
     pub(crate) fn is_gone_with(&self) -> Option<&'static str> {
         match self.filesystem() {
             Ok(Filesystem::Memory) => Some("machine"),
@@ -169,7 +169,7 @@ impl Directory {
         Ok(Self { path: path.to_owned(), handle, may_write })
     }
 
-    /// How large its filesystem is, in bytes.
+    /// The size of its filesystem, in bytes.
     pub(crate) fn filesystem_bytes(&self) -> io::Result<u64> {
         let status = rustix::fs::fstatvfs(&self.handle)?;
         Ok(status.f_blocks.saturating_mul(status.f_frsize))
@@ -183,12 +183,11 @@ impl Directory {
     }
 }
 
-/// Makes the directory if need be, and its name durable: else a power cut could take it with all that is in it, however well that was
-/// synced.
+/// Makes the directory if necessary, and makes its name durable: otherwise a power failure could remove it with all its synced files.
 fn make(path: &Path) -> io::Result<()> {
     let mut missing = Vec::new();
     for path in path.ancestors().take_while(|path| !path.as_os_str().is_empty()) {
-        // An error is that of the disk, which making it would call "File exists".
+        // A disk error must be returned here: `create_dir` would turn it into "File exists".
         if path.try_exists()? {
             break;
         }
@@ -198,13 +197,13 @@ fn make(path: &Path) -> io::Result<()> {
         make_private(path)?;
     }
     fs::create_dir_all(path)?;
-    // Its own also when it was there: who made it may have been killed before it came to this.
+    // Also the parent of an existing directory: the process that made it may have been killed before the sync.
     for made in missing.iter().copied().chain([path]) {
         let Some(parent) = made.parent() else { continue };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         match File::open(parent) {
             Ok(parent) => parent.sync_all()?,
-            // Somebody else has made it, for us to use and not to look around.
+            // Somebody else has made the directory for us, and we may not read its parent.
             Err(error) if missing.is_empty() && error.kind() == io::ErrorKind::PermissionDenied => {}
             Err(error) => return Err(error),
         }
@@ -212,7 +211,7 @@ fn make(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the directory for its owner alone, whatever the umask. Its parents are as the umask has it.
+/// Makes the directory with access for its owner only, whatever the umask is. Parents get the default mode.
 fn make_private(path: &Path) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -224,8 +223,8 @@ fn make_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives a file its mode, whatever the umask or an older version gave it. Where that cannot be done (a file of another owner, a filesystem
-/// without modes) it stays as it is: the directory decides who reaches it.
+/// Sets the mode of a file, whatever the umask is or an older version has set. If that fails (a file of another owner, a filesystem without
+/// modes), the mode of the directory still protects it.
 fn restrict_to_owner(file: &File) -> io::Result<()> {
     if file.metadata()?.permissions().mode() & 0o777 != FILE_MODE {
         let _best_effort = file.set_permissions(Permissions::from_mode(FILE_MODE));
@@ -241,7 +240,7 @@ impl Disk for Directory {
     type File = File;
 
     fn list(&self) -> io::Result<Vec<String>> {
-        // A name that is not text is not ours.
+        // A name that is not UTF-8 is not ours.
         fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().unwrap_or_default())).collect()
     }
 
@@ -297,7 +296,7 @@ impl DiskFile for File {
 
     fn settle(&self) -> io::Result<()> {
         Self::sync_data(self)?;
-        // Where it cannot be dropped it is read from memory, as ever.
+        // If the page cache cannot be dropped, the file is read from it as usual.
         let _dropped = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed);
         Ok(())
     }

@@ -1,71 +1,71 @@
-//! The bytes of segments and frames, as the log's front page says.
+//! The encoding of segments and frames, as described in the module documentation of the log.
 
 use super::Seq;
 
-/// What everything is aligned to, in bytes: what a torn write may touch.
+/// The alignment of frames, in bytes, and the unit of a torn write.
 pub(crate) const BLOCK_BYTES: usize = 4096;
 
 const MAGIC: &[u8; 6] = b"CBJRNL";
-/// Of the format.
+/// The version of the format.
 pub(super) const VERSION: &str = "02";
 const SEGMENT_HEADER_BYTES: usize = 56;
 const END_BYTES: usize = 32;
-/// A header has room for so many [`End`]s.
+/// The most [`End`]s that fit into a header.
 pub(super) const ENDS_MAX: usize = (BLOCK_BYTES - SEGMENT_HEADER_BYTES) / END_BYTES;
-/// Of this version of the format alone: so a segment with a frame of ours is ours, whatever its header says.
+/// Contains the version of the format: a segment that has a valid frame is of this version, whatever its header says.
 const FRAME_MAGIC: &[u8; 4] = b"CBF2";
 pub(super) const FRAME_HEADER_BYTES: usize = 48;
 const RECORD_HEADER_BYTES: usize = 5;
-/// What stands before the bytes of a capture in its record.
+/// The bytes before those of a capture in its record.
 const CAPTURE_HEADER_BYTES: usize = 8;
-/// No capture takes less, in bytes.
+/// The bytes of the smallest record of a capture.
 pub(super) const CAPTURE_RECORD_BYTES_MIN: usize = RECORD_HEADER_BYTES + CAPTURE_HEADER_BYTES;
 /// Flags of a frame.
 const SEAL: u32 = 1;
 const SPARSE: u32 = 2;
 
-/// What stands at the start of a segment.
+/// The header of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
-    /// Of this use of the file.
+    /// Random, for this use of the file.
     pub(crate) nonce: u64,
-    /// Of the run of the process that wrote it; of an output, its first input's.
+    /// The run of the process that wrote it; of an output, that of its first input.
     pub(crate) session: u64,
     pub(crate) first_seq: Seq,
-    /// Of an output of a compaction.
+    /// Of the output of a compaction.
     pub(crate) output: Option<Output>,
-    /// What was known of segments before it that were not sealed.
+    /// The ends of earlier segments that were not sealed.
     pub(crate) ends: Vec<End>,
 }
 
-/// What a compaction has made.
+/// The output of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Output {
-    /// It says all that is to be said of the numbers from its first one to this one, exclusive.
+    /// The end of its range (exclusive): it replaces everything from its first sequence number up to here.
     pub(crate) to: Seq,
-    /// How many captures it has.
+    /// The number of its captures.
     pub(crate) captures: u64,
 }
 
-/// How far an earlier session went: what is missing before that is damaged, not torn.
+/// How far an earlier session went: what is missing before this is damaged, not torn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct End {
-    /// The segment, by its first number.
+    /// The segment, by its first sequence number.
     pub(crate) segment: Seq,
     pub(crate) nonce: u64,
-    /// Behind its last capture.
+    /// The sequence number behind its last capture.
     pub(crate) end_seq: Seq,
-    /// Behind its last frame, in bytes.
+    /// The offset behind its last frame.
     pub(crate) offset: u64,
 }
 
-/// What the first block of a segment is.
+/// The first block of a segment, decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FirstBlock {
     Header(SegmentHeader),
-    /// Of another version of the format, by its own word.
+    /// It has another version of the format.
     Foreign(String),
-    /// It is not what was written.
+    /// It is not a valid header.
     Damaged,
 }
 
@@ -115,7 +115,7 @@ impl FirstBlock {
     pub(crate) fn decode(block: &[u8]) -> Self {
         let version = block.get(MAGIC.len()..MAGIC.len() + VERSION.len()).unwrap_or_default();
         let is_ours = version == VERSION.as_bytes();
-        // The checksum is of our magic, whatever stands there: so a bit that has changed there is damage, not another version.
+        // The checksum covers the expected magic number, not the stored one: a changed bit there is damage, not another version.
         match SegmentHeader::decode(block) {
             Some(header) if block.starts_with(MAGIC) && is_ours => Self::Header(header),
             None if block.starts_with(MAGIC) && !is_ours && version.iter().all(u8::is_ascii_digit) => {
@@ -126,33 +126,33 @@ impl FirstBlock {
     }
 }
 
-/// Of our magic and of all behind the checksum.
+/// The checksum of the expected magic number and of all bytes behind the checksum.
 fn header_checksum(bytes: &[u8]) -> u32 {
     let of_magic = crc32c::crc32c_append(crc32c::crc32c(MAGIC), VERSION.as_bytes());
     crc32c::crc32c_append(of_magic, bytes.get(12..).unwrap_or_default())
 }
 
-/// What stands at the start of a frame.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) nonce: u64,
     pub(crate) first_seq: Seq,
-    /// The captures' numbers end before this one.
+    /// The sequence number behind its last capture.
     pub(crate) end_seq: Seq,
     pub(crate) captures: u32,
     pub(crate) is_seal: bool,
-    /// Of an output: its numbers may have gaps.
+    /// Part of an output: its numbers may have gaps.
     pub(super) is_sparse: bool,
     payload_bytes: u32,
 }
 
 impl FrameHeader {
-    /// What the frame takes in its segment.
+    /// The bytes that the frame takes in its segment.
     pub(crate) fn padded_bytes(&self) -> u64 {
         (FRAME_HEADER_BYTES as u64 + u64::from(self.payload_bytes)).next_multiple_of(BLOCK_BYTES as u64)
     }
 
-    /// Reads the numbers only; nothing is known of them yet.
+    /// Reads the fields without checking them.
     pub(crate) fn peek(bytes: &[u8]) -> Option<Self> {
         bytes.starts_with(FRAME_MAGIC).then_some(())?;
         let flags = u32_at(bytes, 44)?;
@@ -168,7 +168,7 @@ impl FrameHeader {
     }
 }
 
-/// A whole frame, checked.
+/// A whole frame with a valid checksum.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Frame<'b> {
     pub(crate) header: FrameHeader,
@@ -176,7 +176,7 @@ pub(crate) struct Frame<'b> {
 }
 
 impl<'b> Frame<'b> {
-    /// The frame at the start of `bytes`, which are the file's from `offset` on, if there is a whole one of this use of the file.
+    /// The frame at the start of `bytes`, which begin at `offset` in the file, if a valid frame of this use of the file is there.
     pub(crate) fn decode(bytes: &'b [u8], offset: u64, nonce: u64) -> Option<Self> {
         let header = FrameHeader::peek(bytes)?;
         let end = FRAME_HEADER_BYTES.checked_add(usize::try_from(header.payload_bytes).ok()?)?;
@@ -186,14 +186,14 @@ impl<'b> Frame<'b> {
         Some(Self { header, payload: bytes.get(FRAME_HEADER_BYTES..end)? })
     }
 
-    /// The frame at the start of `bytes`, of which [`Frame::decode`] has said that it is whole.
+    /// The frame at the start of `bytes`, which [`Frame::decode`] has already checked.
     pub(crate) fn decode_checked(bytes: &'b [u8]) -> Option<Self> {
         let header = FrameHeader::peek(bytes)?;
         let end = FRAME_HEADER_BYTES + usize::try_from(header.payload_bytes).ok()?;
         Some(Self { header, payload: bytes.get(FRAME_HEADER_BYTES..end)? })
     }
 
-    /// Its records, in order. They stop at one that makes no sense, which a checked frame does not have.
+    /// Its records, in order. Stops at an invalid record, which a checked frame does not have.
     pub(crate) fn records(&self) -> impl Iterator<Item = FrameRecord<'b>> + use<'b> {
         let mut rest = self.payload;
         let first_seq = self.header.first_seq;
@@ -223,12 +223,12 @@ impl<'b> Frame<'b> {
     }
 }
 
-/// Whether something at the start of these bytes seems to have been a frame of this use of the file once.
+/// Whether these bytes look like the beginning of a frame of this use of the file, even if it is not valid.
 pub(crate) fn was_frame(bytes: &[u8], nonce: u64, expected: Seq) -> bool {
     u64_at(bytes, 8) == Some(nonce) || bytes.starts_with(FRAME_MAGIC) && u64_at(bytes, 16) == Some(expected)
 }
 
-/// The nonce of a frame that is whole by its own word. For segments whose header is gone.
+/// The nonce of a frame that is valid under its own nonce. For segments whose header is damaged.
 pub(crate) fn own_nonce(bytes: &[u8], offset: u64) -> Option<u64> {
     let nonce = FrameHeader::peek(bytes)?.nonce;
     Frame::decode(bytes, offset, nonce).map(|_frame| nonce)
@@ -239,25 +239,25 @@ pub(crate) fn own_nonce(bytes: &[u8], offset: u64) -> Option<u64> {
 pub(crate) enum FrameRecord<'b> {
     /// A capture.
     Capture(Captured<'b>),
-    /// Captures that were delivered.
+    /// Sequence numbers that were delivered.
     Delivered(Runs<'b>),
 }
 
 /// A capture in a frame.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Captured<'b> {
-    /// Its number.
+    /// Its sequence number.
     pub(crate) seq: Seq,
-    /// What it has in common with others of its kind: whoever appended it knows.
+    /// Its key, see [`super::super::codec::key`].
     pub(crate) key: u32,
     /// Whether the ledger counts it.
     pub(crate) is_counted: bool,
-    /// The capture, as it was given.
+    /// The capture, as it was appended.
     pub(crate) bytes: &'b [u8],
 }
 
 impl Captured<'_> {
-    /// What its record takes, in bytes.
+    /// The bytes of its record.
     pub(crate) fn record_bytes(&self) -> u32 {
         u32::try_from(RECORD_HEADER_BYTES + CAPTURE_HEADER_BYTES + self.bytes.len()).unwrap_or(u32::MAX)
     }
@@ -270,12 +270,12 @@ pub(crate) struct Runs<'b> {
 }
 
 impl<'b> Runs<'b> {
-    /// What their record takes, in bytes.
+    /// The bytes of their record.
     pub(super) const fn record_bytes(self) -> usize {
         RECORD_HEADER_BYTES + self.bytes.len()
     }
 
-    /// The first and the last number of each. They stop at one that makes no sense, which a checked frame does not have.
+    /// The first and the last number of each run. Stops at an invalid run, which a checked frame does not have.
     pub(crate) fn iter(self) -> impl Iterator<Item = (Seq, Seq)> + use<'b> {
         let (mut rest, mut next) = (self.bytes, 0_u64);
         std::iter::from_fn(move || {
@@ -287,10 +287,10 @@ impl<'b> Runs<'b> {
     }
 }
 
-/// A run takes no more than this, in bytes.
+/// The most bytes that a run takes.
 pub(super) const RUN_BYTES_MAX: usize = 20;
 
-/// Seven bits a byte, the lowest first; the highest bit of a byte says that more follow (LEB128).
+/// Appends an unsigned LEB128 number.
 fn push_varint(bytes: &mut Vec<u8>, mut number: u64) {
     while let Some(low) = u8::try_from(number & 0x7f).ok().filter(|_| number > 0x7f) {
         bytes.push(low | 0x80);
@@ -312,7 +312,7 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Captures that become one frame.
+/// Captures that will be one frame.
 #[derive(Debug)]
 pub(crate) struct Batch {
     bytes: Vec<u8>,
@@ -325,12 +325,12 @@ impl Batch {
         Self { bytes: vec![0; FRAME_HEADER_BYTES], captures: 0, captures_bytes: 0 }
     }
 
-    /// What it takes so far.
+    /// Its bytes so far, with the header.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// What it will take in a segment.
+    /// The bytes that it will take in a segment.
     pub(super) fn padded_bytes(&self) -> u64 {
         self.bytes.len().next_multiple_of(BLOCK_BYTES) as u64
     }
@@ -339,7 +339,7 @@ impl Batch {
         self.captures
     }
 
-    /// What the records of its captures take.
+    /// The bytes of the records of its captures.
     pub(super) const fn captures_bytes(&self) -> u64 {
         self.captures_bytes
     }
@@ -348,12 +348,12 @@ impl Batch {
         self.bytes.len() == FRAME_HEADER_BYTES
     }
 
-    /// Adds a capture of a kind, whose bytes `write` appends. Returns what its record takes, in bytes.
+    /// Adds a capture, whose bytes `write` appends. Returns the bytes of its record.
     pub(crate) fn push(&mut self, is_counted: bool, key: u32, write: impl FnOnce(&mut Vec<u8>)) -> u32 {
         self.push_at(self.captures, is_counted, key, write)
     }
 
-    /// Adds a capture whose number is so much behind the frame's first one.
+    /// Adds a capture whose number is `offset` behind the first number of the frame.
     pub(super) fn push_at(&mut self, offset: u32, is_counted: bool, key: u32, write: impl FnOnce(&mut Vec<u8>)) -> u32 {
         let start = self.bytes.len();
         self.record(if is_counted { 1 } else { 2 }, |bytes| {
@@ -367,7 +367,7 @@ impl Batch {
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
-    /// Adds what was delivered, in order.
+    /// Adds a record of delivered runs, in order.
     pub(super) fn push_delivered(&mut self, runs: &[(Seq, Seq)]) {
         self.record(3, |bytes| {
             let mut next = 0;
@@ -379,7 +379,7 @@ impl Batch {
         });
     }
 
-    /// Takes back what was added of what was delivered since it took `bytes`.
+    /// Removes a record of deliveries that was added when the batch had `bytes`.
     pub(super) fn truncate(&mut self, bytes: usize) {
         self.bytes.truncate(bytes);
     }
@@ -398,7 +398,7 @@ impl Batch {
         put(&mut self.bytes, start + 1, &u32::try_from(written).unwrap_or(u32::MAX).to_le_bytes());
     }
 
-    /// Calls `write` with the whole frame, padded. Afterwards more can be added.
+    /// Calls `write` with the whole padded frame. More can be added afterwards.
     pub(super) fn as_frame<T>(&mut self, place: &FramePlace, write: impl FnOnce(&[u8]) -> T) -> T {
         let end = self.bytes.len();
         let payload_bytes = u32::try_from(end - FRAME_HEADER_BYTES).unwrap_or(u32::MAX);
@@ -421,7 +421,7 @@ impl Batch {
     }
 }
 
-/// Where a frame is written.
+/// The position of a frame, and the rest of its header.
 #[derive(Debug)]
 pub(super) struct FramePlace {
     pub(super) nonce: u64,

@@ -1,4 +1,4 @@
-//! Keeps the log's files in order: spares ahead of need, room back from what is delivered, and compaction where segments are held up.
+//! Maintains the log's files: makes spares in advance, recycles delivered segments, and compacts segments that are held up.
 
 use std::io;
 use std::sync::Arc;
@@ -15,72 +15,71 @@ use super::store::Store;
 use super::store::StoreShared;
 use super::store::is_no_space;
 
-/// Spares beyond this are removed, so that after an outage the filesystem gets its room back.
+/// Further spares are removed, so that the filesystem gets its space back after an outage.
 const SPARES_MAX: usize = 2;
-/// Zeros are written in pieces of this size.
+/// The size of the writes that fill a file with zeros.
 const ZEROS_BYTES: usize = 1 << 20;
-/// After a failure it rests for some rounds, each time twice as many, up to this power of two.
+/// After consecutive failures compaction pauses for a number of passes that doubles each time, up to this power of two.
 const PAUSE_MAX: u32 = 10;
 
-/// Whether the files are in order.
+/// The result of a maintenance pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Maintenance {
-    /// They are.
+    /// Nothing is left to do.
     Done,
-    /// There is more to do, and it may take its time.
+    /// There is more to do, without urgency.
     More,
-    /// There is more to do, and somebody may wait for it.
+    /// There is more to do, and the writer may be waiting for it.
     Hurry,
 }
 
 /// Why maintenance failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MaintenanceError {
-    /// It may work the next time; nothing depends on it.
+    /// It may succeed the next time; nothing depends on it.
     #[error("{0}")]
     Retry(&'static str, #[source] io::Error),
-    /// The directory cannot be trusted any more. The process must end.
+    /// The directory can no longer be trusted. The process must end.
     #[error("sync the journal's directory")]
     Failed(#[source] io::Error),
 }
 
-/// What has become of a step.
+/// The result of a compaction step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Compacting {
-    /// There is nothing to compact that pays.
+    /// There is nothing worth compacting.
     Idle,
     /// There is more to do.
     Begun,
-    /// One has ended.
+    /// A compaction has ended.
     Done,
 }
 
-/// Whoever keeps the files in order. There is one.
+/// The maintenance of the files. There is one instance.
 #[derive(Debug)]
 pub(crate) struct Maintainer<D: Disk> {
     store: Store<D>,
-    /// The compaction that was begun.
+    /// The compaction in progress.
     compaction: Option<Compaction<D>>,
 }
 
 impl<D: Disk> Maintainer<D> {
-    /// Of the files of a store.
+    /// The maintenance of the files of a store.
     pub(super) const fn new(store: Store<D>) -> Self {
         Self { store, compaction: None }
     }
 
-    /// Puts the files in order: takes back segments that are delivered, sees to it that there is a spare, and goes one step on with a
-    /// compaction, where one pays.
+    /// Does one pass: recycles delivered segments, makes a spare if there is none, and does one step of a compaction if one pays.
     ///
     /// # Errors
     ///
-    /// See [`MaintenanceError`]. That there is no room for a spare is none.
+    /// See [`MaintenanceError`]. A lack of room for a spare is not an error.
     pub(crate) fn maintain(&mut self) -> Result<Maintenance, MaintenanceError> {
         let taken = match self.take_back_all() {
             Err(MaintenanceError::Failed(error)) => return Err(MaintenanceError::Failed(error)),
             taken => taken,
         };
-        // Also when something stands in the way of that.
+        // Even if recycling has failed.
         let spare = self.make_spare();
         let has_spare = matches!(spare, Ok(true));
         let compacted = if taken.is_ok() { self.compact(has_spare) } else { Ok(Compacting::Idle) };
@@ -94,7 +93,7 @@ impl<D: Disk> Maintainer<D> {
         })
     }
 
-    /// Takes back what can be, behind what was superseded: until that is gone, durably, no output may go.
+    /// Recycles all segments that it can, after removing superseded files: an output must not go before these are durably gone.
     fn take_back_all(&self) -> Result<(), MaintenanceError> {
         self.remove_superseded()?;
         while let Some(first) = self.next_to_take_back() {
@@ -103,15 +102,15 @@ impl<D: Disk> Maintainer<D> {
         Ok(())
     }
 
-    /// The oldest segment that is no longer needed: it is delivered, and says nothing of an older one.
+    /// The oldest segment that is no longer needed: it is delivered, and has no records about older segments.
     fn next_to_take_back(&self) -> Option<Seq> {
         let state = self.store.lock();
         let (newest, _) = state.segments.last_key_value()?;
         let takes_any = self.store.shared.options.has(Mutant::RecycleTooEarly);
         let mut older_end = 0;
         for (first, segment) in state.segments.range(..newest) {
-            let is_said_elsewhere = segment.said.from >= older_end || takes_any;
-            if (segment.is_delivered() || takes_any) && is_said_elsewhere {
+            let has_no_older_runs = segment.older_runs.from >= older_end || takes_any;
+            if (segment.is_delivered() || takes_any) && has_no_older_runs {
                 return Some(*first);
             }
             older_end = older_end.max(segment.end_of_range(*first));
@@ -119,7 +118,7 @@ impl<D: Disk> Maintainer<D> {
         None
     }
 
-    /// Goes one step on with the compaction that was begun, or begins one if that pays.
+    /// Does one step of the compaction in progress, or begins one if that pays.
     fn compact(&mut self, has_spare: bool) -> Result<Compacting, MaintenanceError> {
         let mut compaction = match self.compaction.take() {
             Some(compaction) => compaction,
@@ -157,7 +156,7 @@ impl<D: Disk> Maintainer<D> {
         if is_no_space(&error) { Ok(Compacting::Idle) } else { Err(MaintenanceError::Retry(what, error)) }
     }
 
-    /// Removes what an output has superseded.
+    /// Removes the files that an output has superseded.
     fn remove_superseded(&self) -> Result<(), MaintenanceError> {
         let superseded = self.store.lock().superseded.clone();
         if superseded.is_empty() {
@@ -193,10 +192,10 @@ impl<D: Disk> Maintainer<D> {
         } else {
             disk.remove(&name)
         };
-        // It is still there then, and the next try is for it.
+        // On failure the segment is still there, and the next pass tries again.
         taken.map_err(|error| MaintenanceError::Retry("take back a segment", error))?;
         let Some(segment) = self.store.lock().segments.remove(&first) else { return Ok(()) };
-        // Before the file is written again: else its new content could be found under its old name.
+        // Before the file is written again: otherwise its new contents could be found under its old name.
         self.store.shared.sync_directory().map_err(MaintenanceError::Failed)?;
         let mut state = self.store.lock();
         if is_wanted && !is_damaged {
@@ -206,7 +205,7 @@ impl<D: Disk> Maintainer<D> {
         Ok(())
     }
 
-    /// Returns whether there is one.
+    /// Makes a spare if there is none. Returns whether there is one.
     fn make_spare(&self) -> Result<bool, MaintenanceError> {
         let StoreShared { disk, options, .. } = &*self.store.shared;
         let name = {
@@ -215,7 +214,7 @@ impl<D: Disk> Maintainer<D> {
                 return Ok(true);
             }
             let newest = state.segments.values().next_back();
-            // Made for another size: if it only waits for its end, which needs a successor, it will be gone then.
+            // An oversized newest segment that is delivered, and only lacks a successor, will be gone once there is one.
             let waits_for_end = newest.filter(|it| it.is_delivered() && it.file_bytes > options.segment_bytes);
             let going = waits_for_end.map_or(0, |newest| newest.file_bytes);
             if state.files_bytes(options) - going + options.segment_bytes > options.spares_bytes_max() {
@@ -224,7 +223,7 @@ impl<D: Disk> Maintainer<D> {
             state.spare_name()
         };
         let free_bytes = disk.free_bytes().map_err(|error| MaintenanceError::Retry("ask for free space", error))?;
-        // With room for the output of a compaction.
+        // Also leaves room for the output of a compaction.
         if free_bytes < 2 * options.segment_bytes + options.free_bytes_min {
             return Ok(false);
         }
@@ -239,7 +238,7 @@ impl<D: Disk> Maintainer<D> {
                 Ok(true)
             }
             Err(error) => {
-                // What is left of it is removed at the next start at the latest.
+                // If this fails, the next start removes it.
                 let _left = disk.remove(&temporary);
                 if is_no_space(&error) {
                     Ok(false)
@@ -259,7 +258,7 @@ impl<D: Disk> Maintainer<D> {
             let left = self.store.shared.options.segment_bytes - offset;
             let piece = zeros.get(..usize::try_from(left).unwrap_or(usize::MAX).min(zeros.len())).unwrap_or_default();
             disk::write_all(&file, piece, offset)?;
-            // Each by itself: a frame that is synced meanwhile waits for what the disk has been given before, and so for no more.
+            // Each piece by itself: a concurrent sync of a frame waits for all earlier writes to the disk, and so for one piece at most.
             file.sync_data()?;
             offset += piece.len() as u64;
         }

@@ -1,88 +1,90 @@
-//! The log on disk: what was appended is read back in order after any crash, until it is delivered.
+//! The log on disk: captures are appended, survive any crash, and are read back in order until they are delivered.
 //!
 //! # Files
 //!
-//! One flat directory. All files that are appended to have the same size, and are written whole with zeros and synced before anything
-//! depends on them, so that an append only ever overwrites: its `fdatasync` has no metadata to write, and a full disk shows when a file is
-//! made, never between a callback and its answer. The output of a compaction has the size that it needs.
+//! One flat directory. All segments that are appended to have the same size. They are filled with zeros and synced in advance, so an append
+//! only overwrites: its `fdatasync` has no metadata to write, and a full disk is noticed when a file is made, never between a callback and
+//! its response. The output of a compaction has just the size that it needs.
 //!
-//! | name | what it is |
+//! | name | meaning |
 //! |---|---|
 //! | `<first sequence>.seg` | a segment, or the output of a compaction: 20 digits |
-//! | `<number>.spare` | a file that will become a segment: new, or a segment whose captures are all delivered |
+//! | `<number>.spare` | a spare file that will become a segment: new, or a segment whose captures are all delivered |
 //! | `<number>.tmp` | a spare or an output that is being made; removed at the start |
-//! | `<first sequence>.damaged` | a segment that was damaged and salvaged; kept for people, never read again |
+//! | `<first sequence>.damaged` | a damaged segment that was salvaged; kept for inspection, never read again |
 //!
 //! # A segment
 //!
-//! A header of one block, then frames, each from the start of a block, back to back. A block has 4096 bytes. Numbers are little-endian.
+//! A header of one block, followed by frames, each of which starts at the beginning of a block. A block has 4096 bytes. Numbers are
+//! little-endian.
 //!
 //! | header | bytes | |
 //! |---|---|---|
 //! | 0 | 6 | `CBJRNL` |
 //! | 6 | 2 | `02`, the version of the format |
-//! | 8 | 4 | CRC-32C of bytes 0 to 8, and of 12 to the end of the last of the ends |
-//! | 12 | 4 | how many ends follow |
-//! | 16 | 8 | nonce: random, of this use of this file |
-//! | 24 | 8 | session: random, of the run of the process that wrote it; of an output, its first input's |
+//! | 8 | 4 | CRC-32C of bytes 0 to 8, and of 12 to the end of the last end |
+//! | 12 | 4 | the number of ends that follow |
+//! | 16 | 8 | nonce: random, for this use of the file |
+//! | 24 | 8 | session: random, for the run of the process that wrote it; of an output, that of its first input |
 //! | 32 | 8 | the first sequence number |
-//! | 40 | 8 | of an output, where its range ends (exclusive); else 0 |
-//! | 48 | 8 | of an output, how many captures it has |
-//! | 56 | 32, … | ends: how far earlier sessions went. Of each, its last segment's first number and nonce, the number behind its last capture, and the byte behind its last frame |
+//! | 40 | 8 | of an output, the end of its range (exclusive); else 0 |
+//! | 48 | 8 | of an output, the number of its captures |
+//! | 56 | 32, … | ends: how far earlier sessions went. For each: the first sequence number and the nonce of its last segment, the number behind its last capture, and the offset behind its last frame |
 //!
 //! | frame | bytes | |
 //! |---|---|---|
 //! | 0 | 4 | `CBF2` |
 //! | 4 | 4 | CRC-32C of byte 8 to the end of the payload |
 //! | 8 | 8 | the segment's nonce |
-//! | 16 | 8 | the sequence number of its first capture, or of the next one if it has none |
+//! | 16 | 8 | the sequence number of its first capture, or the next one if it has none |
 //! | 24 | 8 | the number behind its last capture |
-//! | 32 | 4 | bytes of payload |
-//! | 36 | 4 | captures in it |
-//! | 40 | 4 | which block of the file it begins in |
-//! | 44 | 4 | 1 if it seals the segment: nothing follows; 2 more if it is of an output |
+//! | 32 | 4 | bytes of the payload |
+//! | 36 | 4 | the number of captures |
+//! | 40 | 4 | the index of the block in the file where it begins |
+//! | 44 | 4 | flags. 1: it seals the segment, nothing follows; 2: it is part of an output |
 //! | 48 | … | payload: records, then zeros up to the next block |
 //!
 //! | record | bytes | |
 //! |---|---|---|
-//! | 0 | 1 | 1: a capture that the ledger counts, 2: a capture that it does not, 3: what was delivered |
-//! | 1 | 4 | bytes that follow |
-//! | 5 | … | runs of sequence numbers: for each, how many lie between it and the run before, and how many it has beyond one (LEB128); or of a capture: |
-//! | 5 | 4 | its key: a hash of what it has in common with others of its kind |
-//! | 9 | 4 | how far its number is behind the frame's first one |
+//! | 0 | 1 | 1: a capture that the ledger counts, 2: a capture that it does not count, 3: sequence numbers that were delivered |
+//! | 1 | 4 | the bytes that follow |
+//! | 5 | … | of kind 3, runs of sequence numbers: for each, the gap to the run before, and its length minus one (LEB128). Of a capture: |
+//! | 5 | 4 | its key, the same for all captures of its kind |
+//! | 9 | 4 | its number minus the first number of the frame |
 //! | 13 | … | the capture |
 //!
-//! Captures are numbered from 1, without gaps within a segment that is not an output, and no number is used twice. A segment that stayed
-//! without captures keeps its number to itself: the next one begins with the number behind it.
+//! Captures are numbered from 1, without gaps within a segment that is not an output, and no number is used twice. A segment without
+//! captures keeps its first number to itself: the next segment begins with the number after it.
 //!
-//! # Why it holds
+//! # Why nothing is lost
 //!
-//! * *One frame at a time.* A frame is written and synced before the next is begun, and every frame says so. So of what cannot be read,
-//!   only the very last frame of a session can be torn. Whatever has a valid frame of the same session behind it was acknowledged, and is
-//!   *damaged*: that is never passed over in silence.
-//! * *What the disk does not give* may have been a whole frame: it is damage, also at the end of a session.
-//! * *Blocks are not shared*, so a torn write reaches nothing that was acknowledged.
-//! * *The nonce* is in every frame under its checksum: what a file held in an earlier use is not mistaken for what it holds now, and
-//!   nobody who sends callbacks can forge a frame.
-//! * *A session appends only to segments it has begun itself.* What an earlier one left is never written again, also not to repair it.
+//! * *One frame at a time.* A frame is written and synced before the next one, so each frame proves that the frames before it were durable, and only the very
+//!   last frame of a session can be torn. An unreadable frame with a valid frame of the same session behind it was acknowledged, and is
+//!   *damaged*: damage is never skipped silently.
+//! * *Bytes that the disk cannot read* may have been a whole frame: they are damage, also at the end of a session.
+//! * *Frames do not share blocks*, so a torn write cannot destroy acknowledged captures.
+//! * *Each frame has the nonce*, covered by its checksum: contents from an earlier use of the file are not mistaken for current ones, and
+//!   the sender of a callback cannot forge a frame.
+//! * *A session appends only to its own segments.* Segments of earlier sessions are never written again, not even to repair them.
 //! * *A segment is begun* by writing the header into a spare, syncing it, renaming it and syncing the directory, in this order; *it is
-//!   ended* by a seal, so that its last captures are vouched for as well.
-//! * *Once a later session has begun a segment*, its header says how far the one before went. What is missing before that is damaged. So
-//!   that this is true of the disk and not only of the machine's memory, that segment is synced and read from the disk first.
-//! * *What was delivered* is recorded about once a second, in frames that are written anyway. What is not recorded is delivered again
-//!   after a restart.
-//! * *What was delivered of a segment* is said in itself and in newer ones only.
-//! * *A segment becomes a spare* when all its captures are delivered, and it says nothing of the captures of an older one. The newest is
-//!   never taken, so that numbers go on.
-//! * *Where segments are held up*, some that are adjacent, closed and whole are compacted (`compaction.rs`): one output has the captures of
-//!   them that are not delivered, with the numbers they have, and what they said of older segments. Its range is theirs together. It is
-//!   written as a `.tmp`, synced, renamed over the first of them, and the directory synced; then the others are removed, and the directory
-//!   synced. What begins within the range of an output is therefore superseded, and is removed at the start, behind a sync of the directory.
-//!   No segment is taken back before what was superseded has gone. An output was whole before it had its name: it has no torn end.
-//! * *A compaction pays*: it wins a segment and at least as much as it copies; or, where there is little room, an eighth of its inputs. A
-//!   segment's worth of the quota is reserved for it.
-//! * *A reader* knows the number that it wants, and where that was. If the segment there is another by now, it looks for the number.
-//! * *No other state.* Everything is found again from the segments; one that is missing was delivered.
+//!   ended* by a seal, which vouches for its last captures.
+//! * *The first segment of a session* records how far the session before went. What is missing before that end is damaged. That end must be
+//!   on the disk, and not only in the page cache, so the segment is synced and then read from the disk first.
+//! * *Deliveries* are recorded about once a second, in frames that are written anyway. Deliveries that are not recorded are repeated after
+//!   a restart.
+//! * *The deliveries of a segment's captures* are recorded only in itself and in newer segments.
+//! * *A segment becomes a spare* once all its captures are delivered and it has no records about captures of an older segment. The newest
+//!   segment is never recycled, so that numbering continues.
+//! * *Segments that are held up by undelivered captures* are compacted if they are adjacent, closed and undamaged (`compaction.rs`). One
+//!   output has their undelivered captures, with their numbers, and their records about older segments. Its range covers all inputs. It is
+//!   written as a `.tmp`, synced, renamed over the first input, and the directory is synced; then the other inputs are removed, and the
+//!   directory is synced again. So a segment that begins within the range of an output is superseded, and is removed at the start, after a
+//!   sync of the directory. No segment is recycled before the superseded ones are gone. An output is complete before it gets its name: it
+//!   has no torn end.
+//! * *A compaction must pay*: it frees a segment, and at least as many bytes as it copies; or, if room is short, an eighth of its inputs.
+//!   The room of one segment is reserved for it within the quota.
+//! * *A reader* knows the sequence number that it needs and where that was. If another segment is there now, it searches for the number.
+//! * *There is no other state.* Everything is recovered from the segments; a segment that is missing was delivered.
 //! * *A failed sync is final*: the process must end, and the next one begins a new segment.
 
 mod compaction;
@@ -104,60 +106,60 @@ use std::io;
 
 use serde::Deserialize;
 
-/// The number of a capture in the log.
+/// The sequence number of a capture.
 pub(crate) type Seq = u64;
 
-/// What a log may take, and how it behaves.
+/// The limits of a log, and its behaviour on damage.
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
-    /// The size of every file, in bytes. Whole blocks.
+    /// The size of every file, in bytes; a multiple of the block size.
     pub(crate) segment_bytes: u64,
-    /// What all files may take together, in bytes. At least [`SEGMENTS_MIN`] segments.
+    /// The limit for all files together, in bytes. At least [`SEGMENTS_MIN`] segments.
     pub(crate) quota_bytes: u64,
-    /// What must stay free on the filesystem when a file is made, in bytes.
+    /// The space that must stay free on the filesystem when a file is made, in bytes.
     pub(crate) free_bytes_min: u64,
     /// What to do about damage.
     pub(crate) on_corruption: OnCorruption,
-    /// A fault to build in, to see that the tests find it.
+    /// A fault that is built in to check that the tests find it.
     #[cfg(any(test, feature = "mutants"))]
     pub(crate) mutant: Option<mutant::Mutant>,
 }
 
-/// Of a segment's bytes, one frame records one run of what was delivered for so many.
+/// One frame records at most one run of delivered numbers for this many bytes of a segment.
 const BYTES_PER_RUN: u64 = 4 * 1024;
-/// And never more runs than this.
+/// The most runs that a frame records.
 const RUNS_MAX: u64 = 8 * 1024;
 
-/// The least that a log must be allowed, in segments: one that is written, a spare, one that is held up, and the reserve.
+/// The smallest log, in segments: one that is written, a spare, one that is held up, and the reserve for a compaction.
 pub(crate) const SEGMENTS_MIN: u64 = 4;
 
 impl Options {
-    /// What all files may take with a new spare, in bytes: a segment's worth is reserved for the output of a compaction.
+    /// The limit for all files when a spare is made, in bytes: the room of one segment is reserved for the output of a compaction.
     fn spares_bytes_max(&self) -> u64 {
         self.quota_bytes.saturating_sub(self.segment_bytes)
     }
 
-    /// How many bytes of records may be undelivered: what compaction can make room for at any time, beside a segment that is written, one
-    /// that was, a spare and the reserve; and in the smallest log half a segment.
+    /// How many bytes of records may be undelivered: as many as compaction can make room for at any time, beside the segment that is
+    /// written, the one before, a spare and the reserve. In the smallest log, half a segment.
     pub(crate) fn undelivered_bytes_max(&self) -> u64 {
         let room = self.quota_bytes.saturating_sub(SEGMENTS_MIN * self.segment_bytes) / 8 * 7;
         room.max(self.segment_bytes / 2)
     }
 
-    /// How many runs of what was delivered one frame records at most.
+    /// The most runs of delivered numbers that one frame records.
     fn runs_per_frame_max(&self) -> u64 {
         (self.segment_bytes / BYTES_PER_RUN).clamp(1, RUNS_MAX)
     }
 }
 
-/// What to do when acknowledged captures cannot be read.
+/// What to do if acknowledged captures cannot be read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum OnCorruption {
-    /// Do not start, so that somebody looks.
+    /// Do not start, so that an operator looks into it.
     #[default]
     Refuse,
-    /// Say so, keep the segment aside when all else in it is delivered, and go on.
+    /// Log the damage, continue, and set the segment aside once its other captures are delivered.
     Salvage,
 }
 
@@ -166,15 +168,15 @@ pub(crate) enum OnCorruption {
 pub(crate) struct Damage {
     /// The file.
     pub(crate) name: String,
-    /// Where in it, in bytes.
+    /// The offset in the file.
     pub(crate) offset: u64,
-    /// The first capture that is missing, or may be.
+    /// The first capture that is or may be missing.
     pub(crate) from: Seq,
-    /// The one behind the last, if that can be told. Equal to `from` when only bookkeeping was damaged.
+    /// The number behind the last missing capture, if it is known. Equal to `from` if no capture is missing.
     pub(crate) to: Option<Seq>,
-    /// How many captures are missing, as far as that can be told.
+    /// The number of missing captures, as far as it is known.
     pub(crate) captures: u64,
-    /// What the disk says, if it does not give what is there. Else it gives something else.
+    /// The error of the disk, if it failed to read; `None` if it returned wrong bytes.
     pub(crate) reason: Option<String>,
 }
 
@@ -193,18 +195,18 @@ impl std::fmt::Display for Damage {
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenError {
-    /// The disk does not do what is asked of it.
+    /// The disk failed.
     #[error("{what}")]
     Io {
-        /// What was tried.
+        /// The operation.
         what: String,
-        /// Why not.
+        /// The error.
         source: io::Error,
     },
-    /// Acknowledged captures cannot be read, and the operator wants to know.
+    /// Acknowledged captures cannot be read, and `on_corruption` is `refuse`.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Damaged(Vec<Damage>),
-    /// It is whole, and nothing of it can be understood.
+    /// Its format is another version.
     #[error(
         "{name} has the journal format {version}, and this version of callbridge has {}: run the version that wrote it until nothing \
          waits in it and then move the directory away, or give this one another directory",
@@ -213,26 +215,26 @@ pub(crate) enum OpenError {
     Version {
         /// The file.
         name: String,
-        /// Its version.
+        /// The version of its format.
         version: String,
     },
 }
 
-/// Why a batch was not appended. It can be tried again, but after [`BatchError::Failed`].
+/// Why a batch was not appended. Except after [`BatchError::Failed`], it can be tried again.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BatchError {
     /// There is no spare file: the quota is reached, or the filesystem is full.
     #[error("no spare segment")]
     Full,
-    /// The filesystem has no room where there should be some. Nothing was taken.
+    /// The filesystem is full although the space was allocated. Nothing was appended.
     #[error("the filesystem is full")]
     NoSpace(#[source] io::Error),
-    /// The disk cannot be trusted any more. The process must end.
+    /// The disk can no longer be trusted. The process must end.
     #[error("{what}")]
     Failed {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// Why not.
+        /// The error.
         source: io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! Faults that can be built in, to see that the tests of durability find them. The program that is shipped has none.
+//! Faults that can be built in, to check that the durability tests find them. The released program has none.
 
 use super::Options;
 
@@ -9,53 +9,53 @@ pub(crate) enum Mutant {
     AckBeforeSync,
     /// The directory is not synced when a segment is begun.
     NoDirectorySync,
-    /// A segment becomes a spare although not all of it is delivered.
+    /// A segment is recycled although some of its captures are undelivered.
     RecycleTooEarly,
     /// A capture is recorded as delivered before it is.
     CheckpointBeforeDelivery,
-    /// A sync that failed is taken for one that succeeded.
+    /// A failed sync is ignored.
     IgnoreFailedSync,
-    /// The output of a compaction is not synced before it gets its name.
+    /// The output of a compaction is not synced before it is renamed.
     OutputNotSynced,
-    /// What was compacted is removed before the output's name is durable.
+    /// The inputs of a compaction are removed before the output's name is durable.
     NoSyncBeforeRemoving,
-    /// A start removes what was compacted before it has synced the directory.
+    /// A start removes superseded segments before it has synced the directory.
     RemoveBeforeSync,
-    /// A compaction does not carry over what was said of older segments.
+    /// A compaction does not copy the records about older segments.
     ForgetRuns,
-    /// What was delivered while a compaction copied is forgotten.
+    /// Deliveries during a compaction are forgotten.
     DeliveredAtCopy,
-    /// What was delivered while a compaction copied is never recorded.
+    /// Deliveries during a compaction are never recorded.
     LoseUnsaved,
-    /// What was marked is not any more behind a compaction.
+    /// Marks are lost in a compaction.
     LoseMarks,
-    /// A compaction takes in one segment more than it may.
+    /// A compaction includes one segment too many.
     RangeTooWide,
-    /// A start takes the segment behind an output for one of its inputs.
+    /// A start treats the segment behind an output as one of its inputs.
     SupersedeEqual,
-    /// An output that has no end is taken for one that was cut off.
+    /// An output without a seal is treated as torn.
     TornOutput,
-    /// A compaction counts what the ledger does not count.
+    /// A compaction marks all captures as counted by the ledger.
     CountAll,
     /// Captures of an output are numbered without gaps.
     NumberByOrdinal,
-    /// A reader keeps its place when the segment has become another.
+    /// A reader keeps its offset although its segment has been replaced.
     KeepOffset,
-    /// A reader whose segment is gone goes on with the next one, not with the one that has its captures.
+    /// A reader whose segment is gone continues with the next one, not with the one that has its captures.
     ReadNextInstead,
     /// The newest segment is compacted.
     CompactNewest,
-    /// What is reported twice is subtracted twice.
+    /// The bytes of a repeated delivery are subtracted again.
     SubtractTwice,
-    /// A compaction need not gain anything.
+    /// A compaction is done even if it gains nothing.
     NoGainFloor,
-    /// How far an earlier session went is not recorded.
+    /// The ends of earlier sessions are not recorded.
     ForgetEnds,
 }
 
 #[cfg(any(test, feature = "mutants"))]
 impl Mutant {
-    /// All of them, with the names that choose them.
+    /// All mutants, with their names.
     pub(crate) const ALL: [(&'static str, Self); 23] = [
         ("ack_before_sync", Self::AckBeforeSync),
         ("no_directory_sync", Self::NoDirectorySync),
@@ -82,7 +82,7 @@ impl Mutant {
         ("forget_ends", Self::ForgetEnds),
     ];
 
-    /// The one that the environment names, for tests of the whole program.
+    /// The mutant that the environment names, for tests of the whole program.
     pub(crate) fn of_environment() -> Option<Self> {
         let name = std::env::var("CALLBRIDGE_TEST_MUTANT").ok()?;
         Self::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, mutant)| mutant)
@@ -90,13 +90,13 @@ impl Mutant {
 }
 
 impl Options {
-    /// Whether a fault is built in.
+    /// Whether this fault is built in.
     #[cfg(any(test, feature = "mutants"))]
     pub(super) fn has(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
     }
 
-    /// Whether a fault is built in: never.
+    /// Whether this fault is built in: never.
     #[cfg(not(any(test, feature = "mutants")))]
     #[expect(clippy::unused_self, reason = "as the other one")]
     pub(super) const fn has(&self, _mutant: Mutant) -> bool {

@@ -1,6 +1,6 @@
-//! A set of captures of one segment, one bit each.
+//! A set of captures of one segment, with one bit for each.
 
-/// Numbers from 0, each in the set or not.
+/// A set of ordinals.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct OrdinalSet {
     words: Vec<u64>,
@@ -8,7 +8,7 @@ pub(crate) struct OrdinalSet {
 }
 
 impl OrdinalSet {
-    /// Puts a number in. Returns whether it was not there before.
+    /// Adds a number. Returns whether it is new.
     pub(crate) fn set(&mut self, index: u64) -> bool {
         let Ok(word) = usize::try_from(index / 64) else { return false };
         if word >= self.words.len() {
@@ -22,19 +22,19 @@ impl OrdinalSet {
         is_new
     }
 
-    /// Whether a number is in it.
+    /// Whether a number is in the set.
     pub(crate) fn has(&self, index: u64) -> bool {
         let word = usize::try_from(index / 64).ok().and_then(|word| self.words.get(word));
         word.is_some_and(|word| word & (1 << (index % 64)) != 0)
     }
 
-    /// How many are in it.
+    /// The size of the set.
     pub(crate) const fn count(&self) -> u64 {
         self.count
     }
 
-    /// Its runs, first and last number each, in order; at most `max`. What is told is taken out. A run goes on
-    /// with numbers of which `follows` says that they follow the one before.
+    /// Removes up to `max` runs and returns them in order, each as its first and last number. A run contains successive numbers for which
+    /// `follows` returns true.
     pub(crate) fn take_runs(&mut self, max: usize, follows: impl Fn(u64) -> bool) -> Vec<(u64, u64)> {
         let mut runs: Vec<(u64, u64)> = Vec::new();
         if self.count == 0 {
@@ -75,15 +75,15 @@ mod tests {
                 prop_assert_eq!(marks.has(number), model.contains(&number));
             }
             prop_assert_eq!(marks.count(), model.len() as u64);
-            let mut told = BTreeSet::new();
+            let mut taken = BTreeSet::new();
             while marks.count() > 0 {
                 let runs = marks.take_runs(max, |_| true);
                 prop_assert!(!runs.is_empty() && runs.len() <= max);
                 for (first, last) in runs {
-                    told.extend(first..=last);
+                    taken.extend(first..=last);
                 }
             }
-            prop_assert_eq!(told, model);
+            prop_assert_eq!(taken, model);
         }
     }
 }

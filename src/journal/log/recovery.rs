@@ -1,4 +1,4 @@
-//! Opens the log: finds again from the segments alone what is there and what was delivered.
+//! Opens the log: recovers captures and deliveries from the segments alone.
 
 use std::collections::BTreeMap;
 use std::collections::BinaryHeap;
@@ -37,7 +37,7 @@ use super::store::StoreShared;
 use super::store::StoreState;
 use super::writer::SegmentWriter;
 
-/// A log, open.
+/// An open log.
 #[derive(Debug)]
 pub(crate) struct Opened<D: Disk> {
     pub(crate) store: Store<D>,
@@ -46,60 +46,60 @@ pub(crate) struct Opened<D: Disk> {
     pub(crate) found: RecoveryReport,
 }
 
-/// What was found at the start.
+/// What recovery has found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct RecoveryReport {
-    /// Captures that are not delivered, and that the ledger counts.
+    /// Undelivered captures that the ledger counts.
     pub(crate) counted: u64,
-    /// Captures that are not delivered, and that it does not count.
+    /// Undelivered captures that the ledger does not count.
     pub(crate) uncounted: u64,
-    /// What the records of both take, in bytes, by key.
+    /// The bytes of both, by key.
     pub(crate) live: BTreeMap<u32, u64>,
-    /// What was read, in bytes.
+    /// The bytes that were read.
     pub(crate) read_bytes: u64,
-    /// Where an append was cut off. It was never acknowledged.
+    /// Incomplete frames at the end of a session, by file and offset. They were never acknowledged.
     pub(crate) torn: Vec<(String, u64)>,
-    /// What was acknowledged and cannot be read. Only with [`OnCorruption::Salvage`].
+    /// Acknowledged captures that cannot be read. Only with [`OnCorruption::Salvage`].
     pub(crate) damage: Vec<Damage>,
 }
 
 /// The files of a log, read and not changed.
 #[derive(Debug)]
 pub(crate) struct Survey<F> {
-    /// In order.
+    /// The segments in order.
     pub(crate) segments: Vec<(Scan, F, OrdinalSet)>,
     pub(crate) spares: Vec<(String, F)>,
     pub(crate) temporary: Vec<String>,
     /// Segments whose captures are in the output of a compaction.
     pub(crate) superseded: Vec<String>,
-    /// Segments that were damaged and set aside.
+    /// Damaged segments that were set aside.
     pub(crate) damaged: Vec<String>,
 }
 
-/// A segment of which the header was read.
+/// A segment whose header was read.
 struct Headed<F> {
     name: String,
     first_seq: Seq,
     file: F,
     header: Option<SegmentHeader>,
-    /// Of the output of a compaction, where its range ends, as far as that can be told.
+    /// Of the output of a compaction, the end of its range, as far as it is known.
     output_end: Option<Seq>,
 }
 
-/// What a survey is for.
+/// The purpose of a survey.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// To look.
-    Look,
-    /// To go on with: what is believed of the last run's end must be on the disk, and not only in the machine's memory.
-    GoOn,
+    /// To inspect the log.
+    Inspect,
+    /// To continue the log: the end of the last session must be on the disk, and not only in the page cache.
+    Continue,
 }
 
 /// Reads all files.
 ///
 /// # Errors
 ///
-/// One of them cannot be read, or is of another version of the format.
+/// A file cannot be read, or has another version of the format.
 pub(crate) fn survey<D: Disk>(disk: &D, purpose: Purpose) -> Result<Survey<D::File>, OpenError> {
     survey_with(disk, purpose, |_| false)
 }
@@ -124,7 +124,7 @@ fn survey_with<D: Disk>(
         match name.rsplit_once('.') {
             Some((stem, "seg")) if let Ok(seq) = stem.parse() => {
                 let Some(headed) = headed(disk, name, seq)? else { continue };
-                // Numbers only go up: nothing else can begin there.
+                // Numbers only increase: nothing else can begin within the range of an output.
                 if seq < covered_to + u64::from(has(Mutant::SupersedeEqual)) {
                     survey.superseded.push(headed.name);
                     continue;
@@ -146,7 +146,7 @@ fn survey_with<D: Disk>(
     Ok(survey)
 }
 
-/// Reads the header of a segment. Nothing if it is gone: of a running instance, it has just become a spare.
+/// Reads the header of a segment. `None` if the file is gone: a running process has just recycled it.
 fn headed<D: Disk>(disk: &D, name: String, first_seq: Seq) -> Result<Option<Headed<D::File>>, OpenError> {
     let file = match disk.open(&name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -173,7 +173,7 @@ fn failed(what: &str) -> impl FnOnce(io::Error) -> OpenError {
 }
 
 impl<F: DiskFile> Survey<F> {
-    /// Whether the segments are still those that were read.
+    /// Whether the segments are still the same as when they were read.
     pub(crate) fn is_still_so<D: Disk>(&self, disk: &D) -> Result<bool, OpenError> {
         for (scan, ..) in &self.segments {
             let now = headed(disk, scan.name.clone(), scan.first_seq)?;
@@ -185,7 +185,7 @@ impl<F: DiskFile> Survey<F> {
         Ok(true)
     }
 
-    /// Reads the segments, the newest first: what was delivered of one is said in itself and in newer ones only.
+    /// Reads the segments, newest first: deliveries are recorded in the segment itself and in newer ones only.
     fn scan(&mut self, live: Vec<Headed<F>>, purpose: Purpose, tears_outputs: bool) -> Result<(), OpenError> {
         let all_ends = live.iter().filter_map(|headed| headed.header.as_ref()).flat_map(|header| &header.ends);
         let ends: HashMap<Seq, End> = all_ends.map(|end| (end.segment, *end)).collect();
@@ -197,7 +197,7 @@ impl<F: DiskFile> Survey<F> {
             let end = ends.get(&first_seq).filter(|end| end.nonce == nonce || header.is_none());
             let is_last = next.is_none_or(|(next_session, _)| next_session != session);
             let is_output = header.as_ref().is_some_and(|header| header.output.is_some());
-            if purpose == Purpose::GoOn && is_last && !is_output && end.is_none() {
+            if purpose == Purpose::Continue && is_last && !is_output && end.is_none() {
                 file.settle().map_err(failed(&format!("sync {name}")))?;
             }
             let scanned = scan::scan(&name, first_seq, header, &file, &mut buffer);
@@ -223,7 +223,7 @@ impl<F: DiskFile> Survey<F> {
     }
 }
 
-/// Takes from the runs of what was delivered, last and first number each, those that are not all before this segment.
+/// Takes the runs of deliveries that concern this segment; each is given as its last and its first number.
 fn take_delivered(runs: &mut BinaryHeap<(Seq, Seq)>, scan: &Scan) -> OrdinalSet {
     let mut delivered = OrdinalSet::default();
     while let Some((last, first)) = runs.peek().copied().filter(|(last, _)| *last >= scan.first_seq) {
@@ -242,16 +242,15 @@ fn take_delivered(runs: &mut BinaryHeap<(Seq, Seq)>, scan: &Scan) -> OrdinalSet 
 ///
 /// # Errors
 ///
-/// It cannot be read, or it is of another version of the format, or it is damaged and `options` say not to go on then. Nothing was
-/// changed.
+/// It cannot be read, has another version of the format, or is damaged and `options` refuse damage. Nothing was changed.
 pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Result<Opened<D>, OpenError> {
-    let survey = survey_with(&disk, Purpose::GoOn, |mutant| options.has(mutant))?;
+    let survey = survey_with(&disk, Purpose::Continue, |mutant| options.has(mutant))?;
     let damage: Vec<Damage> = survey.segments.iter().flat_map(|(scan, ..)| scan.damage.iter().cloned()).collect();
     if !damage.is_empty() && options.on_corruption == OnCorruption::Refuse {
         return Err(OpenError::Damaged(damage));
     }
-    // The run before may have been killed between a rename and its sync. A spare must not be written while its old name may come back,
-    // and what an output has superseded must not be removed while the output may go.
+    // The previous run may have been killed between a rename and its sync. A spare must not be written while its old name may come back,
+    // and superseded segments must not be removed while the name of the output is not durable.
     let syncs_first = !options.has(Mutant::RemoveBeforeSync);
     if syncs_first {
         disk.sync_directory().map_err(failed("sync the journal's directory"))?;
@@ -272,7 +271,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
         if file.len().is_ok_and(|bytes| bytes == options.segment_bytes) {
             spares.push(SpareSegment { name, file: Arc::new(file) });
         } else {
-            // Made for another size of segments.
+            // Made for another segment size.
             disk.remove(&name).map_err(failed(&format!("remove {name}")))?;
         }
     }
@@ -347,7 +346,7 @@ fn segment<F>(scan: Scan, file: F, mut delivered: OrdinalSet, found: &mut Recove
         marked: OrdinalSet::default(),
         is_damaged: !scan.damage.is_empty(),
         is_unfit: false,
-        said: scan.said,
+        older_runs: scan.older_runs,
         ends: scan.ends,
     }
 }

@@ -1,4 +1,4 @@
-//! Reads a segment whole, and says what is in it and what is not.
+//! Reads a whole segment, and reports its contents and its damage.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -21,52 +21,52 @@ use super::format::SegmentHeader;
 use super::ordinal_set::OrdinalSet;
 use super::seq_set::SeqSet;
 
-/// What is in a segment.
+/// The contents of a segment.
 #[derive(Debug)]
 pub(crate) struct Scan {
     pub(crate) name: String,
     pub(crate) first_seq: Seq,
-    /// Behind its last capture; of an output, behind its range.
+    /// The sequence number behind its last capture; of an output, behind its range.
     pub(crate) end_seq: Seq,
     pub(crate) nonce: u64,
     pub(crate) session: u64,
     pub(crate) file_bytes: u64,
-    /// Up to the end of its last frame.
+    /// The offset behind its last frame.
     pub(crate) used_bytes: u64,
     pub(crate) frames: u64,
     pub(crate) is_sealed: bool,
-    /// How far it went is recorded by a later session.
+    /// A later session has recorded its end.
     pub(super) is_end_recorded: bool,
-    /// Of an output whose header can be read.
+    /// Of an output with a valid header.
     pub(super) output: Option<Output>,
-    /// What its header says of others.
+    /// The ends that its header records.
     pub(super) ends: Vec<End>,
-    /// Of its captures.
+    /// The numbers of its captures.
     pub(crate) numbers: SeqSet,
-    /// Of each, its key and what its record takes, in bytes; nothing if it cannot be read.
+    /// For each capture, its key and the bytes of its record; zero bytes if it cannot be read.
     records: Vec<(u32, u32)>,
-    /// What the records of those take that are not delivered, in bytes, by key.
+    /// The bytes of undelivered records, by key.
     pub(super) live: BTreeMap<u32, u64>,
-    /// Captures that the ledger does not count, by their ordinal.
+    /// Captures that the ledger does not count, by ordinal.
     pub(super) uncounted: OrdinalSet,
-    /// Captures that cannot be read, by their ordinal. Of an output, it is not known which.
+    /// Captures that cannot be read, by ordinal. Not known for an output.
     pub(super) missing: OrdinalSet,
-    /// What it says was delivered, here and elsewhere, first and last each.
+    /// The deliveries that it records, of its own and of older captures: the first and last number of each run.
     pub(super) delivered: Vec<(Seq, Seq)>,
-    pub(super) said: OlderRuns,
+    pub(super) older_runs: OlderRuns,
     pub(crate) damage: Vec<Damage>,
-    /// Where something was begun that did not become a frame.
+    /// The offset of an incomplete frame at its end.
     pub(crate) torn_at: Option<u64>,
-    /// What the disk says where there may have been one more frame, which it does not give.
+    /// The error of the disk where one more frame may have been that cannot be read.
     lost_end: Option<String>,
 }
 
-/// What a segment says of older ones, at most.
+/// What a segment records about the deliveries of older segments, as an upper bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct OlderRuns {
-    /// The lowest number of which it says something.
+    /// The lowest number that it records something about.
     pub(super) from: Seq,
-    /// How many bytes its records of what was delivered have.
+    /// The bytes of its records of deliveries.
     pub(super) bytes: u64,
 }
 
@@ -79,11 +79,11 @@ impl OlderRuns {
     }
 }
 
-/// Reads a segment whole, whose header is this one if it can be read. `buffer` is used for it.
+/// Reads a whole segment. `header` is its header, if that is valid; `buffer` is scratch space.
 ///
 /// # Errors
 ///
-/// The disk does not read now, or gives nothing of the file.
+/// The disk cannot read now, or cannot read anything of the file.
 pub(crate) fn scan(
     name: &str,
     named_seq: Seq,
@@ -125,33 +125,33 @@ pub(crate) fn scan(
         uncounted: OrdinalSet::default(),
         missing: OrdinalSet::default(),
         delivered: Vec::new(),
-        said: OlderRuns::NOTHING,
+        older_runs: OlderRuns::NOTHING,
         damage: Vec::new(),
         torn_at: None,
         lost_end: None,
     };
     for end in &scan.ends {
-        scan.said.add(end.segment, 0);
+        scan.older_runs.add(end.segment, 0);
     }
     if is_headless {
-        // A file gets its name only once its header is durable.
+        // A file gets its name only once its header is durable, so this is damage.
         scan.damaged(0, Some(named_seq), reading.reason_within(&(0..BLOCK_BYTES as u64)));
     }
     scan.frames(bytes, &reading);
     if is_headless && scan.frames == 0 {
-        // More likely the disk is away for a moment than that it has lost all of a file.
+        // The disk is more likely unavailable for a moment than a whole file is lost.
         reading.into_error().map_or(Ok(()), Err)?;
     }
     Ok(scan)
 }
 
-/// Whether a file has a frame of this version of the format.
+/// Whether a file has a valid frame of this version of the format.
 pub(super) fn has_frame(file: &impl DiskFile) -> io::Result<bool> {
     Ok(adopted(&read_whole(file)?, 0).0 != 0)
 }
 
-/// Of an output whose header is gone, where its range ends: its seal says so, and each other frame how far it goes at least. Nothing
-/// for other segments.
+/// The end of the range of an output whose header is damaged: its seal has it, and every other frame has a lower bound. `None` for other
+/// segments.
 pub(super) fn output_end(file: &impl DiskFile, named_seq: Seq) -> io::Result<Option<Seq>> {
     let bytes = read_whole(file)?;
     let (nonce, is_output) = adopted(&bytes, named_seq);
@@ -166,7 +166,7 @@ fn read_whole(file: &impl DiskFile) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The nonce of the first frame that may belong to this segment, by its own word, and whether it is one of an output.
+/// The nonce of the first frame that may belong to this segment, judged by the frame alone, and whether it is part of an output.
 fn adopted(bytes: &[u8], named_seq: Seq) -> (u64, bool) {
     let blocks = (1..bytes.len() / BLOCK_BYTES).map(|block| block * BLOCK_BYTES);
     blocks
@@ -178,17 +178,17 @@ fn adopted(bytes: &[u8], named_seq: Seq) -> (u64, bool) {
 }
 
 impl Scan {
-    /// How many captures it has, readable or not.
+    /// The number of its captures, readable or not.
     pub(crate) fn captures(&self) -> u64 {
         self.numbers.count()
     }
 
-    /// How many of them cannot be read.
+    /// The number of captures that cannot be read.
     pub(crate) const fn missing_captures(&self) -> u64 {
         self.missing.count()
     }
 
-    /// Adds up what the records of those take that are not in `delivered`. What is known of each by itself is forgotten by that.
+    /// Adds up the bytes of the records that are not in `delivered`. This consumes the list of records.
     pub(super) fn add_up(&mut self, delivered: &OrdinalSet) {
         let captures = self.captures();
         for (ordinal, (key, bytes)) in (0..captures).zip(std::mem::take(&mut self.records)) {
@@ -198,7 +198,7 @@ impl Scan {
         }
     }
 
-    /// Notes that everything from where it ends up to `to`, if that can be told, was acknowledged and cannot be read.
+    /// Records that everything from its current end up to `to`, if that is known, was acknowledged and cannot be read.
     fn damaged(&mut self, offset: u64, to: Option<Seq>, reason: Option<String>) {
         let from = self.end_seq;
         self.end_seq = from.max(to.unwrap_or(from));
@@ -214,14 +214,14 @@ impl Scan {
         self.damage.push(Damage { name: self.name.clone(), offset, from, to, captures, reason });
     }
 
-    /// Notes what follows it: where the next segment begins, if that is one of its session.
+    /// Takes into account where the next segment of the same session begins.
     pub(super) fn followed_by(&mut self, next: Option<Seq>) {
-        // What is beyond the room was in segments that are gone, because it was delivered.
+        // A gap that is too large for this segment was in segments that are gone, because they were delivered.
         let room = (self.file_bytes.saturating_sub(self.used_bytes)) / CAPTURE_RECORD_BYTES_MIN as u64;
         let to = match (next, &self.lost_end) {
             _ if self.is_sealed || self.is_end_recorded || self.output.is_some() => return,
             (None, None) => return,
-            // Then it was sealed, and what the seal vouched for may be gone as well.
+            // It must have been sealed, so captures that the seal vouched for may be lost too.
             (Some(next), _) => Some(next).filter(|next| next.checked_sub(self.end_seq).is_some_and(|gap| gap <= room)),
             (None, Some(_)) => None,
         };
@@ -230,7 +230,7 @@ impl Scan {
         self.torn_at = None;
     }
 
-    /// Notes how far it went when it was read before. What is behind that was never acknowledged.
+    /// Takes into account the recorded end of its session. What follows that end was never acknowledged.
     pub(super) fn ended_at(&mut self, end: &End) {
         if self.is_sealed || self.output.is_some() {
             return;
@@ -244,28 +244,28 @@ impl Scan {
         self.torn_at = None;
     }
 
-    /// How far it goes, if that is not said elsewhere.
+    /// Its end, if no other segment records it.
     pub(super) fn unrecorded_end(&self) -> Option<End> {
         let is_open = !self.is_sealed && !self.is_end_recorded && self.output.is_none() && self.damage.is_empty();
         let Self { first_seq, nonce, end_seq, used_bytes, .. } = *self;
         is_open.then_some(End { segment: first_seq, nonce, end_seq, offset: used_bytes })
     }
 
-    /// Behind every number that it can have had, readable or not.
+    /// A sequence number behind all numbers that it may have had, readable or not.
     pub(super) fn unused_seq(&self) -> Seq {
         let is_end_known = self.damage.iter().all(|damage| damage.to.is_some());
-        // No capture takes less than its head in a frame.
+        // Every capture takes more than one byte.
         self.end_seq + if is_end_known { 0 } else { self.file_bytes }
     }
 
-    /// Keeps what comes before the next segment: of an output without its header, whose range is not known.
+    /// Limits an output without a valid header, whose range is not known, to what comes before the next segment.
     pub(super) fn cut(&mut self, next: Seq) {
         if self.output.is_none() && matches!(self.numbers, SeqSet::Sparse { .. }) {
             self.numbers.cut(next);
         }
     }
 
-    /// An output was whole before it got its name: what it does not have is damaged.
+    /// Applies that an output was complete before it got its name: whatever it lacks is damaged.
     pub(super) fn end_output(&mut self) {
         let Some(Output { to, captures }) = self.output else { return };
         if !self.is_sealed {
@@ -294,7 +294,7 @@ impl Scan {
                 at += BLOCK_BYTES;
                 continue;
             };
-            // Written only once all before it was durable: what is missing before it was acknowledged.
+            // It was written only once everything before it was durable, so what is missing before it was acknowledged.
             if let Some(bad_at) = bad_at.take() {
                 self.damaged(bad_at, Some(frame.header.first_seq), reading.reason_within(&(bad_at..offset)));
                 self.torn_at = None;
@@ -307,7 +307,8 @@ impl Scan {
             self.torn_at = None;
             return;
         }
-        // What was begun here may have been whole, but for what the disk does not give; and nothing was begun behind a block without.
+        // A torn frame may have been complete except for its unreadable blocks. Without a torn frame, only the first block can hide a
+        // frame.
         let end = if self.torn_at.is_some() { self.file_bytes } else { self.used_bytes + BLOCK_BYTES as u64 };
         self.lost_end = reading.reason_within(&(self.used_bytes..end));
     }
@@ -316,7 +317,7 @@ impl Scan {
         self.end_seq = frame.header.end_seq;
         if let SeqSet::Dense { first, count } = &mut self.numbers {
             *count = self.end_seq - *first;
-            // What was missing has no size.
+            // Missing captures have no size.
             self.records.resize(usize::try_from(frame.header.first_seq - *first).unwrap_or(0), (0, 0));
         }
         for record in frame.records() {
@@ -331,7 +332,7 @@ impl Scan {
                     self.records.push((captured.key, captured.record_bytes()));
                 }
                 FrameRecord::Delivered(runs) => {
-                    self.said.add(runs.iter().next().map_or(Seq::MAX, |(first, _)| first), runs.record_bytes());
+                    self.older_runs.add(runs.iter().next().map_or(Seq::MAX, |(first, _)| first), runs.record_bytes());
                     self.delivered.extend(runs.iter());
                 }
             }

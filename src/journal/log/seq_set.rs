@@ -1,15 +1,15 @@
-//! The numbers of a segment's captures: without gaps where they were appended, with gaps in the output of a compaction.
+//! The sequence numbers of a segment's captures: without gaps where they were appended, with gaps in the output of a compaction.
 
 use std::ops::Range;
 
 use super::Seq;
 
-/// See the module. A capture's place among them is its ordinal.
+/// See the [module](self). The index of a capture in the set is its ordinal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SeqSet {
-    /// So many from the first one on.
+    /// `count` numbers from `first` on.
     Dense { first: Seq, count: u64 },
-    /// How far each is behind the first one, in order.
+    /// The numbers minus `first`, in order.
     Sparse { first: Seq, offsets: Vec<u32> },
 }
 
@@ -21,7 +21,7 @@ impl SeqSet {
         }
     }
 
-    /// The ordinal of a number, if it is one of them.
+    /// The ordinal of a number, if it is in the set.
     pub(crate) fn ordinal(&self, seq: Seq) -> Option<u64> {
         match self {
             Self::Dense { first, count } => seq.checked_sub(*first).filter(|ordinal| ordinal < count),
@@ -32,7 +32,7 @@ impl SeqSet {
         }
     }
 
-    /// The number of an ordinal that there is.
+    /// The number at an ordinal.
     pub(crate) fn at(&self, ordinal: u64) -> Seq {
         match self {
             Self::Dense { first, .. } => first + ordinal,
@@ -43,7 +43,7 @@ impl SeqSet {
         }
     }
 
-    /// The ordinals of the numbers from `from` to `last`, that one included.
+    /// The ordinals of the numbers from `from` to `last`, inclusive.
     pub(crate) fn within(&self, from: Seq, last: Seq) -> Range<u64> {
         match self {
             Self::Dense { first, count } => {
@@ -57,7 +57,7 @@ impl SeqSet {
         }
     }
 
-    /// Behind the last.
+    /// The number behind the last one.
     pub(super) fn end(&self) -> Seq {
         match self {
             Self::Dense { first, count } => first + count,
@@ -65,7 +65,7 @@ impl SeqSet {
         }
     }
 
-    /// Keeps those before `end` only.
+    /// Keeps only the numbers before `end`.
     pub(super) fn cut(&mut self, end: Seq) {
         let kept = self.within(0, end.saturating_sub(1)).end;
         match self {

@@ -1,4 +1,4 @@
-//! What is known of the log's files: shared by the writer, the reader, and whoever keeps the files.
+//! The state of the log's files, shared by the writer, the readers and the maintenance.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,7 +23,7 @@ use super::ordinal_set::OrdinalSet;
 use super::scan::OlderRuns;
 use super::seq_set::SeqSet;
 
-/// A handle to the log's files.
+/// A handle to the state of the log's files.
 #[derive(Debug)]
 pub(crate) struct Store<D: Disk> {
     pub(super) shared: Arc<StoreShared<D>>,
@@ -40,9 +40,9 @@ pub(super) struct StoreShared<D: Disk> {
     pub(super) disk: D,
     pub(super) options: Options,
     pub(super) state: Mutex<StoreState<D::File>>,
-    /// There may be something to maintain.
+    /// Signals that there may be something to maintain.
     pub(super) maintainable: Condvar,
-    /// There is a spare.
+    /// Signals that there is a spare.
     pub(super) spare_made: Condvar,
     pub(super) failure: DiskFailure,
 }
@@ -55,7 +55,7 @@ pub(super) struct DiskFailure {
 }
 
 impl DiskFailure {
-    /// Notes that a sync has failed. Nothing is acknowledged afterwards.
+    /// Records a failed sync. Nothing is acknowledged afterwards.
     pub(super) fn note(&self) {
         self.has_failed.store(true, Ordering::Release);
     }
@@ -71,31 +71,31 @@ impl DiskFailure {
 
 #[derive(Debug)]
 pub(super) struct StoreState<F> {
-    /// By their first sequence number. The last is the newest.
+    /// By the first sequence number. The last is the newest.
     pub(super) segments: BTreeMap<Seq, Segment<F>>,
     pub(super) spares: Vec<SpareSegment<F>>,
-    /// A spare is being made a segment of, and is in neither list.
+    /// A spare is becoming a segment, and is in neither collection.
     pub(super) is_beginning: bool,
-    /// For the name of the next spare.
+    /// The number of the next spare's name.
     pub(super) next_name: u64,
-    /// Everything before is durable.
+    /// Everything before this is durable.
     pub(super) durable_to: Seq,
-    /// No spare can be made for want of room, and nothing is being done about it.
+    /// There is no room for a spare, and nothing is in progress that makes room.
     pub(super) is_full: bool,
     pub(super) entropy: RandomSource,
-    /// Files that are to be removed, with their bytes: what they had is in an output, or was not finished.
+    /// Files to be removed, with their sizes: their contents are in an output, or were never finished.
     pub(super) superseded: Vec<(String, u64)>,
-    /// Passes of maintenance before the next compaction.
+    /// The number of maintenance passes before the next compaction.
     pub(super) compaction_pause: u32,
-    /// One after the other.
+    /// Consecutive failures.
     pub(super) compaction_failures: u32,
     pub(super) compacted: Compacted,
 }
 
-/// Where random numbers come from.
+/// A source of random numbers.
 pub(crate) type Entropy = Box<dyn FnMut() -> u64 + Send>;
 
-/// An [`Entropy`] that shows nothing.
+/// An [`Entropy`] that implements `Debug`.
 pub(super) struct RandomSource(pub(super) Entropy);
 
 impl std::fmt::Debug for RandomSource {
@@ -104,14 +104,14 @@ impl std::fmt::Debug for RandomSource {
     }
 }
 
-/// What compactions have done.
+/// Statistics of compactions.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Compacted {
-    /// How many there were.
+    /// Completed compactions.
     pub(super) passes: u64,
-    /// What they have written, in bytes.
+    /// Bytes written to outputs.
     pub(super) copied: u64,
-    /// What the inputs took and the outputs do not any more, in bytes.
+    /// Bytes freed: the size of the inputs minus that of the outputs.
     pub(super) won: u64,
 }
 
@@ -128,27 +128,27 @@ pub(super) struct Segment<F> {
     pub(super) file_bytes: u64,
     pub(super) nonce: u64,
     pub(super) session: u64,
-    /// Behind its last capture; of an output, behind its range.
+    /// The sequence number behind its last capture; of an output, behind its range.
     pub(super) end_seq: Seq,
-    /// It is sealed, or a later segment says how far it goes.
+    /// It is sealed, or a later segment records its end.
     pub(super) is_end_known: bool,
-    /// Of its captures, damaged ones included as far as they are known.
+    /// The numbers of its captures, with damaged ones as far as they are known.
     pub(super) numbers: SeqSet,
-    /// Up to the end of its last durable frame.
+    /// The offset behind its last durable frame.
     pub(super) used_bytes: u64,
-    /// What is not delivered, in bytes of its records.
+    /// The bytes of undelivered records.
     pub(super) live_bytes: u64,
-    /// By ordinal, as `unsaved`. What cannot be read counts as delivered.
+    /// By ordinal, as are the next two. Captures that cannot be read count as delivered.
     pub(super) delivered: OrdinalSet,
-    /// Delivered, and not recorded in the log yet.
+    /// Delivered, but not recorded in the log yet.
     pub(super) unsaved: OrdinalSet,
     /// See [`Store::mark`].
     pub(super) marked: OrdinalSet,
     pub(super) is_damaged: bool,
     /// It turned out that it cannot be compacted.
     pub(super) is_unfit: bool,
-    pub(super) said: OlderRuns,
-    /// What it says of others that were not sealed.
+    pub(super) older_runs: OlderRuns,
+    /// The ends of unsealed segments that its header records.
     pub(super) ends: Vec<End>,
 }
 
@@ -157,34 +157,34 @@ impl<F> Segment<F> {
         self.delivered.count() == self.numbers.count()
     }
 
-    /// Behind every number that others know it and its captures by. One without captures has a number too.
+    /// The end of the range of numbers that it owns. A segment without captures owns one too.
     pub(super) fn end_of_range(&self, first: Seq) -> Seq {
         self.numbers.end().max(first + 1)
     }
 }
 
 impl<D: Disk> StoreShared<D> {
-    /// Makes the directory's names durable.
+    /// Makes the names in the directory durable.
     ///
     /// # Errors
     ///
-    /// The directory cannot be trusted any more. Nothing is acknowledged afterwards.
+    /// The directory can no longer be trusted. Nothing is acknowledged afterwards.
     pub(super) fn sync_directory(&self) -> io::Result<()> {
-        // One at a time: the system reports an error to one caller only, and the next one's success means nothing then.
+        // One at a time: the kernel reports an error to only one caller, so the success of a concurrent call would mean nothing.
         let _alone = self.failure.directory_sync.lock().unwrap_or_else(PoisonError::into_inner);
         self.failure.check()?;
         self.disk.sync_directory().inspect_err(|_error| self.failure.note())
     }
 }
 
-/// What it was to note a capture as delivered.
+/// The effect of recording a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Delivery {
-    /// It was not delivered before.
+    /// The capture was not delivered before.
     First,
-    /// The same, and it is marked.
+    /// The same, and the capture is marked.
     FirstOfMarked,
-    /// It was delivered before, or is not there.
+    /// The capture was delivered before, or is not in the log.
     Repeated,
 }
 
@@ -193,7 +193,7 @@ impl<D: Disk> Store<D> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes captures as delivered, each with what its record takes, in bytes. Returns, for each, whether it is news.
+    /// Records captures as delivered; each comes with the bytes of its record. Returns the effect for each.
     pub(crate) fn delivered(&self, captures: &[(Seq, u32)]) -> Vec<Delivery> {
         let mut state = self.lock();
         let subtracts_twice = self.shared.options.has(Mutant::SubtractTwice);
@@ -216,7 +216,7 @@ impl<D: Disk> Store<D> {
         noted
     }
 
-    /// Takes note of a capture for as long as this run lasts. Returns false if it was marked before, was delivered or is not there.
+    /// Marks a capture until the process ends. Returns false if it is already marked or delivered, or not in the log.
     pub(crate) fn mark(&self, seq: Seq) -> bool {
         let mut state = self.lock();
         let found = state.find_mut(seq).filter(|(segment, ordinal)| !segment.delivered.has(*ordinal));
@@ -228,22 +228,22 @@ impl<D: Disk> Store<D> {
         self.lock().find(seq).is_some_and(|(segment, ordinal)| segment.marked.has(ordinal))
     }
 
-    /// Whether a capture was delivered, or is not there.
+    /// Whether a capture is delivered, or not in the log.
     pub(crate) fn is_delivered(&self, seq: Seq) -> bool {
         self.lock().is_delivered(seq)
     }
 
-    /// Behind everything that is durable.
+    /// The sequence number behind everything durable.
     pub(crate) fn durable_to(&self) -> Seq {
         self.lock().durable_to
     }
 
-    /// Whether something was delivered and is not recorded in the log.
+    /// Whether there are deliveries that are not recorded in the log.
     pub(crate) fn has_unsaved(&self) -> bool {
         self.lock().segments.values().any(|segment| segment.unsaved.count() > 0)
     }
 
-    /// How full it is now.
+    /// The current fill.
     pub(crate) fn fill(&self) -> Fill {
         let state = self.lock();
         let spares = state.spares.len() as u64 * self.shared.options.segment_bytes;
@@ -267,13 +267,13 @@ impl<D: Disk> Store<D> {
         fill
     }
 
-    /// What is not delivered, in bytes of its records.
+    /// The bytes of undelivered records.
     #[cfg(test)]
     pub(super) fn live_bytes(&self) -> u64 {
         self.lock().segments.values().map(|segment| segment.live_bytes).sum()
     }
 
-    /// Whether it rests after a compaction that has failed.
+    /// Whether it pauses after a failed compaction.
     #[cfg(test)]
     pub(super) fn is_pausing(&self) -> bool {
         self.lock().compaction_pause > 0
@@ -303,20 +303,20 @@ impl<F> StoreState<F> {
         format!("{:020}.spare", self.next_name)
     }
 
-    /// Takes a spare to begin a segment in. Until that is done it counts as one.
+    /// Takes a spare to begin a segment. It still counts as a file meanwhile.
     pub(super) fn take_spare(&mut self) -> Option<SpareSegment<F>> {
         let spare = self.spares.pop();
         self.is_beginning = spare.is_some();
         spare
     }
 
-    /// No segment was begun in it.
+    /// Returns a spare in which no segment was begun.
     pub(super) fn put_back_spare(&mut self, spare: SpareSegment<F>) {
         self.spares.push(spare);
         self.is_beginning = false;
     }
 
-    /// What all files take, in bytes.
+    /// The size of all files, in bytes.
     pub(super) fn files_bytes(&self, options: &Options) -> u64 {
         let others = self.spares.len() as u64 + u64::from(self.is_beginning);
         let superseded: u64 = self.superseded.iter().map(|(_, bytes)| bytes).sum();
@@ -339,12 +339,12 @@ impl<F> StoreState<F> {
         self.find(seq).is_none_or(|(segment, ordinal)| segment.delivered.has(ordinal))
     }
 
-    /// What was delivered and is not recorded, as at most `max` runs; and whether that is all.
+    /// Takes the unrecorded deliveries as at most `max` runs. Also returns whether these are all.
     pub(super) fn take_unsaved(&mut self, max: usize) -> (Vec<(Seq, Seq)>, bool) {
         let mut all = Vec::new();
         for segment in self.segments.values_mut() {
             let Segment { unsaved, numbers, is_damaged, .. } = segment;
-            // What lies between two captures of an output was delivered long ago, if nothing of it is missing.
+            // Numbers between two captures of an output were delivered long ago, unless captures are missing.
             let follows = |ordinal: u64| !*is_damaged || numbers.at(ordinal - 1) + 1 == numbers.at(ordinal);
             let runs = unsaved.take_runs(max - all.len(), follows);
             all.extend(runs.into_iter().map(|(first, last)| (numbers.at(first), numbers.at(last))));
@@ -355,10 +355,10 @@ impl<F> StoreState<F> {
         (all, true)
     }
 
-    /// What was taken did not become durable.
+    /// Restores deliveries whose record did not become durable.
     pub(super) fn put_back_unsaved(&mut self, runs: &[(Seq, Seq)]) {
         for (from, to) in runs {
-            // Its segment may have gone meanwhile, or become part of another.
+            // Its segment may have been recycled or compacted meanwhile.
             let Some((_, segment)) = self.segments.range_mut(..=*from).next_back() else { continue };
             for ordinal in segment.numbers.within(*from, *to) {
                 segment.unsaved.set(ordinal);
@@ -367,12 +367,12 @@ impl<F> StoreState<F> {
     }
 }
 
-/// Whether an error says that there is no room.
+/// Whether the error means that the disk is full.
 pub(super) fn is_no_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// What a segment can hold, in bytes: without its header and its seal.
+/// The bytes that a segment can hold, without its header and its seal.
 pub(super) const fn room_bytes(segment_bytes: u64) -> u64 {
     segment_bytes.saturating_sub(2 * BLOCK_BYTES as u64)
 }

@@ -1,4 +1,4 @@
-//! The end of the log where captures are appended. One thread has it.
+//! The writing end of the log, used by one thread.
 
 use std::io;
 use std::sync::Arc;
@@ -27,11 +27,11 @@ use super::store::Store;
 use super::store::is_no_space;
 use super::store::room_bytes;
 
-/// See the module.
+/// See the [module](self).
 pub(crate) struct SegmentWriter<D: Disk> {
     store: Store<D>,
     session: u64,
-    /// How far earlier sessions went, to be recorded with the first segment.
+    /// How far earlier sessions went, to be recorded in the first segment.
     ends: Vec<End>,
     next_seq: Seq,
     active: Option<Active<D::File>>,
@@ -49,17 +49,17 @@ struct Active<F> {
     file: Arc<F>,
     first_seq: Seq,
     nonce: u64,
-    /// Where the next frame goes.
+    /// The offset of the next frame.
     offset: u64,
 }
 
-/// Where an appended batch is.
+/// The position of an appended batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AppendedBatch {
-    /// The number of its first capture; the others follow.
+    /// The sequence number of its first capture; the others follow.
     pub(crate) first_seq: Seq,
     pub(crate) place: FramePosition,
-    /// More was delivered than the batch could record.
+    /// There are more deliveries than the frame could record.
     pub(crate) is_behind: bool,
 }
 
@@ -68,15 +68,15 @@ impl<D: Disk> SegmentWriter<D> {
         Self { store, session, ends, next_seq, active: None }
     }
 
-    /// The longest batch there may be, in bytes.
+    /// The largest possible batch, in bytes.
     pub(crate) fn batch_bytes_max(&self) -> usize {
         let runs = self.runs_max() * RUN_BYTES_MAX + 64;
         let room = usize::try_from(room_bytes(self.options().segment_bytes)).unwrap_or(usize::MAX);
         room.saturating_sub(runs + BLOCK_BYTES)
     }
 
-    /// Appends a batch and makes it durable, and with it, if `with_delivered`, a record of what was delivered. The batch is empty
-    /// afterwards. After an error it is as it was, and can be tried again.
+    /// Appends a batch, with a record of deliveries if `with_delivered`, and makes it durable. The batch is empty afterwards. After an
+    /// error it is unchanged, and can be appended again.
     ///
     /// # Errors
     ///
@@ -88,17 +88,17 @@ impl<D: Disk> SegmentWriter<D> {
         if !runs.is_empty() {
             batch.push_delivered(&runs);
         }
-        let said = OlderRuns {
+        let older_runs = OlderRuns {
             from: runs.first().map_or(Seq::MAX, |(first, _)| *first),
             bytes: (batch.bytes() - bytes_given) as u64,
         };
-        match self.append_whole(batch, said) {
+        match self.append_whole(batch, older_runs) {
             Ok(appended) => {
                 batch.clear();
                 Ok(AppendedBatch { is_behind: !is_all, ..appended })
             }
             Err(error) => {
-                // The batch may never come again, but this must be recorded.
+                // The batch may never be appended again, but the deliveries must be recorded.
                 batch.truncate(bytes_given);
                 self.store.lock().put_back_unsaved(&runs);
                 Err(error)
@@ -106,7 +106,7 @@ impl<D: Disk> SegmentWriter<D> {
         }
     }
 
-    fn append_whole(&mut self, batch: &mut Batch, said: OlderRuns) -> Result<AppendedBatch, BatchError> {
+    fn append_whole(&mut self, batch: &mut Batch, older_runs: OlderRuns) -> Result<AppendedBatch, BatchError> {
         let room = self
             .active
             .as_ref()
@@ -114,10 +114,10 @@ impl<D: Disk> SegmentWriter<D> {
         if room < batch.padded_bytes() {
             self.begin_segment()?;
         }
-        self.write(batch, said, false)
+        self.write(batch, older_runs, false)
     }
 
-    /// Ends the log in order: records what was delivered, and seals the segment.
+    /// Closes the log: records the deliveries, and seals the segment.
     ///
     /// # Errors
     ///
@@ -133,7 +133,7 @@ impl<D: Disk> SegmentWriter<D> {
         }
     }
 
-    /// How much of what was delivered one frame records.
+    /// The most runs of deliveries that one frame records.
     fn runs_max(&self) -> usize {
         usize::try_from(self.options().runs_per_frame_max()).unwrap_or(usize::MAX)
     }
@@ -142,20 +142,20 @@ impl<D: Disk> SegmentWriter<D> {
         &self.store.shared.options
     }
 
-    /// Begins a segment, and ends the one before.
+    /// Begins a segment, and seals the one before.
     fn begin_segment(&mut self) -> Result<(), BatchError> {
         self.refuse_if_failed()?;
-        // Nobody else takes one, so it is still there when the seal is written.
+        // Only this thread takes spares, so it is still there after the seal.
         if self.store.lock().spares.is_empty() {
             self.store.shared.maintainable.notify_one();
             return Err(BatchError::Full);
         }
         self.seal()?;
         let Some(spare) = self.store.lock().take_spare() else { return Err(BatchError::Full) };
-        // There will be need of the next one.
+        // The next spare will be needed.
         self.store.shared.maintainable.notify_one();
         if self.store.lock().segments.contains_key(&self.next_seq) {
-            // A segment without captures has the name, and may record what was delivered.
+            // A segment without captures has that name, and may have records of deliveries.
             self.next_seq += 1;
         }
         let header = SegmentHeader {
@@ -187,10 +187,10 @@ impl<D: Disk> SegmentWriter<D> {
         Ok(())
     }
 
-    /// A segment has its name, durably.
+    /// Registers a segment whose name is durable.
     fn begun(&mut self, name: String, file: Arc<D::File>, header: &SegmentHeader) {
-        let mut said = OlderRuns::NOTHING;
-        header.ends.iter().for_each(|end| said.add(end.segment, 0));
+        let mut older_runs = OlderRuns::NOTHING;
+        header.ends.iter().for_each(|end| older_runs.add(end.segment, 0));
         let segment = Segment {
             name,
             file,
@@ -207,7 +207,7 @@ impl<D: Disk> SegmentWriter<D> {
             marked: OrdinalSet::default(),
             is_damaged: false,
             is_unfit: false,
-            said,
+            older_runs,
             ends: header.ends.clone(),
         };
         let mut state = self.store.lock();
@@ -222,7 +222,7 @@ impl<D: Disk> SegmentWriter<D> {
         self.ends.clear();
     }
 
-    /// Ends the segment at hand, so that its last frame is vouched for.
+    /// Seals the active segment, so that its last frame is vouched for.
     fn seal(&mut self) -> Result<(), BatchError> {
         if self.active.is_some() {
             self.write(&mut Batch::new(), OlderRuns::NOTHING, true)?;
@@ -231,8 +231,8 @@ impl<D: Disk> SegmentWriter<D> {
         Ok(())
     }
 
-    /// Writes a frame for which there is room, and makes it durable.
-    fn write(&mut self, batch: &mut Batch, said: OlderRuns, is_seal: bool) -> Result<AppendedBatch, BatchError> {
+    /// Writes a frame that fits into the active segment, and makes it durable.
+    fn write(&mut self, batch: &mut Batch, older_runs: OlderRuns, is_seal: bool) -> Result<AppendedBatch, BatchError> {
         self.refuse_if_failed()?;
         let Some(active) = &self.active else { return Err(BatchError::Full) };
         let (file, offset, active_seq) = (Arc::clone(&active.file), active.offset, active.first_seq);
@@ -266,8 +266,8 @@ impl<D: Disk> SegmentWriter<D> {
             segment.end_seq = end_seq;
             segment.used_bytes = offset + bytes;
             segment.live_bytes += batch.captures_bytes();
-            segment.said.from = segment.said.from.min(said.from);
-            segment.said.bytes += said.bytes;
+            segment.older_runs.from = segment.older_runs.from.min(older_runs.from);
+            segment.older_runs.bytes += older_runs.bytes;
         }
         Ok(AppendedBatch {
             first_seq,
@@ -279,7 +279,7 @@ impl<D: Disk> SegmentWriter<D> {
     fn sync(&self, file: &D::File, what: &'static str) -> Result<(), BatchError> {
         match file.sync_data() {
             Err(error) if !self.options().has(Mutant::IgnoreFailedSync) => Err(self.fail(what, error)),
-            // The thread that keeps the files may have met a failure meanwhile.
+            // The maintenance thread may have seen a failed sync meanwhile.
             Ok(()) | Err(_) => self.refuse_if_failed(),
         }
     }

@@ -1,4 +1,4 @@
-//! The metrics of Kafka's client, from librdkafka's statistics.
+//! The metrics of the Kafka client, from librdkafka's statistics.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::metrics;
 
-/// See the module. Clones count together.
+/// See the [module](self). Clones share the same metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct KafkaMetrics {
     queue_records: IntGauge,
@@ -23,11 +23,11 @@ pub(crate) struct KafkaMetrics {
     retries: IntGauge,
     /// Producers replaced after a fatal error.
     pub(crate) rebuilds: IntCounter,
-    /// Producers replaced because they reported nothing of some records.
+    /// Producers replaced because some records had no delivery report.
     pub(crate) watchdog_restarts: IntCounter,
 }
 
-/// The few statistics that are used. librdkafka sometimes emits cut or malformed JSON; that is then no statistics.
+/// The statistics that are used. librdkafka sometimes emits truncated or malformed JSON, which is ignored.
 #[derive(Deserialize)]
 struct Statistics {
     #[serde(default)]
@@ -59,18 +59,18 @@ pub(in crate::publish) fn has_producer_id(statistics: &[u8]) -> bool {
     serde_json::from_slice(statistics).is_ok_and(|statistics: Statistics| statistics.has_producer_id())
 }
 
-/// What one round of statistics says of the client's state.
+/// The state of the client in one set of statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClientState {
-    /// A connection to some broker stands.
+    /// A broker is connected.
     pub(crate) is_any_broker_up: bool,
-    /// Each broker that a connection stands to owes a response, and has sent nothing for [`SILENT_MICROS`].
+    /// Every connected broker owes a response, and has sent nothing for [`SILENT_MICROS`].
     pub(crate) is_unanswered: bool,
-    /// The brokers have given the producer its id, without which nothing can be sent.
+    /// The producer has its id, without which nothing can be sent.
     pub(crate) has_producer_id: bool,
 }
 
-/// A broker answers within milliseconds when it is well.
+/// A working broker answers within milliseconds.
 const SILENT_MICROS: f64 = 1e6;
 
 #[derive(Deserialize)]
@@ -80,7 +80,7 @@ struct Broker {
     /// Requests that wait for a response.
     #[serde(default)]
     waitresp_cnt: f64,
-    /// Microseconds since something was received, or less than 0.
+    /// Microseconds since something was received; negative if nothing was.
     #[serde(default)]
     rxidle: f64,
     #[serde(default)]
@@ -142,7 +142,7 @@ impl KafkaMetrics {
         })
     }
 
-    /// Takes one round of statistics. `None`: it cannot be read.
+    /// Updates the metrics from one set of statistics. `None`: it cannot be parsed.
     #[expect(clippy::cast_possible_truncation, reason = "counts of records and bytes, far below 2^53; `as` saturates")]
     pub(crate) fn observe(&self, statistics: &[u8]) -> Option<ClientState> {
         let statistics: Statistics = serde_json::from_slice(statistics).ok()?;
@@ -155,7 +155,7 @@ impl KafkaMetrics {
         self.retries.set(sum(|broker| broker.txretries));
         let slowest = brokers.clone().map(|broker| broker.rtt.p99).fold(0.0, f64::max);
         self.round_trip_p99.set(slowest / 1e6);
-        // A bootstrap address is in the list too, with the node id -1, until it is known which broker it is.
+        // A bootstrap address is listed with node id -1 until it is known which broker it is.
         let known = brokers.clone().filter(|broker| broker.nodeid >= 0.0);
         let up = brokers.filter(|broker| broker.state == "UP").count();
         let mut connected = known.clone().filter(|broker| broker.state == "UP").peekable();

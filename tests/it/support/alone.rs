@@ -1,4 +1,4 @@
-//! Turns for those that load the whole machine: one at a time, beside whatever else runs.
+//! A lock for tests that load the whole machine: only one of them runs at a time.
 
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -7,11 +7,11 @@ use std::sync::PoisonError;
 static IS_TAKEN: Mutex<bool> = Mutex::new(false);
 static IS_FREE: Condvar = Condvar::new();
 
-/// A turn; it ends when this is dropped, also by a panic.
+/// The lock; released when dropped, also by a panic.
 pub(crate) struct Alone;
 
 impl Alone {
-    /// Waits for the turn. Take one only: there is no second one for who holds the first.
+    /// Waits for the lock. It must not be taken twice by the same test.
     pub(crate) fn take() -> Self {
         let taken = IS_TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
         *IS_FREE.wait_while(taken, |taken| *taken).unwrap_or_else(PoisonError::into_inner) = true;

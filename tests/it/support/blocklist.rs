@@ -71,9 +71,19 @@ impl Topic {
         self.producer.flush(REQUEST).unwrap();
     }
 
+    /// The same of a key that is no text.
+    pub(crate) fn write_bytes(&self, key: Option<&[u8]>, value: Option<&[u8]>, identity: Option<&str>) {
+        self.send_bytes(key, value, identity);
+        self.producer.flush(REQUEST).unwrap();
+    }
+
     /// Writes a record to partition 0 soon.
     pub(crate) fn send(&self, key: Option<&str>, value: Option<&[u8]>, identity: Option<&str>) {
-        let mut record: BaseRecord<'_, str, [u8]> = BaseRecord::to(&self.name).partition(0);
+        self.send_bytes(key.map(str::as_bytes), value, identity);
+    }
+
+    fn send_bytes(&self, key: Option<&[u8]>, value: Option<&[u8]>, identity: Option<&str>) {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&self.name).partition(0);
         (record.key, record.payload) = (key, value);
         if let Some(identity) = identity {
             record = record.headers(OwnedHeaders::new().insert(Header { key: "topic", value: Some(identity) }));

@@ -4,18 +4,18 @@ use std::fs;
 
 use tempfile::TempDir;
 
-/// A folder of its own, gone when dropped.
+/// A temporary folder, removed when dropped.
 pub(crate) struct Files {
     folder: TempDir,
 }
 
 impl Files {
-    /// Makes the folder.
+    /// Creates the folder.
     pub(crate) fn new() -> Self {
         Self { folder: TempDir::with_prefix_in("files-", env!("CARGO_TARGET_TMPDIR")).unwrap() }
     }
 
-    /// Writes a file, and tells its path.
+    /// Writes a file, and returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let path = self.folder.path().join(name);
         fs::write(&path, text).unwrap();

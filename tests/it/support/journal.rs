@@ -1,4 +1,4 @@
-//! callbridge with its journal on a disk of the tests, and the ways in which it dies there.
+//! callbridge with its journal on a test disk, and the ways to crash it.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -12,35 +12,35 @@ use crate::support::powercut::PowerCut;
 use crate::support::torture::Site;
 use crate::support::wait;
 
-/// The exit code when the disk has failed.
+/// The exit code after a failure of the disk.
 pub(crate) const DISK_FAILED: i32 = 74;
 
-/// So many syncs fail for one that goes on all the same.
+/// How many syncs fail, to hit one that is fatal.
 const FAILED_SYNCS: u32 = 20;
 
-/// The smallest segments that there may be.
+/// The smallest allowed segments.
 pub(crate) const SEGMENT_BYTES: u64 = 1 << 20;
 
-/// A callbridge with a journal of small segments, and with `more` lines of its section in the file.
+/// A callbridge with a journal of small segments, and `more` lines in that section of the file.
 pub(crate) fn builder(brokers: &str, topic_prefix: &str, more: &str) -> BridgeBuilder {
     builder_without_topics(brokers, topic_prefix, more).args(&["--create-topics"])
 }
 
-/// The same for one that makes no topics.
+/// The same without creating topics.
 pub(crate) fn builder_without_topics(brokers: &str, topic_prefix: &str, more: &str) -> BridgeBuilder {
     let builder = Bridge::builder().brokers(brokers).args(&["--topic-prefix", topic_prefix]);
     let builder = builder.variable("CALLBRIDGE_JOURNAL_FREE_BYTES_MIN", "0");
     builder.settings(&format!("[journal]\nsegment_bytes = {SEGMENT_BYTES}\n{more}"))
 }
 
-/// A folder for a journal, which is not made yet.
+/// A folder for a journal, which does not exist yet.
 pub(crate) fn folder() -> (TempDir, PathBuf) {
     let folder = TempDir::with_prefix_in("journal-", env!("CARGO_TARGET_TMPDIR")).unwrap();
     let dir = folder.path().join("journal");
     (folder, dir)
 }
 
-/// It is killed, and the machine lives on.
+/// The process is killed; the machine keeps running.
 pub(crate) struct Killed {
     bridge: BridgeBuilder,
     dir: PathBuf,
@@ -70,14 +70,14 @@ impl Site for Killed {
     }
 }
 
-/// The power goes, and comes again.
+/// The power fails and returns.
 pub(crate) struct Unplugged {
     bridge: BridgeBuilder,
     disk: PowerCut,
 }
 
 impl Unplugged {
-    /// Nothing when this machine cannot mount: the test shall return.
+    /// `None` if this machine cannot mount: the test must return.
     pub(crate) fn new(bridge: BridgeBuilder, seed: u64) -> Option<Self> {
         Some(Self { bridge, disk: PowerCut::mount(seed)? })
     }
@@ -90,17 +90,17 @@ impl Site for Unplugged {
 
     fn crash(&mut self, bridge: Bridge) -> Stopped {
         self.disk.cut();
-        // It may have ended by itself: its disk is gone.
+        // It may have ended by itself, because its disk is gone.
         let stopped = bridge.kill9();
         self.disk.remount();
         stopped
     }
 }
 
-/// A sync fails, and then the power goes, so that what was not synced is gone.
+/// A sync fails, and then the power, so that what was not synced is lost.
 pub(crate) struct Failing {
     unplugged: Unplugged,
-    /// Whether it must end by itself, as it says, before the power goes.
+    /// Whether the process must end by itself before the power failure.
     ends: bool,
 }
 
@@ -116,7 +116,7 @@ impl Site for Failing {
     }
 
     fn crash(&mut self, mut bridge: Bridge) -> Stopped {
-        // Some syncs are of files that nothing depends on yet, and are tried again: one is not enough.
+        // Some syncs are of files that nothing depends on yet, and are retried: one failure is not enough.
         let mut tries = 0;
         wait::until("it ends by itself", || {
             self.unplugged.disk.fail_next_sync();

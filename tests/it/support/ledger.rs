@@ -1,4 +1,4 @@
-//! The ledger as an operator reads it: in a scrape, and in the last line at the exit.
+//! The ledger in a scrape, and in the last line of stdout.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::support::bridge;
 use crate::support::http::Client;
 use crate::support::process;
 
-/// The accounts, each as its total over all labels.
+/// The accounts, each summed over all labels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Ledger {
     pub(crate) received: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Of one scrape.
+    /// From a scrape.
     pub(crate) fn of_scrape(metrics: &BTreeMap<String, f64>) -> Self {
         let total = |name: &str| {
             let samples = metrics.iter().filter(|(sample, _value)| sample.split('{').next() == Some(name));
@@ -40,10 +40,10 @@ impl Ledger {
         }
     }
 
-    /// Of the line at the exit.
+    /// From the last line of stdout.
     ///
     /// # Panics
-    /// When it names other accounts, or there was none.
+    /// If it has other accounts, or is missing.
     pub(crate) fn of_exit(line: &BTreeMap<String, u64>) -> Self {
         let names: Vec<&str> = line.keys().map(String::as_str).collect();
         assert_eq!(
@@ -61,7 +61,7 @@ impl Ledger {
         }
     }
 
-    /// Whether what came is all accounted for.
+    /// Whether it balances.
     pub(crate) fn is_balanced(&self) -> bool {
         self.received + self.recovered == self.refused + self.lost + self.delivered + self.waiting
     }
@@ -77,14 +77,14 @@ fn whole(value: f64) -> u64 {
     value as u64
 }
 
-/// Scrapes again and again, and looks whether the ledger balances each time.
+/// Scrapes repeatedly, and checks that the ledger balances each time.
 pub(crate) struct Watch {
     stop: Arc<AtomicBool>,
     scrapes: JoinHandle<u64>,
 }
 
 impl Watch {
-    /// Begins at an admin listener. It may go before the watch ends.
+    /// Begins to scrape an admin listener, which may end before the watch does.
     pub(crate) fn start(admin: SocketAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let scrapes = {
@@ -106,10 +106,10 @@ impl Watch {
         Self { stop, scrapes }
     }
 
-    /// Returns how many there were.
+    /// Returns the number of scrapes.
     ///
     /// # Panics
-    /// When a scrape did not balance, or there was none.
+    /// If a scrape did not balance, or there was none.
     pub(crate) fn assert_balanced(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
         let scrapes = self.scrapes.join().expect("every scrape balances");

@@ -1,4 +1,4 @@
-//! Senders at work: after-callbacks over kept-alive connections, and what became of each.
+//! A load of after-callbacks over kept-alive connections, with the outcome of each.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,23 +15,23 @@ use callbridge::clock;
 use crate::support::http;
 use crate::support::http::Client;
 
-/// Every callback of the load is this one.
+/// The command of all callbacks.
 pub(crate) const COMMAND: &str = "OfficialAccount.CallbackAfterOfficialAccountInfoChanged";
 
-/// Before the next attempt to connect, or after a 503.
+/// The pause before another attempt to connect, and after a 503.
 const RECONNECT: Duration = Duration::from_millis(20);
 
-/// One callback that was sent. The official account is the `key`; the `sequence` stands in its name.
+/// One callback that was sent. The official account is the `key`; the `sequence` is in its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sent {
     pub(crate) key: String,
-    /// Unique over all clients, and rising within a key.
+    /// Unique over all clients, and increasing within a key.
     pub(crate) sequence: u64,
-    /// Nothing when the connection broke first: it may have been taken or not.
+    /// `None` if the connection broke before a response: the callback may have been accepted or not.
     pub(crate) status: Option<u16>,
 }
 
-/// Clients that send until they are stopped, each keys of its own.
+/// Clients that send until they are stopped, each with its own keys.
 pub(crate) struct Load {
     target: Arc<Mutex<Option<SocketAddr>>>,
     acknowledged: Arc<AtomicU64>,
@@ -46,13 +46,13 @@ impl Sent {
     }
 }
 
-/// How one of them sends.
+/// How a client sends.
 #[derive(Clone, Copy)]
 struct Rhythm {
     keys: u64,
-    /// Between two callbacks.
+    /// The time between two callbacks.
     pause: Duration,
-    /// Whether that is from the one to the other, instead of from an answer on.
+    /// Whether that is a fixed rate, instead of a pause after each response.
     is_at_rate: bool,
 }
 
@@ -63,13 +63,13 @@ pub(crate) struct Outcome {
 }
 
 impl Load {
-    /// Starts `clients` clients, each with its own key, one request at a time and `pause` between two.
+    /// Starts `clients` clients, each with its own key, one request at a time, with `pause` after each.
     pub(crate) fn start(address: SocketAddr, app_id: &str, clients: u64, pause: Duration) -> Self {
         Self::start_in(Rhythm { keys: 1, pause, is_at_rate: false }, address, app_id, clients)
     }
 
-    /// Starts `clients` clients, each with so many keys in turn, that together send `rate` callbacks a second. One that was
-    /// answered late makes up for it.
+    /// Starts `clients` clients, each with so many keys in rotation, that together send `rate` callbacks a second. A client catches up
+    /// after a late response.
     pub(crate) fn start_at_rate(address: SocketAddr, app_id: &str, clients: u64, keys_each: u64, rate: u32) -> Self {
         let pause = Duration::from_secs(clients) / rate;
         Self::start_in(Rhythm { keys: keys_each, pause, is_at_rate: true }, address, app_id, clients)
@@ -94,7 +94,7 @@ impl Load {
                     let pause = Duration::from_micros(pause_micros.load(Ordering::Relaxed));
                     due += pause;
                     let pause = if is_at_rate { due.saturating_duration_since(clock::monotonic()) } else { pause };
-                    // Who is told to come later does.
+                    // Back off after a 503.
                     let is_sent_away = connection.is_none() || sender.sent.last().is_some_and(Sent::is_unavailable);
                     thread::sleep(if is_sent_away { RECONNECT.max(pause) } else { pause });
                 }
@@ -105,28 +105,28 @@ impl Load {
         Self { target, acknowledged, pause_micros, stop, clients }
     }
 
-    /// So long between two callbacks of one client, from now on.
+    /// Sets the time between two callbacks of a client.
     pub(crate) fn pause(&self, pause: Duration) {
         self.pause_micros.store(micros(pause), Ordering::Relaxed);
     }
 
-    /// Where to connect from now on; open connections are kept.
+    /// Sets the address of new connections; open connections are kept.
     pub(crate) fn aim(&self, address: SocketAddr) {
         *self.target.lock().unwrap() = Some(address);
     }
 
-    /// Lets nobody connect until the next `aim`: the port of a process that is gone may become another's. Open connections
-    /// are kept.
+    /// Prevents new connections until the next `aim`: the port of a process that has ended may be reused by another. Open connections are
+    /// kept.
     pub(crate) fn aim_nowhere(&self) {
         *self.target.lock().unwrap() = None;
     }
 
-    /// How many were answered 200 so far.
+    /// The number of callbacks answered 200 so far.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Lets every client end its request, and says what became of all.
+    /// Lets every client finish its request, and returns all outcomes.
     pub(crate) fn stop(self) -> Outcome {
         self.stop.store(true, Ordering::Relaxed);
         Outcome { issued: self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect() }
@@ -138,7 +138,7 @@ fn micros(duration: Duration) -> u64 {
 }
 
 impl Outcome {
-    /// Those that were answered 200: they must come out.
+    /// The acknowledged callbacks: they must be delivered.
     pub(crate) fn acknowledged(&self) -> impl Iterator<Item = &Sent> {
         self.issued.iter().filter(|sent| sent.status == Some(200))
     }
@@ -154,7 +154,7 @@ struct Sender {
 }
 
 impl Sender {
-    /// Sends the next callback. Gives the connection back when it is still good.
+    /// Sends the next callback. Returns the connection if it can be reused.
     fn send_one(&mut self, connection: Option<Client>) -> Option<Client> {
         let address = *self.target.lock().unwrap();
         let mut connection = connection.or_else(|| Client::connect(address?).ok())?;
@@ -172,7 +172,7 @@ impl Sender {
     }
 }
 
-/// The callback with that number, as Tencent would send it.
+/// The callback with this number, in Tencent's format.
 pub(crate) fn body(key: &str, sequence: u64) -> String {
     format!(
         r#"{{"CallbackCommand":"{COMMAND}","Official_Account":"{key}","Operator_Account":"admin","Name":"{sequence}","EventTime":{}}}"#,

@@ -1,9 +1,10 @@
-//! The harnesses that the tests stand on.
+//! What the integration tests share: processes, brokers, clients, disks.
 
 pub(crate) mod alone;
 pub(crate) mod asyncapi;
 pub(crate) mod blocklist;
 pub(crate) mod bridge;
+pub(crate) mod commit_proxy;
 pub(crate) mod curl;
 pub(crate) mod errno;
 pub(crate) mod files;

@@ -1,7 +1,7 @@
 //! A child process that cannot outlive the tests, however they end.
 //!
-//! A small shell stands between, the guard: it holds a pipe from this process, and kills the child when the pipe closes,
-//! which a SIGKILL of this process does too. It ends when the child does, with the child's exit code.
+//! A small shell, the guard, is between them: it holds a pipe from this process, and kills the child when the pipe closes, which a SIGKILL
+//! of this process causes too. It ends with the child, and with the child's exit code.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -20,7 +20,7 @@ use callbridge::clock;
 use rustix::process::Pid;
 use rustix::process::Signal;
 
-/// `$1` is removed with all in it when the child ended because the pipe closed.
+/// `$1` is removed with its contents if the child ended because the pipe closed.
 const GUARD: &str = r#"
 folder=$1; shift
 exec 3<&0
@@ -36,12 +36,12 @@ wait $guard && rm -rf "$folder"
 exit $code
 "#;
 
-/// How long a process that was killed is waited for.
+/// How long to wait for a killed process.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often a state is looked at that nobody reports.
+/// The polling period.
 pub(crate) const POLL: Duration = Duration::from_millis(10);
 
-/// A process with a folder of its own, in which `stdout` and `stderr` hold what it printed.
+/// A process with its own folder, in which `stdout` and `stderr` have its output.
 pub(crate) struct Process {
     guard: Child,
     pid: Pid,
@@ -49,19 +49,19 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Runs `program`. On drop it is killed, and `folder` removed; a process that ends otherwise leaves its folder.
+    /// Runs `program`. When dropped, it is killed and `folder` removed; if the process ends otherwise, its folder stays.
     pub(crate) fn start<A: AsRef<OsStr>>(folder: &Path, program: &str, args: &[A]) -> Self {
         let mut guard = Command::new("sh")
             .args(["-c", GUARD, "guard"])
             .arg(folder)
             .arg(program)
             .args(args)
-            // Ours, not callbridge's: it would warn of a setting that it does not know.
+            // It is the guard's, not callbridge's, which would warn of an unknown setting.
             .env_remove("CALLBRIDGE_REQUIRE_REAL")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // So that Ctrl-C reaches the tests only, and the guard still does its work.
+            // Ctrl-C must reach the tests only, so that the guard still works.
             .process_group(0)
             .spawn()
             .expect("cannot run sh");
@@ -71,20 +71,20 @@ impl Process {
         Self { guard, pid, folder: folder.to_owned() }
     }
 
-    /// The child's own pid, not the guard's.
+    /// The pid of the child, not of the guard.
     pub(crate) fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Sends a signal; one to a process that has ended goes nowhere.
+    /// Sends a signal. Has no effect on a process that has ended.
     pub(crate) fn signal(&mut self, signal: Signal) {
         if self.exit_code().is_none() {
-            // It may end between the two lines; the caller then sees that it has.
+            // It may end between the two calls; the caller then notices.
             let _gone = rustix::process::kill_process(self.pid, signal);
         }
     }
 
-    /// The exit code, 128 + n after signal n, or nothing while it runs.
+    /// The exit code, 128 + n after signal n, or `None` while it runs.
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         self.guard.try_wait().unwrap().map(|status| status.code().expect("nobody kills the guard"))
     }
@@ -104,12 +104,12 @@ impl Process {
         }
     }
 
-    /// What it has printed so far.
+    /// Its output so far.
     pub(crate) fn stdout(&self) -> String {
         printed(&self.folder.join("stdout"))
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub(crate) fn stderr(&self) -> String {
         printed(&self.folder.join("stderr"))
     }
@@ -118,7 +118,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.guard.stdin.take());
-        // The kernel lets no process go whose disk does not answer; and that disk may be one of ours, which goes after this.
+        // The kernel does not release a process whose disk does not answer; that disk may be one of ours, which is dropped later.
         let deadline = clock::monotonic() + PATIENCE;
         while matches!(self.guard.try_wait(), Ok(None)) && clock::monotonic() < deadline {
             thread::sleep(POLL);
@@ -130,7 +130,7 @@ fn printed(path: &Path) -> String {
     fs::read(path).map_or_else(|_missing| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The last `count` lines of `text`, for the text of a panic.
+/// The last `count` lines of `text`, for the message of a panic.
 pub(crate) fn tail(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")

@@ -1,4 +1,4 @@
-//! Reads topics as a consumer would: every partition, from the beginning. What is read is judged by the schemas.
+//! Reads topics like a consumer: every partition, from the beginning. Records are validated by the schemas.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use rdkafka::message::Headers;
 
 use crate::support::schema;
 
-/// Between two looks at whether there is more.
+/// The pause between polls.
 const STEP: Duration = Duration::from_millis(50);
 
-/// For one answer of the broker.
+/// The timeout of a request.
 const REQUEST: Duration = Duration::from_secs(30);
 
-/// A record as Kafka gave it.
+/// A record as read from Kafka.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Record {
     pub(crate) topic: String,
@@ -34,10 +34,10 @@ pub(crate) struct Record {
 }
 
 impl Record {
-    /// The record, if it is what its schema says. Those of rejected callbacks, and of topics that are not callbridge's, have none.
+    /// The record as JSON, validated by its schema. Dead letters, and records of other topics, have no schema.
     ///
     /// # Panics
-    /// When it is not.
+    /// If it is not valid.
     pub(crate) fn judged(self) -> Self {
         let (_prefix, name) = self.topic.split_at(self.topic.len() - suffix_bytes(&self.topic));
         if name == "unknown" || Command::find(name).is_some() {
@@ -51,7 +51,7 @@ impl Record {
     }
 }
 
-/// How long the part of a topic's name is that is a command's, or a word. A prefix may have dots too.
+/// The length of the last part of a topic's name: the command, or a word. The prefix may have dots too.
 fn suffix_bytes(topic: &str) -> usize {
     let word = topic.rsplit('.').next().unwrap_or_default();
     let family = topic.strip_suffix(word).and_then(|rest| rest.strip_suffix('.')).unwrap_or_default();
@@ -59,17 +59,17 @@ fn suffix_bytes(topic: &str) -> usize {
     if word == "unknown" || word == "rejected" { word.len() } else { command }
 }
 
-/// Reads on where it stopped. Takes part in no group, so readers do not disturb each other.
+/// Continues where it stopped. It joins no group, so readers do not affect each other.
 pub(crate) struct Reader {
     consumer: BaseConsumer,
     partitions: Vec<(String, i32)>,
 }
 
 impl Reader {
-    /// Opens all partitions of topics that exist.
+    /// Opens all partitions of existing topics.
     pub(crate) fn open(client: &ClientConfig, topics: &[&str]) -> Self {
         let mut config = client.clone();
-        // librdkafka makes no consumer without a group id; nothing joins it.
+        // librdkafka requires a group id; the group is not joined.
         config.set("group.id", "callbridge-test-reader").set("enable.auto.commit", "false");
         config.set("isolation.level", "read_uncommitted").set("fetch.wait.max.ms", "50");
         let consumer: BaseConsumer = config.create().unwrap();
@@ -82,7 +82,7 @@ impl Reader {
         Self { consumer, partitions }
     }
 
-    /// Reads until `enough` says so of a record, or `limit` has passed. The caller judges what came.
+    /// Reads until `enough` returns true for a record, or `limit` has passed. The caller checks the result.
     pub(crate) fn collect_until(&self, limit: Duration, mut enough: impl FnMut(&Record) -> bool) -> Vec<Record> {
         let deadline = clock::monotonic() + limit;
         let mut records = Vec::new();
@@ -101,7 +101,7 @@ impl Reader {
     /// Reads `count` records.
     ///
     /// # Panics
-    /// When fewer came within `limit`.
+    /// If there are fewer within `limit`.
     pub(crate) fn collect(&self, count: usize, limit: Duration) -> Vec<Record> {
         let mut missing = count;
         let records = self.collect_until(limit, |_record| {
@@ -112,25 +112,25 @@ impl Reader {
         records
     }
 
-    /// Reads until nothing came for `idle`.
+    /// Reads until nothing arrives for `idle`.
     pub(crate) fn collect_quiet(&self, idle: Duration) -> Vec<Record> {
         std::iter::from_fn(|| self.next(idle)).collect()
     }
 
-    /// Reads all that was in the topics when it was called, and perhaps a little more.
+    /// Reads at least everything that was in the topics when it was called.
     ///
     /// # Panics
-    /// When that takes longer than a minute.
+    /// If it takes longer than a minute.
     pub(crate) fn collect_to_end(&self) -> Vec<Record> {
         let mut records = Vec::new();
         self.pass_to_end(Duration::from_secs(60), |record| records.push(record));
         records
     }
 
-    /// The same for more than shall be in memory.
+    /// The same without keeping all records in memory.
     ///
     /// # Panics
-    /// When that takes longer than `limit`.
+    /// If it takes longer than `limit`.
     pub(crate) fn pass_to_end(&self, limit: Duration, mut pass: impl FnMut(Record)) {
         let mut open = self.open_ends();
         let mut count = 0;
@@ -146,10 +146,10 @@ impl Reader {
         }
     }
 
-    /// The numbers that tests give callbacks as their `RequestID`, each once, in the order of its first record: of all records there are.
+    /// The numbers that tests use as `RequestID`, without duplicates, in the order of their first records, of all existing records.
     ///
     /// # Panics
-    /// When reading takes longer than a minute, or a record has no such number.
+    /// If reading takes longer than a minute, or a record has no such number.
     pub(crate) fn request_numbers(&self) -> Vec<u64> {
         let mut seen = BTreeSet::new();
         let number = |record: &Record| -> u64 {
@@ -159,7 +159,7 @@ impl Reader {
         self.collect_to_end().iter().map(number).filter(|number| seen.insert(*number)).collect()
     }
 
-    /// The ends of the partitions that hold something not yet read.
+    /// The ends of the partitions that are not read completely.
     fn open_ends(&self) -> Vec<(String, i32, i64)> {
         let positions = self.consumer.position().unwrap();
         let end_of = |(topic, partition): &(String, i32)| {
@@ -173,7 +173,7 @@ impl Reader {
         self.partitions.iter().filter_map(end_of).collect()
     }
 
-    /// The next record; nothing when none came, or when the broker is away, which may pass.
+    /// The next record; `None` if there is none, or if the broker is unavailable at the moment.
     fn next(&self, wait: Duration) -> Option<Record> {
         self.consumer.poll(wait)?.ok().map(|message| record(&message))
     }

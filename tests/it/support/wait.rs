@@ -1,4 +1,4 @@
-//! Waits for a condition that nobody reports.
+//! Waits for a condition by polling.
 
 use std::fmt::Debug;
 use std::thread;
@@ -8,29 +8,29 @@ use callbridge::clock;
 
 use crate::support::process;
 
-/// Longer than anything takes on a busy machine, unless it never comes.
+/// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
 
-/// Returns once `condition` holds.
+/// Waits until `condition` holds.
 ///
 /// # Panics
-/// When it does not within a minute and a half.
+/// If it does not hold within a minute and a half.
 pub(crate) fn until(what: &str, condition: impl FnMut() -> bool) {
     until_within(LIMIT, what, condition);
 }
 
-/// The same for what takes longer.
+/// The same with another limit.
 ///
 /// # Panics
-/// When it does not within `limit`.
+/// If it does not hold within `limit`.
 pub(crate) fn until_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     poll(limit, what, || if condition() { Ok(()) } else { Err("not so") });
 }
 
-/// Returns the first value that `look` finds.
+/// Waits for the first value that `look` finds.
 ///
 /// # Panics
-/// When there is none within a minute and a half, with what `look` found last instead.
+/// If there is none within a minute and a half; the message has the last result of `look`.
 pub(crate) fn until_ok<T, E: Debug>(what: &str, look: impl FnMut() -> Result<T, E>) -> T {
     poll(LIMIT, what, look)
 }

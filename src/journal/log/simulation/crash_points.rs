@@ -1,7 +1,7 @@
 //! Every moment of short histories at which the power can be cut, and everything that a disk may then have kept.
 //!
-//! Of the changes that are pending at a cut, all subsets of the last few survive, and all or nothing of those before. What is found then
-//! is opened, put in order and appended to; and at every change of the disk that this makes, the power is cut again.
+//! Of the changes that are pending at a cut, all subsets of the last few survive, and all or nothing of those before. What is found then is
+//! opened, put in order and appended to; and at every change of the disk that this makes, the power is cut again.
 
 use super::disk::Image;
 use super::disk::SimDisk;
@@ -90,7 +90,7 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
                 .collect(),
         ),
         (
-            "carries what was said of older ones",
+            "carries records of older segments",
             [whole(), small(), pair(), all_but(4), recording(), pair(), stuck(), recording(), pair()]
                 .into_iter()
                 .chain(works(14))

@@ -372,7 +372,7 @@ fn a_seal_that_cannot_be_read_is_not_told_as_the_loss_of_what_was_delivered_sinc
         opened.store.delivered(&delivered);
     }
     opened.writer.close().unwrap();
-    let (oldest, ..) = &recovery::survey(&disk.restarted(), Purpose::Look).unwrap().segments[0];
+    let (oldest, ..) = &recovery::survey(&disk.restarted(), Purpose::Inspect).unwrap().segments[0];
     assert!(oldest.is_sealed && oldest.name == SEGMENT);
     disk.make_bad(SEGMENT, oldest.used_bytes - BLOCK_BYTES as u64, 1);
     let Err(OpenError::Damaged(damage)) = open(&disk, OnCorruption::Refuse) else { panic!("it is damaged") };

@@ -389,7 +389,7 @@ impl World {
             *left = less;
             let is_marked = run.marked.contains(&seq);
             if (delivery == Delivery::FirstOfMarked) != is_marked {
-                return Err(format!("of {seq} it is said {delivery:?}, and it was marked: {is_marked}"));
+                return Err(format!("{seq} was reported as {delivery:?}, and it was marked: {is_marked}"));
             }
         }
         run.by_key.retain(|_, bytes| *bytes > 0);

@@ -91,7 +91,7 @@ pub(crate) struct TopicRemark {
 
 /// A topic that is needed or superfluous.
 #[derive(Debug)]
-pub(crate) struct AuditedTopic {
+pub(crate) struct ComparedTopic {
     pub(crate) name: String,
     pub(crate) role: Option<TopicRole>,
     pub(crate) verdict: TopicVerdict,
@@ -150,13 +150,13 @@ pub(crate) fn replicas_wanted(config: &Config, brokers: usize) -> i32 {
 }
 
 /// Compares: every topic that is needed, and behind them those that are superfluous.
-pub(crate) fn compare(config: &Config, found: &ClusterTopics) -> Vec<AuditedTopic> {
+pub(crate) fn compare(config: &Config, found: &ClusterTopics) -> Vec<ComparedTopic> {
     let needed = NeededTopic::all(config);
     let superfluous = found.topics.iter().filter(|(name, _layout)| {
         let has_prefix = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('.'));
         config.apps.iter().any(|app| has_prefix(&app.topic_prefix)) && !needed.iter().any(|topic| topic.name == **name)
     });
-    let superfluous = superfluous.map(|(name, layout)| AuditedTopic {
+    let superfluous = superfluous.map(|(name, layout)| ComparedTopic {
         name: name.clone(),
         role: None,
         verdict: TopicVerdict::Superfluous,
@@ -166,12 +166,12 @@ pub(crate) fn compare(config: &Config, found: &ClusterTopics) -> Vec<AuditedTopi
             "delete it once its records are read, or see topics.commands",
         )],
     });
-    let audited = needed.iter().map(|topic| audit(config, found, topic));
-    audited.chain(superfluous).collect()
+    let compared = needed.iter().map(|topic| compare_topic(config, found, topic));
+    compared.chain(superfluous).collect()
 }
 
 /// Remarks of several topics, each once, with the topics that it is about.
-pub(crate) fn grouped<'t>(topics: impl IntoIterator<Item = &'t AuditedTopic>) -> Vec<(&'t TopicRemark, Vec<&'t str>)> {
+pub(crate) fn grouped<'t>(topics: impl IntoIterator<Item = &'t ComparedTopic>) -> Vec<(&'t TopicRemark, Vec<&'t str>)> {
     let mut groups: Vec<(&TopicRemark, Vec<&str>)> = Vec::new();
     for topic in topics {
         for remark in &topic.remarks {
@@ -184,7 +184,7 @@ pub(crate) fn grouped<'t>(topics: impl IntoIterator<Item = &'t AuditedTopic>) ->
     groups
 }
 
-fn audit(config: &Config, found: &ClusterTopics, topic: &NeededTopic) -> AuditedTopic {
+fn compare_topic(config: &Config, found: &ClusterTopics, topic: &NeededTopic) -> ComparedTopic {
     // A topic that is being deleted may show no partition any more.
     let layout = found.topics.get(&topic.name).filter(|layout| layout.partitions > 0).cloned();
     let remarks = match &layout {
@@ -208,7 +208,7 @@ fn audit(config: &Config, found: &ClusterTopics, topic: &NeededTopic) -> Audited
         Some(_) if remarks.iter().any(|remark| remark.is_wrong) => TopicVerdict::Wrong,
         Some(_) => TopicVerdict::Ok,
     };
-    AuditedTopic { name: topic.name.clone(), role: Some(topic.role), verdict, layout, remarks }
+    ComparedTopic { name: topic.name.clone(), role: Some(topic.role), verdict, layout, remarks }
 }
 
 fn partitions(config: &Config, topic: &NeededTopic, layout: &TopicLayout) -> Option<TopicRemark> {
@@ -286,7 +286,7 @@ fn settings(config: &Config, topic: &NeededTopic, layout: &TopicLayout) -> Vec<T
     let wanted = if topic.role == TopicRole::Blocklist { "compact" } else { "delete" };
     if let Some(policy) = layout.settings.get("cleanup.policy").filter(|policy| *policy != wanted) {
         let why = match (wanted, policy.contains("delete"), policy.contains("compact")) {
-            ("compact", true, _) => "rules vanish with time",
+            ("compact", true, _) => "rules are deleted after a time",
             ("delete", _, true) => "of each key only the newest record stays",
             _neither => "the topic only grows",
         };
@@ -445,10 +445,10 @@ mod tests {
         let names = ["p.State.StateChange", "p.Bot.OnC2CMessage", "p2.unknown", "p", "p.list", "p.list-changes"];
         let topics = names.map(|name| (name.to_owned(), layout(3, &[]))).into();
         let found = ClusterTopics { brokers: vec![String::new(); 3], topics, ..ClusterTopics::default() };
-        let audited = compare(&config("CALLBRIDGE_BLOCKLIST_TOPIC=p.list"), &found);
-        let superfluous = audited.iter().filter(|topic| topic.verdict == TopicVerdict::Superfluous);
+        let compared = compare(&config("CALLBRIDGE_BLOCKLIST_TOPIC=p.list"), &found);
+        let superfluous = compared.iter().filter(|topic| topic.verdict == TopicVerdict::Superfluous);
         assert_eq!(superfluous.map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["p.Bot.OnC2CMessage"]);
-        let missing = audited.iter().filter(|topic| topic.verdict == TopicVerdict::Missing);
+        let missing = compared.iter().filter(|topic| topic.verdict == TopicVerdict::Missing);
         assert_eq!(missing.map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["p.unknown", "p.rejected"]);
     }
 
