@@ -69,7 +69,7 @@ pub(crate) enum DirectoryError {
 
 /// The kind of a filesystem, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filesystem {
+pub(crate) enum Filesystem {
     Local,
     /// In memory: lost when the machine stops.
     Memory,
@@ -175,7 +175,8 @@ impl Directory {
         Ok(status.f_blocks.saturating_mul(status.f_frsize))
     }
 
-    fn filesystem(&self) -> Result<Filesystem, DirectoryError> {
+    /// What it is on.
+    pub(crate) fn filesystem(&self) -> Result<Filesystem, DirectoryError> {
         let status = rustix::fs::fstatfs(&self.handle).map_err(|error| failed("look at", &self.path)(error.into()))?;
         #[expect(clippy::cast_sign_loss, reason = "a number without a sign, in a field that has one on some machines")]
         Ok(Filesystem::of(status.f_type as u64))
