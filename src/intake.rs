@@ -109,8 +109,8 @@ enum Disposition {
 /// The response to a valid callback.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Acknowledged: the promise of its mode holds.
-    Acknowledged,
+    /// 200 without a decision. To an after-callback: acknowledged, the promise of its mode holds.
+    Ok,
     /// The body of the response to a before-callback.
     Decided(Bytes),
 }
@@ -177,14 +177,14 @@ impl Intake {
             }
             Ok(Disposition::UnknownBefore) => {
                 self.offer(capture(&admitted, raw, CaptureOutcome::Happened), receipt);
-                Ok(Answer::Acknowledged)
+                Ok(Answer::Ok)
             }
             Ok(Disposition::Happened) => {
                 let deadline = arrival.deadline(self.deadline);
                 let capture = capture(&admitted, raw, CaptureOutcome::Happened);
                 let appended = self.append(capture, receipt, deadline).await;
                 self.metrics.answered(clock::monotonic().duration_since(began));
-                appended.map(|()| Answer::Acknowledged)
+                appended.map(|()| Answer::Ok)
             }
         }
     }

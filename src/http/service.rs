@@ -199,7 +199,7 @@ impl Service {
                     self.intake.metrics.probes.inc();
                     return Step::Respond(is_allowed.map_or_else(|refusal| reply::refusal(&refusal), |()| reply::ok()));
                 }
-                (&Method::POST, Ok(())) => return Step::NoCommand(sender.and_then(|()| self.find_app(query))),
+                (&Method::POST, Ok(())) => return Step::NoCommand(sender.and_then(|()| self.check_app(query))),
                 _other => {}
             }
         }
@@ -229,9 +229,9 @@ impl Service {
     }
 
     /// Checks that the query names a configured application.
-    fn find_app(&self, query: Result<Query<'_>, QueryError>) -> Result<(), Refusal> {
+    fn check_app(&self, query: Result<Query<'_>, QueryError>) -> Result<(), Refusal> {
         let query = query.map_err(Refusal::Query)?;
-        auth::find(&query, &self.intake.apps).map(|_app| ())
+        auth::check_app(&query, &self.intake.apps)
     }
 
     fn admit<'r>(

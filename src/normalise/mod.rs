@@ -35,7 +35,7 @@ use self::part::Part;
 use self::part::Parts;
 use self::time::rfc3339;
 
-/// `callbridge-reason` of an after-callback whose fields have the wrong type.
+/// `callbridge-reason` of a callback whose fields have the wrong type.
 pub const WRONG_SHAPE: &str = "wrong_shape";
 
 /// `callbridge-reason` of a batch with too many events.
@@ -44,8 +44,7 @@ const TOO_MANY_EVENTS: &str = "too_many_events";
 /// `callbridge-reason` of JSON that is nested too deep for the parsers of consumers.
 const TOO_DEEP: &str = "too_deep";
 
-/// All values of `callbridge-reason` for callbacks that were acknowledged. The other values are
-/// [`Reason::word`](crate::refusal::Reason::word)'s.
+/// The values of `callbridge-reason` that normalising finds. The other values are [`Reason::word`](crate::refusal::Reason::word)'s.
 pub const REJECTIONS: [&str; 3] = [WRONG_SHAPE, TOO_MANY_EVENTS, TOO_DEEP];
 
 /// The longest `callbridge-detail` header, in bytes: it may quote the sender.

@@ -320,7 +320,7 @@ fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
     error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)
 }
 
-/// A producer with its poll thread. It is replaced when librdkafka reports a fatal error.
+/// A producer with its poll thread. It is replaced when it is dead or silent, or its batches have the wrong size.
 pub(crate) struct Kafka {
     config: ClientConfig,
     /// The largest batch of the current producer.
