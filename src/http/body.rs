@@ -223,16 +223,16 @@ mod tests {
     }
 
     #[test]
-    fn news_gets_three_quarters_and_questions_all_of_it() {
+    fn after_callbacks_get_three_quarters_and_before_callbacks_all_of_it() {
         let budget = budget(100);
-        let news = budget.reserve(75, Kind::After).unwrap();
+        let after = budget.reserve(75, Kind::After).unwrap();
         assert!(budget.reserve(1, Kind::After).is_none());
-        let question = budget.reserve(25, Kind::Before).unwrap();
-        assert!(budget.reserve(1, Kind::Before).is_none(), "their part has an end too");
+        let before = budget.reserve(25, Kind::Before).unwrap();
+        assert!(budget.reserve(1, Kind::Before).is_none(), "the whole budget is a limit too");
         assert_eq!(budget.gauge.get(), 100);
-        drop(question);
-        assert!(budget.reserve(1, Kind::After).is_none(), "what is free is for questions");
-        drop(news);
+        drop(before);
+        assert!(budget.reserve(1, Kind::After).is_none(), "what is free is for before-callbacks");
+        drop(after);
         assert_eq!(budget.gauge.get(), 0);
         assert!(budget.reserve(75, Kind::After).is_some());
     }

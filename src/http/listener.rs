@@ -262,7 +262,7 @@ fn adopt(stream: TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.into_std()?)
 }
 
-/// Reads the preamble of a connection, if one is expected.
+/// Reads the preamble of a connection (PROXY header, TLS handshake), if one is expected.
 async fn open(
     stream: TcpStream,
     address: SocketAddr,

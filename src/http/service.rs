@@ -58,8 +58,8 @@ pub(crate) struct Service {
 
 /// The service for one connection.
 ///
-/// Each await of a nested future copies it whole, and hyper copies this one once more. So the path of a callback has few of them, and rare
-/// steps are boxed.
+/// Awaiting a nested future copies it, and hyper copies this one once more, so a callback's path has few nested futures, and rare steps are
+/// boxed.
 #[derive(Debug)]
 pub(super) struct ConnectionService {
     pub(super) service: Arc<Service>,
@@ -82,7 +82,7 @@ impl ConnectionService {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Reply, Infallible>> {
-        // Not in the future: before polling it, hyper reads what follows the body, and that would count as a head.
+        // Here and not in the async block: hyper reads on before it first polls that, and those bytes would count as the next head.
         let is_open = self.progress.enter(ConnectionPhase::Service);
         self.reply_to(request, is_open)
     }

@@ -155,7 +155,7 @@ impl Committer {
             let problem = match self.writer.append(&mut buffer.batch, records) {
                 Ok(appended) => break appended,
                 Err(BatchError::Failed { what, source }) => return Err(Failed { what, source }),
-                // The keeper is making one.
+                // `SegmentKeeper` is making a spare.
                 Err(BatchError::Full) if !self.store.fill().is_full => None,
                 Err(BatchError::Full) => Some(("the quota is reached or the filesystem is full", None)),
                 Err(BatchError::NoSpace(error)) => Some(("the filesystem is full", Some(error))),
@@ -167,7 +167,7 @@ impl Committer {
                     tracing::error!(what, error, "the journal is full");
                     log_at = clock::monotonic() + LOG_PERIOD;
                 }
-                // There may be a spare although the disk is full: give it time.
+                // After `NoSpace` there is a spare, so `wait_for_spare` returns at once: do not spin.
                 thread::sleep(ROOM_PAUSE);
             }
             if clock::monotonic() >= buffer.record_at {

@@ -333,7 +333,7 @@ impl Outbox {
     }
 
     /// Begins the backoff once it is stopped and everything is reported; ends a backoff that is over.
-    pub(super) fn turn(&mut self, now: Instant) {
+    pub(super) fn update_backoff(&mut self, now: Instant) {
         if self.is_stopped && self.unreported == 0 {
             self.is_stopped = false;
             self.resume_at = Some(now + self.backoff);
@@ -467,13 +467,13 @@ mod tests {
         assert_eq!(outbox.reported((1, 0), 10, Verdict::Delivered), ended(1, SendOutcome::Delivered));
         assert_eq!(outbox.reported((2, 0), 10, PASSING), ended(2, SendOutcome::Failed(0, PASSING)));
         outbox.stop(item(2), 1, SHORT_BACKOFF, Backoff::default());
-        outbox.turn(now);
+        outbox.update_backoff(now);
         assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, None), "one is not reported");
 
         assert_eq!(outbox.reported((4, 0), 10, Verdict::Delivered), ended(4, SendOutcome::Delivered));
-        outbox.turn(now);
+        outbox.update_backoff(now);
         assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, Some(now + SHORT_BACKOFF)));
-        outbox.turn(now + SHORT_BACKOFF);
+        outbox.update_backoff(now + SHORT_BACKOFF);
         assert_eq!(resumes_at(&outbox), Some(2));
         assert_eq!(outbox.oldest(), Some(UnixMillis(2)));
     }
@@ -485,10 +485,10 @@ mod tests {
             send(outbox, 1);
             outbox.reported((1, 0), 10, PASSING);
             outbox.stop(item(1), 1, SHORT_BACKOFF, Backoff::default());
-            outbox.turn(now);
+            outbox.update_backoff(now);
             let rest = outbox.resume_at().unwrap() - now;
             now += rest;
-            outbox.turn(now);
+            outbox.update_backoff(now);
             rest.as_secs()
         };
         assert_eq!([0; 8].map(|_| rest(&mut outbox)), [1, 2, 4, 8, 16, 32, 60, 60]);
@@ -507,9 +507,9 @@ mod tests {
                 outbox.failed_itself();
             }
             outbox.lost_producer();
-            outbox.turn(now);
+            outbox.update_backoff(now);
             let rest = outbox.resume_at().unwrap() - now;
-            outbox.turn(now + rest);
+            outbox.update_backoff(now + rest);
             rest.as_secs()
         };
         let rests = [0; 12].map(|_| (rest(&mut cause, true), rest(&mut beside, false)));

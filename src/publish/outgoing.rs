@@ -177,8 +177,8 @@ impl Outgoing {
     }
 
     /// Updates the backoff of every outbox.
-    pub(super) fn turn(&mut self, now: Instant) {
-        self.outboxes.iter_mut().for_each(|outbox| outbox.turn(now));
+    pub(super) fn update_backoffs(&mut self, now: Instant) {
+        self.outboxes.iter_mut().for_each(|outbox| outbox.update_backoff(now));
     }
 
     /// When the next backoff of an outbox ends.

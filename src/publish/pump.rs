@@ -130,7 +130,7 @@ impl Pump {
             if orders.is_applying && self.shrinks_since.is_none() {
                 control.limit_is_applied();
             }
-            self.outgoing.turn(now);
+            self.outgoing.update_backoffs(now);
             let has_more = !self.is_held_up() && (self.read_again(now) | self.read(now));
             self.observe(control, now);
             let give_up_at = orders.give_up_at;

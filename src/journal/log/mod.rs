@@ -22,14 +22,14 @@
 //! |---|---|---|
 //! | 0 | 6 | `CBJRNL` |
 //! | 6 | 2 | `02`, the version of the format |
-//! | 8 | 4 | CRC-32C of bytes 0 to 8, and of 12 to the end of the last end |
-//! | 12 | 4 | the number of ends that follow |
+//! | 8 | 4 | CRC-32C of bytes 0 to 8, and of 12 to the end of the last end mark |
+//! | 12 | 4 | the number of end marks that follow |
 //! | 16 | 8 | nonce: random, for this use of the file |
-//! | 24 | 8 | session: random, for the run of the process that wrote it; of an output, that of its first input |
+//! | 24 | 8 | session: random, for the start of the process that wrote it; of an output, that of its first input |
 //! | 32 | 8 | the first sequence number |
 //! | 40 | 8 | of an output, the end of its range (exclusive); else 0 |
 //! | 48 | 8 | of an output, the number of its captures |
-//! | 56 | 32, … | ends: how far earlier sessions went. For each: the first sequence number and the nonce of its last segment, the number behind its last capture, and the offset behind its last frame |
+//! | 56 | 32, … | end marks: how far earlier sessions went. Each has the first sequence number and the nonce of its last segment, the number behind its last capture, and the offset behind its last frame |
 //!
 //! | frame | bytes | |
 //! |---|---|---|
@@ -58,9 +58,9 @@
 //!
 //! # Why nothing is lost
 //!
-//! * *One frame at a time.* A frame is written and synced before the next one, so each frame proves that the frames before it were durable, and only the very
-//!   last frame of a session can be torn. An unreadable frame with a valid frame of the same session behind it was acknowledged, and is
-//!   *damaged*: damage is never skipped silently.
+//! * *One frame at a time.* A frame is written and synced before the next one, so each frame proves that the frames before it were durable,
+//!   and only the very last frame of a session can be torn. An unreadable frame with a valid frame of the same session behind it was
+//!   acknowledged, and is *damaged*: damage is never skipped silently.
 //! * *Bytes that the disk cannot read* may have been a whole frame: they are damage, also at the end of a session.
 //! * *Frames do not share blocks*, so a torn write cannot destroy acknowledged captures.
 //! * *Each frame has the nonce*, covered by its checksum: contents from an earlier use of the file are not mistaken for current ones, and

@@ -147,6 +147,7 @@ pub(super) struct Segment<F> {
     pub(super) is_damaged: bool,
     /// It turned out that it cannot be compacted.
     pub(super) is_unfit: bool,
+    /// What it records about older segments. It is kept while these segments are.
     pub(super) older_runs: OlderRuns,
     /// The ends of unsealed segments that its header records.
     pub(super) ends: Vec<End>,
