@@ -223,7 +223,7 @@ impl Intake {
     fn is_dead_letter_without_room(&self, capture: &Capture) -> bool {
         let is_one = self.journal.lacks_dead_letter_share(capture) && self.normaliser.rejects(capture);
         if is_one {
-            self.journal.refuse_dead_letter(capture);
+            self.journal.count_full_dead_letters(capture);
         }
         is_one
     }

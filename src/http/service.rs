@@ -99,7 +99,7 @@ impl ConnectionService {
         let arrival = Arrival { began, waited: self.progress.take_wait() };
         let mut reply = match service.receive(&parts, self.peer, arrival) {
             Step::Respond(reply) => reply,
-            Step::Refuse(receipt, refusal) => refuse(&refusal, receipt),
+            Step::Refuse(receipt, refusal) => end_refused(&refusal, receipt),
             Step::NoCommand(verdict) => Box::pin(self.answer_without_command(verdict, &mut body, began)).await,
             Step::Read(receipt, admitted) => match service.bodies.read(&admitted, body.as_mut(), began).await {
                 Ok(raw) => {
@@ -109,10 +109,10 @@ impl ConnectionService {
                             self.progress.mark_used();
                             reply::answer(answer)
                         }
-                        Err(refusal) => refused(&refusal),
+                        Err(refusal) => refusal_reply(&refusal),
                     }
                 }
-                Err(refusal) => refuse(&refusal, receipt),
+                Err(refusal) => end_refused(&refusal, receipt),
             },
         };
         let is_reusable = !reply::is_closing(&reply)
@@ -160,7 +160,7 @@ impl ConnectionService {
             }
             Err(refusal) => refusal,
         };
-        refuse(&refusal, service.intake.ledger.receive(None))
+        end_refused(&refusal, service.intake.ledger.receive(None))
     }
 }
 
@@ -253,13 +253,13 @@ impl Service {
 }
 
 /// Ends the receipt of a callback that did not reach intake. Returns the reply.
-fn refuse(refusal: &Refusal, receipt: Receipt<'_>) -> Reply {
+fn end_refused(refusal: &Refusal, receipt: Receipt<'_>) -> Reply {
     receipt.end(refusal.reason());
-    refused(refusal)
+    refusal_reply(refusal)
 }
 
 /// The reply to a callback whose receipt has ended.
-fn refused(refusal: &Refusal) -> Reply {
+fn refusal_reply(refusal: &Refusal) -> Reply {
     tracing::debug!(reason = refusal.reason().word(), "refused");
     reply::refusal(refusal)
 }

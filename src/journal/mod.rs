@@ -155,7 +155,7 @@ impl Journal {
     fn refuse_for(&self, full: Full) -> Refusal {
         match full {
             Full::Topic(topic) => {
-                self.shares.refused(topic);
+                self.shares.count_full(topic);
                 Refusal::TopicFull
             }
             Full::Log => Refusal::JournalFull,
@@ -169,9 +169,9 @@ impl Journal {
         self.queue.lacks_share(self.shares.dead_letters(capture.app), capture.cost_bytes())
     }
 
-    /// Counts a callback that is refused for that reason.
-    pub(crate) fn refuse_dead_letter(&self, capture: &Capture) {
-        self.shares.refused(self.shares.dead_letters(capture.app));
+    /// Counts a callback that is lost for that reason.
+    pub(crate) fn count_full_dead_letters(&self, capture: &Capture) {
+        self.shares.count_full(self.shares.dead_letters(capture.app));
     }
 
     /// Appends a capture that nothing waits for, if there is room now. Otherwise its callback is lost.

@@ -28,15 +28,15 @@ pub(crate) struct Shares {
     /// By [`codec::key`], which the log stores with each capture. Topics with the same key have one share.
     by_key: HashMap<u32, Topic>,
     /// Callbacks that were lost because the share of their topic was full, by topic.
-    refused: IntCounterVec,
+    full: IntCounterVec,
     log: Throttle,
 }
 
 impl Shares {
-    /// The shares of these topics. `refused` counts by topic.
-    pub(crate) fn new(topics: Arc<Topics>, apps: Arc<Apps>, refused: IntCounterVec) -> Self {
+    /// The shares of these topics. `full` counts the callbacks that find theirs full.
+    pub(crate) fn new(topics: Arc<Topics>, apps: Arc<Apps>, full: IntCounterVec) -> Self {
         for name in topics.names() {
-            refused.with_label_values(&[name]);
+            full.with_label_values(&[name]);
         }
         let mut by_key = HashMap::new();
         for app in apps.iter() {
@@ -45,7 +45,7 @@ impl Shares {
             }
             by_key.entry(codec::key_of_dead_letters(app, &apps)).or_insert_with(|| topics.rejected(app));
         }
-        Self { topics, apps, by_key, refused, log: Throttle::new(LOG_PERIOD) }
+        Self { topics, apps, by_key, full, log: Throttle::new(LOG_PERIOD) }
     }
 
     /// The applications.
@@ -79,14 +79,14 @@ impl Shares {
         self.topics.all().map(move |topic| (self.topics.name(topic), held(topic)))
     }
 
-    /// Counts and logs a callback that is refused because the share of its topic is full.
-    pub(super) fn refused(&self, topic: Topic) {
+    /// Counts and logs a callback that is lost because the share of its topic is full.
+    pub(super) fn count_full(&self, topic: Topic) {
         let topic = self.topics.name(topic);
-        self.refused.with_label_values(&[topic]).inc();
+        self.full.with_label_values(&[topic]).inc();
         if self.log.permits(clock::monotonic()) {
             tracing::warn!(
                 topic,
-                "the share of a topic in the room for undelivered callbacks is full; further callbacks of it are refused"
+                "the share of a topic in the room for undelivered callbacks is full; further callbacks of it are answered 503"
             );
         }
     }

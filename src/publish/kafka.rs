@@ -129,7 +129,7 @@ impl SendFailure {
     }
 
     /// Whether a broker rejected the record itself, or its batch.
-    pub(super) const fn is_refusal(self) -> bool {
+    pub(super) const fn is_by_broker(self) -> bool {
         match self {
             Self::Passing(_) | Self::Fatal(_) => false,
             Self::Timestamp(_) | Self::TooLarge(_) | Self::Poison(_) => true,

@@ -37,7 +37,7 @@ use super::kafka::Verdict;
 use super::outbox::Backoff;
 use super::outbox::Outbox;
 use super::outbox::OutgoingCapture;
-use super::outbox::RefusedRecords;
+use super::outbox::OversizedRecords;
 use super::outbox::ReportedCapture;
 use super::outbox::SendOutcome;
 use super::unreported::Sent;
@@ -378,7 +378,7 @@ impl Outgoing {
             if let Verdict::Failed(failure @ SendFailure::TooLarge(_)) = report.verdict {
                 self.asks_for_limits |= !self.batch_size.explains(sent.bytes);
                 if let Some(outbox) = self.outboxes.get_mut(sent.topic.index()) {
-                    outbox.refuse(failure, sent.bytes);
+                    outbox.add_oversized(failure, sent.bytes);
                 }
             }
             let topic = sent.topic;
@@ -411,7 +411,7 @@ impl Outgoing {
                 SendOutcome::Failed(part, verdict) => {
                     self.set_next_part(item, part);
                     match verdict {
-                        Verdict::Failed(failure) if failure.is_refusal() => self.failed(item, sent.topic, failure),
+                        Verdict::Failed(failure) if failure.is_by_broker() => self.failed(item, sent.topic, failure),
                         Verdict::Failed(_) | Verdict::Unproven | Verdict::Delivered => {
                             self.stop(item, sent.topic, SHORT_BACKOFF);
                         }
@@ -422,7 +422,7 @@ impl Outgoing {
             }
         }
         self.outboxes.iter_mut().for_each(Outbox::lost_producer);
-        self.handle_refused(now);
+        self.handle_oversized(now);
         self.needs_producer = false;
     }
 
@@ -516,7 +516,7 @@ impl Outgoing {
             }
             SendFailure::TooLarge(_) if !mark.is_suspect => {
                 if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
-                    outbox.refuse_item(item);
+                    outbox.add_oversized_capture(item);
                 }
                 self.needs_producer = true;
                 self.stop(item, topic, SHORT_BACKOFF);
@@ -556,12 +556,12 @@ impl Outgoing {
 
     /// Handles batches that were too large, once all records of the dead producer are reported: a record that had a batch to itself is too
     /// long for its topic; otherwise the batch size is halved.
-    fn handle_refused(&mut self, now: Instant) {
+    fn handle_oversized(&mut self, now: Instant) {
         let batch_bytes = self.kafka.batch_bytes();
         let mut too_long = Vec::new();
         for (topic, outbox) in self.topics.all().zip(&mut self.outboxes) {
-            let Some(refused) = outbox.take_refused() else { continue };
-            let RefusedRecords { failure, records, bytes, bytes_of_shortest, items } = refused;
+            let Some(oversized) = outbox.take_oversized() else { continue };
+            let OversizedRecords { failure, records, bytes, bytes_of_shortest, items } = oversized;
             // A record as long as the longest batch does not share its batch.
             if records == 1 || bytes_of_shortest >= batch_bytes {
                 too_long.extend(items.into_iter().map(|item| (item, topic, failure)));
@@ -574,7 +574,7 @@ impl Outgoing {
                 bytes,
                 "kafka rejects a batch as too large; it is retried in smaller batches"
             );
-            self.batch_size.refused(bytes.min(batch_bytes), now);
+            self.batch_size.add_oversized(bytes.min(batch_bytes), now);
             items.iter().for_each(|_item| self.metrics.ended(RecordOutcome::Failed));
         }
         for (item, topic, failure) in too_long {
