@@ -221,7 +221,7 @@ impl Intake {
 
     /// Whether a capture must go to the dead-letter topic and that topic's share is full: it must not use the share of its command.
     fn is_dead_letter_without_room(&self, capture: &Capture) -> bool {
-        let is_one = self.journal.lacks_dead_letter_share(capture) && self.normaliser.rejects(capture);
+        let is_one = self.journal.lacks_dead_letter_share(capture) && self.normaliser.is_dead_letter(capture);
         if is_one {
             self.journal.count_full_dead_letters(capture);
         }

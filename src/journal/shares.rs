@@ -43,7 +43,7 @@ impl Shares {
             for command in Command::all().map(Some).chain([None]) {
                 by_key.entry(codec::key_of_command(app, command, &apps)).or_insert_with(|| topics.of(app, command));
             }
-            by_key.entry(codec::key_of_dead_letters(app, &apps)).or_insert_with(|| topics.rejected(app));
+            by_key.entry(codec::key_of_dead_letters(app, &apps)).or_insert_with(|| topics.dead_letters(app));
         }
         Self { topics, apps, by_key, full, log: Throttle::new(LOG_PERIOD) }
     }
@@ -71,7 +71,7 @@ impl Shares {
 
     /// The dead-letter topic of an application.
     pub(super) fn dead_letters(&self, app: VerifiedApp) -> Topic {
-        self.topics.rejected(app)
+        self.topics.dead_letters(app)
     }
 
     /// The room that each topic holds, with its name.

@@ -461,7 +461,7 @@ fn those_who_wait_for_the_whole_queue_are_not_overtaken() {
 #[test]
 fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 90, ..ROOMY });
-    let rejected = Topics::new(["t"]).rejected(Apps::new([1]).iter().next().unwrap());
+    let rejected = Topics::new(["t"]).dead_letters(Apps::new([1]).iter().next().unwrap());
     let mut held = Vec::new();
     for _round in 0..5 {
         fill(&journal, &ledger, STUCK);
@@ -485,7 +485,7 @@ fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
 #[test]
 fn each_dead_letter_topic_lacks_its_own_share_only() {
     let (topics, apps) = (Topics::new(["a", "b"]), Apps::new([1, 2]));
-    let [full, free] = [0, 1].map(|nth| topics.rejected(apps.iter().nth(nth).unwrap()));
+    let [full, free] = [0, 1].map(|nth| topics.dead_letters(apps.iter().nth(nth).unwrap()));
     let queue = Queue::new(Ack::Journal, &ROOMY, Some(10_000), topics.names().len(), Ledger::default());
     queue.recovered(Some(full), 7900);
     queue.recovered(None, 1000);

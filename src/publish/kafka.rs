@@ -579,7 +579,7 @@ mod tests {
         let shared = kafka.shared();
         let app = Apps::new([1]).iter().next().unwrap();
         let record = Record {
-            topic: Topics::new(["t"]).rejected(app),
+            topic: Topics::new(["t"]).dead_letters(app),
             key: None,
             headers: Vec::new(),
             value: b"{}".as_slice().into(),

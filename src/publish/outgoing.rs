@@ -232,7 +232,7 @@ impl Outgoing {
         let sample_began = self.records.is_multiple_of(SAMPLE_EVERY).then(clock::monotonic);
         let record = match &mark.poison {
             None => normaliser.record(capture),
-            Some(what) => normaliser.rejected(capture, Reason::Unpublishable.word(), what),
+            Some(what) => normaliser.dead_letter(capture, Reason::Unpublishable.word(), what),
         };
         if let Some(began) = sample_began {
             self.metrics.normalised(clock::monotonic().duration_since(began));
@@ -273,7 +273,7 @@ impl Outgoing {
             CaptureOutcome::Happened | CaptureOutcome::Decided(_) => true,
             CaptureOutcome::Refused { .. } => false,
         };
-        self.is_in_pass(self.topics.rejected(capture.app), item)
+        self.is_in_pass(self.topics.dead_letters(capture.app), item)
             || is_usable && self.is_in_pass(self.topics.of(capture.app, capture.command), item)
     }
 
@@ -537,7 +537,7 @@ impl Outgoing {
                 }
                 tracing::error!(topic = name, %code, "kafka rejects this record for good; it goes to the dead-letter topic");
                 self.marks.insert(item.seq(), Mark { poison: Some(code.to_string()), ..Mark::default() });
-                if let Some(outbox) = self.outboxes.get_mut(topics.rejected_beside(topic).index()) {
+                if let Some(outbox) = self.outboxes.get_mut(topics.dead_letters_beside(topic).index()) {
                     outbox.go_back_to(item, self.pass);
                 }
             }

@@ -234,7 +234,7 @@ impl Finished {
 
     fn read_rejected(&self) -> Vec<Read> {
         let app = Apps::new([1]).iter().next().unwrap();
-        read(&self.cluster, self.topics.name(self.topics.rejected(app)))
+        read(&self.cluster, self.topics.name(self.topics.dead_letters(app)))
     }
 
     fn metric(&self, name: &str) -> f64 {

@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn reports_in_any_order_leave_the_oldest_first() {
-        let topic = Topics::new(["t"]).rejected(Apps::new([1]).iter().next().unwrap());
+        let topic = Topics::new(["t"]).dead_letters(Apps::new([1]).iter().next().unwrap());
         let (mut unreported, began) = (Unreported::default(), clock::monotonic());
         let sent_at = |nth: u64| began + std::time::Duration::from_secs(nth);
         for nth in 0..4 {

@@ -347,7 +347,7 @@ fn held(journal: &Journal) -> (usize, usize, usize) {
 }
 
 fn dead_letters() -> Topic {
-    Topics::new(["t"]).rejected(apps().iter().next().unwrap())
+    Topics::new(["t"]).dead_letters(apps().iter().next().unwrap())
 }
 
 fn wait_until_stored(ledger: &Ledger) {
