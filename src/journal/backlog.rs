@@ -85,10 +85,10 @@ impl Backlog {
     }
 
     /// Sets the thread that reads. It is unparked when there is something to read.
-    pub(crate) fn set_reader(&self, reader: Thread) {
+    pub(crate) fn set_publisher(&self, publisher: Thread) {
         match &self.source {
-            BacklogSource::Memory(memory) => memory.queue.set_taker(reader),
-            BacklogSource::Disk(stored) => stored.set_reader(reader),
+            BacklogSource::Memory(memory) => memory.queue.set_taker(publisher),
+            BacklogSource::Disk(stored) => stored.set_publisher(publisher),
         }
     }
 

@@ -155,7 +155,7 @@ impl Committer {
             let problem = match self.writer.append(&mut buffer.batch, records) {
                 Ok(appended) => break appended,
                 Err(BatchError::Failed { what, source }) => return Err(Failed { what, source }),
-                // `SegmentKeeper` is making a spare.
+                // The keeper is making a spare.
                 Err(BatchError::Full) if !self.store.fill().is_full => None,
                 Err(BatchError::Full) => Some(("the quota is reached or the filesystem is full", None)),
                 Err(BatchError::NoSpace(error)) => Some(("the filesystem is full", Some(error))),
@@ -260,7 +260,7 @@ impl Committer {
     }
 }
 
-/// The thread that maintains the log's files: makes spare segments in advance, recycles delivered segments, and updates the metrics.
+/// The keeper, which maintains the log's files on the thread `journal-files`: makes spare segments in advance, recycles delivered segments, and updates the metrics.
 #[derive(Debug)]
 pub(crate) struct SegmentKeeper {
     pub(super) maintainer: Maintainer<Directory>,

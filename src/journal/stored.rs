@@ -82,8 +82,8 @@ impl Stored {
         Self { committed, store, cursor, next_seq: 0, reread, decoder, read_wait: Arc::default() }
     }
 
-    pub(super) fn set_reader(&self, reader: Thread) {
-        self.committed.set_reader(reader);
+    pub(super) fn set_publisher(&self, publisher: Thread) {
+        self.committed.set_publisher(publisher);
     }
 
     /// Measures reads from disk.

@@ -85,7 +85,7 @@ pub(crate) struct ClientError(#[from] KafkaError);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeliveryReport {
     /// The number that the record was sent with.
-    pub(crate) sequence: usize,
+    pub(crate) record_number: usize,
     /// The outcome.
     pub(crate) verdict: Verdict,
 }
@@ -106,7 +106,7 @@ pub(crate) enum Verdict {
 pub(crate) enum SendFailure {
     /// Temporary: send the record again later.
     Passing(RDKafkaErrorCode),
-    /// The producer is dead: replace it, and send everything again that is not acknowledged.
+    /// The producer is dead: replace it, and send everything again that has no positive report.
     Fatal(RDKafkaErrorCode),
     /// The timestamp is too far from the broker's time: send the record again without one.
     Timestamp(RDKafkaErrorCode),
@@ -213,12 +213,12 @@ impl Health {
 #[derive(Debug)]
 struct Mailbox {
     reports: Mutex<Vec<DeliveryReport>>,
-    reader: Thread,
+    publisher: Thread,
 }
 
 impl Mailbox {
-    fn new(reader: Thread) -> Self {
-        Self { reports: Mutex::default(), reader }
+    fn new(publisher: Thread) -> Self {
+        Self { reports: Mutex::default(), publisher }
     }
 
     fn put(&self, report: DeliveryReport) {
@@ -228,7 +228,7 @@ impl Mailbox {
             reports.len() == 1
         };
         if was_empty {
-            self.reader.unpark();
+            self.publisher.unpark();
         }
     }
 }
@@ -243,13 +243,13 @@ struct Context {
 impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, sequence: usize) {
+    fn delivery(&self, result: &DeliveryResult<'_>, record_number: usize) {
         let verdict = match result {
             Ok(message) if message.offset() >= 0 => Verdict::Delivered,
             Ok(_) => Verdict::Unproven,
             Err((error, _)) => Verdict::Failed(failure(code_of(error))),
         };
-        self.mailbox.put(DeliveryReport { sequence, verdict });
+        self.mailbox.put(DeliveryReport { record_number, verdict });
     }
 }
 
@@ -416,14 +416,14 @@ impl UnstartedKafka {
         Arc::clone(&self.health)
     }
 
-    /// Starts the producer. `reader` is unparked when there are reports.
+    /// Starts the producer. `publisher` is unparked when there are reports.
     ///
     /// # Errors
     ///
     /// librdkafka could not start it, or no thread could be started.
-    pub(crate) fn start(self, reader: Thread) -> Result<Kafka, ClientError> {
+    pub(crate) fn start(self, publisher: Thread) -> Result<Kafka, ClientError> {
         let Self { config, batch_bytes, health, metrics } = self;
-        let mailbox = Arc::new(Mailbox::new(reader));
+        let mailbox = Arc::new(Mailbox::new(publisher));
         let mut kafka =
             Kafka { config, batch_bytes, health, metrics, mailbox, running: None, newest: NewestProducer::default() };
         kafka.running = Some(kafka.run()?);
@@ -433,7 +433,7 @@ impl UnstartedKafka {
 
 impl Kafka {
     /// Hands a record to the client. The timestamp is in milliseconds since the Unix epoch; `None`: the time of sending. The delivery
-    /// report will have this `sequence`.
+    /// report will have this `record_number`.
     ///
     /// # Errors
     ///
@@ -443,14 +443,14 @@ impl Kafka {
         topic: &str,
         record: &Record<'_>,
         timestamp_ms: Option<i64>,
-        sequence: usize,
+        record_number: usize,
     ) -> Result<(), SendError> {
         let Some(running) = &self.running else { return Err(SendError::QueueFull) };
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for header in &record.headers {
             headers = headers.insert(KafkaHeader { key: header.name, value: Some(&*header.value) });
         }
-        let mut kafka_record = BaseRecord::with_opaque_to(topic, sequence).payload(&*record.value).headers(headers);
+        let mut kafka_record = BaseRecord::with_opaque_to(topic, record_number).payload(&*record.value).headers(headers);
         if let Some(timestamp_ms) = timestamp_ms {
             kafka_record = kafka_record.timestamp(timestamp_ms);
         }
@@ -529,7 +529,7 @@ impl Kafka {
     }
 
     fn run(&mut self) -> Result<RunningClient, ClientError> {
-        self.mailbox = Arc::new(Mailbox::new(self.mailbox.reader.clone()));
+        self.mailbox = Arc::new(Mailbox::new(self.mailbox.publisher.clone()));
         let context = Context {
             mailbox: Arc::clone(&self.mailbox),
             health: Arc::clone(&self.health),

@@ -316,8 +316,8 @@ impl Outgoing {
             return Err(Unsent::BatchFull);
         }
         let timestamp_ms = if mark.omits_timestamp { None } else { outbox.timestamp_ms(item.received, clock::wall) };
-        let number = self.unreported.next();
-        self.kafka.send(self.topics.name(record.topic), record, timestamp_ms, number).map_err(|error| match error {
+        let record_number = self.unreported.next_number();
+        self.kafka.send(self.topics.name(record.topic), record, timestamp_ms, record_number).map_err(|error| match error {
             SendError::QueueFull => Unsent::ClientFull,
             SendError::Failed(failure) => Unsent::Failed(failure),
         })?;
@@ -371,8 +371,8 @@ impl Outgoing {
     /// Handles delivery reports.
     pub(super) fn take_reports(&mut self, reports: impl IntoIterator<Item = DeliveryReport>, now: Instant) {
         for report in reports {
-            let Some(sent) = self.unreported.remove(report.sequence) else {
-                tracing::error!(sequence = report.sequence, "a delivery report names no record that was sent");
+            let Some(sent) = self.unreported.remove(report.record_number) else {
+                tracing::error!(record_number = report.record_number, "a delivery report names no record that was sent");
                 continue;
             };
             if let Verdict::Failed(failure @ SendFailure::TooLarge(_)) = report.verdict {
@@ -391,7 +391,7 @@ impl Outgoing {
     /// Handles the last reports before the end: settles what is in Kafka. Nothing is sent again.
     pub(super) fn take_last_reports(&mut self, reports: impl IntoIterator<Item = DeliveryReport>, now: Instant) {
         for report in reports {
-            let Some(sent) = self.unreported.remove(report.sequence) else { continue };
+            let Some(sent) = self.unreported.remove(report.record_number) else { continue };
             if let Some(ReportedCapture { item, outcome: SendOutcome::Delivered }) =
                 self.reported(&sent, report.verdict, now)
             {

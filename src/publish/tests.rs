@@ -123,7 +123,7 @@ impl Rig {
         let pump = {
             let (topics, control) = (Arc::clone(&topics), Arc::clone(&control));
             thread::spawn(move || {
-                backlog.set_reader(thread::current());
+                backlog.set_publisher(thread::current());
                 let kafka = kafka.start(thread::current()).unwrap();
                 started.send(TopicsClient::of(&kafka)).unwrap();
                 let setup = PumpSetup {

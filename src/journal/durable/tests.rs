@@ -213,7 +213,7 @@ fn the_publisher_is_woken_for_the_first_frame_after_it_has_read_everything() {
     let dir = TempDir::new().unwrap();
     let (OnDisk { journal, mut backlog, committer, keeper, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
     journal.open();
-    backlog.set_reader(thread::current());
+    backlog.set_publisher(thread::current());
     let running = JournalThreads::start(committer, keeper);
     for number in 0..20 {
         while !take(&mut backlog, 10).0.is_empty() {}

@@ -279,7 +279,7 @@ impl<D: Disk> SegmentWriter<D> {
     fn sync(&self, file: &D::File, what: &'static str) -> Result<(), BatchError> {
         match file.sync_data() {
             Err(error) if !self.options().has(Mutant::IgnoreFailedSync) => Err(self.fail(what, error)),
-            // The maintenance thread may have seen a failed sync meanwhile.
+            // The keeper may have seen a failed sync meanwhile.
             Ok(()) | Err(_) => self.refuse_if_failed(),
         }
     }
