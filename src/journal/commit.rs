@@ -260,7 +260,7 @@ impl Committer {
     }
 }
 
-/// The keeper, which maintains the log's files on the thread `journal-files`: makes spare segments in advance, recycles delivered segments, and updates the metrics.
+/// The keeper, on the thread `journal-files`: makes spare segments in advance, recycles delivered segments, and updates the metrics.
 #[derive(Debug)]
 pub(crate) struct SegmentKeeper {
     pub(super) maintainer: Maintainer<Directory>,

@@ -75,7 +75,7 @@ pub(crate) struct Ticket {
 pub(super) struct Share {
     /// The topic of its key; `None` if this configuration has none for it.
     pub(super) topic: Option<Topic>,
-    /// Its dead-letter topic, whose share it takes once it is marked.
+    /// Its dead-letter topic, whose share it takes once it is counted as a dead letter.
     pub(super) dead_letters: Topic,
 }
 

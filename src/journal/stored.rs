@@ -171,7 +171,7 @@ impl Stored {
         for (delivery, ticket) in self.store.delivered(&captures).into_iter().zip(tickets) {
             let topic = match delivery {
                 Delivery::First => ticket.share.and_then(|share| share.topic),
-                Delivery::FirstOfMarked => ticket.share.map(|share| share.dead_letters),
+                Delivery::FirstAsDeadLetter => ticket.share.map(|share| share.dead_letters),
                 Delivery::Repeated => continue,
             };
             freed.push((topic, Held::stored(bytes_of(ticket))));
@@ -185,11 +185,11 @@ impl Stored {
     pub(super) fn moves_to(&self, ticket: &Ticket, topic: Topic) {
         if let Some(share) = ticket.share
             && topic == share.dead_letters
-            && !self.store.is_marked(ticket.position.seq)
+            && !self.store.is_counted_as_dead_letter(ticket.position.seq)
         {
-            // Marked, because it may be read again.
-            let mark = || self.store.mark(ticket.position.seq);
-            let _has_moved = self.decoder.queue.move_share((share.topic, topic), Held::stored(bytes_of(ticket)), mark);
+            // Recorded in the store, because it may be read again.
+            let count = || self.store.count_as_dead_letter(ticket.position.seq);
+            let _has_moved = self.decoder.queue.move_share((share.topic, topic), Held::stored(bytes_of(ticket)), count);
         }
     }
 
@@ -230,7 +230,7 @@ impl Decoder {
             let (topic, dead_letters) = (self.shares.of_key(captured.key), self.shares.dead_letters(capture.app));
             let share = Some(Share { topic, dead_letters });
             let ticket = Ticket { position, ledger_state, record_bytes: captured.record_bytes(), share };
-            let counted = if self.store.is_marked(seq) { Some(dead_letters) } else { topic };
+            let counted = if self.store.is_counted_as_dead_letter(seq) { Some(dead_letters) } else { topic };
             give(&Undelivered { capture: &capture, ticket, share: counted });
         }
     }

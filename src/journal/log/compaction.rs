@@ -300,7 +300,7 @@ impl<D: Disk> Compaction<D> {
         let mut state = store.lock();
         let offsets = std::mem::take(&mut writing.offsets);
         let numbers = SeqSet::Sparse { first: first.first, offsets };
-        let (mut delivered, mut unsaved, mut marked) =
+        let (mut delivered, mut unsaved, mut counted_as_dead_letters) =
             (OrdinalSet::default(), OrdinalSet::default(), OrdinalSet::default());
         for ordinal in 0..numbers.count() {
             let seq = numbers.at(ordinal);
@@ -312,8 +312,8 @@ impl<D: Disk> Compaction<D> {
             if input.unsaved.has(of_input) && !options.has(Mutant::LoseUnsaved) {
                 unsaved.set(ordinal);
             }
-            if input.marked.has(of_input) && !options.has(Mutant::LoseMarks) {
-                marked.set(ordinal);
+            if input.counted_as_dead_letters.has(of_input) && !options.has(Mutant::LoseMarks) {
+                counted_as_dead_letters.set(ordinal);
             }
         }
         let (mut live_bytes, mut files_bytes) = (0, 0);
@@ -334,7 +334,7 @@ impl<D: Disk> Compaction<D> {
             live_bytes,
             delivered,
             unsaved,
-            marked,
+            counted_as_dead_letters,
             is_damaged: false,
             is_unfit: false,
             older_runs: writing.older_runs,

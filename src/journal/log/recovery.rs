@@ -343,7 +343,7 @@ fn segment<F>(scan: Scan, file: F, mut delivered: OrdinalSet, found: &mut Recove
         used_bytes: scan.used_bytes,
         delivered,
         unsaved: OrdinalSet::default(),
-        marked: OrdinalSet::default(),
+        counted_as_dead_letters: OrdinalSet::default(),
         is_damaged: !scan.damage.is_empty(),
         is_unfit: false,
         older_runs: scan.older_runs,

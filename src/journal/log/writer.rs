@@ -204,7 +204,7 @@ impl<D: Disk> SegmentWriter<D> {
             live_bytes: 0,
             delivered: OrdinalSet::default(),
             unsaved: OrdinalSet::default(),
-            marked: OrdinalSet::default(),
+            counted_as_dead_letters: OrdinalSet::default(),
             is_damaged: false,
             is_unfit: false,
             older_runs,

@@ -74,7 +74,7 @@ struct Run {
     /// In this run.
     delivered: BTreeSet<Seq>,
     /// In this run.
-    marked: BTreeSet<Seq>,
+    dead_letters: BTreeSet<Seq>,
     /// What waits, in bytes, by key: what was found, with what came, without what was reported as delivered for the first time.
     by_key: BTreeMap<u32, u64>,
     cursor: Cursor,
@@ -272,7 +272,7 @@ impl World {
             maintainer,
             undelivered,
             delivered: BTreeSet::new(),
-            marked: BTreeSet::new(),
+            dead_letters: BTreeSet::new(),
             by_key: found.live,
             cursor: Cursor::default(),
             read_to: 0,
@@ -387,9 +387,9 @@ impl World {
                 return Err(format!("{seq} is taken off what does not wait"));
             };
             *left = less;
-            let is_marked = run.marked.contains(&seq);
-            if (delivery == Delivery::FirstOfMarked) != is_marked {
-                return Err(format!("{seq} was reported as {delivery:?}, and it was marked: {is_marked}"));
+            let is_dead_letter = run.dead_letters.contains(&seq);
+            if (delivery == Delivery::FirstAsDeadLetter) != is_dead_letter {
+                return Err(format!("{seq} was reported as {delivery:?}, and it is a dead letter: {is_dead_letter}"));
             }
         }
         run.by_key.retain(|_, bytes| *bytes > 0);
@@ -462,19 +462,19 @@ impl World {
         Ok(())
     }
 
-    /// One that was read, or appended, is found again, wherever it is now. It is marked then, as its reader may do.
+    /// One that was read, or appended, is found again, wherever it is now. It is then counted as a dead letter, as its reader may do.
     fn read_again(&mut self, pick: u64) -> Result<(), Violation> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let Some(index) = pick.checked_rem(run.undelivered.len() as u64) else { return Ok(()) };
         let Some((wanted, StoredCapture { place, .. })) = run.undelivered.iter().nth(index as usize) else {
             return Ok(());
         };
-        if run.store.is_marked(*wanted) != run.marked.contains(wanted) {
-            return Err(format!("whether {wanted} was marked is not known any more"));
+        if run.store.is_counted_as_dead_letter(*wanted) != run.dead_letters.contains(wanted) {
+            return Err(format!("whether {wanted} is a dead letter is not known any more"));
         }
-        let is_new = run.marked.insert(*wanted);
-        if run.store.mark(*wanted) != is_new {
-            return Err(format!("{wanted} was marked, or could not be"));
+        let is_new = run.dead_letters.insert(*wanted);
+        if run.store.count_as_dead_letter(*wanted) != is_new {
+            return Err(format!("{wanted} was a dead letter already, or could not be counted as one"));
         }
         let mut cursor = Cursor::at(*place);
         loop {
