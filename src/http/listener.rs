@@ -170,7 +170,7 @@ impl Server {
             return;
         }
         let now = clock::monotonic();
-        let Some(slot) = self.connections.admit(peer.ip(), is_proxy, now) else {
+        let Some(slot) = self.connections.take_slot(peer.ip(), is_proxy, now) else {
             metrics.connections_refused.inc();
             // A client that expects TLS cannot read a plain response.
             if self.preamble.tls.is_none()

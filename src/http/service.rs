@@ -101,10 +101,10 @@ impl ConnectionService {
             Step::Respond(reply) => reply,
             Step::Refuse(receipt, refusal) => end_refused(&refusal, receipt),
             Step::NoCommand(verdict) => Box::pin(self.answer_without_command(verdict, &mut body, began)).await,
-            Step::Read(receipt, admitted) => match service.bodies.read(&admitted, body.as_mut(), began).await {
+            Step::Read(receipt, authorized) => match service.bodies.read(&authorized, body.as_mut(), began).await {
                 Ok(raw) => {
                     body = None;
-                    match service.intake.accept(admitted, raw, receipt).await {
+                    match service.intake.handle(authorized, raw, receipt).await {
                         Ok(answer) => {
                             self.progress.mark_used();
                             reply::answer(answer)
@@ -204,8 +204,8 @@ impl Service {
             }
         }
         let receipt = self.intake.ledger.receive(command.flatten());
-        match framing.and(sender).and_then(|()| self.admit(head, parts, query)) {
-            Ok(admitted) => Step::Read(receipt, admitted),
+        match framing.and(sender).and_then(|()| self.authorize(head, parts, query)) {
+            Ok(authorized) => Step::Read(receipt, authorized),
             Err(refusal) => Step::Refuse(receipt, refusal),
         }
     }
@@ -216,7 +216,7 @@ impl Service {
             senders.allowed.contain(peer.address.ip())
         } else {
             let forwarded = parts.headers.get_all(X_FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
-            senders.admit(peer.address.ip(), forwarded)
+            senders.allows(peer.address.ip(), forwarded)
         };
         if is_allowed { Ok(()) } else { Err(Refusal::Sender) }
     }
@@ -234,7 +234,7 @@ impl Service {
         auth::check_app(&query, &self.intake.apps)
     }
 
-    fn admit<'r>(
+    fn authorize<'r>(
         &self,
         head: Head,
         parts: &'r Parts,
@@ -248,7 +248,7 @@ impl Service {
         }
         check_coding(&parts.headers)?;
         let query = query.map_err(Refusal::Query)?;
-        self.intake.admit(head, parts.uri.query().unwrap_or_default(), query)
+        self.intake.authorize(head, parts.uri.query().unwrap_or_default(), query)
     }
 }
 

@@ -231,7 +231,7 @@ impl Queue {
             entries.is_closed = true;
             for in_line in std::mem::take(&mut entries.lines).into_values().flatten() {
                 // Under the lock: a request that times out and finds its entry in no line relies on it.
-                self.ledger.accept();
+                self.ledger.queue();
                 in_line.entry.lose(Refusal::Stopping, &self.ledger);
             }
         }
@@ -255,7 +255,7 @@ impl Queue {
         let mut entries = self.lock();
         let was_empty = entries.queued.is_empty();
         let changed = change(&mut entries);
-        entries.admit(&self.ledger);
+        entries.advance_lines(&self.ledger);
         let wakes = was_empty && !entries.queued.is_empty();
         drop(entries);
         if wakes {
@@ -304,9 +304,9 @@ impl Entries {
 
     /// Queues an entry, unless its request has just timed out.
     fn push(&mut self, mut entry: Entry, ledger: &Ledger) {
-        // Before it can be taken: it must not be delivered before it is counted as accepted.
+        // Before it can be taken: it must not be delivered before it is counted as queued.
         if entry.ledger_state == LedgerState::Counted {
-            ledger.accept();
+            ledger.queue();
         }
         if self.acknowledges && !entry.acknowledge() {
             return;
@@ -329,7 +329,7 @@ impl Entries {
     }
 
     /// Queues entries from the lines, as far as there is room.
-    fn admit(&mut self, ledger: &Ledger) {
+    fn advance_lines(&mut self, ledger: &Ledger) {
         while self.is_open
             && let Some(topic) = self.next_in_line()
             && let Some(first) = self.lines.get_mut(&topic).and_then(VecDeque::pop_front)

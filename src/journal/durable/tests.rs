@@ -190,7 +190,7 @@ fn a_capture_given_up_while_its_frame_is_written_is_counted_as_late_once() {
     let mut batch = Batch::new();
     for number in 0..2 {
         ledger.receive(None).hand_over();
-        ledger.accept();
+        ledger.queue();
         // When the frame is filled, both are still waited for.
         let record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
         queue.recovered(None, record_bytes as usize);
