@@ -180,17 +180,17 @@ impl Memory {
 
     fn settle(&mut self, settled: &Settled, ledger: &Ledger) {
         for (ticket, topic) in &settled.moved {
-            let entry = self.entries.get_mut(&ticket.position.seq).filter(|entry| entry.topic != Some(*topic));
+            let entry = self.entries.get_mut(&ticket.position.seq).filter(|entry| entry.share_topic != Some(*topic));
             if let Some(entry) = entry
-                && self.queue.move_share((entry.topic, *topic), Held::queued(entry.cost_bytes), || true)
+                && self.queue.move_share((entry.share_topic, *topic), Held::queued(entry.cost_bytes), || true)
             {
-                entry.topic = Some(*topic);
+                entry.share_topic = Some(*topic);
             }
         }
         let (mut freed, mut delivered, mut late) = (Vec::new(), 0, 0);
         for ticket in &settled.delivered {
             let Some(mut entry) = self.entries.remove(&ticket.position.seq) else { continue };
-            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
+            freed.push((entry.share_topic, Held::queued(entry.cost_bytes)));
             let is_in_time = entry.acknowledge();
             if entry.ledger_state == LedgerState::Counted {
                 delivered += u64::from(is_in_time);
@@ -199,7 +199,7 @@ impl Memory {
         }
         for (ticket, refusal) in &settled.given_up {
             let Some(entry) = self.entries.remove(&ticket.position.seq) else { continue };
-            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
+            freed.push((entry.share_topic, Held::queued(entry.cost_bytes)));
             entry.lose(refusal.clone(), ledger);
         }
         ledger.deliver(delivered);
@@ -211,5 +211,5 @@ impl Memory {
 fn undelivered(seq: Seq, entry: &Entry) -> Undelivered<'_> {
     let position = Position { seq, ..Position::default() };
     let ticket = Ticket { position, ledger_state: entry.ledger_state, record_bytes: 0, share: None };
-    Undelivered { capture: &entry.capture, ticket, share: entry.topic }
+    Undelivered { capture: &entry.capture, ticket, share_topic: entry.share_topic }
 }

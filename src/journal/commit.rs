@@ -224,7 +224,7 @@ impl Committer {
         self.ledger.store(stored);
         let bytes_of = |entry: &Entry| usize::try_from(entry.record_bytes).unwrap_or(usize::MAX);
         self.queue
-            .stored(buffer.entries.iter().take(count).map(|entry| (entry.topic, entry.cost_bytes, bytes_of(entry))));
+            .stored(buffer.entries.iter().take(count).map(|entry| (entry.share_topic, entry.cost_bytes, bytes_of(entry))));
         buffer.entries.drain(..count);
         self.committed.advance(appended.first_seq + count as u64, late);
     }
@@ -253,7 +253,7 @@ impl Committer {
     fn lose(&self, entries: &mut VecDeque<Entry>, refusal: &Refusal) {
         let mut freed = Vec::with_capacity(entries.len());
         for entry in entries.drain(..) {
-            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
+            freed.push((entry.share_topic, Held::queued(entry.cost_bytes)));
             entry.lose(refusal.clone(), &self.ledger);
         }
         self.queue.free(freed);

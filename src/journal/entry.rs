@@ -33,7 +33,7 @@ pub(crate) struct Entry {
     /// Its key in the log, if there is a log.
     pub(super) key: u32,
     /// The topic whose share it takes, if any.
-    pub(super) topic: Option<Topic>,
+    pub(super) share_topic: Option<Topic>,
     pub(super) ledger_state: LedgerState,
     /// The request that waits for the outcome, if any.
     pub(super) ack: Option<AckSender>,
@@ -56,7 +56,7 @@ pub(crate) struct Undelivered<'c> {
     pub(crate) capture: &'c Capture,
     pub(crate) ticket: Ticket,
     /// The topic whose share it takes, if any.
-    pub(crate) share: Option<Topic>,
+    pub(crate) share_topic: Option<Topic>,
 }
 
 /// What is needed to read a capture again, and to settle it.

@@ -221,7 +221,7 @@ impl Decoder {
             let capture = match codec::decode(bytes, &self.apps) {
                 Ok(capture) => capture,
                 Err(error) => {
-                    self.hold(seq, &error);
+                    self.keep_undecodable(seq, &error);
                     continue;
                 }
             };
@@ -231,12 +231,12 @@ impl Decoder {
             let share = Some(Share { topic, dead_letters });
             let ticket = Ticket { position, ledger_state, record_bytes: captured.record_bytes(), share };
             let counted = if self.store.is_counted_as_dead_letter(seq) { Some(dead_letters) } else { topic };
-            give(&Undelivered { capture: &capture, ticket, share: counted });
+            give(&Undelivered { capture: &capture, ticket, share_topic: counted });
         }
     }
 
-    /// Counts and logs a capture that stays in the journal until a process can publish it.
-    fn hold(&mut self, seq: Seq, error: &DecodeError) {
+    /// Counts and logs a capture that cannot be decoded: it stays in the journal until a process can publish it.
+    fn keep_undecodable(&mut self, seq: Seq, error: &DecodeError) {
         self.metrics.held.inc();
         if self.may_log() {
             tracing::error!(seq, %error, "a capture in the journal cannot be published by this configuration; it stays in the journal");

@@ -215,7 +215,7 @@ impl Outgoing {
 
     /// Sends a capture, if its topic takes part in this pass. If it cannot be sent now, the topic pauses there.
     pub(super) fn offer(&mut self, undelivered: &Undelivered<'_>, now: Instant) {
-        let Undelivered { capture, ticket, share } = undelivered;
+        let Undelivered { capture, ticket, share_topic } = undelivered;
         let item = OutgoingCapture { ticket: *ticket, received: capture.received };
         self.last_received = Some(capture.received);
         let state = self.send_states.get(&item.seq()).cloned().unwrap_or_default();
@@ -239,7 +239,7 @@ impl Outgoing {
         }
         let topic = record.topic;
         // Captures that are not sent now also count for the share of their actual topic.
-        if share.is_some_and(|share| share != topic) {
+        if share_topic.is_some_and(|share_topic| share_topic != topic) {
             self.settled.moved(item.ticket, topic);
         }
         if self.first_part(topic, item, &state).is_none() {
