@@ -210,6 +210,6 @@ impl Memory {
 
 fn undelivered(seq: Seq, entry: &Entry) -> Undelivered<'_> {
     let position = Position { seq, ..Position::default() };
-    let ticket = Ticket { position, ledger_state: entry.ledger_state, record_bytes: 0, share: None };
+    let ticket = Ticket { position, ledger_state: entry.ledger_state, stored_bytes: 0, share: None };
     Undelivered { capture: &entry.capture, ticket, share_topic: entry.share_topic }
 }

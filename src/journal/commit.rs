@@ -146,13 +146,13 @@ impl Committer {
     fn commit(&mut self, buffer: &mut CommitBuffer, lifecycle: &Lifecycle) -> Result<usize, Failed> {
         let count = self.fill(buffer);
         let began = clock::monotonic();
-        let records = began >= buffer.record_at;
-        if records {
+        let with_delivered = began >= buffer.record_at;
+        if with_delivered {
             buffer.record_at = began + RECORD_EVERY;
         }
         let mut log_at = began;
         let appended = loop {
-            let problem = match self.writer.append(&mut buffer.batch, records) {
+            let problem = match self.writer.append(&mut buffer.batch, with_delivered) {
                 Ok(appended) => break appended,
                 Err(BatchError::Failed { what, source }) => return Err(Failed { what, source }),
                 // The keeper is making a spare.
@@ -204,8 +204,8 @@ impl Committer {
                 break;
             }
             let is_counted = entry.ledger_state == LedgerState::Counted && !entry.has_timed_out();
-            entry.record_bytes =
-                buffer.batch.push(is_counted, entry.key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
+            entry.stored_bytes =
+                buffer.batch.push(is_counted, entry.kind_key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
         }
         count
@@ -222,7 +222,7 @@ impl Committer {
         }
         // Before they can be read: they must not be delivered before they are counted as stored.
         self.ledger.store(stored);
-        let bytes_of = |entry: &Entry| usize::try_from(entry.record_bytes).unwrap_or(usize::MAX);
+        let bytes_of = |entry: &Entry| usize::try_from(entry.stored_bytes).unwrap_or(usize::MAX);
         self.queue
             .stored(buffer.entries.iter().take(count).map(|entry| (entry.share_topic, entry.cost_bytes, bytes_of(entry))));
         buffer.entries.drain(..count);

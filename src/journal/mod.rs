@@ -146,9 +146,9 @@ impl Journal {
     }
 
     fn entry(&self, capture: Box<Capture>, ledger_state: LedgerState, ack: Option<AckSender>) -> Entry {
-        let (key, share_topic) = self.shares.of(&capture);
+        let (kind_key, share_topic) = self.shares.of(&capture);
         let cost_bytes = capture.cost_bytes();
-        Entry { capture, cost_bytes, key, share_topic, ledger_state, ack, record_bytes: 0 }
+        Entry { capture, cost_bytes, kind_key, share_topic, ledger_state, ack, stored_bytes: 0 }
     }
 
     /// The refusal of a capture that found no room.

@@ -160,12 +160,12 @@ impl Queue {
         self.change(|entries| freed.into_iter().for_each(|(topic, held)| entries.room.give(topic, held)));
     }
 
-    /// Moves captures from the queue's room to the log's. Of each: its topic, its cost, and the bytes of its record.
+    /// Moves captures from the queue's room to the log's. Of each: its topic, its cost, and the bytes of its item in the log.
     pub(super) fn stored(&self, captures: impl Iterator<Item = (Option<Topic>, usize, usize)>) {
         self.change(|entries| {
-            for (topic, cost_bytes, record_bytes) in captures {
+            for (topic, cost_bytes, stored_bytes) in captures {
                 entries.room.give(topic, Held::queued(cost_bytes));
-                entries.room.take(topic, Held::stored(record_bytes));
+                entries.room.take(topic, Held::stored(stored_bytes));
             }
         });
     }

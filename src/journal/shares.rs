@@ -25,8 +25,8 @@ const LOG_PERIOD: Duration = Duration::from_secs(10);
 pub(crate) struct Shares {
     topics: Arc<Topics>,
     apps: Arc<Apps>,
-    /// By [`codec::key`], which the log stores with each capture. Topics with the same key have one share.
-    by_key: HashMap<u32, Topic>,
+    /// By [`codec::kind_key`], which the log stores with each capture. Topics with the same key have one share.
+    by_kind_key: HashMap<u32, Topic>,
     /// Callbacks that were lost because the share of their topic was full, by topic.
     full: IntCounterVec,
     log: Throttle,
@@ -38,14 +38,14 @@ impl Shares {
         for name in topics.names() {
             full.with_label_values(&[name]);
         }
-        let mut by_key = HashMap::new();
+        let mut by_kind_key = HashMap::new();
         for app in apps.iter() {
             for command in Command::all().map(Some).chain([None]) {
-                by_key.entry(codec::key_of_command(app, command, &apps)).or_insert_with(|| topics.of(app, command));
+                by_kind_key.entry(codec::kind_key_of_command(app, command, &apps)).or_insert_with(|| topics.of(app, command));
             }
-            by_key.entry(codec::key_of_dead_letters(app, &apps)).or_insert_with(|| topics.dead_letters(app));
+            by_kind_key.entry(codec::kind_key_of_dead_letters(app, &apps)).or_insert_with(|| topics.dead_letters(app));
         }
-        Self { topics, apps, by_key, full, log: Throttle::new(LOG_PERIOD) }
+        Self { topics, apps, by_kind_key, full, log: Throttle::new(LOG_PERIOD) }
     }
 
     /// The applications.
@@ -60,13 +60,13 @@ impl Shares {
 
     /// The key and the topic of a capture.
     pub(super) fn of(&self, capture: &Capture) -> (u32, Option<Topic>) {
-        let key = codec::key(capture, &self.apps);
-        (key, self.of_key(key))
+        let key = codec::kind_key(capture, &self.apps);
+        (key, self.of_kind_key(key))
     }
 
     /// The topic of a key; `None` if this configuration has none for it.
-    pub(super) fn of_key(&self, key: u32) -> Option<Topic> {
-        self.by_key.get(&key).copied()
+    pub(super) fn of_kind_key(&self, key: u32) -> Option<Topic> {
+        self.by_kind_key.get(&key).copied()
     }
 
     /// The dead-letter topic of an application.

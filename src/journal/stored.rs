@@ -166,7 +166,7 @@ impl Stored {
     /// Records captures as delivered, and frees their room in the log. Returns those that were not recorded before.
     pub(super) fn delivered<'t>(&self, tickets: &'t [Ticket]) -> Vec<&'t Ticket> {
         let captures: Vec<(Seq, u32)> =
-            tickets.iter().map(|ticket| (ticket.position.seq, ticket.record_bytes)).collect();
+            tickets.iter().map(|ticket| (ticket.position.seq, ticket.stored_bytes)).collect();
         let (mut freed, mut firsts) = (Vec::with_capacity(tickets.len()), Vec::with_capacity(tickets.len()));
         for (delivery, ticket) in self.store.delivered(&captures).into_iter().zip(tickets) {
             let topic = match delivery {
@@ -199,9 +199,9 @@ impl Stored {
     }
 }
 
-/// The bytes of a capture's record in the log.
+/// The bytes of a capture's item in the log.
 fn bytes_of(ticket: &Ticket) -> usize {
-    usize::try_from(ticket.record_bytes).unwrap_or(usize::MAX)
+    usize::try_from(ticket.stored_bytes).unwrap_or(usize::MAX)
 }
 
 impl Decoder {
@@ -227,9 +227,9 @@ impl Decoder {
             };
             let ledger_state = if is_counted { LedgerState::Counted } else { LedgerState::Uncounted };
             let position = Position { seq, place };
-            let (topic, dead_letters) = (self.shares.of_key(captured.key), self.shares.dead_letters(capture.app));
+            let (topic, dead_letters) = (self.shares.of_kind_key(captured.kind_key), self.shares.dead_letters(capture.app));
             let share = Some(Share { topic, dead_letters });
-            let ticket = Ticket { position, ledger_state, record_bytes: captured.record_bytes(), share };
+            let ticket = Ticket { position, ledger_state, stored_bytes: captured.stored_bytes(), share };
             let counted = if self.store.is_counted_as_dead_letter(seq) { Some(dead_letters) } else { topic };
             give(&Undelivered { capture: &capture, ticket, share_topic: counted });
         }

@@ -192,8 +192,8 @@ fn a_capture_given_up_while_its_frame_is_written_is_counted_as_late_once() {
         ledger.receive(None).hand_over();
         ledger.queue();
         // When the frame is filled, both are still waited for.
-        let record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
-        queue.recovered(None, record_bytes as usize);
+        let stored_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
+        queue.recovered(None, stored_bytes as usize);
     }
     let first = writer.append(&mut batch, false).unwrap().first_seq;
     assert!(take(&mut backlog, 10).0.is_empty(), "it is durable and not counted");
@@ -262,16 +262,16 @@ fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
     let segment_bytes = 1 << 20;
     let (OnDisk { committer: Committer { mut writer, .. }, mut keeper, .. }, _ledger) =
         open_with(&dir, segment_bytes, 64);
-    let (mut batch, mut record_bytes) = (Batch::new(), 0);
+    let (mut batch, mut stored_bytes) = (Batch::new(), 0);
     let body_bytes = 900_000;
     let frames = i64::try_from(TAKE_BYTES / body_bytes as u64 + 4).unwrap();
     for number in 0..frames {
         keeper.maintainer.maintain().unwrap();
-        record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, body_bytes), &apps(), bytes));
+        stored_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, body_bytes), &apps(), bytes));
         writer.append(&mut batch, false).unwrap();
     }
     // All but the first and the last, whose numbers are one more.
-    let delivered: Vec<(Seq, u32)> = (2..frames.unsigned_abs()).map(|seq| (seq, record_bytes)).collect();
+    let delivered: Vec<(Seq, u32)> = (2..frames.unsigned_abs()).map(|seq| (seq, stored_bytes)).collect();
     keeper.store.delivered(&delivered);
     writer.close().unwrap();
     drop(keeper);
@@ -290,11 +290,11 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
     let segment_bytes = 1 << 20;
     let (OnDisk { committer: Committer { mut writer, .. }, mut keeper, .. }, _ledger) =
         open_with(&dir, segment_bytes, 64);
-    let (mut batch, mut record_bytes) = (Batch::new(), 0);
+    let (mut batch, mut stored_bytes) = (Batch::new(), 0);
     for frame in 0..8 {
         keeper.maintainer.maintain().unwrap();
         for number in 300 * frame..300 * (frame + 1) {
-            record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 1400), &apps(), bytes));
+            stored_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 1400), &apps(), bytes));
         }
         writer.append(&mut batch, false).unwrap();
         batch.clear();
@@ -308,7 +308,7 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
     }
     // In the middle of a frame, which the output will have no end at.
     let from = entries.iter().map(|(_, ticket)| ticket.position).find(|position| position.seq == 1099).unwrap();
-    let delivered: Vec<(Seq, u32)> = (1..=2400).filter(|seq| seq % 3 != 1).map(|seq| (seq, record_bytes)).collect();
+    let delivered: Vec<(Seq, u32)> = (1..=2400).filter(|seq| seq % 3 != 1).map(|seq| (seq, stored_bytes)).collect();
     keeper.store.delivered(&delivered);
     let segments = || std::fs::read_dir(dir.path()).unwrap().filter(|it| is_segment(it.as_ref().unwrap())).count();
     let before = segments();

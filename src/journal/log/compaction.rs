@@ -21,7 +21,7 @@ use super::format::End;
 use super::format::FRAME_HEADER_BYTES;
 use super::format::Frame;
 use super::format::FramePlace;
-use super::format::FrameRecord;
+use super::format::FrameItem;
 use super::format::Output;
 use super::format::SegmentHeader;
 use super::mutant::Mutant;
@@ -97,7 +97,7 @@ impl Options {
         FRAME_BYTES_MAX.min(self.segment_bytes / 2)
     }
 
-    /// The upper bound of the size of an output with so many bytes of records.
+    /// The upper bound of the size of an output with so many bytes of items.
     pub(super) fn packed_bytes(&self, bytes: u64) -> u64 {
         let block = BLOCK_BYTES as u64;
         // All frames but the last are more than half full on average.
@@ -129,13 +129,13 @@ impl<F> StoreState<F> {
 /// `older_end`: the end of the captures before it.
 fn best_run<F>(options: &Options, is_short: bool, all: &[(Seq, &Segment<F>)], older_end: Seq) -> Option<(Seq, u64)> {
     let (from, _) = all.first()?;
-    let (mut files, mut records, mut ends, mut best) = (0, 0, 0, None);
+    let (mut files, mut items_bytes, mut ends, mut best) = (0, 0, 0, None);
     for ((_, segment), (to, _)) in all.iter().zip(all.get(1..)?) {
         let may_be_input = !segment.is_damaged && !segment.is_unfit && segment.is_end_known;
         files += segment.file_bytes;
-        records += segment.live_bytes + if segment.older_runs.from < older_end { segment.older_runs.bytes } else { 0 };
+        items_bytes += segment.live_bytes + if segment.older_runs.from < older_end { segment.older_runs.bytes } else { 0 };
         ends += segment.ends.len();
-        let packed = options.packed_bytes(records);
+        let packed = options.packed_bytes(items_bytes);
         if !may_be_input || packed > options.segment_bytes || ends > ENDS_MAX || to - from > u64::from(u32::MAX) {
             break;
         }
@@ -358,13 +358,13 @@ impl<F: DiskFile> Writing<F> {
         };
         let from = self.header.first_seq;
         let mut delivered = delivered.into_iter();
-        for record in frame.records() {
-            match record {
-                FrameRecord::Capture(captured) => {
+        for item in frame.items() {
+            match item {
+                FrameItem::Capture(captured) => {
                     if delivered.next().unwrap_or(false) {
                         continue;
                     }
-                    let bytes = captured.record_bytes() as usize;
+                    let bytes = captured.stored_bytes() as usize;
                     let is_full = self.batch.bytes() + bytes > self.frame_bytes;
                     if is_full && !self.batch.is_empty() {
                         self.flush(false)?;
@@ -376,11 +376,11 @@ impl<F: DiskFile> Writing<F> {
                     let options = &store.shared.options;
                     let offset = if options.has(Mutant::NumberByOrdinal) { self.batch.captures() } else { offset };
                     let is_counted = captured.is_counted || options.has(Mutant::CountAll);
-                    self.batch.push_at(offset, is_counted, captured.key, |into| into.extend_from_slice(captured.bytes));
+                    self.batch.push_at(offset, is_counted, captured.kind_key, |into| into.extend_from_slice(captured.bytes));
                     self.batch_seqs.1 = captured.seq + 1;
                     self.offsets.extend(u32::try_from(captured.seq - from));
                 }
-                FrameRecord::Delivered(runs) => {
+                FrameItem::Delivered(runs) => {
                     let older = runs.iter().filter(|(first, _)| *first < from);
                     self.runs.extend(older.map(|(first, last)| (first, last.min(from - 1))));
                 }

@@ -136,7 +136,7 @@ pub(super) struct Segment<F> {
     pub(super) numbers: SeqSet,
     /// The offset behind its last durable frame.
     pub(super) used_bytes: u64,
-    /// The bytes of undelivered records.
+    /// The bytes of undelivered items.
     pub(super) live_bytes: u64,
     /// By ordinal, as are the next two. Captures that cannot be read count as delivered.
     pub(super) delivered: OrdinalSet,
@@ -194,7 +194,7 @@ impl<D: Disk> Store<D> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records captures as delivered; each comes with the bytes of its record. Returns the effect for each.
+    /// Records captures as delivered; each comes with the bytes of its item in the log. Returns the effect for each.
     pub(crate) fn delivered(&self, captures: &[(Seq, u32)]) -> Vec<Delivery> {
         let mut state = self.lock();
         let subtracts_twice = self.shared.options.has(Mutant::SubtractTwice);
@@ -269,7 +269,7 @@ impl<D: Disk> Store<D> {
         fill
     }
 
-    /// The bytes of undelivered records.
+    /// The bytes of undelivered items.
     #[cfg(test)]
     pub(super) fn live_bytes(&self) -> u64 {
         self.lock().segments.values().map(|segment| segment.live_bytes).sum()

@@ -33,7 +33,7 @@ use crate::journal::log::cursor::ReadError;
 use crate::journal::log::format;
 use crate::journal::log::format::BLOCK_BYTES;
 use crate::journal::log::format::Batch;
-use crate::journal::log::format::CAPTURE_RECORD_BYTES_MIN;
+use crate::journal::log::format::CAPTURE_ITEM_BYTES_MIN;
 use crate::journal::log::format::FirstBlock;
 use crate::journal::log::format::Frame;
 use crate::journal::log::maintenance::Maintainer;
@@ -298,7 +298,7 @@ impl World {
         let mut batch = Batch::new();
         let mut captures = Vec::new();
         for size in sizes {
-            let room = bytes_max.saturating_sub(batch.bytes() + CAPTURE_RECORD_BYTES_MIN);
+            let room = bytes_max.saturating_sub(batch.bytes() + CAPTURE_ITEM_BYTES_MIN);
             let capture = self.model.give((*size).min(room), is_counted);
             batch.push(capture.is_counted(), capture.key(), |into| capture.write(into));
             captures.push(capture);
@@ -341,7 +341,7 @@ impl World {
                 self.model.acknowledge(captures, &frame)?;
                 for captured in frame.captures() {
                     run.undelivered.insert(captured.seq, StoredCapture::of(&captured, place));
-                    *run.by_key.entry(captured.key).or_default() += u64::from(captured.record_bytes());
+                    *run.by_key.entry(captured.kind_key).or_default() += u64::from(captured.stored_bytes());
                 }
             }
             other => return Err(format!("what was just appended at {:?} is {other:?}", appended.place)),
@@ -370,8 +370,8 @@ impl World {
         for seq in seqs {
             self.model.deliver(seq);
             let waiting = run.undelivered.remove(&seq).unwrap();
-            reports.push((seq, waiting.record_bytes));
-            keys.push(waiting.key);
+            reports.push((seq, waiting.stored_bytes));
+            keys.push(waiting.kind_key);
             run.delivered.insert(seq);
         }
         // A second time, as when a report comes twice.
@@ -653,7 +653,7 @@ impl World {
 
 /// What is not delivered, in bytes of its records.
 fn live_bytes(run: &Run) -> u64 {
-    run.undelivered.values().map(|waiting| u64::from(waiting.record_bytes)).sum()
+    run.undelivered.values().map(|waiting| u64::from(waiting.stored_bytes)).sum()
 }
 
 /// The frames of a segment that have captures: where each is, and its captures' numbers.
