@@ -38,7 +38,7 @@ use crate::refusal::Reason;
 use crate::refusal::Refusal;
 
 pub(crate) use self::backlog::Backlog;
-pub(crate) use self::backlog::Settled;
+pub(crate) use self::backlog::Outcomes;
 use self::entry::AckSender;
 use self::entry::Entry;
 use self::entry::LedgerState;

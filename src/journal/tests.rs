@@ -94,15 +94,15 @@ fn taken(undelivered: &Undelivered<'_>) -> TakenCapture {
 }
 
 fn settle(backlog: &mut Backlog, taken: &TakenCapture) {
-    let mut settled = Settled::default();
-    settled.delivered(taken.ticket);
-    backlog.settle(&mut settled);
+    let mut outcomes = Outcomes::default();
+    outcomes.delivered(taken.ticket);
+    backlog.settle(&mut outcomes);
 }
 
 fn give_up(backlog: &mut Backlog, taken: &TakenCapture) {
-    let mut settled = Settled::default();
-    settled.given_up(taken.ticket, Refusal::Unpublishable);
-    backlog.settle(&mut settled);
+    let mut outcomes = Outcomes::default();
+    outcomes.given_up(taken.ticket, Refusal::Unpublishable);
+    backlog.settle(&mut outcomes);
 }
 
 fn take_all(backlog: &mut Backlog) -> Vec<TakenCapture> {
@@ -465,12 +465,12 @@ fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
     let mut held = Vec::new();
     for _round in 0..5 {
         fill(&journal, &ledger, STUCK);
-        let mut settled = Settled::default();
+        let mut outcomes = Outcomes::default();
         for taken in take_all(&mut backlog) {
-            settled.moved(taken.ticket, rejected);
+            outcomes.moved(taken.ticket, rejected);
             held.push(taken);
         }
-        backlog.settle(&mut settled);
+        backlog.settle(&mut outcomes);
     }
     let mut moved = 0;
     let _end = backlog.read_again(Position::default(), |taken| moved += usize::from(taken.share_topic == Some(rejected)));

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::clock::UnixMillis;
 use crate::journal::Position;
 use crate::journal::Seq;
-use crate::journal::Settled;
+use crate::journal::Outcomes;
 use crate::journal::Undelivered;
 use crate::normalise::Normaliser;
 use crate::normalise::part::Parts;
@@ -77,7 +77,7 @@ pub(super) struct Outgoing {
     pub(super) needs_producer: bool,
     /// Something was delivered since the last call.
     pub(super) has_delivered: bool,
-    settled: Settled,
+    outcomes: Outcomes,
 }
 
 /// What Kafka has said about a capture so far.
@@ -145,7 +145,7 @@ impl Outgoing {
             asks_for_limits: false,
             needs_producer: false,
             has_delivered: false,
-            settled: Settled::default(),
+            outcomes: Outcomes::default(),
         }
     }
 
@@ -172,8 +172,8 @@ impl Outgoing {
     }
 
     /// The outcomes of captures, for the journal to settle.
-    pub(super) const fn settled(&mut self) -> &mut Settled {
-        &mut self.settled
+    pub(super) const fn outcomes(&mut self) -> &mut Outcomes {
+        &mut self.outcomes
     }
 
     /// Updates the backoff of every outbox.
@@ -240,7 +240,7 @@ impl Outgoing {
         let topic = record.topic;
         // Captures that are not sent now also count for the share of their actual topic.
         if share_topic.is_some_and(|share_topic| share_topic != topic) {
-            self.settled.moved(item.ticket, topic);
+            self.outcomes.moved(item.ticket, topic);
         }
         if self.first_part(topic, item, &state).is_none() {
             return;
@@ -465,7 +465,7 @@ impl Outgoing {
             *failure = None;
         }
         self.send_states.remove(&item.seq());
-        self.settled.delivered(item.ticket);
+        self.outcomes.delivered(item.ticket);
     }
 
     fn unproven(&mut self, item: OutgoingCapture, topic: Topic) {
@@ -551,7 +551,7 @@ impl Outgoing {
         } else {
             self.send_states.remove(&item.seq());
         }
-        self.settled.given_up(item.ticket, Refusal::Unpublishable);
+        self.outcomes.given_up(item.ticket, Refusal::Unpublishable);
     }
 
     /// Handles batches that were too large, once all records of the dead producer are reported: a record that had a batch to itself is too

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::clock::UnixMillis;
 use crate::command::Command;
 use crate::journal::PendingAck;
-use crate::journal::Settled;
+use crate::journal::Outcomes;
 use crate::journal::TAKE_BYTES;
 use crate::journal::Ticket;
 use crate::journal::Undelivered;
@@ -120,16 +120,16 @@ fn take(backlog: &mut Backlog, max: usize) -> (Vec<Taken>, bool) {
 }
 
 fn settle(backlog: &mut Backlog, (_, ticket): &Taken) {
-    let mut settled = Settled::default();
-    settled.delivered(*ticket);
-    backlog.settle(&mut settled);
+    let mut outcomes = Outcomes::default();
+    outcomes.delivered(*ticket);
+    backlog.settle(&mut outcomes);
 }
 
 /// Counts a capture to its dead-letter topic.
 fn moves(backlog: &mut Backlog, (_, ticket): &Taken) {
-    let mut settled = Settled::default();
-    settled.moved(*ticket, dead_letters());
-    backlog.settle(&mut settled);
+    let mut outcomes = Outcomes::default();
+    outcomes.moved(*ticket, dead_letters());
+    backlog.settle(&mut outcomes);
 }
 
 #[test]
