@@ -290,7 +290,7 @@ impl<'b> Rest<'b> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::log::format::Batch;
+    use crate::journal::log::format::FrameBuilder;
     use proptest::prelude::*;
 
     fn apps() -> Apps {
@@ -394,10 +394,10 @@ mod tests {
             body in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let capture = capture(&query, &body, outcome, "[2001:db8::1]:65535");
-            let mut batch = Batch::new();
-            let empty = batch.bytes();
-            batch.push(true, kind_key(&capture, &apps()), |bytes| encode(&capture, &apps(), bytes));
-            prop_assert!(batch.bytes() - empty <= capture.cost_bytes());
+            let mut builder = FrameBuilder::new();
+            let empty = builder.bytes();
+            builder.push(true, kind_key(&capture, &apps()), |bytes| encode(&capture, &apps(), bytes));
+            prop_assert!(builder.bytes() - empty <= capture.cost_bytes());
         }
 
         #[test]

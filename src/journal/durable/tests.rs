@@ -27,7 +27,7 @@ use crate::journal::codec;
 use crate::journal::entry::LedgerState;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
-use crate::journal::log::format::Batch;
+use crate::journal::log::format::FrameBuilder;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 use crate::record::Topic;
@@ -187,15 +187,15 @@ fn a_capture_given_up_while_its_frame_is_written_is_counted_as_late_once() {
     let (OnDisk { mut backlog, committer: Committer { mut writer, committed, queue, .. }, mut keeper, .. }, ledger) =
         open_with(&dir, SEGMENT_BYTES, 8);
     keeper.maintainer.maintain().unwrap();
-    let mut batch = Batch::new();
+    let mut builder = FrameBuilder::new();
     for number in 0..2 {
         ledger.receive(None).hand_over();
         ledger.queue();
         // When the frame is filled, both are still waited for.
-        let stored_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
+        let stored_bytes = builder.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
         queue.recovered(None, stored_bytes as usize);
     }
-    let first = writer.append(&mut batch, false).unwrap().first_seq;
+    let first = writer.append(&mut builder, false).unwrap().first_seq;
     assert!(take(&mut backlog, 10).0.is_empty(), "it is durable and not counted");
     ledger.lose_queued(Reason::Deadline);
     ledger.store(1);
@@ -262,13 +262,13 @@ fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
     let segment_bytes = 1 << 20;
     let (OnDisk { committer: Committer { mut writer, .. }, mut keeper, .. }, _ledger) =
         open_with(&dir, segment_bytes, 64);
-    let (mut batch, mut stored_bytes) = (Batch::new(), 0);
+    let (mut builder, mut stored_bytes) = (FrameBuilder::new(), 0);
     let body_bytes = 900_000;
     let frames = i64::try_from(TAKE_BYTES / body_bytes as u64 + 4).unwrap();
     for number in 0..frames {
         keeper.maintainer.maintain().unwrap();
-        stored_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, body_bytes), &apps(), bytes));
-        writer.append(&mut batch, false).unwrap();
+        stored_bytes = builder.push(true, 0, |bytes| codec::encode(&capture(number, body_bytes), &apps(), bytes));
+        writer.append(&mut builder, false).unwrap();
     }
     // All but the first and the last, whose numbers are one more.
     let delivered: Vec<(Seq, u32)> = (2..frames.unsigned_abs()).map(|seq| (seq, stored_bytes)).collect();
@@ -290,14 +290,14 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
     let segment_bytes = 1 << 20;
     let (OnDisk { committer: Committer { mut writer, .. }, mut keeper, .. }, _ledger) =
         open_with(&dir, segment_bytes, 64);
-    let (mut batch, mut stored_bytes) = (Batch::new(), 0);
+    let (mut builder, mut stored_bytes) = (FrameBuilder::new(), 0);
     for frame in 0..8 {
         keeper.maintainer.maintain().unwrap();
         for number in 300 * frame..300 * (frame + 1) {
-            stored_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 1400), &apps(), bytes));
+            stored_bytes = builder.push(true, 0, |bytes| codec::encode(&capture(number, 1400), &apps(), bytes));
         }
-        writer.append(&mut batch, false).unwrap();
-        batch.clear();
+        writer.append(&mut builder, false).unwrap();
+        builder.clear();
     }
     writer.close().unwrap();
     drop(keeper);

@@ -314,13 +314,13 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 
 /// Captures that will be one frame.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub(crate) struct FrameBuilder {
     bytes: Vec<u8>,
     captures: u32,
     captures_bytes: u64,
 }
 
-impl Batch {
+impl FrameBuilder {
     pub(crate) fn new() -> Self {
         Self { bytes: vec![0; FRAME_HEADER_BYTES], captures: 0, captures_bytes: 0 }
     }
@@ -379,7 +379,7 @@ impl Batch {
         });
     }
 
-    /// Removes an item of deliveries that was added when the batch had `bytes`.
+    /// Removes an item of deliveries that was added when the frame had `bytes`.
     pub(super) fn truncate(&mut self, bytes: usize) {
         self.bytes.truncate(bytes);
     }
@@ -461,9 +461,9 @@ mod tests {
                 runs.push((next + gap, last));
                 next = last + 1;
             }
-            let mut batch = Batch::new();
-            batch.push_delivered(&runs);
-            let item = batch.bytes.get(FRAME_HEADER_BYTES + ITEM_HEADER_BYTES..).unwrap();
+            let mut builder = FrameBuilder::new();
+            builder.push_delivered(&runs);
+            let item = builder.bytes.get(FRAME_HEADER_BYTES + ITEM_HEADER_BYTES..).unwrap();
             prop_assert!(item.len() <= runs.len() * RUN_BYTES_MAX);
             prop_assert_eq!(Runs { bytes: item }.iter().collect::<Vec<_>>(), runs);
         }

@@ -220,9 +220,9 @@ pub(crate) enum OpenError {
     },
 }
 
-/// Why a batch was not appended. Except after [`BatchError::Failed`], it can be tried again.
+/// Why a frame was not appended. Except after [`AppendError::Failed`], it can be tried again.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BatchError {
+pub(crate) enum AppendError {
     /// There is no spare file: the quota is reached, or the filesystem is full.
     #[error("no spare segment")]
     Full,

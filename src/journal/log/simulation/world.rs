@@ -23,7 +23,7 @@ use super::model::StoredCapture;
 use super::model::Violation;
 use super::model::bytes_by_key;
 use super::random::SplitMix;
-use crate::journal::log::BatchError;
+use crate::journal::log::AppendError;
 use crate::journal::log::OnCorruption;
 use crate::journal::log::OpenError;
 use crate::journal::log::Options;
@@ -32,7 +32,7 @@ use crate::journal::log::cursor::Cursor;
 use crate::journal::log::cursor::ReadError;
 use crate::journal::log::format;
 use crate::journal::log::format::BLOCK_BYTES;
-use crate::journal::log::format::Batch;
+use crate::journal::log::format::FrameBuilder;
 use crate::journal::log::format::CAPTURE_ITEM_BYTES_MIN;
 use crate::journal::log::format::FirstBlock;
 use crate::journal::log::format::Frame;
@@ -174,8 +174,8 @@ impl World {
     pub(super) fn act(&mut self, action: &Action) -> Result<(), Violation> {
         match action {
             Action::Append { sizes, is_counted, with_delivered, is_patient, fault } => {
-                let Some(mut batch) = self.batch(sizes, *is_counted)? else { return Ok(()) };
-                self.append(&mut batch, *with_delivered, *is_patient, *fault).map(|_is_taken| ())
+                let Some(mut builder) = self.builder(sizes, *is_counted)? else { return Ok(()) };
+                self.append(&mut builder, *with_delivered, *is_patient, *fault).map(|_is_taken| ())
             }
             Action::Deliver { captures, order } => self.deliver(*captures, *order),
             Action::Maintain { fault } => self.maintain(*fault),
@@ -221,8 +221,8 @@ impl World {
             self.tend_until_done()?;
             self.deliver(u64::MAX, DeliveryOrder::OldestFirst)?;
             self.tend_until_done()?;
-            let Some(mut batch) = self.batch(&[100], true)? else { return Err("it cannot be opened".to_owned()) };
-            if !self.append(&mut batch, true, true, None)? {
+            let Some(mut builder) = self.builder(&[100], true)? else { return Err("it cannot be opened".to_owned()) };
+            if !self.append(&mut builder, true, true, None)? {
                 return Err(format!("it takes nothing although it is empty: {:?}", self.run_now().store.fill()));
             }
             self.tend_until_done()?;
@@ -289,47 +289,47 @@ impl World {
         recovery::open(self.disk.clone(), options, Box::new(move || random.next()))
     }
 
-    /// Captures for the log, as many as fit in a batch.
-    fn batch(&mut self, sizes: &[usize], is_counted: bool) -> Result<Option<(Batch, Vec<ModelCapture>)>, Violation> {
+    /// Captures for the log, as many as fit in a frame.
+    fn builder(&mut self, sizes: &[usize], is_counted: bool) -> Result<Option<(FrameBuilder, Vec<ModelCapture>)>, Violation> {
         if !self.is_open()? {
             return Ok(None);
         }
-        let bytes_max = self.run_now().writer.batch_bytes_max();
-        let mut batch = Batch::new();
+        let bytes_max = self.run_now().writer.frame_bytes_max();
+        let mut builder = FrameBuilder::new();
         let mut captures = Vec::new();
         for size in sizes {
-            let room = bytes_max.saturating_sub(batch.bytes() + CAPTURE_ITEM_BYTES_MIN);
+            let room = bytes_max.saturating_sub(builder.bytes() + CAPTURE_ITEM_BYTES_MIN);
             let capture = self.model.give((*size).min(room), is_counted);
-            batch.push(capture.is_counted(), capture.key(), |into| capture.write(into));
+            builder.push(capture.is_counted(), capture.key(), |into| capture.write(into));
             captures.push(capture);
         }
-        Ok(Some((batch, captures)))
+        Ok(Some((builder, captures)))
     }
 
     /// Returns whether it was taken.
     fn append(
         &mut self,
-        (batch, captures): &mut (Batch, Vec<ModelCapture>),
+        (builder, captures): &mut (FrameBuilder, Vec<ModelCapture>),
         with_delivered: bool,
         is_patient: bool,
         fault: Option<Fault>,
     ) -> Result<bool, Violation> {
         self.disk.arm(fault);
-        let mut appended = self.run_now().writer.append(batch, with_delivered);
+        let mut appended = self.run_now().writer.append(builder, with_delivered);
         for round in 0..if is_patient { PATIENCE } else { 0 } {
-            if !matches!(appended, Err(BatchError::Full | BatchError::NoSpace(_))) {
+            if !matches!(appended, Err(AppendError::Full | AppendError::NoSpace(_))) {
                 break;
             }
             if self.maintain_once(None)? == Some(Maintenance::Done) || round % 8 == 7 {
-                appended = self.run_now().writer.append(batch, with_delivered);
+                appended = self.run_now().writer.append(builder, with_delivered);
             }
         }
         self.disk.arm(None);
         let appended = match appended {
             Ok(appended) => appended,
-            Err(BatchError::Full) if is_patient => return self.check_full().map(|()| false),
-            Err(BatchError::Full | BatchError::NoSpace(_)) => return Ok(false),
-            Err(error @ BatchError::Failed { .. }) => {
+            Err(AppendError::Full) if is_patient => return self.check_full().map(|()| false),
+            Err(AppendError::Full | AppendError::NoSpace(_)) => return Ok(false),
+            Err(error @ AppendError::Failed { .. }) => {
                 return self.fails(&format!("append: {error:?}"), fault).map(|()| false);
             }
         };
@@ -591,8 +591,8 @@ impl World {
         self.note_recording();
         match closed {
             Ok(()) => self.model.record_all(&run.delivered),
-            Err(BatchError::Full | BatchError::NoSpace(_)) => {}
-            Err(error @ BatchError::Failed { .. }) => return self.fails(&format!("close: {error:?}"), fault),
+            Err(AppendError::Full | AppendError::NoSpace(_)) => {}
+            Err(error @ AppendError::Failed { .. }) => return self.fails(&format!("close: {error:?}"), fault),
         }
         self.check_room()?;
         self.stop();
