@@ -124,7 +124,9 @@ pub(crate) fn encode(capture: &Capture, apps: &Apps, bytes: &mut Vec<u8>) {
 /// whose name may change with the configuration. The log stores keys, so later versions must compute the same ones.
 pub(crate) fn kind_key(capture: &Capture, apps: &Apps) -> u32 {
     match capture.outcome {
-        CaptureOutcome::Happened | CaptureOutcome::Decided(_) => kind_key_of_command(capture.app, capture.command, apps),
+        CaptureOutcome::Happened | CaptureOutcome::Decided(_) => {
+            kind_key_of_command(capture.app, capture.command, apps)
+        }
         CaptureOutcome::Refused { .. } => kind_key_of_dead_letters(capture.app, apps),
     }
 }

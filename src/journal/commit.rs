@@ -204,8 +204,9 @@ impl Committer {
                 break;
             }
             let is_counted = entry.ledger_state == LedgerState::Counted && !entry.has_timed_out();
-            entry.stored_bytes =
-                buffer.builder.push(is_counted, entry.kind_key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
+            entry.stored_bytes = buffer
+                .builder
+                .push(is_counted, entry.kind_key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
         }
         count
@@ -223,8 +224,9 @@ impl Committer {
         // Before they can be read: they must not be delivered before they are counted as stored.
         self.ledger.store(stored);
         let bytes_of = |entry: &Entry| usize::try_from(entry.stored_bytes).unwrap_or(usize::MAX);
-        self.queue
-            .stored(buffer.entries.iter().take(count).map(|entry| (entry.share_topic, entry.cost_bytes, bytes_of(entry))));
+        self.queue.stored(
+            buffer.entries.iter().take(count).map(|entry| (entry.share_topic, entry.cost_bytes, bytes_of(entry))),
+        );
         buffer.entries.drain(..count);
         self.committed.advance(appended.first_seq + count as u64, late);
     }

@@ -41,7 +41,9 @@ impl Shares {
         let mut by_kind_key = HashMap::new();
         for app in apps.iter() {
             for command in Command::all().map(Some).chain([None]) {
-                by_kind_key.entry(codec::kind_key_of_command(app, command, &apps)).or_insert_with(|| topics.of(app, command));
+                by_kind_key
+                    .entry(codec::kind_key_of_command(app, command, &apps))
+                    .or_insert_with(|| topics.of(app, command));
             }
             by_kind_key.entry(codec::kind_key_of_dead_letters(app, &apps)).or_insert_with(|| topics.dead_letters(app));
         }

@@ -227,7 +227,8 @@ impl Decoder {
             };
             let ledger_state = if is_counted { LedgerState::Counted } else { LedgerState::Uncounted };
             let position = Position { seq, place };
-            let (topic, dead_letters) = (self.shares.of_kind_key(captured.kind_key), self.shares.dead_letters(capture.app));
+            let (topic, dead_letters) =
+                (self.shares.of_kind_key(captured.kind_key), self.shares.dead_letters(capture.app));
             let share = Some(Share { topic, dead_letters });
             let ticket = Ticket { position, ledger_state, stored_bytes: captured.stored_bytes(), share };
             let counted = if self.store.is_counted_as_dead_letter(seq) { Some(dead_letters) } else { topic };

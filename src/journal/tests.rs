@@ -473,7 +473,8 @@ fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
         backlog.settle(&mut outcomes);
     }
     let mut moved = 0;
-    let _end = backlog.read_again(Position::default(), |taken| moved += usize::from(taken.share_topic == Some(rejected)));
+    let _end =
+        backlog.read_again(Position::default(), |taken| moved += usize::from(taken.share_topic == Some(rejected)));
     assert!(moved >= 72 && (moved + 1..90).contains(&held.len()), "{moved} of {}", held.len());
     append(&journal, &ledger, 0);
     for entry in &held {

@@ -450,7 +450,8 @@ impl Kafka {
         for header in &record.headers {
             headers = headers.insert(KafkaHeader { key: header.name, value: Some(&*header.value) });
         }
-        let mut kafka_record = BaseRecord::with_opaque_to(topic, record_number).payload(&*record.value).headers(headers);
+        let mut kafka_record =
+            BaseRecord::with_opaque_to(topic, record_number).payload(&*record.value).headers(headers);
         if let Some(timestamp_ms) = timestamp_ms {
             kafka_record = kafka_record.timestamp(timestamp_ms);
         }

@@ -37,7 +37,11 @@ pub(crate) struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_secs(1), max: Duration::from_secs(60), lost_producer_max: Duration::from_secs(600) }
+        Self {
+            first: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+            lost_producer_max: Duration::from_secs(600),
+        }
     }
 }
 

@@ -13,9 +13,9 @@ use crate::capture::Capture;
 use crate::capture::CaptureOutcome;
 use crate::clock;
 use crate::clock::UnixMillis;
+use crate::journal::Outcomes;
 use crate::journal::Position;
 use crate::journal::Seq;
-use crate::journal::Outcomes;
 use crate::journal::Undelivered;
 use crate::normalise::Normaliser;
 use crate::normalise::part::Parts;
@@ -253,7 +253,13 @@ impl Outgoing {
 
     /// The same for a capture that becomes several records. They share the outbox of their command, even those that go to the dead-letter
     /// topic.
-    fn offer_batch(&mut self, capture: &Capture, parts: &Parts, (item, state): (OutgoingCapture, &SendState), now: Instant) {
+    fn offer_batch(
+        &mut self,
+        capture: &Capture,
+        parts: &Parts,
+        (item, state): (OutgoingCapture, &SendState),
+        now: Instant,
+    ) {
         let topic = self.topics.of(capture.app, capture.command);
         let Some(first) = self.first_part(topic, item, state) else { return };
         let normaliser = Arc::clone(&self.normaliser);
@@ -317,9 +323,11 @@ impl Outgoing {
         }
         let timestamp_ms = if state.omits_timestamp { None } else { outbox.timestamp_ms(item.received, clock::wall) };
         let record_number = self.unreported.next_number();
-        self.kafka.send(self.topics.name(record.topic), record, timestamp_ms, record_number).map_err(|error| match error {
-            SendError::QueueFull => Unsent::ClientFull,
-            SendError::Failed(failure) => Unsent::Failed(failure),
+        self.kafka.send(self.topics.name(record.topic), record, timestamp_ms, record_number).map_err(|error| {
+            match error {
+                SendError::QueueFull => Unsent::ClientFull,
+                SendError::Failed(failure) => Unsent::Failed(failure),
+            }
         })?;
         outbox.sent(item, record.bytes(), state.is_suspect);
         self.budget.take(topic, cost);
@@ -372,7 +380,10 @@ impl Outgoing {
     pub(super) fn take_reports(&mut self, reports: impl IntoIterator<Item = DeliveryReport>, now: Instant) {
         for report in reports {
             let Some(sent) = self.unreported.remove(report.record_number) else {
-                tracing::error!(record_number = report.record_number, "a delivery report names no record that was sent");
+                tracing::error!(
+                    record_number = report.record_number,
+                    "a delivery report names no record that was sent"
+                );
                 continue;
             };
             if let Verdict::Failed(failure @ SendFailure::TooLarge(_)) = report.verdict {
@@ -536,7 +547,8 @@ impl Outgoing {
                     return;
                 }
                 tracing::error!(topic = name, %code, "kafka rejects this record for good; it goes to the dead-letter topic");
-                self.send_states.insert(item.seq(), SendState { poison: Some(code.to_string()), ..SendState::default() });
+                self.send_states
+                    .insert(item.seq(), SendState { poison: Some(code.to_string()), ..SendState::default() });
                 if let Some(outbox) = self.outboxes.get_mut(topics.dead_letters_beside(topic).index()) {
                     outbox.go_back_to(item, self.pass);
                 }

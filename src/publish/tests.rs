@@ -61,8 +61,11 @@ use crate::refusal::Reason;
 
 const CHANGED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountInfoChanged");
 const DESTROYED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountDestroyed");
-const BACKOFF: Backoff =
-    Backoff { first: Duration::from_millis(50), max: Duration::from_secs(1), lost_producer_max: Duration::from_secs(1) };
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    max: Duration::from_secs(1),
+    lost_producer_max: Duration::from_secs(1),
+};
 /// Longer than the tests that do not wait for it need.
 const UNREPORTED_MAX: Duration = Duration::from_secs(3);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -729,8 +732,10 @@ fn a_topic_that_stays_forbidden_costs_producers_less_and_less_often() {
 #[test]
 fn an_error_that_costs_no_producer_is_retried_at_least_as_often_as_before() {
     let (first, max) = (Duration::from_millis(10), Duration::from_millis(100));
-    let rig =
-        Rig::start_with(&[("topic.metadata.propagation.max.ms", "0")], Backoff { first, max, lost_producer_max: MINUTE });
+    let rig = Rig::start_with(
+        &[("topic.metadata.propagation.max.ms", "0")],
+        Backoff { first, max, lost_producer_max: MINUTE },
+    );
     rig.cluster.topic_error(rig.topic(CHANGED), RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
     rig.append(CHANGED, 0);
     rig.publish();

@@ -15,13 +15,13 @@ use super::disk;
 use super::disk::Disk;
 use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
-use super::format::FrameBuilder;
 use super::format::ENDS_MAX;
 use super::format::End;
 use super::format::FRAME_HEADER_BYTES;
 use super::format::Frame;
-use super::format::FramePlace;
+use super::format::FrameBuilder;
 use super::format::FrameItem;
+use super::format::FramePlace;
 use super::format::Output;
 use super::format::SegmentHeader;
 use super::mutant::Mutant;
@@ -133,7 +133,8 @@ fn best_run<F>(options: &Options, is_short: bool, all: &[(Seq, &Segment<F>)], ol
     for ((_, segment), (to, _)) in all.iter().zip(all.get(1..)?) {
         let may_be_input = !segment.is_damaged && !segment.is_unfit && segment.is_end_known;
         files += segment.file_bytes;
-        items_bytes += segment.live_bytes + if segment.older_runs.from < older_end { segment.older_runs.bytes } else { 0 };
+        items_bytes +=
+            segment.live_bytes + if segment.older_runs.from < older_end { segment.older_runs.bytes } else { 0 };
         ends += segment.ends.len();
         let packed = options.packed_bytes(items_bytes);
         if !may_be_input || packed > options.segment_bytes || ends > ENDS_MAX || to - from > u64::from(u32::MAX) {
@@ -376,7 +377,8 @@ impl<F: DiskFile> Writing<F> {
                     let options = &store.shared.options;
                     let offset = if options.has(Mutant::NumberByOrdinal) { self.builder.captures() } else { offset };
                     let is_counted = captured.is_counted || options.has(Mutant::CountAll);
-                    self.builder.push_at(offset, is_counted, captured.kind_key, |into| into.extend_from_slice(captured.bytes));
+                    self.builder
+                        .push_at(offset, is_counted, captured.kind_key, |into| into.extend_from_slice(captured.bytes));
                     self.frame_seqs.1 = captured.seq + 1;
                     self.offsets.extend(u32::try_from(captured.seq - from));
                 }

@@ -354,7 +354,13 @@ impl FrameBuilder {
     }
 
     /// Adds a capture whose number is `offset` behind the first number of the frame.
-    pub(super) fn push_at(&mut self, offset: u32, is_counted: bool, kind_key: u32, write: impl FnOnce(&mut Vec<u8>)) -> u32 {
+    pub(super) fn push_at(
+        &mut self,
+        offset: u32,
+        is_counted: bool,
+        kind_key: u32,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> u32 {
         let start = self.bytes.len();
         self.item(if is_counted { 1 } else { 2 }, |bytes| {
             bytes.extend_from_slice(&kind_key.to_le_bytes());

@@ -11,9 +11,9 @@ use super::disk;
 use super::disk::Disk;
 use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
-use super::format::FrameBuilder;
 use super::format::ENDS_MAX;
 use super::format::End;
+use super::format::FrameBuilder;
 use super::format::FramePlace;
 use super::format::RUN_BYTES_MAX;
 use super::format::SegmentHeader;
@@ -81,7 +81,11 @@ impl<D: Disk> SegmentWriter<D> {
     /// # Errors
     ///
     /// Nothing of the frame may be acknowledged. After [`AppendError::Failed`] nothing can be appended any more.
-    pub(crate) fn append(&mut self, builder: &mut FrameBuilder, with_delivered: bool) -> Result<AppendedFrame, AppendError> {
+    pub(crate) fn append(
+        &mut self,
+        builder: &mut FrameBuilder,
+        with_delivered: bool,
+    ) -> Result<AppendedFrame, AppendError> {
         let (runs, is_all) =
             if with_delivered { self.store.lock().take_unsaved(self.runs_max()) } else { (Vec::new(), true) };
         let bytes_given = builder.bytes();
@@ -106,7 +110,11 @@ impl<D: Disk> SegmentWriter<D> {
         }
     }
 
-    fn append_whole(&mut self, builder: &mut FrameBuilder, older_runs: OlderRuns) -> Result<AppendedFrame, AppendError> {
+    fn append_whole(
+        &mut self,
+        builder: &mut FrameBuilder,
+        older_runs: OlderRuns,
+    ) -> Result<AppendedFrame, AppendError> {
         let room = self
             .active
             .as_ref()
@@ -232,7 +240,12 @@ impl<D: Disk> SegmentWriter<D> {
     }
 
     /// Writes a frame that fits into the active segment, and makes it durable.
-    fn write(&mut self, builder: &mut FrameBuilder, older_runs: OlderRuns, is_seal: bool) -> Result<AppendedFrame, AppendError> {
+    fn write(
+        &mut self,
+        builder: &mut FrameBuilder,
+        older_runs: OlderRuns,
+        is_seal: bool,
+    ) -> Result<AppendedFrame, AppendError> {
         self.refuse_if_failed()?;
         let Some(active) = &self.active else { return Err(AppendError::Full) };
         let (file, offset, active_seq) = (Arc::clone(&active.file), active.offset, active.first_seq);

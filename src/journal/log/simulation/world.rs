@@ -32,10 +32,10 @@ use crate::journal::log::cursor::Cursor;
 use crate::journal::log::cursor::ReadError;
 use crate::journal::log::format;
 use crate::journal::log::format::BLOCK_BYTES;
-use crate::journal::log::format::FrameBuilder;
 use crate::journal::log::format::CAPTURE_ITEM_BYTES_MIN;
 use crate::journal::log::format::FirstBlock;
 use crate::journal::log::format::Frame;
+use crate::journal::log::format::FrameBuilder;
 use crate::journal::log::maintenance::Maintainer;
 use crate::journal::log::maintenance::Maintenance;
 use crate::journal::log::maintenance::MaintenanceError;
@@ -290,7 +290,11 @@ impl World {
     }
 
     /// Captures for the log, as many as fit in a frame.
-    fn builder(&mut self, sizes: &[usize], is_counted: bool) -> Result<Option<(FrameBuilder, Vec<ModelCapture>)>, Violation> {
+    fn builder(
+        &mut self,
+        sizes: &[usize],
+        is_counted: bool,
+    ) -> Result<Option<(FrameBuilder, Vec<ModelCapture>)>, Violation> {
         if !self.is_open()? {
             return Ok(None);
         }
