@@ -655,7 +655,7 @@ impl World {
     }
 }
 
-/// What is not delivered, in bytes of its records.
+/// What is not delivered, in bytes of its items.
 fn live_bytes(run: &Run) -> u64 {
     run.undelivered.values().map(|waiting| u64::from(waiting.stored_bytes)).sum()
 }
