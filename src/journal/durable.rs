@@ -237,7 +237,7 @@ pub(crate) fn open(
     let queue =
         Arc::new(Queue::new(Ack::Journal, &bounds, Some(undelivered_bytes_max), shares.topics(), ledger.clone()));
     for (key, bytes) in &found.live {
-        queue.recovered(shares.of_key(*key), usize::try_from(*bytes).unwrap_or(usize::MAX));
+        queue.recovered(shares.of_kind_key(*key), usize::try_from(*bytes).unwrap_or(usize::MAX));
     }
     let committed = Arc::new(Committed::new(store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));

@@ -294,7 +294,7 @@ impl DiskFile for File {
         Self::sync_data(self)
     }
 
-    fn settle(&self) -> io::Result<()> {
+    fn sync_and_drop_cache(&self) -> io::Result<()> {
         Self::sync_data(self)?;
         // If the page cache cannot be dropped, the file is read from it as usual.
         let _dropped = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed);
