@@ -77,17 +77,18 @@ pub(crate) fn run(options: &LoadOptions) -> io::Result<()> {
         let requests = options.command.requests(options.server, options.signed)?;
         let destination = Destination::of_address(options.server);
         let mut generator = LoadGenerator::open(destination, requests, options.connections).await?;
-        load(&mut generator, options, options.warm_up_seconds).await?;
+        // Closed, so that every connection is used: a server may close one that has never sent anything.
+        load(&mut generator, None, options.warm_up_seconds).await?;
         println!("{WARM}");
         // It blocks the only thread there is; nothing is under way.
         io::stdin().read_line(&mut String::new())?;
-        println!("{}", serde_json::to_string(&load(&mut generator, options, options.seconds).await?)?);
+        println!("{}", serde_json::to_string(&load(&mut generator, options.rate, options.seconds).await?)?);
         Ok(())
     })
 }
 
-async fn load(generator: &mut LoadGenerator, options: &LoadOptions, seconds: f64) -> io::Result<Load> {
-    let plan = LoadPlan { rate: options.rate, length: LoadLength::Seconds(seconds), is_twice: false };
+async fn load(generator: &mut LoadGenerator, rate: Option<f64>, seconds: f64) -> io::Result<Load> {
+    let plan = LoadPlan { rate, length: LoadLength::Seconds(seconds), is_twice: false };
     let measurements = Arc::new(Mutex::new(Measurements::new()?));
     let took = generator.run(&plan, &measurements).await;
     let seen = send::lock(&measurements);
