@@ -7,7 +7,7 @@ HELM := v4.3.1
 
 .PHONY: help
 help:
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 14
 
 # What make run listens on, and what it runs.
 LISTEN := 127.0.0.1:8080
@@ -20,8 +20,9 @@ run: ## callbridge with a Kafka of its own, to try it; prints what to paste
 	@sh deploy/try.sh $(LISTEN) $(ADMIN) $(DATA) $(CALLBRIDGE)
 
 .PHONY: test
+# Tests mostly wait for disks, timers and Kafka: one thread more than there are cores.
 test: real ## all tests; what needs a tool that is missing says SKIPPED
-	cargo test
+	RUST_TEST_THREADS=$$(($$(nproc) + 1)) cargo test
 
 # How many histories, and the seed of the first.
 HISTORIES := 1000000
@@ -226,6 +227,17 @@ bench: kafka ## the benchmarks: the hot path without I/O, the blocklist, then th
 	cargo bench --bench hot_path
 	cargo bench --bench blocklist
 	cargo bench --bench server
+
+# With PUBLISH=--publish, both also put their tables and the picture into the documents.
+.PHONY: bench-peers
+bench-peers: SECONDS := 3
+bench-peers: kafka ## callbridge, bare hyper, Go with franz-go and Bento in turns on one Kafka, SECONDS=3 each; killed, and with Kafka frozen
+	cargo bench --bench server -- peers --seconds $(SECONDS) $(PUBLISH)
+
+.PHONY: scaling
+scaling: SECONDS := 5
+scaling: kafka ## one to four replicas on three nodes of Kafka, SECONDS=5 each: throughput, order, blocklist, memory for connections
+	cargo bench --bench server -- scaling --seconds $(SECONDS) $(PUBLISH)
 
 # Without a sanitizer: there is no unsafe code to watch, and so it runs on the stable toolchain.
 SECONDS := 60

@@ -43,7 +43,8 @@ pub struct Apps {
 
 /// A configured application, by index.
 ///
-/// Only [`check`] and [`Apps`] make one, so code that takes a `VerifiedApp` cannot be reached by an unauthenticated request.
+/// A request gets one only from [`check`], so code that takes a `VerifiedApp` cannot be reached by an unauthenticated request. [`Apps`]
+/// makes them too: for the configuration, and for captures of requests that were verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VerifiedApp(usize);
 
@@ -209,19 +210,23 @@ impl fmt::Debug for Tokens {
 /// `SdkAppid` is missing or unknown; or the signature is missing, wrong or stale. The signature is checked before the time, so a stale one
 /// was valid.
 pub fn check(query: &Query<'_>, apps: &Apps, now: UnixMillis) -> Result<VerifiedApp, Refusal> {
-    let app = find(query, apps)?;
+    let app = app_of(query, apps)?;
     if let Some(Some(tokens)) = apps.tokens.get(app.0) {
         check_signature(query, &tokens.load(), apps.window, now)?;
     }
     Ok(app)
 }
 
-/// Finds the application of `query`, without authentication.
+/// Checks that `query` names a configured application, without authentication.
 ///
 /// # Errors
 ///
 /// `SdkAppid` is missing or unknown.
-pub(crate) fn find(query: &Query<'_>, apps: &Apps) -> Result<VerifiedApp, Refusal> {
+pub(crate) fn check_app(query: &Query<'_>, apps: &Apps) -> Result<(), Refusal> {
+    app_of(query, apps).map(|_unverified| ())
+}
+
+fn app_of(query: &Query<'_>, apps: &Apps) -> Result<VerifiedApp, Refusal> {
     let id = query.sdk_app_id.as_deref().ok_or(Refusal::AppMissing)?;
     apps.find(id).ok_or(Refusal::AppUnknown)
 }

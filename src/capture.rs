@@ -84,7 +84,7 @@ impl Raw {
 /// The outcome of a callback at intake.
 #[derive(Debug)]
 pub enum CaptureOutcome {
-    /// An after-callback was accepted.
+    /// The callback was accepted without a decision: an after-callback, or a before-callback of an unknown command.
     Happened,
     /// A before-callback was answered with this decision.
     Decided(Decision),

@@ -37,9 +37,9 @@ use crate::request::Query;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-/// The limit for a callback that waited to be accepted, counted from its arrival: its sender waits 2 s.
+/// The limit for a callback that waited for its connection to be accepted, counted from its arrival: its sender waits 2 s.
 const WAITED_LIMIT: Duration = Duration::from_millis(1850);
-/// The least time for a callback, however long it waited to be accepted: a few fsyncs, or round trips to Kafka.
+/// The least time for a callback, however long it waited for its connection to be accepted: a few fsyncs, or round trips to Kafka.
 const LIMIT_MIN: Duration = Duration::from_millis(100);
 
 /// What intake needs.
@@ -55,7 +55,7 @@ pub(crate) struct Intake {
     pub(crate) normaliser: Normaliser,
     pub(crate) ledger: Ledger,
     pub(crate) metrics: IntakeMetrics,
-    /// From the head to the response; less for a callback that waited to be accepted.
+    /// From the head to the response; less for a callback that waited for its connection to be accepted.
     pub(crate) deadline: Duration,
 }
 
@@ -84,7 +84,7 @@ impl Arrival {
     }
 }
 
-/// A callback whose head has been checked: its body may be read. Only [`Intake::admit`] makes one.
+/// A callback whose head has been checked: its body may be read. Only [`Intake::authorize`] makes one.
 #[derive(Debug)]
 pub(crate) struct AuthorizedRequest<'r> {
     head: Head,
@@ -109,8 +109,8 @@ enum Disposition {
 /// The response to a valid callback.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// Acknowledged: the promise of its mode holds.
-    Acknowledged,
+    /// 200 without a decision. To an after-callback: acknowledged, the promise of its mode holds.
+    Ok,
     /// The body of the response to a before-callback.
     Decided(Bytes),
 }
@@ -133,7 +133,7 @@ impl Intake {
     /// # Errors
     ///
     /// The application is not configured, or its signature is missing, wrong or stale.
-    pub(crate) fn admit<'r>(
+    pub(crate) fn authorize<'r>(
         &self,
         head: Head,
         raw: &'r str,
@@ -145,7 +145,7 @@ impl Intake {
         Ok(AuthorizedRequest { head, app, query: raw, name, command })
     }
 
-    /// Handles an admitted callback up to its response, within the deadline. Ends its receipt or hands it over.
+    /// Handles an authorized callback up to its response, within the deadline. Ends its receipt or hands it over.
     ///
     /// # Cancel safety
     ///
@@ -154,51 +154,51 @@ impl Intake {
     /// # Errors
     ///
     /// The body cannot be used, or the journal does not accept it.
-    pub(crate) async fn accept(
+    pub(crate) async fn handle(
         &self,
-        admitted: AuthorizedRequest<'_>,
+        request: AuthorizedRequest<'_>,
         raw: Raw,
         receipt: Receipt<'_>,
     ) -> Result<Answer, Refusal> {
-        let Head { arrival, .. } = admitted.head;
+        let Head { arrival, .. } = request.head;
         let began = arrival.began;
-        match parse::check_body(raw.body(), &admitted.name).and_then(|checked| self.judge(&admitted, checked)) {
+        match parse::check_body(raw.body(), &request.name).and_then(|checked| self.judge(&request, checked)) {
             Err(refusal) => {
-                self.keep_refused(&admitted, raw, &refusal);
+                self.keep_refused(&request, raw, &refusal);
                 receipt.end(refusal.reason());
                 Err(refusal)
             }
             // A before-callback never waits for the journal, so neither a disk nor a broker can delay its response.
             Ok(Disposition::Decided(decision, body)) => {
                 let (outcome, refuser) = (decision.outcome, decision.refuser());
-                self.offer(capture(&admitted, raw, CaptureOutcome::Decided(decision)), receipt);
+                self.offer(capture(&request, raw, CaptureOutcome::Decided(decision)), receipt);
                 self.metrics.decided(outcome, refuser, clock::monotonic().duration_since(began));
                 Ok(Answer::Decided(body))
             }
             Ok(Disposition::UnknownBefore) => {
-                self.offer(capture(&admitted, raw, CaptureOutcome::Happened), receipt);
-                Ok(Answer::Acknowledged)
+                self.offer(capture(&request, raw, CaptureOutcome::Happened), receipt);
+                Ok(Answer::Ok)
             }
             Ok(Disposition::Happened) => {
                 let deadline = arrival.deadline(self.deadline);
-                let capture = capture(&admitted, raw, CaptureOutcome::Happened);
+                let capture = capture(&request, raw, CaptureOutcome::Happened);
                 let appended = self.append(capture, receipt, deadline).await;
                 self.metrics.answered(clock::monotonic().duration_since(began));
-                appended.map(|()| Answer::Acknowledged)
+                appended.map(|()| Answer::Ok)
             }
         }
     }
 
     /// Decides a before-callback.
-    fn judge(&self, admitted: &AuthorizedRequest<'_>, checked: CheckedBody<'_>) -> Result<Disposition, Refusal> {
-        let command = match (admitted.kind(), admitted.command) {
+    fn judge(&self, request: &AuthorizedRequest<'_>, checked: CheckedBody<'_>) -> Result<Disposition, Refusal> {
+        let command = match (request.kind(), request.command) {
             (Kind::After, _) => return Ok(Disposition::Happened),
             (Kind::Before, None) => return Ok(Disposition::UnknownBefore),
             (Kind::Before, Some(command)) => command,
         };
-        let blocklist = self.blocklists.get(admitted.app.index()).map(|blocklist| blocklist.load());
+        let blocklist = self.blocklists.get(request.app.index()).map(|blocklist| blocklist.load());
         let blocklist = blocklist.as_deref().filter(|_blocklist| self.decides.contains(command));
-        let judge = blocklist.map(|blocklist| Judge { blocklist, policy: self.policy, now: admitted.head.received });
+        let judge = blocklist.map(|blocklist| Judge { blocklist, policy: self.policy, now: request.head.received });
         question::answer(command, checked, judge).map(|(decision, body)| Disposition::Decided(decision, body))
     }
 
@@ -221,25 +221,25 @@ impl Intake {
 
     /// Whether a capture must go to the dead-letter topic and that topic's share is full: it must not use the share of its command.
     fn is_dead_letter_without_room(&self, capture: &Capture) -> bool {
-        let is_one = self.journal.lacks_dead_letter_share(capture) && self.normaliser.rejects(capture);
+        let is_one = self.journal.lacks_dead_letter_share(capture) && self.normaliser.is_dead_letter(capture);
         if is_one {
-            self.journal.refuse_dead_letter(capture);
+            self.journal.count_full_dead_letters(capture);
         }
         is_one
     }
 
     /// Keeps the body of a refused callback of a known sender for the dead-letter topic.
-    fn keep_refused(&self, admitted: &AuthorizedRequest<'_>, raw: Raw, refusal: &Refusal) {
+    fn keep_refused(&self, request: &AuthorizedRequest<'_>, raw: Raw, refusal: &Refusal) {
         let outcome = CaptureOutcome::Refused { reason: refusal.reason(), detail: refusal.to_string().into() };
-        if !self.journal.keep(capture(admitted, raw, outcome)) {
+        if !self.journal.keep(capture(request, raw, outcome)) {
             self.metrics.rejected_dropped.inc();
         }
     }
 }
 
-fn capture(admitted: &AuthorizedRequest<'_>, raw: Raw, outcome: CaptureOutcome) -> Box<Capture> {
-    let Head { peer, received, .. } = admitted.head;
-    Box::new(Capture { received, peer, app: admitted.app, command: admitted.command, raw, outcome })
+fn capture(request: &AuthorizedRequest<'_>, raw: Raw, outcome: CaptureOutcome) -> Box<Capture> {
+    let Head { peer, received, .. } = request.head;
+    Box::new(Capture { received, peer, app: request.app, command: request.command, raw, outcome })
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl Ledger {
     }
 
     /// Moves one callback from its request to the queue.
-    pub fn accept(&self) {
+    pub fn queue(&self) {
         let mut balance = self.lock();
         balance.waiting_request -= 1;
         balance.waiting_queue += 1;
@@ -211,10 +211,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn accept(receipt: Receipt<'_>) {
+    fn queue(receipt: Receipt<'_>) {
         let ledger = receipt.ledger;
         receipt.hand_over();
-        ledger.accept();
+        ledger.queue();
     }
 
     fn is_balanced(balance: &Balance) -> bool {
@@ -231,11 +231,11 @@ mod tests {
                 match fate {
                     0 => receipt.end(Reason::NotJson),
                     1 => drop(receipt),
-                    2 => accept(receipt),
-                    3 => { accept(receipt); ledger.deliver(1) }
-                    4 => { accept(receipt); ledger.lose_queued(Reason::Deadline); ledger.late(1) }
-                    5 => { accept(receipt); ledger.store(1) }
-                    6 => { accept(receipt); ledger.store(1); ledger.deliver_stored(1) }
+                    2 => queue(receipt),
+                    3 => { queue(receipt); ledger.deliver(1) }
+                    4 => { queue(receipt); ledger.lose_queued(Reason::Deadline); ledger.late(1) }
+                    5 => { queue(receipt); ledger.store(1) }
+                    6 => { queue(receipt); ledger.store(1); ledger.deliver_stored(1) }
                     7 => { receipt.hand_over(); ledger.end_waiting(Reason::Deadline) }
                     _ => { drop(receipt); ledger.recover(1) }
                 }
@@ -247,10 +247,10 @@ mod tests {
     #[test]
     fn the_line_at_exit_names_every_account() {
         let ledger = Ledger::default();
-        accept(ledger.receive(Command::find("State.StateChange")));
+        queue(ledger.receive(Command::find("State.StateChange")));
         ledger.receive(None).end(Reason::AppUnknown);
         ledger.receive(None).end(Reason::QueueFull);
-        accept(ledger.receive(None));
+        queue(ledger.receive(None));
         ledger.deliver(1);
         assert_eq!(ledger.read().to_string(), "ledger received=4 recovered=0 refused=1 lost=1 delivered=1 waiting=1");
     }

@@ -59,7 +59,7 @@ pub struct Topics {
 }
 
 const UNKNOWN: usize = Command::COUNT;
-const REJECTED: usize = UNKNOWN + 1;
+const DEAD_LETTERS: usize = UNKNOWN + 1;
 
 impl Topics {
     /// The topics of applications with these prefixes, in the order of the configuration, one for each command.
@@ -99,9 +99,9 @@ impl Topics {
     }
 
     /// The dead-letter topic that belongs to `topic`.
-    pub fn rejected_beside(&self, topic: Topic) -> Topic {
+    pub fn dead_letters_beside(&self, topic: Topic) -> Topic {
         let slots = self.slots.iter().find(|slots| slots.contains(&topic));
-        slots.and_then(|slots| slots.get(REJECTED)).copied().unwrap_or(topic)
+        slots.and_then(|slots| slots.get(DEAD_LETTERS)).copied().unwrap_or(topic)
     }
 
     /// The name of the topic.
@@ -115,8 +115,8 @@ impl Topics {
     }
 
     /// The dead-letter topic of an application.
-    pub fn rejected(&self, app: VerifiedApp) -> Topic {
-        self.slot(app, REJECTED)
+    pub fn dead_letters(&self, app: VerifiedApp) -> Topic {
+        self.slot(app, DEAD_LETTERS)
     }
 
     fn slot(&self, app: VerifiedApp, slot: usize) -> Topic {
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(topics.names().len(), 2 * (Command::COUNT + 2));
         assert_eq!(topics.of(apps[0], None), topics.of(apps[2], None));
         assert_ne!(topics.of(apps[0], None), topics.of(apps[1], None));
-        assert_eq!(topics.name(topics.rejected(apps[1])), "b.rejected");
+        assert_eq!(topics.name(topics.dead_letters(apps[1])), "b.rejected");
         assert_eq!(topics.name(topics.of(apps[1], None)), "b.unknown");
         let command = Command::find("OfficialAccount.CallbackAfterAddSubscriber").unwrap();
         assert_eq!(topics.name(topics.of(apps[2], Some(command))), format!("a.{}", command.name()));

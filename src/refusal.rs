@@ -271,7 +271,7 @@ impl Reason {
         self as usize
     }
 
-    /// The status of the response: 5xx if the same request may succeed later, 4xx if it never will.
+    /// The status of the response: 5xx if the fault is callbridge's, 4xx if it is the sender's.
     pub const fn status(self) -> u16 {
         match self {
             Self::Host

@@ -102,7 +102,7 @@ pub struct Senders {
 
 impl Senders {
     /// Whether a request from `peer` with these `X-Forwarded-For` headers, in order, is allowed.
-    pub fn admit<'h>(&self, peer: IpAddr, forwarded: impl DoubleEndedIterator<Item = &'h [u8]>) -> bool {
+    pub fn allows<'h>(&self, peer: IpAddr, forwarded: impl DoubleEndedIterator<Item = &'h [u8]>) -> bool {
         self.sender(peer, forwarded).is_some_and(|sender| self.allowed.contain(sender))
     }
 
@@ -175,27 +175,27 @@ mod tests {
     fn only_what_our_proxies_say_is_believed() {
         let senders =
             Senders { allowed: networks(&["203.0.113.0/24"]), proxies: networks(&["10.0.0.0/8", "fd00::/8"]) };
-        let admits = |peer: &str, headers: &[&str]| {
-            senders.admit(peer.parse().unwrap(), headers.iter().map(|header| header.as_bytes()))
+        let allows = |peer: &str, headers: &[&str]| {
+            senders.allows(peer.parse().unwrap(), headers.iter().map(|header| header.as_bytes()))
         };
         // Straight from a sender, whatever it writes.
-        assert!(admits("203.0.113.9", &[]));
-        assert!(admits("203.0.113.9", &["8.8.8.8"]));
-        assert!(!admits("8.8.8.8", &[]));
-        assert!(!admits("8.8.8.8", &["203.0.113.9"]), "a stranger names a sender");
+        assert!(allows("203.0.113.9", &[]));
+        assert!(allows("203.0.113.9", &["8.8.8.8"]));
+        assert!(!allows("8.8.8.8", &[]));
+        assert!(!allows("8.8.8.8", &["203.0.113.9"]), "a stranger names a sender");
         // Through a proxy.
-        assert!(admits("10.1.1.1", &["203.0.113.9"]));
-        assert!(admits("::ffff:10.1.1.1", &["203.0.113.9:4711"]));
-        assert!(admits("fd00::1", &["8.8.8.8 , 203.0.113.9"]), "the last is the proxy's own word");
-        assert!(!admits("10.1.1.1", &["203.0.113.9, 8.8.8.8"]), "a stranger named a sender to the proxy");
-        assert!(!admits("10.1.1.1", &["203.0.113.9", "8.8.8.8"]), "in a header of its own");
-        assert!(!admits("10.1.1.1", &[]), "the proxy itself is no sender");
+        assert!(allows("10.1.1.1", &["203.0.113.9"]));
+        assert!(allows("::ffff:10.1.1.1", &["203.0.113.9:4711"]));
+        assert!(allows("fd00::1", &["8.8.8.8 , 203.0.113.9"]), "the last is the proxy's own word");
+        assert!(!allows("10.1.1.1", &["203.0.113.9, 8.8.8.8"]), "a stranger named a sender to the proxy");
+        assert!(!allows("10.1.1.1", &["203.0.113.9", "8.8.8.8"]), "in a header of its own");
+        assert!(!allows("10.1.1.1", &[]), "the proxy itself is no sender");
         // Through several.
-        assert!(admits("10.1.1.1", &["203.0.113.9, [fd00::2]:80, 10.2.2.2"]));
-        assert!(admits("10.1.1.1", &["1.1.1.1, 203.0.113.9", "fd00::2", "10.2.2.2"]));
-        assert!(!admits("10.1.1.1", &["10.3.3.3, 10.2.2.2"]));
+        assert!(allows("10.1.1.1", &["203.0.113.9, [fd00::2]:80, 10.2.2.2"]));
+        assert!(allows("10.1.1.1", &["1.1.1.1, 203.0.113.9", "fd00::2", "10.2.2.2"]));
+        assert!(!allows("10.1.1.1", &["10.3.3.3, 10.2.2.2"]));
         for nonsense in ["", "unknown", "203.0.113.9,", "203.0.113.9:x:y", "[203.0.113.9]", "[::1", "\u{e9}"] {
-            assert!(!admits("10.1.1.1", &[nonsense]), "{nonsense}");
+            assert!(!allows("10.1.1.1", &[nonsense]), "{nonsense}");
         }
     }
 }

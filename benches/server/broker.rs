@@ -1,25 +1,21 @@
-//! The broker behind callbridge: one node of Apache Kafka, or librdkafka's mock cluster in a process of its own.
+//! The Kafka of the benchmarks: one node of Apache Kafka, or three.
 
 use std::fs;
 use std::fs::File;
 use std::io;
-use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process;
+use std::thread;
 use std::time::Duration;
 
 use callbridge::clock;
-use clap::ValueEnum;
 use rdkafka::ClientConfig;
-use rdkafka::mocking::MockCluster;
 use rdkafka::producer::BaseProducer;
 use rdkafka::producer::Producer;
 use rustix::process::Signal;
 
-use crate::callback::Command;
-use crate::options::BrokerKind;
-use crate::options::Mode;
 use crate::options::OUTPUT;
 use crate::process::Process;
 use crate::process::command;
@@ -27,92 +23,117 @@ use crate::process::command;
 /// Apache Kafka's jars, as `make kafka` leaves them.
 const JARS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/kafka-4.3.0/libs");
 
-/// Of each topic of the mock cluster.
-const MOCK_PARTITIONS: i32 = 4;
+/// How long a node may take until it answers.
+const START_LIMIT: Duration = Duration::from_secs(180);
 
-/// How long a broker may take until it answers.
-const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// A running broker.
+/// A running cluster.
 pub(crate) struct Broker {
-    pub(crate) kind: BrokerKind,
-    /// Its `HOST:PORT`.
+    /// `HOST:PORT,…` of its nodes.
     pub(crate) address: String,
-    process: Process,
+    nodes: Vec<Process>,
 }
 
 impl Broker {
-    /// Starts `kind`, or the best there is, and waits until it answers.
-    pub(crate) fn start(kind: Option<BrokerKind>) -> io::Result<Self> {
-        let kind = kind.unwrap_or_else(|| if kafka_is_here() { BrokerKind::Kafka } else { BrokerKind::Mock });
-        match kind {
-            BrokerKind::Kafka => start_kafka(),
-            BrokerKind::Mock => start_mock(),
+    /// Starts so many nodes, and waits until all of them are there.
+    pub(crate) fn start(nodes: usize) -> io::Result<Self> {
+        if !Path::new(JARS).is_dir() {
+            return Err(io::Error::other(format!("there is no Apache Kafka at {JARS}: run make kafka")));
+        }
+        let ports = free_ports(nodes)?;
+        let running = (1..).zip(&ports).map(|(id, _)| start_node(id, &ports)).collect::<io::Result<Vec<_>>>()?;
+        let addresses: Vec<String> = ports.iter().map(|ports| format!("127.0.0.1:{}", ports.clients)).collect();
+        let broker = Self { address: addresses.join(","), nodes: running };
+        broker.wait_for_all()?;
+        Ok(broker)
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("Apache Kafka 4.3.0, nodes: {}", self.nodes.len())
+    }
+
+    pub(crate) const fn nodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// User and system time of all nodes since their start.
+    pub(crate) fn cpu(&self) -> io::Result<Duration> {
+        self.nodes.iter().map(Process::cpu).sum()
+    }
+
+    /// Stops every node by SIGSTOP for so long: connections stay open, and nothing is answered.
+    pub(crate) fn freeze_for(&self, duration: Duration) -> io::Result<()> {
+        self.nodes.iter().try_for_each(|node| node.signal(Signal::STOP))?;
+        thread::sleep(duration);
+        self.nodes.iter().try_for_each(|node| node.signal(Signal::CONT))
+    }
+
+    /// The bytes of a topic's log files, on all nodes.
+    pub(crate) fn bytes_of(&self, topic: &str) -> io::Result<u64> {
+        let mut bytes = 0;
+        for id in 1..=self.nodes.len() {
+            for partition in fs::read_dir(folder(id).join("data"))? {
+                let partition = partition?;
+                let name = partition.file_name();
+                if name.to_str().and_then(|name| name.rsplit_once('-')).is_some_and(|(of, _number)| of == topic) {
+                    bytes += log_bytes(&partition.path())?;
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn wait_for_all(&self) -> io::Result<()> {
+        let mut config = ClientConfig::new();
+        let client: BaseProducer = config.set("bootstrap.servers", &self.address).create().map_err(io::Error::other)?;
+        let deadline = clock::monotonic() + START_LIMIT;
+        while clock::monotonic() < deadline {
+            let metadata = client.client().fetch_metadata(None, Duration::from_secs(1));
+            if metadata.is_ok_and(|metadata| metadata.brokers().len() == self.nodes.len()) {
+                return Ok(());
+            }
+        }
+        Err(io::Error::other(format!("Kafka does not answer; see {OUTPUT}/kafka-1/log")))
+    }
+}
+
+/// The bytes of the log files in the folder of a partition.
+fn log_bytes(partition: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for file in fs::read_dir(partition)? {
+        let file = file?;
+        if file.path().extension().is_some_and(|extension| extension == "log") {
+            bytes += file.metadata()?.len();
         }
     }
-
-    pub(crate) const fn name(&self) -> &'static str {
-        match self.kind {
-            BrokerKind::Kafka => "Apache Kafka 4.3.0, one node",
-            BrokerKind::Mock => "librdkafka's mock cluster (not a real broker: its figures flatter broker mode)",
-        }
-    }
-
-    /// Stops it where it stands: its connections stay open, and nothing is answered.
-    pub(crate) fn freeze(&self) -> io::Result<()> {
-        self.process.signal(Signal::STOP)
-    }
-
-    /// Lets it go on.
-    pub(crate) fn thaw(&self) -> io::Result<()> {
-        self.process.signal(Signal::CONT)
-    }
+    Ok(bytes)
 }
 
-/// Is the mock cluster, until its standard input ends. It cannot be asked to make topics, so they are there.
-pub(crate) fn serve_mock() -> io::Result<()> {
-    let cluster = MockCluster::new(1).map_err(io::Error::other)?;
-    for &mode in Mode::value_variants() {
-        let names = [Command::After.name(), Command::Before.name(), "unknown", "rejected"];
-        for name in names.map(|name| format!("{}.{name}", mode.topic_prefix())) {
-            cluster.create_topic(&name, MOCK_PARTITIONS, 1).map_err(io::Error::other)?;
-        }
-    }
-    println!("{}", cluster.bootstrap_servers());
-    io::stdin().read_to_end(&mut Vec::new())?;
-    Ok(())
+#[derive(Clone, Copy)]
+struct Ports {
+    clients: u16,
+    controller: u16,
 }
 
-fn start_mock() -> io::Result<Broker> {
-    let process = Process::role("mock broker", &["mock"])?;
-    let address = process.line(START_LIMIT)?;
-    Ok(Broker { kind: BrokerKind::Mock, address, process })
-}
-
-fn kafka_is_here() -> bool {
-    Path::new(JARS).is_dir() && process::Command::new("java").arg("-version").output().is_ok()
-}
-
-fn start_kafka() -> io::Result<Broker> {
-    let folder = Path::new(OUTPUT).join("kafka");
+fn start_node(id: usize, ports: &[Ports]) -> io::Result<Process> {
+    let folder = folder(id);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let (clients, controller) = free_ports()?;
-    let properties = folder.join("server.properties");
-    fs::write(&properties, kafka_properties(&folder, clients, controller))?;
+    let file = folder.join("server.properties");
+    fs::write(&file, properties(id, ports))?;
     let log = File::create(folder.join("log"))?;
     // The cluster's id is 16 bytes, any, in base64.
     let format = ["format", "-t", "Y2FsbGJyaWRnZS1iZW5jaA", "-c"];
-    let formatted = java(&log)?.arg("kafka.tools.StorageTool").args(format).arg(&properties).output()?;
+    let formatted = java(&log)?.arg("kafka.tools.StorageTool").args(format).arg(&file).output()?;
     if !formatted.status.success() {
-        return Err(io::Error::other("Kafka's storage was not formatted; see target/bench/kafka/log"));
+        return Err(io::Error::other(format!("Kafka's storage was not formatted; see {}/log", folder.display())));
     }
-    let process = Process::start("Kafka", java(&log)?.arg("kafka.Kafka").arg(&properties))?;
-    let address = format!("127.0.0.1:{clients}");
-    wait_for_metadata(&address)?;
-    Ok(Broker { kind: BrokerKind::Kafka, address, process })
+    Process::start("Kafka", java(&log)?.arg("kafka.Kafka").arg(&file))
+}
+
+fn folder(id: usize) -> PathBuf {
+    Path::new(OUTPUT).join(format!("kafka-{id}"))
 }
 
 fn java(log: &File) -> io::Result<process::Command> {
@@ -122,23 +143,25 @@ fn java(log: &File) -> io::Result<process::Command> {
     Ok(command)
 }
 
-/// One node that keeps the last 48 MiB of a partition, makes no topics by itself, and is not taken for dead while it is frozen.
-fn kafka_properties(folder: &Path, clients: u16, controller: u16) -> String {
-    let data = folder.join("data");
-    let data = data.display();
+/// A node keeps the last 48 MiB of a partition, makes no topics by itself, and is not taken for dead while it is frozen.
+fn properties(id: usize, ports: &[Ports]) -> String {
+    let voters: Vec<String> = (1..).zip(ports).map(|(id, of)| format!("{id}@127.0.0.1:{}", of.controller)).collect();
+    let (voters, copies) = (voters.join(","), ports.len());
+    let data = folder(id).join("data");
+    let Ports { clients, controller } = ports.get(id - 1).copied().unwrap_or(Ports { clients: 0, controller: 0 });
     format!(
         "process.roles=broker,controller\n\
-         node.id=1\n\
-         controller.quorum.voters=1@127.0.0.1:{controller}\n\
+         node.id={id}\n\
+         controller.quorum.voters={voters}\n\
          listeners=CLIENT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controller}\n\
          advertised.listeners=CLIENT://127.0.0.1:{clients}\n\
          listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
          controller.listener.names=CONTROLLER\n\
          inter.broker.listener.name=CLIENT\n\
-         log.dirs={data}\n\
+         log.dirs={}\n\
          auto.create.topics.enable=false\n\
-         offsets.topic.replication.factor=1\n\
-         transaction.state.log.replication.factor=1\n\
+         offsets.topic.replication.factor={copies}\n\
+         transaction.state.log.replication.factor={copies}\n\
          transaction.state.log.min.isr=1\n\
          broker.session.timeout.ms=60000\n\
          log.segment.bytes=16777216\n\
@@ -147,25 +170,14 @@ fn kafka_properties(folder: &Path, clients: u16, controller: u16) -> String {
          log.segment.delete.delay.ms=1000\n\
          num.network.threads=2\n\
          num.io.threads=2\n\
-         log.cleaner.threads=1\n"
+         log.cleaner.threads=1\n",
+        data.display()
     )
 }
 
-/// Two ports that were free a moment ago.
-fn free_ports() -> io::Result<(u16, u16)> {
-    let (first, second) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
-    Ok((first.local_addr()?.port(), second.local_addr()?.port()))
-}
-
-fn wait_for_metadata(address: &str) -> io::Result<()> {
-    let client: BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", address).create().map_err(io::Error::other)?;
-    let deadline = clock::monotonic() + START_LIMIT;
-    loop {
-        match client.client().fetch_metadata(None, Duration::from_secs(1)) {
-            Ok(metadata) if !metadata.brokers().is_empty() => return Ok(()),
-            Ok(_) | Err(_) if clock::monotonic() < deadline => {}
-            Ok(_) | Err(_) => return Err(io::Error::other("Kafka does not answer; see target/bench/kafka/log")),
-        }
-    }
+/// Ports that were free a moment ago, held until all are found.
+fn free_ports(nodes: usize) -> io::Result<Vec<Ports>> {
+    let listeners = (0..2 * nodes).map(|_port| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<Vec<_>>>()?;
+    let ports = listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<io::Result<Vec<_>>>()?;
+    Ok(ports.as_chunks().0.iter().map(|&[clients, controller]| Ports { clients, controller }).collect())
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::options::OUTPUT;
 use crate::options::Options;
-use crate::sample::Plan;
+use crate::pair::median_of;
 use crate::sample::Sample;
 use crate::server;
 use crate::server::Server;
@@ -24,7 +24,6 @@ const BLOCK_BYTES: usize = 4096;
 const SYNCS: usize = 1000;
 /// How much of the journal is filled before it is recovered.
 const FILL_SECONDS: f64 = 10.0;
-const FILL_CONNECTIONS: usize = 64;
 /// How often each start is timed.
 const STARTS: usize = 5;
 
@@ -52,15 +51,7 @@ pub(crate) fn measure(options: &Options) -> io::Result<Figures> {
     }
     Server::forget_journal(server::RECOVERED)?;
     let server = Server::with_journal(&options.program)?;
-    let plan = Plan {
-        command: crate::callback::Command::After,
-        connections: FILL_CONNECTIONS,
-        warm_up_seconds: 0.0,
-        seconds: if options.is_quick() { 1.0 } else { FILL_SECONDS },
-        rate: None,
-        is_signed: false,
-    };
-    Sample::fill(&server, &plan)?;
+    Sample::fill(&server, if options.is_quick() { 1.0 } else { FILL_SECONDS }, false)?;
     server.process.signal(Signal::KILL)?;
     drop(server);
     let mut speeds = Vec::new();
@@ -73,9 +64,9 @@ pub(crate) fn measure(options: &Options) -> io::Result<Figures> {
     }
     Ok(Figures {
         sync_micros: sync_micros()?,
-        ready_millis: median(ready),
+        ready_millis: median_of(ready.into_iter()),
         recovered_bytes,
-        recovery_megabytes_per_second: median(speeds),
+        recovery_megabytes_per_second: median_of(speeds.into_iter()),
     })
 }
 
@@ -104,10 +95,5 @@ fn sync_micros() -> io::Result<f64> {
         took.push(began.elapsed().as_secs_f64() * 1e6);
     }
     fs::remove_file(path)?;
-    Ok(median(took))
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+    Ok(median_of(took.into_iter()))
 }

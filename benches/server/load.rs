@@ -58,8 +58,10 @@ pub(crate) struct Load {
     pub(crate) taken: u64,
     /// Callbacks answered with another status.
     pub(crate) not_taken: u64,
-    /// Callbacks whose connection broke before the answer.
+    /// Callbacks without a response: their connection broke, or they waited for [`send::RESPONSE_TIMEOUT`].
     pub(crate) unanswered: u64,
+    /// Callbacks that were answered later than Tencent waits.
+    pub(crate) late: u64,
     /// From the first callback sent to the last one answered.
     pub(crate) seconds: f64,
     pub(crate) p50: f64,
@@ -95,6 +97,7 @@ async fn load(generator: &mut LoadGenerator, options: &LoadOptions, seconds: f64
         taken,
         not_taken: seen.answered - taken,
         unanswered: seen.unanswered(),
+        late: seen.late,
         seconds: took.all.as_secs_f64(),
         p50: micros(50.0),
         p99: micros(99.0),

@@ -8,16 +8,21 @@
 mod bare;
 mod broker;
 mod callback;
+mod document;
 mod journal;
 mod load;
+mod numbered;
 mod options;
 mod pair;
+mod peers;
 mod process;
 mod report;
 mod sample;
+mod scaling;
 mod server;
 mod slow;
 mod suite;
+mod topic;
 
 use std::ffi::OsString;
 use std::io;
@@ -29,6 +34,8 @@ use mimalloc::MiMalloc;
 
 use crate::load::LoadOptions;
 use crate::options::Options;
+use crate::peers::PeersOptions;
+use crate::scaling::ScalingOptions;
 use crate::slow::SlowOptions;
 
 /// The allocator that callbridge has, so that bare hyper has it too.
@@ -39,7 +46,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 #[derive(Parser)]
 struct Arguments {
     /// Given by `cargo bench`, not by `cargo test`: without it there is nothing to do.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, global = true)]
     bench: bool,
     #[command(flatten)]
     options: Options,
@@ -47,9 +54,13 @@ struct Arguments {
     role: Option<Role>,
 }
 
-/// What a process of this benchmark is, when it is not the one that measures.
+/// What else is measured, or what a process of this benchmark is when it is not the one that measures.
 #[derive(Subcommand)]
 enum Role {
+    /// Measures callbridge beside its peers.
+    Peers(PeersOptions),
+    /// Measures several replicas on three nodes of Kafka.
+    Scaling(ScalingOptions),
     /// The bare hyper server.
     #[command(hide = true)]
     Bare,
@@ -59,9 +70,6 @@ enum Role {
     /// Senders that trickle.
     #[command(hide = true)]
     Slow(SlowOptions),
-    /// A broker that is not Apache Kafka.
-    #[command(hide = true)]
-    Mock,
     /// Another program, for as long as the process lives that started it.
     #[command(hide = true)]
     Bound {
@@ -74,10 +82,11 @@ enum Role {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.role {
+        Some(Role::Peers(options)) => peers::run(&options),
+        Some(Role::Scaling(options)) => scaling::run(&options),
         Some(Role::Bare) => bare::serve(),
         Some(Role::Load(options)) => load::run(&options),
         Some(Role::Slow(options)) => slow::run(&options),
-        Some(Role::Mock) => broker::serve_mock(),
         Some(Role::Bound { words }) => Err(process::bind(&words)),
         None if arguments.bench => suite::run(&arguments.options),
         None => Ok(()),

@@ -29,9 +29,6 @@ pub(crate) struct Options {
     /// Acknowledgement modes.
     #[arg(long, value_delimiter = ',', default_value = "journal,memory,broker")]
     pub(crate) modes: Vec<Mode>,
-    /// The broker; by default Apache Kafka if its jars are there, else the mock.
-    #[arg(long)]
-    pub(crate) broker: Option<BrokerKind>,
     /// Measure in turns with this build of callbridge, instead of with bare hyper, and nothing else.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) against: Option<PathBuf>,
@@ -76,13 +73,4 @@ impl Mode {
     pub(crate) fn topic_prefix(self) -> String {
         format!("bench-{}", self.name())
     }
-}
-
-/// Which program plays the broker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum BrokerKind {
-    /// Apache Kafka, one node.
-    Kafka,
-    /// librdkafka's mock cluster, in a process of its own.
-    Mock,
 }

@@ -45,7 +45,12 @@ impl Pair {
 
 /// The median of `figure` over `samples`.
 pub(crate) fn median(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> f64 {
-    let figures = sorted(samples.iter().map(figure));
+    median_of(samples.iter().map(figure))
+}
+
+/// The median of `figures`.
+pub(crate) fn median_of(figures: impl Iterator<Item = f64>) -> f64 {
+    let figures = sorted(figures);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 

@@ -84,16 +84,14 @@ impl Process {
         Ok(kill_process(self.pid, signal)?)
     }
 
-    /// User and system time since its start, of all its threads.
+    /// User and system time since its start, of all its threads and of the children that it has waited for.
     pub(crate) fn cpu(&self) -> io::Result<Duration> {
         let stat = fs::read_to_string(self.proc("stat"))?;
         // The second field is the program's name in brackets, which may hold anything.
         let (_, fields) = stat.rsplit_once(')').ok_or(io::ErrorKind::InvalidData)?;
         let ticks = |field: usize| fields.split_whitespace().nth(field).and_then(|word| word.parse::<u32>().ok());
-        match (ticks(11), ticks(12)) {
-            (Some(user), Some(system)) => Ok(TICK * (user + system)),
-            _ => Err(self.fault("no times in stat")),
-        }
+        let times: Option<Vec<u32>> = (11..=14).map(ticks).collect();
+        times.map(|times| TICK * times.iter().sum()).ok_or_else(|| self.fault("no times in stat"))
     }
 
     /// Bytes of memory it has now.

@@ -14,7 +14,7 @@ use crate::pair::Pair;
 use crate::pair::median;
 use crate::sample::Sample;
 
-const MIB: f64 = 1024.0 * 1024.0;
+pub(crate) const MIB: f64 = 1024.0 * 1024.0;
 
 /// `memory` mode at 64 connections may cost this many times bare hyper's CPU time.
 const CPU_RATIO_MAX: f64 = 1.5;
@@ -38,9 +38,8 @@ const IDLE_MIB_MAX: f64 = 25.0;
 /// Everything measured so far, and where.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    machine: String,
-    command: String,
-    broker: &'static str,
+    #[serde(flatten)]
+    origin: Origin,
     idle: Vec<Idle>,
     beside_bare: Vec<Pair>,
     beside_other: Vec<Pair>,
@@ -53,6 +52,24 @@ pub(crate) struct Report {
     pub(crate) failed: bool,
 }
 
+/// Where and how something was measured.
+#[derive(Debug, Serialize)]
+pub(crate) struct Origin {
+    /// The processor, its cores and the kernel.
+    pub(crate) machine: String,
+    pub(crate) command: String,
+    pub(crate) broker: String,
+}
+
+impl Origin {
+    /// This machine and this process.
+    pub(crate) fn new(broker: String) -> Self {
+        let mut command = "cargo bench --bench server --".to_owned();
+        command.extend(env::args().skip(1).filter(|argument| argument != "--bench").map(|word| format!(" {word}")));
+        Self { machine: machine(), command, broker }
+    }
+}
+
 /// The memory of a server that nothing was sent to.
 #[derive(Debug, Serialize)]
 struct Idle {
@@ -62,13 +79,9 @@ struct Idle {
 
 impl Report {
     /// An empty report of this machine.
-    pub(crate) fn new(broker: &'static str) -> Self {
-        let mut command = "cargo bench --bench server --".to_owned();
-        command.extend(env::args().skip(1).filter(|argument| argument != "--bench").map(|word| format!(" {word}")));
+    pub(crate) fn new(broker: String) -> Self {
         Self {
-            machine: machine(),
-            command,
-            broker,
+            origin: Origin::new(broker),
             idle: Vec::new(),
             beside_bare: Vec::new(),
             beside_other: Vec::new(),
@@ -82,7 +95,8 @@ impl Report {
     }
 
     pub(crate) fn print_head(&self) {
-        println!("machine  {}\ncommand  {}\nbroker   {}\n", self.machine, self.command, self.broker);
+        let Origin { machine, command, broker } = &self.origin;
+        println!("machine  {machine}\ncommand  {command}\nbroker   {broker}\n");
         println!(
             "{:8} {:>5} {:15} {:>8} {:>8} {:>8} {:>8} {:>7} {:>18} {:>8} {:>8}",
             "mode",
@@ -236,7 +250,6 @@ fn ratio_text([least, median, greatest]: [f64; 3]) -> String {
     format!("{median:.2} ({least:.2}-{greatest:.2})")
 }
 
-/// The processor, its cores and the kernel.
 fn machine() -> String {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();

@@ -28,9 +28,8 @@ const SLOW_CONNECTIONS: usize = 1000;
 /// Connections that send signed callbacks.
 const SIGNED_CONNECTIONS: usize = 64;
 
-/// What every server does before it is measured: the first seconds of a process are its dearest, and it will run for months.
+/// What every server does before it is measured.
 const SETTLING_SECONDS: f64 = 5.0;
-const SETTLING_CONNECTIONS: usize = 64;
 /// What the broker does before that. Java compiles in its first minutes, on the cores that the servers are measured on.
 const BROKER_SETTLING_SECONDS: f64 = 60.0;
 
@@ -38,7 +37,7 @@ const BROKER_SETTLING_SECONDS: f64 = 60.0;
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     fs::create_dir_all(OUTPUT)?;
     slow::allow_connections()?;
-    let broker = Broker::start(options.broker)?;
+    let broker = Broker::start(1)?;
     settle_broker(options, &broker)?;
     if let Some(other) = &options.against {
         return compare(options, other, &broker);
@@ -89,40 +88,19 @@ fn compare(options: &Options, other: &Path, broker: &Broker) -> io::Result<()> {
 }
 
 /// The load on the after-callback: as much as comes.
-fn after(options: &Options, connections: usize) -> Plan {
-    Plan {
-        command: Command::After,
-        connections,
-        warm_up_seconds: options.warm_up_seconds,
-        seconds: options.seconds(),
-        rate: None,
-        is_signed: false,
-    }
+const fn after(options: &Options, connections: usize) -> Plan {
+    Plan { warm_up_seconds: options.warm_up_seconds, ..Plan::closed(connections, options.seconds()) }
 }
 
 /// Lets a broker that has just been started do some of what it will do.
 fn settle_broker(options: &Options, broker: &Broker) -> io::Result<()> {
     let ours = Server::callbridge("settling", &options.program, Mode::Memory, broker)?;
-    work(&ours, if options.is_quick() { 1.0 } else { BROKER_SETTLING_SECONDS }, false)
+    Sample::settle(&ours, if options.is_quick() { 1.0 } else { BROKER_SETTLING_SECONDS }, false)
 }
 
 /// Lets a server that has just been started do the same as the others have done.
 fn settle(options: &Options, server: &Server, is_signed: bool) -> io::Result<()> {
-    work(server, if options.is_quick() { 1.0 } else { SETTLING_SECONDS }, is_signed)
-}
-
-/// Has a server answer as many callbacks as it can.
-fn work(server: &Server, seconds: f64, is_signed: bool) -> io::Result<()> {
-    let plan = Plan {
-        command: Command::After,
-        connections: SETTLING_CONNECTIONS,
-        warm_up_seconds: 0.0,
-        seconds,
-        rate: None,
-        is_signed,
-    };
-    Sample::fill(server, &plan)?;
-    server.drain().map(|_took| ())
+    Sample::settle(server, if options.is_quick() { 1.0 } else { SETTLING_SECONDS }, is_signed)
 }
 
 /// Measures callbridge in `mode`.

@@ -58,7 +58,7 @@ mod tests {
     use crate::decide::blocklist::Blocklist;
 
     #[test]
-    fn an_application_is_read_where_it_is_decided_and_written_only_where_it_is_alone() {
+    fn an_application_that_shares_a_list_reads_it_and_does_not_write_it() {
         let list = |generation| BlocklistApi::read_only(Blocklist::of([], generation), Policy::default());
         let own = BlocklistApi { is_common: false, ..list(2) };
         let of_apps = vec![("1".to_owned(), None), ("2".to_owned(), Some(0))];

@@ -247,7 +247,7 @@ impl Publishing {
     pub(super) fn into_pump(self, thread: &Thread) -> Result<(Pump, TopicsClient), ClientError> {
         let kafka = self.kafka.start(thread.clone())?;
         let topics_client = TopicsClient::of(&kafka);
-        self.backlog.set_reader(thread.clone());
+        self.backlog.set_publisher(thread.clone());
         let setup = PumpSetup {
             backlog: self.backlog,
             kafka,

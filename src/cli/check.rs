@@ -1,17 +1,22 @@
-//! `callbridge check`: checks the configuration and the files that it names, without running.
+//! `callbridge check`: checks the configuration and the files that it names, without running; with `--live` also what [`doctor`] checks.
 
 use std::collections::BTreeSet;
 use std::env;
+use std::error::Error;
 use std::io;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use crate::auth::Tokens;
 use crate::bearer::AdminTokens;
-use crate::blocklist::inspect as topics;
-use crate::blocklist::inspect::TopicFindings;
+use crate::cli::doctor;
+use crate::cli::doctor::report::CheckOutcome;
+use crate::cli::doctor::report::CheckReport;
+use crate::cli::doctor::report::CheckSection;
 use crate::cli::serve;
 use crate::cli::serve::chain;
 use crate::clock;
@@ -20,152 +25,295 @@ use crate::config::App;
 use crate::config::Callbacks;
 use crate::config::Config;
 use crate::config::flags::Flags;
+use crate::config::problem::Origin;
+use crate::config::problem::Problem;
 use crate::decide::rules::Rules;
 use crate::follow;
 use crate::follow::file::FileError;
+use crate::follow::tls::TlsFilesError;
 use crate::follow::tls::TlsPaths;
 use crate::follow::tokens::TokenSet;
+use crate::http::tls::BadTls;
 use crate::journal::Ack;
+use crate::journal::durable::JournalError;
 use crate::journal::inspect;
 
-/// What good files hold, in a few words, and warnings about it.
-struct Contents {
-    summary: String,
-    warnings: Vec<String>,
-}
+/// With `--wait`.
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
+
+/// A check has failed, but for those of the configuration and of files that are needed at the start.
+const EXIT_FAILED: u8 = 1;
+
+const CONFIGURATION: &str = "configuration";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+   0  nothing failed; there may be warnings
+   1  a check failed: a blocklist file or, with --live, something that callbridge needs
+   2  the command line cannot be used
+  78  the configuration is wrong, or a file that the start needs";
 
 /// What is checked.
 #[derive(Debug, clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct CheckArgs {
-    /// Also ask Kafka about the blocklist topics: whether they are there, set right and readable.
+    /// Also check what the configuration needs: ports, disk, clock, Kafka, topics
+    ///
+    /// Prints a line for each check, with what to do below each that failed. Nothing is written to Kafka without --write. Run it as the user
+    /// and on the machine that callbridge runs on.
     #[arg(long)]
     live: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    /// With --live: check again until nothing fails, for so long at most: 90, 90s, 5m, 1h
+    #[arg(long, value_name = "DURATION", requires = "live", default_value = "0", hide_default_value = true, value_parser = duration)]
+    wait: Duration,
+    /// With --live: also write a record to each dead-letter topic, and try the right to write to the others
+    #[arg(long, requires = "live")]
+    write: bool,
     #[command(flatten)]
     flags: Flags,
 }
 
-/// Checks what the flags name. Says on stdout what is right, and on stderr what is not.
+/// Checks what the flags name. Without `--live` and `--json` it says on stdout what is right, and on stderr what is not.
 pub(super) fn run(args: &CheckArgs) -> ExitCode {
+    if !args.live && !args.json {
+        return match config::load(&args.flags, env::vars_os()) {
+            Ok(config) => print_lines(&at_rest(&config, false)),
+            Err(problems) => serve::refuse(&problems),
+        };
+    }
+    let deadline = clock::monotonic() + args.wait;
+    let mut said = String::new();
+    loop {
+        let (code, report) = examine(args);
+        if let Some(failure) = report.first_failure()
+            && clock::monotonic() < deadline
+        {
+            if !args.json && failure != said {
+                // Whoever does not read it waits all the same.
+                let _ = writeln!(io::stderr(), "waiting: {failure}");
+                failure.clone_into(&mut said);
+            }
+            thread::sleep(BETWEEN_TRIES);
+            continue;
+        }
+        let printed = if args.json { report.print_json() } else { report.print() };
+        // Nobody can have read that all is well.
+        return if printed.is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
+    }
+}
+
+/// Checks everything once. Returns the exit code with the report.
+fn examine(args: &CheckArgs) -> (u8, CheckReport) {
+    let mut report = CheckReport::default();
     let config = match config::load(&args.flags, env::vars_os()) {
         Ok(config) => config,
-        Err(problems) => return serve::refuse(&problems),
+        Err(problems) => {
+            report.push(mistakes(&problems));
+            return (serve::exit_code(&problems), report);
+        }
     };
-    let mut report = Report { right: vec![format!("config ok: {}", summary(&config))], ..Report::default() };
-    report.right.extend(config.apps.iter().map(|app| access(app, &config.callbacks)));
-    report.warnings.extend(config.warnings.iter().cloned());
+    let ConfigurationChecks { sections, mut code } = at_rest(&config, args.live);
+    sections.into_iter().for_each(|section| report.push(section));
+    if args.live {
+        doctor::examine(&config, args.write, &mut report);
+    }
+    if code == 0 && report.first_failure().is_some() {
+        code = EXIT_FAILED;
+    }
+    (code, report)
+}
+
+/// What is checked without asking anybody: the configuration and the files that it names.
+struct ConfigurationChecks {
+    sections: [CheckSection; 3],
+    code: u8,
+}
+
+fn at_rest(config: &Config, is_live: bool) -> ConfigurationChecks {
+    let (blocklists, files) = (blocklists(config), files(config, is_live));
+    let code = match (files.has_failed(), blocklists.has_failed()) {
+        (true, _) => serve::EXIT_CONFIG,
+        // The start goes on without them, and not with any of the other files.
+        (false, true) => EXIT_FAILED,
+        (false, false) => 0,
+    };
+    ConfigurationChecks { sections: [configuration(config), blocklists, files], code }
+}
+
+fn print_lines(checked: &ConfigurationChecks) -> ExitCode {
+    let lines = |outcome: CheckOutcome| {
+        let lines = checked.sections.iter().flat_map(CheckSection::lines);
+        lines.filter(move |line| line.outcome == outcome).map(|line| line.what.clone())
+    };
+    let warnings = lines(CheckOutcome::Warning).map(|warning| format!("warning: {warning}"));
+    let told = tell(io::stdout().lock(), lines(CheckOutcome::Ok))
+        .and_then(|()| tell(io::stderr().lock(), warnings.chain(lines(CheckOutcome::Failed))));
+    // Nobody can have read that all is well.
+    if told.is_ok() { ExitCode::from(checked.code) } else { ExitCode::FAILURE }
+}
+
+fn mistakes(problems: &[Problem]) -> CheckSection {
+    let mut section = CheckSection::new(CONFIGURATION);
+    for problem in problems {
+        let remedy = match &problem.origin {
+            _ if problem.is_warning => {
+                section.warn(problem.what.trim_start_matches("warning: "), "");
+                continue;
+            }
+            Some(Origin::File { .. }) => "correct it there; deploy/callbridge.example.toml describes each setting",
+            Some(Origin::Variable(_)) => {
+                "correct or unset the variable; \"callbridge serve --help\" says how it is named"
+            }
+            Some(Origin::Flag(_)) => "correct the flag; \"callbridge serve --help\" describes it",
+            None => "add it to the configuration; deploy/callbridge.example.toml describes each setting",
+        };
+        section.fail(problem.to_string(), remedy);
+    }
+    section
+}
+
+fn configuration(config: &Config) -> CheckSection {
+    let mut section = CheckSection::new(CONFIGURATION);
+    section.ok(format!("config ok: {}", summary(config)));
+    config.apps.iter().for_each(|app| section.ok(access(app, &config.callbacks)));
+    config.warnings.iter().for_each(|warning| section.warn(warning.as_str(), ""));
+    section
+}
+
+fn blocklists(config: &Config) -> CheckSection {
+    let mut section = CheckSection::new("blocklist files");
     let own_files = config.apps.iter().flat_map(|app| &app.blocklist_files);
     for file in config.blocklist.files.iter().chain(own_files).collect::<BTreeSet<&PathBuf>>() {
-        report.add("blocklist", file, blocklist(file));
+        blocklist(&mut section, file);
     }
-    if args.live {
-        report.look_at_topics(&config);
-    }
-    // The start goes on without them, and not with any of what follows.
-    let bad_lists = report.wrong.len();
+    section
+}
+
+/// The files without which the start ends, and a journal that must not be left behind.
+fn files(config: &Config, is_live: bool) -> CheckSection {
+    let mut section = CheckSection::new("files");
     // Several applications may share one.
     let token_files: BTreeSet<&PathBuf> = config.apps.iter().flat_map(|app| &app.token_files).collect();
     for file in token_files {
-        report.add("tokens", file, tokens::<Tokens>(file));
+        tokens::<Tokens>(&mut section, "tokens", file, "write one token a line into it, and nothing else");
     }
     for file in &config.admin.token_files {
-        report.add("admin tokens", file, tokens::<AdminTokens>(file));
+        tokens::<AdminTokens>(&mut section, "admin tokens", file, "write one NAME:TOKEN a line into it");
     }
     if let Some(paths) = &config.callbacks.tls {
-        report.add("tls", &paths.certificate, tls(paths));
+        // Clients refuse it, but the start does not.
+        let expired = if is_live { CheckOutcome::Failed } else { CheckOutcome::Warning };
+        tls(&mut section, paths, expired);
     }
     if config.ack != Ack::Journal
         && let Err(error) = inspect::refuse_waiting(&config.journal.dir)
     {
-        report.wrong.push(chain(&error));
+        let remedy = if matches!(error, JournalError::Waiting { .. }) {
+            "deliver them with \"callbridge journal drain\""
+        } else {
+            "let the user that callbridge runs as read journal.dir, or set it to another directory"
+        };
+        section.fail(chain(&error), remedy);
     }
-    let Report { right, warnings, wrong } = report;
-    let code = match wrong.len() {
-        0 => ExitCode::SUCCESS,
-        only_lists if only_lists == bad_lists => ExitCode::FAILURE,
-        _more => ExitCode::from(serve::EXIT_CONFIG),
-    };
-    let warnings = warnings.iter().map(|warning| format!("warning: {warning}"));
-    let told =
-        tell(io::stdout().lock(), right.into_iter()).and_then(|()| tell(io::stderr().lock(), warnings.chain(wrong)));
-    match told {
-        // Nobody can have read that all is well.
-        Err(_unwritable) => ExitCode::FAILURE,
-        Ok(()) => code,
-    }
+    section
 }
 
 /// What a blocklist file holds, or which lines of it are wrong.
-fn blocklist(file: &Path) -> Result<Contents, Vec<String>> {
-    match follow::file::read::<Rules>(file) {
-        Ok(rules) => Ok(Contents { summary: format!("{} rules", rules.len()), warnings: Vec::new() }),
-        Err(FileError::Bad(bad_lines)) => {
-            let more = bad_lines.count - bad_lines.first.len();
-            let more = (more > 0).then(|| format!("{}: and {more} more bad lines", file.display()));
-            Err(bad_lines.first.iter().map(|line| format!("{}: {line}", file.display())).chain(more).collect())
-        }
-        Err(error) => Err(vec![format!("{}: {error}", file.display())]),
+fn blocklist(section: &mut CheckSection, file: &Path) {
+    let shown = file.display();
+    let error = match follow::file::read::<Rules>(file) {
+        Ok(rules) => return section.ok(format!("blocklist ok: {shown}: {} rules", rules.len())),
+        Err(error) => error,
+    };
+    let FileError::Bad(bad_lines) = &error else {
+        return section.fail(format!("{shown}: {error}"), file_remedy(&error, ""));
+    };
+    let remedy = "correct the line: docs/blocklist.md has the grammar; until then no rule of the file is loaded";
+    bad_lines.first.iter().for_each(|line| section.fail(format!("{shown}: {line}"), remedy));
+    let more = bad_lines.count - bad_lines.first.len();
+    if more > 0 {
+        section.fail(format!("{shown}: and {more} more bad lines"), remedy);
     }
 }
 
 /// How many tokens a file holds, or what is wrong with it.
-fn tokens<T: TokenSet>(file: &Path) -> Result<Contents, Vec<String>> {
+fn tokens<T: TokenSet>(section: &mut CheckSection, kind: &str, file: &Path, format: &str) {
+    let shown = file.display();
     match follow::file::read::<T>(file) {
         Ok(tokens) => {
-            let weak = tokens.weakness().map(|weakness| format!("{}: {weakness}", file.display()));
-            Ok(Contents { summary: format!("{} tokens", tokens.count()), warnings: weak.into_iter().collect() })
+            section.ok(format!("{kind} ok: {shown}: {} tokens", tokens.count()));
+            if let Some(weakness) = tokens.weakness() {
+                section.warn(format!("{shown}: {weakness}"), "");
+            }
         }
-        Err(error) => Err(vec![format!("{}: {error}", file.display())]),
+        Err(error) => section.fail(format!("{shown}: {error}"), file_remedy(&error, format)),
     }
 }
 
 /// What clients of TLS are asked for, or what is wrong with its files.
-fn tls(paths: &TlsPaths) -> Result<Contents, Vec<String>> {
+fn tls(section: &mut CheckSection, paths: &TlsPaths, expired: CheckOutcome) {
+    let certificate = paths.certificate.display();
     match follow::tls::load(paths) {
         Ok(validity) => {
-            let summary = if paths.client_ca.is_some() { "clients must show a certificate" } else { "any client" };
-            let invalid = validity.and_then(|validity| validity.invalid(clock::wall()));
-            let warning = invalid.map(|invalid| format!("{}: {invalid}", paths.certificate.display()));
-            Ok(Contents { summary: summary.to_owned(), warnings: warning.into_iter().collect() })
-        }
-        Err(error) => Err(vec![format!("callbacks.tls: {}", chain(&error))]),
-    }
-}
-
-/// What there is to say, each as one line.
-#[derive(Default)]
-struct Report {
-    right: Vec<String>,
-    warnings: Vec<String>,
-    wrong: Vec<String>,
-}
-
-impl Report {
-    fn add(&mut self, kind: &str, file: &Path, checked: Result<Contents, Vec<String>>) {
-        match checked {
-            Ok(contents) => {
-                self.right.push(format!("{kind} ok: {}: {}", file.display(), contents.summary));
-                self.warnings.extend(contents.warnings);
+            let clients = if paths.client_ca.is_some() { "clients must show a certificate" } else { "any client" };
+            section.ok(format!("tls ok: {certificate}: {clients}"));
+            if let Some(invalid) = validity.and_then(|validity| validity.invalid(clock::wall())) {
+                let remedy = "replace certificate and key, or set the clock of this machine: clients refuse it";
+                section.add(expired, format!("{certificate}: {invalid}"), remedy);
             }
-            Err(mistakes) => self.wrong.extend(mistakes),
+        }
+        Err(error) => section.fail(format!("callbacks.tls: {}", chain(&error)), tls_remedy(&error)),
+    }
+}
+
+fn tls_remedy(error: &TlsFilesError) -> &'static str {
+    match error {
+        TlsFilesError::File(_, error) => file_remedy(error, ""),
+        TlsFilesError::Bad(BadTls::Mismatch | BadTls::Pair(_)) => {
+            "set key_file to the key of the first certificate in certificate_file"
+        }
+        TlsFilesError::Bad(BadTls::Certificate(_) | BadTls::NotX509) => {
+            "certificate_file must hold the certificate in PEM, and those of intermediate authorities behind it"
+        }
+        TlsFilesError::Bad(BadTls::Key(_) | BadTls::KeyLength(_) | BadTls::KeyKind) => {
+            "key_file must hold the key in PEM, unencrypted: RSA of 2048 to 4096 bits, ECDSA on P-256 or P-384, or Ed25519"
+        }
+        TlsFilesError::Bad(BadTls::ClientCa(_) | BadTls::ClientRoot(_) | BadTls::ClientCheck(_)) => {
+            "client_ca_file must hold the certificates of the clients' authorities in PEM"
         }
     }
 }
 
-impl Report {
-    /// Asks Kafka about each blocklist topic.
-    fn look_at_topics(&mut self, config: &Config) {
-        if config.embedded_broker {
-            return;
-        }
-        let own = config.apps.iter().filter_map(|app| app.blocklist_topic.as_ref());
-        for topic in config.blocklist.topic.iter().chain(own).collect::<BTreeSet<&String>>() {
-            let TopicFindings { right, warnings, wrong } =
-                topics::inspect(&config.kafka.properties, topic, config.topics.create);
-            self.right.extend(right);
-            self.warnings.extend(warnings);
-            self.wrong.extend(wrong);
-        }
+/// What to do about a file; `format`: what must be in it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "std's list is open")]
+fn file_remedy<'f, B: Error + 'static>(error: &FileError<B>, format: &'f str) -> &'f str {
+    match error {
+        FileError::Unreadable(error) => match error.kind() {
+            io::ErrorKind::NotFound => "create the file, or correct its path in the configuration",
+            io::ErrorKind::PermissionDenied => {
+                "let the user that callbridge runs as read the file, and enter its directories"
+            }
+            _ => "see the file, its directories and its disk",
+        },
+        FileError::NotRegular | FileError::TooLarge(_) => "set the path to the right file",
+        FileError::Bad(_) => format,
     }
+}
+
+/// A number of seconds, or a number with `s`, `m` or `h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(['s', 'm', 'h']);
+    let unit = match text.strip_prefix(digits) {
+        Some("" | "s") => Some(1),
+        Some("m") => Some(60),
+        Some("h") => Some(3600),
+        Some(_) | None => None,
+    };
+    let seconds = unit.and_then(|unit| digits.parse::<u32>().ok().map(|number| u64::from(number) * unit));
+    seconds.map(Duration::from_secs).ok_or_else(|| "expected a number of seconds, or 90s, 5m, 1h".to_owned())
 }
 
 /// Whose callbacks of `app` are taken, and how they come in.

@@ -30,7 +30,7 @@ pub(super) struct HealthcheckArgs {
 
 /// Why the process is not considered alive.
 #[derive(Debug, thiserror::Error)]
-enum LivenessError {
+pub(super) enum LivenessError {
     #[error("no connection")]
     Connect(#[source] io::Error),
     #[error("no response")]
@@ -58,7 +58,7 @@ pub(super) fn run(args: &HealthcheckArgs) -> ExitCode {
 }
 
 /// Runs on a thread, because name resolution has no timeout of its own. The thread ends with the process.
-fn ask_in_time(admin: &str) -> Result<(), LivenessError> {
+pub(super) fn ask_in_time(admin: &str) -> Result<(), LivenessError> {
     let (sender, receiver) = mpsc::sync_channel(1);
     let asked = admin.to_owned();
     let spawned = thread::Builder::new().name("healthcheck".to_owned()).spawn(move || {

@@ -3,6 +3,7 @@
 mod blocklist;
 mod check;
 mod completions;
+mod doctor;
 mod drain;
 mod healthcheck;
 mod journal;

@@ -124,7 +124,8 @@ fn print_in_time(lines: String) {
     }
 }
 
-fn exit_code(problems: &[Problem]) -> u8 {
+/// The exit code that problems of the configuration mean.
+pub(super) fn exit_code(problems: &[Problem]) -> u8 {
     let mut mistakes = problems.iter().filter(|problem| !problem.is_warning);
     if mistakes.all(Problem::is_of_usage) { EXIT_USAGE } else { EXIT_CONFIG }
 }

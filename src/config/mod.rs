@@ -299,6 +299,11 @@ impl Config {
         Topics::of_commands(prefixes, &self.topics.commands)
     }
 
+    /// The bootstrap servers, each as it was given.
+    pub(crate) fn bootstrap_servers(&self) -> impl Iterator<Item = &str> {
+        kafka::servers(&self.kafka.properties)
+    }
+
     /// Every blocklist topic, and behind it its audit topic; each once.
     pub(crate) fn blocklist_topics(&self) -> Vec<String> {
         let own = self.apps.iter().filter_map(|app| app.blocklist_topic.as_ref());

@@ -315,6 +315,9 @@ impl<'a> Words<'a> {
 /// Refuses text that some editors show as several lines: the second would look like a rule without being one.
 pub(crate) fn refuse_hidden_lines(text: &str) -> Result<(), Mistake> {
     const LINE_SEPARATORS: [char; 2] = ['\u{2028}', '\u{2029}'];
+    if text.is_ascii() {
+        return Ok(());
+    }
     text.chars().find(|c| LINE_SEPARATORS.contains(c)).map_or(Ok(()), |separator| Err(Mistake::Invisible(separator)))
 }
 

@@ -48,11 +48,11 @@ impl Bodies {
     /// in the budget until its last byte: from there on the bounds of the journal hold.
     pub(super) async fn read(
         &self,
-        admitted: &AuthorizedRequest<'_>,
+        request: &AuthorizedRequest<'_>,
         body: Option<&mut Incoming>,
         began: Instant,
     ) -> Result<Raw, Refusal> {
-        let read = self.read_all(admitted, body);
+        let read = self.read_all(request, body);
         time::timeout_at((began + self.timeout).into(), read).await.unwrap_or(Err(Refusal::BodyTimeout))
     }
 
@@ -87,8 +87,8 @@ impl Bodies {
     }
 
     /// The same without a timeout.
-    async fn read_all(&self, admitted: &AuthorizedRequest<'_>, body: Option<&mut Incoming>) -> Result<Raw, Refusal> {
-        let Some(body) = body else { return Ok(Raw::begin(admitted.query(), 0)) };
+    async fn read_all(&self, request: &AuthorizedRequest<'_>, body: Option<&mut Incoming>) -> Result<Raw, Refusal> {
+        let Some(body) = body else { return Ok(Raw::begin(request.query(), 0)) };
         let limit = self.bytes_max;
         let hint = body.size_hint();
         let expected = usize::try_from(hint.lower()).ok().filter(|expected| *expected <= limit);
@@ -98,12 +98,12 @@ impl Bodies {
         let mut room = None;
         // Copied: a frame is a slice of the connection's buffer, and would keep all of it allocated. With small chunks that would be many
         // times the size of the body.
-        let mut raw = Raw::begin(admitted.query(), expected);
+        let mut raw = Raw::begin(request.query(), expected);
         loop {
             let frame = poll_fn(|cx| {
                 let frame = poll_frame(body, cx);
                 if frame.is_pending() && room.is_none() && !body.is_end_stream() {
-                    room = self.budget.reserve(reserved_bytes, admitted.kind());
+                    room = self.budget.reserve(reserved_bytes, request.kind());
                     if room.is_none() {
                         return Poll::Ready(Err(Refusal::BodiesFull));
                     }
@@ -223,16 +223,16 @@ mod tests {
     }
 
     #[test]
-    fn news_gets_three_quarters_and_questions_all_of_it() {
+    fn after_callbacks_get_three_quarters_and_before_callbacks_all_of_it() {
         let budget = budget(100);
-        let news = budget.reserve(75, Kind::After).unwrap();
+        let after = budget.reserve(75, Kind::After).unwrap();
         assert!(budget.reserve(1, Kind::After).is_none());
-        let question = budget.reserve(25, Kind::Before).unwrap();
-        assert!(budget.reserve(1, Kind::Before).is_none(), "their part has an end too");
+        let before = budget.reserve(25, Kind::Before).unwrap();
+        assert!(budget.reserve(1, Kind::Before).is_none(), "the whole budget is a limit too");
         assert_eq!(budget.gauge.get(), 100);
-        drop(question);
-        assert!(budget.reserve(1, Kind::After).is_none(), "what is free is for questions");
-        drop(news);
+        drop(before);
+        assert!(budget.reserve(1, Kind::After).is_none(), "what is free is for before-callbacks");
+        drop(after);
         assert_eq!(budget.gauge.get(), 0);
         assert!(budget.reserve(75, Kind::After).is_some());
     }

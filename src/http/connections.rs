@@ -142,7 +142,7 @@ impl Connections {
     }
 
     /// A slot under both caps; at a cap another connection is evicted. A proxy has no cap per peer.
-    pub(super) fn admit(&mut self, peer: IpAddr, is_proxy: bool, now: Instant) -> Option<ConnectionSlot> {
+    pub(super) fn take_slot(&mut self, peer: IpAddr, is_proxy: bool, now: Instant) -> Option<ConnectionSlot> {
         // Ended tasks that nobody has joined yet must not count.
         while let Some(ended) = self.tasks.try_join_next_with_id() {
             self.forget(ended.map_or_else(|error| error.id(), |(id, ())| id));

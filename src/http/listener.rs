@@ -170,7 +170,7 @@ impl Server {
             return;
         }
         let now = clock::monotonic();
-        let Some(slot) = self.connections.admit(peer.ip(), is_proxy, now) else {
+        let Some(slot) = self.connections.take_slot(peer.ip(), is_proxy, now) else {
             metrics.connections_refused.inc();
             // A client that expects TLS cannot read a plain response.
             if self.preamble.tls.is_none()
@@ -262,7 +262,7 @@ fn adopt(stream: TcpStream) -> io::Result<TcpStream> {
     TcpStream::from_std(stream.into_std()?)
 }
 
-/// Reads the preamble of a connection, if one is expected.
+/// Reads the preamble of a connection (PROXY header, TLS handshake), if one is expected.
 async fn open(
     stream: TcpStream,
     address: SocketAddr,

@@ -23,7 +23,7 @@ pub(crate) fn ok() -> Reply {
 /// 200 with the result. A decision to refuse is expressed by `ErrorCode`, never by a status.
 pub(crate) fn answer(answer: Answer) -> Reply {
     match answer {
-        Answer::Acknowledged => ok(),
+        Answer::Ok => ok(),
         Answer::Decided(body) => json(StatusCode::OK, body),
     }
 }

@@ -58,8 +58,8 @@ pub(crate) struct Service {
 
 /// The service for one connection.
 ///
-/// Each await of a nested future copies it whole, and hyper copies this one once more. So the path of a callback has few of them, and rare
-/// steps are boxed.
+/// Awaiting a nested future copies it, and hyper copies this one once more, so a callback's path has few nested futures, and rare steps are
+/// boxed.
 #[derive(Debug)]
 pub(super) struct ConnectionService {
     pub(super) service: Arc<Service>,
@@ -82,7 +82,7 @@ impl ConnectionService {
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Reply, Infallible>> {
-        // Not in the future: before polling it, hyper reads what follows the body, and that would count as a head.
+        // Here and not in the async block: hyper reads on before it first polls that, and those bytes would count as the next head.
         let is_open = self.progress.enter(ConnectionPhase::Service);
         self.reply_to(request, is_open)
     }
@@ -99,20 +99,20 @@ impl ConnectionService {
         let arrival = Arrival { began, waited: self.progress.take_wait() };
         let mut reply = match service.receive(&parts, self.peer, arrival) {
             Step::Respond(reply) => reply,
-            Step::Refuse(receipt, refusal) => refuse(&refusal, receipt),
+            Step::Refuse(receipt, refusal) => end_refused(&refusal, receipt),
             Step::NoCommand(verdict) => Box::pin(self.answer_without_command(verdict, &mut body, began)).await,
-            Step::Read(receipt, admitted) => match service.bodies.read(&admitted, body.as_mut(), began).await {
+            Step::Read(receipt, authorized) => match service.bodies.read(&authorized, body.as_mut(), began).await {
                 Ok(raw) => {
                     body = None;
-                    match service.intake.accept(admitted, raw, receipt).await {
+                    match service.intake.handle(authorized, raw, receipt).await {
                         Ok(answer) => {
                             self.progress.mark_used();
                             reply::answer(answer)
                         }
-                        Err(refusal) => refused(&refusal),
+                        Err(refusal) => refusal_reply(&refusal),
                     }
                 }
-                Err(refusal) => refuse(&refusal, receipt),
+                Err(refusal) => end_refused(&refusal, receipt),
             },
         };
         let is_reusable = !reply::is_closing(&reply)
@@ -160,7 +160,7 @@ impl ConnectionService {
             }
             Err(refusal) => refusal,
         };
-        refuse(&refusal, service.intake.ledger.receive(None))
+        end_refused(&refusal, service.intake.ledger.receive(None))
     }
 }
 
@@ -199,13 +199,13 @@ impl Service {
                     self.intake.metrics.probes.inc();
                     return Step::Respond(is_allowed.map_or_else(|refusal| reply::refusal(&refusal), |()| reply::ok()));
                 }
-                (&Method::POST, Ok(())) => return Step::NoCommand(sender.and_then(|()| self.find_app(query))),
+                (&Method::POST, Ok(())) => return Step::NoCommand(sender.and_then(|()| self.check_app(query))),
                 _other => {}
             }
         }
         let receipt = self.intake.ledger.receive(command.flatten());
-        match framing.and(sender).and_then(|()| self.admit(head, parts, query)) {
-            Ok(admitted) => Step::Read(receipt, admitted),
+        match framing.and(sender).and_then(|()| self.authorize(head, parts, query)) {
+            Ok(authorized) => Step::Read(receipt, authorized),
             Err(refusal) => Step::Refuse(receipt, refusal),
         }
     }
@@ -216,7 +216,7 @@ impl Service {
             senders.allowed.contain(peer.address.ip())
         } else {
             let forwarded = parts.headers.get_all(X_FORWARDED_FOR).into_iter().map(HeaderValue::as_bytes);
-            senders.admit(peer.address.ip(), forwarded)
+            senders.allows(peer.address.ip(), forwarded)
         };
         if is_allowed { Ok(()) } else { Err(Refusal::Sender) }
     }
@@ -229,12 +229,12 @@ impl Service {
     }
 
     /// Checks that the query names a configured application.
-    fn find_app(&self, query: Result<Query<'_>, QueryError>) -> Result<(), Refusal> {
+    fn check_app(&self, query: Result<Query<'_>, QueryError>) -> Result<(), Refusal> {
         let query = query.map_err(Refusal::Query)?;
-        auth::find(&query, &self.intake.apps).map(|_app| ())
+        auth::check_app(&query, &self.intake.apps)
     }
 
-    fn admit<'r>(
+    fn authorize<'r>(
         &self,
         head: Head,
         parts: &'r Parts,
@@ -248,18 +248,18 @@ impl Service {
         }
         check_coding(&parts.headers)?;
         let query = query.map_err(Refusal::Query)?;
-        self.intake.admit(head, parts.uri.query().unwrap_or_default(), query)
+        self.intake.authorize(head, parts.uri.query().unwrap_or_default(), query)
     }
 }
 
 /// Ends the receipt of a callback that did not reach intake. Returns the reply.
-fn refuse(refusal: &Refusal, receipt: Receipt<'_>) -> Reply {
+fn end_refused(refusal: &Refusal, receipt: Receipt<'_>) -> Reply {
     receipt.end(refusal.reason());
-    refused(refusal)
+    refusal_reply(refusal)
 }
 
 /// The reply to a callback whose receipt has ended.
-fn refused(refusal: &Refusal) -> Reply {
+fn refusal_reply(refusal: &Refusal) -> Reply {
     tracing::debug!(reason = refusal.reason().word(), "refused");
     reply::refusal(refusal)
 }

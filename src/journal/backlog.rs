@@ -47,13 +47,13 @@ struct Memory {
 
 /// Outcomes of captures. Nothing is counted or acknowledged before they are passed to [`Backlog::settle`].
 #[derive(Debug, Default)]
-pub(crate) struct Settled {
+pub(crate) struct Outcomes {
     delivered: Vec<Ticket>,
     given_up: Vec<(Ticket, Refusal)>,
     moved: Vec<(Ticket, Topic)>,
 }
 
-impl Settled {
+impl Outcomes {
     /// Kafka has every record of a capture.
     pub(crate) fn delivered(&mut self, ticket: Ticket) {
         self.delivered.push(ticket);
@@ -85,10 +85,10 @@ impl Backlog {
     }
 
     /// Sets the thread that reads. It is unparked when there is something to read.
-    pub(crate) fn set_reader(&self, reader: Thread) {
+    pub(crate) fn set_publisher(&self, publisher: Thread) {
         match &self.source {
-            BacklogSource::Memory(memory) => memory.queue.set_taker(reader),
-            BacklogSource::Disk(stored) => stored.set_reader(reader),
+            BacklogSource::Memory(memory) => memory.queue.set_taker(publisher),
+            BacklogSource::Disk(stored) => stored.set_publisher(publisher),
         }
     }
 
@@ -131,16 +131,16 @@ impl Backlog {
     }
 
     /// Applies outcomes: answers the waiting requests, updates the ledger, and frees room.
-    pub(crate) fn settle(&mut self, settled: &mut Settled) {
-        if settled.is_empty() {
+    pub(crate) fn settle(&mut self, outcomes: &mut Outcomes) {
+        if outcomes.is_empty() {
             return;
         }
         match &mut self.source {
-            BacklogSource::Memory(memory) => memory.settle(settled, &self.ledger),
+            BacklogSource::Memory(memory) => memory.settle(outcomes, &self.ledger),
             BacklogSource::Disk(stored) => {
-                settled.moved.iter().for_each(|(ticket, topic)| stored.moves_to(ticket, *topic));
+                outcomes.moved.iter().for_each(|(ticket, topic)| stored.moves_to(ticket, *topic));
                 let (mut delivered, mut late) = (0, 0);
-                for ticket in stored.delivered(&settled.delivered) {
+                for ticket in stored.delivered(&outcomes.delivered) {
                     // A late capture may be stored as counted: its request timed out while it was written.
                     let is_late = stored.take_late(ticket.position.seq);
                     late += u64::from(is_late);
@@ -150,9 +150,9 @@ impl Backlog {
                 self.ledger.late(late);
             }
         }
-        settled.delivered.clear();
-        settled.given_up.clear();
-        settled.moved.clear();
+        outcomes.delivered.clear();
+        outcomes.given_up.clear();
+        outcomes.moved.clear();
     }
 }
 
@@ -178,28 +178,28 @@ impl Memory {
         last.map(|last| (Position { seq: last + 1, ..Position::default() }, bytes))
     }
 
-    fn settle(&mut self, settled: &Settled, ledger: &Ledger) {
-        for (ticket, topic) in &settled.moved {
-            let entry = self.entries.get_mut(&ticket.position.seq).filter(|entry| entry.topic != Some(*topic));
+    fn settle(&mut self, outcomes: &Outcomes, ledger: &Ledger) {
+        for (ticket, topic) in &outcomes.moved {
+            let entry = self.entries.get_mut(&ticket.position.seq).filter(|entry| entry.share_topic != Some(*topic));
             if let Some(entry) = entry
-                && self.queue.move_share((entry.topic, *topic), Held::queued(entry.cost_bytes), || true)
+                && self.queue.move_share((entry.share_topic, *topic), Held::queued(entry.cost_bytes), || true)
             {
-                entry.topic = Some(*topic);
+                entry.share_topic = Some(*topic);
             }
         }
         let (mut freed, mut delivered, mut late) = (Vec::new(), 0, 0);
-        for ticket in &settled.delivered {
+        for ticket in &outcomes.delivered {
             let Some(mut entry) = self.entries.remove(&ticket.position.seq) else { continue };
-            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
+            freed.push((entry.share_topic, Held::queued(entry.cost_bytes)));
             let is_in_time = entry.acknowledge();
             if entry.ledger_state == LedgerState::Counted {
                 delivered += u64::from(is_in_time);
                 late += u64::from(!is_in_time);
             }
         }
-        for (ticket, refusal) in &settled.given_up {
+        for (ticket, refusal) in &outcomes.given_up {
             let Some(entry) = self.entries.remove(&ticket.position.seq) else { continue };
-            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
+            freed.push((entry.share_topic, Held::queued(entry.cost_bytes)));
             entry.lose(refusal.clone(), ledger);
         }
         ledger.deliver(delivered);
@@ -210,6 +210,6 @@ impl Memory {
 
 fn undelivered(seq: Seq, entry: &Entry) -> Undelivered<'_> {
     let position = Position { seq, ..Position::default() };
-    let ticket = Ticket { position, ledger_state: entry.ledger_state, record_bytes: 0, share: None };
-    Undelivered { capture: &entry.capture, ticket, share: entry.topic }
+    let ticket = Ticket { position, ledger_state: entry.ledger_state, stored_bytes: 0, share: None };
+    Undelivered { capture: &entry.capture, ticket, share_topic: entry.share_topic }
 }

@@ -122,24 +122,26 @@ pub(crate) fn encode(capture: &Capture, apps: &Apps, bytes: &mut Vec<u8>) {
 
 /// The key of a capture: a hash of its SdkAppid and its command, or of the kind of captures without one. It does not depend on the topic,
 /// whose name may change with the configuration. The log stores keys, so later versions must compute the same ones.
-pub(crate) fn key(capture: &Capture, apps: &Apps) -> u32 {
+pub(crate) fn kind_key(capture: &Capture, apps: &Apps) -> u32 {
     match capture.outcome {
-        CaptureOutcome::Happened | CaptureOutcome::Decided(_) => key_of_command(capture.app, capture.command, apps),
-        CaptureOutcome::Refused { .. } => key_of_dead_letters(capture.app, apps),
+        CaptureOutcome::Happened | CaptureOutcome::Decided(_) => {
+            kind_key_of_command(capture.app, capture.command, apps)
+        }
+        CaptureOutcome::Refused { .. } => kind_key_of_dead_letters(capture.app, apps),
     }
 }
 
 /// The key of captures of a command; `None` stands for every command that is not in the table.
-pub(super) fn key_of_command(app: VerifiedApp, command: Option<Command>, apps: &Apps) -> u32 {
-    key_of(app, command.map_or("unknown", Command::name), apps)
+pub(super) fn kind_key_of_command(app: VerifiedApp, command: Option<Command>, apps: &Apps) -> u32 {
+    kind_key_of(app, command.map_or("unknown", Command::name), apps)
 }
 
 /// The key of captures of refused callbacks.
-pub(super) fn key_of_dead_letters(app: VerifiedApp, apps: &Apps) -> u32 {
-    key_of(app, "rejected", apps)
+pub(super) fn kind_key_of_dead_letters(app: VerifiedApp, apps: &Apps) -> u32 {
+    kind_key_of(app, "rejected", apps)
 }
 
-fn key_of(app: VerifiedApp, kind: &str, apps: &Apps) -> u32 {
+fn kind_key_of(app: VerifiedApp, kind: &str, apps: &Apps) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(apps.id(app).as_bytes()), kind.as_bytes())
 }
 
@@ -290,7 +292,7 @@ impl<'b> Rest<'b> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::log::format::Batch;
+    use crate::journal::log::format::FrameBuilder;
     use proptest::prelude::*;
 
     fn apps() -> Apps {
@@ -394,10 +396,10 @@ mod tests {
             body in prop::collection::vec(any::<u8>(), 0..200),
         ) {
             let capture = capture(&query, &body, outcome, "[2001:db8::1]:65535");
-            let mut batch = Batch::new();
-            let empty = batch.bytes();
-            batch.push(true, key(&capture, &apps()), |bytes| encode(&capture, &apps(), bytes));
-            prop_assert!(batch.bytes() - empty <= capture.cost_bytes());
+            let mut builder = FrameBuilder::new();
+            let empty = builder.bytes();
+            builder.push(true, kind_key(&capture, &apps()), |bytes| encode(&capture, &apps(), bytes));
+            prop_assert!(builder.bytes() - empty <= capture.cost_bytes());
         }
 
         #[test]

@@ -23,14 +23,14 @@ use super::codec;
 use super::committed::Committed;
 use super::entry::Entry;
 use super::entry::LedgerState;
-use super::log::BatchError;
+use super::log::AppendError;
 use super::log::directory::Directory;
-use super::log::format::Batch;
+use super::log::format::FrameBuilder;
 use super::log::maintenance::Maintainer;
 use super::log::maintenance::Maintenance;
 use super::log::maintenance::MaintenanceError;
 use super::log::store::Store;
-use super::log::writer::AppendedBatch;
+use super::log::writer::AppendedFrame;
 use super::log::writer::SegmentWriter;
 use super::queue::Queue;
 use super::room::Held;
@@ -83,10 +83,10 @@ pub(crate) struct Committer {
     pub(super) sync_wait: Arc<Wait>,
 }
 
-/// The captures that the committer has taken from the queue, and the batch that it builds from them.
+/// The captures that the committer has taken from the queue, and the frame that it builds from them.
 struct CommitBuffer {
     entries: VecDeque<Entry>,
-    batch: Batch,
+    builder: FrameBuilder,
     record_at: Instant,
 }
 
@@ -100,7 +100,7 @@ impl Committer {
         self.queue.set_taker(thread::current());
         let mut buffer = CommitBuffer {
             entries: VecDeque::new(),
-            batch: Batch::new(),
+            builder: FrameBuilder::new(),
             record_at: clock::monotonic() + RECORD_EVERY,
         };
         let committed = self.commit_all(&mut buffer, lifecycle);
@@ -115,9 +115,9 @@ impl Committer {
             self.record_delivered(&mut buffer.record_at)?;
         }
         match self.writer.close() {
-            Err(BatchError::Failed { what, source }) => Err(Failed { what, source }),
+            Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
             // Deliveries that are not recorded are repeated after a restart.
-            Ok(()) | Err(BatchError::Full | BatchError::NoSpace(_)) => Ok(()),
+            Ok(()) | Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
         }
     }
 
@@ -146,19 +146,19 @@ impl Committer {
     fn commit(&mut self, buffer: &mut CommitBuffer, lifecycle: &Lifecycle) -> Result<usize, Failed> {
         let count = self.fill(buffer);
         let began = clock::monotonic();
-        let records = began >= buffer.record_at;
-        if records {
+        let with_delivered = began >= buffer.record_at;
+        if with_delivered {
             buffer.record_at = began + RECORD_EVERY;
         }
         let mut log_at = began;
         let appended = loop {
-            let problem = match self.writer.append(&mut buffer.batch, records) {
+            let problem = match self.writer.append(&mut buffer.builder, with_delivered) {
                 Ok(appended) => break appended,
-                Err(BatchError::Failed { what, source }) => return Err(Failed { what, source }),
-                // The keeper is making one.
-                Err(BatchError::Full) if !self.store.fill().is_full => None,
-                Err(BatchError::Full) => Some(("the quota is reached or the filesystem is full", None)),
-                Err(BatchError::NoSpace(error)) => Some(("the filesystem is full", Some(error))),
+                Err(AppendError::Failed { what, source }) => return Err(Failed { what, source }),
+                // The keeper is making a spare.
+                Err(AppendError::Full) if !self.store.fill().is_full => None,
+                Err(AppendError::Full) => Some(("the quota is reached or the filesystem is full", None)),
+                Err(AppendError::NoSpace(error)) => Some(("the filesystem is full", Some(error))),
             };
             if let Some((what, error)) = problem {
                 self.is_full.store(true, Ordering::Relaxed);
@@ -167,7 +167,7 @@ impl Committer {
                     tracing::error!(what, error, "the journal is full");
                     log_at = clock::monotonic() + LOG_PERIOD;
                 }
-                // There may be a spare although the disk is full: give it time.
+                // After `NoSpace` there is a spare, so `wait_for_spare` returns at once: do not spin.
                 thread::sleep(ROOM_PAUSE);
             }
             if clock::monotonic() >= buffer.record_at {
@@ -176,7 +176,7 @@ impl Committer {
             }
             self.store.wait_for_spare(ROOM_WAIT);
             if lifecycle.phase() >= Phase::Recording {
-                buffer.batch.clear();
+                buffer.builder.clear();
                 self.lose(&mut buffer.entries, &Refusal::JournalFull);
                 return Ok(0);
             }
@@ -193,25 +193,26 @@ impl Committer {
         Ok(count)
     }
 
-    /// Fills the batch from the entries in `buffer`. Returns the number of captures.
+    /// Fills the frame from the entries in `buffer`. Returns the number of captures.
     fn fill(&self, buffer: &mut CommitBuffer) -> usize {
-        let bytes_max = FRAME_BYTES.min(self.writer.batch_bytes_max());
-        buffer.batch.clear();
+        let bytes_max = FRAME_BYTES.min(self.writer.frame_bytes_max());
+        buffer.builder.clear();
         let mut count = 0;
         for entry in &mut buffer.entries {
             // The cost is an upper bound of the bytes in the frame.
-            if count > 0 && buffer.batch.bytes() + entry.cost_bytes > bytes_max {
+            if count > 0 && buffer.builder.bytes() + entry.cost_bytes > bytes_max {
                 break;
             }
             let is_counted = entry.ledger_state == LedgerState::Counted && !entry.has_timed_out();
-            entry.record_bytes =
-                buffer.batch.push(is_counted, entry.key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
+            entry.stored_bytes = buffer
+                .builder
+                .push(is_counted, entry.kind_key, |bytes| codec::encode(&entry.capture, &self.apps, bytes));
             count += 1;
         }
         count
     }
 
-    fn acknowledge(&self, buffer: &mut CommitBuffer, appended: AppendedBatch, count: usize) {
+    fn acknowledge(&self, buffer: &mut CommitBuffer, appended: AppendedFrame, count: usize) {
         let (mut stored, mut late) = (0, Vec::new());
         for (seq, entry) in (appended.first_seq..).zip(buffer.entries.iter_mut().take(count)) {
             let is_in_time = entry.acknowledge();
@@ -222,9 +223,10 @@ impl Committer {
         }
         // Before they can be read: they must not be delivered before they are counted as stored.
         self.ledger.store(stored);
-        let bytes_of = |entry: &Entry| usize::try_from(entry.record_bytes).unwrap_or(usize::MAX);
-        self.queue
-            .stored(buffer.entries.iter().take(count).map(|entry| (entry.topic, entry.cost_bytes, bytes_of(entry))));
+        let bytes_of = |entry: &Entry| usize::try_from(entry.stored_bytes).unwrap_or(usize::MAX);
+        self.queue.stored(
+            buffer.entries.iter().take(count).map(|entry| (entry.share_topic, entry.cost_bytes, bytes_of(entry))),
+        );
         buffer.entries.drain(..count);
         self.committed.advance(appended.first_seq + count as u64, late);
     }
@@ -236,8 +238,8 @@ impl Committer {
         if !self.store.has_unsaved() {
             return Ok(());
         }
-        match self.writer.append(&mut Batch::new(), true) {
-            Err(BatchError::Failed { what, source }) => Err(Failed { what, source }),
+        match self.writer.append(&mut FrameBuilder::new(), true) {
+            Err(AppendError::Failed { what, source }) => Err(Failed { what, source }),
             Ok(appended) => {
                 if appended.is_behind {
                     *record_at = clock::monotonic();
@@ -245,7 +247,7 @@ impl Committer {
                 Ok(())
             }
             // It is delivered again after a restart.
-            Err(BatchError::Full | BatchError::NoSpace(_)) => Ok(()),
+            Err(AppendError::Full | AppendError::NoSpace(_)) => Ok(()),
         }
     }
 
@@ -253,14 +255,14 @@ impl Committer {
     fn lose(&self, entries: &mut VecDeque<Entry>, refusal: &Refusal) {
         let mut freed = Vec::with_capacity(entries.len());
         for entry in entries.drain(..) {
-            freed.push((entry.topic, Held::queued(entry.cost_bytes)));
+            freed.push((entry.share_topic, Held::queued(entry.cost_bytes)));
             entry.lose(refusal.clone(), &self.ledger);
         }
         self.queue.free(freed);
     }
 }
 
-/// The thread that maintains the log's files: makes spare segments in advance, recycles delivered segments, and updates the metrics.
+/// The keeper, on the thread `journal-files`: makes spare segments in advance, recycles delivered segments, and updates the metrics.
 #[derive(Debug)]
 pub(crate) struct SegmentKeeper {
     pub(super) maintainer: Maintainer<Directory>,

@@ -14,7 +14,7 @@ use super::log::Seq;
 pub(super) struct Committed {
     state: Mutex<CommittedState>,
     /// The publisher's thread.
-    reader: OnceLock<Thread>,
+    publisher: OnceLock<Thread>,
 }
 
 #[derive(Debug)]
@@ -23,7 +23,7 @@ struct CommittedState {
     to: Seq,
     /// Captures on disk whose senders were answered 503. Each stays here until it is delivered.
     late: BTreeSet<Seq>,
-    /// The reader has read everything and must be woken.
+    /// The publisher has read everything and must be woken.
     is_awaited: bool,
     is_closed: bool,
 }
@@ -32,7 +32,7 @@ impl Committed {
     /// Everything before `to` was counted when the log was opened.
     pub(super) const fn new(to: Seq) -> Self {
         let state = CommittedState { to, late: BTreeSet::new(), is_awaited: false, is_closed: false };
-        Self { state: Mutex::new(state), reader: OnceLock::new() }
+        Self { state: Mutex::new(state), publisher: OnceLock::new() }
     }
 
     /// Releases the captures before `to` for publishing. Those in `late` are already counted as lost.
@@ -53,7 +53,7 @@ impl Committed {
         self.lock().to
     }
 
-    /// Wakes the reader at the next [`Committed::advance`]. The caller must check again for captures that were added just before.
+    /// Wakes the publisher at the next [`Committed::advance`]. The caller must check again for captures that were added just before.
     pub(super) fn wake_at_next(&self) {
         self.lock().is_awaited = true;
     }
@@ -75,14 +75,14 @@ impl Committed {
     }
 
     /// Sets the thread that reads.
-    pub(super) fn set_reader(&self, reader: Thread) {
-        // There is only one reader; a second call has no effect.
-        let _first = self.reader.set(reader);
+    pub(super) fn set_publisher(&self, publisher: Thread) {
+        // There is only one publisher; a second call has no effect.
+        let _first = self.publisher.set(publisher);
     }
 
     fn wake(&self) {
-        if let Some(reader) = self.reader.get() {
-            reader.unpark();
+        if let Some(publisher) = self.publisher.get() {
+            publisher.unpark();
         }
     }
 

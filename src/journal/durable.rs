@@ -237,7 +237,7 @@ pub(crate) fn open(
     let queue =
         Arc::new(Queue::new(Ack::Journal, &bounds, Some(undelivered_bytes_max), shares.topics(), ledger.clone()));
     for (key, bytes) in &found.live {
-        queue.recovered(shares.of_key(*key), usize::try_from(*bytes).unwrap_or(usize::MAX));
+        queue.recovered(shares.of_kind_key(*key), usize::try_from(*bytes).unwrap_or(usize::MAX));
     }
     let committed = Arc::new(Committed::new(store.durable_to()));
     let is_full = Arc::new(AtomicBool::new(false));
@@ -287,7 +287,7 @@ pub(crate) fn open(
     })
 }
 
-fn options(settings: &Settings, directory: &Directory) -> Result<Options, JournalError> {
+pub(super) fn options(settings: &Settings, directory: &Directory) -> Result<Options, JournalError> {
     let segment_bytes = settings.segment_bytes;
     let needed = SEGMENTS_MIN * segment_bytes;
     let quota_bytes = match settings.quota_bytes {
@@ -325,7 +325,7 @@ fn options(settings: &Settings, directory: &Directory) -> Result<Options, Journa
     })
 }
 
-fn used_bytes(directory: &Directory) -> io::Result<u64> {
+pub(super) fn used_bytes(directory: &Directory) -> io::Result<u64> {
     use super::log::disk::DiskFile;
     let mut bytes = 0;
     for name in directory.list()?.iter().filter(|name| name.ends_with(".seg") || name.ends_with(".spare")) {

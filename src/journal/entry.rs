@@ -31,14 +31,14 @@ pub(crate) struct Entry {
     /// Its [`Capture::cost_bytes`], kept here because settling needs nothing else of the capture.
     pub(crate) cost_bytes: usize,
     /// Its key in the log, if there is a log.
-    pub(super) key: u32,
+    pub(super) kind_key: u32,
     /// The topic whose share it takes, if any.
-    pub(super) topic: Option<Topic>,
+    pub(super) share_topic: Option<Topic>,
     pub(super) ledger_state: LedgerState,
     /// The request that waits for the outcome, if any.
     pub(super) ack: Option<AckSender>,
-    /// The bytes of its record, once it is written to the log.
-    pub(super) record_bytes: u32,
+    /// The bytes of its item in the log, once it is written to the log.
+    pub(super) stored_bytes: u32,
 }
 
 /// Whether the ledger still expects the outcome of an entry.
@@ -56,7 +56,7 @@ pub(crate) struct Undelivered<'c> {
     pub(crate) capture: &'c Capture,
     pub(crate) ticket: Ticket,
     /// The topic whose share it takes, if any.
-    pub(crate) share: Option<Topic>,
+    pub(crate) share_topic: Option<Topic>,
 }
 
 /// What is needed to read a capture again, and to settle it.
@@ -64,8 +64,8 @@ pub(crate) struct Undelivered<'c> {
 pub(crate) struct Ticket {
     pub(crate) position: Position,
     pub(super) ledger_state: LedgerState,
-    /// The bytes of its record, if it is on disk.
-    pub(super) record_bytes: u32,
+    /// The bytes of its item in the log, if it is on disk.
+    pub(super) stored_bytes: u32,
     /// Its share of the log, if it is on disk.
     pub(super) share: Option<Share>,
 }
@@ -75,7 +75,7 @@ pub(crate) struct Ticket {
 pub(super) struct Share {
     /// The topic of its key; `None` if this configuration has none for it.
     pub(super) topic: Option<Topic>,
-    /// Its dead-letter topic, whose share it takes once it is marked.
+    /// Its dead-letter topic, whose share it takes once it is counted as a dead letter.
     pub(super) dead_letters: Topic,
 }
 
@@ -127,6 +127,6 @@ impl Ticket {
     /// A ticket with this sequence number.
     pub(crate) fn numbered(seq: Seq) -> Self {
         let position = Position { seq, ..Position::default() };
-        Self { position, ledger_state: LedgerState::Counted, record_bytes: 0, share: None }
+        Self { position, ledger_state: LedgerState::Counted, stored_bytes: 0, share: None }
     }
 }

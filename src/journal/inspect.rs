@@ -4,12 +4,15 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::durable;
 use super::durable::JournalError;
+use super::durable::Settings;
 use super::log::Damage;
 use super::log::OpenError;
 use super::log::Seq;
 use super::log::directory::Directory;
 use super::log::directory::DirectoryError;
+use super::log::directory::Filesystem;
 use super::log::disk;
 use super::log::disk::Disk;
 use super::log::disk::Reach;
@@ -116,6 +119,38 @@ pub(crate) fn refuse_waiting(dir: &Path) -> Result<Owner, JournalError> {
     }
     let damage = left.damage.iter().map(|damage| format!("; {damage}")).collect();
     Err(JournalError::Waiting { count: left.captures, dir: dir.to_owned(), damage })
+}
+
+/// The directory of a journal, and what a start would make of it.
+#[derive(Debug)]
+pub(crate) struct JournalDirectory {
+    pub(crate) filesystem: Filesystem,
+    /// The permission bits of the directory, if they let group or others in.
+    pub(crate) mode_for_others: Option<u32>,
+    /// A process has it.
+    pub(crate) is_in_use: bool,
+    pub(crate) quota_bytes: u64,
+    /// What the journal takes already.
+    pub(crate) used_bytes: u64,
+    pub(crate) free_bytes: u64,
+}
+
+/// Looks at a directory as a start with `settings` does, and changes nothing.
+///
+/// # Errors
+///
+/// It is no directory, or a journal has no room there.
+pub(crate) fn place(settings: &Settings, dir: &Path) -> Result<JournalDirectory, JournalError> {
+    let directory = Directory::open_to_read(dir)?;
+    let failed = |source| JournalError::Open(OpenError::Io { what: format!("look at {}", dir.display()), source });
+    Ok(JournalDirectory {
+        filesystem: directory.filesystem()?,
+        mode_for_others: directory.mode_for_others(),
+        is_in_use: directory.is_in_use(),
+        quota_bytes: durable::options(settings, &directory)?.quota_bytes,
+        used_bytes: durable::used_bytes(&directory).map_err(failed)?,
+        free_bytes: directory.free_bytes().map_err(failed)?,
+    })
 }
 
 /// What the next start would find undelivered in a journal.

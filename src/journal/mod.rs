@@ -37,7 +37,7 @@ use crate::ledger::Receipt;
 use crate::refusal::Refusal;
 
 pub(crate) use self::backlog::Backlog;
-pub(crate) use self::backlog::Settled;
+pub(crate) use self::backlog::Outcomes;
 use self::entry::AckSender;
 use self::entry::Entry;
 use self::entry::LedgerState;
@@ -45,7 +45,7 @@ pub(crate) use self::entry::Position;
 pub(crate) use self::entry::Ticket;
 pub(crate) use self::entry::Undelivered;
 pub(crate) use self::log::Seq;
-use self::queue::LineTicket;
+use self::queue::LinePlace;
 use self::queue::Queue;
 use self::queue::QueueError;
 use self::room::Full;
@@ -129,9 +129,9 @@ impl Journal {
         let has_timed_out = Arc::new(AtomicBool::new(false));
         let ack = AckSender { sender, has_timed_out: Arc::clone(&has_timed_out) };
         match self.queue.append(self.entry(capture, LedgerState::Counted, Some(ack))) {
-            Ok(ticket) => {
+            Ok(line_place) => {
                 receipt.hand_over();
-                Ok(PendingAck { journal: self, outcome, has_timed_out, ticket })
+                Ok(PendingAck { journal: self, outcome, has_timed_out, line_place })
             }
             Err(error) => {
                 let refusal = match error {
@@ -145,16 +145,16 @@ impl Journal {
     }
 
     fn entry(&self, capture: Box<Capture>, ledger_state: LedgerState, ack: Option<AckSender>) -> Entry {
-        let (key, topic) = self.shares.of(&capture);
+        let (kind_key, share_topic) = self.shares.of(&capture);
         let cost_bytes = capture.cost_bytes();
-        Entry { capture, cost_bytes, key, topic, ledger_state, ack, record_bytes: 0 }
+        Entry { capture, cost_bytes, kind_key, share_topic, ledger_state, ack, stored_bytes: 0 }
     }
 
     /// The refusal of a capture that found no room.
     fn refuse_for(&self, full: Full) -> Refusal {
         match full {
             Full::Topic(topic) => {
-                self.shares.refused(topic);
+                self.shares.count_full(topic);
                 Refusal::TopicFull
             }
             Full::Log => Refusal::JournalFull,
@@ -168,9 +168,9 @@ impl Journal {
         self.queue.lacks_share(self.shares.dead_letters(capture.app), capture.cost_bytes())
     }
 
-    /// Counts a callback that is refused for that reason.
-    pub(crate) fn refuse_dead_letter(&self, capture: &Capture) {
-        self.shares.refused(self.shares.dead_letters(capture.app));
+    /// Counts a callback that is lost for that reason.
+    pub(crate) fn count_full_dead_letters(&self, capture: &Capture) {
+        self.shares.count_full(self.shares.dead_letters(capture.app));
     }
 
     /// Appends a capture that nothing waits for, if there is room now. Otherwise its callback is lost.
@@ -209,13 +209,13 @@ struct PendingAck<'j> {
     outcome: oneshot::Receiver<Result<(), Refusal>>,
     has_timed_out: Arc<AtomicBool>,
     /// Its place in the waiting line, if it waits for room.
-    ticket: Option<LineTicket>,
+    line_place: Option<LinePlace>,
 }
 
 impl PendingAck<'_> {
     async fn outcome(&mut self) -> Result<(), Refusal> {
         let outcome = (&mut self.outcome).await;
-        self.ticket = None;
+        self.line_place = None;
         // The sender is dropped without an outcome only when the process ends.
         outcome.unwrap_or(Err(Refusal::Stopping))
     }
@@ -226,13 +226,13 @@ impl PendingAck<'_> {
         // Before the channel is closed: whoever finds it closed reads this flag to learn why.
         self.has_timed_out.store(true, Ordering::Release);
         self.outcome.close();
-        let ticket = self.ticket.take();
+        let place = self.line_place.take();
         if let Ok(outcome) = self.outcome.try_recv() {
             return outcome;
         }
         let ledger = &self.journal.queue.ledger;
         let too_late = if self.journal.is_full() { Refusal::JournalFull } else { Refusal::Deadline };
-        let Some(full) = ticket.and_then(|ticket| self.journal.queue.leave_line(ticket)) else {
+        let Some(full) = place.and_then(|place| self.journal.queue.leave_line(place)) else {
             ledger.lose_queued(too_late.reason());
             return Err(too_late);
         };
@@ -248,7 +248,7 @@ impl PendingAck<'_> {
 impl Drop for PendingAck<'_> {
     fn drop(&mut self) {
         // The callback is valid: it is lost for want of room.
-        if let Some(full) = self.ticket.take().and_then(|ticket| self.journal.queue.leave_line(ticket)) {
+        if let Some(full) = self.line_place.take().and_then(|place| self.journal.queue.leave_line(place)) {
             self.journal.queue.ledger.end_waiting(self.journal.refuse_for(full).reason());
         }
     }

@@ -55,13 +55,13 @@ struct Entries {
     lines: BTreeMap<Option<Topic>, VecDeque<InLine>>,
     /// The bytes that may wait in lines.
     line_bytes: SharedRoom,
-    next_ticket: u64,
+    next_number: u64,
 }
 
 /// An entry that waits for room.
 #[derive(Debug)]
 struct InLine {
-    ticket: u64,
+    number: u64,
     entry: Entry,
 }
 
@@ -76,7 +76,7 @@ pub(super) enum QueueError {
 
 /// The place of an entry in line: the line of its topic, and its number there.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LineTicket {
+pub(super) struct LinePlace {
     topic: Option<Topic>,
     number: u64,
 }
@@ -93,7 +93,7 @@ impl Queue {
             room: Room::new(bounds, log_bytes_max, topics),
             lines: BTreeMap::new(),
             line_bytes: SharedRoom::new(bounds.waiting_bytes_max, topics),
-            next_ticket: 0,
+            next_number: 0,
         };
         Self {
             entries: Mutex::new(entries),
@@ -104,7 +104,7 @@ impl Queue {
     }
 
     /// Queues an entry, or puts it in line and returns its place. The lines are bounded too.
-    pub(super) fn append(&self, entry: Entry) -> Result<Option<LineTicket>, QueueError> {
+    pub(super) fn append(&self, entry: Entry) -> Result<Option<LinePlace>, QueueError> {
         self.change(|entries| {
             if entries.is_closed {
                 return Err(QueueError::Closed);
@@ -133,14 +133,14 @@ impl Queue {
     }
 
     /// Removes an entry from its line, if it still waits. The caller accounts for its callback. Returns what had no room.
-    pub(super) fn leave_line(&self, ticket: LineTicket) -> Option<Full> {
+    pub(super) fn leave_line(&self, place: LinePlace) -> Option<Full> {
         // The removal may let the next entry through: it may need less room.
         self.change(|entries| {
-            let line = entries.lines.get_mut(&ticket.topic)?;
-            let nth = line.binary_search_by_key(&ticket.number, |in_line| in_line.ticket).ok()?;
+            let line = entries.lines.get_mut(&place.topic)?;
+            let nth = line.binary_search_by_key(&place.number, |in_line| in_line.number).ok()?;
             let cost_bytes = line.remove(nth)?.entry.cost_bytes;
-            entries.left_line(ticket.topic, cost_bytes);
-            Some(entries.fullness(ticket.topic, cost_bytes))
+            entries.left_line(place.topic, cost_bytes);
+            Some(entries.fullness(place.topic, cost_bytes))
         })
     }
 
@@ -160,12 +160,12 @@ impl Queue {
         self.change(|entries| freed.into_iter().for_each(|(topic, held)| entries.room.give(topic, held)));
     }
 
-    /// Moves captures from the queue's room to the log's. Of each: its topic, its cost, and the bytes of its record.
+    /// Moves captures from the queue's room to the log's. Of each: its topic, its cost, and the bytes of its item in the log.
     pub(super) fn stored(&self, captures: impl Iterator<Item = (Option<Topic>, usize, usize)>) {
         self.change(|entries| {
-            for (topic, cost_bytes, record_bytes) in captures {
+            for (topic, cost_bytes, stored_bytes) in captures {
                 entries.room.give(topic, Held::queued(cost_bytes));
-                entries.room.take(topic, Held::stored(record_bytes));
+                entries.room.take(topic, Held::stored(stored_bytes));
             }
         });
     }
@@ -231,7 +231,7 @@ impl Queue {
             entries.is_closed = true;
             for in_line in std::mem::take(&mut entries.lines).into_values().flatten() {
                 // Under the lock: a request that times out and finds its entry in no line relies on it.
-                self.ledger.accept();
+                self.ledger.queue();
                 in_line.entry.lose(Refusal::Stopping, &self.ledger);
             }
         }
@@ -255,7 +255,7 @@ impl Queue {
         let mut entries = self.lock();
         let was_empty = entries.queued.is_empty();
         let changed = change(&mut entries);
-        entries.admit(&self.ledger);
+        entries.advance_lines(&self.ledger);
         let wakes = was_empty && !entries.queued.is_empty();
         drop(entries);
         if wakes {
@@ -281,13 +281,13 @@ impl Entries {
         if self.is_closed {
             return Err(Full::Queue);
         }
-        self.check(entry.topic, entry.cost_bytes)?;
+        self.check(entry.share_topic, entry.cost_bytes)?;
         if self.is_open && !self.lines.is_empty() {
             let waits_for_all = |(topic, line): (&Option<Topic>, &VecDeque<InLine>)| {
                 let first = line.front().map_or(0, |in_line| in_line.entry.cost_bytes);
                 matches!(self.check(*topic, first), Ok(()) | Err(Full::Queue))
             };
-            if self.lines.contains_key(&entry.topic) || self.lines.iter().any(waits_for_all) {
+            if self.lines.contains_key(&entry.share_topic) || self.lines.iter().any(waits_for_all) {
                 return Err(Full::Queue);
             }
         }
@@ -304,32 +304,32 @@ impl Entries {
 
     /// Queues an entry, unless its request has just timed out.
     fn push(&mut self, mut entry: Entry, ledger: &Ledger) {
-        // Before it can be taken: it must not be delivered before it is counted as accepted.
+        // Before it can be taken: it must not be delivered before it is counted as queued.
         if entry.ledger_state == LedgerState::Counted {
-            ledger.accept();
+            ledger.queue();
         }
         if self.acknowledges && !entry.acknowledge() {
             return;
         }
-        self.room.take(entry.topic, Held::queued(entry.cost_bytes));
+        self.room.take(entry.share_topic, Held::queued(entry.cost_bytes));
         self.queued.push_back(entry);
     }
 
     /// Puts an entry at the end of its line. The lines have shares too.
-    fn line_up(&mut self, entry: Entry) -> Result<LineTicket, Full> {
-        let Entry { topic, cost_bytes, .. } = entry;
+    fn line_up(&mut self, entry: Entry) -> Result<LinePlace, Full> {
+        let Entry { share_topic: topic, cost_bytes, .. } = entry;
         if !self.line_bytes.has_room(topic, cost_bytes) {
             return Err(self.fullness(topic, cost_bytes));
         }
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
+        let number = self.next_number;
+        self.next_number += 1;
         self.line_bytes.take(topic, cost_bytes);
-        self.lines.entry(topic).or_default().push_back(InLine { ticket, entry });
-        Ok(LineTicket { topic, number: ticket })
+        self.lines.entry(topic).or_default().push_back(InLine { number, entry });
+        Ok(LinePlace { topic, number })
     }
 
     /// Queues entries from the lines, as far as there is room.
-    fn admit(&mut self, ledger: &Ledger) {
+    fn advance_lines(&mut self, ledger: &Ledger) {
         while self.is_open
             && let Some(topic) = self.next_in_line()
             && let Some(first) = self.lines.get_mut(&topic).and_then(VecDeque::pop_front)
@@ -350,9 +350,9 @@ impl Entries {
     /// The line whose first entry is next: of the entries that only wait for the whole queue, the oldest, if there is room for it.
     fn next_in_line(&self) -> Option<Option<Topic>> {
         let firsts = self.lines.iter().filter_map(|(topic, line)| Some((line.front()?, *topic)));
-        let fits = firsts.map(|(first, topic)| (first.ticket, topic, self.check(topic, first.entry.cost_bytes)));
+        let fits = firsts.map(|(first, topic)| (first.number, topic, self.check(topic, first.entry.cost_bytes)));
         let next =
-            fits.filter(|(.., fits)| matches!(fits, Ok(()) | Err(Full::Queue))).min_by_key(|(ticket, ..)| *ticket);
+            fits.filter(|(.., fits)| matches!(fits, Ok(()) | Err(Full::Queue))).min_by_key(|(number, ..)| *number);
         next.and_then(|(_, topic, fits)| fits.is_ok().then_some(topic))
     }
 }

@@ -13,7 +13,7 @@ pub(super) struct Held {
     pub(super) captures: usize,
     /// Bytes in the queue.
     pub(super) bytes: usize,
-    /// Bytes of their records in the log, or their upper bound before they are written.
+    /// Bytes of their items in the log, or their upper bound before they are written.
     pub(super) log_bytes: usize,
 }
 
@@ -23,7 +23,7 @@ impl Held {
         Self { captures: 1, bytes: cost_bytes, log_bytes: cost_bytes }
     }
 
-    /// The room of records of so many bytes in the log.
+    /// The room of items of so many bytes in the log.
     pub(super) const fn stored(log_bytes: usize) -> Self {
         Self { captures: 0, bytes: 0, log_bytes }
     }

@@ -25,27 +25,29 @@ const LOG_PERIOD: Duration = Duration::from_secs(10);
 pub(crate) struct Shares {
     topics: Arc<Topics>,
     apps: Arc<Apps>,
-    /// By [`codec::key`], which the log stores with each capture. Topics with the same key have one share.
-    by_key: HashMap<u32, Topic>,
+    /// By [`codec::kind_key`], which the log stores with each capture. Topics with the same key have one share.
+    by_kind_key: HashMap<u32, Topic>,
     /// Callbacks that were lost because the share of their topic was full, by topic.
-    refused: IntCounterVec,
+    full: IntCounterVec,
     log: Throttle,
 }
 
 impl Shares {
-    /// The shares of these topics. `refused` counts by topic.
-    pub(crate) fn new(topics: Arc<Topics>, apps: Arc<Apps>, refused: IntCounterVec) -> Self {
+    /// The shares of these topics. `full` counts the callbacks that find theirs full.
+    pub(crate) fn new(topics: Arc<Topics>, apps: Arc<Apps>, full: IntCounterVec) -> Self {
         for name in topics.names() {
-            refused.with_label_values(&[name]);
+            full.with_label_values(&[name]);
         }
-        let mut by_key = HashMap::new();
+        let mut by_kind_key = HashMap::new();
         for app in apps.iter() {
             for command in Command::all().map(Some).chain([None]) {
-                by_key.entry(codec::key_of_command(app, command, &apps)).or_insert_with(|| topics.of(app, command));
+                by_kind_key
+                    .entry(codec::kind_key_of_command(app, command, &apps))
+                    .or_insert_with(|| topics.of(app, command));
             }
-            by_key.entry(codec::key_of_dead_letters(app, &apps)).or_insert_with(|| topics.rejected(app));
+            by_kind_key.entry(codec::kind_key_of_dead_letters(app, &apps)).or_insert_with(|| topics.dead_letters(app));
         }
-        Self { topics, apps, by_key, refused, log: Throttle::new(LOG_PERIOD) }
+        Self { topics, apps, by_kind_key, full, log: Throttle::new(LOG_PERIOD) }
     }
 
     /// The applications.
@@ -60,18 +62,18 @@ impl Shares {
 
     /// The key and the topic of a capture.
     pub(super) fn of(&self, capture: &Capture) -> (u32, Option<Topic>) {
-        let key = codec::key(capture, &self.apps);
-        (key, self.of_key(key))
+        let key = codec::kind_key(capture, &self.apps);
+        (key, self.of_kind_key(key))
     }
 
     /// The topic of a key; `None` if this configuration has none for it.
-    pub(super) fn of_key(&self, key: u32) -> Option<Topic> {
-        self.by_key.get(&key).copied()
+    pub(super) fn of_kind_key(&self, key: u32) -> Option<Topic> {
+        self.by_kind_key.get(&key).copied()
     }
 
     /// The dead-letter topic of an application.
     pub(super) fn dead_letters(&self, app: VerifiedApp) -> Topic {
-        self.topics.rejected(app)
+        self.topics.dead_letters(app)
     }
 
     /// The room that each topic holds, with its name.
@@ -79,14 +81,14 @@ impl Shares {
         self.topics.all().map(move |topic| (self.topics.name(topic), held(topic)))
     }
 
-    /// Counts and logs a callback that is refused because the share of its topic is full.
-    pub(super) fn refused(&self, topic: Topic) {
+    /// Counts and logs a callback that is lost because the share of its topic is full.
+    pub(super) fn count_full(&self, topic: Topic) {
         let topic = self.topics.name(topic);
-        self.refused.with_label_values(&[topic]).inc();
+        self.full.with_label_values(&[topic]).inc();
         if self.log.permits(clock::monotonic()) {
             tracing::warn!(
                 topic,
-                "the share of a topic in the room for undelivered callbacks is full; further callbacks of it are refused"
+                "the share of a topic in the room for undelivered callbacks is full; further callbacks of it are answered 503"
             );
         }
     }

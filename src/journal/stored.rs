@@ -82,8 +82,8 @@ impl Stored {
         Self { committed, store, cursor, next_seq: 0, reread, decoder, read_wait: Arc::default() }
     }
 
-    pub(super) fn set_reader(&self, reader: Thread) {
-        self.committed.set_reader(reader);
+    pub(super) fn set_publisher(&self, publisher: Thread) {
+        self.committed.set_publisher(publisher);
     }
 
     /// Measures reads from disk.
@@ -166,12 +166,12 @@ impl Stored {
     /// Records captures as delivered, and frees their room in the log. Returns those that were not recorded before.
     pub(super) fn delivered<'t>(&self, tickets: &'t [Ticket]) -> Vec<&'t Ticket> {
         let captures: Vec<(Seq, u32)> =
-            tickets.iter().map(|ticket| (ticket.position.seq, ticket.record_bytes)).collect();
+            tickets.iter().map(|ticket| (ticket.position.seq, ticket.stored_bytes)).collect();
         let (mut freed, mut firsts) = (Vec::with_capacity(tickets.len()), Vec::with_capacity(tickets.len()));
         for (delivery, ticket) in self.store.delivered(&captures).into_iter().zip(tickets) {
             let topic = match delivery {
                 Delivery::First => ticket.share.and_then(|share| share.topic),
-                Delivery::FirstOfMarked => ticket.share.map(|share| share.dead_letters),
+                Delivery::FirstAsDeadLetter => ticket.share.map(|share| share.dead_letters),
                 Delivery::Repeated => continue,
             };
             freed.push((topic, Held::stored(bytes_of(ticket))));
@@ -185,11 +185,11 @@ impl Stored {
     pub(super) fn moves_to(&self, ticket: &Ticket, topic: Topic) {
         if let Some(share) = ticket.share
             && topic == share.dead_letters
-            && !self.store.is_marked(ticket.position.seq)
+            && !self.store.is_counted_as_dead_letter(ticket.position.seq)
         {
-            // Marked, because it may be read again.
-            let mark = || self.store.mark(ticket.position.seq);
-            let _has_moved = self.decoder.queue.move_share((share.topic, topic), Held::stored(bytes_of(ticket)), mark);
+            // Recorded in the store, because it may be read again.
+            let count = || self.store.count_as_dead_letter(ticket.position.seq);
+            let _has_moved = self.decoder.queue.move_share((share.topic, topic), Held::stored(bytes_of(ticket)), count);
         }
     }
 
@@ -199,9 +199,9 @@ impl Stored {
     }
 }
 
-/// The bytes of a capture's record in the log.
+/// The bytes of a capture's item in the log.
 fn bytes_of(ticket: &Ticket) -> usize {
-    usize::try_from(ticket.record_bytes).unwrap_or(usize::MAX)
+    usize::try_from(ticket.stored_bytes).unwrap_or(usize::MAX)
 }
 
 impl Decoder {
@@ -221,22 +221,23 @@ impl Decoder {
             let capture = match codec::decode(bytes, &self.apps) {
                 Ok(capture) => capture,
                 Err(error) => {
-                    self.hold(seq, &error);
+                    self.keep_undecodable(seq, &error);
                     continue;
                 }
             };
             let ledger_state = if is_counted { LedgerState::Counted } else { LedgerState::Uncounted };
             let position = Position { seq, place };
-            let (topic, dead_letters) = (self.shares.of_key(captured.key), self.shares.dead_letters(capture.app));
+            let (topic, dead_letters) =
+                (self.shares.of_kind_key(captured.kind_key), self.shares.dead_letters(capture.app));
             let share = Some(Share { topic, dead_letters });
-            let ticket = Ticket { position, ledger_state, record_bytes: captured.record_bytes(), share };
-            let counted = if self.store.is_marked(seq) { Some(dead_letters) } else { topic };
-            give(&Undelivered { capture: &capture, ticket, share: counted });
+            let ticket = Ticket { position, ledger_state, stored_bytes: captured.stored_bytes(), share };
+            let counted = if self.store.is_counted_as_dead_letter(seq) { Some(dead_letters) } else { topic };
+            give(&Undelivered { capture: &capture, ticket, share_topic: counted });
         }
     }
 
-    /// Counts and logs a capture that stays in the journal until a process can publish it.
-    fn hold(&mut self, seq: Seq, error: &DecodeError) {
+    /// Counts and logs a capture that cannot be decoded: it stays in the journal until a process can publish it.
+    fn keep_undecodable(&mut self, seq: Seq, error: &DecodeError) {
         self.metrics.held.inc();
         if self.may_log() {
             tracing::error!(seq, %error, "a capture in the journal cannot be published by this configuration; it stays in the journal");

@@ -95,15 +95,15 @@ fn taken(undelivered: &Undelivered<'_>) -> TakenCapture {
 }
 
 fn settle(backlog: &mut Backlog, taken: &TakenCapture) {
-    let mut settled = Settled::default();
-    settled.delivered(taken.ticket);
-    backlog.settle(&mut settled);
+    let mut outcomes = Outcomes::default();
+    outcomes.delivered(taken.ticket);
+    backlog.settle(&mut outcomes);
 }
 
 fn give_up(backlog: &mut Backlog, taken: &TakenCapture) {
-    let mut settled = Settled::default();
-    settled.given_up(taken.ticket, Refusal::Unpublishable);
-    backlog.settle(&mut settled);
+    let mut outcomes = Outcomes::default();
+    outcomes.given_up(taken.ticket, Refusal::Unpublishable);
+    backlog.settle(&mut outcomes);
 }
 
 fn take_all(backlog: &mut Backlog) -> Vec<TakenCapture> {
@@ -463,19 +463,20 @@ fn those_who_wait_for_the_whole_queue_are_not_overtaken() {
 #[test]
 fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
     let (journal, mut backlog, ledger) = open(Ack::Memory, Bounds { captures_max: 90, ..ROOMY });
-    let rejected = Topics::new(["t"]).rejected(Apps::new([1]).iter().next().unwrap());
+    let rejected = Topics::new(["t"]).dead_letters(Apps::new([1]).iter().next().unwrap());
     let mut held = Vec::new();
     for _round in 0..5 {
         fill(&journal, &ledger, STUCK);
-        let mut settled = Settled::default();
+        let mut outcomes = Outcomes::default();
         for taken in take_all(&mut backlog) {
-            settled.moved(taken.ticket, rejected);
+            outcomes.moved(taken.ticket, rejected);
             held.push(taken);
         }
-        backlog.settle(&mut settled);
+        backlog.settle(&mut outcomes);
     }
     let mut moved = 0;
-    let _end = backlog.read_again(Position::default(), |taken| moved += usize::from(taken.share == Some(rejected)));
+    let _end =
+        backlog.read_again(Position::default(), |taken| moved += usize::from(taken.share_topic == Some(rejected)));
     assert!(moved >= 72 && (moved + 1..90).contains(&held.len()), "{moved} of {}", held.len());
     append(&journal, &ledger, 0);
     for entry in &held {
@@ -487,7 +488,7 @@ fn what_goes_to_another_topic_takes_of_its_share_while_there_is_room_in_it() {
 #[test]
 fn each_dead_letter_topic_lacks_its_own_share_only() {
     let (topics, apps) = (Topics::new(["a", "b"]), Apps::new([1, 2]));
-    let [full, free] = [0, 1].map(|nth| topics.rejected(apps.iter().nth(nth).unwrap()));
+    let [full, free] = [0, 1].map(|nth| topics.dead_letters(apps.iter().nth(nth).unwrap()));
     let queue = Queue::new(Ack::Journal, &ROOMY, Some(10_000), topics.names().len(), Ledger::default());
     queue.recovered(Some(full), 7900);
     queue.recovered(None, 1000);

@@ -142,7 +142,7 @@ mod tests {
         let (registry, ledger) = (Registry::new(), Ledger::default());
         registry.register(Box::new(LedgerCollector::new(ledger.clone()).unwrap())).unwrap();
         ledger.receive(Command::find("OfficialAccount.CallbackAfterAddSubscriber")).hand_over();
-        ledger.accept();
+        ledger.queue();
         ledger.receive(None).end(Reason::AppUnknown);
         for _ in 0..2 {
             let mut text = Vec::new();

@@ -35,7 +35,7 @@ use self::part::Part;
 use self::part::Parts;
 use self::time::rfc3339;
 
-/// `callbridge-reason` of an after-callback whose fields have the wrong type.
+/// `callbridge-reason` of a callback whose fields have the wrong type.
 pub const WRONG_SHAPE: &str = "wrong_shape";
 
 /// `callbridge-reason` of a batch with too many events.
@@ -44,8 +44,7 @@ const TOO_MANY_EVENTS: &str = "too_many_events";
 /// `callbridge-reason` of JSON that is nested too deep for the parsers of consumers.
 const TOO_DEEP: &str = "too_deep";
 
-/// All values of `callbridge-reason` for callbacks that were acknowledged. The other values are
-/// [`Reason::word`](crate::refusal::Reason::word)'s.
+/// The values of `callbridge-reason` that normalising finds. The other values are [`Reason::word`](crate::refusal::Reason::word)'s.
 pub const REJECTIONS: [&str; 3] = [WRONG_SHAPE, TOO_MANY_EVENTS, TOO_DEEP];
 
 /// The longest `callbridge-detail` header, in bytes: it may quote the sender.
@@ -85,7 +84,7 @@ impl Normaliser {
     }
 
     /// Whether `capture` goes to `<prefix>.rejected` as a whole.
-    pub fn rejects(&self, capture: &Capture) -> bool {
+    pub fn is_dead_letter(&self, capture: &Capture) -> bool {
         !Parts::of(capture).is_batch() && self.record(capture).rejection.is_some()
     }
 
@@ -95,10 +94,10 @@ impl Normaliser {
             CaptureOutcome::Happened => None,
             CaptureOutcome::Decided(decision) => Some(decision),
             CaptureOutcome::Refused { reason, detail } => {
-                return self.rejected_of(capture, part, reason.word(), detail);
+                return self.dead_letter_of(capture, part, reason.word(), detail);
             }
         };
-        let reject = |detail: &str| self.rejected_of(capture, part, WRONG_SHAPE, detail);
+        let reject = |detail: &str| self.dead_letter_of(capture, part, WRONG_SHAPE, detail);
         let Some(callback) = str::from_utf8(part.of(capture.raw.body())).ok().map(|text| text.trim_matches(is_blank))
         else {
             return reject("not UTF-8");
@@ -108,10 +107,10 @@ impl Normaliser {
         }
         if part == Part::WHOLE && part::has_too_many_events(capture) {
             let detail = format!("more than {EVENTS_MAX} events in one batch");
-            return self.rejected_of(capture, part, TOO_MANY_EVENTS, &detail);
+            return self.dead_letter_of(capture, part, TOO_MANY_EVENTS, &detail);
         }
         if depth::is_too_deep(callback) {
-            return self.rejected_of(capture, part, TOO_DEEP, &format!("nested deeper than {DEPTH_MAX}"));
+            return self.dead_letter_of(capture, part, TOO_DEEP, &format!("nested deeper than {DEPTH_MAX}"));
         }
         let form = capture.command.and_then(Command::form);
         let event = match form.map(|form| Event::parse(form, callback)).transpose() {
@@ -153,12 +152,12 @@ impl Normaliser {
     }
 
     /// The dead-letter record of `capture`: its raw bytes, with the reason in headers.
-    pub fn rejected<'a>(&'a self, capture: &'a Capture, reason: &'static str, detail: &str) -> Record<'a> {
-        self.rejected_of(capture, Part::WHOLE, reason, detail)
+    pub fn dead_letter<'a>(&'a self, capture: &'a Capture, reason: &'static str, detail: &str) -> Record<'a> {
+        self.dead_letter_of(capture, Part::WHOLE, reason, detail)
     }
 
     /// The same for one of its [`Parts`].
-    pub fn rejected_of<'a>(
+    pub fn dead_letter_of<'a>(
         &'a self,
         capture: &'a Capture,
         part: Part,
@@ -168,7 +167,7 @@ impl Normaliser {
         let command = Query::parse(capture.raw.query()).unwrap_or_default().command.unwrap_or_default();
         let text = |name, value: String| Header { name, value: Cow::Owned(value.into_bytes()) };
         Record {
-            topic: self.topics.rejected(capture.app),
+            topic: self.topics.dead_letters(capture.app),
             key: None,
             headers: vec![
                 Header { name: "callbridge-reason", value: Cow::Borrowed(reason.as_bytes()) },

@@ -20,12 +20,12 @@ pub(super) struct BatchSize {
     max: usize,
     /// The smallest known limit of the topics.
     topic_limit: Option<usize>,
-    refused: Option<RefusedBatch>,
+    oversized: Option<OversizedBatch>,
 }
 
 /// A batch that a broker rejected although all known limits allow it.
 #[derive(Debug)]
-struct RefusedBatch {
+struct OversizedBatch {
     bytes: usize,
     at: Instant,
 }
@@ -33,31 +33,31 @@ struct RefusedBatch {
 impl BatchSize {
     /// The configured size, until more is known.
     pub(super) const fn new(max: usize) -> Self {
-        Self { max, topic_limit: None, refused: None }
+        Self { max, topic_limit: None, oversized: None }
     }
 
     /// Sets the smallest limit of the topics.
     pub(super) fn set_topic_limit(&mut self, smallest: Option<usize>) {
         self.topic_limit = smallest;
-        self.refused = self.refused.take().filter(|refused| !self.explains(refused.bytes));
+        self.oversized = self.oversized.take().filter(|oversized| !self.explains(oversized.bytes));
     }
 
     /// Records that a broker rejected a batch of `bytes`.
-    pub(super) fn refused(&mut self, bytes: usize, now: Instant) {
+    pub(super) fn add_oversized(&mut self, bytes: usize, now: Instant) {
         if !self.explains(bytes) {
-            self.refused = Some(RefusedBatch { bytes, at: now });
+            self.oversized = Some(OversizedBatch { bytes, at: now });
         }
     }
 
     /// The largest batch to send now. At least 1, which means one record a batch.
     pub(super) fn bytes(&self, now: Instant) -> usize {
         let below_limit = self.topic_limit.map(|limit| limit.saturating_sub(MARGIN_BYTES));
-        let below_refused = self.refused.as_ref().map(|refused| {
-            let doubled = now.saturating_duration_since(refused.at).as_secs() / GROW_EVERY.as_secs();
+        let below_oversized = self.oversized.as_ref().map(|oversized| {
+            let doubled = now.saturating_duration_since(oversized.at).as_secs() / GROW_EVERY.as_secs();
             let factor = 1_usize.checked_shl(u32::try_from(doubled).unwrap_or(u32::MAX)).unwrap_or(usize::MAX);
-            (refused.bytes / 2).saturating_mul(factor)
+            (oversized.bytes / 2).saturating_mul(factor)
         });
-        [below_limit, below_refused].into_iter().flatten().fold(self.max, usize::min).max(1)
+        [below_limit, below_oversized].into_iter().flatten().fold(self.max, usize::min).max(1)
     }
 
     /// Whether the known limits explain the rejection of `bytes`.
@@ -92,32 +92,32 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_batch_is_halved_until_an_hour_later() {
+    fn an_oversized_batch_is_halved_until_an_hour_later() {
         let now = clock::monotonic();
         let mut size = BatchSize::new(MAX);
-        size.refused(900_000, now);
+        size.add_oversized(900_000, now);
         assert_eq!(size.bytes(now), 450_000);
-        size.refused(450_000, now);
+        size.add_oversized(450_000, now);
         assert_eq!(size.bytes(now), 225_000);
         assert_eq!(size.bytes(now + HOUR), 450_000);
         assert_eq!(size.bytes(now + 2 * HOUR), 900_000);
         assert_eq!(size.bytes(now + 500 * HOUR), MAX);
-        size.refused(1, now);
+        size.add_oversized(1, now);
         assert_eq!(size.bytes(now), 1);
     }
 
     #[test]
-    fn a_limit_that_explains_the_refusal_takes_its_place() {
+    fn a_limit_that_explains_an_oversized_batch_takes_its_place() {
         let now = clock::monotonic();
         let mut size = BatchSize::new(MAX);
-        size.refused(900_000, now);
+        size.add_oversized(900_000, now);
         size.set_topic_limit(Some(800_000));
         assert_eq!(size.bytes(now), 799_488);
         // Before or after makes no difference.
-        size.refused(900_000, now);
+        size.add_oversized(900_000, now);
         assert_eq!(size.bytes(now), 799_488);
         // This one is within the limit.
-        size.refused(700_000, now);
+        size.add_oversized(700_000, now);
         size.set_topic_limit(Some(800_000));
         assert_eq!(size.bytes(now), 350_000);
     }

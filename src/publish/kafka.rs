@@ -18,6 +18,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use rdkafka::ClientContext;
+use rdkafka::client::Client;
 use rdkafka::config::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
@@ -85,7 +86,7 @@ pub(crate) struct ClientError(#[from] KafkaError);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeliveryReport {
     /// The number that the record was sent with.
-    pub(crate) sequence: usize,
+    pub(crate) record_number: usize,
     /// The outcome.
     pub(crate) verdict: Verdict,
 }
@@ -106,7 +107,7 @@ pub(crate) enum Verdict {
 pub(crate) enum SendFailure {
     /// Temporary: send the record again later.
     Passing(RDKafkaErrorCode),
-    /// The producer is dead: replace it, and send everything again that is not acknowledged.
+    /// The producer is dead: replace it, and send everything again that has no positive report.
     Fatal(RDKafkaErrorCode),
     /// The timestamp is too far from the broker's time: send the record again without one.
     Timestamp(RDKafkaErrorCode),
@@ -129,7 +130,7 @@ impl SendFailure {
     }
 
     /// Whether a broker rejected the record itself, or its batch.
-    pub(super) const fn is_refusal(self) -> bool {
+    pub(super) const fn is_by_broker(self) -> bool {
         match self {
             Self::Passing(_) | Self::Fatal(_) => false,
             Self::Timestamp(_) | Self::TooLarge(_) | Self::Poison(_) => true,
@@ -213,12 +214,12 @@ impl Health {
 #[derive(Debug)]
 struct Mailbox {
     reports: Mutex<Vec<DeliveryReport>>,
-    reader: Thread,
+    publisher: Thread,
 }
 
 impl Mailbox {
-    fn new(reader: Thread) -> Self {
-        Self { reports: Mutex::default(), reader }
+    fn new(publisher: Thread) -> Self {
+        Self { reports: Mutex::default(), publisher }
     }
 
     fn put(&self, report: DeliveryReport) {
@@ -228,7 +229,7 @@ impl Mailbox {
             reports.len() == 1
         };
         if was_empty {
-            self.reader.unpark();
+            self.publisher.unpark();
         }
     }
 }
@@ -243,13 +244,13 @@ struct Context {
 impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, sequence: usize) {
+    fn delivery(&self, result: &DeliveryResult<'_>, record_number: usize) {
         let verdict = match result {
             Ok(message) if message.offset() >= 0 => Verdict::Delivered,
             Ok(_) => Verdict::Unproven,
             Err((error, _)) => Verdict::Failed(failure(code_of(error))),
         };
-        self.mailbox.put(DeliveryReport { sequence, verdict });
+        self.mailbox.put(DeliveryReport { record_number, verdict });
     }
 }
 
@@ -320,7 +321,7 @@ fn code_of(error: &KafkaError) -> RDKafkaErrorCode {
     error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)
 }
 
-/// A producer with its poll thread. It is replaced when librdkafka reports a fatal error.
+/// A producer with its poll thread. It is replaced when it is dead or silent, or its batches have the wrong size.
 pub(crate) struct Kafka {
     config: ClientConfig,
     /// The largest batch of the current producer.
@@ -348,11 +349,7 @@ impl NewestProducer {
 
     /// Connects to the leader of a partition, and waits until it has answered a request.
     pub(super) fn reach_leader(&self, topic: &str, partition: i32, timeout: Duration) -> Result<(), KafkaError> {
-        match self.get()?.client().fetch_watermarks(topic, partition, timeout) {
-            // An answer that the request is forbidden is an answer too.
-            Err(error) if is_no_leader(&error) => Err(error),
-            Ok(_) | Err(_) => Ok(()),
-        }
+        reach_leader(self.get()?.client(), topic, partition, timeout)
     }
 
     fn get(&self) -> Result<Arc<BaseProducer<Context>>, KafkaError> {
@@ -362,6 +359,20 @@ impl NewestProducer {
 
     fn set(&self, producer: &Arc<BaseProducer<Context>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(producer);
+    }
+}
+
+/// Connects to the leader of a partition, and waits until it has answered a request.
+pub(super) fn reach_leader<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    partition: i32,
+    timeout: Duration,
+) -> Result<(), KafkaError> {
+    match client.fetch_watermarks(topic, partition, timeout) {
+        // An answer that the request is forbidden is an answer too.
+        Err(error) if is_no_leader(&error) => Err(error),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -416,14 +427,14 @@ impl UnstartedKafka {
         Arc::clone(&self.health)
     }
 
-    /// Starts the producer. `reader` is unparked when there are reports.
+    /// Starts the producer. `publisher` is unparked when there are reports.
     ///
     /// # Errors
     ///
     /// librdkafka could not start it, or no thread could be started.
-    pub(crate) fn start(self, reader: Thread) -> Result<Kafka, ClientError> {
+    pub(crate) fn start(self, publisher: Thread) -> Result<Kafka, ClientError> {
         let Self { config, batch_bytes, health, metrics } = self;
-        let mailbox = Arc::new(Mailbox::new(reader));
+        let mailbox = Arc::new(Mailbox::new(publisher));
         let mut kafka =
             Kafka { config, batch_bytes, health, metrics, mailbox, running: None, newest: NewestProducer::default() };
         kafka.running = Some(kafka.run()?);
@@ -433,7 +444,7 @@ impl UnstartedKafka {
 
 impl Kafka {
     /// Hands a record to the client. The timestamp is in milliseconds since the Unix epoch; `None`: the time of sending. The delivery
-    /// report will have this `sequence`.
+    /// report will have this `record_number`.
     ///
     /// # Errors
     ///
@@ -443,14 +454,15 @@ impl Kafka {
         topic: &str,
         record: &Record<'_>,
         timestamp_ms: Option<i64>,
-        sequence: usize,
+        record_number: usize,
     ) -> Result<(), SendError> {
         let Some(running) = &self.running else { return Err(SendError::QueueFull) };
         let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
         for header in &record.headers {
             headers = headers.insert(KafkaHeader { key: header.name, value: Some(&*header.value) });
         }
-        let mut kafka_record = BaseRecord::with_opaque_to(topic, sequence).payload(&*record.value).headers(headers);
+        let mut kafka_record =
+            BaseRecord::with_opaque_to(topic, record_number).payload(&*record.value).headers(headers);
         if let Some(timestamp_ms) = timestamp_ms {
             kafka_record = kafka_record.timestamp(timestamp_ms);
         }
@@ -529,7 +541,7 @@ impl Kafka {
     }
 
     fn run(&mut self) -> Result<RunningClient, ClientError> {
-        self.mailbox = Arc::new(Mailbox::new(self.mailbox.reader.clone()));
+        self.mailbox = Arc::new(Mailbox::new(self.mailbox.publisher.clone()));
         let context = Context {
             mailbox: Arc::clone(&self.mailbox),
             health: Arc::clone(&self.health),
@@ -579,7 +591,7 @@ mod tests {
         let shared = kafka.shared();
         let app = Apps::new([1]).iter().next().unwrap();
         let record = Record {
-            topic: Topics::new(["t"]).rejected(app),
+            topic: Topics::new(["t"]).dead_letters(app),
             key: None,
             headers: Vec::new(),
             value: b"{}".as_slice().into(),

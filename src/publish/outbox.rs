@@ -32,12 +32,16 @@ pub(crate) struct Backoff {
     pub(crate) first: Duration,
     pub(crate) max: Duration,
     /// The limit if the failure has cost a producer, and so made other topics repeat records, for example if a topic is forbidden.
-    pub(crate) refused_max: Duration,
+    pub(crate) lost_producer_max: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_secs(1), max: Duration::from_secs(60), refused_max: Duration::from_secs(600) }
+        Self {
+            first: Duration::from_secs(1),
+            max: Duration::from_secs(60),
+            lost_producer_max: Duration::from_secs(600),
+        }
     }
 }
 
@@ -98,7 +102,7 @@ pub(super) enum SendOutcome {
 
 /// Records in batches that were too large.
 #[derive(Debug)]
-pub(super) struct RefusedRecords {
+pub(super) struct OversizedRecords {
     /// The error of one of them.
     pub(super) failure: SendFailure,
     pub(super) records: usize,
@@ -134,7 +138,7 @@ pub(super) struct Outbox {
     /// How far, in milliseconds, a timestamp may be from now, if Kafka has rejected one. Records beyond that are sent without one: Kafka
     /// rejects them one at a time, and each rejection costs a producer.
     distance_ms_max: Option<u64>,
-    refused: Option<RefusedRecords>,
+    oversized: Option<OversizedRecords>,
 }
 
 impl Outbox {
@@ -295,7 +299,7 @@ impl Outbox {
     pub(super) fn stop(&mut self, item: OutgoingCapture, pass: u64, rest: Duration, backoff: Backoff) {
         if !self.is_stopped {
             self.is_stopped = true;
-            let max = if self.kills_producers { backoff.refused_max } else { backoff.max };
+            let max = if self.kills_producers { backoff.lost_producer_max } else { backoff.max };
             self.backoff = (self.backoff * 2).max(rest).min(max);
         }
         self.go_back_to(item, pass);
@@ -336,7 +340,7 @@ impl Outbox {
     }
 
     /// Begins the backoff once it is stopped and everything is reported; ends a backoff that is over.
-    pub(super) fn turn(&mut self, now: Instant) {
+    pub(super) fn update_backoff(&mut self, now: Instant) {
         if self.is_stopped && self.unreported == 0 {
             self.is_stopped = false;
             self.resume_at = Some(now + self.backoff);
@@ -345,30 +349,30 @@ impl Outbox {
     }
 
     /// Records a record whose batch was too large.
-    pub(super) fn refuse(&mut self, failure: SendFailure, bytes: usize) {
+    pub(super) fn add_oversized(&mut self, failure: SendFailure, bytes: usize) {
         self.sends_one_batch = true;
-        let refused = self.refused.get_or_insert(RefusedRecords {
+        let oversized = self.oversized.get_or_insert(OversizedRecords {
             failure,
             records: 0,
             bytes: 0,
             bytes_of_shortest: bytes,
             items: Vec::new(),
         });
-        refused.records += 1;
-        refused.bytes += bytes;
-        refused.bytes_of_shortest = refused.bytes_of_shortest.min(bytes);
+        oversized.records += 1;
+        oversized.bytes += bytes;
+        oversized.bytes_of_shortest = oversized.bytes_of_shortest.min(bytes);
     }
 
     /// Records a capture that failed because the batch of one of its records was too large.
-    pub(super) fn refuse_item(&mut self, item: OutgoingCapture) {
-        if let Some(refused) = &mut self.refused {
-            refused.items.push(item);
+    pub(super) fn add_oversized_capture(&mut self, item: OutgoingCapture) {
+        if let Some(oversized) = &mut self.oversized {
+            oversized.items.push(item);
         }
     }
 
     /// The records in batches that were too large, since the last call.
-    pub(super) const fn take_refused(&mut self) -> Option<RefusedRecords> {
-        self.refused.take()
+    pub(super) const fn take_oversized(&mut self) -> Option<OversizedRecords> {
+        self.oversized.take()
     }
 
     /// Records that Kafka rejected the timestamp of a record. Timestamps at least half as far from now are no longer sent.
@@ -407,14 +411,14 @@ impl InFlight {
     fn fail(&mut self, part: usize, verdict: Verdict) {
         let (first, before) = self.failed.unwrap_or((part, verdict));
         // Records of the same producer fail with a rejected one; their errors say nothing about them.
-        self.failed = Some((first.min(part), if is_refusal(before) { before } else { verdict }));
+        self.failed = Some((first.min(part), if is_by_broker(before) { before } else { verdict }));
     }
 }
 
-const fn is_refusal(verdict: Verdict) -> bool {
+const fn is_by_broker(verdict: Verdict) -> bool {
     match verdict {
         Verdict::Delivered | Verdict::Unproven => false,
-        Verdict::Failed(failure) => failure.is_refusal(),
+        Verdict::Failed(failure) => failure.is_by_broker(),
     }
 }
 
@@ -471,13 +475,13 @@ mod tests {
         assert_eq!(outbox.reported((1, 0), 10, Verdict::Delivered), ended(1, SendOutcome::Delivered));
         assert_eq!(outbox.reported((2, 0), 10, PASSING), ended(2, SendOutcome::Failed(0, PASSING)));
         outbox.stop(item(2), 1, SHORT_BACKOFF, Backoff::default());
-        outbox.turn(now);
+        outbox.update_backoff(now);
         assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, None), "one is not reported");
 
         assert_eq!(outbox.reported((4, 0), 10, Verdict::Delivered), ended(4, SendOutcome::Delivered));
-        outbox.turn(now);
+        outbox.update_backoff(now);
         assert_eq!((resumes_at(&outbox), outbox.resume_at()), (None, Some(now + SHORT_BACKOFF)));
-        outbox.turn(now + SHORT_BACKOFF);
+        outbox.update_backoff(now + SHORT_BACKOFF);
         assert_eq!(resumes_at(&outbox), Some(2));
         assert_eq!(outbox.oldest(), Some(UnixMillis(2)));
     }
@@ -489,10 +493,10 @@ mod tests {
             send(outbox, 1);
             outbox.reported((1, 0), 10, PASSING);
             outbox.stop(item(1), 1, SHORT_BACKOFF, Backoff::default());
-            outbox.turn(now);
+            outbox.update_backoff(now);
             let rest = outbox.resume_at().unwrap() - now;
             now += rest;
-            outbox.turn(now);
+            outbox.update_backoff(now);
             rest.as_secs()
         };
         assert_eq!([0; 8].map(|_| rest(&mut outbox)), [1, 2, 4, 8, 16, 32, 60, 60]);
@@ -511,9 +515,9 @@ mod tests {
                 outbox.failed_itself();
             }
             outbox.lost_producer();
-            outbox.turn(now);
+            outbox.update_backoff(now);
             let rest = outbox.resume_at().unwrap() - now;
-            outbox.turn(now + rest);
+            outbox.update_backoff(now + rest);
             rest.as_secs()
         };
         let rests = [0; 12].map(|_| (rest(&mut cause, true), rest(&mut beside, false)));
@@ -641,7 +645,7 @@ mod tests {
         send(&mut outbox, 1);
         send(&mut outbox, 2);
         assert!(outbox.fits_batch(10, batch_bytes), "nothing was refused");
-        outbox.refuse(SendFailure::TooLarge(Code::MessageSizeTooLarge), 20);
+        outbox.add_oversized(SendFailure::TooLarge(Code::MessageSizeTooLarge), 20);
         assert!(!outbox.fits_batch(10, batch_bytes));
         outbox.reported((1, 0), 10, Verdict::Unproven);
         assert!(outbox.fits_batch(10, batch_bytes), "it is one batch with what is left");

@@ -13,9 +13,9 @@ use crate::capture::Capture;
 use crate::capture::CaptureOutcome;
 use crate::clock;
 use crate::clock::UnixMillis;
+use crate::journal::Outcomes;
 use crate::journal::Position;
 use crate::journal::Seq;
-use crate::journal::Settled;
 use crate::journal::Undelivered;
 use crate::normalise::Normaliser;
 use crate::normalise::part::Parts;
@@ -37,7 +37,7 @@ use super::kafka::Verdict;
 use super::outbox::Backoff;
 use super::outbox::Outbox;
 use super::outbox::OutgoingCapture;
-use super::outbox::RefusedRecords;
+use super::outbox::OversizedRecords;
 use super::outbox::ReportedCapture;
 use super::outbox::SendOutcome;
 use super::unreported::Sent;
@@ -64,7 +64,7 @@ pub(super) struct Outgoing {
     budget: SendBudget,
     unreported: Unreported,
     /// The state of captures that were sent and not delivered.
-    marks: BTreeMap<Seq, Mark>,
+    send_states: BTreeMap<Seq, SendState>,
     /// The number of the current pass over the journal.
     pass: u64,
     reread_from: Option<Seq>,
@@ -77,12 +77,12 @@ pub(super) struct Outgoing {
     pub(super) needs_producer: bool,
     /// Something was delivered since the last call.
     pub(super) has_delivered: bool,
-    settled: Settled,
+    outcomes: Outcomes,
 }
 
 /// What Kafka has said about a capture so far.
 #[derive(Debug, Clone, Default)]
-struct Mark {
+struct SendState {
     /// Its batch was rejected. It is sent alone next, each part by itself, which shows whether it was the cause.
     is_suspect: bool,
     /// Kafka rejected its timestamp. It is sent without one.
@@ -139,7 +139,7 @@ impl Outgoing {
             last_failures: vec![None; count],
             budget: SendBudget::new(budget_bytes, count),
             unreported: Unreported::default(),
-            marks: BTreeMap::new(),
+            send_states: BTreeMap::new(),
             pass: 0,
             reread_from: None,
             last_received: None,
@@ -147,7 +147,7 @@ impl Outgoing {
             asks_for_limits: false,
             needs_producer: false,
             has_delivered: false,
-            settled: Settled::default(),
+            outcomes: Outcomes::default(),
         }
     }
 
@@ -174,13 +174,13 @@ impl Outgoing {
     }
 
     /// The outcomes of captures, for the journal to settle.
-    pub(super) const fn settled(&mut self) -> &mut Settled {
-        &mut self.settled
+    pub(super) const fn outcomes(&mut self) -> &mut Outcomes {
+        &mut self.outcomes
     }
 
     /// Updates the backoff of every outbox.
-    pub(super) fn turn(&mut self, now: Instant) {
-        self.outboxes.iter_mut().for_each(|outbox| outbox.turn(now));
+    pub(super) fn update_backoffs(&mut self, now: Instant) {
+        self.outboxes.iter_mut().for_each(|outbox| outbox.update_backoff(now));
     }
 
     /// When the next backoff of an outbox ends.
@@ -217,37 +217,37 @@ impl Outgoing {
 
     /// Sends a capture, if its topic takes part in this pass. If it cannot be sent now, the topic pauses there.
     pub(super) fn offer(&mut self, undelivered: &Undelivered<'_>, now: Instant) {
-        let Undelivered { capture, ticket, share } = undelivered;
+        let Undelivered { capture, ticket, share_topic } = undelivered;
         let item = OutgoingCapture { ticket: *ticket, received: capture.received, is_batch: false };
         self.last_received = Some(capture.received);
-        let mark = self.marks.get(&item.seq()).cloned().unwrap_or_default();
-        if mark.is_given_up || !self.may_be_in_pass(capture, item) {
+        let state = self.send_states.get(&item.seq()).cloned().unwrap_or_default();
+        if state.is_given_up || !self.may_be_in_pass(capture, item) {
             return;
         }
         let parts = Parts::of(capture);
         if parts.is_batch() {
-            self.offer_batch(capture, &parts, (OutgoingCapture { is_batch: true, ..item }, &mark), now);
+            self.offer_batch(capture, &parts, (OutgoingCapture { is_batch: true, ..item }, &state), now);
             return;
         }
         let normaliser = Arc::clone(&self.normaliser);
         self.records += 1;
         let sample_began = self.records.is_multiple_of(SAMPLE_EVERY).then(clock::monotonic);
-        let record = match &mark.poison {
+        let record = match &state.poison {
             None => normaliser.record(capture),
-            Some(what) => normaliser.rejected(capture, Reason::Unpublishable.word(), what),
+            Some(what) => normaliser.dead_letter(capture, Reason::Unpublishable.word(), what),
         };
         if let Some(began) = sample_began {
             self.metrics.normalised(clock::monotonic().duration_since(began));
         }
         let topic = record.topic;
         // Captures that are not sent now also count for the share of their actual topic.
-        if share.is_some_and(|share| share != topic) {
-            self.settled.moved(item.ticket, topic);
+        if share_topic.is_some_and(|share_topic| share_topic != topic) {
+            self.outcomes.moved(item.ticket, topic);
         }
-        if self.first_part(topic, item, &mark).is_none() {
+        if self.first_part(topic, item, &state).is_none() {
             return;
         }
-        match self.send(topic, &record, (item, 0, &mark), now) {
+        match self.send(topic, &record, (item, 0, &state), now) {
             Ok(()) => self.all_sent(topic, item),
             Err(unsent) => self.unsent(unsent, topic, (item, 0), now),
         }
@@ -255,20 +255,26 @@ impl Outgoing {
 
     /// The same for a capture that becomes several records. They share the outbox of their command, even those that go to the dead-letter
     /// topic.
-    fn offer_batch(&mut self, capture: &Capture, parts: &Parts, (item, mark): (OutgoingCapture, &Mark), now: Instant) {
+    fn offer_batch(
+        &mut self,
+        capture: &Capture,
+        parts: &Parts,
+        (item, state): (OutgoingCapture, &SendState),
+        now: Instant,
+    ) {
         let topic = self.topics.of(capture.app, capture.command);
-        let Some(first) = self.first_part(topic, item, mark) else { return };
+        let Some(first) = self.first_part(topic, item, state) else { return };
         let normaliser = Arc::clone(&self.normaliser);
         for (index, part) in parts.iter().enumerate().skip(first) {
-            let record = match &mark.poison {
-                Some(what) if index == mark.next_part => {
-                    normaliser.rejected_of(capture, part, Reason::Unpublishable.word(), what)
+            let record = match &state.poison {
+                Some(what) if index == state.next_part => {
+                    normaliser.dead_letter_of(capture, part, Reason::Unpublishable.word(), what)
                 }
                 Some(_) | None => normaliser.record_of(capture, part),
             };
-            let must_wait = index > first && !self.can_send(topic, mark);
+            let must_wait = index > first && !self.can_send(topic, state);
             let sent =
-                if must_wait { Err(Unsent::MustWait) } else { self.send(topic, &record, (item, index, mark), now) };
+                if must_wait { Err(Unsent::MustWait) } else { self.send(topic, &record, (item, index, state), now) };
             if let Err(unsent) = sent {
                 self.unsent(unsent, topic, (item, index), now);
                 return;
@@ -283,7 +289,7 @@ impl Outgoing {
             CaptureOutcome::Happened | CaptureOutcome::Decided(_) => true,
             CaptureOutcome::Refused { .. } => false,
         };
-        self.is_in_pass(self.topics.rejected(capture.app), item)
+        self.is_in_pass(self.topics.dead_letters(capture.app), item)
             || is_usable && self.is_in_pass(self.topics.of(capture.app, capture.command), item)
     }
 
@@ -293,15 +299,15 @@ impl Outgoing {
     }
 
     /// The first part of a capture to send now. If it has one that cannot be sent, the topic pauses there.
-    fn first_part(&mut self, topic: Topic, item: OutgoingCapture, mark: &Mark) -> Option<usize> {
+    fn first_part(&mut self, topic: Topic, item: OutgoingCapture, state: &SendState) -> Option<usize> {
         if !self.is_in_pass(topic, item) {
             return None;
         }
         let outbox = self.outboxes.get_mut(topic.index())?;
-        let first = outbox.next_part(item.seq())?.max(mark.next_part);
-        if self.needs_producer || !outbox.can_send(mark.is_suspect) {
+        let first = outbox.next_part(item.seq())?.max(state.next_part);
+        if self.needs_producer || !outbox.can_send(state.is_suspect) {
             outbox.pause_at(item, 0, self.pass);
-            if mark.is_suspect {
+            if state.is_suspect {
                 outbox.wait_for_reports();
             }
             return None;
@@ -314,7 +320,7 @@ impl Outgoing {
         &mut self,
         topic: Topic,
         record: &Record<'_>,
-        (item, part, mark): (OutgoingCapture, usize, &Mark),
+        (item, part, state): (OutgoingCapture, usize, &SendState),
         now: Instant,
     ) -> Result<(), Unsent> {
         let Some(outbox) = self.outboxes.get_mut(topic.index()) else { return Err(Unsent::ClientFull) };
@@ -325,13 +331,15 @@ impl Outgoing {
         if !outbox.fits_batch(record.bytes(), self.kafka.batch_bytes()) {
             return Err(Unsent::MustWait);
         }
-        let timestamp_ms = if mark.omits_timestamp { None } else { outbox.timestamp_ms(item.received, clock::wall) };
-        let number = self.unreported.next();
-        self.kafka.send(self.topics.name(record.topic), record, timestamp_ms, number).map_err(|error| match error {
-            SendError::QueueFull => Unsent::ClientFull,
-            SendError::Failed(failure) => Unsent::Failed(failure),
+        let timestamp_ms = if state.omits_timestamp { None } else { outbox.timestamp_ms(item.received, clock::wall) };
+        let record_number = self.unreported.next_number();
+        self.kafka.send(self.topics.name(record.topic), record, timestamp_ms, record_number).map_err(|error| {
+            match error {
+                SendError::QueueFull => Unsent::ClientFull,
+                SendError::Failed(failure) => Unsent::Failed(failure),
+            }
         })?;
-        outbox.sent(item, record.bytes(), mark.is_suspect);
+        outbox.sent(item, record.bytes(), state.is_suspect);
         self.budget.take(topic, cost);
         let (seq, rejection, bytes) = (item.seq(), record.rejection, record.bytes());
         self.unreported.insert(Sent { topic, seq, part, rejection, sent_at: now, bytes });
@@ -339,8 +347,8 @@ impl Outgoing {
     }
 
     /// Whether another part of a capture may be sent now.
-    fn can_send(&self, topic: Topic, mark: &Mark) -> bool {
-        self.outboxes.get(topic.index()).is_some_and(|outbox| outbox.can_send(mark.is_suspect))
+    fn can_send(&self, topic: Topic, state: &SendState) -> bool {
+        self.outboxes.get(topic.index()).is_some_and(|outbox| outbox.can_send(state.is_suspect))
     }
 
     fn all_sent(&mut self, topic: Topic, item: OutgoingCapture) {
@@ -375,7 +383,7 @@ impl Outgoing {
             Unsent::Failed(failure) => {
                 // The client judges each record separately.
                 if matches!(failure, SendFailure::Poison(_)) {
-                    self.marks.entry(item.seq()).or_default().is_suspect = true;
+                    self.send_states.entry(item.seq()).or_default().is_suspect = true;
                 }
                 // The following captures must not overtake the parts that were sent before.
                 outbox.pause_at(item, 0, self.pass);
@@ -391,14 +399,17 @@ impl Outgoing {
     /// Handles delivery reports.
     pub(super) fn take_reports(&mut self, reports: impl IntoIterator<Item = DeliveryReport>, now: Instant) {
         for report in reports {
-            let Some(sent) = self.unreported.remove(report.sequence) else {
-                tracing::error!(sequence = report.sequence, "a delivery report names no record that was sent");
+            let Some(sent) = self.unreported.remove(report.record_number) else {
+                tracing::error!(
+                    record_number = report.record_number,
+                    "a delivery report names no record that was sent"
+                );
                 continue;
             };
             if let Verdict::Failed(failure @ SendFailure::TooLarge(_)) = report.verdict {
                 self.asks_for_limits |= !self.batch_size.explains(sent.bytes);
                 if let Some(outbox) = self.outboxes.get_mut(sent.topic.index()) {
-                    outbox.refuse(failure, sent.bytes);
+                    outbox.add_oversized(failure, sent.bytes);
                 }
             }
             let topic = sent.topic;
@@ -411,7 +422,7 @@ impl Outgoing {
     /// Handles the last reports before the end: settles what is in Kafka. Nothing is sent again.
     pub(super) fn take_last_reports(&mut self, reports: impl IntoIterator<Item = DeliveryReport>, now: Instant) {
         for report in reports {
-            let Some(sent) = self.unreported.remove(report.sequence) else { continue };
+            let Some(sent) = self.unreported.remove(report.record_number) else { continue };
             if let Some(ReportedCapture { item, outcome: SendOutcome::Delivered }) =
                 self.reported(&sent, report.verdict, now)
             {
@@ -431,7 +442,7 @@ impl Outgoing {
                 SendOutcome::Failed(part, verdict) => {
                     self.set_next_part(item, part);
                     match verdict {
-                        Verdict::Failed(failure) if failure.is_refusal() => self.failed(item, sent.topic, failure),
+                        Verdict::Failed(failure) if failure.is_by_broker() => self.failed(item, sent.topic, failure),
                         Verdict::Failed(_) | Verdict::Unproven | Verdict::Delivered => {
                             self.stop(item, sent.topic, SHORT_BACKOFF);
                         }
@@ -442,7 +453,7 @@ impl Outgoing {
             }
         }
         self.outboxes.iter_mut().for_each(Outbox::lost_producer);
-        self.handle_refused(now);
+        self.handle_oversized(now);
         self.needs_producer = false;
     }
 
@@ -474,9 +485,9 @@ impl Outgoing {
         if part == 0 {
             return;
         }
-        let mark = self.marks.entry(item.seq()).or_default();
-        if part > mark.next_part {
-            (mark.next_part, mark.poison) = (part, None);
+        let state = self.send_states.entry(item.seq()).or_default();
+        if part > state.next_part {
+            (state.next_part, state.poison) = (part, None);
         }
     }
 
@@ -488,10 +499,10 @@ impl Outgoing {
         if let Some(failure) = self.last_failures.get_mut(topic.index()) {
             *failure = None;
         }
-        if self.marks.remove(&item.seq()).is_some_and(|mark| mark.lacks_part) {
+        if self.send_states.remove(&item.seq()).is_some_and(|state| state.lacks_part) {
             self.give_up(item);
         } else {
-            self.settled.delivered(item.ticket);
+            self.outcomes.delivered(item.ticket);
         }
     }
 
@@ -510,9 +521,9 @@ impl Outgoing {
         {
             *last = Some(failure);
         }
-        let mark = self.marks.get(&item.seq()).cloned().unwrap_or_default();
+        let state = self.send_states.get(&item.seq()).cloned().unwrap_or_default();
         match failure {
-            SendFailure::Timestamp(code) if !mark.omits_timestamp => {
+            SendFailure::Timestamp(code) if !state.omits_timestamp => {
                 self.metrics.ended(RecordOutcome::Failed);
                 tracing::warn!(
                     topic = name,
@@ -523,7 +534,7 @@ impl Outgoing {
                 if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
                     outbox.distrust_timestamps(item.received, clock::wall());
                 }
-                self.marks.entry(item.seq()).or_default().omits_timestamp = true;
+                self.send_states.entry(item.seq()).or_default().omits_timestamp = true;
                 self.stop(item, topic, SHORT_BACKOFF);
             }
             SendFailure::Passing(code) | SendFailure::Timestamp(code) => {
@@ -541,16 +552,16 @@ impl Outgoing {
                 self.needs_producer = true;
                 self.stop(item, topic, SHORT_BACKOFF);
             }
-            SendFailure::TooLarge(_) if !mark.is_suspect => {
+            SendFailure::TooLarge(_) if !state.is_suspect => {
                 if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
-                    outbox.refuse_item(item);
+                    outbox.add_oversized_capture(item);
                 }
                 self.needs_producer = true;
                 self.stop(item, topic, SHORT_BACKOFF);
             }
-            SendFailure::Poison(_) if !mark.is_suspect => {
+            SendFailure::Poison(_) if !state.is_suspect => {
                 self.metrics.ended(RecordOutcome::Failed);
-                self.marks.entry(item.seq()).or_default().is_suspect = true;
+                self.send_states.entry(item.seq()).or_default().is_suspect = true;
                 self.stop(item, topic, SHORT_BACKOFF);
             }
             SendFailure::Poison(_) | SendFailure::TooLarge(_) => self.dead_letter(item, topic, failure),
@@ -562,8 +573,8 @@ impl Outgoing {
     fn dead_letter(&mut self, item: OutgoingCapture, topic: Topic, failure: SendFailure) {
         self.metrics.ended(RecordOutcome::Poison);
         let (name, code) = (self.topics.name(topic), failure.code());
-        let mark = self.marks.entry(item.seq()).or_default();
-        if mark.poison.is_some() {
+        let state = self.send_states.entry(item.seq()).or_default();
+        if state.poison.is_some() {
             let consequence =
                 if self.keeps_given_up { "it stays in the journal until the next start" } else { "it is lost" };
             tracing::error!(topic = name, %code, consequence, "kafka rejects the raw bytes of a callback as well");
@@ -571,14 +582,18 @@ impl Outgoing {
                 self.give_up(item);
                 return;
             }
-            mark.next_part += 1;
-            (mark.poison, mark.lacks_part) = (None, true);
+            state.next_part += 1;
+            (state.poison, state.lacks_part) = (None, true);
         } else {
             tracing::error!(topic = name, %code, "kafka rejects this record for good; it goes to the dead-letter topic");
             let poison = Some(code.to_string());
-            *mark = if item.is_batch { Mark { poison, ..mark.clone() } } else { Mark { poison, ..Mark::default() } };
+            *state = if item.is_batch {
+                SendState { poison, ..state.clone() }
+            } else {
+                SendState { poison, ..SendState::default() }
+            };
         }
-        let next = if item.is_batch { topic } else { self.topics.rejected_beside(topic) };
+        let next = if item.is_batch { topic } else { self.topics.dead_letters_beside(topic) };
         if let Some(outbox) = self.outboxes.get_mut(next.index()) {
             outbox.go_back_to(item, self.pass);
         }
@@ -587,21 +602,21 @@ impl Outgoing {
     /// Handles a capture that Kafka does not accept in any form.
     fn give_up(&mut self, item: OutgoingCapture) {
         if self.keeps_given_up {
-            self.marks.insert(item.seq(), Mark { is_given_up: true, ..Mark::default() });
+            self.send_states.insert(item.seq(), SendState { is_given_up: true, ..SendState::default() });
         } else {
-            self.marks.remove(&item.seq());
+            self.send_states.remove(&item.seq());
         }
-        self.settled.given_up(item.ticket, Refusal::Unpublishable);
+        self.outcomes.given_up(item.ticket, Refusal::Unpublishable);
     }
 
     /// Handles batches that were too large, once all records of the dead producer are reported: a record that had a batch to itself is too
     /// long for its topic; otherwise the batch size is halved.
-    fn handle_refused(&mut self, now: Instant) {
+    fn handle_oversized(&mut self, now: Instant) {
         let batch_bytes = self.kafka.batch_bytes();
         let mut too_long = Vec::new();
         for (topic, outbox) in self.topics.all().zip(&mut self.outboxes) {
-            let Some(refused) = outbox.take_refused() else { continue };
-            let RefusedRecords { failure, records, bytes, bytes_of_shortest, items } = refused;
+            let Some(oversized) = outbox.take_oversized() else { continue };
+            let OversizedRecords { failure, records, bytes, bytes_of_shortest, items } = oversized;
             // A record as long as the longest batch does not share its batch.
             if records == 1 || bytes_of_shortest >= batch_bytes {
                 too_long.extend(items.into_iter().map(|item| (item, topic, failure)));
@@ -614,11 +629,11 @@ impl Outgoing {
                 bytes,
                 "kafka rejects a batch as too large; it is retried in smaller batches"
             );
-            self.batch_size.refused(bytes.min(batch_bytes), now);
+            self.batch_size.add_oversized(bytes.min(batch_bytes), now);
             items.iter().for_each(|_item| self.metrics.ended(RecordOutcome::Failed));
         }
         for (item, topic, failure) in too_long {
-            self.marks.entry(item.seq()).or_default().is_suspect = true;
+            self.send_states.entry(item.seq()).or_default().is_suspect = true;
             if item.is_batch {
                 // The record may be that of another part than the first that failed.
                 self.metrics.ended(RecordOutcome::Failed);

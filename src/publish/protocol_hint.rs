@@ -5,11 +5,16 @@
 /// A connection that was up for so long was not closed because of the protocol.
 const SOON_MS: u64 = 2000;
 
-/// What to do about it, if this message of librdkafka is a sign of the wrong `security.protocol`.
-pub(super) fn of(message: &str) -> Option<&'static str> {
+/// How far a connection had come, as a message of librdkafka ends: after how many milliseconds, and in which state.
+pub(super) fn state(message: &str) -> Option<(&str, &str)> {
     // It ends in "(after 12ms in state UP)", and may go on behind the state.
     let (ms, state) = message.rsplit_once("(after ")?.1.split_once("ms in state ")?;
-    let state = state.split([',', ')']).next()?;
+    Some((ms, state.split([',', ')']).next()?))
+}
+
+/// What to do about it, if this message of librdkafka is a sign of the wrong `security.protocol`.
+pub(super) fn of(message: &str) -> Option<&'static str> {
+    let (ms, state) = state(message)?;
     // The name of a broker begins with the protocol, unless that is plaintext.
     let (has_tls, has_sasl) = (message.contains("ssl://"), message.contains("sasl_"));
     let is_closed = message.contains("Disconnected");

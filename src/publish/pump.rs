@@ -130,7 +130,7 @@ impl Pump {
             if orders.is_applying && self.shrinks_since.is_none() {
                 control.limit_is_applied();
             }
-            self.outgoing.turn(now);
+            self.outgoing.update_backoffs(now);
             let has_more = !self.is_held_up() && (self.read_again(now) | self.read(now));
             self.observe(control, now);
             let give_up_at = orders.give_up_at;
@@ -152,7 +152,7 @@ impl Pump {
         let mut reports = std::mem::take(&mut self.reports);
         self.outgoing.kafka.reports(&mut reports);
         self.outgoing.take_last_reports(reports, now);
-        self.backlog.settle(self.outgoing.settled());
+        self.backlog.settle(self.outgoing.outcomes());
         self.observe_at = now;
         self.observe(control, now);
         self.outgoing.last_failures()
@@ -174,7 +174,7 @@ impl Pump {
             outgoing.metrics.queued(wall.since(undelivered.capture.received));
             outgoing.offer(undelivered, now);
         });
-        backlog.settle(outgoing.settled());
+        backlog.settle(outgoing.outcomes());
         has_more
     }
 
@@ -199,7 +199,7 @@ impl Pump {
             count += 1;
             let read_to = backlog.read_to();
             outgoing.end_pass(read.map(|(next, _bytes)| next).filter(|next| next.seq < read_to));
-            backlog.settle(outgoing.settled());
+            backlog.settle(outgoing.outcomes());
         }
         true
     }
@@ -212,7 +212,7 @@ impl Pump {
     fn take_reports(&mut self, now: Instant) {
         self.outgoing.kafka.reports(&mut self.reports);
         self.outgoing.take_reports(self.reports.drain(..), now);
-        self.backlog.settle(self.outgoing.settled());
+        self.backlog.settle(self.outgoing.outcomes());
         if std::mem::take(&mut self.outgoing.has_delivered) {
             self.replaced = None;
         }
@@ -252,7 +252,7 @@ impl Pump {
         self.outgoing.kafka.stop();
         self.take_reports(now);
         self.outgoing.lose_producer(now);
-        self.backlog.settle(self.outgoing.settled());
+        self.backlog.settle(self.outgoing.outcomes());
         let (from, to) = (self.outgoing.kafka.batch_bytes(), self.outgoing.batch_size.bytes(now));
         if from != to {
             tracing::info!(from, to, "the producer's batch.size follows the topics' limits");

@@ -61,8 +61,11 @@ use crate::refusal::Reason;
 
 const CHANGED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountInfoChanged");
 const DESTROYED: Command = Command::named("OfficialAccount.CallbackAfterOfficialAccountDestroyed");
-const BACKOFF: Backoff =
-    Backoff { first: Duration::from_millis(50), max: Duration::from_secs(1), refused_max: Duration::from_secs(1) };
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(50),
+    max: Duration::from_secs(1),
+    lost_producer_max: Duration::from_secs(1),
+};
 /// Longer than the tests that do not wait for it need.
 const UNREPORTED_MAX: Duration = Duration::from_secs(3);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -123,7 +126,7 @@ impl Rig {
         let pump = {
             let (topics, control) = (Arc::clone(&topics), Arc::clone(&control));
             thread::spawn(move || {
-                backlog.set_reader(thread::current());
+                backlog.set_publisher(thread::current());
                 let kafka = kafka.start(thread::current()).unwrap();
                 started.send(TopicsClient::of(&kafka)).unwrap();
                 let setup = PumpSetup {
@@ -234,7 +237,7 @@ impl Finished {
 
     fn read_rejected(&self) -> Vec<Read> {
         let app = Apps::new([1]).iter().next().unwrap();
-        read(&self.cluster, self.topics.name(self.topics.rejected(app)))
+        read(&self.cluster, self.topics.name(self.topics.dead_letters(app)))
     }
 
     fn metric(&self, name: &str) -> f64 {
@@ -795,7 +798,7 @@ fn a_record_that_is_never_reported_gets_a_new_producer_once_its_topic_has_leader
 #[test]
 fn a_topic_that_stays_forbidden_costs_producers_less_and_less_often() {
     let (first, max) = (Duration::from_millis(50), Duration::from_millis(100));
-    let rig = Rig::start_with(&[], Backoff { first, max, refused_max: Duration::from_secs(10) });
+    let rig = Rig::start_with(&[], Backoff { first, max, lost_producer_max: Duration::from_secs(10) });
     rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED; 7]);
     rig.append(CHANGED, 0);
     rig.publish();
@@ -812,8 +815,10 @@ fn a_topic_that_stays_forbidden_costs_producers_less_and_less_often() {
 #[test]
 fn an_error_that_costs_no_producer_is_retried_at_least_as_often_as_before() {
     let (first, max) = (Duration::from_millis(10), Duration::from_millis(100));
-    let rig =
-        Rig::start_with(&[("topic.metadata.propagation.max.ms", "0")], Backoff { first, max, refused_max: MINUTE });
+    let rig = Rig::start_with(
+        &[("topic.metadata.propagation.max.ms", "0")],
+        Backoff { first, max, lost_producer_max: MINUTE },
+    );
     rig.cluster.topic_error(rig.topic(CHANGED), RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART).unwrap();
     rig.append(CHANGED, 0);
     rig.publish();
@@ -826,7 +831,7 @@ fn an_error_that_costs_no_producer_is_retried_at_least_as_often_as_before() {
 
 #[test]
 fn a_dead_producer_is_replaced_although_nothing_more_is_sent() {
-    let rig = Rig::start_with(&[], Backoff { first: 10 * MINUTE, max: 10 * MINUTE, refused_max: 10 * MINUTE });
+    let rig = Rig::start_with(&[], Backoff { first: 10 * MINUTE, max: 10 * MINUTE, lost_producer_max: 10 * MINUTE });
     rig.fail_produce(&[RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED]);
     rig.append(CHANGED, 0);
     rig.publish();

@@ -1,4 +1,4 @@
-//! The records with the client that have no delivery report yet, by sequence.
+//! The records with the client that have no delivery report yet, by record number.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -25,23 +25,23 @@ pub(super) struct Sent {
 #[derive(Debug, Default)]
 pub(super) struct Unreported {
     sent: BTreeMap<usize, Sent>,
-    next: usize,
+    next_number: usize,
 }
 
 impl Unreported {
-    /// The sequence of the next record.
-    pub(super) const fn next(&self) -> usize {
-        self.next
+    /// The number of the next record.
+    pub(super) const fn next_number(&self) -> usize {
+        self.next_number
     }
 
-    /// Inserts a record that was sent with the sequence [`Unreported::next`].
+    /// Inserts a record that was sent with the number [`Unreported::next_number`].
     pub(super) fn insert(&mut self, sent: Sent) {
-        self.sent.insert(self.next, sent);
-        self.next += 1;
+        self.sent.insert(self.next_number, sent);
+        self.next_number += 1;
     }
 
-    pub(super) fn remove(&mut self, number: usize) -> Option<Sent> {
-        self.sent.remove(&number)
+    pub(super) fn remove(&mut self, record_number: usize) -> Option<Sent> {
+        self.sent.remove(&record_number)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -68,11 +68,11 @@ mod tests {
 
     #[test]
     fn reports_in_any_order_leave_the_oldest_first() {
-        let topic = Topics::new(["t"]).rejected(Apps::new([1]).iter().next().unwrap());
+        let topic = Topics::new(["t"]).dead_letters(Apps::new([1]).iter().next().unwrap());
         let (mut unreported, began) = (Unreported::default(), clock::monotonic());
         let sent_at = |nth: u64| began + std::time::Duration::from_secs(nth);
         for nth in 0..4 {
-            assert_eq!(unreported.next() as u64, nth);
+            assert_eq!(unreported.next_number() as u64, nth);
             unreported.insert(Sent { topic, seq: nth, part: 0, rejection: None, sent_at: sent_at(nth), bytes: 0 });
         }
         for (number, oldest) in [(2, Some(0)), (0, Some(1)), (1, Some(3)), (3, None)] {
@@ -80,6 +80,6 @@ mod tests {
             assert_eq!(unreported.oldest(), oldest.map(sent_at));
         }
         assert!(unreported.remove(3).is_none(), "a report that names nothing");
-        assert_eq!((unreported.len(), unreported.next()), (0, 4));
+        assert_eq!((unreported.len(), unreported.next_number()), (0, 4));
     }
 }

@@ -166,7 +166,7 @@ fn a_rule_of_one_application_never_shows_in_another() {
 }
 
 #[test]
-fn a_list_that_is_shared_unknown_or_of_files_is_not_written_and_the_response_says_why() {
+fn a_list_that_is_shared_unknown_or_of_files_is_not_written() {
     let Some(kafka) = Kafka::shared() else { return };
     let apps = Apps::start(kafka, "apps-refused");
     let before = apps.refused();

@@ -262,7 +262,9 @@ fn no_decision_is_wrong_while_an_import_replaces_the_list() {
     let took = began.elapsed();
     let mut asker = Asker::to(bridge.callbacks);
     // At full size on two cores, beside those who ask.
-    wait::until_within(Duration::from_secs(600), "the old list is gone", || !asker.is_refused(&format!("old-{}", entries - both - 1)));
+    wait::until_within(Duration::from_secs(600), "the old list is gone", || {
+        !asker.is_refused(&format!("old-{}", entries - both - 1))
+    });
     let asked = began.elapsed();
     let [before, during] = askers.stop();
     let is_refused = |list: &str, asker: &mut Asker| {

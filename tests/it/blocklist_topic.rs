@@ -364,43 +364,6 @@ fn partitions_that_are_added_are_told_and_take_no_rule_away() {
     assert!(stderr.contains("must have exactly 1 partition"), "{stderr}");
 }
 
-#[test]
-fn check_names_a_missing_topic_a_wrong_partition_count_and_a_wrong_cleanup_policy() {
-    let Some(kafka) = Kafka::shared() else { return };
-    let brokers = kafka.bootstrap();
-    let check = |topic: &str| {
-        let output = Command::new(env!("CARGO_BIN_EXE_callbridge"))
-            .args(["check", "--live", "--sdk-app-id", APP, "--brokers", &brokers])
-            .env("CALLBRIDGE_BLOCKLIST_TOPIC", topic)
-            .output()
-            .unwrap();
-        let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
-        (output.status.code().unwrap(), texts)
-    };
-    let missing = "the topic does not exist: create it, or start with --create-topics";
-    let (code, [_, stderr]) = check("blocklist-none");
-    assert_eq!(code, 1, "{stderr}");
-    for topic in ["blocklist-none", "blocklist-none-changes"] {
-        assert!(stderr.contains(&format!("blocklist topic {topic}: {missing}")), "{stderr}");
-    }
-    kafka.create_topic_with("blocklist-wrong", 2, 1, &[("cleanup.policy", "compact,delete")]);
-    kafka.create_topic_with("blocklist-wrong-changes", 1, 1, &[("cleanup.policy", "compact")]);
-    let (code, [_, stderr]) = check("blocklist-wrong");
-    assert_eq!(code, 1, "{stderr}");
-    for wrong in [
-        "blocklist-wrong: has 2 partitions, and must have exactly 1",
-        "blocklist-wrong: cleanup.policy is compact,delete, and must be compact",
-        "blocklist-wrong-changes: cleanup.policy is compact, and must be delete",
-    ] {
-        assert!(stderr.contains(wrong), "{wrong}: {stderr}");
-    }
-    kafka.create_topic_with("blocklist-right", 1, 1, &[("cleanup.policy", "compact")]);
-    kafka.create_topic("blocklist-right-changes", 1, 1);
-    let (code, [stdout, stderr]) = check("blocklist-right");
-    assert_eq!(code, 0, "{stderr}");
-    assert!(stdout.contains("blocklist topic ok: blocklist-right: readable, up to offset 0"), "{stdout}");
-}
-
 /// A right that is taken away is told, and changes no answer; given back, it heals by itself.
 #[test]
 fn without_the_right_to_read_the_rules_stay_until_it_is_given_back() {

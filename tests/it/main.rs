@@ -33,6 +33,7 @@ mod deploy_kubernetes;
 mod deploy_systemd;
 mod disk_faults;
 mod disks;
+mod doctor;
 mod documents;
 mod drain;
 mod embedded;

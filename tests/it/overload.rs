@@ -246,8 +246,8 @@ fn news_whose_sender_goes_before_it_is_on_disk_is_delivered_all_the_same() {
     // The first is written and cannot be synced; the second lines up behind it.
     let leaving = [post(2), post(3)];
     bridge.metrics_until(|metrics| (metrics["callbridge_callbacks_waiting{where=\"queue\"}"] - 2.0).abs() < 0.5);
+    // Not noticed before the response is written: a sender that has closed may still read.
     drop(leaving);
-    bridge.metrics_until(|metrics| metrics["callbridge_connections"] < 0.5);
     drop(thaw);
     wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
     let topic = format!("gone.{}", load::COMMAND);

@@ -65,7 +65,7 @@ pub fn check(input: &[u8]) {
         assert_eq!((whole.topic, &whole.key, whole.rejection), (split.topic, &split.key, split.rejection));
         assert!(!is_refused || whole.rejection.is_some());
         let kept = if whole.rejection.is_some() {
-            assert_eq!((whole.topic, &whole.headers), (topics.rejected(app), &split.headers));
+            assert_eq!((whole.topic, &whole.headers), (topics.dead_letters(app), &split.headers));
             assert_eq!(whole.value, split.value);
             whole.value.to_vec()
         } else {

@@ -11,6 +11,13 @@ use crate::publish::replication::min_insync_replicas;
 /// What a broker takes by default, in bytes of a batch.
 const BATCH_BYTES_DEFAULT: usize = 1_048_588;
 
+/// Records that are deleted sooner than after a day do not outlast a night without consumers.
+const RETENTION_MS_MIN: u64 = 86_400_000;
+/// The same for changes of the blocklist: 30 days.
+const AUDIT_RETENTION_MS_MIN: u64 = 30 * RETENTION_MS_MIN;
+/// Of a partition.
+const RETENTION_BYTES_MIN: u64 = 64 * 1024 * 1024;
+
 /// What a topic is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TopicRole {
@@ -164,7 +171,7 @@ pub(crate) fn compare(config: &Config, found: &ClusterTopics) -> Vec<ComparedTop
 }
 
 /// Remarks of several topics, each once, with the topics that it is about.
-pub(crate) fn grouped(topics: &[ComparedTopic]) -> Vec<(&TopicRemark, Vec<&str>)> {
+pub(crate) fn grouped<'t>(topics: impl IntoIterator<Item = &'t ComparedTopic>) -> Vec<(&'t TopicRemark, Vec<&'t str>)> {
     let mut groups: Vec<(&TopicRemark, Vec<&str>)> = Vec::new();
     for topic in topics {
         for remark in &topic.remarks {
@@ -181,14 +188,18 @@ fn compare_topic(config: &Config, found: &ClusterTopics, topic: &NeededTopic) ->
     // A topic that is being deleted may show no partition any more.
     let layout = found.topics.get(&topic.name).filter(|layout| layout.partitions > 0).cloned();
     let remarks = match &layout {
-        None => vec![wrong(
-            "does not exist, or this client may not DESCRIBE it",
-            "create it with \"callbridge topics create\", or start with --create-topics",
+        None if found.forbidden.contains(&topic.name) => vec![wrong(
+            "this client may not DESCRIBE it, so that it may exist or not",
+            "allow DESCRIBE and WRITE on it to this client, or correct its name",
         )],
+        None => {
+            vec![wrong("does not exist", "create it with \"callbridge topics create\", or start with --create-topics")]
+        }
         Some(layout) => {
             let mut remarks = copies(config, found.brokers.len(), layout);
             remarks.extend(partitions(config, topic, layout));
             remarks.extend(settings(config, topic, layout));
+            remarks.extend(retention(config, topic, layout));
             remarks
         }
     };
@@ -294,6 +305,43 @@ fn settings(config: &Config, topic: &NeededTopic, layout: &TopicLayout) -> Vec<T
     remarks
 }
 
+/// How long records are kept, where they are deleted by time or size.
+fn retention(config: &Config, topic: &NeededTopic, layout: &TopicLayout) -> Vec<TopicRemark> {
+    let is_deleted = layout.settings.get("cleanup.policy").is_some_and(|policy| policy.contains("delete"));
+    if topic.role == TopicRole::Blocklist || !is_deleted {
+        return Vec::new();
+    }
+    let mut remarks = Vec::new();
+    let configured = config.topics.retention_ms.filter(|_| topic.role != TopicRole::BlocklistChanges);
+    // Where there is no limit it is -1.
+    if let Some(millis) = number(layout, "retention.ms") {
+        let shown = format!("retention.ms is {millis}");
+        match (configured, topic.role) {
+            (Some(wanted), _) if u64::try_from(wanted).is_ok_and(|wanted| wanted <= millis) => {}
+            (Some(wanted), _) => {
+                let what = format!("{shown}, less than topics.retention_ms = {wanted}");
+                remarks.push(warning(what, format!("set retention.ms={wanted} on it")));
+            }
+            (None, TopicRole::BlocklistChanges) if millis < AUDIT_RETENTION_MS_MIN => remarks.push(warning(
+                format!("{shown}: who changed the blocklist is forgotten after less than 30 days"),
+                "set retention.ms=31536000000 (a year) on it",
+            )),
+            (None, _) if millis < RETENTION_MS_MIN => remarks.push(warning(
+                format!("{shown}: consumers that are away for longer lose records, and it is less than a day"),
+                format!(
+                    "set retention.ms=604800000 (a week) on it, or topics.retention_ms = {millis} if this is meant"
+                ),
+            )),
+            (None, _) => {}
+        }
+    }
+    if let Some(bytes) = number(layout, "retention.bytes").filter(|bytes| *bytes < RETENTION_BYTES_MIN) {
+        let what = format!("retention.bytes is {bytes}: a burst of callbacks is deleted before consumers have read it");
+        remarks.push(warning(what, "set retention.bytes=-1 on it, so that only retention.ms counts"));
+    }
+    remarks
+}
+
 fn number(layout: &TopicLayout, setting: &str) -> Option<u64> {
     layout.settings.get(setting)?.parse().ok()
 }
@@ -331,13 +379,20 @@ mod tests {
     fn layout(replicas: usize, settings: &[(&str, &str)]) -> TopicLayout {
         let defaults = [("min.insync.replicas", "2"), ("cleanup.policy", "delete"), ("max.message.bytes", "1048588")];
         let settings = defaults.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        TopicLayout { partitions: 6, replicas, in_sync: replicas, leaderless: 0, settings: settings.collect() }
+        TopicLayout {
+            partitions: 6,
+            replicas,
+            in_sync: replicas,
+            leaderless: 0,
+            leaders: BTreeMap::new(),
+            settings: settings.collect(),
+        }
     }
 
     /// What is said of the command's topic on so many brokers.
     fn said(settings: &str, brokers: usize, layout: &TopicLayout) -> (TopicVerdict, String) {
         let topics = BTreeMap::from([("p.State.StateChange".to_owned(), layout.clone())]);
-        let found = ClusterTopics { brokers: vec![String::new(); brokers], topics };
+        let found = ClusterTopics { brokers: vec![String::new(); brokers], topics, ..ClusterTopics::default() };
         let topic = compare(&config(settings), &found).into_iter().next().unwrap();
         let remarks = topic.remarks.iter().map(|remark| format!("{}; {}", remark.what, remark.remedy));
         (topic.verdict, remarks.collect::<Vec<_>>().join("\n"))
@@ -365,6 +420,17 @@ mod tests {
             ("", 3, layout(3, &[("segment.bytes", "100000")]), Wrong, "set segment.bytes=327680 on it"),
             ("", 3, layout(3, &[("cleanup.policy", "compact,delete")]), Wrong, "only the newest record stays"),
             ("", 3, layout(3, &[("cleanup.policy", "")]), Wrong, "the topic only grows"),
+            ("", 3, layout(3, &[("retention.ms", "60000")]), Ok, "less than a day; set retention.ms=604800000"),
+            ("CALLBRIDGE_TOPICS_RETENTION_MS=60000", 3, layout(3, &[("retention.ms", "60000")]), Ok, ""),
+            (
+                "CALLBRIDGE_TOPICS_RETENTION_MS=-1",
+                3,
+                layout(3, &[("retention.ms", "60000")]),
+                Ok,
+                "less than topics.retention",
+            ),
+            ("", 3, layout(3, &[("retention.ms", "-1"), ("retention.bytes", "-1")]), Ok, ""),
+            ("", 3, layout(3, &[("retention.bytes", "1000000")]), Ok, "set retention.bytes=-1"),
             ("", 3, TopicLayout { settings: BTreeMap::new(), ..three() }, Ok, "allow DESCRIBE_CONFIGS"),
             ("", 3, TopicLayout { partitions: 0, ..three() }, TopicVerdict::Missing, "\"callbridge topics create\""),
         ] {
@@ -378,7 +444,7 @@ mod tests {
     fn topics_below_a_prefix_that_nothing_is_written_to_are_superfluous() {
         let names = ["p.State.StateChange", "p.Bot.OnC2CMessage", "p2.unknown", "p", "p.list", "p.list-changes"];
         let topics = names.map(|name| (name.to_owned(), layout(3, &[]))).into();
-        let found = ClusterTopics { brokers: vec![String::new(); 3], topics };
+        let found = ClusterTopics { brokers: vec![String::new(); 3], topics, ..ClusterTopics::default() };
         let compared = compare(&config("CALLBRIDGE_BLOCKLIST_TOPIC=p.list"), &found);
         let superfluous = compared.iter().filter(|topic| topic.verdict == TopicVerdict::Superfluous);
         assert_eq!(superfluous.map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["p.Bot.OnC2CMessage"]);

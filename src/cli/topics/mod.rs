@@ -114,7 +114,7 @@ pub(super) fn look(config: &Config) -> Result<ClusterTopics, ClusterError> {
     let mut found = cluster.look()?;
     let needed = NeededTopic::all(config);
     let names: Vec<&str> = needed.iter().map(|topic| topic.name.as_str()).collect();
-    cluster.read_settings(&mut found, &names)?;
+    cluster.describe(&mut found, &names)?;
     Ok(found)
 }
 

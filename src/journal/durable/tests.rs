@@ -18,8 +18,8 @@ use crate::capture::Raw;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::command::Command;
+use crate::journal::Outcomes;
 use crate::journal::PendingAck;
-use crate::journal::Settled;
 use crate::journal::TAKE_BYTES;
 use crate::journal::Ticket;
 use crate::journal::Undelivered;
@@ -27,7 +27,7 @@ use crate::journal::codec;
 use crate::journal::entry::LedgerState;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
-use crate::journal::log::format::Batch;
+use crate::journal::log::format::FrameBuilder;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::Phase;
 use crate::record::Topic;
@@ -120,16 +120,16 @@ fn take(backlog: &mut Backlog, max: usize) -> (Vec<Taken>, bool) {
 }
 
 fn settle(backlog: &mut Backlog, (_, ticket): &Taken) {
-    let mut settled = Settled::default();
-    settled.delivered(*ticket);
-    backlog.settle(&mut settled);
+    let mut outcomes = Outcomes::default();
+    outcomes.delivered(*ticket);
+    backlog.settle(&mut outcomes);
 }
 
 /// Counts a capture to its dead-letter topic.
 fn moves(backlog: &mut Backlog, (_, ticket): &Taken) {
-    let mut settled = Settled::default();
-    settled.moved(*ticket, dead_letters());
-    backlog.settle(&mut settled);
+    let mut outcomes = Outcomes::default();
+    outcomes.moved(*ticket, dead_letters());
+    backlog.settle(&mut outcomes);
 }
 
 #[test]
@@ -187,15 +187,15 @@ fn a_capture_given_up_while_its_frame_is_written_is_counted_as_late_once() {
     let (OnDisk { mut backlog, committer: Committer { mut writer, committed, queue, .. }, mut keeper, .. }, ledger) =
         open_with(&dir, SEGMENT_BYTES, 8);
     keeper.maintainer.maintain().unwrap();
-    let mut batch = Batch::new();
+    let mut builder = FrameBuilder::new();
     for number in 0..2 {
         ledger.receive(None).hand_over();
-        ledger.accept();
+        ledger.queue();
         // When the frame is filled, both are still waited for.
-        let record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
-        queue.recovered(None, record_bytes as usize);
+        let stored_bytes = builder.push(true, 0, |bytes| codec::encode(&capture(number, 100), &apps(), bytes));
+        queue.recovered(None, stored_bytes as usize);
     }
-    let first = writer.append(&mut batch, false).unwrap().first_seq;
+    let first = writer.append(&mut builder, false).unwrap().first_seq;
     assert!(take(&mut backlog, 10).0.is_empty(), "it is durable and not counted");
     ledger.lose_queued(Reason::Deadline);
     ledger.store(1);
@@ -213,7 +213,7 @@ fn the_publisher_is_woken_for_the_first_frame_after_it_has_read_everything() {
     let dir = TempDir::new().unwrap();
     let (OnDisk { journal, mut backlog, committer, keeper, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 8);
     journal.open();
-    backlog.set_reader(thread::current());
+    backlog.set_publisher(thread::current());
     let running = JournalThreads::start(committer, keeper);
     for number in 0..20 {
         while !take(&mut backlog, 10).0.is_empty() {}
@@ -262,16 +262,16 @@ fn one_turn_of_the_publisher_reads_no_more_than_its_part() {
     let segment_bytes = 1 << 20;
     let (OnDisk { committer: Committer { mut writer, .. }, mut keeper, .. }, _ledger) =
         open_with(&dir, segment_bytes, 64);
-    let (mut batch, mut record_bytes) = (Batch::new(), 0);
+    let (mut builder, mut stored_bytes) = (FrameBuilder::new(), 0);
     let body_bytes = 900_000;
     let frames = i64::try_from(TAKE_BYTES / body_bytes as u64 + 4).unwrap();
     for number in 0..frames {
         keeper.maintainer.maintain().unwrap();
-        record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, body_bytes), &apps(), bytes));
-        writer.append(&mut batch, false).unwrap();
+        stored_bytes = builder.push(true, 0, |bytes| codec::encode(&capture(number, body_bytes), &apps(), bytes));
+        writer.append(&mut builder, false).unwrap();
     }
     // All but the first and the last, whose numbers are one more.
-    let delivered: Vec<(Seq, u32)> = (2..frames.unsigned_abs()).map(|seq| (seq, record_bytes)).collect();
+    let delivered: Vec<(Seq, u32)> = (2..frames.unsigned_abs()).map(|seq| (seq, stored_bytes)).collect();
     keeper.store.delivered(&delivered);
     writer.close().unwrap();
     drop(keeper);
@@ -290,14 +290,14 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
     let segment_bytes = 1 << 20;
     let (OnDisk { committer: Committer { mut writer, .. }, mut keeper, .. }, _ledger) =
         open_with(&dir, segment_bytes, 64);
-    let (mut batch, mut record_bytes) = (Batch::new(), 0);
+    let (mut builder, mut stored_bytes) = (FrameBuilder::new(), 0);
     for frame in 0..8 {
         keeper.maintainer.maintain().unwrap();
         for number in 300 * frame..300 * (frame + 1) {
-            record_bytes = batch.push(true, 0, |bytes| codec::encode(&capture(number, 1400), &apps(), bytes));
+            stored_bytes = builder.push(true, 0, |bytes| codec::encode(&capture(number, 1400), &apps(), bytes));
         }
-        writer.append(&mut batch, false).unwrap();
-        batch.clear();
+        writer.append(&mut builder, false).unwrap();
+        builder.clear();
     }
     writer.close().unwrap();
     drop(keeper);
@@ -308,7 +308,7 @@ fn reading_goes_on_where_it_stopped_though_frames_end_elsewhere_since_a_compacti
     }
     // In the middle of a frame, which the output will have no end at.
     let from = entries.iter().map(|(_, ticket)| ticket.position).find(|position| position.seq == 1099).unwrap();
-    let delivered: Vec<(Seq, u32)> = (1..=2400).filter(|seq| seq % 3 != 1).map(|seq| (seq, record_bytes)).collect();
+    let delivered: Vec<(Seq, u32)> = (1..=2400).filter(|seq| seq % 3 != 1).map(|seq| (seq, stored_bytes)).collect();
     keeper.store.delivered(&delivered);
     let segments = || std::fs::read_dir(dir.path()).unwrap().filter(|it| is_segment(it.as_ref().unwrap())).count();
     let before = segments();
@@ -347,7 +347,7 @@ fn held(journal: &Journal) -> (usize, usize, usize) {
 }
 
 fn dead_letters() -> Topic {
-    Topics::new(["t"]).rejected(apps().iter().next().unwrap())
+    Topics::new(["t"]).dead_letters(apps().iter().next().unwrap())
 }
 
 fn wait_until_stored(ledger: &Ledger) {

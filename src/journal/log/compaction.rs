@@ -15,13 +15,13 @@ use super::disk;
 use super::disk::Disk;
 use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
-use super::format::Batch;
 use super::format::ENDS_MAX;
 use super::format::End;
 use super::format::FRAME_HEADER_BYTES;
 use super::format::Frame;
+use super::format::FrameBuilder;
+use super::format::FrameItem;
 use super::format::FramePlace;
-use super::format::FrameRecord;
 use super::format::Output;
 use super::format::SegmentHeader;
 use super::mutant::Mutant;
@@ -71,9 +71,9 @@ struct Writing<F> {
     to: Seq,
     frame_bytes: usize,
     offset: u64,
-    batch: Batch,
-    /// The first number of the batch, and the number behind its last one.
-    batch_seqs: (Seq, Seq),
+    builder: FrameBuilder,
+    /// The first number of the frame, and the number behind its last one.
+    frame_seqs: (Seq, Seq),
     /// The numbers of the captures, minus the first number of the range.
     offsets: Vec<u32>,
     /// The deliveries of older segments that the inputs record.
@@ -97,7 +97,7 @@ impl Options {
         FRAME_BYTES_MAX.min(self.segment_bytes / 2)
     }
 
-    /// The upper bound of the size of an output with so many bytes of records.
+    /// The upper bound of the size of an output with so many bytes of items.
     pub(super) fn packed_bytes(&self, bytes: u64) -> u64 {
         let block = BLOCK_BYTES as u64;
         // All frames but the last are more than half full on average.
@@ -129,13 +129,14 @@ impl<F> StoreState<F> {
 /// `older_end`: the end of the captures before it.
 fn best_run<F>(options: &Options, is_short: bool, all: &[(Seq, &Segment<F>)], older_end: Seq) -> Option<(Seq, u64)> {
     let (from, _) = all.first()?;
-    let (mut files, mut records, mut ends, mut best) = (0, 0, 0, None);
+    let (mut files, mut items_bytes, mut ends, mut best) = (0, 0, 0, None);
     for ((_, segment), (to, _)) in all.iter().zip(all.get(1..)?) {
         let may_be_input = !segment.is_damaged && !segment.is_unfit && segment.is_end_known;
         files += segment.file_bytes;
-        records += segment.live_bytes + if segment.older_runs.from < older_end { segment.older_runs.bytes } else { 0 };
+        items_bytes +=
+            segment.live_bytes + if segment.older_runs.from < older_end { segment.older_runs.bytes } else { 0 };
         ends += segment.ends.len();
-        let packed = options.packed_bytes(records);
+        let packed = options.packed_bytes(items_bytes);
         if !may_be_input || packed > options.segment_bytes || ends > ENDS_MAX || to - from > u64::from(u32::MAX) {
             break;
         }
@@ -202,8 +203,8 @@ impl<D: Disk> Compaction<D> {
             to,
             frame_bytes: usize::try_from(options.output_frame_bytes()).unwrap_or(usize::MAX),
             offset: BLOCK_BYTES as u64,
-            batch: Batch::new(),
-            batch_seqs: (header.first_seq, header.first_seq),
+            builder: FrameBuilder::new(),
+            frame_seqs: (header.first_seq, header.first_seq),
             offsets: Vec::new(),
             runs: Vec::new(),
             older_runs,
@@ -300,7 +301,7 @@ impl<D: Disk> Compaction<D> {
         let mut state = store.lock();
         let offsets = std::mem::take(&mut writing.offsets);
         let numbers = SeqSet::Sparse { first: first.first, offsets };
-        let (mut delivered, mut unsaved, mut marked) =
+        let (mut delivered, mut unsaved, mut counted_as_dead_letters) =
             (OrdinalSet::default(), OrdinalSet::default(), OrdinalSet::default());
         for ordinal in 0..numbers.count() {
             let seq = numbers.at(ordinal);
@@ -312,8 +313,8 @@ impl<D: Disk> Compaction<D> {
             if input.unsaved.has(of_input) && !options.has(Mutant::LoseUnsaved) {
                 unsaved.set(ordinal);
             }
-            if input.marked.has(of_input) && !options.has(Mutant::LoseMarks) {
-                marked.set(ordinal);
+            if input.counted_as_dead_letters.has(of_input) && !options.has(Mutant::LoseMarks) {
+                counted_as_dead_letters.set(ordinal);
             }
         }
         let (mut live_bytes, mut files_bytes) = (0, 0);
@@ -334,7 +335,7 @@ impl<D: Disk> Compaction<D> {
             live_bytes,
             delivered,
             unsaved,
-            marked,
+            counted_as_dead_letters,
             is_damaged: false,
             is_unfit: false,
             older_runs: writing.older_runs,
@@ -358,29 +359,30 @@ impl<F: DiskFile> Writing<F> {
         };
         let from = self.header.first_seq;
         let mut delivered = delivered.into_iter();
-        for record in frame.records() {
-            match record {
-                FrameRecord::Capture(captured) => {
+        for item in frame.items() {
+            match item {
+                FrameItem::Capture(captured) => {
                     if delivered.next().unwrap_or(false) {
                         continue;
                     }
-                    let bytes = captured.record_bytes() as usize;
-                    let is_full = self.batch.bytes() + bytes > self.frame_bytes;
-                    if is_full && !self.batch.is_empty() {
+                    let bytes = captured.stored_bytes() as usize;
+                    let is_full = self.builder.bytes() + bytes > self.frame_bytes;
+                    if is_full && !self.builder.is_empty() {
                         self.flush(false)?;
                     }
-                    if self.batch.captures() == 0 {
-                        self.batch_seqs.0 = captured.seq;
+                    if self.builder.captures() == 0 {
+                        self.frame_seqs.0 = captured.seq;
                     }
-                    let offset = u32::try_from(captured.seq - self.batch_seqs.0).unwrap_or(u32::MAX);
+                    let offset = u32::try_from(captured.seq - self.frame_seqs.0).unwrap_or(u32::MAX);
                     let options = &store.shared.options;
-                    let offset = if options.has(Mutant::NumberByOrdinal) { self.batch.captures() } else { offset };
+                    let offset = if options.has(Mutant::NumberByOrdinal) { self.builder.captures() } else { offset };
                     let is_counted = captured.is_counted || options.has(Mutant::CountAll);
-                    self.batch.push_at(offset, is_counted, captured.key, |into| into.extend_from_slice(captured.bytes));
-                    self.batch_seqs.1 = captured.seq + 1;
+                    self.builder
+                        .push_at(offset, is_counted, captured.kind_key, |into| into.extend_from_slice(captured.bytes));
+                    self.frame_seqs.1 = captured.seq + 1;
                     self.offsets.extend(u32::try_from(captured.seq - from));
                 }
-                FrameRecord::Delivered(runs) => {
+                FrameItem::Delivered(runs) => {
                     let older = runs.iter().filter(|(first, _)| *first < from);
                     self.runs.extend(older.map(|(first, last)| (first, last.min(from - 1))));
                 }
@@ -394,18 +396,18 @@ impl<F: DiskFile> Writing<F> {
         let options = &store.shared.options;
         let runs = self.runs_to_carry(store);
         for runs in runs.chunks(usize::try_from(options.runs_per_frame_max()).unwrap_or(usize::MAX)) {
-            let before = self.batch.bytes();
+            let before = self.builder.bytes();
             if before > self.frame_bytes / 2 {
                 self.flush(false)?;
             }
-            let before = self.batch.bytes();
-            self.batch.push_delivered(runs);
-            self.older_runs.add(runs.first().map_or(Seq::MAX, |(first, _)| *first), self.batch.bytes() - before);
+            let before = self.builder.bytes();
+            self.builder.push_delivered(runs);
+            self.older_runs.add(runs.first().map_or(Seq::MAX, |(first, _)| *first), self.builder.bytes() - before);
         }
-        if !self.batch.is_empty() {
+        if !self.builder.is_empty() {
             self.flush(false)?;
         }
-        self.batch_seqs = (self.to, self.to);
+        self.frame_seqs = (self.to, self.to);
         self.flush(true)?;
         self.header.output = Some(Output { to: self.to, captures: self.offsets.len() as u64 });
         let written = disk::write_all(&*self.file, &self.header.encode(), 0);
@@ -438,15 +440,15 @@ impl<F: DiskFile> Writing<F> {
         carried
     }
 
-    /// Writes the batch as a frame.
+    /// Writes the gathered items as a frame.
     fn flush(&mut self, is_seal: bool) -> Result<(), Stop> {
-        let first_seq = if self.batch.captures() > 0 { self.batch_seqs.0 } else { self.batch_seqs.1 };
-        let (nonce, offset, end_seq) = (self.header.nonce, self.offset, self.batch_seqs.1);
+        let first_seq = if self.builder.captures() > 0 { self.frame_seqs.0 } else { self.frame_seqs.1 };
+        let (nonce, offset, end_seq) = (self.header.nonce, self.offset, self.frame_seqs.1);
         let place = FramePlace { nonce, offset, first_seq, end_seq, is_seal, is_sparse: true };
-        let written = self.batch.as_frame(&place, |frame| disk::write_all(&*self.file, frame, offset));
+        let written = self.builder.as_frame(&place, |frame| disk::write_all(&*self.file, frame, offset));
         written.map_err(|error| Stop::Retry("write a compaction", error))?;
-        self.offset += self.batch.padded_bytes();
-        self.batch.clear();
+        self.offset += self.builder.padded_bytes();
+        self.builder.clear();
         Ok(())
     }
 }

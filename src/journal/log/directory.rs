@@ -69,7 +69,7 @@ pub(crate) enum DirectoryError {
 
 /// The kind of a filesystem, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Filesystem {
+pub(crate) enum Filesystem {
     Local,
     /// In memory: lost when the machine stops.
     Memory,
@@ -175,7 +175,8 @@ impl Directory {
         Ok(status.f_blocks.saturating_mul(status.f_frsize))
     }
 
-    fn filesystem(&self) -> Result<Filesystem, DirectoryError> {
+    /// What it is on.
+    pub(crate) fn filesystem(&self) -> Result<Filesystem, DirectoryError> {
         let status = rustix::fs::fstatfs(&self.handle).map_err(|error| failed("look at", &self.path)(error.into()))?;
         #[expect(clippy::cast_sign_loss, reason = "a number without a sign, in a field that has one on some machines")]
         Ok(Filesystem::of(status.f_type as u64))
@@ -293,7 +294,7 @@ impl DiskFile for File {
         Self::sync_data(self)
     }
 
-    fn settle(&self) -> io::Result<()> {
+    fn sync_and_drop_cache(&self) -> io::Result<()> {
         Self::sync_data(self)?;
         // If the page cache cannot be dropped, the file is read from it as usual.
         let _dropped = rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed);

@@ -51,7 +51,7 @@ pub(crate) trait DiskFile: Debug + Send + Sync + 'static {
 
     /// Makes the writes of an earlier process durable, and makes the next reads return what is on the disk: after a failed sync of that
     /// process, the page cache may have contents that the disk has not.
-    fn settle(&self) -> io::Result<()>;
+    fn sync_and_drop_cache(&self) -> io::Result<()>;
 }
 
 /// Writes all of `bytes`.

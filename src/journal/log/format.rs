@@ -15,11 +15,11 @@ pub(super) const ENDS_MAX: usize = (BLOCK_BYTES - SEGMENT_HEADER_BYTES) / END_BY
 /// Contains the version of the format: a segment that has a valid frame is of this version, whatever its header says.
 const FRAME_MAGIC: &[u8; 4] = b"CBF2";
 pub(super) const FRAME_HEADER_BYTES: usize = 48;
-const RECORD_HEADER_BYTES: usize = 5;
-/// The bytes before those of a capture in its record.
+const ITEM_HEADER_BYTES: usize = 5;
+/// The bytes before those of a capture in its item.
 const CAPTURE_HEADER_BYTES: usize = 8;
-/// The bytes of the smallest record of a capture.
-pub(super) const CAPTURE_RECORD_BYTES_MIN: usize = RECORD_HEADER_BYTES + CAPTURE_HEADER_BYTES;
+/// The bytes of the smallest item of a capture.
+pub(super) const CAPTURE_ITEM_BYTES_MIN: usize = ITEM_HEADER_BYTES + CAPTURE_HEADER_BYTES;
 /// Flags of a frame.
 const SEAL: u32 = 1;
 const SPARSE: u32 = 2;
@@ -193,22 +193,22 @@ impl<'b> Frame<'b> {
         Some(Self { header, payload: bytes.get(FRAME_HEADER_BYTES..end)? })
     }
 
-    /// Its records, in order. Stops at an invalid record, which a checked frame does not have.
-    pub(crate) fn records(&self) -> impl Iterator<Item = FrameRecord<'b>> + use<'b> {
+    /// Its items, in order. Stops at an invalid item, which a checked frame does not have.
+    pub(crate) fn items(&self) -> impl Iterator<Item = FrameItem<'b>> + use<'b> {
         let mut rest = self.payload;
         let first_seq = self.header.first_seq;
         std::iter::from_fn(move || {
-            let (header, behind) = rest.split_at_checked(RECORD_HEADER_BYTES)?;
+            let (header, behind) = rest.split_at_checked(ITEM_HEADER_BYTES)?;
             let (bytes, behind) = behind.split_at_checked(usize::try_from(u32_at(header, 1)?).ok()?)?;
             rest = behind;
             Some(match header.first()? {
-                kind @ (1 | 2) => FrameRecord::Capture(Captured {
+                kind @ (1 | 2) => FrameItem::Capture(Captured {
                     seq: first_seq.checked_add(u32_at(bytes, 4)?.into())?,
-                    key: u32_at(bytes, 0)?,
+                    kind_key: u32_at(bytes, 0)?,
                     is_counted: *kind == 1,
                     bytes: bytes.get(CAPTURE_HEADER_BYTES..)?,
                 }),
-                3 => FrameRecord::Delivered(Runs { bytes }),
+                3 => FrameItem::Delivered(Runs { bytes }),
                 _ => return None,
             })
         })
@@ -216,9 +216,9 @@ impl<'b> Frame<'b> {
 
     /// Its captures, in order.
     pub(crate) fn captures(&self) -> impl Iterator<Item = Captured<'b>> + use<'b> {
-        self.records().filter_map(|record| match record {
-            FrameRecord::Capture(captured) => Some(captured),
-            FrameRecord::Delivered(_) => None,
+        self.items().filter_map(|item| match item {
+            FrameItem::Capture(captured) => Some(captured),
+            FrameItem::Delivered(_) => None,
         })
     }
 }
@@ -234,9 +234,9 @@ pub(crate) fn own_nonce(bytes: &[u8], offset: u64) -> Option<u64> {
     Frame::decode(bytes, offset, nonce).map(|_frame| nonce)
 }
 
-/// A record of a frame.
+/// An item of a frame.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum FrameRecord<'b> {
+pub(crate) enum FrameItem<'b> {
     /// A capture.
     Capture(Captured<'b>),
     /// Sequence numbers that were delivered.
@@ -248,8 +248,8 @@ pub(crate) enum FrameRecord<'b> {
 pub(crate) struct Captured<'b> {
     /// Its sequence number.
     pub(crate) seq: Seq,
-    /// Its key, see [`super::super::codec::key`].
-    pub(crate) key: u32,
+    /// Its key, see [`super::super::codec::kind_key`].
+    pub(crate) kind_key: u32,
     /// Whether the ledger counts it.
     pub(crate) is_counted: bool,
     /// The capture, as it was appended.
@@ -257,9 +257,9 @@ pub(crate) struct Captured<'b> {
 }
 
 impl Captured<'_> {
-    /// The bytes of its record.
-    pub(crate) fn record_bytes(&self) -> u32 {
-        u32::try_from(RECORD_HEADER_BYTES + CAPTURE_HEADER_BYTES + self.bytes.len()).unwrap_or(u32::MAX)
+    /// The bytes of its item.
+    pub(crate) fn stored_bytes(&self) -> u32 {
+        u32::try_from(ITEM_HEADER_BYTES + CAPTURE_HEADER_BYTES + self.bytes.len()).unwrap_or(u32::MAX)
     }
 }
 
@@ -270,9 +270,9 @@ pub(crate) struct Runs<'b> {
 }
 
 impl<'b> Runs<'b> {
-    /// The bytes of their record.
-    pub(super) const fn record_bytes(self) -> usize {
-        RECORD_HEADER_BYTES + self.bytes.len()
+    /// The bytes of their item.
+    pub(super) const fn stored_bytes(self) -> usize {
+        ITEM_HEADER_BYTES + self.bytes.len()
     }
 
     /// The first and the last number of each run. Stops at an invalid run, which a checked frame does not have.
@@ -314,13 +314,13 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 
 /// Captures that will be one frame.
 #[derive(Debug)]
-pub(crate) struct Batch {
+pub(crate) struct FrameBuilder {
     bytes: Vec<u8>,
     captures: u32,
     captures_bytes: u64,
 }
 
-impl Batch {
+impl FrameBuilder {
     pub(crate) fn new() -> Self {
         Self { bytes: vec![0; FRAME_HEADER_BYTES], captures: 0, captures_bytes: 0 }
     }
@@ -339,7 +339,7 @@ impl Batch {
         self.captures
     }
 
-    /// The bytes of the records of its captures.
+    /// The bytes of the items of its captures.
     pub(super) const fn captures_bytes(&self) -> u64 {
         self.captures_bytes
     }
@@ -348,16 +348,22 @@ impl Batch {
         self.bytes.len() == FRAME_HEADER_BYTES
     }
 
-    /// Adds a capture, whose bytes `write` appends. Returns the bytes of its record.
-    pub(crate) fn push(&mut self, is_counted: bool, key: u32, write: impl FnOnce(&mut Vec<u8>)) -> u32 {
-        self.push_at(self.captures, is_counted, key, write)
+    /// Adds a capture, whose bytes `write` appends. Returns the bytes of its item.
+    pub(crate) fn push(&mut self, is_counted: bool, kind_key: u32, write: impl FnOnce(&mut Vec<u8>)) -> u32 {
+        self.push_at(self.captures, is_counted, kind_key, write)
     }
 
     /// Adds a capture whose number is `offset` behind the first number of the frame.
-    pub(super) fn push_at(&mut self, offset: u32, is_counted: bool, key: u32, write: impl FnOnce(&mut Vec<u8>)) -> u32 {
+    pub(super) fn push_at(
+        &mut self,
+        offset: u32,
+        is_counted: bool,
+        kind_key: u32,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> u32 {
         let start = self.bytes.len();
-        self.record(if is_counted { 1 } else { 2 }, |bytes| {
-            bytes.extend_from_slice(&key.to_le_bytes());
+        self.item(if is_counted { 1 } else { 2 }, |bytes| {
+            bytes.extend_from_slice(&kind_key.to_le_bytes());
             bytes.extend_from_slice(&offset.to_le_bytes());
             write(bytes);
         });
@@ -367,9 +373,9 @@ impl Batch {
         u32::try_from(bytes).unwrap_or(u32::MAX)
     }
 
-    /// Adds a record of delivered runs, in order.
+    /// Adds an item of delivered runs, in order.
     pub(super) fn push_delivered(&mut self, runs: &[(Seq, Seq)]) {
-        self.record(3, |bytes| {
+        self.item(3, |bytes| {
             let mut next = 0;
             for (first, last) in runs {
                 push_varint(bytes, first - next);
@@ -379,7 +385,7 @@ impl Batch {
         });
     }
 
-    /// Removes a record of deliveries that was added when the batch had `bytes`.
+    /// Removes an item of deliveries that was added when the frame had `bytes`.
     pub(super) fn truncate(&mut self, bytes: usize) {
         self.bytes.truncate(bytes);
     }
@@ -389,12 +395,12 @@ impl Batch {
         (self.captures, self.captures_bytes) = (0, 0);
     }
 
-    fn record(&mut self, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
+    fn item(&mut self, kind: u8, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.bytes.len();
         self.bytes.push(kind);
         self.bytes.extend_from_slice(&[0; 4]);
         write(&mut self.bytes);
-        let written = self.bytes.len() - start - RECORD_HEADER_BYTES;
+        let written = self.bytes.len() - start - ITEM_HEADER_BYTES;
         put(&mut self.bytes, start + 1, &u32::try_from(written).unwrap_or(u32::MAX).to_le_bytes());
     }
 
@@ -461,11 +467,11 @@ mod tests {
                 runs.push((next + gap, last));
                 next = last + 1;
             }
-            let mut batch = Batch::new();
-            batch.push_delivered(&runs);
-            let record = batch.bytes.get(FRAME_HEADER_BYTES + RECORD_HEADER_BYTES..).unwrap();
-            prop_assert!(record.len() <= runs.len() * RUN_BYTES_MAX);
-            prop_assert_eq!(Runs { bytes: record }.iter().collect::<Vec<_>>(), runs);
+            let mut builder = FrameBuilder::new();
+            builder.push_delivered(&runs);
+            let item = builder.bytes.get(FRAME_HEADER_BYTES + ITEM_HEADER_BYTES..).unwrap();
+            prop_assert!(item.len() <= runs.len() * RUN_BYTES_MAX);
+            prop_assert_eq!(Runs { bytes: item }.iter().collect::<Vec<_>>(), runs);
         }
 
         #[test]

@@ -102,7 +102,7 @@ impl<D: Disk> Maintainer<D> {
         Ok(())
     }
 
-    /// The oldest segment that is no longer needed: it is delivered, and has no records about older segments.
+    /// The oldest segment that is no longer needed: it is delivered, and has no items about older segments.
     fn next_to_take_back(&self) -> Option<Seq> {
         let state = self.store.lock();
         let (newest, _) = state.segments.last_key_value()?;

@@ -22,14 +22,14 @@
 //! |---|---|---|
 //! | 0 | 6 | `CBJRNL` |
 //! | 6 | 2 | `02`, the version of the format |
-//! | 8 | 4 | CRC-32C of bytes 0 to 8, and of 12 to the end of the last end |
-//! | 12 | 4 | the number of ends that follow |
+//! | 8 | 4 | CRC-32C of bytes 0 to 8, and of 12 to the end of the last end mark |
+//! | 12 | 4 | the number of end marks that follow |
 //! | 16 | 8 | nonce: random, for this use of the file |
-//! | 24 | 8 | session: random, for the run of the process that wrote it; of an output, that of its first input |
+//! | 24 | 8 | session: random, for the start of the process that wrote it; of an output, that of its first input |
 //! | 32 | 8 | the first sequence number |
 //! | 40 | 8 | of an output, the end of its range (exclusive); else 0 |
 //! | 48 | 8 | of an output, the number of its captures |
-//! | 56 | 32, … | ends: how far earlier sessions went. For each: the first sequence number and the nonce of its last segment, the number behind its last capture, and the offset behind its last frame |
+//! | 56 | 32, … | end marks: how far earlier sessions went. Each has the first sequence number and the nonce of its last segment, the number behind its last capture, and the offset behind its last frame |
 //!
 //! | frame | bytes | |
 //! |---|---|---|
@@ -42,14 +42,14 @@
 //! | 36 | 4 | the number of captures |
 //! | 40 | 4 | the index of the block in the file where it begins |
 //! | 44 | 4 | flags. 1: it seals the segment, nothing follows; 2: it is part of an output |
-//! | 48 | … | payload: records, then zeros up to the next block |
+//! | 48 | … | payload: items, then zeros up to the next block |
 //!
-//! | record | bytes | |
+//! | item | bytes | |
 //! |---|---|---|
 //! | 0 | 1 | 1: a capture that the ledger counts, 2: a capture that it does not count, 3: sequence numbers that were delivered |
 //! | 1 | 4 | the bytes that follow |
 //! | 5 | … | of kind 3, runs of sequence numbers: for each, the gap to the run before, and its length minus one (LEB128). Of a capture: |
-//! | 5 | 4 | its key, the same for all captures of its kind |
+//! | 5 | 4 | its kind key, the same for all captures of its kind |
 //! | 9 | 4 | its number minus the first number of the frame |
 //! | 13 | … | the capture |
 //!
@@ -58,9 +58,9 @@
 //!
 //! # Why nothing is lost
 //!
-//! * *One frame at a time.* A frame is written and synced before the next one, so each frame proves that the frames before it were durable, and only the very
-//!   last frame of a session can be torn. An unreadable frame with a valid frame of the same session behind it was acknowledged, and is
-//!   *damaged*: damage is never skipped silently.
+//! * *One frame at a time.* A frame is written and synced before the next one, so each frame proves that the frames before it were durable,
+//!   and only the very last frame of a session can be torn. An unreadable frame with a valid frame of the same session behind it was
+//!   acknowledged, and is *damaged*: damage is never skipped silently.
 //! * *Bytes that the disk cannot read* may have been a whole frame: they are damage, also at the end of a session.
 //! * *Frames do not share blocks*, so a torn write cannot destroy acknowledged captures.
 //! * *Each frame has the nonce*, covered by its checksum: contents from an earlier use of the file are not mistaken for current ones, and
@@ -73,10 +73,10 @@
 //! * *Deliveries* are recorded about once a second, in frames that are written anyway. Deliveries that are not recorded are repeated after
 //!   a restart.
 //! * *The deliveries of a segment's captures* are recorded only in itself and in newer segments.
-//! * *A segment becomes a spare* once all its captures are delivered and it has no records about captures of an older segment. The newest
+//! * *A segment becomes a spare* once all its captures are delivered and it has no items about captures of an older segment. The newest
 //!   segment is never recycled, so that numbering continues.
 //! * *Segments that are held up by undelivered captures* are compacted if they are adjacent, closed and undamaged (`compaction.rs`). One
-//!   output has their undelivered captures, with their numbers, and their records about older segments. Its range covers all inputs. It is
+//!   output has their undelivered captures, with their numbers, and their items about older segments. Its range covers all inputs. It is
 //!   written as a `.tmp`, synced, renamed over the first input, and the directory is synced; then the other inputs are removed, and the
 //!   directory is synced again. So a segment that begins within the range of an output is superseded, and is removed at the start, after a
 //!   sync of the directory. No segment is recycled before the superseded ones are gone. An output is complete before it gets its name: it
@@ -139,7 +139,7 @@ impl Options {
         self.quota_bytes.saturating_sub(self.segment_bytes)
     }
 
-    /// How many bytes of records may be undelivered: as many as compaction can make room for at any time, beside the segment that is
+    /// How many bytes of items may be undelivered: as many as compaction can make room for at any time, beside the segment that is
     /// written, the one before, a spare and the reserve. In the smallest log, half a segment.
     pub(crate) fn undelivered_bytes_max(&self) -> u64 {
         let room = self.quota_bytes.saturating_sub(SEGMENTS_MIN * self.segment_bytes) / 8 * 7;
@@ -220,9 +220,9 @@ pub(crate) enum OpenError {
     },
 }
 
-/// Why a batch was not appended. Except after [`BatchError::Failed`], it can be tried again.
+/// Why a frame was not appended. Except after [`AppendError::Failed`], it can be tried again.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BatchError {
+pub(crate) enum AppendError {
     /// There is no spare file: the quota is reached, or the filesystem is full.
     #[error("no spare segment")]
     Full,

@@ -198,7 +198,7 @@ impl<F: DiskFile> Survey<F> {
             let is_last = next.is_none_or(|(next_session, _)| next_session != session);
             let is_output = header.as_ref().is_some_and(|header| header.output.is_some());
             if purpose == Purpose::Continue && is_last && !is_output && end.is_none() {
-                file.settle().map_err(failed(&format!("sync {name}")))?;
+                file.sync_and_drop_cache().map_err(failed(&format!("sync {name}")))?;
             }
             let scanned = scan::scan(&name, first_seq, header, &file, &mut buffer);
             let mut scan = scanned.map_err(failed(&format!("read {name}")))?;
@@ -343,7 +343,7 @@ fn segment<F>(scan: Scan, file: F, mut delivered: OrdinalSet, found: &mut Recove
         used_bytes: scan.used_bytes,
         delivered,
         unsaved: OrdinalSet::default(),
-        marked: OrdinalSet::default(),
+        counted_as_dead_letters: OrdinalSet::default(),
         is_damaged: !scan.damage.is_empty(),
         is_unfit: false,
         older_runs: scan.older_runs,

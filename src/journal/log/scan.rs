@@ -11,11 +11,11 @@ use super::disk::FileRead;
 use super::disk::Reach;
 use super::format;
 use super::format::BLOCK_BYTES;
-use super::format::CAPTURE_RECORD_BYTES_MIN;
+use super::format::CAPTURE_ITEM_BYTES_MIN;
 use super::format::End;
 use super::format::Frame;
 use super::format::FrameHeader;
-use super::format::FrameRecord;
+use super::format::FrameItem;
 use super::format::Output;
 use super::format::SegmentHeader;
 use super::ordinal_set::OrdinalSet;
@@ -43,9 +43,9 @@ pub(crate) struct Scan {
     pub(super) ends: Vec<End>,
     /// The numbers of its captures.
     pub(crate) numbers: SeqSet,
-    /// For each capture, its key and the bytes of its record; zero bytes if it cannot be read.
-    records: Vec<(u32, u32)>,
-    /// The bytes of undelivered records, by key.
+    /// For each capture, its key and the bytes of its item; zero bytes if it cannot be read.
+    items: Vec<(u32, u32)>,
+    /// The bytes of undelivered items, by key.
     pub(super) live: BTreeMap<u32, u64>,
     /// Captures that the ledger does not count, by ordinal.
     pub(super) uncounted: OrdinalSet,
@@ -66,7 +66,7 @@ pub(crate) struct Scan {
 pub(super) struct OlderRuns {
     /// The lowest number that it records something about.
     pub(super) from: Seq,
-    /// The bytes of its records of deliveries.
+    /// The bytes of its items of deliveries.
     pub(super) bytes: u64,
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn scan(
         } else {
             SeqSet::Dense { first: named_seq, count: 0 }
         },
-        records: Vec::new(),
+        items: Vec::new(),
         live: BTreeMap::new(),
         uncounted: OrdinalSet::default(),
         missing: OrdinalSet::default(),
@@ -188,10 +188,10 @@ impl Scan {
         self.missing.count()
     }
 
-    /// Adds up the bytes of the records that are not in `delivered`. This consumes the list of records.
+    /// Adds up the bytes of the items that are not in `delivered`. This consumes the list of items.
     pub(super) fn add_up(&mut self, delivered: &OrdinalSet) {
         let captures = self.captures();
-        for (ordinal, (key, bytes)) in (0..captures).zip(std::mem::take(&mut self.records)) {
+        for (ordinal, (key, bytes)) in (0..captures).zip(std::mem::take(&mut self.items)) {
             if bytes > 0 && !delivered.has(ordinal) {
                 *self.live.entry(key).or_default() += u64::from(bytes);
             }
@@ -217,7 +217,7 @@ impl Scan {
     /// Takes into account where the next segment of the same session begins.
     pub(super) fn followed_by(&mut self, next: Option<Seq>) {
         // A gap that is too large for this segment was in segments that are gone, because they were delivered.
-        let room = (self.file_bytes.saturating_sub(self.used_bytes)) / CAPTURE_RECORD_BYTES_MIN as u64;
+        let room = (self.file_bytes.saturating_sub(self.used_bytes)) / CAPTURE_ITEM_BYTES_MIN as u64;
         let to = match (next, &self.lost_end) {
             _ if self.is_sealed || self.is_end_recorded || self.output.is_some() => return,
             (None, None) => return,
@@ -318,21 +318,21 @@ impl Scan {
         if let SeqSet::Dense { first, count } = &mut self.numbers {
             *count = self.end_seq - *first;
             // Missing captures have no size.
-            self.records.resize(usize::try_from(frame.header.first_seq - *first).unwrap_or(0), (0, 0));
+            self.items.resize(usize::try_from(frame.header.first_seq - *first).unwrap_or(0), (0, 0));
         }
-        for record in frame.records() {
-            match record {
-                FrameRecord::Capture(captured) => {
+        for item in frame.items() {
+            match item {
+                FrameItem::Capture(captured) => {
                     if let SeqSet::Sparse { first, offsets } = &mut self.numbers {
                         offsets.extend(u32::try_from(captured.seq - *first));
                     }
                     if !captured.is_counted {
-                        self.uncounted.set(self.records.len() as u64);
+                        self.uncounted.set(self.items.len() as u64);
                     }
-                    self.records.push((captured.key, captured.record_bytes()));
+                    self.items.push((captured.kind_key, captured.stored_bytes()));
                 }
-                FrameRecord::Delivered(runs) => {
-                    self.older_runs.add(runs.iter().next().map_or(Seq::MAX, |(first, _)| first), runs.record_bytes());
+                FrameItem::Delivered(runs) => {
+                    self.older_runs.add(runs.iter().next().map_or(Seq::MAX, |(first, _)| first), runs.stored_bytes());
                     self.delivered.extend(runs.iter());
                 }
             }

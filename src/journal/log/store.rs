@@ -136,17 +136,18 @@ pub(super) struct Segment<F> {
     pub(super) numbers: SeqSet,
     /// The offset behind its last durable frame.
     pub(super) used_bytes: u64,
-    /// The bytes of undelivered records.
+    /// The bytes of undelivered items.
     pub(super) live_bytes: u64,
     /// By ordinal, as are the next two. Captures that cannot be read count as delivered.
     pub(super) delivered: OrdinalSet,
     /// Delivered, but not recorded in the log yet.
     pub(super) unsaved: OrdinalSet,
-    /// See [`Store::mark`].
-    pub(super) marked: OrdinalSet,
+    /// See [`Store::count_as_dead_letter`].
+    pub(super) counted_as_dead_letters: OrdinalSet,
     pub(super) is_damaged: bool,
     /// It turned out that it cannot be compacted.
     pub(super) is_unfit: bool,
+    /// What it records about older segments. It is kept while these segments are.
     pub(super) older_runs: OlderRuns,
     /// The ends of unsealed segments that its header records.
     pub(super) ends: Vec<End>,
@@ -182,8 +183,8 @@ impl<D: Disk> StoreShared<D> {
 pub(crate) enum Delivery {
     /// The capture was not delivered before.
     First,
-    /// The same, and the capture is marked.
-    FirstOfMarked,
+    /// The same, and its room counted for its dead-letter topic.
+    FirstAsDeadLetter,
     /// The capture was delivered before, or is not in the log.
     Repeated,
 }
@@ -193,7 +194,7 @@ impl<D: Disk> Store<D> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records captures as delivered; each comes with the bytes of its record. Returns the effect for each.
+    /// Records captures as delivered; each comes with the bytes of its item in the log. Returns the effect for each.
     pub(crate) fn delivered(&self, captures: &[(Seq, u32)]) -> Vec<Delivery> {
         let mut state = self.lock();
         let subtracts_twice = self.shared.options.has(Mutant::SubtractTwice);
@@ -206,7 +207,7 @@ impl<D: Disk> Store<D> {
             segment.unsaved.set(ordinal);
             segment.live_bytes = segment.live_bytes.saturating_sub(u64::from(*bytes));
             is_any_whole |= segment.is_delivered();
-            if segment.marked.has(ordinal) { Delivery::FirstOfMarked } else { Delivery::First }
+            if segment.counted_as_dead_letters.has(ordinal) { Delivery::FirstAsDeadLetter } else { Delivery::First }
         };
         let noted = captures.iter().map(note).collect();
         drop(state);
@@ -216,16 +217,17 @@ impl<D: Disk> Store<D> {
         noted
     }
 
-    /// Marks a capture until the process ends. Returns false if it is already marked or delivered, or not in the log.
-    pub(crate) fn mark(&self, seq: Seq) -> bool {
+    /// Records until the process ends that the room of a capture counts for its dead-letter topic (see `Stored::moves_to`). Returns false
+    /// if it does already, or if the capture is delivered or not in the log.
+    pub(crate) fn count_as_dead_letter(&self, seq: Seq) -> bool {
         let mut state = self.lock();
         let found = state.find_mut(seq).filter(|(segment, ordinal)| !segment.delivered.has(*ordinal));
-        found.is_some_and(|(segment, ordinal)| segment.marked.set(ordinal))
+        found.is_some_and(|(segment, ordinal)| segment.counted_as_dead_letters.set(ordinal))
     }
 
-    /// Whether a capture is marked.
-    pub(crate) fn is_marked(&self, seq: Seq) -> bool {
-        self.lock().find(seq).is_some_and(|(segment, ordinal)| segment.marked.has(ordinal))
+    /// Whether the room of a capture counts for its dead-letter topic.
+    pub(crate) fn is_counted_as_dead_letter(&self, seq: Seq) -> bool {
+        self.lock().find(seq).is_some_and(|(segment, ordinal)| segment.counted_as_dead_letters.has(ordinal))
     }
 
     /// Whether a capture is delivered, or not in the log.
@@ -267,7 +269,7 @@ impl<D: Disk> Store<D> {
         fill
     }
 
-    /// The bytes of undelivered records.
+    /// The bytes of undelivered items.
     #[cfg(test)]
     pub(super) fn live_bytes(&self) -> u64 {
         self.lock().segments.values().map(|segment| segment.live_bytes).sum()

@@ -7,8 +7,8 @@ use tempfile::TempDir;
 use super::cursor::Cursor;
 use super::directory::Directory;
 use super::directory::DirectoryError;
-use super::format::Batch;
 use super::format::Captured;
+use super::format::FrameBuilder;
 use super::maintenance::Maintenance;
 use super::recovery;
 use super::recovery::Opened;
@@ -42,12 +42,12 @@ fn open_with(path: &Path, options: Options) -> Opened<Directory> {
     opened
 }
 
-fn batch<'c>(captures: impl IntoIterator<Item = &'c str>) -> Batch {
-    let mut batch = Batch::new();
+fn builder<'c>(captures: impl IntoIterator<Item = &'c str>) -> FrameBuilder {
+    let mut builder = FrameBuilder::new();
     for capture in captures {
-        batch.push(true, 0, |bytes| bytes.extend_from_slice(capture.as_bytes()));
+        builder.push(true, 0, |bytes| bytes.extend_from_slice(capture.as_bytes()));
     }
-    batch
+    builder
 }
 
 fn undelivered(store: &Store<Directory>) -> Vec<(Seq, String)> {
@@ -67,15 +67,15 @@ fn undelivered(store: &Store<Directory>) -> Vec<(Seq, String)> {
 fn what_was_appended_is_there_after_a_restart_and_what_was_delivered_is_not() {
     let dir = TempDir::new().unwrap();
     let Opened { store, mut writer, .. } = open(dir.path());
-    assert_eq!(writer.append(&mut batch(["one", "two"]), false).unwrap().first_seq, 1);
-    assert_eq!(writer.append(&mut batch(["three"]), false).unwrap().first_seq, 3);
+    assert_eq!(writer.append(&mut builder(["one", "two"]), false).unwrap().first_seq, 1);
+    assert_eq!(writer.append(&mut builder(["three"]), false).unwrap().first_seq, 3);
     store.delivered(&[(2, 16)]);
     drop((store, writer.close()));
 
     let Opened { store, mut writer, found, .. } = open(dir.path());
     assert_eq!((found.counted, found.uncounted), (2, 0));
     assert_eq!(undelivered(&store), [(1, "one".to_owned()), (3, "three".to_owned())]);
-    assert_eq!(writer.append(&mut batch(["four"]), false).unwrap().first_seq, 4);
+    assert_eq!(writer.append(&mut builder(["four"]), false).unwrap().first_seq, 4);
     assert_eq!(undelivered(&store).len(), 3);
 }
 
@@ -87,9 +87,9 @@ fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
     let mut taken = Vec::new();
     loop {
         maintainer.maintain().unwrap();
-        match writer.append(&mut batch([long.as_str()]), true) {
+        match writer.append(&mut builder([long.as_str()]), true) {
             Ok(appended) => taken.push(appended.first_seq),
-            Err(BatchError::Full) => break,
+            Err(AppendError::Full) => break,
             Err(error) => panic!("{error}"),
         }
     }
@@ -98,7 +98,7 @@ fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
     assert!(store.fill().is_full);
     store.delivered(&taken[..20].iter().map(|seq| (*seq, 10_013)).collect::<Vec<_>>());
     maintainer.maintain().unwrap();
-    writer.append(&mut batch([long.as_str()]), true).unwrap();
+    writer.append(&mut builder([long.as_str()]), true).unwrap();
     assert_eq!(undelivered(&store).len(), taken.len() - 20 + 1);
 }
 
@@ -109,7 +109,7 @@ fn a_segment_that_is_held_up_does_not_hold_those_behind_it() {
         let Opened { store, mut writer, mut maintainer, .. } = open(dir.path());
         let long = "x".repeat(10_000);
         for _ in 0..1_000 {
-            let seq = writer.append(&mut batch([long.as_str()]), true).unwrap().first_seq;
+            let seq = writer.append(&mut builder([long.as_str()]), true).unwrap().first_seq;
             if seq != 1 {
                 store.delivered(&[(seq, 10_013)]);
             }
@@ -133,7 +133,7 @@ fn captures_that_cannot_be_delivered_take_no_more_room_than_they_need() {
     for frame in 0..1_600 {
         while maintainer.maintain().unwrap() != Maintenance::Done {}
         let first = writer
-            .append(&mut batch(["a capture of some hundred bytes, which is what a small callback has"; 1000]), true);
+            .append(&mut builder(["a capture of some hundred bytes, which is what a small callback has"; 1000]), true);
         let first = first.unwrap_or_else(|error| panic!("frame {frame}: {error}: {:?}", store.fill())).first_seq;
         let is_stuck = frame % 5 == 0;
         stuck.extend(is_stuck.then_some(first));
@@ -171,7 +171,7 @@ fn a_log_of_another_format_is_told_as_such_and_never_salvaged() {
 fn a_version_of_which_a_bit_has_changed_is_damage() {
     let dir = TempDir::new().unwrap();
     let Opened { store, mut writer, .. } = open(dir.path());
-    writer.append(&mut batch(["one"]), false).unwrap();
+    writer.append(&mut builder(["one"]), false).unwrap();
     drop((store, writer));
     let path = dir.path().join("00000000000000000001.seg");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -195,8 +195,8 @@ fn what_an_earlier_run_ended_with_is_damaged_and_not_torn_once_another_has_writt
         last += 10;
         let Opened { mut writer, mut maintainer, .. } = opened;
         maintainer.maintain().unwrap();
-        writer.append(&mut batch(["one"]), false).unwrap();
-        writer.append(&mut batch(["two"]), false).unwrap();
+        writer.append(&mut builder(["one"]), false).unwrap();
+        writer.append(&mut builder(["two"]), false).unwrap();
     }
     flip_a_bit_of_the_second_frame(dir.path());
     let refused = recovery::open(Directory::open(dir.path()).unwrap(), options(), Box::new(|| 9)).unwrap_err();
@@ -228,7 +228,7 @@ fn damage_is_told_and_everything_else_is_salvaged() {
     let dir = TempDir::new().unwrap();
     let Opened { store, mut writer, .. } = open(dir.path());
     for capture in ["one", "two", "three"] {
-        writer.append(&mut batch([capture]), false).unwrap();
+        writer.append(&mut builder([capture]), false).unwrap();
     }
     drop((store, writer));
     flip_a_bit_of_the_second_frame(dir.path());
@@ -256,12 +256,12 @@ fn a_torn_end_is_cut_off_and_told() {
     let dir = TempDir::new().unwrap();
     let Opened { store, mut writer, .. } = open(dir.path());
     for capture in ["one", "two"] {
-        writer.append(&mut batch([capture]), false).unwrap();
+        writer.append(&mut builder([capture]), false).unwrap();
     }
     drop((store, writer));
     flip_a_bit_of_the_second_frame(dir.path());
     let Opened { store, mut writer, found, .. } = open(dir.path());
     assert_eq!(found.torn, [("00000000000000000001.seg".to_owned(), 8192)]);
     assert_eq!(undelivered(&store), [(1, "one".to_owned())]);
-    assert_eq!(writer.append(&mut batch(["again"]), false).unwrap().first_seq, 2);
+    assert_eq!(writer.append(&mut builder(["again"]), false).unwrap().first_seq, 2);
 }

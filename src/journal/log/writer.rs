@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::BatchError;
+use super::AppendError;
 use super::Options;
 use super::Seq;
 use super::cursor::FramePosition;
@@ -11,9 +11,9 @@ use super::disk;
 use super::disk::Disk;
 use super::disk::DiskFile;
 use super::format::BLOCK_BYTES;
-use super::format::Batch;
 use super::format::ENDS_MAX;
 use super::format::End;
+use super::format::FrameBuilder;
 use super::format::FramePlace;
 use super::format::RUN_BYTES_MAX;
 use super::format::SegmentHeader;
@@ -53,9 +53,9 @@ struct Active<F> {
     offset: u64,
 }
 
-/// The position of an appended batch.
+/// The position of an appended frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AppendedBatch {
+pub(crate) struct AppendedFrame {
     /// The sequence number of its first capture; the others follow.
     pub(crate) first_seq: Seq,
     pub(crate) place: FramePosition,
@@ -68,53 +68,61 @@ impl<D: Disk> SegmentWriter<D> {
         Self { store, session, ends, next_seq, active: None }
     }
 
-    /// The largest possible batch, in bytes.
-    pub(crate) fn batch_bytes_max(&self) -> usize {
+    /// The largest possible frame, in bytes.
+    pub(crate) fn frame_bytes_max(&self) -> usize {
         let runs = self.runs_max() * RUN_BYTES_MAX + 64;
         let room = usize::try_from(room_bytes(self.options().segment_bytes)).unwrap_or(usize::MAX);
         room.saturating_sub(runs + BLOCK_BYTES)
     }
 
-    /// Appends a batch, with a record of deliveries if `with_delivered`, and makes it durable. The batch is empty afterwards. After an
+    /// Appends a frame, with an item of deliveries if `with_delivered`, and makes it durable. The builder is empty afterwards. After an
     /// error it is unchanged, and can be appended again.
     ///
     /// # Errors
     ///
-    /// Nothing of the batch may be acknowledged. After [`BatchError::Failed`] nothing can be appended any more.
-    pub(crate) fn append(&mut self, batch: &mut Batch, with_delivered: bool) -> Result<AppendedBatch, BatchError> {
+    /// Nothing of the frame may be acknowledged. After [`AppendError::Failed`] nothing can be appended any more.
+    pub(crate) fn append(
+        &mut self,
+        builder: &mut FrameBuilder,
+        with_delivered: bool,
+    ) -> Result<AppendedFrame, AppendError> {
         let (runs, is_all) =
             if with_delivered { self.store.lock().take_unsaved(self.runs_max()) } else { (Vec::new(), true) };
-        let bytes_given = batch.bytes();
+        let bytes_given = builder.bytes();
         if !runs.is_empty() {
-            batch.push_delivered(&runs);
+            builder.push_delivered(&runs);
         }
         let older_runs = OlderRuns {
             from: runs.first().map_or(Seq::MAX, |(first, _)| *first),
-            bytes: (batch.bytes() - bytes_given) as u64,
+            bytes: (builder.bytes() - bytes_given) as u64,
         };
-        match self.append_whole(batch, older_runs) {
+        match self.append_whole(builder, older_runs) {
             Ok(appended) => {
-                batch.clear();
-                Ok(AppendedBatch { is_behind: !is_all, ..appended })
+                builder.clear();
+                Ok(AppendedFrame { is_behind: !is_all, ..appended })
             }
             Err(error) => {
-                // The batch may never be appended again, but the deliveries must be recorded.
-                batch.truncate(bytes_given);
+                // The frame may never be appended again, but the deliveries must be recorded.
+                builder.truncate(bytes_given);
                 self.store.lock().put_back_unsaved(&runs);
                 Err(error)
             }
         }
     }
 
-    fn append_whole(&mut self, batch: &mut Batch, older_runs: OlderRuns) -> Result<AppendedBatch, BatchError> {
+    fn append_whole(
+        &mut self,
+        builder: &mut FrameBuilder,
+        older_runs: OlderRuns,
+    ) -> Result<AppendedFrame, AppendError> {
         let room = self
             .active
             .as_ref()
             .map_or(0, |active| self.options().segment_bytes.saturating_sub(active.offset + BLOCK_BYTES as u64));
-        if room < batch.padded_bytes() {
+        if room < builder.padded_bytes() {
             self.begin_segment()?;
         }
-        self.write(batch, older_runs, false)
+        self.write(builder, older_runs, false)
     }
 
     /// Closes the log: records the deliveries, and seals the segment.
@@ -122,14 +130,14 @@ impl<D: Disk> SegmentWriter<D> {
     /// # Errors
     ///
     /// As [`SegmentWriter::append`].
-    pub(crate) fn close(mut self) -> Result<(), BatchError> {
+    pub(crate) fn close(mut self) -> Result<(), AppendError> {
         let mut recorded = Ok(());
         while recorded.is_ok() && self.store.has_unsaved() {
-            recorded = self.append(&mut Batch::new(), true).map(|_appended| ());
+            recorded = self.append(&mut FrameBuilder::new(), true).map(|_appended| ());
         }
         match recorded {
-            Err(BatchError::Failed { .. }) => recorded,
-            Ok(()) | Err(BatchError::Full | BatchError::NoSpace(_)) => self.seal().and(recorded),
+            Err(AppendError::Failed { .. }) => recorded,
+            Ok(()) | Err(AppendError::Full | AppendError::NoSpace(_)) => self.seal().and(recorded),
         }
     }
 
@@ -143,19 +151,19 @@ impl<D: Disk> SegmentWriter<D> {
     }
 
     /// Begins a segment, and seals the one before.
-    fn begin_segment(&mut self) -> Result<(), BatchError> {
+    fn begin_segment(&mut self) -> Result<(), AppendError> {
         self.refuse_if_failed()?;
         // Only this thread takes spares, so it is still there after the seal.
         if self.store.lock().spares.is_empty() {
             self.store.shared.maintainable.notify_one();
-            return Err(BatchError::Full);
+            return Err(AppendError::Full);
         }
         self.seal()?;
-        let Some(spare) = self.store.lock().take_spare() else { return Err(BatchError::Full) };
+        let Some(spare) = self.store.lock().take_spare() else { return Err(AppendError::Full) };
         // The next spare will be needed.
         self.store.shared.maintainable.notify_one();
         if self.store.lock().segments.contains_key(&self.next_seq) {
-            // A segment without captures has that name, and may have records of deliveries.
+            // A segment without captures has that name, and may have items of deliveries.
             self.next_seq += 1;
         }
         let header = SegmentHeader {
@@ -187,10 +195,10 @@ impl<D: Disk> SegmentWriter<D> {
 
     /// Handles an error of making a segment of a spare. If the filesystem is full, the spare can be used later: it has its old name, and the
     /// header is written again.
-    fn spare_unused(&self, spare: SpareSegment<D::File>, what: &'static str, error: io::Error) -> BatchError {
+    fn spare_unused(&self, spare: SpareSegment<D::File>, what: &'static str, error: io::Error) -> AppendError {
         if is_no_space(&error) {
             self.store.lock().put_back_spare(spare);
-            return BatchError::NoSpace(error);
+            return AppendError::NoSpace(error);
         }
         self.fail(what, error)
     }
@@ -212,7 +220,7 @@ impl<D: Disk> SegmentWriter<D> {
             live_bytes: 0,
             delivered: OrdinalSet::default(),
             unsaved: OrdinalSet::default(),
-            marked: OrdinalSet::default(),
+            counted_as_dead_letters: OrdinalSet::default(),
             is_damaged: false,
             is_unfit: false,
             older_runs,
@@ -231,25 +239,30 @@ impl<D: Disk> SegmentWriter<D> {
     }
 
     /// Seals the active segment, so that its last frame is vouched for.
-    fn seal(&mut self) -> Result<(), BatchError> {
+    fn seal(&mut self) -> Result<(), AppendError> {
         if self.active.is_some() {
-            self.write(&mut Batch::new(), OlderRuns::NOTHING, true)?;
+            self.write(&mut FrameBuilder::new(), OlderRuns::NOTHING, true)?;
             self.active = None;
         }
         Ok(())
     }
 
     /// Writes a frame that fits into the active segment, and makes it durable.
-    fn write(&mut self, batch: &mut Batch, older_runs: OlderRuns, is_seal: bool) -> Result<AppendedBatch, BatchError> {
+    fn write(
+        &mut self,
+        builder: &mut FrameBuilder,
+        older_runs: OlderRuns,
+        is_seal: bool,
+    ) -> Result<AppendedFrame, AppendError> {
         self.refuse_if_failed()?;
-        let Some(active) = &self.active else { return Err(BatchError::Full) };
+        let Some(active) = &self.active else { return Err(AppendError::Full) };
         let (file, offset, active_seq) = (Arc::clone(&active.file), active.offset, active.first_seq);
-        let (first_seq, captures, bytes) = (self.next_seq, batch.captures(), batch.padded_bytes());
+        let (first_seq, captures, bytes) = (self.next_seq, builder.captures(), builder.padded_bytes());
         let (nonce, end_seq) = (active.nonce, first_seq + u64::from(captures));
         let place = FramePlace { nonce, offset, first_seq, end_seq, is_seal, is_sparse: false };
-        match batch.as_frame(&place, |frame| disk::write_all(&*file, frame, offset)) {
+        match builder.as_frame(&place, |frame| disk::write_all(&*file, frame, offset)) {
             Ok(()) => {}
-            Err(error) if is_no_space(&error) => return Err(BatchError::NoSpace(error)),
+            Err(error) if is_no_space(&error) => return Err(AppendError::NoSpace(error)),
             Err(error) => return Err(self.fail("write to the journal", error)),
         }
         if !self.options().has(Mutant::AckBeforeSync) {
@@ -273,32 +286,32 @@ impl<D: Disk> SegmentWriter<D> {
             }
             segment.end_seq = end_seq;
             segment.used_bytes = offset + bytes;
-            segment.live_bytes += batch.captures_bytes();
+            segment.live_bytes += builder.captures_bytes();
             segment.older_runs.from = segment.older_runs.from.min(older_runs.from);
             segment.older_runs.bytes += older_runs.bytes;
         }
-        Ok(AppendedBatch {
+        Ok(AppendedFrame {
             first_seq,
             place: FramePosition { seq: first_seq, segment: active_seq, nonce, offset },
             is_behind: false,
         })
     }
 
-    fn sync(&self, file: &D::File, what: &'static str) -> Result<(), BatchError> {
+    fn sync(&self, file: &D::File, what: &'static str) -> Result<(), AppendError> {
         match file.sync_data() {
             Err(error) if !self.options().has(Mutant::IgnoreFailedSync) => Err(self.fail(what, error)),
-            // The maintenance thread may have seen a failed sync meanwhile.
+            // The keeper may have seen a failed sync meanwhile.
             Ok(()) | Err(_) => self.refuse_if_failed(),
         }
     }
 
-    fn fail(&self, what: &'static str, source: io::Error) -> BatchError {
+    fn fail(&self, what: &'static str, source: io::Error) -> AppendError {
         self.store.shared.failure.note();
-        BatchError::Failed { what, source }
+        AppendError::Failed { what, source }
     }
 
-    fn refuse_if_failed(&self) -> Result<(), BatchError> {
+    fn refuse_if_failed(&self) -> Result<(), AppendError> {
         let checked = self.store.shared.failure.check();
-        checked.map_err(|source| BatchError::Failed { what: "write to the journal", source })
+        checked.map_err(|source| AppendError::Failed { what: "write to the journal", source })
     }
 }

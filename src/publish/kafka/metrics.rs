@@ -48,6 +48,17 @@ struct Idempotence {
     idemp_state: String,
 }
 
+impl Statistics {
+    fn has_producer_id(&self) -> bool {
+        self.eos.idemp_state == "Assigned"
+    }
+}
+
+/// Whether these statistics say that the brokers have given the producer its id.
+pub(in crate::publish) fn has_producer_id(statistics: &[u8]) -> bool {
+    serde_json::from_slice(statistics).is_ok_and(|statistics: Statistics| statistics.has_producer_id())
+}
+
 /// The state of the client in one set of statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClientState {
@@ -152,11 +163,7 @@ impl KafkaMetrics {
             && connected.all(|broker| broker.waitresp_cnt > 0.0 && broker.rxidle >= SILENT_MICROS);
         self.brokers.set(i64::try_from(known.count()).unwrap_or(i64::MAX));
         self.brokers_up.set(i64::try_from(up).unwrap_or(i64::MAX));
-        Some(ClientState {
-            is_any_broker_up: up > 0,
-            is_unanswered,
-            has_producer_id: statistics.eos.idemp_state == "Assigned",
-        })
+        Some(ClientState { is_any_broker_up: up > 0, is_unanswered, has_producer_id: statistics.has_producer_id() })
     }
 }
 

@@ -149,6 +149,11 @@ impl Kafka {
         node.client.get("bootstrap.servers").unwrap().to_owned()
     }
 
+    /// Where the first node speaks in the clear, whatever clients must do elsewhere: `HOST:PORT`.
+    pub(crate) fn plaintext_address(&self) -> String {
+        format!("127.0.0.1:{}", self.nodes[0].internal)
+    }
+
     /// The client properties that lead there, by librdkafka's names.
     pub(crate) fn properties(&self) -> Vec<(String, String)> {
         properties(&self.bootstrap(), self.certificate.as_ref())
@@ -255,6 +260,11 @@ impl Kafka {
         self.delete_acl(&topic_acl(topic, OPERATION_WRITE, DENY));
     }
 
+    /// Takes the right from the user to see a topic. For a cluster where clients log in.
+    pub(crate) fn forbid_describing(&self, topic: &str) {
+        self.create_acls(&[topic_acl("*", OPERATION_ALL, ALLOW), topic_acl(topic, OPERATION_DESCRIBE, DENY)]);
+    }
+
     /// Takes the right from the user to read a topic. For a cluster where clients log in.
     pub(crate) fn forbid_reading(&self, topic: &str) {
         self.create_acls(&[topic_acl("*", OPERATION_ALL, ALLOW), topic_acl(topic, OPERATION_READ, DENY)]);
@@ -311,6 +321,7 @@ impl Kafka {
 const OPERATION_ALL: u8 = 2;
 const OPERATION_READ: u8 = 3;
 const OPERATION_WRITE: u8 = 4;
+const OPERATION_DESCRIBE: u8 = 8;
 const OPERATION_DESCRIBE_CONFIGS: u8 = 10;
 const DENY: u8 = 2;
 const ALLOW: u8 = 3;

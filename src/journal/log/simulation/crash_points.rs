@@ -46,7 +46,7 @@ fn scripts() -> Vec<(&'static str, Vec<Action>)> {
     let again = || Action::Open { segment_blocks: 16, fault: None };
     vec![
         ("begins", vec![small(), small(), small()]),
-        ("batches of many", vec![append(&[0, 8, 5_000, 100, 9_000], false), append(&[30_000, 100], false)]),
+        ("frames of many", vec![append(&[0, 8, 5_000, 100, 9_000], false), append(&[30_000, 100], false)]),
         ("ends", vec![small(), close()]),
         ("delivers and records", vec![small(), all(), recording(), small(), held_up(), recording()]),
         ("records at the end", vec![small(), small(), held_up(), close()]),

@@ -555,7 +555,7 @@ impl DiskFile for SimFile {
         })
     }
 
-    fn settle(&self) -> io::Result<()> {
+    fn sync_and_drop_cache(&self) -> io::Result<()> {
         self.disk.change(DiskChange::Sync(self.inode), |state| {
             state.image.sync(self.inode);
             if let Some(file) = state.image.files.get_mut(&self.inode) {

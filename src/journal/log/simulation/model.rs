@@ -12,7 +12,7 @@ use crate::journal::log::cursor::FramePosition;
 use crate::journal::log::cursor::ReadError;
 use crate::journal::log::format::Captured;
 use crate::journal::log::format::Frame;
-use crate::journal::log::format::FrameRecord;
+use crate::journal::log::format::FrameItem;
 use crate::journal::log::recovery::RecoveryReport;
 use crate::journal::log::store::Store;
 
@@ -77,13 +77,13 @@ pub(super) type Outstanding = BTreeMap<Seq, StoredCapture>;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StoredCapture {
     pub(super) place: FramePosition,
-    pub(super) key: u32,
-    pub(super) record_bytes: u32,
+    pub(super) kind_key: u32,
+    pub(super) stored_bytes: u32,
 }
 
 impl StoredCapture {
     pub(super) fn of(captured: &Captured<'_>, place: FramePosition) -> Self {
-        Self { place, key: captured.key, record_bytes: captured.record_bytes() }
+        Self { place, kind_key: captured.kind_key, stored_bytes: captured.stored_bytes() }
     }
 }
 
@@ -91,7 +91,7 @@ impl StoredCapture {
 pub(super) fn bytes_by_key(undelivered: &Outstanding) -> BTreeMap<u32, u64> {
     let mut bytes = BTreeMap::new();
     for waiting in undelivered.values() {
-        *bytes.entry(waiting.key).or_default() += u64::from(waiting.record_bytes);
+        *bytes.entry(waiting.kind_key).or_default() += u64::from(waiting.stored_bytes);
     }
     bytes
 }
@@ -155,8 +155,8 @@ impl Model {
             }
         }
         // And from now on it must be known what it says of what was delivered.
-        for record in frame.records() {
-            if let FrameRecord::Delivered(runs) = record {
+        for item in frame.items() {
+            if let FrameItem::Delivered(runs) = item {
                 self.recorded.extend(runs.iter().flat_map(|(first, last)| first..=last));
             }
         }

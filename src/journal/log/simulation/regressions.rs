@@ -10,14 +10,14 @@ use super::history::DeliveryOrder;
 use super::history::History;
 use super::history::HistorySetup;
 use super::random::SplitMix;
-use crate::journal::log::BatchError;
+use crate::journal::log::AppendError;
 use crate::journal::log::Damage;
 use crate::journal::log::OnCorruption;
 use crate::journal::log::OpenError;
 use crate::journal::log::Options;
 use crate::journal::log::Seq;
 use crate::journal::log::format::BLOCK_BYTES;
-use crate::journal::log::format::Batch;
+use crate::journal::log::format::FrameBuilder;
 use crate::journal::log::maintenance::MaintenanceError;
 use crate::journal::log::mutant::Mutant;
 use crate::journal::log::recovery;
@@ -122,8 +122,8 @@ fn a_segment_without_captures_does_not_lose_who_says_where_it_ends() {
 }
 
 #[test]
-fn a_refused_batch_does_not_take_with_it_what_was_delivered() {
-    let refused = Action::Append {
+fn a_frame_that_finds_no_room_does_not_take_with_it_what_was_delivered() {
+    let failing = Action::Append {
         sizes: vec![100],
         is_counted: true,
         with_delivered: true,
@@ -135,7 +135,7 @@ fn a_refused_batch_does_not_take_with_it_what_was_delivered() {
         [
             append(&[100, 100], false),
             deliver(1, DeliveryOrder::OldestFirst),
-            refused,
+            failing,
             Action::Close { fault: None },
             READ,
         ],
@@ -324,17 +324,17 @@ fn open(disk: &SimDisk, on_corruption: OnCorruption) -> Result<Opened<SimDisk>, 
 
 /// Appends a frame of so many captures. Returns the number of the first.
 fn append_to(opened: &mut Opened<SimDisk>, captures: usize) -> Seq {
-    let mut batch = batch_of(captures);
+    let mut builder = builder_of(captures);
     opened.maintainer.maintain().unwrap();
-    opened.writer.append(&mut batch, true).unwrap().first_seq
+    opened.writer.append(&mut builder, true).unwrap().first_seq
 }
 
-fn batch_of(captures: usize) -> Batch {
-    let mut batch = Batch::new();
+fn builder_of(captures: usize) -> FrameBuilder {
+    let mut builder = FrameBuilder::new();
     for _ in 0..captures {
-        batch.push(true, 0, |bytes| bytes.extend_from_slice(&[7; 20]));
+        builder.push(true, 0, |bytes| bytes.extend_from_slice(&[7; 20]));
     }
-    batch
+    builder
 }
 
 /// A disk with a log of three captures, each in a frame of its own, that was ended in order.
@@ -361,13 +361,13 @@ fn a_seal_that_cannot_be_read_is_not_told_as_the_loss_of_what_was_delivered_sinc
     let mut opened = open(&disk, OnCorruption::Refuse).unwrap();
     // All is delivered but the very first.
     for _ in 0..100 {
-        let mut batch = Batch::new();
+        let mut builder = FrameBuilder::new();
         for _ in 0..1000 {
-            batch.push(true, 0, |bytes| bytes.extend_from_slice(&[7; 20]));
+            builder.push(true, 0, |bytes| bytes.extend_from_slice(&[7; 20]));
         }
         opened.maintainer.maintain().unwrap();
         // Recorded at the end only, so that those behind the oldest say nothing of it and go.
-        let first = opened.writer.append(&mut batch, false).unwrap().first_seq;
+        let first = opened.writer.append(&mut builder, false).unwrap().first_seq;
         let delivered: Vec<(Seq, u32)> = (first.max(2)..first + 1000).map(|seq| (seq, RECORD_BYTES)).collect();
         opened.store.delivered(&delivered);
     }
@@ -416,9 +416,9 @@ fn nothing_is_acknowledged_once_the_directory_cannot_be_synced() {
         disk.arm(None);
         let Some(Err(MaintenanceError::Failed(_))) = maintained else { continue };
         failed += 1;
-        let mut batch = batch_of(captures);
-        let appended = opened.writer.append(&mut batch, true);
-        assert!(matches!(appended, Err(BatchError::Failed { .. })), "after {after}: {appended:?}");
+        let mut builder = builder_of(captures);
+        let appended = opened.writer.append(&mut builder, true);
+        assert!(matches!(appended, Err(AppendError::Failed { .. })), "after {after}: {appended:?}");
     }
     assert_eq!(failed, 4);
 }
@@ -432,16 +432,16 @@ fn a_full_disk_refuses_a_batch_at_any_step_and_takes_it_once_there_is_room() {
         let mut opened = open(&disk, OnCorruption::Refuse).unwrap();
         append_to(&mut opened, 1_500);
         (0..8).for_each(|_| assert_ne!(opened.maintainer.maintain().ok(), None));
-        let mut batch = batch_of(1_500);
+        let mut builder = builder_of(1_500);
         disk.arm(Some(Fault { after, kind: FaultKind::NoRoom }));
-        let appended = opened.writer.append(&mut batch, true);
+        let appended = opened.writer.append(&mut builder, true);
         disk.arm(None);
         if appended.is_ok() {
             continue;
         }
-        assert!(matches!(appended, Err(BatchError::NoSpace(_))), "after {after}: {appended:?}");
+        assert!(matches!(appended, Err(AppendError::NoSpace(_))), "after {after}: {appended:?}");
         refused += 1;
-        assert_eq!(opened.writer.append(&mut batch, true).unwrap().first_seq, 1_501, "after {after}");
+        assert_eq!(opened.writer.append(&mut builder, true).unwrap().first_seq, 1_501, "after {after}");
     }
     assert_eq!(refused, 7);
 }

@@ -7,7 +7,7 @@ use super::history::History;
 use crate::clock;
 use crate::journal::log::mutant::Mutant;
 
-const HISTORIES: u64 = 2_000;
+const HISTORIES: u64 = 800;
 
 /// A number from the environment.
 fn setting(name: &str) -> Option<u64> {

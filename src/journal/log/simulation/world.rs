@@ -23,7 +23,7 @@ use super::model::StoredCapture;
 use super::model::Violation;
 use super::model::bytes_by_key;
 use super::random::SplitMix;
-use crate::journal::log::BatchError;
+use crate::journal::log::AppendError;
 use crate::journal::log::OnCorruption;
 use crate::journal::log::OpenError;
 use crate::journal::log::Options;
@@ -32,10 +32,10 @@ use crate::journal::log::cursor::Cursor;
 use crate::journal::log::cursor::ReadError;
 use crate::journal::log::format;
 use crate::journal::log::format::BLOCK_BYTES;
-use crate::journal::log::format::Batch;
-use crate::journal::log::format::CAPTURE_RECORD_BYTES_MIN;
+use crate::journal::log::format::CAPTURE_ITEM_BYTES_MIN;
 use crate::journal::log::format::FirstBlock;
 use crate::journal::log::format::Frame;
+use crate::journal::log::format::FrameBuilder;
 use crate::journal::log::maintenance::Maintainer;
 use crate::journal::log::maintenance::Maintenance;
 use crate::journal::log::maintenance::MaintenanceError;
@@ -74,7 +74,7 @@ struct Run {
     /// In this run.
     delivered: BTreeSet<Seq>,
     /// In this run.
-    marked: BTreeSet<Seq>,
+    dead_letters: BTreeSet<Seq>,
     /// What waits, in bytes, by key: what was found, with what came, without what was reported as delivered for the first time.
     by_key: BTreeMap<u32, u64>,
     cursor: Cursor,
@@ -174,8 +174,8 @@ impl World {
     pub(super) fn act(&mut self, action: &Action) -> Result<(), Violation> {
         match action {
             Action::Append { sizes, is_counted, with_delivered, is_patient, fault } => {
-                let Some(mut batch) = self.batch(sizes, *is_counted)? else { return Ok(()) };
-                self.append(&mut batch, *with_delivered, *is_patient, *fault).map(|_is_taken| ())
+                let Some(mut builder) = self.builder(sizes, *is_counted)? else { return Ok(()) };
+                self.append(&mut builder, *with_delivered, *is_patient, *fault).map(|_is_taken| ())
             }
             Action::Deliver { captures, order } => self.deliver(*captures, *order),
             Action::Maintain { fault } => self.maintain(*fault),
@@ -221,8 +221,8 @@ impl World {
             self.tend_until_done()?;
             self.deliver(u64::MAX, DeliveryOrder::OldestFirst)?;
             self.tend_until_done()?;
-            let Some(mut batch) = self.batch(&[100], true)? else { return Err("it cannot be opened".to_owned()) };
-            if !self.append(&mut batch, true, true, None)? {
+            let Some(mut builder) = self.builder(&[100], true)? else { return Err("it cannot be opened".to_owned()) };
+            if !self.append(&mut builder, true, true, None)? {
                 return Err(format!("it takes nothing although it is empty: {:?}", self.run_now().store.fill()));
             }
             self.tend_until_done()?;
@@ -272,7 +272,7 @@ impl World {
             maintainer,
             undelivered,
             delivered: BTreeSet::new(),
-            marked: BTreeSet::new(),
+            dead_letters: BTreeSet::new(),
             by_key: found.live,
             cursor: Cursor::default(),
             read_to: 0,
@@ -289,47 +289,51 @@ impl World {
         recovery::open(self.disk.clone(), options, Box::new(move || random.next()))
     }
 
-    /// Captures for the log, as many as fit in a batch.
-    fn batch(&mut self, sizes: &[usize], is_counted: bool) -> Result<Option<(Batch, Vec<ModelCapture>)>, Violation> {
+    /// Captures for the log, as many as fit in a frame.
+    fn builder(
+        &mut self,
+        sizes: &[usize],
+        is_counted: bool,
+    ) -> Result<Option<(FrameBuilder, Vec<ModelCapture>)>, Violation> {
         if !self.is_open()? {
             return Ok(None);
         }
-        let bytes_max = self.run_now().writer.batch_bytes_max();
-        let mut batch = Batch::new();
+        let bytes_max = self.run_now().writer.frame_bytes_max();
+        let mut builder = FrameBuilder::new();
         let mut captures = Vec::new();
         for size in sizes {
-            let room = bytes_max.saturating_sub(batch.bytes() + CAPTURE_RECORD_BYTES_MIN);
+            let room = bytes_max.saturating_sub(builder.bytes() + CAPTURE_ITEM_BYTES_MIN);
             let capture = self.model.give((*size).min(room), is_counted);
-            batch.push(capture.is_counted(), capture.key(), |into| capture.write(into));
+            builder.push(capture.is_counted(), capture.key(), |into| capture.write(into));
             captures.push(capture);
         }
-        Ok(Some((batch, captures)))
+        Ok(Some((builder, captures)))
     }
 
     /// Returns whether it was taken.
     fn append(
         &mut self,
-        (batch, captures): &mut (Batch, Vec<ModelCapture>),
+        (builder, captures): &mut (FrameBuilder, Vec<ModelCapture>),
         with_delivered: bool,
         is_patient: bool,
         fault: Option<Fault>,
     ) -> Result<bool, Violation> {
         self.disk.arm(fault);
-        let mut appended = self.run_now().writer.append(batch, with_delivered);
+        let mut appended = self.run_now().writer.append(builder, with_delivered);
         for round in 0..if is_patient { PATIENCE } else { 0 } {
-            if !matches!(appended, Err(BatchError::Full | BatchError::NoSpace(_))) {
+            if !matches!(appended, Err(AppendError::Full | AppendError::NoSpace(_))) {
                 break;
             }
             if self.maintain_once(None)? == Some(Maintenance::Done) || round % 8 == 7 {
-                appended = self.run_now().writer.append(batch, with_delivered);
+                appended = self.run_now().writer.append(builder, with_delivered);
             }
         }
         self.disk.arm(None);
         let appended = match appended {
             Ok(appended) => appended,
-            Err(BatchError::Full) if is_patient => return self.check_full().map(|()| false),
-            Err(BatchError::Full | BatchError::NoSpace(_)) => return Ok(false),
-            Err(error @ BatchError::Failed { .. }) => {
+            Err(AppendError::Full) if is_patient => return self.check_full().map(|()| false),
+            Err(AppendError::Full | AppendError::NoSpace(_)) => return Ok(false),
+            Err(error @ AppendError::Failed { .. }) => {
                 return self.fails(&format!("append: {error:?}"), fault).map(|()| false);
             }
         };
@@ -341,7 +345,7 @@ impl World {
                 self.model.acknowledge(captures, &frame)?;
                 for captured in frame.captures() {
                     run.undelivered.insert(captured.seq, StoredCapture::of(&captured, place));
-                    *run.by_key.entry(captured.key).or_default() += u64::from(captured.record_bytes());
+                    *run.by_key.entry(captured.kind_key).or_default() += u64::from(captured.stored_bytes());
                 }
             }
             other => return Err(format!("what was just appended at {:?} is {other:?}", appended.place)),
@@ -370,8 +374,8 @@ impl World {
         for seq in seqs {
             self.model.deliver(seq);
             let waiting = run.undelivered.remove(&seq).unwrap();
-            reports.push((seq, waiting.record_bytes));
-            keys.push(waiting.key);
+            reports.push((seq, waiting.stored_bytes));
+            keys.push(waiting.kind_key);
             run.delivered.insert(seq);
         }
         // A second time, as when a report comes twice.
@@ -387,9 +391,9 @@ impl World {
                 return Err(format!("{seq} is taken off what does not wait"));
             };
             *left = less;
-            let is_marked = run.marked.contains(&seq);
-            if (delivery == Delivery::FirstOfMarked) != is_marked {
-                return Err(format!("{seq} was reported as {delivery:?}, and it was marked: {is_marked}"));
+            let is_dead_letter = run.dead_letters.contains(&seq);
+            if (delivery == Delivery::FirstAsDeadLetter) != is_dead_letter {
+                return Err(format!("{seq} was reported as {delivery:?}, and it is a dead letter: {is_dead_letter}"));
             }
         }
         run.by_key.retain(|_, bytes| *bytes > 0);
@@ -462,19 +466,19 @@ impl World {
         Ok(())
     }
 
-    /// One that was read, or appended, is found again, wherever it is now. It is marked then, as its reader may do.
+    /// One that was read, or appended, is found again, wherever it is now. It is then counted as a dead letter, as its reader may do.
     fn read_again(&mut self, pick: u64) -> Result<(), Violation> {
         let Some(run) = &mut self.run else { return Ok(()) };
         let Some(index) = pick.checked_rem(run.undelivered.len() as u64) else { return Ok(()) };
         let Some((wanted, StoredCapture { place, .. })) = run.undelivered.iter().nth(index as usize) else {
             return Ok(());
         };
-        if run.store.is_marked(*wanted) != run.marked.contains(wanted) {
-            return Err(format!("whether {wanted} was marked is not known any more"));
+        if run.store.is_counted_as_dead_letter(*wanted) != run.dead_letters.contains(wanted) {
+            return Err(format!("whether {wanted} is a dead letter is not known any more"));
         }
-        let is_new = run.marked.insert(*wanted);
-        if run.store.mark(*wanted) != is_new {
-            return Err(format!("{wanted} was marked, or could not be"));
+        let is_new = run.dead_letters.insert(*wanted);
+        if run.store.count_as_dead_letter(*wanted) != is_new {
+            return Err(format!("{wanted} was a dead letter already, or could not be counted as one"));
         }
         let mut cursor = Cursor::at(*place);
         loop {
@@ -591,8 +595,8 @@ impl World {
         self.note_recording();
         match closed {
             Ok(()) => self.model.record_all(&run.delivered),
-            Err(BatchError::Full | BatchError::NoSpace(_)) => {}
-            Err(error @ BatchError::Failed { .. }) => return self.fails(&format!("close: {error:?}"), fault),
+            Err(AppendError::Full | AppendError::NoSpace(_)) => {}
+            Err(error @ AppendError::Failed { .. }) => return self.fails(&format!("close: {error:?}"), fault),
         }
         self.check_room()?;
         self.stop();
@@ -651,9 +655,9 @@ impl World {
     }
 }
 
-/// What is not delivered, in bytes of its records.
+/// What is not delivered, in bytes of its items.
 fn live_bytes(run: &Run) -> u64 {
-    run.undelivered.values().map(|waiting| u64::from(waiting.record_bytes)).sum()
+    run.undelivered.values().map(|waiting| u64::from(waiting.stored_bytes)).sum()
 }
 
 /// The frames of a segment that have captures: where each is, and its captures' numbers.

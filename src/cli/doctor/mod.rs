@@ -1,0 +1,62 @@
+//! `callbridge check --live`: checks what the configuration needs of this machine and of Kafka.
+//!
+//! It changes nothing, but for a record to each dead-letter topic where it is asked for.
+
+mod clock;
+mod connection;
+mod host;
+pub(super) mod report;
+mod signature;
+mod topics;
+
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+use std::thread;
+
+use crate::cli::doctor::report::CheckReport;
+use crate::cli::doctor::report::CheckSection;
+use crate::config::Config;
+
+/// The sections that need Kafka, in order.
+const OF_KAFKA: [&str; 5] = ["kafka", "topics", "blocklist topics", "write", "clock"];
+
+/// Adds all checks behind those of the configuration and its files.
+pub(super) fn examine(config: &Config, is_to_write: bool, report: &mut CheckReport) {
+    report.push(signature::samples(config));
+    report.push(host::ports(config));
+    report.push(host::journal(config));
+    let [kafka, after_kafka @ ..] = OF_KAFKA;
+    if config.embedded_broker {
+        for title in OF_KAFKA {
+            report.push(CheckSection::skipped(title, "not tried: the embedded broker ends with its process"));
+        }
+        return;
+    }
+    let mut section = CheckSection::new(kafka);
+    let answered = connection::kafka(config, &mut section);
+    report.push(section);
+    let Some((cluster, found)) = answered else {
+        for title in after_kafka {
+            report.push(CheckSection::skipped(title, "not tried: no broker answers"));
+        }
+        return;
+    };
+    let [topics, blocklists, write, clock] = after_kafka;
+    let compared = topics::compare(config, &cluster, found);
+    report.push(topics::callbacks(topics, config, &compared));
+    report.push(topics::blocklists(blocklists, config, &compared));
+    let (section, broker_clocks) = topics::write(write, &cluster, &compared, is_to_write);
+    report.push(section);
+    report.push(clock::compare(clock, config, &cluster, &compared, &broker_clocks));
+}
+
+/// Runs what may never end, such as a name resolution, on a thread that ends with the process.
+fn begin<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+    let (sender, receiver) = mpsc::sync_channel(1);
+    // Where there is no thread, nothing is received.
+    let _thread = thread::Builder::new().name("check".to_owned()).spawn(move || {
+        // Nobody waits for it any more after a limit.
+        let _ = sender.send(job());
+    });
+    receiver
+}

@@ -1,0 +1,187 @@
+//! Checks of topics: of callbacks, of blocklists, and the right to write.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use crate::blocklist::inspect;
+use crate::cli::doctor::connection::remedy;
+use crate::cli::doctor::report::CheckOutcome;
+use crate::cli::doctor::report::CheckSection;
+use crate::cli::topics::comparison;
+use crate::cli::topics::comparison::ComparedTopic;
+use crate::cli::topics::comparison::NeededTopic;
+use crate::cli::topics::comparison::TopicRole;
+use crate::cli::topics::comparison::TopicVerdict;
+use crate::clock;
+use crate::clock::UnixMillis;
+use crate::config::Config;
+use crate::publish::cluster::Cluster;
+use crate::publish::cluster::ClusterError;
+use crate::publish::cluster::ClusterTopics;
+
+/// How many topics a line names.
+const NAMES_MAX: usize = 3;
+
+const ALLOW_WRITE: &str =
+    "allow WRITE and DESCRIBE on the topics to this client; with an invalid timestamp, set the clock of this machine";
+
+/// The topics that are needed, and those that are superfluous, compared with the configuration.
+pub(super) struct ComparedTopics {
+    pub(super) found: ClusterTopics,
+    pub(super) topics: Vec<ComparedTopic>,
+    /// Kafka did not say how they are set.
+    unread: Option<ClusterError>,
+}
+
+/// Asks Kafka how the topics are set, and compares them as `callbridge topics list` does.
+pub(super) fn compare(config: &Config, cluster: &Cluster, mut found: ClusterTopics) -> ComparedTopics {
+    let needed = NeededTopic::all(config);
+    let names: Vec<&str> = needed.iter().map(|topic| topic.name.as_str()).collect();
+    let unread = cluster.describe(&mut found, &names).err();
+    ComparedTopics { topics: comparison::compare(config, &found), found, unread }
+}
+
+impl ComparedTopics {
+    /// The names of those topics of callbacks that records can be sent to: without the dead-letter topics, and these.
+    pub(super) fn usable(&self) -> (Vec<&str>, Vec<&str>) {
+        let (mut others, mut dead_letter) = (Vec::new(), Vec::new());
+        for topic in self.topics.iter().filter(|topic| topic.role.is_some() && !is_of_list(topic)) {
+            if topic.layout.as_ref().is_some_and(|layout| layout.leaderless == 0) {
+                let is_dead_letter = topic.role == Some(TopicRole::DeadLetter);
+                if is_dead_letter { &mut dead_letter } else { &mut others }.push(topic.name.as_str());
+            }
+        }
+        (others, dead_letter)
+    }
+}
+
+fn is_of_list(topic: &ComparedTopic) -> bool {
+    matches!(topic.role, Some(TopicRole::Blocklist | TopicRole::BlocklistChanges))
+}
+
+/// What there is to say of the topics of callbacks.
+pub(super) fn callbacks(title: &'static str, config: &Config, compared: &ComparedTopics) -> CheckSection {
+    let mut section = CheckSection::new(title);
+    if let Some(error) = &compared.unread {
+        section.fail(format!("the settings of topics cannot be read: {error}"), remedy(error));
+    }
+    remarks(&mut section, config, compared, |topic| !is_of_list(topic));
+    section
+}
+
+/// What there is to say of each blocklist topic and its topic of changes.
+pub(super) fn blocklists(title: &'static str, config: &Config, compared: &ComparedTopics) -> CheckSection {
+    let of_lists = compared.topics.iter().filter(|topic| is_of_list(topic));
+    if of_lists.clone().next().is_none() {
+        return CheckSection::skipped(title, "none is configured");
+    }
+    let mut section = CheckSection::new(title);
+    remarks(&mut section, config, compared, is_of_list);
+    let is_read = |topic: &&ComparedTopic| topic.role == Some(TopicRole::Blocklist) && topic.layout.is_some();
+    // Nobody here reads the changes.
+    for ComparedTopic { name, .. } in of_lists.filter(is_read) {
+        match inspect::read(&config.kafka.properties, name) {
+            Ok(end) => section.ok(format!("{name}: readable, up to offset {end}")),
+            Err(why) => {
+                section.fail(format!("{name}: cannot be read: {why}"), "allow READ and DESCRIBE on it to this client");
+            }
+        }
+    }
+    section
+}
+
+/// A line for those topics that are right, and one for each remark, with the topics that it is about.
+fn remarks(
+    section: &mut CheckSection,
+    config: &Config,
+    compared: &ComparedTopics,
+    is_meant: fn(&ComparedTopic) -> bool,
+) {
+    let topics = compared.topics.iter().filter(|topic| is_meant(topic));
+    let (missing, others): (Vec<_>, Vec<_>) = topics.partition(|topic| topic.verdict == TopicVerdict::Missing);
+    let right: Vec<&str> =
+        others.iter().filter(|topic| topic.verdict == TopicVerdict::Ok).map(|topic| topic.name.as_str()).collect();
+    match right.as_slice() {
+        [] => {}
+        names if names.len() <= NAMES_MAX => section.ok(format!("{}: set right", names.join(", "))),
+        names => section.ok(format!("{} topics are there and set right", names.len())),
+    }
+    let is_created = |name: &str| {
+        let is_missing = missing.iter().any(|topic| topic.name == name);
+        config.topics.create && is_missing && !compared.found.forbidden.contains(name)
+    };
+    let groups = [&missing, &others].map(|topics| comparison::grouped(topics.iter().copied()));
+    for (remark, names) in groups.into_iter().flatten() {
+        let (outcome, remedy) = match remark.is_wrong {
+            true if names.iter().all(|name| is_created(name)) => {
+                (CheckOutcome::Warning, "the start creates it: topics.create is set")
+            }
+            true => (CheckOutcome::Failed, remark.remedy.as_str()),
+            false => (CheckOutcome::Warning, remark.remedy.as_str()),
+        };
+        section.add(outcome, format!("{}: {}", shortened(&names), remark.what), remedy);
+    }
+}
+
+fn shortened(names: &[&str]) -> String {
+    let first = names.iter().take(NAMES_MAX).copied().collect::<Vec<_>>().join(", ");
+    if names.len() > NAMES_MAX { format!("{first} and {} more", names.len() - NAMES_MAX) } else { first }
+}
+
+/// The time that a broker gave a record, which was written between two readings of the clock here.
+pub(super) struct BrokerClock {
+    pub(super) topic: String,
+    pub(super) broker: UnixMillis,
+    pub(super) before: UnixMillis,
+    pub(super) after: UnixMillis,
+}
+
+/// Where `is_asked`, writes a record to each dead-letter topic and tries the right to write to the others. Returns what they show
+/// of the brokers' clocks.
+pub(super) fn write(
+    title: &'static str,
+    cluster: &Cluster,
+    compared: &ComparedTopics,
+    is_asked: bool,
+) -> (CheckSection, Vec<BrokerClock>) {
+    if !is_asked {
+        let why =
+            "not tried: --write writes a record to each dead-letter topic, and tries the right to write to the others";
+        return (CheckSection::skipped(title, why), Vec::new());
+    }
+    let mut section = CheckSection::new(title);
+    let (others, dead_letter) = compared.usable();
+    let mut clocks = Vec::new();
+    let mut failed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let before = clock::wall();
+    let written = cluster.write(&dead_letter);
+    let after = clock::wall();
+    for (topic, written) in written {
+        match written {
+            Ok(time) => {
+                section.ok(format!("{topic}: a record was written"));
+                clocks.extend(time.map(|broker| BrokerClock { topic, broker, before, after }));
+            }
+            Err(why) => {
+                failed.entry(format!("a record cannot be written: {why}")).or_default().insert(topic);
+            }
+        }
+    }
+    match cluster.try_rights(&others) {
+        Ok(tried) => {
+            let allowed = tried.values().filter(|refused| refused.is_none()).count();
+            if allowed > 0 {
+                section.ok(format!("this client may write to {allowed} more topics"));
+            }
+            for (topic, why) in tried.into_iter().filter_map(|(topic, refused)| Some((topic, refused?))) {
+                failed.entry(format!("may not be written: {why}")).or_default().insert(topic);
+            }
+        }
+        Err(error) => section.fail(format!("the right to write cannot be tried: {error}"), remedy(&error)),
+    }
+    for (why, topics) in failed {
+        section
+            .fail(format!("{}: {why}", shortened(&topics.iter().map(String::as_str).collect::<Vec<_>>())), ALLOW_WRITE);
+    }
+    (section, clocks)
+}
