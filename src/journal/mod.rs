@@ -34,7 +34,6 @@ use tokio::time;
 use crate::capture::Capture;
 use crate::ledger::Ledger;
 use crate::ledger::Receipt;
-use crate::refusal::Reason;
 use crate::refusal::Refusal;
 
 pub(crate) use self::backlog::Backlog;
@@ -105,8 +104,8 @@ impl Journal {
     ///
     /// # Cancel safety
     ///
-    /// If this future is dropped while the capture waits for room, the capture is dropped and its callback is counted as broken off. If it
-    /// is dropped later, the capture will be delivered.
+    /// If this future is dropped while the capture waits for room, the capture is dropped and its callback is lost for want of room. If it is
+    /// dropped later, the capture will be delivered.
     ///
     /// # Errors
     ///
@@ -248,9 +247,9 @@ impl PendingAck<'_> {
 
 impl Drop for PendingAck<'_> {
     fn drop(&mut self) {
-        let left = self.line_place.take().and_then(|place| self.journal.queue.leave_line(place));
-        if left.is_some() {
-            self.journal.queue.ledger.end_waiting(Reason::BrokenOff);
+        // The callback is valid: it is lost for want of room.
+        if let Some(full) = self.line_place.take().and_then(|place| self.journal.queue.leave_line(place)) {
+            self.journal.queue.ledger.end_waiting(self.journal.refuse_for(full).reason());
         }
     }
 }

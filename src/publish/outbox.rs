@@ -50,6 +50,8 @@ impl Default for Backoff {
 pub(super) struct OutgoingCapture {
     pub(super) ticket: Ticket,
     pub(super) received: UnixMillis,
+    /// It is a batch of events, and becomes a record for each.
+    pub(super) is_batch: bool,
 }
 
 impl OutgoingCapture {
@@ -260,8 +262,9 @@ impl Outbox {
     }
 
     /// Records that all parts of a capture were sent.
-    pub(super) fn all_sent(&mut self, item: OutgoingCapture) {
+    pub(super) fn all_sent(&mut self, item: OutgoingCapture) -> Option<ReportedCapture> {
         self.of(item).unsent_part = None;
+        self.ended(item.seq())
     }
 
     /// Handles the report of a record of `bytes`.
@@ -429,7 +432,8 @@ mod tests {
     const PASSING: Verdict = Verdict::Failed(SendFailure::Passing(Code::TopicAuthorizationFailed));
 
     fn item(seq: Seq) -> OutgoingCapture {
-        OutgoingCapture { ticket: Ticket::numbered(seq), received: UnixMillis(i64::try_from(seq).unwrap()) }
+        let received = UnixMillis(i64::try_from(seq).unwrap());
+        OutgoingCapture { ticket: Ticket::numbered(seq), received, is_batch: false }
     }
 
     fn position(seq: Seq) -> Position {

@@ -83,14 +83,16 @@ pub(super) struct Outgoing {
 /// What Kafka has said about a capture so far.
 #[derive(Debug, Clone, Default)]
 struct SendState {
-    /// Its batch was rejected. It is sent alone next, which shows whether it was the cause.
+    /// Its batch was rejected. It is sent alone next, each part by itself, which shows whether it was the cause.
     is_suspect: bool,
     /// Kafka rejected its timestamp. It is sent without one.
     omits_timestamp: bool,
     /// The parts before this one are in Kafka.
     next_part: usize,
-    /// The error, if Kafka will never accept its record.
+    /// The error, if Kafka will never accept its record, or that of the next part.
     poison: Option<String>,
+    /// Kafka does not accept one of its parts in any form.
+    lacks_part: bool,
     /// Kafka will not accept it in any form.
     is_given_up: bool,
 }
@@ -100,8 +102,8 @@ struct SendState {
 enum Unsent {
     /// The budget has no room for it, which needs so many bytes.
     NoRoom(usize),
-    /// It would begin a second batch.
-    BatchFull,
+    /// What is in flight must be reported before it.
+    MustWait,
     /// The client's queue is full.
     ClientFull,
     Failed(SendFailure),
@@ -216,15 +218,15 @@ impl Outgoing {
     /// Sends a capture, if its topic takes part in this pass. If it cannot be sent now, the topic pauses there.
     pub(super) fn offer(&mut self, undelivered: &Undelivered<'_>, now: Instant) {
         let Undelivered { capture, ticket, share_topic } = undelivered;
-        let item = OutgoingCapture { ticket: *ticket, received: capture.received };
+        let item = OutgoingCapture { ticket: *ticket, received: capture.received, is_batch: false };
         self.last_received = Some(capture.received);
         let state = self.send_states.get(&item.seq()).cloned().unwrap_or_default();
         if state.is_given_up || !self.may_be_in_pass(capture, item) {
             return;
         }
         let parts = Parts::of(capture);
-        if parts.is_batch() && state.poison.is_none() {
-            self.offer_batch(capture, &parts, (item, &state), now);
+        if parts.is_batch() {
+            self.offer_batch(capture, &parts, (OutgoingCapture { is_batch: true, ..item }, &state), now);
             return;
         }
         let normaliser = Arc::clone(&self.normaliser);
@@ -264,8 +266,16 @@ impl Outgoing {
         let Some(first) = self.first_part(topic, item, state) else { return };
         let normaliser = Arc::clone(&self.normaliser);
         for (index, part) in parts.iter().enumerate().skip(first) {
-            let record = normaliser.record_of(capture, part);
-            if let Err(unsent) = self.send(topic, &record, (item, index, state), now) {
+            let record = match &state.poison {
+                Some(what) if index == state.next_part => {
+                    normaliser.dead_letter_of(capture, part, Reason::Unpublishable.word(), what)
+                }
+                Some(_) | None => normaliser.record_of(capture, part),
+            };
+            let must_wait = index > first && !self.can_send(topic, state);
+            let sent =
+                if must_wait { Err(Unsent::MustWait) } else { self.send(topic, &record, (item, index, state), now) };
+            if let Err(unsent) = sent {
                 self.unsent(unsent, topic, (item, index), now);
                 return;
             }
@@ -319,7 +329,7 @@ impl Outgoing {
             return Err(Unsent::NoRoom(cost));
         }
         if !outbox.fits_batch(record.bytes(), self.kafka.batch_bytes()) {
-            return Err(Unsent::BatchFull);
+            return Err(Unsent::MustWait);
         }
         let timestamp_ms = if state.omits_timestamp { None } else { outbox.timestamp_ms(item.received, clock::wall) };
         let record_number = self.unreported.next_number();
@@ -336,21 +346,31 @@ impl Outgoing {
         Ok(())
     }
 
+    /// Whether another part of a capture may be sent now.
+    fn can_send(&self, topic: Topic, state: &SendState) -> bool {
+        self.outboxes.get(topic.index()).is_some_and(|outbox| outbox.can_send(state.is_suspect))
+    }
+
     fn all_sent(&mut self, topic: Topic, item: OutgoingCapture) {
-        if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
-            outbox.all_sent(item);
+        if let Some(ended) = self.outboxes.get_mut(topic.index()).and_then(|outbox| outbox.all_sent(item)) {
+            self.ended(ended, topic);
         }
     }
 
     /// Handles a part that was not sent: nothing behind it in the capture is sent either.
     fn unsent(&mut self, unsent: Unsent, topic: Topic, (item, part): (OutgoingCapture, usize), now: Instant) {
         let Some(outbox) = self.outboxes.get_mut(topic.index()) else { return };
+        let unsent = match unsent {
+            // A capture has one failure, that of its first part that failed: a part in flight must not get the failure of this one.
+            Unsent::Failed(_) if item.is_batch && !outbox.can_send(true) => Unsent::MustWait,
+            Unsent::NoRoom(_) | Unsent::MustWait | Unsent::ClientFull | Unsent::Failed(_) => unsent,
+        };
         let ended = match unsent {
             Unsent::NoRoom(bytes) => {
                 outbox.pause_at(item, bytes, self.pass);
                 outbox.stop_before(item, part)
             }
-            Unsent::BatchFull => {
+            Unsent::MustWait => {
                 outbox.pause_at(item, 0, self.pass);
                 outbox.wait_for_reports();
                 outbox.stop_before(item, part)
@@ -462,8 +482,12 @@ impl Outgoing {
 
     /// Records that the parts of a capture before this one need not be sent again.
     fn set_next_part(&mut self, item: OutgoingCapture, part: usize) {
-        if part > 0 {
-            self.send_states.entry(item.seq()).or_default().next_part = part;
+        if part == 0 {
+            return;
+        }
+        let state = self.send_states.entry(item.seq()).or_default();
+        if part > state.next_part {
+            (state.next_part, state.poison) = (part, None);
         }
     }
 
@@ -475,8 +499,11 @@ impl Outgoing {
         if let Some(failure) = self.last_failures.get_mut(topic.index()) {
             *failure = None;
         }
-        self.send_states.remove(&item.seq());
-        self.outcomes.delivered(item.ticket);
+        if self.send_states.remove(&item.seq()).is_some_and(|state| state.lacks_part) {
+            self.give_up(item);
+        } else {
+            self.outcomes.delivered(item.ticket);
+        }
     }
 
     fn unproven(&mut self, item: OutgoingCapture, topic: Topic) {
@@ -537,22 +564,38 @@ impl Outgoing {
                 self.send_states.entry(item.seq()).or_default().is_suspect = true;
                 self.stop(item, topic, SHORT_BACKOFF);
             }
-            SendFailure::Poison(code) | SendFailure::TooLarge(code) => {
-                self.metrics.ended(RecordOutcome::Poison);
-                if state.poison.is_some() {
-                    self.give_up(item);
-                    let consequence =
-                        if self.keeps_given_up { "it stays in the journal until the next start" } else { "it is lost" };
-                    tracing::error!(topic = name, %code, consequence, "kafka rejects the raw bytes of a callback as well");
-                    return;
-                }
-                tracing::error!(topic = name, %code, "kafka rejects this record for good; it goes to the dead-letter topic");
-                self.send_states
-                    .insert(item.seq(), SendState { poison: Some(code.to_string()), ..SendState::default() });
-                if let Some(outbox) = self.outboxes.get_mut(topics.dead_letters_beside(topic).index()) {
-                    outbox.go_back_to(item, self.pass);
-                }
+            SendFailure::Poison(_) | SendFailure::TooLarge(_) => self.dead_letter(item, topic, failure),
+        }
+    }
+
+    /// Handles a record that failed alone: it goes to the dead-letter topic. If Kafka does not accept that either, it is given up. Either
+    /// costs only this part of a capture.
+    fn dead_letter(&mut self, item: OutgoingCapture, topic: Topic, failure: SendFailure) {
+        self.metrics.ended(RecordOutcome::Poison);
+        let (name, code) = (self.topics.name(topic), failure.code());
+        let state = self.send_states.entry(item.seq()).or_default();
+        if state.poison.is_some() {
+            let consequence =
+                if self.keeps_given_up { "it stays in the journal until the next start" } else { "it is lost" };
+            tracing::error!(topic = name, %code, consequence, "kafka rejects the raw bytes of a callback as well");
+            if !item.is_batch {
+                self.give_up(item);
+                return;
             }
+            state.next_part += 1;
+            (state.poison, state.lacks_part) = (None, true);
+        } else {
+            tracing::error!(topic = name, %code, "kafka rejects this record for good; it goes to the dead-letter topic");
+            let poison = Some(code.to_string());
+            *state = if item.is_batch {
+                SendState { poison, ..state.clone() }
+            } else {
+                SendState { poison, ..SendState::default() }
+            };
+        }
+        let next = if item.is_batch { topic } else { self.topics.dead_letters_beside(topic) };
+        if let Some(outbox) = self.outboxes.get_mut(next.index()) {
+            outbox.go_back_to(item, self.pass);
         }
     }
 
@@ -591,7 +634,12 @@ impl Outgoing {
         }
         for (item, topic, failure) in too_long {
             self.send_states.entry(item.seq()).or_default().is_suspect = true;
-            self.failed(item, topic, failure);
+            if item.is_batch {
+                // The record may be that of another part than the first that failed.
+                self.metrics.ended(RecordOutcome::Failed);
+            } else {
+                self.failed(item, topic, failure);
+            }
         }
     }
 

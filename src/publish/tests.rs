@@ -526,6 +526,89 @@ fn a_callback_that_kafka_does_not_take_even_raw_is_lost_and_counted() {
     assert_eq!((balance.delivered, balance.waiting_total()), (1, 0));
 }
 
+/// An event of a batch, with that number.
+fn event(number: u64, name: &str) -> String {
+    format!(r#"{{"To_Account":"a","PushID":"{name}","EventTime":{number}}}"#)
+}
+
+/// A batch of the events 1 to 3, of which one has that name.
+fn append_three(rig: &Rig, bad: u64, name: &str) -> Command {
+    let push = Command::find("Push.OfflinePush").unwrap();
+    let events = (1..4).map(|number| event(number, if number == bad { name } else { "p" })).collect::<Vec<_>>();
+    rig.append_body(push, &format!(r#"{{"Events":[{}]}}"#, events.join(",")));
+    push
+}
+
+/// All events but one are in their topic, once and in order, and that one is in the dead-letter topic.
+fn only_one_is_rejected(finished: &Finished, push: Command, bad: u64) {
+    let numbers: Vec<u64> = finished.read(push).iter().map(|record| record.number).collect();
+    assert_eq!(numbers, (1..5).filter(|number| *number != bad).collect::<Vec<_>>());
+    assert_eq!(finished.read_rejected(), [Read { number: bad, reason: Some("unpublishable".to_owned()) }]);
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (2, 0));
+    assert_eq!(finished.metric("callbridge_records_total{poison}"), 1.0);
+}
+
+#[test]
+fn an_event_that_kafka_rejects_does_not_cost_the_others_of_its_batch() {
+    use RDKafkaRespErr as E;
+    for bad in 1..4 {
+        // All are one batch at first.
+        let rig = Rig::start(&[("linger.ms", "300")]);
+        let push = append_three(&rig, bad, "p");
+        rig.append_body(push, &event(4, "p"));
+        // First all together, then one at a time up to the bad one.
+        rig.fail_produce(&[E::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
+        (1..bad).for_each(|_good| rig.fail_produce(&[E::RD_KAFKA_RESP_ERR_NO_ERROR]));
+        rig.fail_produce(&[E::RD_KAFKA_RESP_ERR_INVALID_RECORD]);
+        rig.publish();
+        only_one_is_rejected(&rig.finish(), push, bad);
+    }
+}
+
+#[test]
+fn an_event_too_long_for_its_topic_does_not_cost_the_others_of_its_batch() {
+    use RDKafkaRespErr as E;
+    // Each event has a Kafka batch to itself. Behind the rejected one there is none yet, which would be sent before its rejection is known.
+    let rig = Rig::start(&[("batch.num.messages", "1")]);
+    let push = append_three(&rig, 3, "p");
+    let mut errors = vec![E::RD_KAFKA_RESP_ERR_NO_ERROR; 2];
+    errors.extend([E::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2]);
+    rig.fail_produce(&errors);
+    rig.publish();
+    wait_until("the batch is delivered", || rig.ledger.read().delivered == 1);
+    rig.append_body(push, &event(4, "p"));
+    only_one_is_rejected(&rig.finish(), push, 3);
+}
+
+#[test]
+fn an_event_too_long_for_the_client_does_not_cost_the_others_of_its_batch() {
+    for bad in 1..4 {
+        // As an envelope it is beyond the limit, raw it is not.
+        let rig = Rig::start(&[("message.max.bytes", "2000")]);
+        let push = append_three(&rig, bad, &"x".repeat(1400));
+        rig.append_body(push, &event(4, "p"));
+        rig.publish();
+        only_one_is_rejected(&rig.finish(), push, bad);
+    }
+}
+
+#[test]
+fn an_event_that_kafka_does_not_take_even_raw_is_lost_without_the_others() {
+    for bad in 1..4 {
+        let rig = Rig::start(&[("message.max.bytes", "2000")]);
+        let push = append_three(&rig, bad, &"x".repeat(2000));
+        rig.append_body(push, &event(4, "p"));
+        rig.publish();
+        let finished = rig.finish();
+        let numbers: Vec<u64> = finished.read(push).iter().map(|record| record.number).collect();
+        assert_eq!(numbers, (1..5).filter(|number| *number != bad).collect::<Vec<_>>());
+        assert!(finished.read_rejected().is_empty());
+        let balance = finished.ledger.read();
+        assert_eq!(balance.ended[Reason::Unpublishable.index()], 1);
+        assert_eq!((balance.delivered, balance.waiting_total()), (1, 0));
+    }
+}
+
 #[test]
 fn a_record_whose_time_kafka_refuses_is_sent_with_the_time_of_sending() {
     let rig = Rig::start(&[]);

@@ -226,7 +226,7 @@ const STATIC: &[&str] = &["invisible.rs", "main.rs"];
 
 /// The pages that everybody reads first, and the most that each may hold, in bytes.
 const PAGES: &[(&str, u64)] =
-    &[("README.md", 8 * 1024), ("ARCHITECTURE.md", 6 * 1024), ("benches/RESULTS.md", 4 * 1024 + 102)];
+    &[("README.md", 8 * 1024), ("ARCHITECTURE.md", 6 * 1024), ("benches/RESULTS.md", 4 * 1024)];
 
 #[test]
 fn every_module_stands_in_the_table() {

@@ -175,16 +175,14 @@ impl<D: Disk> SegmentWriter<D> {
         };
         let SpareSegment { name: spare_name, file } = spare;
         if let Err(error) = disk::write_all(&*file, &header.encode(), 0) {
-            if is_no_space(&error) {
-                self.store.lock().put_back_spare(SpareSegment { name: spare_name, file });
-                return Err(AppendError::NoSpace(error));
-            }
-            return Err(self.fail("write a segment's header", error));
+            return Err(self.spare_unused(SpareSegment { name: spare_name, file }, "write a segment's header", error));
         }
         self.sync(&file, "sync a segment's header")?;
         let name = format!("{:020}.seg", self.next_seq);
         let disk = &self.store.shared.disk;
-        disk.rename(&spare_name, &name).map_err(|error| self.fail("name a segment", error))?;
+        if let Err(error) = disk.rename(&spare_name, &name) {
+            return Err(self.spare_unused(SpareSegment { name: spare_name, file }, "name a segment", error));
+        }
         if !self.options().has(Mutant::NoDirectorySync) {
             let synced = self.store.shared.sync_directory();
             synced.map_err(|error| self.fail("sync the journal's directory", error))?;
@@ -193,6 +191,16 @@ impl<D: Disk> SegmentWriter<D> {
         let offset = BLOCK_BYTES as u64;
         self.active = Some(Active { file, first_seq: self.next_seq, nonce: header.nonce, offset });
         Ok(())
+    }
+
+    /// Handles an error of making a segment of a spare. If the filesystem is full, the spare can be used later: it has its old name, and the
+    /// header is written again.
+    fn spare_unused(&self, spare: SpareSegment<D::File>, what: &'static str, error: io::Error) -> AppendError {
+        if is_no_space(&error) {
+            self.store.lock().put_back_spare(spare);
+            return AppendError::NoSpace(error);
+        }
+        self.fail(what, error)
     }
 
     /// Registers a segment whose name is durable.

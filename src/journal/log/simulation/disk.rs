@@ -64,7 +64,7 @@ pub(super) enum FaultKind {
     Fails,
     /// As before, but the filesystem takes changes afterwards.
     FailsOnce,
-    /// The next write or creation finds no room.
+    /// The next write, creation, or change of a name finds no room.
     NoRoom,
     /// The power goes before the change.
     PowerOffBefore,
@@ -396,7 +396,9 @@ impl SimDisk {
                 }
                 Err(io::Error::from_raw_os_error(5))
             }
-            Some(Fault { after: 0, kind: FaultKind::NoRoom }) if change == DiskChange::Write => {
+            Some(Fault { after: 0, kind: FaultKind::NoRoom })
+                if matches!(change, DiskChange::Write | DiskChange::Name) =>
+            {
                 Err(io::ErrorKind::StorageFull.into())
             }
             Some(Fault { after: 0, kind: FaultKind::PowerOffBefore }) => {

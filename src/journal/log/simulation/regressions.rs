@@ -424,6 +424,29 @@ fn nothing_is_acknowledged_once_the_directory_cannot_be_synced() {
 }
 
 #[test]
+fn a_full_disk_refuses_a_batch_at_any_step_and_takes_it_once_there_is_room() {
+    let mut refused = 0;
+    // Each step of sealing a segment, beginning the next, and writing a frame into it.
+    for after in 0..10 {
+        let disk = SimDisk::new(Image::default());
+        let mut opened = open(&disk, OnCorruption::Refuse).unwrap();
+        append_to(&mut opened, 1_500);
+        (0..8).for_each(|_| assert_ne!(opened.maintainer.maintain().ok(), None));
+        let mut builder = builder_of(1_500);
+        disk.arm(Some(Fault { after, kind: FaultKind::NoRoom }));
+        let appended = opened.writer.append(&mut builder, true);
+        disk.arm(None);
+        if appended.is_ok() {
+            continue;
+        }
+        assert!(matches!(appended, Err(AppendError::NoSpace(_))), "after {after}: {appended:?}");
+        refused += 1;
+        assert_eq!(opened.writer.append(&mut builder, true).unwrap().first_seq, 1_501, "after {after}");
+    }
+    assert_eq!(refused, 7);
+}
+
+#[test]
 fn a_frame_that_is_hurt_twice_may_not_look_like_one_any_more() {
     // The number of its first capture, then the nonce.
     let flips = [5_214_093_323_091_901_245, 14_034_367_396_584_356_258].map(|pick| Action::Flip { pick });
