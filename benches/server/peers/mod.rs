@@ -41,10 +41,9 @@ const SETTLING_SECONDS: f64 = 2.0;
 const KILL_SENDERS: usize = 64;
 const UNTIL_KILL: Duration = Duration::from_secs(2);
 
-/// While Kafka is frozen: enough connections for callbacks that are answered after 8 s. All are used within that time, because callbridge closes
-/// a connection that has been silent for 10 s.
+/// While Kafka is frozen: so many connections that none is missing though each waits for the longest time that the load waits.
 const FROZEN_RATE: u32 = 100;
-const FROZEN_CONNECTIONS: usize = 800;
+const FROZEN_CONNECTIONS: usize = 1000;
 const FROZEN: Duration = Duration::from_secs(10);
 /// Before Kafka is frozen, and again after.
 const UNFROZEN: Duration = Duration::from_secs(2);
