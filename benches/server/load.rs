@@ -77,7 +77,7 @@ pub(crate) fn run(options: &LoadOptions) -> io::Result<()> {
         let requests = options.command.requests(options.server, options.signed)?;
         let destination = Destination::of_address(options.server);
         let mut generator = LoadGenerator::open(destination, requests, options.connections).await?;
-        // Closed, so that every connection is used: a server may close one that has never sent anything.
+        // Closed, so that every connection is used: callbridge closes one that has sent nothing for `callbacks.head_timeout_ms`, 5 s.
         load(&mut generator, None, options.warm_up_seconds).await?;
         println!("{WARM}");
         // It blocks the only thread there is; nothing is under way.
