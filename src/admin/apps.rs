@@ -29,13 +29,17 @@ impl AppLists {
     ///
     /// # Errors
     ///
-    /// The application is not configured, it shares the common list, or its list is files.
+    /// The application is not configured, others share its list or the topic of it, or its list is files.
     pub(super) fn check_writable(&self, app: Option<&str>) -> Result<(), ApiError> {
-        let api = match app {
-            None => &self.common,
-            Some(app) => self.own(app)?.ok_or_else(|| ApiError::SharedList(app.to_owned()))?,
-        };
-        api.writable().map(|_topic| ())
+        let Some(app) = app else { return self.common.writable().map(|_topic| ()) };
+        let shares_common = || ApiError::SharedList(app.to_owned());
+        let topic = self.own(app)?.ok_or_else(shares_common)?.writable()?.name();
+        let has_topic = |list: &&BlocklistApi| list.topic.as_ref().is_some_and(|other| other.name() == topic);
+        if has_topic(&&self.common) {
+            return Err(shares_common());
+        }
+        let is_shared = self.own.iter().filter(has_topic).map(|list| list.apps.len()).sum::<usize>() > 1;
+        if is_shared { Err(ApiError::SharedTopic(app.to_owned())) } else { Ok(()) }
     }
 
     /// Whether an application has a list of its own.
@@ -54,6 +58,15 @@ impl AppLists {
 mod tests {
     use super::*;
 
+    use std::sync::Arc;
+
+    use arc_swap::ArcSwap;
+    use tokio::sync::mpsc;
+    use tokio::sync::watch;
+
+    use crate::blocklist::topic::AppliedGeneration;
+    use crate::blocklist::topic::BlocklistTopic;
+    use crate::blocklist::topic::TopicView;
     use crate::decide::Policy;
     use crate::decide::blocklist::Blocklist;
 
@@ -72,5 +85,28 @@ mod tests {
             let error = ApiError::NoApp(unknown.to_owned());
             assert_eq!((read(Some(unknown)), write(Some(unknown))), (Err(error.clone()), Err(error)), "{unknown}");
         }
+    }
+
+    #[test]
+    fn a_topic_that_other_applications_have_is_not_written_for_one_of_them() {
+        let list = |topic: &str, apps: &[&str]| {
+            let view = Arc::new(ArcSwap::from_pointee(TopicView::unread()));
+            let (_, applied) = watch::channel(AppliedGeneration::default());
+            let topic = BlocklistTopic::new(topic.into(), view, applied, mpsc::channel(1).0);
+            let read = BlocklistApi::read_only(Blocklist::of([], 0), Policy::default());
+            let apps = apps.iter().map(|app| (*app).to_owned()).collect();
+            BlocklistApi { topic: Some(topic), apps, is_common: false, ..read }
+        };
+        // 2 and 3 have the same list; those of 4 and 5 are told apart by files, and so is that of 6 from the common one.
+        let own =
+            vec![list("a", &["2", "3"]), list("b", &["4"]), list("b", &["5"]), list("c", &["6"]), list("d", &["7"])];
+        let places = [("2", 0), ("3", 0), ("4", 1), ("5", 2), ("6", 3), ("7", 4)];
+        let of_apps = places.map(|(app, place)| (app.to_owned(), Some(place))).into();
+        let lists = AppLists { common: list("c", &[]), own, of_apps };
+        for app in ["2", "3", "4", "5"] {
+            assert_eq!(lists.check_writable(Some(app)), Err(ApiError::SharedTopic(app.to_owned())));
+        }
+        assert_eq!(lists.check_writable(Some("6")), Err(ApiError::SharedList("6".to_owned())));
+        assert_eq!([None, Some("7")].map(|app| lists.check_writable(app)), [Ok(()), Ok(())]);
     }
 }

@@ -27,8 +27,10 @@ pub(crate) enum ApiError {
     FilesOnly,
     /// So is the list of an application.
     AppFilesOnly,
-    /// The application has no list of its own, and what is written to the common one holds for others, too.
+    /// The application has no list of its own, or one with the common topic: what is written to it holds for others, too.
     SharedList(String),
+    /// Other applications have the topic of its list, too.
+    SharedTopic(String),
     /// The body is too large.
     TooLarge(&'static str),
     /// The request is wrong where these say.
@@ -50,7 +52,7 @@ impl ApiError {
             Self::NoPath | Self::NoRule(_) | Self::NoApp(_) => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Self::FilesOnly | Self::AppFilesOnly | Self::SharedList(_) => StatusCode::CONFLICT,
+            Self::FilesOnly | Self::AppFilesOnly | Self::SharedList(_) | Self::SharedTopic(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -68,7 +70,7 @@ impl ApiError {
             Self::Method => ("method-not-allowed", "the path does not take this method"),
             Self::Timeout => ("timeout", "the body did not come in time"),
             Self::FilesOnly | Self::AppFilesOnly => ("read-only", "the blocklist is read-only here"),
-            Self::SharedList(_) => ("shared-list", "the application has no blocklist of its own"),
+            Self::SharedList(_) | Self::SharedTopic(_) => ("shared-list", "the application shares its blocklist"),
             Self::TooLarge(_) => ("too-large", "the body is too large"),
             Self::Invalid(_) => ("invalid", "the request is wrong"),
             Self::Unavailable(_) => ("unavailable", "not possible now"),
@@ -94,7 +96,10 @@ impl ApiError {
                 "the application has no blocklist_topic: its blocklist is the files of its blocklist_files, which this API does not write".to_owned()
             }
             Self::SharedList(app) => {
-                format!("application {app} shares the common blocklist: leave out `app` to change that for all who share it")
+                format!("application {app} shares the common blocklist or its topic: leave out `app` to change that for all who share it")
+            },
+            Self::SharedTopic(app) => {
+                format!("application {app} shares its blocklist_topic: change it for all who share it with `callbridge blocklist` and --topic")
             },
             Self::Invalid(found) => {
                 let first = found.first().map(ToString::to_string).unwrap_or_default();

@@ -224,7 +224,7 @@ fn lookup_query() -> Vec<(&'static str, &'static str, Value, bool)> {
 
 fn app_parameter() -> (&'static str, &'static str, Value, bool) {
     let text = "The SdkAppid of a configured application: the blocklist that decides for it. A change needs one that has a blocklist of its \
-                own. Without this parameter: the common blocklist.";
+                own, with a topic that no other blocklist and no other application has. Without this parameter: the common blocklist.";
     (routes::APP, text, json!({"type": "string", "minLength": 1}), false)
 }
 

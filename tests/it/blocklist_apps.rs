@@ -22,7 +22,8 @@ const TOKEN: &str = "0123456789abcdef-admin";
 const MINUTE: Duration = Duration::from_secs(60);
 const USERS: [&str; 5] = ["alice", "bob", "carol", "dave", "eve"];
 
-/// A bridge of four applications: 1 shares the common list, 2 and 3 have topics of their own, 3 and 4 have files.
+/// A bridge of four applications: 1 shares the common list, 2 and 3 have topics of their own, 3 and 4 have files. And four more that share
+/// topics: 6 and 7 have the same list, 8 has their topic and a file, and 9 the common topic and a file.
 struct Apps<'k> {
     kafka: &'k Kafka,
     bridge: Bridge,
@@ -38,12 +39,17 @@ impl<'k> Apps<'k> {
         let (files, topics) = (Files::new(), ["common", "own-2", "own-3"].map(|name| format!("{prefix}-{name}")));
         let (tokens, list) = (files.write("tokens", &format!("olga:{TOKEN}\n")), files.write("list", "eve\n"));
         let [common, two, three] = &topics;
+        let shared = format!("{prefix}-shared");
         let settings = format!(
             "callbacks.keep_accepting_ms = 0\nadmin.token_files = [{tokens:?}]\nblocklist.topic = {common:?}\n\
              kafka.\"bootstrap.servers\" = {:?}\n[[apps]]\nsdk_app_id = 1\n\
              [[apps]]\nsdk_app_id = 2\nblocklist_topic = {two:?}\n\
              [[apps]]\nsdk_app_id = 3\nblocklist_topic = {three:?}\nblocklist_files = [{list:?}]\n\
-             [[apps]]\nsdk_app_id = 4\nblocklist_files = [{list:?}]\n",
+             [[apps]]\nsdk_app_id = 4\nblocklist_files = [{list:?}]\n\
+             [[apps]]\nsdk_app_id = 6\nblocklist_topic = {shared:?}\n\
+             [[apps]]\nsdk_app_id = 7\nblocklist_topic = {shared:?}\n\
+             [[apps]]\nsdk_app_id = 8\nblocklist_topic = {shared:?}\nblocklist_files = [{list:?}]\n\
+             [[apps]]\nsdk_app_id = 9\nblocklist_topic = {common:?}\nblocklist_files = [{list:?}]\n",
             kafka.bootstrap()
         );
         let config = files.write("callbridge.toml", &settings);
@@ -170,9 +176,16 @@ fn a_list_that_is_shared_unknown_or_of_files_is_not_written() {
     let Some(kafka) = Kafka::shared() else { return };
     let apps = Apps::start(kafka, "apps-refused");
     let before = apps.refused();
-    for (app, status, problem) in
-        [("1", 409, "shared-list"), ("4", 409, "read-only"), ("5", 404, "no-such-app"), ("02", 404, "no-such-app")]
-    {
+    for (app, status, problem) in [
+        ("1", 409, "shared-list"),
+        ("6", 409, "shared-list"),
+        ("7", 409, "shared-list"),
+        ("8", 409, "shared-list"),
+        ("9", 409, "shared-list"),
+        ("4", 409, "read-only"),
+        ("5", 404, "no-such-app"),
+        ("02", 404, "no-such-app"),
+    ] {
         for (method, path) in [
             ("PUT", "/blocklist/users/dave"),
             ("DELETE", "/blocklist/accounts/@a/closed"),
@@ -240,6 +253,14 @@ fn the_command_line_reads_and_writes_the_list_of_one_application() {
             assert!(stderr.contains(why), "{by:?} {args:?}: {stderr}");
         };
         refused(&["add", "bob", "--app", "1"], "shares the common blocklist");
+        wait::until("the shared topic is there", || apps.run(&by, &["export", "--app", "6"]).0 == 0);
+        refused(&["add", "bob", "--app", "6"], "--topic");
+        refused(&["add", "bob", "--app", "8"], "--topic");
+        refused(&["remove", "alice", "--app", "9"], "shares the common blocklist");
+        if matches!(by, Target::Config) {
+            refused(&["add", "bob", "--app", "6"], "with 7, 8");
+            refused(&["add", "bob", "--app", "9"], "with 1");
+        }
         refused(&["remove", "bob", "--app", "4"], "blocklist_topic");
         refused(&["add", "bob", "--app", "5"], "5");
         assert_eq!(apps.refused(), lists([&["alice"], &[], &["eve"], &["eve"]]));

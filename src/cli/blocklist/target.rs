@@ -20,6 +20,7 @@ use crate::blocklist::topic::WriteRequest;
 use crate::blocklist::writer::KnownTopic;
 use crate::blocklist::writer::TopicWriter;
 use crate::config;
+use crate::config::App;
 use crate::config::flags::Flags;
 use crate::decide::Policy;
 use crate::decide::blocklist::Blocklist;
@@ -73,8 +74,8 @@ pub(super) enum Target {
 #[derive(Default)]
 struct ListSettings {
     properties: BTreeMap<String, String>,
-    /// Asked for with --app: it is only read.
-    shared_by: Option<String>,
+    /// Why the list that --app asks for is only read: others share it.
+    shared: Option<String>,
     topic: Option<String>,
     /// The files of the list that the topic is part of.
     files: Vec<PathBuf>,
@@ -84,7 +85,7 @@ struct ListSettings {
 /// The topic, as it was read when the command began.
 pub(super) struct KafkaTarget {
     properties: BTreeMap<String, String>,
-    shared_by: Option<String>,
+    shared: Option<String>,
     topic: Arc<str>,
     files: Vec<PathBuf>,
     policy: Policy,
@@ -158,7 +159,7 @@ impl Target {
 
 impl KafkaTarget {
     fn open(settings: ListSettings) -> Result<Self, CliError> {
-        let ListSettings { properties, shared_by, topic, files, policy } = settings;
+        let ListSettings { properties, shared, topic, files, policy } = settings;
         let no_topic = || {
             CliError::Usage(
                 "no topic: set blocklist.topic or give --topic, or ask a bridge with --admin URL".to_owned(),
@@ -174,7 +175,7 @@ impl KafkaTarget {
             writer: TopicWriter::new(Arc::clone(&topic), properties.clone()),
             who: who(),
             properties,
-            shared_by,
+            shared,
             topic,
         };
         target.read()?;
@@ -203,9 +204,8 @@ impl KafkaTarget {
     }
 
     fn change(&mut self, changes: &[ChangeLine], source: &str) -> Result<ChangedRules, CliError> {
-        if let Some(app) = &self.shared_by {
-            let why = "shares the common blocklist: leave out --app to change that for all who share it";
-            return Err(CliError::Usage(format!("--app {app}: the application {why}")));
+        if let Some(why) = &self.shared {
+            return Err(CliError::Usage(why.clone()));
         }
         let told = |error: ApiError| CliError::Target(error.details().detail);
         let lines = changes::of_lines(changes).map_err(told)?;
@@ -250,30 +250,47 @@ fn configured(args: &TargetArgs) -> Result<ListSettings, CliError> {
     }
     let policy = config.decide.policy();
     let common = (config.blocklist.topic, config.blocklist.files);
-    let mut own = config.apps.into_iter().map(|app| (app.sdk_app_id, (app.blocklist_topic, app.blocklist_files)));
-    let mut shared_by = None;
+    let of_app = |app: App| {
+        let own = (app.blocklist_topic, app.blocklist_files);
+        (app.sdk_app_id.to_string(), if own == (None, Vec::new()) { common.clone() } else { own })
+    };
+    let mut lists: Vec<_> = config.apps.into_iter().map(of_app).collect();
+    let mut shared = None;
     let (topic, files) = match (&args.app, &args.topic) {
         (Some(app), _) => {
-            let found = own.find(|(id, _)| id.to_string() == *app);
-            let (_, own) =
+            let found = lists.iter().position(|(id, _)| id == app);
+            let found =
                 found.ok_or_else(|| CliError::Usage(format!("--app {app}: no such application is configured")))?;
-            if own == (None, Vec::new()) || own == common {
-                shared_by = Some(app.clone());
-                common
-            } else if own.0.is_none() {
+            let (_, list) = lists.remove(found);
+            if list.0.is_none() && list != common {
                 let why = "has no blocklist_topic, only files: ask a bridge with --admin URL";
                 return Err(CliError::Usage(format!("--app {app}: the application {why}")));
-            } else {
-                own
             }
+            let others: Vec<_> =
+                lists.into_iter().filter(|(_, (topic, _))| *topic == list.0).map(|(id, _)| id).collect();
+            shared = why_shared(app, list.0.as_deref(), list.0 == common.0, &others);
+            list
         }
         (None, Some(topic)) if common.0.as_ref() != Some(topic) => {
-            let own = own.find(|(_, (own, _))| own.as_ref() == Some(topic));
+            let own = lists.into_iter().find(|(_, (own, _))| own.as_ref() == Some(topic));
             (Some(topic.clone()), own.map(|(_, (_, files))| files).unwrap_or_default())
         }
         (None, _) => common,
     };
-    Ok(ListSettings { properties: config.kafka.properties, shared_by, topic, files, policy })
+    Ok(ListSettings { properties: config.kafka.properties, shared, topic, files, policy })
+}
+
+/// Why a change that is meant for `app` must not be written to `topic`: it would take effect for `others`, which have it too, or for the
+/// common list.
+fn why_shared(app: &str, topic: Option<&str>, is_common: bool, others: &[String]) -> Option<String> {
+    let with = if others.is_empty() { String::new() } else { format!(" with {}", others.join(", ")) };
+    let topic = topic.unwrap_or_default();
+    if is_common {
+        let how = "leave out --app to change that for all who share it";
+        return Some(format!("--app {app}: the application shares the common blocklist or its topic{with}: {how}"));
+    }
+    let how = format!("give --topic {topic} in place of --app to change it for all who share it");
+    (!others.is_empty()).then(|| format!("--app {app}: the application shares the topic {topic}{with}: {how}"))
 }
 
 /// Who runs the command, by the name that the system knows.
