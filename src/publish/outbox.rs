@@ -131,6 +131,8 @@ pub(super) struct Outbox {
     sends_one_batch: bool,
     /// The bytes in flight, as counted in a batch.
     unreported_bytes: usize,
+    /// The capture that was reported last, and how many of its records were reported without one of another capture between them.
+    last_reports: Option<(Seq, usize)>,
     /// Nothing may be sent before everything in flight is reported.
     waits_for_reports: bool,
     resume_at: Option<Instant>,
@@ -157,9 +159,11 @@ impl Outbox {
         self.paused.is_none()
     }
 
-    /// The oldest capture with the client, and the number of its records without a report. It changes only when one of them is reported.
+    /// The oldest capture with the client, and how many of its records were reported one after the other. It changes when one of them is
+    /// reported, also where the next is sent only then.
     pub(super) fn oldest_in_flight(&self) -> Option<(Seq, usize)> {
-        self.in_flight.first_key_value().map(|(seq, in_flight)| (*seq, in_flight.unreported))
+        let reports_of = |seq| self.last_reports.filter(|(last, _)| *last == seq).map_or(0, |(_, reports)| reports);
+        self.in_flight.first_key_value().map(|(seq, _)| (*seq, reports_of(*seq)))
     }
 
     /// When the oldest undelivered capture was received.
@@ -276,6 +280,8 @@ impl Outbox {
     ) -> Option<ReportedCapture> {
         self.unreported -= 1;
         self.unreported_bytes -= in_batch(bytes);
+        let before = self.last_reports.filter(|(last, _)| *last == seq).map_or(0, |(_, reports)| reports);
+        self.last_reports = Some((seq, before + 1));
         self.waits_for_reports &= self.unreported > 0;
         let in_flight = self.in_flight.get_mut(&seq)?;
         in_flight.unreported -= 1;
@@ -484,6 +490,27 @@ mod tests {
         outbox.update_backoff(now + SHORT_BACKOFF);
         assert_eq!(resumes_at(&outbox), Some(2));
         assert_eq!(outbox.oldest(), Some(UnixMillis(2)));
+    }
+
+    #[test]
+    fn the_oldest_in_flight_changes_with_each_report_also_of_parts_sent_one_by_one() {
+        let mut outbox = open();
+        let mut seen = Vec::new();
+        for part in 0..3 {
+            outbox.sent(item(1), 10, true);
+            assert_eq!(outbox.stop_before(item(1), part + 1), None);
+            seen.push(outbox.oldest_in_flight());
+            outbox.reported((1, part), 10, Verdict::Delivered);
+        }
+        assert_eq!(seen, [Some((1, 0)), Some((1, 1)), Some((1, 2))]);
+        (2..=9).for_each(|seq| send(&mut outbox, seq));
+        let stuck = outbox.oldest_in_flight();
+        (3..=9).for_each(|seq| assert!(outbox.reported((seq, 0), 10, Verdict::Delivered).is_some()));
+        assert_eq!(
+            (stuck, outbox.oldest_in_flight()),
+            (Some((2, 0)), Some((2, 0))),
+            "the reports of others do not count"
+        );
     }
 
     #[test]

@@ -91,6 +91,8 @@ struct SendState {
     next_part: usize,
     /// The error, if Kafka will never accept its record, or that of the next part.
     poison: Option<String>,
+    /// The raw record of the part that is poison was rejected once.
+    has_failed_raw: bool,
     /// Kafka does not accept one of its parts in any form.
     lacks_part: bool,
     /// Kafka will not accept it in any form.
@@ -469,7 +471,10 @@ impl Outgoing {
         match outcome {
             SendOutcome::Delivered => self.delivered(item, topic),
             // The outbox has already paused there.
-            SendOutcome::DeliveredTo(part) => self.set_next_part(item, part),
+            SendOutcome::DeliveredTo(part) => {
+                self.set_next_part(item, part);
+                self.succeeded(topic);
+            }
             SendOutcome::Failed(part, verdict) => {
                 self.set_next_part(item, part);
                 match verdict {
@@ -488,17 +493,23 @@ impl Outgoing {
         let state = self.send_states.entry(item.seq()).or_default();
         if part > state.next_part {
             (state.next_part, state.poison) = (part, None);
+            self.has_delivered = true;
         }
     }
 
-    fn delivered(&mut self, item: OutgoingCapture, topic: Topic) {
-        self.has_delivered = true;
+    /// Handles a delivery of a capture, or of parts of one.
+    fn succeeded(&mut self, topic: Topic) {
         if let Some(outbox) = self.outboxes.get_mut(topic.index()) {
             outbox.succeeded();
         }
         if let Some(failure) = self.last_failures.get_mut(topic.index()) {
             *failure = None;
         }
+    }
+
+    fn delivered(&mut self, item: OutgoingCapture, topic: Topic) {
+        self.has_delivered = true;
+        self.succeeded(topic);
         if self.send_states.remove(&item.seq()).is_some_and(|state| state.lacks_part) {
             self.give_up(item);
         } else {
@@ -571,9 +582,16 @@ impl Outgoing {
     /// Handles a record that failed alone: it goes to the dead-letter topic. If Kafka does not accept that either, it is given up. Either
     /// costs only this part of a capture.
     fn dead_letter(&mut self, item: OutgoingCapture, topic: Topic, failure: SendFailure) {
-        self.metrics.ended(RecordOutcome::Poison);
         let (name, code) = (self.topics.name(topic), failure.code());
         let state = self.send_states.entry(item.seq()).or_default();
+        if item.is_batch && state.poison.is_some() && !state.has_failed_raw {
+            // In the dead-letter topic it is not alone: it may have failed for another record of its Kafka batch.
+            state.has_failed_raw = true;
+            self.metrics.ended(RecordOutcome::Failed);
+            self.stop(item, topic, SHORT_BACKOFF);
+            return;
+        }
+        self.metrics.ended(RecordOutcome::Poison);
         if state.poison.is_some() {
             let consequence =
                 if self.keeps_given_up { "it stays in the journal until the next start" } else { "it is lost" };
@@ -588,7 +606,7 @@ impl Outgoing {
             tracing::error!(topic = name, %code, "kafka rejects this record for good; it goes to the dead-letter topic");
             let poison = Some(code.to_string());
             *state = if item.is_batch {
-                SendState { poison, ..state.clone() }
+                SendState { poison, has_failed_raw: false, ..state.clone() }
             } else {
                 SendState { poison, ..SendState::default() }
             };

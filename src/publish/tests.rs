@@ -566,6 +566,18 @@ fn an_event_that_kafka_rejects_does_not_cost_the_others_of_its_batch() {
 }
 
 #[test]
+fn a_rejected_event_whose_raw_record_fails_once_still_goes_to_the_dead_letter_topic() {
+    use RDKafkaRespErr as E;
+    let rig = Rig::start(&[("linger.ms", "300")]);
+    let push = append_three(&rig, 1, "p");
+    rig.append_body(push, &event(4, "p"));
+    // Together, alone, and raw: that may be for another record of the same Kafka batch.
+    rig.fail_produce(&[E::RD_KAFKA_RESP_ERR_INVALID_RECORD; 3]);
+    rig.publish();
+    only_one_is_rejected(&rig.finish(), push, 1);
+}
+
+#[test]
 fn an_event_too_long_for_its_topic_does_not_cost_the_others_of_its_batch() {
     use RDKafkaRespErr as E;
     // Each event has a Kafka batch to itself. Behind the rejected one there is none yet, which would be sent before its rejection is known.
