@@ -52,7 +52,8 @@ const BATCH_TIME_MAX: Duration = Duration::from_millis(100);
 /// The topic is stale if nothing has shown for this long that no record is missing.
 const STALE_AFTER: Duration = Duration::from_secs(5);
 
-/// An iteration this late shows that the process was suspended. What happened to the topic meanwhile is not known.
+/// An iteration this late shows that the process was suspended. What happened to the topic meanwhile is not known. The time that a batch
+/// took to apply does not count: with many rules on a busy machine it may be longer.
 const SUSPENDED: Duration = Duration::from_secs(1);
 
 /// How long a topic may be unreadable before a new client reads it from its start.
@@ -112,6 +113,8 @@ pub(crate) struct Follower {
     /// or a full read.
     fresh_wall: UnixMillis,
     iteration_began_wall: UnixMillis,
+    /// How long this iteration has taken to put a batch in force.
+    applying_took: Duration,
     /// The undeclared identities that the last full read found.
     undeclared: BTreeSet<TopicIdentity>,
     /// Half of the time that the topic keeps tombstones: after a longer absence some may have been missed.
@@ -155,6 +158,7 @@ impl Follower {
             iteration_began: clock::monotonic(),
             fresh_wall: clock::wall(),
             iteration_began_wall: clock::wall(),
+            applying_took: Duration::ZERO,
             undeclared: BTreeSet::new(),
             away_max: describe::DELETE_RETENTION / 2,
             batch_time: BATCH_TIME_MIN,
@@ -404,11 +408,11 @@ impl Follower {
         Ok(())
     }
 
-    /// Begins an iteration. Returns the time since the last one began.
+    /// Begins an iteration. Returns the time since the last one began, without that of applying a batch.
     fn begin_iteration(&mut self, now: Instant, wall: UnixMillis) -> Duration {
         let took = now.saturating_duration_since(self.iteration_began).max(wall.since(self.iteration_began_wall));
         (self.iteration_began, self.iteration_began_wall) = (now, wall);
-        took
+        took.saturating_sub(std::mem::take(&mut self.applying_took))
     }
 
     /// For how long records may have been missing, at the iteration that began `now`.
@@ -458,8 +462,8 @@ impl Follower {
             let began = clock::monotonic();
             following.commit();
             self.publish(following, false);
-            let took = clock::monotonic().saturating_duration_since(began);
-            self.batch_time = took.clamp(BATCH_TIME_MIN, BATCH_TIME_MAX);
+            self.applying_took = clock::monotonic().saturating_duration_since(began);
+            self.batch_time = self.applying_took.clamp(BATCH_TIME_MIN, BATCH_TIME_MAX);
         }
         Ok(())
     }
@@ -614,6 +618,21 @@ mod tests {
             (follower.begin_iteration(now, hour), follower.away(now)),
             (Duration::ZERO, Duration::from_hours(1))
         );
+    }
+
+    #[test]
+    fn a_batch_that_takes_long_to_apply_is_no_suspension() {
+        let mut follower = follower(BTreeMap::new(), Lifecycle::new());
+        let after = |follower: &mut Follower, took: Duration| {
+            let millis = i64::try_from(took.as_millis()).expect("a short time");
+            let (now, wall) = (follower.iteration_began + took, UnixMillis(follower.iteration_began_wall.0 + millis));
+            follower.begin_iteration(now, wall)
+        };
+        follower.applying_took = 2 * SUSPENDED;
+        assert_eq!(after(&mut follower, 2 * SUSPENDED + POLL_WAIT), POLL_WAIT);
+        assert_eq!(after(&mut follower, 2 * SUSPENDED), 2 * SUSPENDED, "a batch counts in its own iteration only");
+        follower.applying_took = SUSPENDED / 2;
+        assert_eq!(after(&mut follower, 2 * SUSPENDED), SUSPENDED * 3 / 2, "suspended while a batch was applied");
     }
 
     #[test]

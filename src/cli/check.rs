@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::auth::Tokens;
 use crate::bearer::AdminTokens;
 use crate::cli::doctor;
+use crate::cli::doctor::TrialWriting;
 use crate::cli::doctor::report::CheckOutcome;
 use crate::cli::doctor::report::CheckReport;
 use crate::cli::doctor::report::CheckSection;
@@ -86,8 +87,9 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
     }
     let deadline = clock::monotonic() + args.wait;
     let mut said = String::new();
+    let mut writing = args.write.then(|| TrialWriting::new(!args.wait.is_zero()));
     loop {
-        let (code, report) = examine(args);
+        let (code, report) = examine(args, writing.as_mut());
         if let Some(failure) = report.first_failure()
             && clock::monotonic() < deadline
         {
@@ -106,7 +108,7 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
 }
 
 /// Checks everything once. Returns the exit code with the report.
-fn examine(args: &CheckArgs) -> (u8, CheckReport) {
+fn examine(args: &CheckArgs, writing: Option<&mut TrialWriting>) -> (u8, CheckReport) {
     let mut report = CheckReport::default();
     let config = match config::load(&args.flags, env::vars_os()) {
         Ok(config) => config,
@@ -118,7 +120,7 @@ fn examine(args: &CheckArgs) -> (u8, CheckReport) {
     let ConfigurationChecks { sections, mut code } = at_rest(&config, args.live);
     sections.into_iter().for_each(|section| report.push(section));
     if args.live {
-        doctor::examine(&config, args.write, &mut report);
+        doctor::examine(&config, writing, &mut report);
     }
     if code == 0 && report.first_failure().is_some() {
         code = EXIT_FAILED;

@@ -3,12 +3,17 @@
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Lines;
 use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Child;
+use std::process::ChildStderr;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
@@ -637,16 +642,17 @@ fn doctor_names_a_clock_that_is_behind_or_ahead_of_the_brokers() {
     }
 }
 
-/// A library that puts the wall clock of the program that loads it so many seconds off, and its folder. Nothing where there is no C compiler: the
-/// test shall return.
+/// A library that puts the wall clock of the program that loads it so many seconds off, and its folder: while that holds the file `clock-is-off`.
+/// Nothing where there is no C compiler: the test shall return.
 fn clock_shim(seconds: i64) -> Option<(PathBuf, TempDir)> {
     let folder = folder();
     let source = format!(
         "#define _GNU_SOURCE\n#include <time.h>\n#include <unistd.h>\n#include <sys/syscall.h>\n\
          int clock_gettime(clockid_t clock, struct timespec *now) {{\n\
          int failed = syscall(SYS_clock_gettime, clock, now);\n\
-         if (!failed && clock == CLOCK_REALTIME) now->tv_sec += {seconds};\n\
-         return failed;\n}}\n"
+         if (!failed && clock == CLOCK_REALTIME && !access(\"{}\", F_OK)) now->tv_sec += {seconds};\n\
+         return failed;\n}}\n",
+        write(&folder, "clock-is-off", "")
     );
     let (source, shim) = (write(&folder, "clock.c", &source), folder.path().join("clock.so"));
     let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o", shown(&shim), &source]).output();
@@ -717,6 +723,56 @@ fn doctor_writes_no_record_and_creates_no_topic_unless_asked() {
     let metadata = kafka.client().create::<BaseProducer>().unwrap();
     let metadata = metadata.client().fetch_metadata(None, Duration::from_secs(30)).unwrap();
     assert!(!metadata.topics().iter().any(|topic| topic.name().starts_with("uncreated")));
+}
+
+#[test]
+fn doctor_writes_one_record_however_often_it_tries() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let properties = kafka.properties();
+    let folder = folder();
+    let token = folder.path().join("token");
+    ["unknown", "rejected"].iter().for_each(|name| kafka.create_topic(&format!("patient.{name}"), 1, 1));
+    let args = ["--write", "--wait", "2m", "--token-file", shown(&token)];
+    let mut waiting = Waiting::start(with_kafka(&properties, "patient", &args));
+    waiting.until_said("No such file");
+    fs::write(&token, "0123456789abcdef").unwrap();
+    waiting.until_said("patient.State.StateChange: does not exist");
+    assert_eq!(end(kafka, "patient.rejected"), 0, "nothing is written while something else fails");
+    kafka.create_topic("patient.State.StateChange", 1, 1);
+    assert_eq!((waiting.end(), end(kafka, "patient.rejected")), (0, 1));
+
+    // Only the record itself shows this failure.
+    let Some((shim, off)) = clock_shim(90) else { return };
+    create_topics(kafka, "set-clock");
+    kafka.alter_topic("set-clock.rejected", &[("message.timestamp.type", "LogAppendTime")]);
+    let mut command = with_kafka(&properties, "set-clock", &["--write", "--wait", "2m"]);
+    command.env("LD_PRELOAD", shim);
+    let mut waiting = Waiting::start(command);
+    waiting.until_said("s ahead of that of the broker of set-clock.rejected");
+    fs::remove_file(off.path().join("clock-is-off")).unwrap();
+    assert_eq!((waiting.end(), end(kafka, "set-clock.rejected")), (0, 1));
+}
+
+/// A check with `--wait`, and what it says meanwhile.
+struct Waiting {
+    process: Child,
+    said: Lines<BufReader<ChildStderr>>,
+}
+
+impl Waiting {
+    fn start(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = BufReader::new(process.stderr.take().unwrap()).lines();
+        Self { process, said }
+    }
+
+    fn until_said(&mut self, text: &str) {
+        assert!(self.said.any(|line| line.unwrap().contains(text)), "it never says: {text}");
+    }
+
+    fn end(mut self) -> i32 {
+        self.process.wait().unwrap().code().unwrap()
+    }
 }
 
 /// The end of the only partition of a topic.

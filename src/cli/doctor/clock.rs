@@ -4,6 +4,7 @@
 //! record of now, written where the broker gives the timestamp, shows both.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use crate::cli::doctor::connection::remedy;
 use crate::cli::doctor::report::CheckSection;
@@ -64,7 +65,13 @@ fn future(section: &mut CheckSection, cluster: &Cluster, compared: &ComparedTopi
 /// Compares with the time that a broker gave a record: what is off is off by at least so much.
 fn with_broker(section: &mut CheckSection, config: &Config, written: &BrokerClock) {
     let BrokerClock { topic, broker, before, after } = written;
-    let (ahead, behind) = (before.since(*broker), broker.since(*after));
+    // By the clock as it is now: it may have been set since.
+    let (now, wall) = (clock::monotonic(), clock::wall());
+    let at = |moment: Instant| {
+        let ago = now.saturating_duration_since(moment).as_millis();
+        UnixMillis(wall.0.saturating_sub(i64::try_from(ago).unwrap_or(i64::MAX)))
+    };
+    let (ahead, behind) = (at(*before).since(*broker), broker.since(at(*after)));
     let off = ahead.max(behind);
     let which = if ahead > behind { "ahead of" } else { "behind" };
     let what = format!("it is {:.1} s {which} that of the broker of {topic}", off.as_secs_f64());

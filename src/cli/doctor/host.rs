@@ -198,7 +198,10 @@ fn sync(section: &mut CheckSection, dir: &Path) {
 /// How long a sync takes of what is written over in a file, as the journal does; the file is removed again.
 fn write_and_sync(dir: &Path) -> io::Result<Duration> {
     let path = dir.join(format!(".callbridge-check-{}", process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+    // Left behind by a check that was killed: in a container each has the same process id.
+    let _ = fs::remove_file(&path);
+    // Others may write to the directory: a link that they put there is not followed.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     let mut write = || {
         file.write_all(&[0; PROBE_BYTES])?;
         // The first also writes down that there is a file.
@@ -212,4 +215,30 @@ fn write_and_sync(dir: &Path) -> io::Result<Duration> {
     let synced = write();
     fs::remove_file(&path)?;
     synced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    #[test]
+    fn the_probe_of_the_disk_follows_no_link_and_replaces_what_was_left_behind() {
+        let dir = TempDir::new().unwrap();
+        let (other, probe) =
+            (dir.path().join("other"), dir.path().join(format!(".callbridge-check-{}", process::id())));
+        fs::write(&other, "kept").unwrap();
+        symlink(&other, &probe).unwrap();
+        write_and_sync(dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
+        fs::write(&probe, "left behind").unwrap();
+        write_and_sync(dir.path()).unwrap();
+        assert!(!probe.exists());
+        // It cannot be removed, and is not written to.
+        fs::create_dir(&probe).unwrap();
+        assert_eq!(write_and_sync(dir.path()).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
 }

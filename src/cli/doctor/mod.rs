@@ -9,19 +9,40 @@ pub(super) mod report;
 mod signature;
 mod topics;
 
+use std::collections::BTreeMap;
 use std::sync::mpsc;
 use std::sync::mpsc::Receiver;
 use std::thread;
 
 use crate::cli::doctor::report::CheckReport;
 use crate::cli::doctor::report::CheckSection;
+use crate::cli::doctor::topics::BrokerClock;
 use crate::config::Config;
+
+const NOT_ASKED: &str =
+    "not tried: --write writes a record to each dead-letter topic, and tries the right to write to the others";
+
+const HELD: &str = "not tried: with --wait nothing is written before all checks above succeed";
 
 /// The sections that need Kafka, in order.
 const OF_KAFKA: [&str; 5] = ["kafka", "topics", "blocklist topics", "write", "clock"];
 
+/// Writing to the dead-letter topics: each gets one record, however often everything is checked.
+pub(super) struct TrialWriting {
+    /// Everything is checked again until nothing fails: nothing is written before.
+    is_held: bool,
+    /// The topics that have a record, each with the time of its broker, if that gave one.
+    written: BTreeMap<String, Option<BrokerClock>>,
+}
+
+impl TrialWriting {
+    pub(super) const fn new(is_held: bool) -> Self {
+        Self { is_held, written: BTreeMap::new() }
+    }
+}
+
 /// Adds all checks behind those of the configuration and its files.
-pub(super) fn examine(config: &Config, is_to_write: bool, report: &mut CheckReport) {
+pub(super) fn examine(config: &Config, writing: Option<&mut TrialWriting>, report: &mut CheckReport) {
     report.push(signature::samples(config));
     report.push(host::ports(config));
     report.push(host::journal(config));
@@ -45,7 +66,12 @@ pub(super) fn examine(config: &Config, is_to_write: bool, report: &mut CheckRepo
     let compared = topics::compare(config, &cluster, found);
     report.push(topics::callbacks(topics, config, &compared));
     report.push(topics::blocklists(blocklists, config, &compared));
-    let (section, broker_clocks) = topics::write(write, &cluster, &compared, is_to_write);
+    let is_clear = report.first_failure().is_none();
+    let (section, broker_clocks) = match writing {
+        None => (CheckSection::skipped(write, NOT_ASKED), Vec::new()),
+        Some(writing) if writing.is_held && !is_clear => (CheckSection::skipped(write, HELD), Vec::new()),
+        Some(writing) => topics::write(write, &cluster, &compared, &mut writing.written),
+    };
     report.push(section);
     report.push(clock::compare(clock, config, &cluster, &compared, &broker_clocks));
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use crate::blocklist::inspect;
 use crate::cli::doctor::connection::remedy;
@@ -128,44 +129,45 @@ fn shortened(names: &[&str]) -> String {
     if names.len() > NAMES_MAX { format!("{first} and {} more", names.len() - NAMES_MAX) } else { first }
 }
 
-/// The time that a broker gave a record, which was written between two readings of the clock here.
+/// The time that a broker gave a record, which was written between two moments here.
+#[derive(Clone)]
 pub(super) struct BrokerClock {
     pub(super) topic: String,
     pub(super) broker: UnixMillis,
-    pub(super) before: UnixMillis,
-    pub(super) after: UnixMillis,
+    pub(super) before: Instant,
+    pub(super) after: Instant,
 }
 
-/// Where `is_asked`, writes a record to each dead-letter topic and tries the right to write to the others. Returns what they show
-/// of the brokers' clocks.
+/// Writes a record to each dead-letter topic that is not in `records`, adds it there, and tries the right to write to the other topics.
+/// Returns what the records show of the brokers' clocks.
 pub(super) fn write(
     title: &'static str,
     cluster: &Cluster,
     compared: &ComparedTopics,
-    is_asked: bool,
+    records: &mut BTreeMap<String, Option<BrokerClock>>,
 ) -> (CheckSection, Vec<BrokerClock>) {
-    if !is_asked {
-        let why =
-            "not tried: --write writes a record to each dead-letter topic, and tries the right to write to the others";
-        return (CheckSection::skipped(title, why), Vec::new());
-    }
     let mut section = CheckSection::new(title);
     let (others, dead_letter) = compared.usable();
-    let mut clocks = Vec::new();
     let mut failed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let before = clock::wall();
-    let written = cluster.write(&dead_letter);
-    let after = clock::wall();
+    let missing: Vec<&str> = dead_letter.iter().copied().filter(|topic| !records.contains_key(*topic)).collect();
+    let before = clock::monotonic();
+    let written = cluster.write(&missing);
+    let after = clock::monotonic();
     for (topic, written) in written {
         match written {
             Ok(time) => {
-                section.ok(format!("{topic}: a record was written"));
-                clocks.extend(time.map(|broker| BrokerClock { topic, broker, before, after }));
+                let clock = time.map(|broker| BrokerClock { topic: topic.clone(), broker, before, after });
+                records.insert(topic, clock);
             }
             Err(why) => {
                 failed.entry(format!("a record cannot be written: {why}")).or_default().insert(topic);
             }
         }
+    }
+    let mut clocks = Vec::new();
+    for (topic, clock) in dead_letter.iter().filter_map(|topic| records.get_key_value(*topic)) {
+        section.ok(format!("{topic}: a record was written"));
+        clocks.extend(clock.clone());
     }
     match cluster.try_rights(&others) {
         Ok(tried) => {
