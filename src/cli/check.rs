@@ -135,13 +135,18 @@ struct ConfigurationChecks {
 }
 
 fn at_rest(config: &Config, is_live: bool) -> ConfigurationChecks {
-    let (blocklists, files) = (blocklists(config), files(config, is_live));
+    let (blocklists, (mut files, expired)) = (blocklists(config), files(config));
     let code = match (files.has_failed(), blocklists.has_failed()) {
         (true, _) => serve::EXIT_CONFIG,
         // The start goes on without them, and not with any of the other files.
         (false, true) => EXIT_FAILED,
         (false, false) => 0,
     };
+    if let Some(expired) = expired {
+        // Clients refuse it, but the start does not.
+        let outcome = if is_live { CheckOutcome::Failed } else { CheckOutcome::Warning };
+        files.add(outcome, expired, "replace certificate and key, or set the clock of this machine");
+    }
     ConfigurationChecks { sections: [configuration(config), blocklists, files], code }
 }
 
@@ -194,8 +199,8 @@ fn blocklists(config: &Config) -> CheckSection {
     section
 }
 
-/// The files without which the start ends, and a journal that must not be left behind.
-fn files(config: &Config, is_live: bool) -> CheckSection {
+/// The files without which the start ends, and a journal that must not be left behind. Second: that the certificate is not valid now.
+fn files(config: &Config) -> (CheckSection, Option<String>) {
     let mut section = CheckSection::new("files");
     // Several applications may share one.
     let token_files: BTreeSet<&PathBuf> = config.apps.iter().flat_map(|app| &app.token_files).collect();
@@ -205,11 +210,7 @@ fn files(config: &Config, is_live: bool) -> CheckSection {
     for file in &config.admin.token_files {
         tokens::<AdminTokens>(&mut section, "admin tokens", file, "write one NAME:TOKEN a line into it");
     }
-    if let Some(paths) = &config.callbacks.tls {
-        // Clients refuse it, but the start does not.
-        let expired = if is_live { CheckOutcome::Failed } else { CheckOutcome::Warning };
-        tls(&mut section, paths, expired);
-    }
+    let expired = config.callbacks.tls.as_ref().and_then(|paths| tls(&mut section, paths));
     if config.ack != Ack::Journal
         && let Err(error) = inspect::refuse_waiting(&config.journal.dir)
     {
@@ -220,7 +221,7 @@ fn files(config: &Config, is_live: bool) -> CheckSection {
         };
         section.fail(chain(&error), remedy);
     }
-    section
+    (section, expired)
 }
 
 /// What a blocklist file holds, or which lines of it are wrong.
@@ -255,19 +256,20 @@ fn tokens<T: TokenSet>(section: &mut CheckSection, kind: &str, file: &Path, form
     }
 }
 
-/// What clients of TLS are asked for, or what is wrong with its files.
-fn tls(section: &mut CheckSection, paths: &TlsPaths, expired: CheckOutcome) {
+/// What clients of TLS are asked for, or what is wrong with its files. Returns that the certificate is not valid now.
+fn tls(section: &mut CheckSection, paths: &TlsPaths) -> Option<String> {
     let certificate = paths.certificate.display();
     match follow::tls::load(paths) {
         Ok(validity) => {
             let clients = if paths.client_ca.is_some() { "clients must show a certificate" } else { "any client" };
             section.ok(format!("tls ok: {certificate}: {clients}"));
-            if let Some(invalid) = validity.and_then(|validity| validity.invalid(clock::wall())) {
-                let remedy = "replace certificate and key, or set the clock of this machine: clients refuse it";
-                section.add(expired, format!("{certificate}: {invalid}"), remedy);
-            }
+            let invalid = validity.and_then(|validity| validity.invalid(clock::wall()));
+            invalid.map(|invalid| format!("{certificate}: {invalid}"))
         }
-        Err(error) => section.fail(format!("callbacks.tls: {}", chain(&error)), tls_remedy(&error)),
+        Err(error) => {
+            section.fail(format!("callbacks.tls: {}", chain(&error)), tls_remedy(&error));
+            None
+        }
     }
 }
 

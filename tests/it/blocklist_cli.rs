@@ -361,6 +361,13 @@ fn an_export_is_a_file_that_imports_as_the_same_rules() {
 }
 
 #[test]
+fn without_a_blocklist_named_it_says_how_to_name_one() {
+    let ran = Command::new(env!("CARGO_BIN_EXE_callbridge")).env_clear().args(["blocklist", "list"]).output().unwrap();
+    let stderr = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.code() == Some(2) && stderr.contains("give --config FILE, --brokers"), "{stderr}");
+}
+
+#[test]
 fn what_cannot_be_reached_or_is_forbidden_ends_with_1_and_says_why() {
     let setup = Setup::new();
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();

@@ -242,6 +242,11 @@ fn given_properties(brokers: &str, given: &[String]) -> Result<BTreeMap<String, 
 fn configured(args: &TargetArgs) -> Result<ListSettings, CliError> {
     let mut flags = Flags::default();
     flags.config.clone_from(&args.config);
+    let is_configured = || env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("CALLBRIDGE_"));
+    if flags.config.is_none() && !is_configured() {
+        let why = "no blocklist is named: give --config FILE, --brokers HOST:PORT with --topic NAME, or --admin URL";
+        return Err(CliError::Usage(why.to_owned()));
+    }
     let config = config::load(&flags, env::vars_os()).map_err(CliError::Config)?;
     if config.embedded_broker {
         let why =

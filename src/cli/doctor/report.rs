@@ -47,13 +47,13 @@ struct CheckDocument<'r> {
 }
 
 impl CheckOutcome {
-    /// The sign that a line begins with, and its colour on a terminal (ANSI).
-    const fn sign(self) -> (&'static str, &'static str) {
+    /// The word that a line begins with, and its colour on a terminal (ANSI).
+    const fn word(self) -> (&'static str, &'static str) {
         match self {
-            Self::Ok => ("√", "32"),
-            Self::Warning => ("‼", "33"),
-            Self::Failed => ("×", "31"),
-            Self::Skipped => ("-", "2"),
+            Self::Ok => ("ok", "32"),
+            Self::Warning => ("warn", "33"),
+            Self::Failed => ("FAIL", "31"),
+            Self::Skipped => ("skip", "2"),
         }
     }
 }
@@ -129,23 +129,23 @@ impl CheckReport {
     }
 
     fn text(&self, is_coloured: bool) -> String {
-        let sign = |outcome: CheckOutcome| match outcome.sign() {
-            (sign, colour) if is_coloured => format!("\x1b[{colour}m{sign}\x1b[0m"),
-            (sign, _colour) => sign.to_owned(),
+        let word = |outcome: CheckOutcome| match outcome.word() {
+            (word, colour) if is_coloured => format!("\x1b[{colour}m{word:<4}\x1b[0m"),
+            (word, _colour) => format!("{word:<4}"),
         };
         let mut text = String::new();
         for section in self.0.iter().filter(|section| !section.checks.is_empty()) {
             text += &format!("{}\n{}\n", section.title, "-".repeat(section.title.len()));
             for CheckLine { outcome, what, remedy } in &section.checks {
-                text += &format!("{} {what}\n", sign(*outcome));
+                text += &format!("{} {what}\n", word(*outcome));
                 if !remedy.is_empty() {
-                    text += &format!("    {remedy}\n");
+                    text += &format!("     {remedy}\n");
                 }
             }
             text.push('\n');
         }
         let end = if self.first_failure().is_some() { CheckOutcome::Failed } else { CheckOutcome::Ok };
-        text + &format!("Status check results are {}\n", sign(end))
+        text + &format!("Status check results are {}\n", word(end).trim_end())
     }
 }
 
@@ -162,8 +162,8 @@ mod tests {
         let mut report = CheckReport::default();
         report.push(CheckSection::new("empty"));
         report.push(section);
-        let expected = "ports\n-----\n√ free\n× taken\n    stop the other\n- not tried\n\nStatus check results are ×\n";
+        let expected = "ports\n-----\nok   free\nFAIL taken\n     stop the other\nskip not tried\n\nStatus check results are FAIL\n";
         assert_eq!(report.text(false), expected);
-        assert!(report.text(true).contains("\x1b[31m×\x1b[0m taken\n"), "{}", report.text(true));
+        assert!(report.text(true).contains("\x1b[31mFAIL\x1b[0m taken\n"), "{}", report.text(true));
     }
 }
