@@ -179,7 +179,12 @@ fn doctor_names_faults_of_the_configuration_and_of_its_files() {
         ),
         fault("an SdkAppid that is no number", with(&wrong_id), 78, &["FAIL ", "sdk_app_id: ", "correct it there"]),
         fault("no application", with(&absent), 78, &["FAIL apps: is missing", "add it to the configuration"]),
-        fault("a config file that is not there", check(&["--config", &path("nowhere")]), 78, &["FAIL ", "cannot be read"]),
+        fault(
+            "a config file that is not there",
+            check(&["--config", &path("nowhere")]),
+            78,
+            &["FAIL ", "cannot be read"],
+        ),
         fault(
             "a flag that is wrong",
             check(&["--sdk-app-id", "1", "--ack", "never"]),
@@ -534,8 +539,11 @@ fn assert_missing_rights_are_named(kafka: &Kafka) {
         assert_named(vec![fault(name, command(), 1, says)]);
     };
     let mut mute = || with_kafka(&properties, "mute", &["--write"]);
-    let says =
-        ["FAIL mute.State.StateChange: may not be written", "FAIL mute.rejected: a record cannot be written", "allow WRITE"];
+    let says = [
+        "FAIL mute.State.StateChange: may not be written",
+        "FAIL mute.rejected: a record cannot be written",
+        "allow WRITE",
+    ];
     once("no right to write", &mut mute, &says);
     let says = ["FAIL deaf.unknown: this client may not DESCRIBE it", "allow DESCRIBE"];
     once("no right to describe", &mut || with_kafka(&properties, "deaf", &[]), &says);
