@@ -18,8 +18,8 @@ pub struct Record<'a> {
     pub headers: Vec<Header<'a>>,
     /// The value.
     pub value: Cow<'a, [u8]>,
-    /// The reason why it goes to `<prefix>.rejected`, as a word of a closed list, if it does.
-    pub rejection: Option<&'static str>,
+    /// Why it goes to the dead-letter topic `<prefix>.rejected`, as a word of a closed list; `None` if it does not.
+    pub dead_letter_reason: Option<&'static str>,
 }
 
 impl Record<'_> {

@@ -83,7 +83,7 @@ fn a_command_with_a_control_character_is_dead_lettered() {
     let (normaliser, app) = normaliser(Mode::Structured);
     let capture = capture_under(app, "SdkAppid=1400000000&CallbackCommand=Future%0ACommand", "{}");
     let record = normaliser.record(&capture);
-    assert_eq!((record.rejection, normaliser.topics.name(record.topic)), (Some(WRONG_SHAPE), "t.rejected"));
+    assert_eq!((record.dead_letter_reason, normaliser.topics.name(record.topic)), (Some(WRONG_SHAPE), "t.rejected"));
     assert_eq!(&*record.value, b"{}");
 }
 
@@ -114,7 +114,7 @@ fn a_batch_of_a_thousand_events_is_expanded_and_one_more_is_dead_lettered() {
         let parts = Parts::of(&capture);
         assert_eq!((parts.is_batch(), parts.count()), (false, 1));
         let record = normaliser.record_of(&capture, parts.iter().next().unwrap());
-        assert_eq!((record.rejection, &*record.value), (Some(TOO_MANY_EVENTS), body.as_bytes()));
+        assert_eq!((record.dead_letter_reason, &*record.value), (Some(TOO_MANY_EVENTS), body.as_bytes()));
         assert_eq!(normaliser.topics.name(record.topic), "t.rejected");
     }
 }
@@ -124,7 +124,7 @@ fn what_is_no_batch_may_have_any_number_of_events() {
     let (normaliser, app) = normaliser(Mode::Structured);
     let body = format!(r#"{{"Events":[{}]}}"#, vec!["{}"; 1001].join(","));
     for command in ["State.StateChange", "Future.Command"] {
-        assert_eq!(normaliser.record(&capture(app, command, &body)).rejection, None, "{command}");
+        assert_eq!(normaliser.record(&capture(app, command, &body)).dead_letter_reason, None, "{command}");
     }
 }
 
@@ -164,7 +164,7 @@ fn json_nested_deeper_than_500_is_dead_lettered_as_it_came() {
             let body = nested(depth);
             let capture = capture(app, command, &body);
             let record = normaliser.record(&capture);
-            assert_eq!(record.rejection, expected, "{command} {depth}");
+            assert_eq!(record.dead_letter_reason, expected, "{command} {depth}");
             assert!(expected.is_none() || *record.value == *body.as_bytes());
         }
     }
@@ -175,9 +175,9 @@ fn of_a_batch_only_the_events_that_are_too_deep_are_dead_lettered() {
     let (normaliser, app) = normaliser(Mode::Structured);
     // Nested 502 deep as a whole, as its record is.
     let batch = capture(app, "Push.OfflinePush", &format!(r#"{{"Events":[{},{}]}}"#, nested(500), nested(501)));
-    let rejections: Vec<_> =
-        Parts::of(&batch).iter().map(|part| normaliser.record_of(&batch, part).rejection).collect();
-    assert_eq!(rejections, [None, Some(TOO_DEEP)]);
+    let reasons: Vec<_> =
+        Parts::of(&batch).iter().map(|part| normaliser.record_of(&batch, part).dead_letter_reason).collect();
+    assert_eq!(reasons, [None, Some(TOO_DEEP)]);
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_lone_surrogate_in_what_is_only_shown_becomes_u_fffd_and_the_callback_stays(
         let body = format!(r#"{{{needed}{owner},"{field}":"x\ud83d\ud83d\ude00"}}"#);
         let capture = capture(app, &format!("OfficialAccount.Callback{command}"), &body);
         let record = normaliser.record(&capture);
-        assert_eq!(record.rejection, None, "{body}");
+        assert_eq!(record.dead_letter_reason, None, "{body}");
         assert_eq!(judged(&record), Ok(()));
         let text = str::from_utf8(&record.value).unwrap();
         let (envelope, callback) = text.split_once(r#","callback":"#).unwrap();
@@ -221,7 +221,7 @@ fn a_lone_surrogate_in_what_names_something_is_dead_lettered() {
         ("AfterMsgWithDraw", r#"{"Official_Account":"a","WithdrawMsgList":[{"MsgKey":"\udfff"}]}"#),
     ] {
         let capture = capture(app, &format!("OfficialAccount.Callback{command}"), body);
-        assert_eq!(normaliser.record(&capture).rejection, Some(WRONG_SHAPE), "{command}");
+        assert_eq!(normaliser.record(&capture).dead_letter_reason, Some(WRONG_SHAPE), "{command}");
     }
 }
 
@@ -249,7 +249,7 @@ fn an_optional_field_that_is_null_is_absent() {
             "MsgBody":null,"CloudCustomData":null,"WithdrawMsgList":[],"EventTime":null}"#;
         let capture = capture(app, command.name(), body);
         let record = normaliser.record(&capture);
-        assert_eq!(record.rejection, None, "{command:?}");
+        assert_eq!(record.dead_letter_reason, None, "{command:?}");
         let event = &json_of(&record)["data"]["event"];
         assert!(event.as_object().unwrap().values().all(|value| !value.is_null()), "{event}");
         assert_eq!(event.get("operator"), None);

@@ -145,7 +145,13 @@ impl<'a> Envelope<'a> {
                 headers
             }
         };
-        Record { topic: self.topic, key: self.facts.subject, headers, value: Cow::Owned(value), rejection: None }
+        Record {
+            topic: self.topic,
+            key: self.facts.subject,
+            headers,
+            value: Cow::Owned(value),
+            dead_letter_reason: None,
+        }
     }
 
     /// Calls `put` with the name and the value of each attribute except `specversion` and `datacontenttype`. Values that CloudEvents

@@ -85,7 +85,7 @@ impl Normaliser {
 
     /// Whether `capture` goes to `<prefix>.rejected` as a whole.
     pub fn is_dead_letter(&self, capture: &Capture) -> bool {
-        !Parts::of(capture).is_batch() && self.record(capture).rejection.is_some()
+        !Parts::of(capture).is_batch() && self.record(capture).dead_letter_reason.is_some()
     }
 
     /// The record of one of its [`Parts`].
@@ -178,7 +178,7 @@ impl Normaliser {
                 text("callbridge-peer", capture.peer.to_string()),
             ],
             value: Cow::Borrowed(part.of(capture.raw.body())),
-            rejection: Some(reason),
+            dead_letter_reason: Some(reason),
         }
     }
 }

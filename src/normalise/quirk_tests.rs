@@ -27,7 +27,7 @@ fn published(command: &str, body: &str) -> (Value, Option<String>) {
     parse::check_body(body.as_bytes(), command).unwrap();
     let capture = capture(app, command, body);
     let record = normaliser.record(&capture);
-    assert_eq!(record.rejection, None, "{command} {body}");
+    assert_eq!(record.dead_letter_reason, None, "{command} {body}");
     (json_of(&record), record.key.map(Cow::into_owned))
 }
 

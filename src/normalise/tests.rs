@@ -238,7 +238,7 @@ fn a_wrong_shape_of_any_of_the_family_goes_to_rejected() {
         ("AfterMsgWithDraw", r#"{"Official_Account":"@a","WithdrawMsgList":["1"]}"#),
     ] {
         let capture = capture(app, &format!("OfficialAccount.Callback{command}"), body);
-        assert_eq!(normaliser.record(&capture).rejection, Some(WRONG_SHAPE), "{command} {body}");
+        assert_eq!(normaliser.record(&capture).dead_letter_reason, Some(WRONG_SHAPE), "{command} {body}");
     }
 }
 
@@ -262,7 +262,7 @@ fn a_batch_is_one_record_for_each_of_its_events() {
         assert_eq!((&json_of(record)["subject"], &json_of(record)["time"]), (&json!(key), &json!(time)));
     }
     // What is no event is kept by itself, and one without its fields has none.
-    assert_eq!((records[2].rejection, &*records[2].value), (Some(WRONG_SHAPE), &b"7"[..]));
+    assert_eq!((records[2].dead_letter_reason, &*records[2].value), (Some(WRONG_SHAPE), &b"7"[..]));
     assert_eq!((records[3].key.as_deref(), json_of(&records[3]).get("subject")), (None, None));
 
     // Alone or in another batch, it is the same event.
@@ -469,7 +469,7 @@ proptest! {
         let (a, b) = (capture(app(apps.0), one, &bodies.0), capture(app(apps.1), other, other_body));
         let (a_record, b_record) = (normaliser.record(&a), normaliser.record(&b));
         // The rejected have no id.
-        prop_assume!(a_record.rejection.is_none() && b_record.rejection.is_none());
+        prop_assume!(a_record.dead_letter_reason.is_none() && b_record.dead_letter_reason.is_none());
         prop_assert_eq!((judged(&a_record), judged(&b_record)), (Ok(()), Ok(())));
         let id = |record: &Record<'_>| record.headers.iter().find(|header| header.name == "ce_id").unwrap().value.to_vec();
         let are_the_same = apps.0 == apps.1 && one == other

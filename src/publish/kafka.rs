@@ -595,7 +595,7 @@ mod tests {
             key: None,
             headers: Vec::new(),
             value: b"{}".as_slice().into(),
-            rejection: None,
+            dead_letter_reason: None,
         };
         kafka.send("t", &record, None, 7).unwrap();
         let held = Arc::clone(&kafka.running.as_ref().unwrap().producer);

@@ -156,11 +156,11 @@ impl PublishMetrics {
         self.normalise.observe(took.as_secs_f64());
     }
 
-    /// Counts a delivered record, and its rejection if it went to the dead-letter topic.
-    pub(crate) fn delivered(&self, took: Duration, rejection: Option<&'static str>) {
+    /// Counts a delivered record; with a reason, also as a dead letter.
+    pub(crate) fn delivered(&self, took: Duration, dead_letter_reason: Option<&'static str>) {
         self.ended(RecordOutcome::Delivered);
         self.delivery.observe(took.as_secs_f64());
-        if let Some(reason) = rejection {
+        if let Some(reason) = dead_letter_reason {
             self.rejected.with_label_values(&[reason]).inc();
         }
     }

@@ -343,8 +343,8 @@ impl Outgoing {
         })?;
         outbox.sent(item, record.bytes(), state.is_suspect);
         self.budget.take(topic, cost);
-        let (seq, rejection, bytes) = (item.seq(), record.rejection, record.bytes());
-        self.unreported.insert(Sent { topic, seq, part, rejection, sent_at: now, bytes });
+        let (seq, dead_letter_reason, bytes) = (item.seq(), record.dead_letter_reason, record.bytes());
+        self.unreported.insert(Sent { topic, seq, part, dead_letter_reason, sent_at: now, bytes });
         Ok(())
     }
 
@@ -462,7 +462,7 @@ impl Outgoing {
     fn reported(&mut self, sent: &Sent, verdict: Verdict, now: Instant) -> Option<ReportedCapture> {
         self.budget.give(sent.topic, SendBudget::cost(sent.bytes));
         if verdict == Verdict::Delivered {
-            self.metrics.delivered(now.saturating_duration_since(sent.sent_at), sent.rejection);
+            self.metrics.delivered(now.saturating_duration_since(sent.sent_at), sent.dead_letter_reason);
         }
         self.outboxes.get_mut(sent.topic.index())?.reported((sent.seq, sent.part), sent.bytes, verdict)
     }

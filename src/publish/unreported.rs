@@ -15,7 +15,7 @@ pub(super) struct Sent {
     pub(super) seq: Seq,
     /// The part of the capture.
     pub(super) part: usize,
-    pub(super) rejection: Option<&'static str>,
+    pub(super) dead_letter_reason: Option<&'static str>,
     pub(super) sent_at: Instant,
     /// As [`crate::record::Record::bytes`].
     pub(super) bytes: usize,
@@ -73,7 +73,14 @@ mod tests {
         let sent_at = |nth: u64| began + std::time::Duration::from_secs(nth);
         for nth in 0..4 {
             assert_eq!(unreported.next_number() as u64, nth);
-            unreported.insert(Sent { topic, seq: nth, part: 0, rejection: None, sent_at: sent_at(nth), bytes: 0 });
+            unreported.insert(Sent {
+                topic,
+                seq: nth,
+                part: 0,
+                dead_letter_reason: None,
+                sent_at: sent_at(nth),
+                bytes: 0,
+            });
         }
         for (number, oldest) in [(2, Some(0)), (0, Some(1)), (1, Some(3)), (3, None)] {
             assert_eq!(unreported.remove(number).map(|sent| sent.seq), Some(number as u64));

@@ -62,9 +62,12 @@ pub fn check(input: &[u8]) {
     let mut rest = body;
     for part in parts.iter() {
         let [whole, split] = [&structured, &binary].map(|normaliser| normaliser.record_of(&capture, part));
-        assert_eq!((whole.topic, &whole.key, whole.rejection), (split.topic, &split.key, split.rejection));
-        assert!(!is_refused || whole.rejection.is_some());
-        let kept = if whole.rejection.is_some() {
+        assert_eq!(
+            (whole.topic, &whole.key, whole.dead_letter_reason),
+            (split.topic, &split.key, split.dead_letter_reason)
+        );
+        assert!(!is_refused || whole.dead_letter_reason.is_some());
+        let kept = if whole.dead_letter_reason.is_some() {
             assert_eq!((whole.topic, &whole.headers), (topics.dead_letters(app), &split.headers));
             assert_eq!(whole.value, split.value);
             whole.value.to_vec()
@@ -80,7 +83,7 @@ pub fn check(input: &[u8]) {
         let at = rest.windows(kept.len().max(1)).position(|window| window == kept);
         assert!(at.is_some() || kept.is_empty(), "{} is not in the body", String::from_utf8_lossy(&kept));
         rest = rest.get(at.unwrap_or_default() + kept.len()..).unwrap_or_default();
-        if parts.count() == 1 && whole.rejection.is_some() {
+        if parts.count() == 1 && whole.dead_letter_reason.is_some() {
             assert_eq!(kept, body, "what could not be used is kept whole");
         } else if parts.count() == 1 {
             assert_eq!(kept, without_blanks(body), "only blanks around it may go");

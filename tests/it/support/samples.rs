@@ -72,7 +72,7 @@ pub(crate) fn published(command: &str, body: &str) -> Vec<Vec<u8>> {
         .iter()
         .map(record)
         .map(|record| {
-            assert_eq!(record.rejection, None, "{command} {body}");
+            assert_eq!(record.dead_letter_reason, None, "{command} {body}");
             record.value.into_owned()
         })
         .collect()
