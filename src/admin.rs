@@ -1,5 +1,5 @@
-//! The admin listener: the status page, `/livez`, `/readyz`, `/metrics` and the blocklist's API, on a thread of its own, so that it answers when the callback
-//! threads are busy.
+//! The admin listener: the status page, `/livez`, `/readyz`, `/metrics` and the blocklist API. It has its own thread, so that it responds
+//! while the callback threads are busy.
 
 pub(crate) mod api;
 pub(crate) mod apps;
@@ -12,9 +12,9 @@ pub(crate) mod model;
 mod openapi;
 mod page;
 mod routes;
-mod sentence;
 pub(crate) mod service;
 pub(crate) mod status;
+mod summary;
 
 use std::future;
 use std::net::TcpListener as StdListener;
@@ -52,23 +52,23 @@ use crate::publish::kafka::Health;
 use crate::systemd;
 use crate::systemd::Notice;
 
-/// A thread that has not turned for so long is stuck.
+/// A thread whose last heartbeat is older counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// The watchdog is fed so many times in its timeout: one notice that is lost costs nothing.
-const WATCHDOG_PART: u32 = 3;
+/// How often the service manager's watchdog is notified during its timeout: more than once, in case a notification is lost.
+const WATCHDOG_NOTIFICATIONS: u32 = 3;
 
-/// What the admin listener tells of.
+/// The parts of the process that the admin listener reports on.
 #[derive(Debug)]
 pub(crate) struct Admin {
     pub(crate) registry: Registry,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) metrics: LifecycleMetrics,
     pub(crate) kafka: Arc<Health>,
-    /// After how long without a response from Kafka it is not ready, if it has no journal on disk.
+    /// Without a journal on disk, the process is not ready once Kafka has not responded for this long.
     pub(crate) unanswered_max: Duration,
     pub(crate) pump: Arc<Control>,
-    /// The journal on disk, if there is one and it has been read.
+    /// Set once the journal on disk has been read; never set without one.
     pub(crate) journal: Arc<OnceLock<Gauge>>,
     pub(crate) blocklist: BlocklistService,
     pub(crate) status: StatusSource,
@@ -79,7 +79,7 @@ impl Admin {
     ///
     /// # Errors
     ///
-    /// No runtime could be made on this thread.
+    /// The runtime cannot be created.
     pub(crate) fn serve(self, listener: StdListener) -> std::io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -88,18 +88,18 @@ impl Admin {
             let admin = Arc::new(self);
             tokio::select! {
                 () = listener::serve(listener, Arc::clone(&admin)) => {}
-                () = feed_watchdog(systemd::watchdog_timeout(), || admin.is_alive().is_ok(), systemd::notify) => {}
-                () = admin.status.watch(&admin.kafka) => {}
+                () = notify_watchdog(systemd::watchdog_timeout(), || admin.is_alive().is_ok(), systemd::notify) => {}
+                () = admin.status.sample(&admin.kafka) => {}
                 () = lifecycle.reached(Phase::Stopped) => {}
             }
             Ok::<_, std::io::Error>(())
         })?;
-        // Not waiting for a page of rules that nobody reads any more.
+        // Does not wait for a page of rules that is still being made on a blocking thread.
         runtime.shutdown_background();
         Ok(())
     }
 
-    /// The response to a request. `progress` beats while it is worked on.
+    /// The response to a request. `progress` gets heartbeats meanwhile.
     async fn respond(&self, request: Request<Incoming>, progress: &Heartbeat) -> Response<Full<Bytes>> {
         let path = request.uri().path();
         let Some((route, _ids)) = routes::find(path) else {
@@ -107,16 +107,16 @@ impl Admin {
                 true => service::problem(ApiError::NoPath),
                 false => text(
                     StatusCode::NOT_FOUND,
-                    "there are /, /livez, /readyz, /metrics, /blocklist and /openapi.json\n".into(),
+                    "not found; the paths are /, /livez, /readyz, /metrics, /blocklist and /openapi.json\n".into(),
                 ),
             };
         };
         let Some(operation) = route.operation(request.method().as_str()) else { return not_allowed(route) };
         match operation {
-            Operation::StatusPage => self.show_status(&request),
-            Operation::Livez => verdict(self.is_alive(), "alive"),
-            Operation::Readyz => verdict(self.is_ready(), "ready"),
-            Operation::Metrics => self.scrape(),
+            Operation::StatusPage => self.status_page(&request),
+            Operation::Livez => probe(self.is_alive(), "alive"),
+            Operation::Readyz => probe(self.is_ready(), "ready"),
+            Operation::Metrics => self.metrics(),
             Operation::OpenApi => {
                 service::json(StatusCode::OK, "application/json", openapi::document().to_string().into_bytes())
             }
@@ -125,12 +125,12 @@ impl Admin {
     }
 
     fn is_alive(&self) -> Result<(), String> {
-        // A restart does not mend a disk that hangs.
+        // Without the time that the pump waits for the disk: a restart does not repair a disk that hangs.
         let read_age = self.journal.get().map(Gauge::read_age).unwrap_or_default();
-        let pump_age = self.pump.turn_age().saturating_sub(read_age);
+        let pump_age = self.pump.heartbeat_age().saturating_sub(read_age);
         for (thread, age) in [("kafka's poll thread", self.kafka.poll_age()), ("the pump", pump_age)] {
             if age > STUCK_AFTER {
-                return Err(format!("{thread} has not turned for {} s", age.as_secs()));
+                return Err(format!("{thread} has not run for {} s", age.as_secs()));
             }
         }
         Ok(())
@@ -139,10 +139,10 @@ impl Admin {
     fn is_ready(&self) -> Result<(), String> {
         match self.lifecycle.phase() {
             Phase::Starting => Err(self.lifecycle.waits_for()),
-            // Neither Kafka's state nor a topic that holds its share is a reason to leave the rotation: what comes for others is safe here,
-            // and before-callbacks are decided.
+            // Ready even if Kafka is down or the share of one topic is full: the journal stores other callbacks, and before-callbacks are
+            // decided.
             Phase::Serving if let Some(journal) = self.journal.get() => journal.can_take(),
-            // Without a disk, what comes while Kafka is away fills the queue and is then refused: better sent to another replica.
+            // Without a journal on disk, callbacks fill the queue while Kafka is down, and are then lost: another replica may reach Kafka.
             Phase::Serving if !self.kafka.is_any_broker_up() => Err("no kafka broker can be reached".to_owned()),
             Phase::Serving if self.kafka.unanswered_age() > self.unanswered_max => {
                 Err(format!("kafka has not answered for {} s", self.kafka.unanswered_age().as_secs()))
@@ -154,7 +154,7 @@ impl Admin {
         }
     }
 
-    fn show_status(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn status_page(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let lookup = match self.blocklist.page_lookup(request) {
             Ok(lookup) => lookup,
             Err(error) => return service::problem(error),
@@ -165,11 +165,11 @@ impl Admin {
             ready: self.is_ready(),
             is_any_broker_up: self.kafka.is_any_broker_up(),
         };
-        page::response(&self.status.look(probes, &self.registry), &lookup)
+        page::response(&self.status.now(probes, &self.registry), &lookup)
     }
 
-    fn scrape(&self) -> Response<Full<Bytes>> {
-        self.metrics.show(self.is_ready().is_ok(), self.lifecycle.phase());
+    fn metrics(&self) -> Response<Full<Bytes>> {
+        self.metrics.set(self.is_ready().is_ok(), self.lifecycle.phase());
         let mut body = Vec::new();
         let encoder = TextEncoder::new();
         if let Err(error) = encoder.encode(&self.registry.gather(), &mut body) {
@@ -183,14 +183,14 @@ impl Admin {
     }
 }
 
-/// Tells the service manager that this process is alive, for as long as it is, if there is a watchdog that wants to know. Never ends.
-async fn feed_watchdog(timeout: Option<Duration>, is_alive: impl Fn() -> bool, notify: impl Fn(Notice)) {
+/// Notifies the watchdog of the service manager, if there is one, while this process is alive. Never returns.
+async fn notify_watchdog(timeout: Option<Duration>, is_alive: impl Fn() -> bool, notify: impl Fn(Notice)) {
     let Some(timeout) = timeout else { return future::pending().await };
     loop {
         if is_alive() {
             notify(Notice::Watchdog);
         }
-        time::sleep(timeout / WATCHDOG_PART).await;
+        time::sleep(timeout / WATCHDOG_NOTIFICATIONS).await;
     }
 }
 
@@ -198,7 +198,7 @@ fn not_allowed(route: &Route) -> Response<Full<Bytes>> {
     let methods = route.methods();
     let mut response = match route.path.starts_with("/blocklist") {
         true => service::problem(ApiError::Method),
-        false => text(StatusCode::METHOD_NOT_ALLOWED, format!("only {methods}\n")),
+        false => text(StatusCode::METHOD_NOT_ALLOWED, format!("method not allowed; the methods are {methods}\n")),
     };
     if let Ok(methods) = HeaderValue::from_str(&methods) {
         response.headers_mut().insert(header::ALLOW, methods);
@@ -206,9 +206,9 @@ fn not_allowed(route: &Route) -> Response<Full<Bytes>> {
     response
 }
 
-fn verdict(verdict: Result<(), String>, good: &str) -> Response<Full<Bytes>> {
-    match verdict {
-        Ok(()) => text(StatusCode::OK, format!("{good}\n")),
+fn probe(result: Result<(), String>, success: &str) -> Response<Full<Bytes>> {
+    match result {
+        Ok(()) => text(StatusCode::OK, format!("{success}\n")),
         Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
     }
 }
@@ -226,26 +226,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_is_fed_only_while_the_process_is_alive() {
+    fn the_watchdog_is_notified_only_while_the_process_is_alive() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let fed_while = |timeout: Option<Duration>, is_alive: fn(u32) -> bool| {
-            let (asked, fed) = <(Cell<u32>, Cell<u32>)>::default();
+        let notices_while = |timeout: Option<Duration>, is_alive: fn(u32) -> bool| {
+            let (checks, notices) = <(Cell<u32>, Cell<u32>)>::default();
             let is_alive = || {
-                asked.set(asked.get() + 1);
-                is_alive(asked.get())
+                checks.set(checks.get() + 1);
+                is_alive(checks.get())
             };
-            let feeding = feed_watchdog(timeout, is_alive, |_notice| fed.set(fed.get() + 1));
+            let watchdog = notify_watchdog(timeout, is_alive, |_notice| notices.set(notices.get() + 1));
             runtime.block_on(async {
                 tokio::select! {
-                    () = feeding => {}
-                    // Polled: nothing wakes whoever waits for the counter.
-                    () = async { while asked.get() < 6 { time::sleep(Duration::from_millis(1)).await } } => {}
+                    () = watchdog => {}
+                    // Polled, since a change of the counter wakes nobody.
+                    () = async { while checks.get() < 6 { time::sleep(Duration::from_millis(1)).await } } => {}
                 }
             });
-            fed.get()
+            notices.get()
         };
         let timeout = Some(Duration::from_millis(3));
-        assert!(fed_while(timeout, |_nth| true) >= 6);
-        assert_eq!(fed_while(timeout, |nth| nth <= 2), 2);
+        assert!(notices_while(timeout, |_nth| true) >= 6);
+        assert_eq!(notices_while(timeout, |nth| nth <= 2), 2);
     }
 }

@@ -1,4 +1,4 @@
-//! What the blocklist's API does: reads the list in force, and writes the topic.
+//! The operations of the blocklist API: they read the current list, and write to its topic.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -28,10 +28,11 @@ use crate::admin::model::SourceStatus;
 use crate::admin::model::TopicStatus;
 use crate::blocklist::lists::ListFiles;
 use crate::blocklist::topic::BlocklistTopic;
+use crate::blocklist::topic::ChangeAction;
+use crate::blocklist::topic::RequestedChange;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
-use crate::blocklist::topic::WantedChange;
-use crate::blocklist::topic::WantedRule;
+use crate::blocklist::topic::WriteError;
 use crate::blocklist::topic::WriteRequest;
 use crate::blocklist::topic::WrittenChange;
 use crate::clock;
@@ -46,71 +47,71 @@ use crate::decide::rules::Rules;
 use crate::decide::topic::value::Provenance;
 use crate::decide::topic::value::RuleValue;
 
-/// How long a write may take: Kafka has 5 s to acknowledge it, and others may be before it.
+/// The timeout of a write: the 5 s that Kafka has to acknowledge it, and the time in the writer's queue.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(6);
-/// How long a change that Kafka has acknowledged may take until it is applied here.
+/// The timeout for applying an acknowledged change at this replica.
 const APPLIED_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One list that the API reads, and the topic that it writes.
+/// A blocklist for reading, and its topic for writing.
 #[derive(Debug, Clone)]
 pub(crate) struct BlocklistApi {
     pub(crate) list: Arc<ArcSwap<Blocklist>>,
     pub(crate) policy: Policy,
-    /// `None`: the list is files.
+    /// `None` if the list has only files.
     pub(crate) topic: Option<BlocklistTopic>,
     pub(crate) files: ListFiles,
-    /// The applications that it decides for, by their SdkAppid.
+    /// The applications that use the list, by SdkAppid.
     pub(crate) apps: Vec<String>,
-    /// It decides for all applications that have no list of their own.
+    /// Whether it is the list for applications without their own.
     pub(crate) is_common: bool,
 }
 
-/// What a write waits for.
+/// When a write is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WaitFor {
-    /// Kafka's acknowledgement, and that the change is applied here.
+    /// Kafka has acknowledged the change, and this replica has applied it.
     Applied,
-    /// Kafka's acknowledgement.
+    /// Kafka has acknowledged the change.
     Acknowledged,
 }
 
-/// Who writes.
+/// The author of a change.
 #[derive(Debug)]
 pub(crate) struct Author {
     pub(crate) who: Box<str>,
-    /// Through what: `api`, `cli`, or `import:` and a name.
+    /// The means: `api`, `cli`, or `import:` and a name.
     pub(crate) source: Box<str>,
-    /// The request, as its sender names it.
+    /// The `X-Request-Id` of the request.
     pub(crate) request: Option<Box<str>>,
 }
 
-/// Which rules a page has.
+/// The rules that a page contains.
 #[derive(Debug)]
 pub(crate) struct PageQuery {
     pub(crate) kind: Option<RuleKind>,
     pub(crate) account: Option<String>,
-    /// What the user begins with; of a `close` the account.
+    /// The prefix of the user; for a `close`, of the account.
     pub(crate) prefix: Option<String>,
     /// At least 1.
     pub(crate) limit: usize,
-    /// The last rule of the page before.
+    /// The last rule of the previous page.
     pub(crate) after: Option<Rule<'static>>,
 }
 
 impl BlocklistApi {
-    /// A list that is only read.
+    /// A list that cannot be changed.
     pub(crate) fn read_only(list: Blocklist, policy: Policy) -> Self {
         let list = Arc::new(ArcSwap::from_pointee(list));
         Self { list, policy, topic: None, files: ListFiles::default(), apps: Vec::new(), is_common: true }
     }
 
-    /// The topic that changes are written to.
+    /// The topic to which changes are written.
     pub(super) fn writable(&self) -> Result<&BlocklistTopic, ApiError> {
         let files_only = || if self.is_common { ApiError::FilesOnly } else { ApiError::AppFilesOnly };
         self.topic.as_ref().ok_or_else(files_only)
     }
 
-    /// The generation of the list in force.
+    /// The generation of the current list.
     pub(super) fn generation(&self) -> u64 {
         self.list.load().generation()
     }
@@ -134,23 +135,23 @@ impl BlocklistApi {
         }
     }
 
-    /// Every source of the list: the files, also those that had no rules yet, and the topic.
+    /// Every source of the list: the files, including those that were never loaded, and the topic.
     fn sources(&self, list: &Blocklist, topic: Option<(&str, &TopicView)>, now: Instant) -> Vec<SourceStatus> {
         let mut sources: Vec<SourceStatus> = Vec::new();
-        for file in self.files.reports() {
+        for file in self.files.status() {
             let age = file.loaded.map(|loaded| now.saturating_duration_since(loaded));
-            sources.push(source_status(SourceKind::File.label(&file.path), age, file.failure.as_deref()));
+            sources.push(source_status(SourceKind::File.label(&file.path), age, file.error.as_deref()));
         }
         if let Some((name, view)) = topic {
             sources.push(source_status(SourceKind::Topic.label(name), view.age(now), view.error.as_deref()));
         }
         for source in list.sources() {
             let label = &**source.label();
-            let place = sources.iter().position(|known| known.source == label).unwrap_or_else(|| {
+            let index = sources.iter().position(|known| known.source == label).unwrap_or_else(|| {
                 sources.push(source_status(label.to_owned(), None, None));
                 sources.len() - 1
             });
-            if let Some(status) = sources.get_mut(place) {
+            if let Some(status) = sources.get_mut(index) {
                 (status.entries, status.bytes) = (kind_counts(source.rules().counts()), source.rules().bytes());
             }
         }
@@ -183,27 +184,27 @@ impl BlocklistApi {
     pub(super) fn get(&self, rule: &Rule<'_>) -> Result<FoundRule, ApiError> {
         let list = self.list.load_full();
         let mut views = views_of(&list, rule, clock::wall());
-        // The topic is what this API writes, so it comes first.
+        // The topic comes first, because the API can change its rules.
         views.sort_by_key(|(kind, _)| *kind != SourceKind::Topic);
         let mut views = views.into_iter().map(|(_, view)| view);
         let rule = views.next().ok_or_else(|| ApiError::NoRule(rule.to_string()))?;
         Ok(FoundRule { rule, others: views.collect(), generation: list.generation() })
     }
 
-    /// Looks at every rule.
+    /// A page of rules, from a scan of all rules.
     pub(crate) fn page(&self, query: &PageQuery) -> RulesPage {
         let (list, now) = (self.list.load_full(), clock::wall());
         let mut smallest: BTreeSet<SortedRule<'_>> = BTreeSet::new();
         let after = query.after.as_ref().map(sort_key);
         for rule in list.sources().iter().flat_map(|source| source.rules().iter_rules()) {
             let key = sort_key(&rule);
-            let is_beyond =
+            let is_too_large =
                 smallest.len() > query.limit && smallest.last().is_some_and(|last| key >= sort_key(&last.0));
-            if is_beyond || after.as_ref().is_some_and(|after| key <= *after) || !query.takes(&rule) {
+            if is_too_large || after.as_ref().is_some_and(|after| key <= *after) || !query.matches(&rule) {
                 continue;
             }
             smallest.insert(SortedRule(rule));
-            // One more than the page has, to know whether there is a next one.
+            // One more than the page contains, to find out whether there is a next page.
             if smallest.len() > query.limit.saturating_add(1) {
                 smallest.pop_last();
             }
@@ -219,7 +220,7 @@ impl BlocklistApi {
     /// Writes one change.
     pub(super) async fn change(
         &self,
-        change: WantedChange,
+        change: RequestedChange,
         author: Author,
         wait: WaitFor,
     ) -> Result<ChangedRule, ApiError> {
@@ -229,7 +230,7 @@ impl BlocklistApi {
         let replaced = written.into_iter().next().and_then(|written| written.replaced);
         let (source, now) = (format!("topic:{}", topic.name()), clock::wall());
         let view = |value: &RuleValue<'_>| RuleView::of(&change.rule, value, &source, now);
-        let as_wanted = |until, because: Option<&str>| RuleValue {
+        let as_requested = |until, because: Option<&str>| RuleValue {
             until,
             provenance: Provenance {
                 who: Some(who.to_string().into()),
@@ -238,18 +239,18 @@ impl BlocklistApi {
             }
             .into_owned(),
         };
-        let rule = match &change.to {
-            // As it was written, with its time, once that is known here.
-            WantedRule::Put { until, because } => {
+        let rule = match &change.action {
+            // As written, including the time, if this replica has applied it.
+            ChangeAction::Put { until, because } => {
                 let found = (wait == WaitFor::Applied).then(|| topic.view().rules.find(&change.rule)).flatten();
-                view(&found.unwrap_or_else(|| as_wanted(*until, because.as_deref())))
+                view(&found.unwrap_or_else(|| as_requested(*until, because.as_deref())))
             }
-            WantedRule::Delete { because } => view(&as_wanted(UnixMillis::NEVER, because.as_deref())),
+            ChangeAction::Delete { because } => view(&as_requested(UnixMillis::NEVER, because.as_deref())),
         };
         Ok(ChangedRule { rule, replaced: replaced.as_ref().map(view), generation })
     }
 
-    /// Writes a list of changes, or says what it would do.
+    /// Writes a batch of changes, or computes its effects.
     pub(crate) async fn change_all(
         &self,
         changes: Vec<NumberedChange>,
@@ -260,13 +261,13 @@ impl BlocklistApi {
         let topic = self.writable()?;
         let view = topic.view();
         if view.state == TopicState::Reading {
-            return Err(ApiError::Unavailable("the topic has not been read to its end yet".to_owned()));
+            return Err(WriteError::NotRead.into());
         }
-        let mut answer = what_they_do(&changes, &view.rules, view.generation, topic.name());
+        let mut answer = effects_of(&changes, &view.rules, view.generation, topic.name());
         answer.dry_run = dry_run;
         if !dry_run && !changes.is_empty() {
-            let wanted = changes.into_iter().map(|numbered| numbered.change).collect();
-            let (_written, generation) = write(topic, wanted, author, wait).await?;
+            let requested = changes.into_iter().map(|numbered| numbered.change).collect();
+            let (_written, generation) = write(topic, requested, author, wait).await?;
             answer.generation = generation;
         }
         Ok(answer)
@@ -274,7 +275,7 @@ impl BlocklistApi {
 }
 
 impl PageQuery {
-    fn takes(&self, rule: &Rule<'_>) -> bool {
+    fn matches(&self, rule: &Rule<'_>) -> bool {
         let id = rule.user().or(rule.account()).unwrap_or_default();
         self.kind.is_none_or(|kind| rule.kind() == kind)
             && self.account.as_deref().is_none_or(|account| rule.account() == Some(account))
@@ -282,31 +283,32 @@ impl PageQuery {
     }
 }
 
-/// Writes `changes`, and waits for them. Returns the generation that has all of them.
+/// Writes `changes`, and waits as requested. Also returns the first generation with all of them.
 async fn write(
     topic: &BlocklistTopic,
-    changes: Vec<WantedChange>,
+    changes: Vec<RequestedChange>,
     author: Author,
     wait: WaitFor,
 ) -> Result<(Vec<WrittenChange>, u64), ApiError> {
     let request = WriteRequest { who: author.who, source: author.source, request: author.request, changes };
-    let late = || ApiError::Unavailable("kafka has not acknowledged the change in time: it may still come".to_owned());
-    let reading = topic.reading();
-    let written = time::timeout(WRITE_TIMEOUT, topic.write(request)).await.map_err(|_elapsed| late())??;
+    let timed_out =
+        || ApiError::Unavailable("kafka has not acknowledged the change in time: it may still be applied".to_owned());
+    let full_reads = topic.full_reads();
+    let written = time::timeout(WRITE_TIMEOUT, topic.write(request)).await.map_err(|_elapsed| timed_out())??;
     let generation = written.iter().map(|written| written.generation).max().unwrap_or_default();
     if wait == WaitFor::Applied {
         let not_applied = |why: &str| {
             ApiError::Unavailable(format!("kafka has acknowledged the change as generation {generation}, but {why}"))
         };
-        let applied = time::timeout(APPLIED_TIMEOUT, topic.applied(generation, reading)).await;
-        let applied = applied.map_err(|_elapsed| not_applied("it is not applied here yet"))?;
+        let applied = time::timeout(APPLIED_TIMEOUT, topic.applied(generation, full_reads)).await;
+        let applied = applied.map_err(|_elapsed| not_applied("this replica has not applied it yet"))?;
         applied.map_err(|error| not_applied(&error.to_string()))?;
     }
     Ok((written, generation))
 }
 
-/// What the changes do to `rules`, which `topic` holds as of `generation`, one after the other.
-pub(crate) fn what_they_do(changes: &[NumberedChange], rules: &Rules, generation: u64, topic: &str) -> ChangedRules {
+/// The effects of the changes, in order, on `rules`: those of `topic` as of `generation`.
+pub(crate) fn effects_of(changes: &[NumberedChange], rules: &Rules, generation: u64, topic: &str) -> ChangedRules {
     let (source, now) = (format!("topic:{topic}"), clock::wall());
     let mut answer = ChangedRules {
         dry_run: false,
@@ -321,11 +323,11 @@ pub(crate) fn what_they_do(changes: &[NumberedChange], rules: &Rules, generation
     for NumberedChange { line, change } in changes {
         let sentence = change.rule.to_string();
         let before = earlier.remove(&sentence).unwrap_or_else(|| rules.find(&change.rule));
-        let after = match &change.to {
-            WantedRule::Put { until, because } => {
+        let after = match &change.action {
+            ChangeAction::Put { until, because } => {
                 Some(RuleValue { until: *until, provenance: Provenance::of_reason(because.as_deref()) }.into_owned())
             }
-            WantedRule::Delete { .. } => None,
+            ChangeAction::Delete { .. } => None,
         };
         let count = match (&before, &after) {
             (None, None) => &mut answer.unchanged,
@@ -342,12 +344,12 @@ pub(crate) fn what_they_do(changes: &[NumberedChange], rules: &Rules, generation
     answer
 }
 
-/// Whether both have the same end and the same reason.
+/// Whether both have the same end and reason.
 fn is_same(one: &RuleValue<'_>, other: &RuleValue<'_>) -> bool {
     one.until == other.until && one.provenance.because == other.provenance.because
 }
 
-/// What each source says of `rule`.
+/// `rule` in each source that has it.
 fn views_of(list: &Blocklist, rule: &Rule<'_>, now: UnixMillis) -> Vec<(SourceKind, RuleView)> {
     let of_source = list.sources().iter().filter_map(|source| {
         let value = source.rules().find(rule)?;
@@ -361,7 +363,7 @@ fn page_of(list: &Blocklist, rules: &BTreeSet<SortedRule<'_>>, next: Option<Stri
     RulesPage { rules: views.collect(), next, generation: list.generation() }
 }
 
-/// A rule by its place in the pages.
+/// A rule, ordered as in pages.
 #[derive(Debug)]
 struct SortedRule<'a>(Rule<'a>);
 
@@ -397,7 +399,7 @@ const fn follow_state(state: TopicState) -> FollowState {
     }
 }
 
-/// A source that holds no rules.
+/// The status of a source without rules.
 fn source_status(source: String, age: Option<Duration>, error: Option<&str>) -> SourceStatus {
     SourceStatus {
         source,
@@ -474,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_the_largest_limit_has_every_rule() {
+    fn a_page_of_unlimited_size_has_every_rule() {
         let page = api(&["bob\ncarol"]).page(&all(usize::MAX));
         assert_eq!((sentences(&page), page.next.as_deref()), (vec!["block bob", "block carol"], None));
     }
@@ -491,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_says_in_a_sentence_what_no_rule_says() {
+    fn a_lookup_explains_a_refusal_without_a_decisive_rule() {
         let answer = api(&["allow carol on @a\npardon bob"]).lookup("bob", Some("@a"));
         assert_eq!(
             (answer.decision, answer.because.as_deref()),
@@ -515,7 +517,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_pages_together_have_every_rule_once_and_in_order(
+        fn all_pages_together_have_every_rule_once_and_in_order(
             sources in prop::collection::vec(prop::collection::vec("(block|pardon) [a-c]( on @[ab])?|allow [a-c] on @[ab]|close @[a-c]", 0..9), 0..3),
             limit in 1..5_usize,
         ) {

@@ -1,20 +1,20 @@
-//! The lists that the API serves: the common one, and those that applications have of their own.
+//! The blocklists that the API serves: the common one, and those of single applications.
 
 use crate::admin::api::BlocklistApi;
 use crate::admin::error::ApiError;
 
-/// Every list, by the applications that it decides for.
+/// All blocklists, by application.
 #[derive(Debug)]
 pub(crate) struct AppLists {
-    /// Of the applications that have no list of their own.
+    /// The list for applications without their own.
     pub(crate) common: BlocklistApi,
     pub(crate) own: Vec<BlocklistApi>,
-    /// The SdkAppid of each application, and the place of its own list, if it has one.
+    /// The SdkAppid of each application, and the index of its own list, if it has one.
     pub(crate) of_apps: Vec<(String, Option<usize>)>,
 }
 
 impl AppLists {
-    /// The list that decides for `app`, or the common one where none is named.
+    /// The list for `app`; without one, the common list.
     ///
     /// # Errors
     ///
@@ -24,12 +24,12 @@ impl AppLists {
         Ok(self.own(app)?.unwrap_or(&self.common))
     }
 
-    /// Whether that list may be changed for `app`. What is meant for one application must not take effect for others: a user of this name
-    /// there is somebody else.
+    /// Whether the list for `app` may be changed. A change for one application must not affect others: there the same user id belongs to
+    /// another user.
     ///
     /// # Errors
     ///
-    /// The application is not configured, others share its list or the topic of it, or its list is files.
+    /// The application is not configured, shares its list or the list's topic with others, or has a list of files only.
     pub(super) fn check_writable(&self, app: Option<&str>) -> Result<(), ApiError> {
         let Some(app) = app else { return self.common.writable().map(|_topic| ()) };
         let shares_common = || ApiError::SharedList(app.to_owned());
@@ -42,15 +42,15 @@ impl AppLists {
         if is_shared { Err(ApiError::SharedTopic(app.to_owned())) } else { Ok(()) }
     }
 
-    /// Whether an application has a list of its own.
+    /// Whether any application has its own list.
     pub(super) const fn has_own(&self) -> bool {
         !self.own.is_empty()
     }
 
     fn own(&self, app: &str) -> Result<Option<&BlocklistApi>, ApiError> {
         let found = self.of_apps.iter().find(|(id, _)| id == app);
-        let (_, place) = found.ok_or_else(|| ApiError::NoApp(app.to_owned()))?;
-        Ok(place.and_then(|place| self.own.get(place)))
+        let (_, index) = found.ok_or_else(|| ApiError::NoApp(app.to_owned()))?;
+        Ok(index.and_then(|index| self.own.get(index)))
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
     use crate::decide::blocklist::Blocklist;
 
     #[test]
-    fn an_application_that_shares_a_list_reads_it_and_does_not_write_it() {
+    fn a_shared_list_can_be_read_but_not_changed_for_one_application() {
         let list = |generation| BlocklistApi::read_only(Blocklist::of([], generation), Policy::default());
         let own = BlocklistApi { is_common: false, ..list(2) };
         let of_apps = vec![("1".to_owned(), None), ("2".to_owned(), Some(0))];
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_that_other_applications_have_is_not_written_for_one_of_them() {
+    fn a_shared_topic_cannot_be_changed_for_one_application() {
         let list = |topic: &str, apps: &[&str]| {
             let view = Arc::new(ArcSwap::from_pointee(TopicView::unread()));
             let (_, applied) = watch::channel(AppliedGeneration::default());
@@ -97,11 +97,11 @@ mod tests {
             let apps = apps.iter().map(|app| (*app).to_owned()).collect();
             BlocklistApi { topic: Some(topic), apps, is_common: false, ..read }
         };
-        // 2 and 3 have the same list; those of 4 and 5 are told apart by files, and so is that of 6 from the common one.
+        // 2 and 3 share a list. The lists of 4 and 5 share a topic, and differ in files; so do the list of 6 and the common one.
         let own =
             vec![list("a", &["2", "3"]), list("b", &["4"]), list("b", &["5"]), list("c", &["6"]), list("d", &["7"])];
-        let places = [("2", 0), ("3", 0), ("4", 1), ("5", 2), ("6", 3), ("7", 4)];
-        let of_apps = places.map(|(app, place)| (app.to_owned(), Some(place))).into();
+        let indexes = [("2", 0), ("3", 0), ("4", 1), ("5", 2), ("6", 3), ("7", 4)];
+        let of_apps = indexes.map(|(app, index)| (app.to_owned(), Some(index))).into();
         let lists = AppLists { common: list("c", &[]), own, of_apps };
         for app in ["2", "3", "4", "5"] {
             assert_eq!(lists.check_writable(Some(app)), Err(ApiError::SharedTopic(app.to_owned())));

@@ -1,4 +1,4 @@
-//! Reads the changes that a request asks for: the body of a PUT or DELETE, and lists of changes as JSON lines. Pure.
+//! Parses the changes of a request: the body of a PUT or DELETE, or a batch of changes as JSON lines. Pure.
 
 use std::error::Error;
 
@@ -9,8 +9,8 @@ use crate::admin::model::RuleDetails;
 use crate::admin::model::RuleParts;
 use crate::admin::routes;
 use crate::admin::routes::BadId;
-use crate::blocklist::topic::WantedChange;
-use crate::blocklist::topic::WantedRule;
+use crate::blocklist::topic::ChangeAction;
+use crate::blocklist::topic::RequestedChange;
 use crate::clock::UnixMillis;
 use crate::decide::rule;
 use crate::decide::rule::Rule;
@@ -21,33 +21,34 @@ use crate::decide::topic::key::Unkeyable;
 /// The most changes of one request.
 pub(super) const CHANGES_MAX: usize = 10_000;
 
-/// The most mistakes that a response lists.
+/// The most errors that a response lists.
 const ERRORS_MAX: usize = 100;
 
-/// The longest reason, in bytes: with it a record's value is within what readers take, however much of it is escaped.
+/// The longest reason, in bytes. The value of its record stays within [`VALUE_BYTES_MAX`](crate::decide::topic::value::VALUE_BYTES_MAX) even
+/// if every character is escaped.
 pub(super) const REASON_BYTES_MAX: usize = 8 * 1024;
 
-/// A change, and the line that asks for it.
+/// A change and its line number in the batch.
 #[derive(Debug)]
 pub(crate) struct NumberedChange {
     pub(crate) line: usize,
-    pub(crate) change: WantedChange,
+    pub(crate) change: RequestedChange,
 }
 
-/// The rule that is to be there, with what `body` says of it.
-pub(super) fn put(rule: Rule<'static>, body: &[u8]) -> Result<WantedChange, ApiError> {
-    let to = details(body).and_then(|details| put_to(details.until.as_deref(), details.because));
-    wanted(rule, to).map_err(|error| ApiError::Invalid(vec![error]))
+/// The change of a PUT: adds or replaces `rule`, with the end and the reason in `body`.
+pub(super) fn parse_put(rule: Rule<'static>, body: &[u8]) -> Result<RequestedChange, ApiError> {
+    let action = details(body).and_then(|details| put(details.until.as_deref(), details.because));
+    checked(rule, action).map_err(|error| ApiError::Invalid(vec![error]))
 }
 
-/// The rule that is to be gone, with the reason that `body` gives.
-pub(super) fn delete(rule: Rule<'static>, body: &[u8]) -> Result<WantedChange, ApiError> {
-    let to = details(body).and_then(|details| delete_to(details.until.as_deref(), details.because));
-    wanted(rule, to).map_err(|error| ApiError::Invalid(vec![error]))
+/// The change of a DELETE: removes `rule`, for the reason in `body`.
+pub(super) fn parse_delete(rule: Rule<'static>, body: &[u8]) -> Result<RequestedChange, ApiError> {
+    let action = details(body).and_then(|details| delete(details.until.as_deref(), details.because));
+    checked(rule, action).map_err(|error| ApiError::Invalid(vec![error]))
 }
 
-/// A list of changes, one JSON object a line. Blank lines mean nothing.
-pub(super) fn lines(body: &[u8]) -> Result<Vec<NumberedChange>, ApiError> {
+/// A batch of changes, one JSON object a line. Blank lines are ignored.
+pub(super) fn parse_lines(body: &[u8]) -> Result<Vec<NumberedChange>, ApiError> {
     let (mut changes, mut errors) = (Vec::new(), Vec::new());
     for (line, text) in (1..).zip(body.split(|byte| *byte == b'\n')) {
         if text.trim_ascii().is_empty() {
@@ -56,48 +57,43 @@ pub(super) fn lines(body: &[u8]) -> Result<Vec<NumberedChange>, ApiError> {
         if changes.len() + errors.len() >= CHANGES_MAX {
             return Err(ApiError::TooLarge("more than 10000 changes; send them in several requests"));
         }
-        match change_of(text) {
+        match read(text).and_then(change_of) {
             Ok(change) => changes.push(NumberedChange { line, change }),
             Err(error) if errors.len() < ERRORS_MAX => errors.push(FieldError { line: Some(line), ..error }),
-            Err(_beyond) => {}
+            Err(_not_listed) => {}
         }
     }
     if errors.is_empty() { Ok(changes) } else { Err(ApiError::Invalid(errors)) }
 }
 
-/// The same of changes that were read already, numbered from 1.
-pub(crate) fn of_lines(changes: &[ChangeLine]) -> Result<Vec<NumberedChange>, ApiError> {
-    let numbered = (1..).zip(changes).map(|(line, change)| {
-        let change = wanted_by(change.clone());
-        let change = change.map_err(|error| ApiError::Invalid(vec![FieldError { line: Some(line), ..error }]))?;
-        Ok(NumberedChange { line, change })
+/// The same for lines that are already parsed, numbered from 1.
+pub(crate) fn numbered(lines: &[ChangeLine]) -> Result<Vec<NumberedChange>, ApiError> {
+    let numbered = (1..).zip(lines).map(|(number, line)| {
+        let change = change_of(line.clone());
+        let change = change.map_err(|error| ApiError::Invalid(vec![FieldError { line: Some(number), ..error }]))?;
+        Ok(NumberedChange { line: number, change })
     });
     numbered.collect()
 }
 
-fn change_of(line: &[u8]) -> Result<WantedChange, FieldError> {
-    wanted_by(read(line)?)
-}
-
-/// The change that `line` asks for.
-pub(crate) fn wanted_by(line: ChangeLine) -> Result<WantedChange, FieldError> {
+/// The change of one line.
+pub(crate) fn change_of(line: ChangeLine) -> Result<RequestedChange, FieldError> {
     let (parts, is_put) = match line {
         ChangeLine::Put(parts) => (parts, true),
         ChangeLine::Delete(parts) => (parts, false),
     };
     let RuleParts { kind, user, account, until, because } = parts;
     let rule = routes::rule(kind.into(), user, account).map_err(of_id)?;
-    let to = if is_put { put_to(until.as_deref(), because) } else { delete_to(until.as_deref(), because) };
-    wanted(rule, to)
+    checked(rule, if is_put { put(until.as_deref(), because) } else { delete(until.as_deref(), because) })
 }
 
 fn details(body: &[u8]) -> Result<RuleDetails, FieldError> {
     if body.trim_ascii().is_empty() { Ok(RuleDetails::default()) } else { read(body) }
 }
 
-/// Reads a JSON object. Names the field that is wrong.
+/// Parses a JSON object. The error names the invalid field.
 fn read<'b, T: serde::Deserialize<'b>>(json: &'b [u8]) -> Result<T, FieldError> {
-    // Serde takes an array for a struct, too.
+    // Serde would also accept an array for a struct.
     if json.trim_ascii_start().first() != Some(&b'{') {
         return Err(FieldError { line: None, field: None, detail: "expected a JSON object".to_owned() });
     }
@@ -111,25 +107,25 @@ fn read<'b, T: serde::Deserialize<'b>>(json: &'b [u8]) -> Result<T, FieldError> 
     Ok(read)
 }
 
-fn put_to(until: Option<&str>, because: Option<String>) -> Result<WantedRule, FieldError> {
-    let wrong = || of_field("until", "is no time of RFC 3339, as 2027-01-31T00:00:00Z");
-    let until = until.map_or(Ok(UnixMillis::NEVER), |text| time::parse(text).ok_or_else(wrong))?;
-    Ok(WantedRule::Put { until, because: reason(because)? })
+fn put(until: Option<&str>, because: Option<String>) -> Result<ChangeAction, FieldError> {
+    let invalid = || of_field("until", "is not an RFC 3339 time, such as 2027-01-31T00:00:00Z");
+    let until = until.map_or(Ok(UnixMillis::NEVER), |text| time::parse(text).ok_or_else(invalid))?;
+    Ok(ChangeAction::Put { until, because: reason(because)? })
 }
 
-fn delete_to(until: Option<&str>, because: Option<String>) -> Result<WantedRule, FieldError> {
+fn delete(until: Option<&str>, because: Option<String>) -> Result<ChangeAction, FieldError> {
     match until {
-        Some(_) => Err(of_field("until", "has no place where a rule is removed")),
-        None => Ok(WantedRule::Delete { because: reason(because)? }),
+        Some(_) => Err(of_field("until", "is not allowed when a rule is removed")),
+        None => Ok(ChangeAction::Delete { because: reason(because)? }),
     }
 }
 
-/// A reason that a sentence can end in.
+/// Checks that the reason can be part of a sentence, and trims it.
 fn reason(because: Option<String>) -> Result<Option<Box<str>>, FieldError> {
     let Some(because) = because else { return Ok(None) };
     let text = because.trim_matches(rule::BLANKS);
     if text.is_empty() {
-        return Err(of_field("because", "is empty; leave it out where there is no reason"));
+        return Err(of_field("because", "is empty; leave it out if there is no reason"));
     }
     if text.len() > REASON_BYTES_MAX {
         return Err(of_field("because", "is longer than 8192 bytes"));
@@ -141,9 +137,10 @@ fn reason(because: Option<String>) -> Result<Option<Box<str>>, FieldError> {
     Ok(Some(text.into()))
 }
 
-fn wanted(rule: Rule<'static>, to: Result<WantedRule, FieldError>) -> Result<WantedChange, FieldError> {
+/// Checks that the rule has a record key.
+fn checked(rule: Rule<'static>, action: Result<ChangeAction, FieldError>) -> Result<RequestedChange, FieldError> {
     match key::encode(&rule) {
-        Ok(_key) => Ok(WantedChange { rule, to: to? }),
+        Ok(_key) => Ok(RequestedChange { rule, action: action? }),
         Err(error @ Unkeyable::Empty(field)) => Err(of_unkeyable(field, &error)),
         Err(error @ Unkeyable::Separator(field)) => Err(of_unkeyable(field, &error)),
         Err(error @ Unkeyable::TooLong) => {
@@ -175,14 +172,14 @@ mod tests {
         Rule::Block { user: "bob".into(), account: None }
     }
 
-    /// The field and the line of each mistake.
-    fn mistakes<T: std::fmt::Debug>(result: Result<T, ApiError>) -> Vec<(Option<usize>, Option<String>)> {
-        let ApiError::Invalid(errors) = result.expect_err("a mistake") else { panic!("another error") };
+    /// The line and the field of each error.
+    fn errors<T: std::fmt::Debug>(result: Result<T, ApiError>) -> Vec<(Option<usize>, Option<String>)> {
+        let ApiError::Invalid(errors) = result.expect_err("invalid") else { panic!("another error") };
         errors.into_iter().map(|error| (error.line, error.field)).collect()
     }
 
     #[test]
-    fn a_put_may_have_an_end_and_a_reason_or_no_body_at_all() {
+    fn end_and_reason_of_a_put_are_optional() {
         let cases = [
             ("", UnixMillis::NEVER, None),
             (" \r\n", UnixMillis::NEVER, None),
@@ -192,13 +189,15 @@ mod tests {
             (r#"{"because":" spam on #1 "}"#, UnixMillis::NEVER, Some("spam on #1")),
         ];
         for (body, end, reason) in cases {
-            let WantedRule::Put { until, because } = put(bob(), body.as_bytes()).expect("good").to else { panic!() };
+            let ChangeAction::Put { until, because } = parse_put(bob(), body.as_bytes()).expect("valid").action else {
+                panic!()
+            };
             assert_eq!((until, because.as_deref()), (end, reason), "{body}");
         }
     }
 
     #[test]
-    fn each_wrong_field_of_a_body_is_named() {
+    fn an_error_names_the_invalid_field() {
         let long = format!(r#"{{"because":"{}"}}"#, "a".repeat(REASON_BYTES_MAX + 1));
         let cases = [
             ("[]", None),
@@ -215,20 +214,23 @@ mod tests {
             (r#"{"reason":"x"}"#, Some("reason")),
         ];
         for (body, field) in cases {
-            assert_eq!(mistakes(put(bob(), body.as_bytes())), [(None, field.map(str::to_owned))], "{body}");
+            assert_eq!(errors(parse_put(bob(), body.as_bytes())), [(None, field.map(str::to_owned))], "{body}");
         }
-        assert_eq!(mistakes(delete(bob(), br#"{"until":"2027-01-31T00:00:00Z"}"#)), [(None, Some("until".to_owned()))]);
+        assert_eq!(
+            errors(parse_delete(bob(), br#"{"until":"2027-01-31T00:00:00Z"}"#)),
+            [(None, Some("until".to_owned()))]
+        );
     }
 
     #[test]
-    fn a_rule_that_no_record_can_have_is_refused() {
-        let of = |user: &str| put(Rule::Block { user: user.to_owned().into(), account: None }, b"");
-        assert_eq!(mistakes(of("a\u{1f}b")), [(None, Some("user".to_owned()))]);
-        assert_eq!(mistakes(of(&"a".repeat(20_000))), [(None, Some("user".to_owned()))]);
+    fn a_rule_without_a_record_key_is_invalid() {
+        let of = |user: &str| parse_put(Rule::Block { user: user.to_owned().into(), account: None }, b"");
+        assert_eq!(errors(of("a\u{1f}b")), [(None, Some("user".to_owned()))]);
+        assert_eq!(errors(of(&"a".repeat(20_000))), [(None, Some("user".to_owned()))]);
     }
 
     #[test]
-    fn every_bad_line_of_a_list_is_named_with_its_field() {
+    fn every_invalid_line_of_a_batch_is_reported() {
         let body = concat!(
             r#"{"put":{"kind":"block","user":"bob"}}"#,
             "\n\n",
@@ -245,22 +247,24 @@ mod tests {
             r#"{"delete":{"kind":"close","account":"@a","because":"moved"}}"#,
             "\nblock bob",
         );
-        let lines = mistakes(lines(body.as_bytes())).into_iter().map(|(line, _)| line.expect("a line"));
+        let lines = errors(parse_lines(body.as_bytes())).into_iter().map(|(line, _)| line.expect("a line"));
         assert_eq!(lines.collect::<Vec<_>>(), [3, 4, 5, 6, 7, 9]);
     }
 
     #[test]
-    fn more_than_ten_thousand_changes_are_too_many() {
+    fn a_batch_has_at_most_ten_thousand_changes() {
         let line = "{\"put\":{\"kind\":\"block\",\"user\":\"bob\"}}\n";
-        assert_eq!(lines(line.repeat(CHANGES_MAX).as_bytes()).expect("good").len(), CHANGES_MAX);
-        assert!(matches!(lines(line.repeat(CHANGES_MAX + 1).as_bytes()), Err(ApiError::TooLarge(_))));
-        let ApiError::Invalid(errors) = lines("x\n".repeat(CHANGES_MAX).as_bytes()).expect_err("bad") else { panic!() };
+        assert_eq!(parse_lines(line.repeat(CHANGES_MAX).as_bytes()).expect("good").len(), CHANGES_MAX);
+        assert!(matches!(parse_lines(line.repeat(CHANGES_MAX + 1).as_bytes()), Err(ApiError::TooLarge(_))));
+        let ApiError::Invalid(errors) = parse_lines("x\n".repeat(CHANGES_MAX).as_bytes()).expect_err("bad") else {
+            panic!()
+        };
         assert_eq!(errors.len(), ERRORS_MAX);
     }
 
     proptest! {
         #[test]
-        fn a_list_that_is_written_is_read_as_the_same_changes(
+        fn serialized_changes_are_parsed_as_the_same_changes(
             parts in prop::collection::vec((0..4_usize, "[^\u{1f}]{1,8}", "[^\u{1f}]{1,8}", any::<bool>()), 0..6),
         ) {
             let parts: Vec<(RuleParts, bool)> = parts
@@ -278,12 +282,12 @@ mod tests {
                     format!("{}\n", serde_json::to_string(&line).expect("JSON"))
                 })
                 .collect();
-            let read = lines(text.as_bytes()).expect("good");
+            let read = parse_lines(text.as_bytes()).expect("good");
             prop_assert_eq!(read.len(), parts.len());
             for (NumberedChange { change, .. }, (parts, is_put)) in read.iter().zip(&parts) {
                 prop_assert_eq!(change.rule.user(), parts.user.as_deref());
                 prop_assert_eq!(change.rule.account(), parts.account.as_deref());
-                prop_assert_eq!(matches!(change.to, WantedRule::Put { .. }), *is_put);
+                prop_assert_eq!(matches!(change.action, ChangeAction::Put { .. }), *is_put);
             }
         }
     }

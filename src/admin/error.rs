@@ -1,4 +1,4 @@
-//! Why a request to the blocklist's API is not served: its status, and the body that says so.
+//! The errors of the blocklist API: the status and the body of the response.
 
 use hyper::StatusCode;
 
@@ -6,41 +6,41 @@ use crate::admin::model::FieldError;
 use crate::admin::model::ProblemDetails;
 use crate::blocklist::topic::WriteError;
 
-/// Why a request is not served.
+/// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ApiError {
-    /// No bearer token, or none that is known.
+    /// The bearer token is missing or unknown.
     Unauthorized(&'static str),
-    /// Nobody may write, since no tokens are configured.
+    /// Writing is disabled, because no tokens are configured.
     NoTokens,
-    /// There is no such path.
+    /// The path does not exist.
     NoPath,
-    /// There is no such rule.
+    /// The rule does not exist.
     NoRule(String),
-    /// No application of this SdkAppid is configured.
+    /// No application with this SdkAppid is configured.
     NoApp(String),
-    /// The path does not take this method.
+    /// The path does not have this method.
     Method,
-    /// The body did not come in time.
+    /// The body was not received completely, or not in time.
     Timeout,
-    /// The common list is files, which this API does not write.
+    /// The common list has no topic, only files, which the API cannot write.
     FilesOnly,
-    /// So is the list of an application.
+    /// The list of the application has no topic, only files, which the API cannot write.
     AppFilesOnly,
-    /// The application has no list of its own, or one with the common topic: what is written to it holds for others, too.
+    /// The application uses the common list or its topic: a change would affect other applications.
     SharedList(String),
-    /// Other applications have the topic of its list, too.
+    /// The application's list shares its topic with other applications: a change would affect them.
     SharedTopic(String),
     /// The body is too large.
     TooLarge(&'static str),
-    /// The request is wrong where these say.
+    /// The request is invalid.
     Invalid(Vec<FieldError>),
-    /// Not now.
+    /// The request may succeed later.
     Unavailable(String),
 }
 
 impl ApiError {
-    /// One field is wrong.
+    /// One field is invalid.
     pub(super) fn field(field: &str, detail: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError { line: None, field: Some(field.to_owned()), detail: detail.into() }])
     }
@@ -62,18 +62,18 @@ impl ApiError {
     /// The last part of the problem's URI, and its title.
     const fn kind(&self) -> (&'static str, &'static str) {
         match self {
-            Self::Unauthorized(_) => ("unauthorized", "a bearer token is needed"),
-            Self::NoTokens => ("forbidden", "nobody may write"),
-            Self::NoPath => ("no-such-path", "there is no such path"),
-            Self::NoRule(_) => ("no-such-rule", "there is no such rule"),
-            Self::NoApp(_) => ("no-such-app", "there is no such application"),
-            Self::Method => ("method-not-allowed", "the path does not take this method"),
-            Self::Timeout => ("timeout", "the body did not come in time"),
-            Self::FilesOnly | Self::AppFilesOnly => ("read-only", "the blocklist is read-only here"),
+            Self::Unauthorized(_) => ("unauthorized", "a valid bearer token is required"),
+            Self::NoTokens => ("forbidden", "writing is disabled"),
+            Self::NoPath => ("no-such-path", "path not found"),
+            Self::NoRule(_) => ("no-such-rule", "rule not found"),
+            Self::NoApp(_) => ("no-such-app", "application not found"),
+            Self::Method => ("method-not-allowed", "method not allowed"),
+            Self::Timeout => ("timeout", "incomplete body"),
+            Self::FilesOnly | Self::AppFilesOnly => ("read-only", "the blocklist is read-only"),
             Self::SharedList(_) | Self::SharedTopic(_) => ("shared-list", "the application shares its blocklist"),
             Self::TooLarge(_) => ("too-large", "the body is too large"),
-            Self::Invalid(_) => ("invalid", "the request is wrong"),
-            Self::Unavailable(_) => ("unavailable", "not possible now"),
+            Self::Invalid(_) => ("invalid", "invalid request"),
+            Self::Unavailable(_) => ("unavailable", "temporarily unavailable"),
         }
     }
 
@@ -83,23 +83,23 @@ impl ApiError {
         let mut errors = Vec::new();
         let detail = match self {
             Self::Unauthorized(why) | Self::TooLarge(why) => why.to_owned(),
-            Self::NoTokens => "no admin.token_files are configured: writing needs a token".to_owned(),
+            Self::NoTokens => "admin.token_files is not configured: writing requires a token".to_owned(),
             Self::NoPath => "see /openapi.json for the paths".to_owned(),
             Self::NoRule(rule) => format!("no source has the rule `{rule}`"),
             Self::NoApp(app) => format!("no application `{app}` is configured"),
             Self::Method => "see the header Allow".to_owned(),
-            Self::Timeout => "the body did not come whole".to_owned(),
+            Self::Timeout => "the body was not received completely in time".to_owned(),
             Self::FilesOnly => {
-                "no blocklist.topic is configured: the blocklist is the files of blocklist.files, which this API does not write".to_owned()
+                "no blocklist.topic is configured: edit the files of blocklist.files, which the API cannot write".to_owned()
             }
             Self::AppFilesOnly => {
-                "the application has no blocklist_topic: its blocklist is the files of its blocklist_files, which this API does not write".to_owned()
+                "the application has no blocklist_topic: edit the files of its blocklist_files, which the API cannot write".to_owned()
             }
             Self::SharedList(app) => {
-                format!("application {app} shares the common blocklist or its topic: leave out `app` to change that for all who share it")
+                format!("application {app} uses the common blocklist or its topic: leave out `app` to change it for all its applications")
             },
             Self::SharedTopic(app) => {
-                format!("application {app} shares its blocklist_topic: change it for all who share it with `callbridge blocklist` and --topic")
+                format!("application {app} shares its blocklist_topic: change it for all its applications with `callbridge blocklist --topic`")
             },
             Self::Invalid(found) => {
                 let first = found.first().map(ToString::to_string).unwrap_or_default();
@@ -116,7 +116,7 @@ impl ApiError {
 impl From<WriteError> for ApiError {
     fn from(error: WriteError) -> Self {
         match error {
-            // The handlers have looked for both before.
+            // Not expected: the handlers check for both before.
             WriteError::Unkeyable { .. } | WriteError::TooLong { .. } => {
                 Self::Invalid(vec![FieldError { line: None, field: None, detail: error.to_string() }])
             }

@@ -1,5 +1,5 @@
-//! The connections of the admin listener. A client that is slow, silent or does not read keeps nobody else out: everything has a
-//! deadline, and a connection beyond the limit takes the place of the one that has stalled longest.
+//! The connections of the admin listener. A client that is slow, idle or does not read cannot lock others out: reads and writes have
+//! timeouts, and at the limit of connections a new one replaces the one that has stalled longest.
 
 use std::convert::Infallible;
 use std::io;
@@ -29,21 +29,20 @@ use crate::admin::Admin;
 use crate::clock;
 use crate::clock::Heartbeat;
 
-/// Connections served at once.
+/// The most concurrent connections.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a connection keeps its place whatever others come: a request follows its connection within that. It bounds how many
-/// connections are taken in a second.
-const GRACE: Duration = Duration::from_millis(20);
-/// How long a request may take to arrive, from the connection or the response before it to the end of its head.
+/// A connection is not replaced before this age, so that it has time to send its first request. It also limits the rate of accepts.
+const GRACE_PERIOD: Duration = Duration::from_millis(20);
+/// The timeout of a request's head, from the accept or the end of the last response.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a response may take to be taken, from the moment that it has to wait for the client.
+/// The timeout of a response, from the first write that blocks.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
-/// The longest head, and the read buffer of a connection.
+/// The longest head, and the size of a connection's read buffer.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
-/// How long accepting rests when it fails: file descriptors come back as connections end.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// The pause after a failed accept, until closed connections have freed file descriptors.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
-/// Serves until it is dropped.
+/// Serves connections until the future is dropped.
 pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
     let mut connections = AdminConnections::default();
     loop {
@@ -54,14 +53,14 @@ pub(super) async fn serve(listener: TcpListener, admin: Arc<Admin>) {
         match accepted {
             Ok((stream, _peer)) => {
                 connections.make_room().await;
-                connections.begin(stream, Arc::clone(&admin));
+                connections.spawn(stream, Arc::clone(&admin));
             }
-            Err(_error) => time::sleep(ACCEPT_REST).await,
+            Err(_error) => time::sleep(ACCEPT_BACKOFF).await,
         }
     }
 }
 
-/// The connections there are, the oldest first.
+/// The open connections, the oldest first.
 #[derive(Default)]
 struct AdminConnections {
     open: Vec<AdminConnection>,
@@ -70,38 +69,38 @@ struct AdminConnections {
 
 struct AdminConnection {
     accepted: Instant,
-    /// Beats when the client sends or takes something.
+    /// Gets a heartbeat when the client sends or receives bytes.
     progress: Arc<Heartbeat>,
     task: AbortHandle,
 }
 
 impl AdminConnections {
-    /// Waits until there is a place: a connection ends, or has had its grace and is ended.
+    /// Waits until a new connection is within the limit: another ends, or is old enough to be replaced.
     async fn make_room(&mut self) {
         loop {
             while self.tasks.try_join_next().is_some() {}
             self.open.retain(|connection| !connection.task.is_finished());
             let Some(oldest) = self.open.first().filter(|_oldest| self.open.len() >= CONNECTIONS_MAX) else { return };
             let now = clock::monotonic();
-            let is_evictable = |connection: &AdminConnection| now.duration_since(connection.accepted) >= GRACE;
-            // Of those that have stalled equally long, the oldest.
+            let is_evictable = |connection: &AdminConnection| now.duration_since(connection.accepted) >= GRACE_PERIOD;
+            // Reversed, so that `max_by_key` prefers the oldest of those that have stalled equally long.
             let stalled = self.open.iter().enumerate().rev().filter(|(_, connection)| is_evictable(connection));
             match stalled.max_by_key(|(_, connection)| connection.progress.age()).map(|(index, _)| index) {
                 Some(index) => self.open.remove(index).task.abort(),
-                None => time::sleep_until((oldest.accepted + GRACE).into()).await,
+                None => time::sleep_until((oldest.accepted + GRACE_PERIOD).into()).await,
             }
         }
     }
 
-    fn begin(&mut self, stream: TcpStream, admin: Arc<Admin>) {
+    fn spawn(&mut self, stream: TcpStream, admin: Arc<Admin>) {
         let progress = Arc::new(Heartbeat::default());
         progress.beat();
         let io = TimedStream { io: TokioIo::new(stream), progress: Arc::clone(&progress), write_timer: None };
-        let of_service = Arc::clone(&progress);
+        let service_progress = Arc::clone(&progress);
         let service = service_fn(move |request| {
-            let (admin, progress) = (Arc::clone(&admin), Arc::clone(&of_service));
+            let (admin, progress) = (Arc::clone(&admin), Arc::clone(&service_progress));
             async move {
-                // After each request it is the other connections' turn: hyper would go on with what a client has sent ahead.
+                // Lets other connections run: hyper would continue with pipelined requests.
                 task::yield_now().await;
                 Ok::<_, Infallible>(admin.respond(request, &progress).await)
             }
@@ -109,29 +108,29 @@ impl AdminConnections {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(READ_TIMEOUT)
-            // A client may be done with sending when it has asked.
+            // A client may shut down its sending side after the request.
             .half_close(true)
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(io, service);
         let task = self.tasks.spawn(async move {
-            // Errors are the client's, and it has seen them.
+            // Not logged: a connection fails because of its client.
             let _ended = connection.await;
         });
         self.open.push(AdminConnection { accepted: clock::monotonic(), progress, task });
     }
 }
 
-/// A stream that notes the client's progress, and fails when a response is not taken in time.
+/// A stream that records the client's progress, and fails if the client does not read a response in time.
 struct TimedStream {
     io: TokioIo<TcpStream>,
     progress: Arc<Heartbeat>,
-    /// Runs from the first write that has to wait until all is written.
+    /// Runs from the first write that blocks until everything is written.
     write_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl TimedStream {
-    /// Passes the result of a write on.
-    fn watch_write<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    /// Returns the result of a write, or `TimedOut`.
+    fn with_timeout<T>(&mut self, poll: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         if poll.is_ready() {
             self.progress.beat();
             return poll;
@@ -154,11 +153,11 @@ impl Read for TimedStream {
 impl Write for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.io).poll_write(cx, bytes);
-        self.watch_write(poll, cx)
+        self.with_timeout(poll, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // hyper comes here once it has written all it had.
+        // hyper flushes when its write buffer is empty.
         self.write_timer = None;
         Pin::new(&mut self.io).poll_flush(cx)
     }

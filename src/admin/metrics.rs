@@ -1,4 +1,4 @@
-//! Readiness and the phase of the process as metrics, brought up to date at each scrape.
+//! Readiness and the phase of the process as metrics, updated at each scrape.
 
 use prometheus::IntGauge;
 use prometheus::IntGaugeVec;
@@ -8,7 +8,7 @@ use prometheus::Registry;
 use crate::lifecycle::Phase;
 use crate::metrics;
 
-/// See the module.
+/// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct LifecycleMetrics {
     ready: IntGauge,
@@ -25,8 +25,8 @@ impl LifecycleMetrics {
         Ok(Self { ready, phases })
     }
 
-    /// Shows them as they are now.
-    pub(crate) fn show(&self, is_ready: bool, phase: Phase) {
+    /// Sets every metric.
+    pub(crate) fn set(&self, is_ready: bool, phase: Phase) {
         self.ready.set(is_ready.into());
         for each in Phase::ALL {
             self.phases.with_label_values(&[each.word()]).set((each == phase).into());

@@ -1,4 +1,4 @@
-//! The JSON of the blocklist's API. `/openapi.json` is made from these types, and the command line reads them.
+//! The JSON types of the blocklist API. `/openapi.json` is generated from them, and the command line parses them.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::decide::topic::value::RuleValue;
 pub(crate) enum KindWord {
     /// Refuses every subscription to the account.
     Close,
-    /// Overrules every `block` of the user.
+    /// Overrides every `block` of the user.
     Pardon,
     /// Refuses the user.
     Block,
@@ -56,30 +56,30 @@ pub(crate) struct RuleView {
     pub(crate) rule: String,
     /// Its kind.
     pub(crate) kind: KindWord,
-    /// The user that it names.
+    /// Its user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user: Option<String>,
-    /// The account that it names.
+    /// Its account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) account: Option<String>,
-    /// The rule has an effect before this time (RFC 3339). Absent: for ever.
+    /// The time (RFC 3339) at which the rule expires. Absent: never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) until: Option<String>,
-    /// Why.
+    /// The reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) because: Option<String>,
-    /// Who wrote it.
+    /// The author.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) who: Option<String>,
     /// When it was written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) when: Option<String>,
-    /// By what it was written: `api`, `cli`, or `import:` and a name.
+    /// How it was written: `api`, `cli`, or `import:` and a name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) via: Option<String>,
-    /// The source that has it: `file:PATH` or `topic:NAME`.
+    /// Its source: `file:PATH` or `topic:NAME`.
     pub(crate) source: String,
-    /// Its time is over, so that it has no effect.
+    /// Whether it has expired, so that it has no effect.
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) expired: bool,
 }
@@ -90,7 +90,7 @@ const fn is_false(flag: &bool) -> bool {
 }
 
 impl RuleView {
-    /// What `source` says of a rule, as of `now`.
+    /// A rule with its value in `source`, as of `now`.
     pub(crate) fn of(rule: &Rule<'_>, value: &RuleValue<'_>, source: &str, now: UnixMillis) -> Self {
         let RuleValue { until, provenance } = value;
         let owned = |text: &Option<Cow<'_, str>>| text.as_deref().map(str::to_owned);
@@ -119,84 +119,84 @@ pub(crate) struct RuleParts {
     /// The user. Absent in a `close`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) user: Option<String>,
-    /// The account. A `block` or `pardon` without one holds everywhere.
+    /// The account. A `block` or `pardon` without one applies to every account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) account: Option<String>,
-    /// The rule has an effect before this time (RFC 3339). Absent: for ever. Only in a `put`.
+    /// The time (RFC 3339) at which the rule expires. Absent: never. Not allowed in a `delete`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) until: Option<String>,
-    /// Why: one line of text.
+    /// The reason: one line of text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) because: Option<String>,
 }
 
-/// What a rule has beside its ids. It may be empty.
+/// The end and the reason of a rule. Both are optional.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RuleDetails {
-    /// The rule has an effect before this time (RFC 3339). Absent: for ever. Not in a DELETE.
+    /// The time (RFC 3339) at which the rule expires. Absent: never. Not allowed in a DELETE.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) until: Option<String>,
-    /// Why: one line of text. That of a DELETE is kept in the audit topic only.
+    /// The reason: one line of text. The reason of a DELETE is stored in the audit topic only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) because: Option<String>,
 }
 
-/// One line of a list of changes.
+/// One line of a batch of changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ChangeLine {
-    /// The rule is there, with this end and this reason, whatever it had before.
+    /// Adds the rule, or replaces its end and reason.
     Put(RuleParts),
-    /// The rule is gone.
+    /// Removes the rule.
     Delete(RuleParts),
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ChangedRule {
-    /// The rule as it is now, or as it was named where it is gone.
+    /// The new rule, or the removed one.
     pub(crate) rule: RuleView,
-    /// What it replaced in the topic; null: nothing.
+    /// The rule that it replaced in the topic; null if there was none.
     pub(crate) replaced: Option<RuleView>,
-    /// A replica of at least this generation has applied the change.
+    /// Replicas of this generation or a later one have applied the change.
     pub(crate) generation: u64,
 }
 
-/// What a list of changes came to.
+/// The result of a batch of changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ChangedRules {
-    /// Whether nothing was written, as asked.
+    /// Whether it was a dry run, so that nothing was written.
     pub(crate) dry_run: bool,
-    /// How many rules are new.
+    /// The number of new rules.
     pub(crate) added: usize,
-    /// How many have another end or another reason.
+    /// The number of rules with a new end or reason.
     pub(crate) changed: usize,
-    /// How many are gone.
+    /// The number of removed rules.
     pub(crate) removed: usize,
-    /// How many are as they were.
+    /// The number of changes without an effect.
     pub(crate) unchanged: usize,
-    /// What each line came to, in order.
+    /// The result of each line, in order.
     pub(crate) results: Vec<LineResult>,
-    /// A replica of at least this generation has applied all changes.
+    /// Replicas of this generation or a later one have applied all changes.
     pub(crate) generation: u64,
 }
 
-/// What one line of a list of changes came to.
+/// The result of one line of a batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct LineResult {
-    /// Its number; the first line is 1.
+    /// The number of the line; the first is 1.
     pub(crate) line: usize,
     /// The rule as a sentence.
     pub(crate) rule: String,
-    /// What it replaced in the topic; null: nothing.
+    /// The rule that it replaced in the topic; null if there was none.
     pub(crate) replaced: Option<RuleView>,
 }
 
-/// A rule and who else has it.
+/// A rule in all sources that have it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct FoundRule {
-    /// The rule in the topic or, if it is not there, in the first file that has it.
+    /// The rule in the topic; if the topic does not have it, in the first file that does.
     pub(crate) rule: RuleView,
     /// The same rule in other sources.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -215,94 +215,93 @@ pub(crate) enum LookupDecision {
     Refuse,
 }
 
-/// Why a user may or may not subscribe.
+/// The decision about a user, with the reasons.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct LookupAnswer {
-    /// The decision, as a callback would get it.
+    /// The decision that a callback would get.
     pub(crate) decision: LookupDecision,
-    /// False in a dry run: the callback is allowed all the same.
+    /// False in a dry run, in which callbacks are allowed regardless of the decision.
     pub(crate) enforced: bool,
-    /// Why, in a sentence, where no rule of `rules` says it: an account that allows only others, or a list that is not loaded.
+    /// The reason, if no rule in `rules` is: the account allows only other users, or the list is not loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) because: Option<String>,
-    /// Every rule of every source that bears on it.
+    /// Every rule of every source about the user or the account.
     pub(crate) rules: Vec<LookupRule>,
     /// The generation of the list.
     pub(crate) generation: u64,
 }
 
-/// A rule that bears on a decision.
+/// A rule that is relevant for a decision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct LookupRule {
     #[serde(flatten)]
     pub(crate) rule: RuleView,
-    /// Whether the decision is due to it.
+    /// Whether it decided.
     pub(crate) decided: bool,
 }
 
 /// A page of rules.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct RulesPage {
-    /// The rules, sorted by kind, user and account; those of several sources stand together.
+    /// The rules, sorted by kind, user and account. A rule of several sources is listed once for each.
     pub(crate) rules: Vec<RuleView>,
-    /// The `after` of the next page; absent on the last.
+    /// The parameter `after` for the next page; absent on the last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<String>,
     /// The generation of the list.
     pub(crate) generation: u64,
 }
 
-/// How this replica follows its sources.
+/// Whether this replica is up to date with its sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum FollowState {
-    /// No list was read yet.
+    /// No list has been read yet.
     Reading,
-    /// Every change is applied as it comes.
+    /// The list is up to date.
     Live,
-    /// Kafka has shown nothing of the topic for a while; the list stays in force.
+    /// The topic may have newer changes, because Kafka has not responded for a while. The last list stays in force.
     Stale,
 }
 
 /// The state of the blocklist at this replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct BlocklistStatus {
-    /// The applications that the list decides for, by their SdkAppid.
+    /// The applications that use the list, by SdkAppid.
     pub(crate) apps: Vec<String>,
-    /// The generation of the list: of the topic the offset behind the last record applied; of files a count of loads.
+    /// The generation of the list: with a topic the offset behind the last applied record, else the number of loads.
     pub(crate) generation: u64,
-    /// How it follows its sources.
+    /// Whether it is up to date.
     pub(crate) state: FollowState,
-    /// The rules of all sources, those past their end included.
+    /// The number of rules of all sources, including expired ones.
     pub(crate) entries: usize,
-    /// The memory that the rules take.
+    /// The memory of the rules in bytes.
     pub(crate) bytes: usize,
-    /// The same by source.
+    /// The status of each source.
     pub(crate) sources: Vec<SourceStatus>,
-    /// The topic, where there is one.
+    /// The topic, if one is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) topic: Option<TopicStatus>,
 }
 
-/// What one source holds.
+/// The status of one source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct SourceStatus {
     /// `file:PATH` or `topic:NAME`.
     pub(crate) source: String,
-    /// Its rules by kind.
+    /// The number of its rules by kind.
     pub(crate) entries: KindCounts,
-    /// The memory that they take.
+    /// The memory of its rules in bytes.
     pub(crate) bytes: usize,
-    /// Of a file how long ago its rules were read; of a topic how long ago Kafka last showed that nothing is missing here. Absent before
-    /// the first time.
+    /// The time since the file was last loaded, or since this replica was last known to be up to date with the topic. Absent before that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) age_seconds: Option<u64>,
-    /// Why it cannot be read at present. Its last rules stay in force.
+    /// The error, if it cannot be read at present. Its last rules stay in force.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
 }
 
-/// Rules by kind.
+/// The number of rules by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct KindCounts {
     pub(crate) block: usize,
@@ -311,7 +310,7 @@ pub(crate) struct KindCounts {
     pub(crate) close: usize,
 }
 
-/// How this replica follows the topic.
+/// The status of the topic at this replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct TopicStatus {
     /// Its name.
@@ -319,43 +318,43 @@ pub(crate) struct TopicStatus {
     /// Its identity: 16 hex digits. Absent before the first rule is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) identity: Option<String>,
-    /// How long ago Kafka last showed that nothing is missing here. Absent before it did.
+    /// The time since this replica was last known to be up to date with the topic. Absent before that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) age_seconds: Option<u64>,
-    /// Records that cannot be used; their rules do not hold.
+    /// The number of invalid records. Their rules have no effect.
     pub(crate) poison: u64,
-    /// What keeps it from reading.
+    /// The error, if it cannot be read at present.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
 }
 
-/// Why a request was not served. (RFC 9457.)
+/// Why a request failed (RFC 9457).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct ProblemDetails {
-    /// A URI that identifies the kind of the problem.
+    /// A URI that identifies the kind of problem.
     #[serde(rename = "type")]
     pub(crate) kind: String,
-    /// The kind of the problem in words.
+    /// The kind of problem in words.
     pub(crate) title: String,
     /// The status of the response.
     pub(crate) status: u16,
-    /// What is wrong with this request.
+    /// The problem with this request.
     pub(crate) detail: String,
-    /// Where it is wrong.
+    /// The invalid fields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) errors: Vec<FieldError>,
 }
 
-/// A mistake in a request.
+/// An invalid field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct FieldError {
-    /// The line of a list of changes; the first is 1.
+    /// The line in a batch of changes; the first is 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) line: Option<usize>,
-    /// The field of the body, the id in the path or the parameter of the query. Absent where none can be named.
+    /// The field of the body, the id in the path, or the parameter of the query. Absent if the error concerns none of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) field: Option<String>,
-    /// What is wrong with it.
+    /// Why it is invalid.
     pub(crate) detail: String,
 }
 

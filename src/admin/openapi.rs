@@ -1,4 +1,4 @@
-//! `/openapi.json`: made from the table of routes and from the types of the API.
+//! `/openapi.json`, generated from the table of routes and the types of the API.
 
 use schemars::JsonSchema;
 use schemars::SchemaGenerator;
@@ -25,14 +25,14 @@ use crate::admin::routes::Verb;
 use crate::decide::rule::RuleKind;
 use crate::metrics::build::VERSION;
 
-/// What the document says of one operation.
-struct Described {
+/// The description of one operation.
+struct OperationSpec {
     summary: &'static str,
-    /// Name, description, schema, and whether it must be given.
+    /// Name, description, schema, and whether it is required.
     query: Vec<(&'static str, &'static str, Value, bool)>,
     body: Option<Value>,
     success: Value,
-    /// Problems beside those that every operation of the blocklist has.
+    /// Error statuses besides those of every operation of the blocklist API.
     statuses: &'static [u16],
 }
 
@@ -51,17 +51,17 @@ pub(super) fn document() -> Value {
         "info": {
             "title": "callbridge, the admin listener",
             "version": VERSION,
-            "description": "Probes, metrics, and the blocklist: read, explained and changed. Ids in paths are percent-encoded.",
+            "description": "Probes, metrics, and the blocklist API. Ids in paths are percent-encoded.",
         },
         "paths": paths,
         "components": {
             "schemas": schemas.take_definitions(true),
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "A token of admin.token_files. Reading needs one where such files are configured."},
+                "token": {"type": "http", "scheme": "bearer", "description": "A token of admin.token_files. If token files are configured, reading requires one too."},
             },
             "responses": {
                 "problem": {
-                    "description": "Why the request was not served.",
+                    "description": "The request failed.",
                     "content": {"application/problem+json": {"schema": problem}},
                 },
             },
@@ -88,7 +88,7 @@ fn path_item(route: &Route, schemas: &mut SchemaGenerator) -> Value {
 }
 
 fn operation_object(route: &Route, verb: Verb, operation: Operation, schemas: &mut SchemaGenerator) -> Value {
-    let Described { summary, mut query, body, success, statuses } = described(operation, schemas);
+    let OperationSpec { summary, mut query, body, success, statuses } = spec(operation, schemas);
     if matches!(operation, Operation::Blocklist(_) | Operation::StatusPage) {
         query.push(app_parameter());
     }
@@ -122,7 +122,7 @@ fn operation_object(route: &Route, verb: Verb, operation: Operation, schemas: &m
             members.insert("requestBody".to_owned(), body);
         }
         if let Operation::Blocklist(call) = operation {
-            // A read needs no token where none are configured.
+            // If no tokens are configured, a read requires none.
             let security = if call.is_write() { json!([{"token": []}]) } else { json!([{"token": []}, {}]) };
             members.insert("security".to_owned(), security);
         }
@@ -130,68 +130,68 @@ fn operation_object(route: &Route, verb: Verb, operation: Operation, schemas: &m
     object
 }
 
-/// The path and the method as a name, such as `put_blocklist_users`.
+/// The id of an operation, from its method and path, such as `put_blocklist_users`.
 fn operation_id(route: &Route, verb: Verb) -> String {
     let words = route.path.split('/').filter(|word| !word.is_empty() && !word.starts_with('{'));
     let words = words.map(|word| word.trim_end_matches(".json"));
     [verb.as_str().to_lowercase().as_str()].into_iter().chain(words).collect::<Vec<_>>().join("_")
 }
 
-fn described(operation: Operation, schemas: &mut SchemaGenerator) -> Described {
-    let plain = |summary| of_type(summary, "text/plain", &json!({"type": "string"}));
+fn spec(operation: Operation, schemas: &mut SchemaGenerator) -> OperationSpec {
+    let plain = |summary| base_spec(summary, "text/plain", &json!({"type": "string"}));
     match operation {
-        Operation::StatusPage => Described {
+        Operation::StatusPage => OperationSpec {
             query: lookup_query().into_iter().map(|(name, text, schema, _)| (name, text, schema, false)).collect(),
             statuses: &[401, 404, 422, 503],
-            ..of_type(
-                "The status page; with a user, whether that user may subscribe.",
+            ..base_spec(
+                "The status page; with `user`, also whether that user may subscribe.",
                 "text/html",
                 &json!({"type": "string"}),
             )
         },
-        Operation::Livez => plain("Whether the process is alive; 503 with the reason if not."),
-        Operation::Readyz => plain("Whether it can take what comes; 503 with the reason if not."),
+        Operation::Livez => plain("Liveness; 503 with the reason if the process is stuck."),
+        Operation::Readyz => plain("Readiness; 503 with the reason if the process cannot accept callbacks."),
         Operation::Metrics => plain("The metrics, in the text format of Prometheus."),
-        Operation::OpenApi => of_type("This document: OpenAPI 3.1.", "application/json", &json!({"type": "object"})),
-        Operation::Blocklist(call) => described_call(call, schemas),
+        Operation::OpenApi => base_spec("This document: OpenAPI 3.1.", "application/json", &json!({"type": "object"})),
+        Operation::Blocklist(call) => blocklist_spec(call, schemas),
     }
 }
 
-fn of_type(summary: &'static str, content_type: &str, schema: &Value) -> Described {
+fn base_spec(summary: &'static str, content_type: &str, schema: &Value) -> OperationSpec {
     let success = json!({"description": "Done.", "content": {content_type: {"schema": schema}}});
-    Described { summary, query: Vec::new(), body: None, success, statuses: &[] }
+    OperationSpec { summary, query: Vec::new(), body: None, success, statuses: &[] }
 }
 
-fn described_call(call: BlocklistCall, schemas: &mut SchemaGenerator) -> Described {
-    let of = |summary, success: Value| of_type(summary, "application/json", &success);
+fn blocklist_spec(call: BlocklistCall, schemas: &mut SchemaGenerator) -> OperationSpec {
+    let of = |summary, success: Value| base_spec(summary, "application/json", &success);
     match call {
         BlocklistCall::Status => {
             of("The state of the blocklist at this replica.", reference::<BlocklistStatus>(schemas))
         }
-        BlocklistCall::Lookup => Described {
+        BlocklistCall::Lookup => OperationSpec {
             query: lookup_query(),
-            ..of("Whether a user may subscribe, and every rule that bears on it.", reference::<LookupAnswer>(schemas))
+            ..of("Whether a user may subscribe, and every rule about it.", reference::<LookupAnswer>(schemas))
         },
-        BlocklistCall::ListRules => Described {
+        BlocklistCall::ListRules => OperationSpec {
             query: page_query(),
             ..of("A page of rules, sorted by kind, user and account.", reference::<RulesPage>(schemas))
         },
-        BlocklistCall::ChangeRules => Described {
+        BlocklistCall::ChangeRules => OperationSpec {
             body: Some(lines_body(schemas)),
             query: vec![wait_parameter(), dry_run_parameter(), import_parameter()],
-            ..of("Make up to 10000 changes, one a line, in their order.", reference::<ChangedRules>(schemas))
+            ..of("Make up to 10000 changes in order, one a line.", reference::<ChangedRules>(schemas))
         },
         BlocklistCall::GetRule(kind) => of(summary(kind, GET), reference::<FoundRule>(schemas)),
-        BlocklistCall::PutRule(kind) => described_change(summary(kind, PUT), schemas),
-        BlocklistCall::DeleteRule(kind) => described_change(summary(kind, DELETE), schemas),
+        BlocklistCall::PutRule(kind) => change_spec(summary(kind, PUT), schemas),
+        BlocklistCall::DeleteRule(kind) => change_spec(summary(kind, DELETE), schemas),
     }
 }
 
-fn described_change(summary: &'static str, schemas: &mut SchemaGenerator) -> Described {
-    Described {
+fn change_spec(summary: &'static str, schemas: &mut SchemaGenerator) -> OperationSpec {
+    OperationSpec {
         body: Some(details_body(schemas)),
         query: vec![wait_parameter()],
-        ..of_type(summary, "application/json", &reference::<ChangedRule>(schemas))
+        ..base_spec(summary, "application/json", &reference::<ChangedRule>(schemas))
     }
 }
 
@@ -204,7 +204,7 @@ const PUT: [&str; 4] = [
 ];
 const DELETE: [&str; 4] = ["Remove a block.", "Remove a pardon.", "Remove an allow.", "Remove a close."];
 
-/// Of four texts, for block, pardon, allow and close, the one for `kind`.
+/// Selects the summary for `kind` from those for block, pardon, allow and close.
 const fn summary(kind: RuleKind, [block, pardon, allow, close]: [&'static str; 4]) -> &'static str {
     match kind {
         RuleKind::Block => block,
@@ -218,26 +218,26 @@ fn lookup_query() -> Vec<(&'static str, &'static str, Value, bool)> {
     let id = || json!({"type": "string", "minLength": 1});
     vec![
         ("user", "The user.", id(), true),
-        ("account", "The account; without one, an account that has no rules.", id(), false),
+        ("account", "The account. Without it: an account that has no rules.", id(), false),
     ]
 }
 
 fn app_parameter() -> (&'static str, &'static str, Value, bool) {
-    let text = "The SdkAppid of a configured application: the blocklist that decides for it. A change needs one that has a blocklist of its \
-                own, with a topic that no other blocklist and no other application has. Without this parameter: the common blocklist.";
+    let text = "The SdkAppid of a configured application, to use its blocklist. A change requires that the application has its own blocklist, \
+                with a topic that no other blocklist or application shares. Without this parameter: the common blocklist.";
     (routes::APP, text, json!({"type": "string", "minLength": 1}), false)
 }
 
 fn dry_run_parameter() -> (&'static str, &'static str, Value, bool) {
     let schema = json!({"type": "boolean", "default": false});
-    ("dry_run", "Say what the changes would do, and write nothing.", schema, false)
+    ("dry_run", "Compute the effects of the changes, and write nothing.", schema, false)
 }
 
 fn import_parameter() -> (&'static str, &'static str, Value, bool) {
     let schema = json!({"type": "string", "minLength": 1, "maxLength": 255});
     (
         "import",
-        "The changes are part of an import of this name, which is kept with the rules and on record.",
+        "The name of the import that the changes are part of. It is stored with the rules and in the audit topic.",
         schema,
         false,
     )
@@ -247,27 +247,22 @@ fn page_query() -> Vec<(&'static str, &'static str, Value, bool)> {
     let text = || json!({"type": "string"});
     let kinds = RuleKind::ALL.map(RuleKind::as_str);
     vec![
-        ("kind", "Rules of this kind only.", json!({"enum": kinds}), false),
-        ("account", "Rules on this account only.", text(), false),
-        ("prefix", "Rules whose user begins with this; of a close, whose account does.", text(), false),
+        ("kind", "Only rules of this kind.", json!({"enum": kinds}), false),
+        ("account", "Only rules on this account.", text(), false),
+        ("prefix", "Only rules whose user begins with this; for a close, whose account does.", text(), false),
         (
             "limit",
-            "How many rules a page has at most.",
+            "The most rules in a page.",
             json!({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}),
             false,
         ),
-        ("after", "`next` of the page before: the sentence of its last rule.", text(), false),
+        ("after", "`next` of the previous page: the sentence of its last rule.", text(), false),
     ]
 }
 
 fn wait_parameter() -> (&'static str, &'static str, Value, bool) {
     let schema = json!({"enum": ["applied", "acknowledged"], "default": "applied"});
-    (
-        "wait",
-        "Respond when Kafka has acknowledged the change, or when it is applied at this replica, too.",
-        schema,
-        false,
-    )
+    ("wait", "Respond once Kafka has acknowledged the change, or once this replica has also applied it.", schema, false)
 }
 
 fn details_body(schemas: &mut SchemaGenerator) -> Value {
@@ -275,7 +270,7 @@ fn details_body(schemas: &mut SchemaGenerator) -> Value {
 }
 
 fn lines_body(schemas: &mut SchemaGenerator) -> Value {
-    let description = "JSON lines: each is one change.";
+    let description = "JSON lines, one change each.";
     let content = json!({"application/jsonl": {"schema": reference::<ChangeLine>(schemas)}});
     json!({"required": true, "description": description, "content": content})
 }
@@ -290,20 +285,20 @@ mod tests {
 
     use std::collections::HashSet;
 
-    /// Every value of a member of this name, anywhere below.
+    /// Collects the values of all members of this name, at any depth.
     fn members<'v>(value: &'v Value, name: &str, found: &mut Vec<&'v Value>) {
         match value {
             Value::Object(object) => {
                 found.extend(object.get(name));
-                object.values().for_each(|below| members(below, name, found));
+                object.values().for_each(|child| members(child, name, found));
             }
-            Value::Array(items) => items.iter().for_each(|below| members(below, name, found)),
+            Value::Array(items) => items.iter().for_each(|child| members(child, name, found)),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
         }
     }
 
     #[test]
-    fn every_reference_leads_to_something_and_every_operation_has_an_id_of_its_own() {
+    fn references_resolve_and_operation_ids_are_unique() {
         let document = document();
         let (mut references, mut ids) = (Vec::new(), Vec::new());
         members(&document, "$ref", &mut references);
@@ -318,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn every_schema_is_one_of_json_schema_and_says_what_it_is() {
+    fn every_schema_is_valid_and_has_a_description() {
         let document = document();
         for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
             jsonschema::draft202012::meta::validate(schema).unwrap_or_else(|error| panic!("{name}: {error}"));

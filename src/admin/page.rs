@@ -1,5 +1,5 @@
-//! The status page as HTML: one page without scripts and without anything that is loaded from elsewhere. What comes from outside is escaped
-//! by `maud`. It shows no token, no body and no peer.
+//! The status page as HTML: one page without scripts and external resources. `maud` escapes values from outside. The page shows no token,
+//! no body and no peer.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,32 +18,32 @@ use crate::admin::history::Rates;
 use crate::admin::history::float;
 use crate::admin::model::LookupAnswer;
 use crate::admin::model::LookupDecision;
-use crate::admin::sentence::Severity;
-use crate::admin::sentence::Span;
 use crate::admin::service;
 use crate::admin::service::LookupForm;
 use crate::admin::service::PageLookup;
-use crate::admin::status::Figures;
+use crate::admin::status::MetricsSnapshot;
 use crate::admin::status::Status;
 use crate::admin::status::label;
+use crate::admin::summary::Severity;
+use crate::admin::summary::Span;
 use crate::clock::UnixMillis;
 use crate::decide::time;
 use crate::metrics::build::COMMIT;
 use crate::metrics::build::VERSION;
 use crate::refusal::LedgerAccount;
 
-/// Nothing is loaded and nothing runs.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'";
-/// The page reloads itself so often, except where somebody may be typing.
+/// Forbids scripts and external resources.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'";
+/// The reload period. A page with the lookup form is not reloaded, as somebody may be typing.
 const RELOAD_SECONDS: u32 = 5;
-/// The rows of the table of topics.
+/// The most topics in the table of stuck topics.
 const TOPICS_MAX: usize = 20;
 
 const STYLE: &str = "\
 :root{color-scheme:light dark}\
 body{font:16px/1.45 system-ui,sans-serif;overflow-wrap:anywhere;margin:0 auto;max-width:60rem;padding:.75rem}\
 h1{font-size:1.25rem;margin:0 0 .5rem;padding:.75rem 1rem;border-radius:.5rem;color:#fff}\
-.well{background:#1b6e3c}.warning{background:#8a5a00}.critical{background:#a51d2d}\
+.healthy{background:#1b6e3c}.warning{background:#8a5a00}.critical{background:#a51d2d}\
 h2{font-size:1rem;margin:1.25rem 0 .25rem}\
 table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;vertical-align:top;padding:.2rem .75rem .2rem 0;border-bottom:1px solid #8884}\
@@ -56,10 +56,10 @@ pub(super) fn response(status: &Status, lookup: &PageLookup) -> Response<Full<By
     let page = document(status, lookup).into_string();
     let mut response = service::json(StatusCode::OK, "text/html; charset=utf-8", page.into_bytes());
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        // The query may name a user.
+        // The query may contain a user id.
         (header::REFERRER_POLICY, "no-referrer"),
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -69,11 +69,11 @@ pub(super) fn response(status: &Status, lookup: &PageLookup) -> Response<Full<By
 
 fn document(status: &Status, lookup: &PageLookup) -> Markup {
     let severity = match status.severity {
-        Severity::Well => "well",
+        Severity::Healthy => "healthy",
         Severity::Warning => "warning",
         Severity::Critical => "critical",
     };
-    let is_reloaded = matches!(lookup, PageLookup::Locked | PageLookup::Offered);
+    let is_reloaded = matches!(lookup, PageLookup::NeedsToken | PageLookup::Button);
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -86,16 +86,16 @@ fn document(status: &Status, lookup: &PageLookup) -> Markup {
             }
             body {
                 main {
-                    h1 class=(severity) { (status.sentence) "." }
+                    h1 class=(severity) { (status.summary) "." }
                     @match lookup {
-                        PageLookup::Locked | PageLookup::Offered => {}
+                        PageLookup::NeedsToken | PageLookup::Button => {}
                         PageLookup::Form(form) => (lookup_section(form, None)),
-                        PageLookup::Found(form, answer) => (lookup_section(form, Some(answer))),
+                        PageLookup::Answer(form, answer) => (lookup_section(form, Some(answer))),
                     }
                     (ended_section(status))
                     (backlog_section(status))
                     (topics_section(status))
-                    (kafka_section(&status.figures))
+                    (kafka_section(&status.metrics))
                     (blocklist_section(status, lookup))
                     (files_section(status))
                     (footer(status))
@@ -121,7 +121,7 @@ fn ended_section(status: &Status) -> Markup {
                             }
                         }
                         td { (count) }
-                        // A reading is taken once a second.
+                        // `None` until the next sample, within a second.
                         td { @match ago { Some(ago) => { (Span(*ago)) " ago" }, None => "now" } }
                     }
                 }
@@ -144,7 +144,7 @@ fn backlog_section(status: &Status) -> Markup {
             tr { td { "delivered" } td { (rate(ten, |rates| rates.delivered)) } td { (rate(minute, |rates| rates.delivered)) } }
         }
         table {
-            tr { th { "received" } td { (balance.received_total()) " and " (balance.recovered) " found in the journal at the start" } }
+            tr { th { "received" } td { (balance.received_total()) " and " (balance.recovered) " recovered from the journal at the start" } }
             tr { th { "delivered" } td { (balance.delivered) } }
             tr {
                 th { "waiting" }
@@ -164,7 +164,7 @@ fn backlog_section(status: &Status) -> Markup {
                     td {
                         meter min="0" max=(room.undelivered_bytes + room.free_bytes()) value=(room.undelivered_bytes) {}
                         " " (ByteSize(float(room.undelivered_bytes))) " undelivered, " (ByteSize(float(room.free_bytes()))) " free"
-                        @if let Some(lasts) = status.journal_lasts { ", full in " (Span(lasts)) " at the present growth" }
+                        @if let Some(full_in) = status.journal_full_in { ", full in " (Span(full_in)) " at the current growth" }
                     }
                 }
             }
@@ -173,33 +173,33 @@ fn backlog_section(status: &Status) -> Markup {
 }
 
 fn topics_section(status: &Status) -> Markup {
-    let set_aside = status.figures.set_aside_bytes();
+    let unpublishable = status.metrics.unpublishable_bytes();
     html! {
-        h2 { "Topics held up or set aside" }
-        @if status.held_up.is_empty() && set_aside <= 0.0 { p { "None." } }
-        @if !status.held_up.is_empty() {
+        h2 { "Stuck topics" }
+        @if status.stuck_topics.is_empty() && unpublishable <= 0.0 { p { "None." } }
+        @if !status.stuck_topics.is_empty() {
             table {
                 tr { th { "topic" } th { "oldest" } th { "in the journal" } th { "lost" } }
-                @for topic in status.held_up.iter().take(TOPICS_MAX) {
+                @for topic in status.stuck_topics.iter().take(TOPICS_MAX) {
                     tr { td { (topic.name) } td { (Span(topic.oldest)) } td { (ByteSize(topic.bytes)) } td { (whole(topic.lost)) } }
                 }
             }
         }
-        @if status.held_up.len() > TOPICS_MAX { p { "And " (status.held_up.len() - TOPICS_MAX) " more." } }
-        @if set_aside > 0.0 { p { (ByteSize(set_aside)) " of applications or commands that are not configured." } }
+        @if status.stuck_topics.len() > TOPICS_MAX { p { "And " (status.stuck_topics.len() - TOPICS_MAX) " more." } }
+        @if unpublishable > 0.0 { p { (ByteSize(unpublishable)) " in the journal belong to applications or commands that are not configured." } }
     }
 }
 
-fn kafka_section(figures: &Figures) -> Markup {
-    let count = |name| whole(figures.sum(name));
-    let replaced = figures.sum("callbridge_kafka_producer_rebuilds_total")
-        + figures.sum("callbridge_kafka_watchdog_restarts_total");
+fn kafka_section(metrics: &MetricsSnapshot) -> Markup {
+    let count = |name| whole(metrics.sum(name));
+    let replaced = metrics.sum("callbridge_kafka_producer_rebuilds_total")
+        + metrics.sum("callbridge_kafka_watchdog_restarts_total");
     html! {
         h2 { "Kafka" }
         table {
             tr { th { "brokers" } td { (count("callbridge_kafka_brokers_up")) " connected of " (count("callbridge_kafka_brokers")) " known" } }
-            tr { th { "slowest p99 round trip" } td { (format!("{:.0} ms", figures.sum("callbridge_kafka_round_trip_p99_seconds") * 1e3)) } }
-            tr { th { "records without a report" } td { (count("callbridge_records_unreported")) } }
+            tr { th { "slowest p99 round trip" } td { (format!("{:.0} ms", metrics.sum("callbridge_kafka_round_trip_p99_seconds") * 1e3)) } }
+            tr { th { "records without a delivery report" } td { (count("callbridge_records_unreported")) } }
             tr { th { "dead letters" } td { (count("callbridge_rejected_total")) } }
             tr { th { "producers replaced" } td { (whole(replaced)) } }
         }
@@ -207,19 +207,19 @@ fn kafka_section(figures: &Figures) -> Markup {
 }
 
 fn blocklist_section(status: &Status, lookup: &PageLookup) -> Markup {
-    let figures = &status.figures;
-    let bytes = figures.by("callbridge_blocklist_bytes", "source");
+    let metrics = &status.metrics;
+    let bytes = metrics.by("callbridge_blocklist_bytes", "source");
     let (ages, poison) = (
-        figures.by("callbridge_blocklist_topic_age_seconds", "topic"),
-        figures.by("callbridge_blocklist_topic_poison_records", "topic"),
+        metrics.by("callbridge_blocklist_topic_age_seconds", "topic"),
+        metrics.by("callbridge_blocklist_topic_poison_records", "topic"),
     );
-    let states = figures.rows("callbridge_blocklist_topic_state").filter(|(_, value)| *value > 0.0);
-    let loaded = figures.sum("callbridge_blocklist_loaded_timestamp_seconds");
+    let states = metrics.series("callbridge_blocklist_topic_state").filter(|(_, value)| *value > 0.0);
+    let loaded = metrics.sum("callbridge_blocklist_loaded_timestamp_seconds");
     html! {
         h2 { "Blocklist" }
         table {
             tr { th { "source" } th { "rules" } th { "memory" } }
-            @for (source, rules) in figures.by("callbridge_blocklist_entries", "source") {
+            @for (source, rules) in metrics.by("callbridge_blocklist_entries", "source") {
                 tr { td { (source) } td { (whole(rules)) } td { (ByteSize(bytes.get(source).copied().unwrap_or_default())) } }
             }
         }
@@ -227,7 +227,7 @@ fn blocklist_section(status: &Status, lookup: &PageLookup) -> Markup {
             p {
                 "Topic " (topic) " is " (state)
                 @if let Some(age) = ages.get(topic).and_then(|age| Duration::try_from_secs_f64(*age).ok()) {
-                    ", complete as of " (Span(age)) " ago"
+                    ", up to date as of " (Span(age)) " ago"
                 }
                 @if let Some(unusable) = poison.get(topic).filter(|unusable| **unusable > 0.0) {
                     "; " (whole(*unusable)) " of its records cannot be used"
@@ -236,13 +236,13 @@ fn blocklist_section(status: &Status, lookup: &PageLookup) -> Markup {
             }
         }
         p class="quiet" {
-            @if loaded > 0.0 { "Generation " (whole(figures.sum("callbridge_blocklist_generation"))) ", in force for " (since(status, loaded)) "." }
-            @else { "No list has been loaded." }
+            @if loaded > 0.0 { "Generation " (whole(metrics.sum("callbridge_blocklist_generation"))) ", loaded " (since(status, loaded)) " ago." }
+            @else { "Not loaded." }
         }
         @match lookup {
-            PageLookup::Locked => p class="quiet" { "A lookup needs a token of admin.token_files: " code { "callbridge blocklist lookup USER --admin URL --token-file FILE" } },
-            PageLookup::Offered => form action="/" method="get" { button name="user" value="" { "Look up a user" } },
-            PageLookup::Form(_) | PageLookup::Found(..) => {}
+            PageLookup::NeedsToken => p class="quiet" { "A lookup requires a token of admin.token_files: " code { "callbridge blocklist lookup USER --admin URL --token-file FILE" } },
+            PageLookup::Button => form action="/" method="get" { button name="user" value="" { "Look up a user" } },
+            PageLookup::Form(_) | PageLookup::Answer(..) => {}
         }
     }
 }
@@ -252,26 +252,26 @@ fn lookup_section(form: &LookupForm, answer: Option<&LookupAnswer>) -> Markup {
         h2 { "Blocklist lookup" }
         form action="/" method="get" {
             label { "User " input name="user" value=(form.user) required autofocus autocomplete="off"; }
-            label { "Account, or empty for one without rules " input name="account" value=(form.account) autocomplete="off"; }
+            label { "Account (empty: an account without rules) " input name="account" value=(form.account) autocomplete="off"; }
             @if let Some(app) = &form.app {
-                label { "SdkAppid, or empty for the common blocklist " input name="app" value=(app) autocomplete="off"; }
+                label { "SdkAppid (empty: the common blocklist) " input name="app" value=(app) autocomplete="off"; }
             }
             button { "Look up" }
         }
-        @if let Some(answer) = answer { (answer_of(form, answer)) }
-        p { a href="/" { "Back to the page that reloads itself" } }
+        @if let Some(answer) = answer { (answer_section(form, answer)) }
+        p { a href="/" { "Close the lookup" } }
     }
 }
 
-fn answer_of(form: &LookupForm, answer: &LookupAnswer) -> Markup {
-    let named = |id: &str| (!id.is_empty()).then(|| id.to_owned());
+fn answer_section(form: &LookupForm, answer: &LookupAnswer) -> Markup {
+    let given = |id: &str| (!id.is_empty()).then(|| id.to_owned());
     html! {
         p {
             b { (form.user) } @match answer.decision { LookupDecision::Allow => " may", LookupDecision::Refuse => " may not" } " subscribe"
-            @if let Some(account) = named(&form.account) { " to " b { (account) } }
-            @if let Some(app) = form.app.as_deref().and_then(named) { " in application " b { (app) } }
+            @if let Some(account) = given(&form.account) { " to " b { (account) } }
+            @if let Some(app) = form.app.as_deref().and_then(given) { " in application " b { (app) } }
             @if let Some(because) = &answer.because { ": " (because) }
-            @if !answer.enforced { " (a dry run: everybody may)" }
+            @if !answer.enforced { " (dry run: not enforced)" }
             "."
         }
         @for rule in &answer.rules {
@@ -287,19 +287,19 @@ fn answer_of(form: &LookupForm, answer: &LookupAnswer) -> Markup {
 }
 
 fn files_section(status: &Status) -> Markup {
-    let figures = &status.figures;
-    let expires = figures.sum("callbridge_tls_certificate_expires_timestamp_seconds");
+    let metrics = &status.metrics;
+    let expires = metrics.sum("callbridge_tls_certificate_expires_timestamp_seconds");
     html! {
         h2 { "Files that cannot be used" }
-        p class="quiet" { "The last good ones stay in force; the log says what is wrong." }
+        p class="quiet" { "The last good contents stay in force; the log has the errors." }
         table {
             @for (what, name) in [
                 ("token files", "callbridge_token_files_failing"),
                 ("TLS files", "callbridge_tls_files_failing"),
                 ("blocklist files", "callbridge_blocklist_files_failing"),
-            ] { tr { th { (what) } td { (whole(figures.sum(name))) } } }
+            ] { tr { th { (what) } td { (whole(metrics.sum(name))) } } }
             @if expires > 0.0 {
-                tr { th { "certificate ends" } td { (time::written(millis(expires))) } }
+                tr { th { "certificate expires" } td { (time::written(millis(expires))) } }
             }
         }
     }
@@ -314,12 +314,12 @@ fn footer(status: &Status) -> Markup {
     }
 }
 
-/// A count as it stands in the metrics.
+/// A count from the metrics.
 fn whole(count: f64) -> String {
     format!("{count:.0}")
 }
 
-/// How long ago that was, in seconds since the Unix epoch.
+/// The time since `seconds`, which counts from the Unix epoch.
 fn since(status: &Status, seconds: f64) -> Span {
     Span(status.now.since(millis(seconds)))
 }

@@ -1,4 +1,4 @@
-//! The routes of the admin listener: one table, which requests are matched by and which `/openapi.json` is made from.
+//! The routes of the admin listener: one table, used to match requests and to generate `/openapi.json`.
 
 use std::borrow::Cow;
 
@@ -6,7 +6,7 @@ use crate::decide::rule::Rule;
 use crate::decide::rule::RuleKind;
 use crate::request;
 
-/// The methods that routes have. A GET is taken as HEAD, too.
+/// The methods of the routes. A route with GET also accepts HEAD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     Get,
@@ -15,7 +15,7 @@ pub(super) enum Verb {
     Post,
 }
 
-/// What a request does.
+/// The operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     StatusPage,
@@ -26,7 +26,7 @@ pub(super) enum Operation {
     Blocklist(BlocklistCall),
 }
 
-/// What a request to the blocklist does.
+/// The operation of a request to the blocklist API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BlocklistCall {
     Status,
@@ -38,10 +38,10 @@ pub(super) enum BlocklistCall {
     DeleteRule(RuleKind),
 }
 
-/// A path, and what its methods do.
+/// A path and its operations.
 #[derive(Debug)]
 pub(super) struct Route {
-    /// Segments in braces are ids: any text, percent-encoded.
+    /// Segments in braces are ids: arbitrary text, percent-encoded.
     pub(super) path: &'static str,
     pub(super) operations: &'static [(Verb, Operation)],
 }
@@ -92,13 +92,13 @@ impl BlocklistCall {
 }
 
 impl Route {
-    /// What `method` does here.
+    /// The operation of `method`.
     pub(super) fn operation(&self, method: &str) -> Option<Operation> {
         let method = if method == "HEAD" { "GET" } else { method };
         self.operations.iter().find(|(verb, _)| verb.as_str() == method).map(|(_, operation)| *operation)
     }
 
-    /// The methods, as a header lists them.
+    /// The methods, as the value of the header `Allow`.
     pub(super) fn methods(&self) -> String {
         let names = self.operations.iter().flat_map(|(verb, _)| match verb {
             Verb::Get => ["GET", "HEAD"].as_slice(),
@@ -110,14 +110,14 @@ impl Route {
     }
 }
 
-/// The ids in a path, as they stand there.
+/// The ids in a path, not decoded.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PathIds<'a> {
     user: Option<&'a str>,
     account: Option<&'a str>,
 }
 
-/// What is wrong with an id.
+/// Why an id is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BadId {
     /// `user` or `account`.
@@ -125,7 +125,7 @@ pub(super) struct BadId {
     pub(super) why: &'static str,
 }
 
-/// The route that `path` takes, and the ids in it.
+/// The route of `path`, and the ids in it.
 pub(super) fn find(path: &str) -> Option<(&'static Route, PathIds<'_>)> {
     ROUTES.iter().find_map(|route| Some((route, PathIds::of(route.path, path)?)))
 }
@@ -145,11 +145,11 @@ impl<'a> PathIds<'a> {
         segments.next().is_none().then_some(ids)
     }
 
-    /// The rule of this kind on these ids.
+    /// The rule of this kind with these ids.
     ///
     /// # Errors
     ///
-    /// An id is empty or wrongly encoded, or has no place in a rule of this kind.
+    /// An id is empty, invalidly encoded, missing, or not part of a rule of this kind.
     pub(super) fn rule(&self, kind: RuleKind) -> Result<Rule<'static>, BadId> {
         let user = self.user.map(|user| decoded("user", user)).transpose()?;
         let account = self.account.map(|account| decoded("account", account)).transpose()?;
@@ -158,15 +158,15 @@ impl<'a> PathIds<'a> {
 }
 
 fn decoded(field: &'static str, raw: &str) -> Result<String, BadId> {
-    let why = "is no percent-encoded UTF-8";
+    let why = "is not percent-encoded UTF-8";
     request::decode(raw).map(Cow::into_owned).ok_or(BadId { field, why })
 }
 
-/// The rule of this kind on these ids.
+/// The rule of this kind with these ids.
 ///
 /// # Errors
 ///
-/// An id is empty, missing, or has no place in a rule of this kind.
+/// An id is empty, missing, or not part of a rule of this kind.
 pub(super) fn rule(kind: RuleKind, user: Option<String>, account: Option<String>) -> Result<Rule<'static>, BadId> {
     for (field, id) in [("user", &user), ("account", &account)] {
         if id.as_ref().is_some_and(String::is_empty) {
@@ -177,7 +177,7 @@ pub(super) fn rule(kind: RuleKind, user: Option<String>, account: Option<String>
     let account_needed = |account: Option<String>| account.ok_or_else(|| missing("account")).map(Cow::Owned);
     if kind == RuleKind::Close {
         return match user {
-            Some(_) => Err(BadId { field: "user", why: "has no place in a `close`, which concerns everybody" }),
+            Some(_) => Err(BadId { field: "user", why: "is not allowed in a `close`, which applies to all users" }),
             None => Ok(Rule::Close { account: account_needed(account)? }),
         };
     }
@@ -189,14 +189,14 @@ pub(super) fn rule(kind: RuleKind, user: Option<String>, account: Option<String>
     })
 }
 
-/// The parameter that every path of the blocklist takes: the SdkAppid of an application.
+/// The parameter of every path of the blocklist: the SdkAppid of an application.
 pub(super) const APP: &str = "app";
 
-/// A query's parameters, without [`APP`].
+/// The parameters of a query, without [`APP`].
 ///
 /// # Errors
 ///
-/// A name that is none of `names`, one that comes twice, or a value that is wrongly encoded: the name, and why it is wrong.
+/// A name is not one of `names` or occurs twice, or its value is invalidly encoded. Returns the name and the reason.
 pub(super) fn query<const N: usize>(
     raw: Option<&str>,
     names: [&str; N],
@@ -204,7 +204,7 @@ pub(super) fn query<const N: usize>(
     values(pairs(raw).filter(|(name, _)| name != APP), names)
 }
 
-/// The application that a query names.
+/// The application in a query.
 ///
 /// # Errors
 ///
@@ -213,7 +213,7 @@ pub(super) fn app(raw: Option<&str>) -> Result<Option<String>, (String, &'static
     values(pairs(raw).filter(|(name, _)| name == APP), [APP]).map(|[app]| app)
 }
 
-/// Decoded names, and values as they stand there.
+/// The pairs of a query: names decoded, values not.
 fn pairs(raw: Option<&str>) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
     raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -228,10 +228,10 @@ fn values<'q, const N: usize>(
     let mut values = [const { None }; N];
     for (name, raw_value) in pairs {
         let name = name.into_owned();
-        let place = names.iter().position(|known| *known == name).and_then(|place| values.get_mut(place));
-        let Some(place) = place else { return Err((name, "is no parameter of this path")) };
-        let Some(value) = request::decode(raw_value) else { return Err((name, "is no percent-encoded UTF-8")) };
-        if place.replace(value.into_owned()).is_some() {
+        let slot = names.iter().position(|known| *known == name).and_then(|index| values.get_mut(index));
+        let Some(slot) = slot else { return Err((name, "is not a parameter of this path")) };
+        let Some(value) = request::decode(raw_value) else { return Err((name, "is not percent-encoded UTF-8")) };
+        if slot.replace(value.into_owned()).is_some() {
             return Err((name, "is given twice"));
         }
     }
@@ -246,13 +246,13 @@ mod tests {
     fn rule_of(path: &str) -> Result<String, BadId> {
         let (route, ids) = find(path).expect("a route");
         let Some(Operation::Blocklist(BlocklistCall::GetRule(kind))) = route.operation("GET") else {
-            panic!("{path} has no rule")
+            panic!("{path} is not the path of a rule")
         };
         ids.rule(kind).map(|rule| rule.to_string())
     }
 
     #[test]
-    fn each_path_of_a_rule_names_the_rule_of_its_kind_and_ids() {
+    fn a_path_maps_to_the_rule_of_its_kind_and_ids() {
         let cases = [
             ("/blocklist/users/bob", "block bob"),
             ("/blocklist/users/a%2Fb", "block a/b"),
@@ -274,15 +274,15 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_is_empty_or_broken_is_named() {
-        let broken = "is no percent-encoded UTF-8";
+    fn an_error_names_the_invalid_id() {
+        let encoding = "is not percent-encoded UTF-8";
         let cases = [
             ("/blocklist/users/", "user", "is empty"),
-            ("/blocklist/users/%", "user", broken),
-            ("/blocklist/users/%ff", "user", broken),
-            ("/blocklist/users/%4", "user", broken),
+            ("/blocklist/users/%", "user", encoding),
+            ("/blocklist/users/%ff", "user", encoding),
+            ("/blocklist/users/%4", "user", encoding),
             ("/blocklist/accounts//closed", "account", "is empty"),
-            ("/blocklist/accounts/%zz/blocked/bob", "account", broken),
+            ("/blocklist/accounts/%zz/blocked/bob", "account", encoding),
         ];
         for (path, field, why) in cases {
             assert_eq!(rule_of(path), Err(BadId { field, why }), "{path}");
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn other_paths_are_no_routes() {
+    fn other_paths_have_no_route() {
         for path in [
             "",
             "//",
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_has_known_names_once_each_and_well_encoded() {
+    fn a_query_with_unknown_repeated_or_misencoded_names_is_invalid() {
         let of = |raw| query(Some(raw), ["user", "account"]);
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(query(None, ["user"]), Ok([None]));
@@ -315,23 +315,23 @@ mod tests {
         assert_eq!(of("&account=%40a%26b%3D%23&&user=+1"), Ok([some("+1"), some("@a&b=#")]));
         assert_eq!(of("us%65r"), Ok([some(""), None]));
         assert_eq!(of("user=a&user=b"), Err(("user".to_owned(), "is given twice")));
-        assert_eq!(of("User=a"), Err(("User".to_owned(), "is no parameter of this path")));
-        assert_eq!(of("account=%e4"), Err(("account".to_owned(), "is no percent-encoded UTF-8")));
+        assert_eq!(of("User=a"), Err(("User".to_owned(), "is not a parameter of this path")));
+        assert_eq!(of("account=%e4"), Err(("account".to_owned(), "is not percent-encoded UTF-8")));
     }
 
     #[test]
-    fn every_query_may_name_an_application_once() {
+    fn every_query_may_have_one_application() {
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(query(Some("a%70p=1&user=bob"), ["user"]), Ok([some("bob")]));
         assert_eq!(app(Some("user=bob&user=eve&a%70p=1")), Ok(some("1")));
         assert_eq!((app(None), app(Some("user=bob")), app(Some("app"))), (Ok(None), Ok(None), Ok(some(""))));
         assert_eq!(app(Some("app=1&app=1")), Err(("app".to_owned(), "is given twice")));
-        assert_eq!(app(Some("app=%ff")), Err(("app".to_owned(), "is no percent-encoded UTF-8")));
+        assert_eq!(app(Some("app=%ff")), Err(("app".to_owned(), "is not percent-encoded UTF-8")));
     }
 
     proptest! {
         #[test]
-        fn every_id_comes_back_from_its_percent_encoding(user in ".{1,12}", account in "[@#/?%. a-z\u{4f60}]{1,12}") {
+        fn a_percent_encoded_id_round_trips(user in ".{1,12}", account in "[@#/?%. a-z\u{4f60}]{1,12}") {
             let encoded = |id: &str| id.bytes().map(|byte| format!("%{byte:02X}")).collect::<String>();
             let path = format!("/blocklist/accounts/{}/blocked/{}", encoded(&account), encoded(&user));
             let (_route, ids) = find(&path).expect("a route");

@@ -1,4 +1,4 @@
-//! Requests to the blocklist's API: who asks, what for, and the response.
+//! The requests to the blocklist API: authorization, parameters and responses.
 
 use std::future::Future;
 use std::pin::pin;
@@ -34,7 +34,7 @@ use crate::admin::model::LookupAnswer;
 use crate::admin::routes;
 use crate::admin::routes::BlocklistCall;
 use crate::bearer::AdminTokens;
-use crate::blocklist::topic::WantedChange;
+use crate::blocklist::topic::RequestedChange;
 use crate::clock::Heartbeat;
 use crate::decide::rule::Rule;
 use crate::decide::rule::RuleKind;
@@ -42,82 +42,82 @@ use crate::decide::rule::Sentence;
 
 /// The longest body of one rule.
 const DETAILS_BYTES_MAX: usize = 64 * 1024;
-/// The longest list of changes.
+/// The longest batch of changes.
 const CHANGES_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// How long the body of one rule may take to arrive.
+/// The timeout for receiving the body of one rule.
 const DETAILS_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a list of changes may take to arrive.
+/// The timeout for receiving a batch of changes.
 const CHANGES_TIMEOUT: Duration = Duration::from_secs(5);
-/// Lists of changes that are read and written at once: each may be large.
-const CHANGES_AT_ONCE: usize = 4;
-/// How often a connection counts as alive while its request is worked on.
-const BEAT: Duration = Duration::from_millis(100);
+/// The most concurrent batches of changes, because each may be large.
+const BATCHES_MAX: usize = 4;
+/// The heartbeat period of a connection while its request is being handled.
+const HEARTBEAT_PERIOD: Duration = Duration::from_millis(100);
 /// The default and the largest `limit` of a page.
 const PAGE_RULES: (usize, usize) = (100, 1000);
-/// The longest `X-Request-Id` that is kept.
+/// A longer `X-Request-Id` is ignored.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// The longest name of an import: that of a file.
+/// The longest name of an import: as long as the name of a file can be.
 pub(crate) const IMPORT_BYTES_MAX: usize = 255;
 
 const GENERATION: &str = "blocklist-generation";
 const REQUEST_ID: &str = "x-request-id";
 
-/// The blocklist's API, as far as requests go.
+/// Handles the requests to the blocklist API.
 #[derive(Debug)]
 pub(crate) struct BlocklistService {
-    /// `None`: whoever reaches the listener may read, and nobody may write.
+    /// `None`: everybody who can reach the listener may read, and nobody may write.
     tokens: Option<Arc<ArcSwap<AdminTokens>>>,
-    /// Set once the lists are there.
+    /// Set once the blocklists are loaded.
     lists: Arc<OnceLock<AppLists>>,
-    /// A page looks at every rule, so one is made at a time.
+    /// Permits one page at a time, because each takes a scan of all rules.
     pages: Arc<Semaphore>,
-    changes: Semaphore,
+    batches: Semaphore,
 }
 
-/// What the status page shows of the blocklist's lookup.
+/// The blocklist lookup on the status page.
 #[derive(Debug)]
 pub(super) enum PageLookup {
-    /// That it needs a token, and there is none.
-    Locked,
-    /// Where the form is.
-    Offered,
+    /// A note that a lookup requires a token, which the request does not have.
+    NeedsToken,
+    /// A button that opens the form.
+    Button,
     /// The form.
     Form(LookupForm),
-    /// The form, and what it was sent for.
-    Found(LookupForm, LookupAnswer),
+    /// The form and the answer.
+    Answer(LookupForm, LookupAnswer),
 }
 
-/// The fields of the form. Empty: not filled in.
+/// The fields of the lookup form. An empty field is not filled in.
 #[derive(Debug)]
 pub(super) struct LookupForm {
     pub(super) user: String,
     pub(super) account: String,
-    /// `None`: no application has a list of its own.
+    /// `None`: no application has its own list.
     pub(super) app: Option<String>,
 }
 
-/// What a handler returns: a status is 200, or that of the error.
+/// The result of a request: the body of a 200, or an error.
 type ApiAnswer = Result<Vec<u8>, ApiError>;
 
 impl BlocklistService {
     pub(crate) fn new(tokens: Option<Arc<ArcSwap<AdminTokens>>>, lists: Arc<OnceLock<AppLists>>) -> Self {
-        Self { tokens, lists, pages: Arc::new(Semaphore::new(1)), changes: Semaphore::new(CHANGES_AT_ONCE) }
+        Self { tokens, lists, pages: Arc::new(Semaphore::new(1)), batches: Semaphore::new(BATCHES_MAX) }
     }
 
-    /// The response to a request. `progress` beats while it is worked on, so that its connection does not count as stalled.
+    /// The response to a request. `progress` gets heartbeats meanwhile, so that the connection does not count as stalled.
     pub(super) async fn respond(
         &self,
         request: Request<Incoming>,
         call: BlocklistCall,
         progress: &Heartbeat,
     ) -> Response<Full<Bytes>> {
-        let (api, author) = match self.admit(&request) {
-            Ok(admitted) => admitted,
+        let (api, author) = match self.authorized_list(&request) {
+            Ok(found) => found,
             Err(error) => return problem(error),
         };
         let answer = match self.check_write(&request, call) {
-            Ok(()) => beating(progress, self.handle(request, call, api, author)).await,
+            Ok(()) => with_heartbeats(progress, self.handle(request, call, api, author)).await,
             Err(error) => Err(error),
         };
         let mut response = match answer {
@@ -128,38 +128,38 @@ impl BlocklistService {
         response
     }
 
-    /// The list that a request is about, and who asks.
-    fn admit(&self, request: &Request<Incoming>) -> Result<(&BlocklistApi, Author), ApiError> {
+    /// The list that a request is for, and the author of the request.
+    fn authorized_list(&self, request: &Request<Incoming>) -> Result<(&BlocklistApi, Author), ApiError> {
         let who = self.authorize(request)?.unwrap_or_default();
-        let lists = self.lists.get().ok_or_else(unread)?;
+        let lists = self.lists.get().ok_or_else(not_loaded)?;
         let api = lists.of(app(request)?.as_deref())?;
         Ok((api, Author { who, source: "api".into(), request: request_id(request) }))
     }
 
-    /// Whether a request may change the list that it is about, if that is what it asks for.
+    /// Checks that a request which writes may write.
     fn check_write(&self, request: &Request<Incoming>, call: BlocklistCall) -> Result<(), ApiError> {
         if !call.is_write() {
             return Ok(());
         }
-        let lists = self.lists.get().ok_or_else(unread)?;
+        let lists = self.lists.get().ok_or_else(not_loaded)?;
         lists.check_writable(app(request)?.as_deref())?;
         if self.tokens.is_some() { Ok(()) } else { Err(ApiError::NoTokens) }
     }
 
-    /// The lookup that a request for the status page asks for. It needs the same token as the API's.
+    /// The lookup of a request for the status page. It requires a token if the API does.
     pub(super) fn page_lookup(&self, request: &Request<Incoming>) -> Result<PageLookup, ApiError> {
-        // A form sends a blank as `+`, and a `+` as `%2B`.
+        // Browsers encode a blank in a form as `+`.
         let query = request.uri().query().map(|raw| raw.replace('+', "%20"));
         let found = routes::query(query.as_deref(), ["user", "account"]);
         let [user, account] = found.map_err(|(name, why)| ApiError::field(&name, why))?;
         let app = routes::app(query.as_deref()).map_err(|(name, why)| ApiError::field(&name, why))?;
         let authorized = self.authorize(request);
         let Some(user) = user else {
-            return Ok(if authorized.is_ok() { PageLookup::Offered } else { PageLookup::Locked });
+            return Ok(if authorized.is_ok() { PageLookup::Button } else { PageLookup::NeedsToken });
         };
         authorized?;
-        let lists = self.lists.get().ok_or_else(unread)?;
-        // A form sends every field.
+        let lists = self.lists.get().ok_or_else(not_loaded)?;
+        // Browsers send empty fields too.
         let [account, app] = [account, app].map(|field| field.filter(|text| !text.is_empty()));
         let api = lists.of(app.as_deref())?;
         let answer = (!user.is_empty()).then(|| api.lookup(&user, account.as_deref()));
@@ -167,11 +167,11 @@ impl BlocklistService {
         let form = LookupForm { user, account: account.unwrap_or_default(), app };
         Ok(match answer {
             None => PageLookup::Form(form),
-            Some(answer) => PageLookup::Found(form, answer),
+            Some(answer) => PageLookup::Answer(form, answer),
         })
     }
 
-    /// The name of the token, if there is one.
+    /// The name of the request's token; `None` if no tokens are configured.
     fn authorize(&self, request: &Request<Incoming>) -> Result<Option<Box<str>>, ApiError> {
         let Some(tokens) = &self.tokens else { return Ok(None) };
         let given = request.headers().get(header::AUTHORIZATION);
@@ -181,7 +181,7 @@ impl BlocklistService {
         let token =
             token.ok_or(ApiError::Unauthorized("the header Authorization is not of the form `Bearer TOKEN`"))?;
         let tokens = tokens.load();
-        tokens.name_of(token).map(|name| Some(name.into())).ok_or(ApiError::Unauthorized("the token is not known"))
+        tokens.name_of(token).map(|name| Some(name.into())).ok_or(ApiError::Unauthorized("unknown token"))
     }
 
     async fn handle(
@@ -194,31 +194,31 @@ impl BlocklistService {
         match call {
             BlocklistCall::Status => {
                 parameters(&request, [])?;
-                written(&api.status())
+                to_json(&api.status())
             }
             BlocklistCall::Lookup => {
                 let [user, account] = parameters(&request, ["user", "account"])?;
-                let user = some("user", user)?.ok_or_else(|| ApiError::field("user", "is missing"))?;
-                written(&api.lookup(&user, some("account", account)?.as_deref()))
+                let user = non_empty("user", user)?.ok_or_else(|| ApiError::field("user", "is missing"))?;
+                to_json(&api.lookup(&user, non_empty("account", account)?.as_deref()))
             }
             BlocklistCall::ListRules => self.page(page_query(&request)?, api).await,
             BlocklistCall::GetRule(kind) => {
                 parameters(&request, [])?;
-                written(&api.get(&rule_of(&request, kind)?)?)
+                to_json(&api.get(&rule_of(&request, kind)?)?)
             }
-            BlocklistCall::PutRule(kind) => one(request, kind, changes::put, api, author).await,
-            BlocklistCall::DeleteRule(kind) => one(request, kind, changes::delete, api, author).await,
-            BlocklistCall::ChangeRules => self.many(request, api, author).await,
+            BlocklistCall::PutRule(kind) => change_rule(request, kind, changes::parse_put, api, author).await,
+            BlocklistCall::DeleteRule(kind) => change_rule(request, kind, changes::parse_delete, api, author).await,
+            BlocklistCall::ChangeRules => self.change_rules(request, api, author).await,
         }
     }
 
-    /// A page looks at all rules, which takes some 0.1 s of a list of ten million: not on the thread that answers probes.
+    /// A page of rules. It takes a scan of all rules, 0.1 s for ten million, so it does not run on the thread that answers probes.
     async fn page(&self, query: PageQuery, api: &BlocklistApi) -> ApiAnswer {
         let api = api.clone();
-        run_blocking(Arc::clone(&self.pages), move || written(&api.page(&query))).await
+        run_blocking(Arc::clone(&self.pages), move || to_json(&api.page(&query))).await
     }
 
-    async fn many(&self, request: Request<Incoming>, api: &BlocklistApi, author: Author) -> ApiAnswer {
+    async fn change_rules(&self, request: Request<Incoming>, api: &BlocklistApi, author: Author) -> ApiAnswer {
         let [wait, dry_run, import] = parameters(&request, ["wait", "dry_run", "import"])?;
         let wait = wait_of(wait.as_deref())?;
         let dry_run = match dry_run.as_deref() {
@@ -226,27 +226,27 @@ impl BlocklistService {
             Some("true") => true,
             Some(_) => return Err(ApiError::field("dry_run", "must be true or false")),
         };
-        let author = match some("import", import)? {
+        let author = match non_empty("import", import)? {
             None => author,
             Some(name) if name.len() > IMPORT_BYTES_MAX => {
-                return Err(ApiError::field("import", "has more than 255 bytes"));
+                return Err(ApiError::field("import", "is longer than 255 bytes"));
             }
             Some(name) => Author { source: format!("import:{name}").into(), ..author },
         };
-        let Ok(_permit) = self.changes.try_acquire() else {
-            return Err(ApiError::Unavailable("four lists of changes are being written already".to_owned()));
+        let Ok(_permit) = self.batches.try_acquire() else {
+            return Err(ApiError::Unavailable("four batches of changes are already in progress".to_owned()));
         };
         let body = body(request, CHANGES_BYTES_MAX, CHANGES_TIMEOUT).await?;
-        written(&api.change_all(changes::lines(&body)?, author, wait, dry_run).await?)
+        to_json(&api.change_all(changes::parse_lines(&body)?, author, wait, dry_run).await?)
     }
 }
 
-fn unread() -> ApiError {
-    ApiError::Unavailable("the blocklist has not been read yet".to_owned())
+fn not_loaded() -> ApiError {
+    ApiError::Unavailable("the blocklist is not loaded yet".to_owned())
 }
 
-/// Runs `work` on a thread that may block, once one of `permits` is free. The work holds the permit, since it goes on when the request that
-/// waits for it is dropped.
+/// Runs `work` on a blocking thread, once one of `permits` is free. The work holds the permit, because it continues after its request is
+/// dropped.
 async fn run_blocking(permits: Arc<Semaphore>, work: impl FnOnce() -> ApiAnswer + Send + 'static) -> ApiAnswer {
     let permit = permits.acquire_owned().await;
     let done = task::spawn_blocking(move || {
@@ -256,11 +256,11 @@ async fn run_blocking(permits: Arc<Semaphore>, work: impl FnOnce() -> ApiAnswer 
     done.await.unwrap_or_else(|_stopping| Err(ApiError::Unavailable("the process is stopping".to_owned())))
 }
 
-/// Changes the rule of `kind` that the path names, as `read` finds in the body.
-async fn one(
+/// Changes the rule of `kind` in the path. `parse` parses the body.
+async fn change_rule(
     request: Request<Incoming>,
     kind: RuleKind,
-    read: fn(Rule<'static>, &[u8]) -> Result<WantedChange, ApiError>,
+    parse: fn(Rule<'static>, &[u8]) -> Result<RequestedChange, ApiError>,
     api: &BlocklistApi,
     author: Author,
 ) -> ApiAnswer {
@@ -268,21 +268,21 @@ async fn one(
     let wait = wait_of(wait.as_deref())?;
     let rule = rule_of(&request, kind)?;
     let body = body(request, DETAILS_BYTES_MAX, DETAILS_TIMEOUT).await?;
-    written(&api.change(read(rule, &body)?, author, wait).await?)
+    to_json(&api.change(parse(rule, &body)?, author, wait).await?)
 }
 
-/// The rule of `kind` that the path names.
+/// The rule of `kind` in the path.
 fn rule_of(request: &Request<Incoming>, kind: RuleKind) -> Result<Rule<'static>, ApiError> {
-    // The route was found by it.
+    // Not empty, because the request was routed by its path.
     let ids = routes::find(request.uri().path()).map(|(_, ids)| ids).unwrap_or_default();
     ids.rule(kind).map_err(|bad| ApiError::Invalid(vec![changes::of_id(bad)]))
 }
 
-/// Waits for `work`, and lets `progress` beat meanwhile.
-async fn beating<T>(progress: &Heartbeat, work: impl Future<Output = T>) -> T {
+/// Waits for `work`, and gives `progress` a heartbeat every [`HEARTBEAT_PERIOD`].
+async fn with_heartbeats<T>(progress: &Heartbeat, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     loop {
-        match time::timeout(BEAT, &mut work).await {
+        match time::timeout(HEARTBEAT_PERIOD, &mut work).await {
             Ok(done) => return done,
             Err(_elapsed) => progress.beat(),
         }
@@ -306,13 +306,13 @@ fn parameters<const N: usize>(request: &Request<Incoming>, names: [&str; N]) -> 
     routes::query(request.uri().query(), names).map_err(|(name, why)| ApiError::field(&name, why))
 }
 
-/// The application that the query names.
+/// The application in the query.
 fn app(request: &Request<Incoming>) -> Result<Option<String>, ApiError> {
     let app = routes::app(request.uri().query()).map_err(|(name, why)| ApiError::field(&name, why))?;
-    some(routes::APP, app)
+    non_empty(routes::APP, app)
 }
 
-fn some(name: &str, value: Option<String>) -> Result<Option<String>, ApiError> {
+fn non_empty(name: &str, value: Option<String>) -> Result<Option<String>, ApiError> {
     if value.as_ref().is_some_and(String::is_empty) { Err(ApiError::field(name, "is empty")) } else { Ok(value) }
 }
 
@@ -337,31 +337,31 @@ fn page_query(request: &Request<Incoming>) -> Result<PageQuery, ApiError> {
     };
     let after_of = |text: String| {
         let rule = Sentence::parse(&text).map(|sentence| sentence.rule.into_owned());
-        rule.map_err(|mistake| ApiError::field("after", format!("is no rule: {mistake}")))
+        rule.map_err(|mistake| ApiError::field("after", format!("is not a rule: {mistake}")))
     };
     Ok(PageQuery {
         kind: kind.map(kind_of).transpose()?,
-        account: some("account", account)?,
+        account: non_empty("account", account)?,
         prefix,
         limit: limit.map_or(Ok(default), limit_of)?,
         after: after.map(after_of).transpose()?,
     })
 }
 
-/// The sender's name for the request, where it is short and visible.
+/// The request's `X-Request-Id`, if it is short and printable.
 fn request_id(request: &Request<Incoming>) -> Option<Box<str>> {
     let id = request.headers().get(REQUEST_ID)?.to_str().ok()?;
     (!id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX).then(|| id.into())
 }
 
-fn written(body: &impl Serialize) -> ApiAnswer {
+fn to_json(body: &impl Serialize) -> ApiAnswer {
     serde_json::to_vec(body).map_err(|error| ApiError::Unavailable(error.to_string()))
 }
 
-/// The response that says why a request is not served.
+/// The response to a failed request.
 pub(super) fn problem(error: ApiError) -> Response<Full<Bytes>> {
     let status = error.status();
-    let mut response = json(status, "application/problem+json", written(&error.details()).unwrap_or_default());
+    let mut response = json(status, "application/problem+json", to_json(&error.details()).unwrap_or_default());
     if status == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
@@ -387,19 +387,19 @@ mod tests {
     #[tokio::test]
     async fn the_next_page_waits_for_the_scan_of_a_dropped_request() {
         let permits = Arc::new(Semaphore::new(1));
-        let (begun, has_begun) = mpsc::channel();
+        let (started, has_started) = mpsc::channel();
         let (end, may_end) = mpsc::channel::<()>();
         let scan = move || {
-            begun.send(()).expect("the test waits");
+            started.send(()).expect("the test waits");
             let _ended = may_end.recv();
             Ok(Vec::new())
         };
         let mut request = Box::pin(run_blocking(Arc::clone(&permits), scan));
         assert!(time::timeout(Duration::ZERO, &mut request).await.is_err(), "the scan waits");
-        has_begun.recv().expect("the scan begins");
+        has_started.recv().expect("the scan starts");
         drop(request);
         let mut next = Box::pin(run_blocking(Arc::clone(&permits), || Ok(b"next".to_vec())));
-        assert!(time::timeout(Duration::ZERO, &mut next).await.is_err(), "the first scan still runs");
+        assert!(time::timeout(Duration::ZERO, &mut next).await.is_err(), "the first scan is still running");
         assert_eq!(permits.available_permits(), 0);
         drop(end);
         assert_eq!(next.await, Ok(b"next".to_vec()));

@@ -1,4 +1,4 @@
-//! What the status page shows: the process at one moment, from its metrics, its probes and its history.
+//! The contents of the status page: the status of the process, from its metrics, probes and history.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -14,14 +14,14 @@ use prometheus::proto::MetricFamily;
 use prometheus::proto::MetricType;
 use tokio::time;
 
-use crate::admin::history::READ_EVERY;
 use crate::admin::history::Rates;
+use crate::admin::history::SAMPLE_PERIOD;
 use crate::admin::history::StatusHistory;
-use crate::admin::history::StatusReading;
-use crate::admin::sentence::Severity;
-use crate::admin::sentence::Situation;
-use crate::admin::sentence::TROUBLE_AFTER;
-use crate::admin::sentence::sentence;
+use crate::admin::history::StatusSample;
+use crate::admin::summary::DELIVERY_STUCK_AFTER;
+use crate::admin::summary::Severity;
+use crate::admin::summary::SummaryInput;
+use crate::admin::summary::summary;
 use crate::clock;
 use crate::clock::UnixMillis;
 use crate::ledger::Balance;
@@ -34,7 +34,7 @@ use crate::publish::metrics::PublishMetrics;
 use crate::refusal::LedgerAccount;
 use crate::refusal::Reason;
 
-/// Where the status comes from.
+/// The sources of the status.
 #[derive(Debug)]
 pub(crate) struct StatusSource {
     ledger: Ledger,
@@ -44,7 +44,7 @@ pub(crate) struct StatusSource {
     history: Mutex<StatusHistory>,
 }
 
-/// What the probes say.
+/// The results of the probes.
 #[derive(Debug)]
 pub(super) struct Probes {
     pub(super) phase: Phase,
@@ -53,35 +53,35 @@ pub(super) struct Probes {
     pub(super) is_any_broker_up: bool,
 }
 
-/// The process at one moment.
+/// The status of the process at one moment.
 #[derive(Debug)]
 pub(super) struct Status {
-    pub(super) sentence: String,
+    pub(super) summary: String,
     pub(super) severity: Severity,
     pub(super) now: UnixMillis,
     pub(super) uptime: Duration,
-    /// How many callbacks ended for each reason, if any did, and how long ago the last did. Those that are lost come first.
+    /// The refused and lost callbacks: each reason that occurred, its count, and how long ago it last occurred. Losses come first.
     pub(super) ended: Vec<(Reason, u64, Option<Duration>)>,
     pub(super) balance: Balance,
     pub(super) delivered_ago: Option<Duration>,
     /// Over the last ten seconds, and over the last minute.
     pub(super) rates: [Option<Rates>; 2],
     pub(super) room: JournalRoom,
-    pub(super) journal_lasts: Option<Duration>,
-    /// The age of the oldest callback that waits for Kafka.
+    pub(super) journal_full_in: Option<Duration>,
+    /// The age of the oldest callback waiting for Kafka.
     pub(super) oldest: Duration,
-    pub(super) held_up: Vec<HeldUpTopic>,
-    pub(super) figures: Figures,
+    pub(super) stuck_topics: Vec<StuckTopic>,
+    pub(super) metrics: MetricsSnapshot,
 }
 
-/// A topic of which Kafka takes nothing.
+/// A topic whose records Kafka does not acknowledge.
 #[derive(Debug)]
-pub(super) struct HeldUpTopic {
+pub(super) struct StuckTopic {
     pub(super) name: String,
     pub(super) oldest: Duration,
-    /// In the journal.
+    /// Undelivered bytes in the journal.
     pub(super) bytes: f64,
-    /// Lost because its share was full.
+    /// Callbacks that were lost because the topic's share was full.
     pub(super) lost: f64,
 }
 
@@ -96,64 +96,64 @@ impl StatusSource {
         }
     }
 
-    /// Adds a reading to the history each second. Never ends.
-    pub(super) async fn watch(&self, kafka: &Health) {
+    /// Adds a sample to the history every second. Never returns.
+    pub(super) async fn sample(&self, kafka: &Health) {
         loop {
-            let reading = self.read(kafka.is_any_broker_up());
-            self.lock().add(reading);
-            time::sleep(READ_EVERY).await;
+            let sample = self.take_sample(kafka.is_any_broker_up());
+            self.lock().add(sample);
+            time::sleep(SAMPLE_PERIOD).await;
         }
     }
 
-    fn read(&self, is_any_broker_up: bool) -> StatusReading {
+    fn take_sample(&self, is_any_broker_up: bool) -> StatusSample {
         let balance = self.ledger.read();
         let is_waiting = waiting_for_kafka(&balance) > 0;
-        StatusReading {
+        StatusSample {
             at: clock::monotonic(),
             delivered_records: self.delivered_records.get(),
-            // What waits for another reason, such as an application that is not configured any more, is neither.
-            is_kafka_due: self.unreported_records.get() > 0 || (is_waiting && !is_any_broker_up),
+            // Other waiting callbacks do not count: their application may no longer be configured.
+            awaits_kafka: self.unreported_records.get() > 0 || (is_waiting && !is_any_broker_up),
             room: self.journal.room(),
             balance,
         }
     }
 
-    /// The status now.
-    pub(super) fn look(&self, probes: Probes, registry: &Registry) -> Status {
-        let (now, figures) = (clock::monotonic(), Figures(registry.gather()));
-        let reading = self.read(probes.is_any_broker_up);
+    /// The current status.
+    pub(super) fn now(&self, probes: Probes, registry: &Registry) -> Status {
+        let (now, metrics) = (clock::monotonic(), MetricsSnapshot(registry.gather()));
+        let sample = self.take_sample(probes.is_any_broker_up);
         let history = self.lock();
-        let ended = ended(&reading.balance, |reason| history.ended_ago(reason, now));
+        let ended = ended(&sample.balance, |reason| history.ended_ago(reason, now));
         let lost = ended.iter().filter(|(reason, ..)| reason.account() == LedgerAccount::Lost);
         let last_lost = lost.filter_map(|(_, _, ago)| *ago).min();
-        let (oldest, held_up) = topics(&figures);
-        let longest = held_up.first().map(|topic| (held_up.len(), topic.oldest));
-        let (sentence, severity) = sentence(&Situation {
+        let (oldest, stuck_topics) = stuck_topics(&metrics);
+        let longest = stuck_topics.first().map(|topic| (stuck_topics.len(), topic.oldest));
+        let (summary, severity) = summary(&SummaryInput {
             phase: probes.phase,
             alive: probes.alive,
             ready: probes.ready,
-            waiting: waiting_for_kafka(&reading.balance),
-            lost: last_lost.map(|ago| (reading.balance.ended_total(LedgerAccount::Lost), ago)),
-            takes_nothing_for: if reading.is_kafka_due { history.kafka_takes_nothing_for(now) } else { Duration::ZERO },
+            waiting: waiting_for_kafka(&sample.balance),
+            lost: last_lost.map(|ago| (sample.balance.ended_total(LedgerAccount::Lost), ago)),
+            kafka_stuck_for: if sample.awaits_kafka { history.kafka_stuck_for(now) } else { Duration::ZERO },
             is_any_broker_up: probes.is_any_broker_up,
-            held_up: longest,
-            journal_lasts: history.journal_lasts(),
-            others: others(&figures),
+            stuck_topics: longest,
+            journal_full_in: history.journal_full_in(),
+            warnings: warnings(&metrics),
         });
         Status {
-            sentence,
+            summary,
             severity,
             now: clock::wall(),
             uptime: now.duration_since(history.started),
             ended,
             delivered_ago: history.delivered_ago(now),
             rates: [10, 60].map(|seconds| history.rates(Duration::from_secs(seconds))),
-            room: reading.room,
-            journal_lasts: history.journal_lasts(),
-            balance: reading.balance,
+            room: sample.room,
+            journal_full_in: history.journal_full_in(),
+            balance: sample.balance,
             oldest,
-            held_up,
-            figures,
+            stuck_topics,
+            metrics,
         }
     }
 
@@ -173,15 +173,15 @@ fn ended(balance: &Balance, ago: impl Fn(Reason) -> Option<Duration>) -> Vec<(Re
     ended
 }
 
-/// The age of the oldest undelivered callback, and the topics that are held up, the worst first.
-fn topics(figures: &Figures) -> (Duration, Vec<HeldUpTopic>) {
-    let ages = figures.by("callbridge_topic_oldest_undelivered_seconds", "topic");
-    let bytes = figures.by("callbridge_journal_undelivered_bytes", "topic");
-    let lost = figures.by("callbridge_topic_full_total", "topic");
-    let of = |figures: &BTreeMap<&str, f64>, topic: &str| figures.get(topic).copied().unwrap_or_default();
+/// The age of the oldest undelivered callback, and the stuck topics, the worst first.
+fn stuck_topics(metrics: &MetricsSnapshot) -> (Duration, Vec<StuckTopic>) {
+    let ages = metrics.by("callbridge_topic_oldest_undelivered_seconds", "topic");
+    let bytes = metrics.by("callbridge_journal_undelivered_bytes", "topic");
+    let lost = metrics.by("callbridge_topic_full_total", "topic");
+    let of = |metrics: &BTreeMap<&str, f64>, topic: &str| metrics.get(topic).copied().unwrap_or_default();
     let aged = ages.into_iter().map(|(topic, age)| (topic, Duration::try_from_secs_f64(age).unwrap_or_default()));
-    let mut topics: Vec<HeldUpTopic> = aged
-        .map(|(topic, oldest)| HeldUpTopic {
+    let mut topics: Vec<StuckTopic> = aged
+        .map(|(topic, oldest)| StuckTopic {
             name: topic.to_owned(),
             oldest,
             bytes: of(&bytes, topic),
@@ -190,34 +190,34 @@ fn topics(figures: &Figures) -> (Duration, Vec<HeldUpTopic>) {
         .collect();
     topics.sort_by_key(|topic| std::cmp::Reverse(topic.oldest));
     let oldest = topics.first().map(|topic| topic.oldest).unwrap_or_default();
-    topics.retain(|topic| topic.oldest >= TROUBLE_AFTER);
+    topics.retain(|topic| topic.oldest >= DELIVERY_STUCK_AFTER);
     (oldest, topics)
 }
 
-/// What needs a look beside callbacks and Kafka.
-fn others(figures: &Figures) -> Vec<String> {
+/// Problems with files, the blocklist topic and captures that cannot be published.
+fn warnings(metrics: &MetricsSnapshot) -> Vec<String> {
     let failing = [
         ("callbridge_token_files_failing", "token files"),
         ("callbridge_tls_files_failing", "TLS files"),
         ("callbridge_blocklist_files_failing", "blocklist files"),
     ];
-    let failing = failing.into_iter().filter(|(name, _)| figures.sum(name) > 0.0);
+    let failing = failing.into_iter().filter(|(name, _)| metrics.sum(name) > 0.0);
     let failing = failing.map(|(_, what)| format!("{what} cannot be used"));
-    let stale = figures.rows("callbridge_blocklist_topic_state").filter(|(_, value)| *value > 0.0);
+    let stale = metrics.series("callbridge_blocklist_topic_state").filter(|(_, value)| *value > 0.0);
     let stale = stale.filter(|(metric, _)| label(metric, "state") == "stale");
     let stale = stale.map(|(metric, _)| format!("blocklist topic {} is stale", label(metric, "topic")));
-    let aside = (figures.set_aside_bytes() > 0.0)
-        .then(|| "callbacks are set aside that this configuration cannot publish".to_owned());
-    failing.chain(stale).chain(aside).collect()
+    let unpublishable = (metrics.unpublishable_bytes() > 0.0)
+        .then(|| "the journal holds callbacks of applications or commands that are not configured".to_owned());
+    failing.chain(stale).chain(unpublishable).collect()
 }
 
-/// All metrics, of one moment.
+/// The values of all metrics at one moment.
 #[derive(Debug)]
-pub(super) struct Figures(Vec<MetricFamily>);
+pub(super) struct MetricsSnapshot(Vec<MetricFamily>);
 
-impl Figures {
+impl MetricsSnapshot {
     /// Every series of a counter or gauge.
-    pub(super) fn rows(&self, name: &str) -> impl Iterator<Item = (&Metric, f64)> {
+    pub(super) fn series(&self, name: &str) -> impl Iterator<Item = (&Metric, f64)> {
         let families = self.0.iter().filter(move |family| family.name() == name);
         families.flat_map(|family| {
             let is_counter = family.get_field_type() == MetricType::COUNTER;
@@ -231,28 +231,28 @@ impl Figures {
 
     /// The sum of every series.
     pub(super) fn sum(&self, name: &str) -> f64 {
-        // Not `sum`, which makes `-0` of none.
-        self.rows(name).fold(0.0, |sum, (_, value)| sum + value)
+        // Not `Iterator::sum`, which returns `-0` if there is none.
+        self.series(name).fold(0.0, |sum, (_, value)| sum + value)
     }
 
-    /// The sums by one label.
+    /// The sums by the label `by`.
     pub(super) fn by(&self, name: &str, by: &str) -> BTreeMap<&str, f64> {
         let mut sums = BTreeMap::new();
-        for (metric, value) in self.rows(name) {
+        for (metric, value) in self.series(name) {
             *sums.entry(label(metric, by)).or_default() += value;
         }
         sums
     }
 
-    /// What the journal holds of callbacks that this configuration cannot publish.
-    pub(super) fn set_aside_bytes(&self) -> f64 {
-        let has_met_some = self.sum("callbridge_journal_held_total") > 0.0;
-        let of_no_topic = self.by("callbridge_journal_undelivered_bytes", "topic").get("other").copied();
-        of_no_topic.filter(|_| has_met_some).unwrap_or_default()
+    /// The bytes in the journal of callbacks that this configuration cannot publish.
+    pub(super) fn unpublishable_bytes(&self) -> f64 {
+        let has_found_some = self.sum("callbridge_journal_held_total") > 0.0;
+        let without_topic = self.by("callbridge_journal_undelivered_bytes", "topic").get("other").copied();
+        without_topic.filter(|_| has_found_some).unwrap_or_default()
     }
 }
 
-/// A label's value; empty without it.
+/// The value of a label; empty if the metric does not have it.
 pub(super) fn label<'m>(metric: &'m Metric, name: &str) -> &'m str {
     metric.get_label().iter().find(|label| label.name() == name).map(|label| label.value()).unwrap_or_default()
 }

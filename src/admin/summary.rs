@@ -1,111 +1,112 @@
-//! The sentence at the top of the status page: what the process does, and what is wrong, the worst first.
+//! The summary at the top of the status page, in one sentence: whether callbacks are accepted, then the problems, the worst first.
 //!
-//! It begins with whether callbacks are taken. Then come, where there are any: a stuck thread, losses of the last hour, a Kafka that takes
-//! nothing or topics that are held up, how long the journal lasts, and what else needs a look. Without any of these it says what waits.
+//! The problems are a stuck thread, losses of the last hour, a stuck Kafka or stuck topics, how soon the journal is full, and other
+//! warnings. Without problems the summary states the backlog.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::lifecycle::Phase;
 
-/// Kafka has taken nothing, or nothing of a topic, for so long before it counts as trouble: a leader election is over by then.
-pub(super) const TROUBLE_AFTER: Duration = Duration::from_secs(10);
-/// Losses are in the sentence for so long.
-const LOSSES_FOR: Duration = Duration::from_secs(3600);
+/// Kafka or a topic counts as stuck once nothing was acknowledged for this long: longer than a leader election.
+pub(super) const DELIVERY_STUCK_AFTER: Duration = Duration::from_secs(10);
+/// How long the summary mentions the last loss.
+const LOSSES_SHOWN_FOR: Duration = Duration::from_secs(3600);
 
-/// What the sentence is made of.
+/// The input of the summary.
 #[derive(Debug)]
-pub(super) struct Situation {
+pub(super) struct SummaryInput {
     pub(super) phase: Phase,
-    /// As `/livez` and `/readyz` say.
+    /// The results of `/livez` and `/readyz`.
     pub(super) alive: Result<(), String>,
     pub(super) ready: Result<(), String>,
-    /// Callbacks that wait for Kafka.
+    /// The number of callbacks waiting for Kafka.
     pub(super) waiting: u64,
-    /// All lost callbacks, and how long ago the last was.
+    /// The number of lost callbacks, and how long ago the last one was lost.
     pub(super) lost: Option<(u64, Duration)>,
-    /// How long Kafka has taken nothing although there was something to take.
-    pub(super) takes_nothing_for: Duration,
+    /// How long the process has waited for Kafka while it acknowledged nothing.
+    pub(super) kafka_stuck_for: Duration,
     pub(super) is_any_broker_up: bool,
-    /// How many topics are held up, and for how long the worst.
-    pub(super) held_up: Option<(usize, Duration)>,
-    /// At the growth of the last minute; `None` while it does not grow.
-    pub(super) journal_lasts: Option<Duration>,
-    /// What else needs a look, such as files that cannot be read.
-    pub(super) others: Vec<String>,
+    /// The number of stuck topics, and for how long the worst has been.
+    pub(super) stuck_topics: Option<(usize, Duration)>,
+    /// When the journal will be full, at the growth of the last minute; `None` while it does not grow.
+    pub(super) journal_full_in: Option<Duration>,
+    /// Other problems, such as files that cannot be used.
+    pub(super) warnings: Vec<String>,
 }
 
-/// How bad it is.
+/// How urgent the problems are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Severity {
-    /// Nothing to do.
-    Well,
-    /// Look when you can.
+    /// There is no problem.
+    Healthy,
+    /// Not urgent.
     Warning,
-    /// Callbacks are lost or not taken, or will be.
+    /// Callbacks are lost or not accepted, or soon will be.
     Critical,
 }
 
-/// The sentence, without a full stop, and how bad it is.
-pub(super) fn sentence(situation: &Situation) -> (String, Severity) {
-    let (begin, mut severity) = beginning(situation);
-    let mut parts = vec![begin];
+/// The summary, without a full stop, and its severity.
+pub(super) fn summary(input: &SummaryInput) -> (String, Severity) {
+    let (state, mut severity) = state(input);
+    let mut parts = vec![state];
     let mut add = |part: String, is| {
         parts.push(part);
         severity = if severity == Severity::Critical { severity } else { is };
     };
-    if let Err(why) = &situation.alive {
+    if let Err(why) = &input.alive {
         add(why.clone(), Severity::Critical);
     }
-    if let Some((count, ago)) = situation.lost.filter(|(_, ago)| *ago <= LOSSES_FOR) {
+    if let Some((count, ago)) = input.lost.filter(|(_, ago)| *ago <= LOSSES_SHOWN_FOR) {
         add(format!("{count} lost since the start, the last {} ago", Span(ago)), Severity::Critical);
     }
-    let is_kafka_stuck = situation.takes_nothing_for >= TROUBLE_AFTER;
+    let is_kafka_stuck = input.kafka_stuck_for >= DELIVERY_STUCK_AFTER;
     if is_kafka_stuck {
-        add(format!("Kafka has taken nothing for {}", Span(situation.takes_nothing_for)), Severity::Critical);
+        add(format!("Kafka has acknowledged nothing for {}", Span(input.kafka_stuck_for)), Severity::Critical);
     } else {
-        if situation.phase == Phase::Serving && situation.ready.is_ok() && !situation.is_any_broker_up {
+        if input.phase == Phase::Serving && input.ready.is_ok() && !input.is_any_broker_up {
             add("no Kafka broker is connected".to_owned(), Severity::Warning);
         }
-        match situation.held_up {
-            Some((1, longest)) => add(format!("one topic has been held up for {}", Span(longest)), Severity::Warning),
+        match input.stuck_topics {
+            Some((1, longest)) => add(format!("one topic has been stuck for {}", Span(longest)), Severity::Warning),
             Some((topics, longest)) => {
-                add(format!("{topics} topics are held up, the longest for {}", Span(longest)), Severity::Warning);
+                add(format!("{topics} topics are stuck, the longest for {}", Span(longest)), Severity::Warning);
             }
             None => {}
         }
     }
-    if let Some(lasts) = situation.journal_lasts.filter(|_| is_kafka_stuck || situation.held_up.is_some()) {
-        add(format!("the journal lasts {} more", Span(lasts)), Severity::Warning);
+    if let Some(full_in) = input.journal_full_in.filter(|_| is_kafka_stuck || input.stuck_topics.is_some()) {
+        add(format!("the journal will be full in {}", Span(full_in)), Severity::Warning);
     }
-    for other in &situation.others {
-        add(other.clone(), Severity::Warning);
+    for warning in &input.warnings {
+        add(warning.clone(), Severity::Warning);
     }
-    if parts.len() == 1 && situation.phase == Phase::Serving && situation.ready.is_ok() {
-        parts.push(match situation.waiting {
-            0 => "nothing waits for Kafka".to_owned(),
-            waiting => format!("{waiting} on their way to Kafka"),
+    if parts.len() == 1 && input.phase == Phase::Serving && input.ready.is_ok() {
+        parts.push(match input.waiting {
+            0 => "none waiting for Kafka".to_owned(),
+            waiting => format!("{waiting} waiting for Kafka"),
         });
     }
     (parts.join("; "), severity)
 }
 
-fn beginning(situation: &Situation) -> (String, Severity) {
-    match (situation.phase, &situation.ready) {
+/// Whether callbacks are accepted.
+fn state(input: &SummaryInput) -> (String, Severity) {
+    match (input.phase, &input.ready) {
         (Phase::Starting, ready) => {
             let why = ready.as_ref().err().map_or("starting", String::as_str);
-            (format!("Not taking callbacks yet: {why}"), Severity::Warning)
+            (format!("Not accepting callbacks yet: {why}"), Severity::Warning)
         }
-        (Phase::Serving, Ok(())) => ("Taking callbacks".to_owned(), Severity::Well),
+        (Phase::Serving, Ok(())) => ("Accepting callbacks".to_owned(), Severity::Healthy),
         (Phase::Serving, Err(why)) => (format!("Not ready: {why}"), Severity::Critical),
-        (Phase::KeepAccepting, _) => ("Stopping, and still taking callbacks".to_owned(), Severity::Warning),
+        (Phase::KeepAccepting, _) => ("Stopping, and still accepting callbacks".to_owned(), Severity::Warning),
         (Phase::Closing | Phase::Draining | Phase::Recording | Phase::Stopped, _) => {
-            (format!("Stopping: {} wait for Kafka", situation.waiting), Severity::Warning)
+            (format!("Stopping: {} waiting for Kafka", input.waiting), Severity::Warning)
         }
     }
 }
 
-/// A time span as people say it, in at most two units.
+/// A duration in at most two units, for people.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Span(pub(super) Duration);
 
@@ -128,18 +129,18 @@ impl fmt::Display for Span {
 mod tests {
     use super::*;
 
-    fn well() -> Situation {
-        Situation {
+    fn healthy() -> SummaryInput {
+        SummaryInput {
             phase: Phase::Serving,
             alive: Ok(()),
             ready: Ok(()),
             waiting: 0,
             lost: None,
-            takes_nothing_for: Duration::ZERO,
+            kafka_stuck_for: Duration::ZERO,
             is_any_broker_up: true,
-            held_up: None,
-            journal_lasts: None,
-            others: Vec::new(),
+            stuck_topics: None,
+            journal_full_in: None,
+            warnings: Vec::new(),
         }
     }
 
@@ -148,99 +149,111 @@ mod tests {
     }
 
     #[test]
-    fn the_sentence_says_what_is_wrong_and_the_worst_first() {
-        use Severity::{Critical, Warning, Well};
-        let stuck = Situation { takes_nothing_for: minutes(4), waiting: 9, ..well() };
+    fn the_summary_lists_problems_with_the_worst_first() {
+        use Severity::{Critical, Healthy, Warning};
+        let stuck = SummaryInput { kafka_stuck_for: minutes(4), waiting: 9, ..healthy() };
         let cases = [
-            (well(), "Taking callbacks; nothing waits for Kafka", Well),
-            (Situation { waiting: 12, ..well() }, "Taking callbacks; 12 on their way to Kafka", Well),
-            // A journal that grows for a moment is no news while Kafka takes what comes.
+            (healthy(), "Accepting callbacks; none waiting for Kafka", Healthy),
+            (SummaryInput { waiting: 12, ..healthy() }, "Accepting callbacks; 12 waiting for Kafka", Healthy),
+            // While Kafka acknowledges records, a growing journal is not a problem.
             (
-                Situation { journal_lasts: Some(minutes(9)), ..well() },
-                "Taking callbacks; nothing waits for Kafka",
-                Well,
+                SummaryInput { journal_full_in: Some(minutes(9)), ..healthy() },
+                "Accepting callbacks; none waiting for Kafka",
+                Healthy,
             ),
             (
-                Situation { journal_lasts: Some(minutes(190)), ..stuck },
-                "Taking callbacks; Kafka has taken nothing for 4 min; the journal lasts 3 h 10 min more",
+                SummaryInput { journal_full_in: Some(minutes(190)), ..stuck },
+                "Accepting callbacks; Kafka has acknowledged nothing for 4 min; the journal will be full in 3 h 10 min",
                 Critical,
             ),
             (
-                Situation { takes_nothing_for: Duration::from_secs(9), ..well() },
-                "Taking callbacks; nothing waits for Kafka",
-                Well,
+                SummaryInput { kafka_stuck_for: Duration::from_secs(9), ..healthy() },
+                "Accepting callbacks; none waiting for Kafka",
+                Healthy,
             ),
             (
-                Situation { held_up: Some((1, minutes(70))), journal_lasts: Some(minutes(2880)), ..well() },
-                "Taking callbacks; one topic has been held up for 1 h 10 min; the journal lasts 2 d more",
+                SummaryInput {
+                    stuck_topics: Some((1, minutes(70))),
+                    journal_full_in: Some(minutes(2880)),
+                    ..healthy()
+                },
+                "Accepting callbacks; one topic has been stuck for 1 h 10 min; the journal will be full in 2 d",
                 Warning,
             ),
             (
-                Situation { held_up: Some((3, minutes(1))), ..well() },
-                "Taking callbacks; 3 topics are held up, the longest for 1 min",
+                SummaryInput { stuck_topics: Some((3, minutes(1))), ..healthy() },
+                "Accepting callbacks; 3 topics are stuck, the longest for 1 min",
                 Warning,
             ),
             (
-                Situation { is_any_broker_up: false, ..well() },
-                "Taking callbacks; no Kafka broker is connected",
+                SummaryInput { is_any_broker_up: false, ..healthy() },
+                "Accepting callbacks; no Kafka broker is connected",
                 Warning,
             ),
             (
-                Situation { lost: Some((7, minutes(59))), ..well() },
-                "Taking callbacks; 7 lost since the start, the last 59 min ago",
+                SummaryInput { lost: Some((7, minutes(59))), ..healthy() },
+                "Accepting callbacks; 7 lost since the start, the last 59 min ago",
                 Critical,
             ),
-            (Situation { lost: Some((7, minutes(61))), ..well() }, "Taking callbacks; nothing waits for Kafka", Well),
+            (
+                SummaryInput { lost: Some((7, minutes(61))), ..healthy() },
+                "Accepting callbacks; none waiting for Kafka",
+                Healthy,
+            ),
         ];
-        assert_sentences(&cases);
+        assert_summaries(&cases);
     }
 
     #[test]
-    fn the_sentence_begins_with_whether_callbacks_are_taken() {
+    fn the_summary_begins_with_whether_callbacks_are_accepted() {
         use Severity::{Critical, Warning};
         let cases = [
             (
-                Situation {
+                SummaryInput {
                     ready: Err("the journal is full".to_owned()),
                     is_any_broker_up: false,
-                    others: vec!["token files cannot be used".to_owned()],
-                    ..well()
+                    warnings: vec!["token files cannot be used".to_owned()],
+                    ..healthy()
                 },
                 "Not ready: the journal is full; token files cannot be used",
                 Critical,
             ),
             (
-                Situation { alive: Err("the pump has not turned for 12 s".to_owned()), ..well() },
-                "Taking callbacks; the pump has not turned for 12 s",
+                SummaryInput { alive: Err("the pump has not run for 12 s".to_owned()), ..healthy() },
+                "Accepting callbacks; the pump has not run for 12 s",
                 Critical,
             ),
             (
-                Situation { phase: Phase::Starting, ready: Err("the journal is being read".to_owned()), ..well() },
-                "Not taking callbacks yet: the journal is being read",
+                SummaryInput {
+                    phase: Phase::Starting,
+                    ready: Err("the journal is being read".to_owned()),
+                    ..healthy()
+                },
+                "Not accepting callbacks yet: the journal is being read",
                 Warning,
             ),
             (
-                Situation { phase: Phase::KeepAccepting, ready: Err("stopping".to_owned()), ..well() },
-                "Stopping, and still taking callbacks",
+                SummaryInput { phase: Phase::KeepAccepting, ready: Err("stopping".to_owned()), ..healthy() },
+                "Stopping, and still accepting callbacks",
                 Warning,
             ),
             (
-                Situation { phase: Phase::Draining, ready: Err("stopping".to_owned()), waiting: 5, ..well() },
-                "Stopping: 5 wait for Kafka",
+                SummaryInput { phase: Phase::Draining, ready: Err("stopping".to_owned()), waiting: 5, ..healthy() },
+                "Stopping: 5 waiting for Kafka",
                 Warning,
             ),
         ];
-        assert_sentences(&cases);
+        assert_summaries(&cases);
     }
 
-    fn assert_sentences(cases: &[(Situation, &str, Severity)]) {
-        for (situation, text, severity) in cases {
-            assert_eq!(sentence(situation), ((*text).to_owned(), *severity), "{situation:?}");
+    fn assert_summaries(cases: &[(SummaryInput, &str, Severity)]) {
+        for (input, text, severity) in cases {
+            assert_eq!(summary(input), ((*text).to_owned(), *severity), "{input:?}");
         }
     }
 
     #[test]
-    fn a_time_span_has_at_most_two_units() {
+    fn a_duration_is_shown_in_at_most_two_units() {
         let cases = [
             (0, "0 s"),
             (59, "59 s"),

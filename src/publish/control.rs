@@ -18,7 +18,7 @@ use crate::clock::Heartbeat;
 #[derive(Debug, Default)]
 pub(crate) struct Control {
     orders: Mutex<Orders>,
-    turned: Heartbeat,
+    heartbeat: Heartbeat,
     /// The thread that watches the topics.
     watcher: OnceLock<Thread>,
     /// The pump requests the topics' limits.
@@ -64,8 +64,8 @@ impl Control {
     }
 
     /// The time since the pump last ran.
-    pub(crate) fn turn_age(&self) -> Duration {
-        self.turned.age()
+    pub(crate) fn heartbeat_age(&self) -> Duration {
+        self.heartbeat.age()
     }
 
     /// Makes this thread the one that watches the topics. It is unparked for requests of the pump.
@@ -87,7 +87,7 @@ impl Control {
 
     /// Records that the pump runs, and takes the messages for it.
     pub(super) fn take(&self) -> Orders {
-        self.turned.beat();
+        self.heartbeat.beat();
         let mut orders = self.lock();
         orders.is_applying |= orders.limit.is_some();
         let is_applying = orders.is_applying;

@@ -20,7 +20,7 @@ def visit(browser, url, user, javascript):
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: complaints.append(message.text))
     page.goto(url)
-    sentence = page.inner_text("h1")
+    summary = page.inner_text("h1")
     too_wide += page.evaluate(TOO_WIDE)
     # The page reloads itself.
     page.wait_for_event("load", timeout=60_000)
@@ -31,7 +31,7 @@ def visit(browser, url, user, javascript):
     too_wide += page.evaluate(TOO_WIDE)
     found = {
         "javascript": javascript,
-        "sentence": sentence,
+        "summary": summary,
         "answer": page.inner_text("form + p"),
         "elements": page.locator("form + p i").count(),
         "width": page.evaluate("document.documentElement.scrollWidth"),

@@ -1,4 +1,4 @@
-//! The admin listener under clients that are silent, slow, do not read, or are too many: a probe is answered all the same.
+//! The admin listener responds to probes despite clients that are idle, slow, do not read, or are too many.
 
 use std::io::ErrorKind;
 use std::io::Read;
@@ -18,17 +18,17 @@ use crate::support::bridge::Bridge;
 use crate::support::http::Client;
 use crate::support::wait;
 
-/// As many as are served at once.
-const ALL_PLACES: usize = 64;
-/// A probe has a second. This is for a busy machine, and still far below what a probe waited for before.
-const PROMPTLY: Duration = Duration::from_secs(10);
+/// The limit of concurrent connections.
+const CONNECTIONS_MAX: usize = 64;
+/// Kubernetes waits a second for a probe; the test allows more, for a busy machine.
+const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
-fn silent(bridge: &Bridge, count: usize) -> Vec<TcpStream> {
+fn idle(bridge: &Bridge, count: usize) -> Vec<TcpStream> {
     (0..count).map(|_nth| TcpStream::connect(bridge.admin).unwrap()).collect()
 }
 
-/// Connections with that request, of which nobody will read what they are answered, and which have little room for it.
-fn deaf(address: SocketAddr, count: usize, request: &[u8]) -> Vec<TcpStream> {
+/// Connections that send `request`, never read, and have a small receive buffer.
+fn not_reading(address: SocketAddr, count: usize, request: &[u8]) -> Vec<TcpStream> {
     let connect = |_nth| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -44,12 +44,12 @@ fn assert_probes_are_answered(bridge: &Bridge) {
     for path in ["/livez", "/readyz", "/metrics"] {
         let begin = clock::monotonic();
         assert_eq!(bridge.admin_page(path).0, 200, "{path}");
-        assert!(begin.elapsed() < PROMPTLY, "{path} after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < PROBE_LIMIT, "{path} after {:?}", begin.elapsed());
     }
 }
 
-/// Whether the other side has ended it. What it has sent before is read and dropped.
-fn is_ended(stream: &mut TcpStream) -> bool {
+/// Whether the peer has closed the connection. Reads and drops what it has sent.
+fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     match stream.read_to_end(&mut Vec::new()) {
         Ok(_all) => true,
@@ -57,50 +57,50 @@ fn is_ended(stream: &mut TcpStream) -> bool {
     }
 }
 
-fn assert_all_end(mut streams: Vec<TcpStream>) {
-    wait::until("they are ended", || {
-        streams.retain_mut(|stream| !is_ended(stream));
+fn assert_all_closed(mut streams: Vec<TcpStream>) {
+    wait::until("they are closed", || {
+        streams.retain_mut(|stream| !is_closed(stream));
         streams.is_empty()
     });
 }
 
 #[test]
-fn silent_connections_do_not_keep_a_probe_waiting_and_end() {
+fn idle_connections_do_not_delay_a_probe_and_are_closed() {
     let bridge = Bridge::light("");
-    let streams = silent(&bridge, ALL_PLACES);
+    let streams = idle(&bridge, CONNECTIONS_MAX);
     assert_probes_are_answered(&bridge);
-    assert_all_end(streams);
+    assert_all_closed(streams);
 }
 
 #[test]
-fn clients_that_do_not_read_do_not_keep_a_probe_waiting_and_end() {
+fn clients_that_do_not_read_do_not_delay_a_probe_and_are_closed() {
     let bridge = Bridge::light("");
     let pipelined = "GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(50);
-    let streams = deaf(bridge.admin, ALL_PLACES, pipelined.as_bytes());
+    let streams = not_reading(bridge.admin, CONNECTIONS_MAX, pipelined.as_bytes());
     assert_probes_are_answered(&bridge);
-    // Without reading, which would give it a place to write to.
-    wait::until("they are ended", || streams.iter().all(|mut stream| stream.write_all(b"\r\n").is_err()));
+    // Detected by writing, because reading would free the receive buffer.
+    wait::until("they are closed", || streams.iter().all(|mut stream| stream.write_all(b"\r\n").is_err()));
 }
 
 #[test]
-fn half_heads_and_half_bodies_do_not_keep_a_probe_waiting_and_end() {
+fn incomplete_requests_do_not_delay_a_probe_and_are_closed() {
     let bridge = Bridge::light("");
     let halves = ["GET /livez HTTP/1.1\r\nHos", "POST /livez HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf"];
-    let open = |half: &str| deaf(bridge.admin, ALL_PLACES, half.as_bytes());
+    let open = |half: &str| not_reading(bridge.admin, CONNECTIONS_MAX, half.as_bytes());
     let streams: Vec<TcpStream> = halves.into_iter().flat_map(open).collect();
     assert_probes_are_answered(&bridge);
-    assert_all_end(streams);
+    assert_all_closed(streams);
 }
 
 #[test]
-fn a_head_that_comes_byte_by_byte_has_a_second_in_all() {
+fn a_head_sent_byte_by_byte_times_out_after_a_second() {
     let bridge = Bridge::light("");
-    let mut streams = deaf(bridge.admin, ALL_PLACES, b"GET /livez HTTP/1.1\r\nX: ");
+    let mut streams = not_reading(bridge.admin, CONNECTIONS_MAX, b"GET /livez HTTP/1.1\r\nX: ");
     thread::scope(|scope| {
         scope.spawn(|| {
             while !streams.is_empty() {
                 thread::sleep(Duration::from_millis(200));
-                streams.retain_mut(|stream| stream.write_all(b"x").is_ok() && !is_ended(stream));
+                streams.retain_mut(|stream| stream.write_all(b"x").is_ok() && !is_closed(stream));
             }
         });
         for _nth in 0..5 {
@@ -110,14 +110,14 @@ fn a_head_that_comes_byte_by_byte_has_a_second_in_all() {
 }
 
 #[test]
-fn a_burst_of_connections_does_not_keep_a_probe_waiting() {
+fn a_burst_of_connections_does_not_delay_a_probe() {
     let bridge = Bridge::light("");
-    let _streams = silent(&bridge, 1000);
+    let _streams = idle(&bridge, 1000);
     assert_probes_are_answered(&bridge);
 }
 
 #[test]
-fn a_connection_is_kept_between_requests_for_a_second() {
+fn an_idle_connection_is_kept_for_a_second() {
     let bridge = Bridge::light("");
     let mut client = Client::connect(bridge.admin).unwrap();
     for path in ["/livez", "/readyz", "/metrics"] {
@@ -128,7 +128,7 @@ fn a_connection_is_kept_between_requests_for_a_second() {
 }
 
 #[test]
-fn a_client_that_has_shut_its_side_down_is_answered() {
+fn a_client_that_has_shut_down_its_sending_side_gets_a_response() {
     let bridge = Bridge::light("");
     let mut stream = TcpStream::connect(bridge.admin).unwrap();
     stream.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
@@ -137,7 +137,7 @@ fn a_client_that_has_shut_its_side_down_is_answered() {
 }
 
 #[test]
-fn another_method_is_405_with_the_methods_that_are_allowed() {
+fn another_method_is_405_with_the_allowed_methods() {
     let bridge = Bridge::light("");
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "PROPFIND"] {
         let response = Client::connect(bridge.admin).unwrap().request(method, "/livez", &[], b"").unwrap();

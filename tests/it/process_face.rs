@@ -456,7 +456,7 @@ fn no_body_no_query_no_header_and_no_secret_is_ever_logged() {
 
 #[test]
 fn the_admin_listener_serves_probes_metrics_and_the_blocklist() {
-    const OTHER_PATH: &str = "there are /, /livez, /readyz, /metrics, /blocklist and /openapi.json\n";
+    const OTHER_PATH: &str = "not found; the paths are /, /livez, /readyz, /metrics, /blocklist and /openapi.json\n";
     let bridge = embedded().start();
     assert_eq!(get(bridge.admin, "/blocklist").status, 200);
     for (path, status, text) in [

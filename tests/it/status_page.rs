@@ -37,8 +37,8 @@ fn page(bridge: &Bridge) -> String {
     response.text()
 }
 
-/// The sentence on top.
-fn sentence(page: &str) -> String {
+/// The summary at the top of the page.
+fn summary(page: &str) -> String {
     let heading = page.split_once("<h1").unwrap().1;
     heading.split_once('>').unwrap().1.split_once("</h1>").unwrap().0.to_owned()
 }
@@ -58,14 +58,14 @@ fn with_list(files: &Files, settings: &str) -> Bridge {
 }
 
 #[test]
-fn one_page_without_scripts_says_how_it_is_and_reloads_itself() {
+fn the_page_has_no_scripts_and_reloads_itself() {
     let bridge = Bridge::light("");
     assert_eq!(
         Client::connect(bridge.callbacks).unwrap().post(&callback_target("1", "A.B"), b"{}").unwrap().status,
         403
     );
     let page = page_until(&bridge, |page| page.contains("app_unknown") && page.contains(" of 1 known"));
-    assert!(sentence(&page).starts_with("Taking callbacks; "), "{}", sentence(&page));
+    assert!(summary(&page).starts_with("Accepting callbacks; "), "{}", summary(&page));
     assert!(page.contains(r#"<meta http-equiv="refresh" content="5">"#), "{page}");
     assert!(page.contains(env!("CARGO_PKG_VERSION")));
     for elsewhere in ["<script", "src=", "://", "url(", "@import", "<link"] {
@@ -87,7 +87,7 @@ fn one_page_without_scripts_says_how_it_is_and_reloads_itself() {
 }
 
 #[test]
-fn no_token_no_body_no_query_and_no_peer_is_on_the_page() {
+fn the_page_shows_no_token_body_query_or_peer() {
     const MARK: &str = "xyzzy-never-to-be-shown";
     let files = Files::new();
     let tokens = files.write("tokens", &format!("alice:{MARK}-token\n"));
@@ -121,7 +121,7 @@ fn no_token_no_body_no_query_and_no_peer_is_on_the_page() {
 }
 
 #[test]
-fn a_lost_callback_is_in_the_sentence_with_its_reason_and_time() {
+fn the_summary_mentions_a_lost_callback_with_its_reason_and_time() {
     let [callbacks, admin, kafka] = ports::free().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let builder = Bridge::builder().brokers(&kafka.to_string()).ack("broker").listening_on(callbacks, admin);
     let bridge = builder.settings("callbacks.deadline_ms = 100").launch();
@@ -129,14 +129,14 @@ fn a_lost_callback_is_in_the_sentence_with_its_reason_and_time() {
     let target = callback_target(APP, load::COMMAND);
     let lost = Client::connect(callbacks).unwrap().post(&target, load::body("@a", 1).as_bytes()).unwrap();
     assert_eq!(lost.status, 503);
-    let page = page_until(&bridge, |page| sentence(page).contains("1 lost since the start, the last "));
-    assert!(sentence(&page).starts_with("Not taking callbacks yet: "), "{}", sentence(&page));
+    let page = page_until(&bridge, |page| summary(page).contains("1 lost since the start, the last "));
+    assert!(summary(&page).starts_with("Not accepting callbacks yet: "), "{}", summary(&page));
     assert!(page.contains(r#"deadline <span class="lost">lost</span></td><td>1</td><td>"#), "{page}");
     assert!(page.contains(r#"<h1 class="critical">"#));
 }
 
 #[test]
-fn without_kafka_it_says_since_when_and_how_long_the_journal_lasts() {
+fn without_kafka_the_summary_says_since_when_and_when_the_journal_is_full() {
     let [kafka] = ports::free();
     let (_folder, dir) = journal::folder();
     let brokers = format!("127.0.0.1:{kafka}");
@@ -144,20 +144,20 @@ fn without_kafka_it_says_since_when_and_how_long_the_journal_lasts() {
     let load = Load::start_at_rate(bridge.callbacks, APP, 2, 5, 100);
     let topic = format!("<td>away.{}</td>", load::COMMAND);
     let page = page_until(&bridge, |page| {
-        let sentence = sentence(page);
-        let is_said = sentence.contains("; Kafka has taken nothing for ") && sentence.contains("; the journal lasts ");
-        is_said && page.contains(&topic)
+        let summary = summary(page);
+        let is_stuck = summary.contains("; Kafka has acknowledged nothing for ");
+        is_stuck && summary.contains("; the journal will be full in ") && page.contains(&topic)
     });
-    let sentence = sentence(&page);
-    assert!(sentence.starts_with("Taking callbacks; ") && sentence.ends_with(" more."), "{sentence}");
-    for text in ["0 connected of 0 known", " at the present growth", "none since the start"] {
+    let summary = summary(&page);
+    assert!(summary.starts_with("Accepting callbacks; "), "{summary}");
+    for text in ["0 connected of 0 known", " at the current growth", "none since the start"] {
         assert!(page.contains(text), "{text} in {page}");
     }
     load.stop();
 }
 
 #[test]
-fn a_lookup_on_the_page_decides_as_the_api_and_escapes_what_it_shows() {
+fn a_lookup_on_the_page_decides_like_the_api_and_escapes_html() {
     let files = Files::new();
     let bridge = with_list(&files, "");
     assert!(page(&bridge).contains(r#"<button name="user" value="">"#));
@@ -185,7 +185,7 @@ fn a_lookup_on_the_page_decides_as_the_api_and_escapes_what_it_shows() {
 }
 
 #[test]
-fn a_lookup_on_the_page_may_name_an_application_with_a_list_of_its_own() {
+fn a_lookup_on_the_page_can_select_an_application() {
     let files = Files::new();
     let (common, own) = (files.write("common", "bob\n"), files.write("own", "carol\n"));
     let settings = format!(
@@ -204,12 +204,12 @@ fn a_lookup_on_the_page_may_name_an_application_with_a_list_of_its_own() {
 }
 
 #[test]
-fn where_the_api_needs_a_token_so_does_a_lookup_on_the_page() {
+fn a_lookup_on_the_page_requires_a_token_if_the_api_does() {
     let files = Files::new();
     let tokens = files.write("tokens", &format!("alice:{TOKEN}\n"));
     let bridge = with_list(&files, &format!("admin.token_files = [{tokens:?}]"));
     let closed = page(&bridge);
-    assert!(closed.contains("needs a token") && !closed.contains("<form"), "{closed}");
+    assert!(closed.contains("requires a token") && !closed.contains("<form"), "{closed}");
     let refused = get(bridge.admin, "/?user=carol", &[]);
     assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")));
     assert!(!refused.text().contains("carol"));
@@ -219,7 +219,7 @@ fn where_the_api_needs_a_token_so_does_a_lookup_on_the_page() {
 }
 
 #[test]
-fn the_page_comes_in_50_ms_while_all_workers_are_busy() {
+fn the_page_loads_within_50_ms_while_all_workers_are_busy() {
     let _alone = Alone::take();
     let bridge = Bridge::builder().embedded().ack("memory").args(&["--workers", "1"]).start();
     let load = Load::start(bridge.callbacks, APP, 32, Duration::ZERO);
@@ -238,7 +238,7 @@ fn the_page_comes_in_50_ms_while_all_workers_are_busy() {
 }
 
 #[test]
-fn chromium_shows_it_on_a_phone_with_and_without_javascript() {
+fn chromium_renders_the_page_on_a_phone_with_and_without_javascript() {
     let python = tools::repository("target/venv/bin/python");
     let found = Command::new(&python).args(["-c", "import playwright"]).output();
     let playwright = found.is_ok_and(|output| output.status.success()).then_some(());
@@ -255,7 +255,7 @@ fn chromium_shows_it_on_a_phone_with_and_without_javascript() {
         tools::output(&mut visit).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(visits.len(), 2);
     for visit in visits {
-        assert!(visit["sentence"].as_str().unwrap().starts_with("Taking callbacks; "), "{visit}");
+        assert!(visit["summary"].as_str().unwrap().starts_with("Accepting callbacks; "), "{visit}");
         assert_eq!(visit["answer"], format!("{user} may subscribe to @TOA#_a+b c."), "{visit}");
         assert_eq!((&visit["elements"], &visit["width"]), (&0.into(), &390.into()), "{visit}");
         assert_eq!(
