@@ -40,8 +40,8 @@ use callbridge::decide::blocklist::Source;
 use callbridge::decide::blocklist::SourceKind;
 use callbridge::decide::decide;
 use callbridge::decide::file::Reading;
+use callbridge::decide::fold::FullRead;
 use callbridge::decide::fold::LogRecord;
-use callbridge::decide::fold::TopicReading;
 use callbridge::decide::rule::Rule;
 use callbridge::decide::rules::Change;
 use callbridge::decide::rules::Rules;
@@ -310,7 +310,7 @@ fn replace(list: &ArcSwap<Blocklist>, ids: &mut File, count: u64) {
 /// Reads a topic of so many records, without Kafka's client. Records with the same `written` have the same value.
 fn catch_up(count: u64, name: &str, written: impl Fn(u64) -> u64) {
     const BATCH: u64 = 10_000;
-    let (mut reading, mut took) = (TopicReading::default(), Duration::ZERO);
+    let (mut reading, mut took) = (FullRead::default(), Duration::ZERO);
     for first in (0..count).step_by(10_000) {
         let records: Vec<(String, String)> = (first..count.min(first + BATCH))
             .map(|number| {

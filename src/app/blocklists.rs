@@ -1,4 +1,4 @@
-//! The blocklists of the applications: which sources each is made of, and the threads that follow and write the topics.
+//! The blocklists of the applications: the sources of each, and the threads that follow topics and write to them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -35,20 +35,20 @@ use crate::lifecycle::Phase;
 use super::ServeError;
 use super::spawn;
 
-/// So many requests may wait for the writer; another is refused at once.
+/// The size of a writer's queue. Further requests are refused at once.
 const WRITES_MAX: usize = 16;
 
-/// Between two looks whether the topics are read.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// The period of checking whether the topics have been read.
+const POLL_PERIOD: Duration = Duration::from_millis(50);
 
-/// Which files and topics there are, and what is made of them.
+/// The files, topics and lists of a configuration.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
     files: Vec<PathBuf>,
     topics: Vec<String>,
-    /// The common list, and then those that applications have of their own.
+    /// The common list, then those of single applications.
     lists: Vec<ListSources>,
-    /// The list of each application.
+    /// The index of each application's list.
     of_apps: Vec<usize>,
 }
 
@@ -64,46 +64,46 @@ impl Plan {
         plan
     }
 
-    /// The place of the list of these sources. A source that several lists name is followed once.
+    /// The index of the list with these sources. A source of several lists is followed once.
     fn list(&mut self, files: &[PathBuf], topic: Option<&String>) -> usize {
-        let files = files.iter().map(|file| place_of(&mut self.files, file)).collect();
-        let topic = topic.map(|topic| place_of(&mut self.topics, topic));
-        place_of(&mut self.lists, &ListSources { files, topic })
+        let files = files.iter().map(|file| index_of(&mut self.files, file)).collect();
+        let topic = topic.map(|topic| index_of(&mut self.topics, topic));
+        index_of(&mut self.lists, &ListSources { files, topic })
     }
 }
 
-/// The place of `item`, which is added if it is not there.
-fn place_of<T: Clone + PartialEq>(items: &mut Vec<T>, item: &T) -> usize {
+/// The index of `item`, which is added if it is missing.
+fn index_of<T: Clone + PartialEq>(items: &mut Vec<T>, item: &T) -> usize {
     items.iter().position(|other| other == item).unwrap_or_else(|| {
         items.push(item.clone());
         items.len() - 1
     })
 }
 
-/// Everything about blocklists, built.
+/// The lists, and the followers and writers of their topics, before they are started.
 pub(super) struct Blocklists {
     pub(super) lists: Lists,
     pub(super) files: Vec<PathBuf>,
-    /// The SdkAppid of each application, and the place of its list.
+    /// The SdkAppid of each application, and the index of its list.
     of_apps: Vec<(String, usize)>,
-    topics: Vec<Unfollowed>,
-    /// The place of the topic of each list that has one.
+    topics: Vec<TopicParts>,
+    /// The index of the topic of each list, if it has one.
     list_topics: Vec<Option<usize>>,
 }
 
-/// A topic that nobody follows yet.
-struct Unfollowed {
+/// The parts of a topic, before its threads are started.
+struct TopicParts {
     handle: BlocklistTopic,
     view: Arc<ArcSwap<TopicView>>,
     follower: Follower,
     writer: TopicWriter,
     jobs: mpsc::Receiver<WriteJob>,
-    /// Where the start makes it.
+    /// Set if missing topics are created.
     audit: Option<AuditTopic>,
 }
 
 impl Blocklists {
-    /// Builds what `config` asks for. `kafka` is `[kafka]`, with the brokers.
+    /// Builds the lists of `config`. `kafka` is `[kafka]`, with the brokers.
     pub(super) fn new(
         config: &Config,
         kafka: &BTreeMap<String, String>,
@@ -119,13 +119,13 @@ impl Blocklists {
             replication_factor: config.topics.replication_factor,
             min_insync_replicas: config.topics.min_insync_replicas,
         });
-        let unfollowed = |(place, topic): (usize, String)| {
+        let parts = |(index, topic): (usize, String)| {
             let (view, topic) = (Arc::new(ArcSwap::from_pointee(TopicView::unread())), Arc::<str>::from(topic));
             let (applying, applied) = watch::channel(AppliedGeneration::default());
             let (writes, jobs) = mpsc::channel(WRITES_MAX);
             let setup = FollowerSetup {
                 topic: Arc::clone(&topic),
-                place,
+                index,
                 lists: lists.clone(),
                 configured: kafka.clone(),
                 creation,
@@ -140,7 +140,7 @@ impl Blocklists {
                 creation,
                 lifecycle: lifecycle.clone(),
             };
-            Unfollowed {
+            TopicParts {
                 audit: creation.map(audit),
                 handle: BlocklistTopic::new(Arc::clone(&topic), Arc::clone(&view), applied, writes),
                 follower: Follower::new(setup),
@@ -149,11 +149,11 @@ impl Blocklists {
                 jobs,
             }
         };
-        let topics = topics.into_iter().enumerate().map(unfollowed).collect();
+        let topics = topics.into_iter().enumerate().map(parts).collect();
         Self { lists, files, of_apps, topics, list_topics }
     }
 
-    /// The lists as the API serves them.
+    /// The lists for the API.
     pub(super) fn served(&self, policy: Policy) -> AppLists {
         let own = (1..self.list_topics.len()).map(|list| self.api(list, policy)).collect();
         // The first list is the common one.
@@ -173,19 +173,19 @@ impl Blocklists {
         }
     }
 
-    /// The list of each application, in their order.
+    /// The list of each application, in the order of the configuration.
     pub(super) fn in_force(&self) -> Vec<Arc<ArcSwap<Blocklist>>> {
         self.of_apps.iter().map(|(_, list)| self.lists.in_force(*list)).collect()
     }
 
-    /// Handles to all topics, in the order of the configuration: that of the common list first, if it has one.
+    /// Handles to all topics, in the order of the configuration. The topic of the common list comes first.
     pub(super) fn handles(&self) -> Vec<BlocklistTopic> {
         self.topics.iter().map(|topic| topic.handle.clone()).collect()
     }
 
-    /// Starts the threads of the topics. They are not waited for at the end: Kafka may not answer, and they hold nothing that is lost.
+    /// Starts the threads of the topics. The stop does not wait for them: Kafka may not respond, and they hold no callbacks.
     pub(super) fn start(self) -> Result<(), ServeError> {
-        for Unfollowed { follower, writer, view, jobs, audit, handle: _ } in self.topics {
+        for TopicParts { follower, writer, view, jobs, audit, handle: _ } in self.topics {
             let _following = spawn("blocklist", move || follower.run())?;
             let _writing = spawn("blocklist-write", move || writer.run(&view, jobs))?;
             if let Some(audit) = audit {
@@ -196,9 +196,9 @@ impl Blocklists {
     }
 }
 
-/// Waits until each topic was read to its end, until `deadline` or until the stop.
+/// Waits until each topic has been read to its end, until `deadline`, or until the stop.
 pub(super) fn wait_until_read(topics: &[BlocklistTopic], deadline: Instant, lifecycle: &Lifecycle) {
-    let mut told = String::new();
+    let mut last = String::new();
     let unread = || topics.iter().find(|topic| topic.view().state == TopicState::Reading);
     while let Some(topic) = unread() {
         let view = topic.view();
@@ -209,11 +209,11 @@ pub(super) fn wait_until_read(topics: &[BlocklistTopic], deadline: Instant, life
             return;
         }
         let what = format!("the blocklist topic {} is not read yet{why}", topic.name());
-        if what != told {
+        if what != last {
             lifecycle.set_waits_for(&what);
-            told = what;
+            last = what;
         }
-        if lifecycle.wait(Phase::KeepAccepting, LOOK_EVERY) {
+        if lifecycle.wait(Phase::KeepAccepting, POLL_PERIOD) {
             return;
         }
     }

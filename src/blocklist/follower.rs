@@ -31,9 +31,9 @@ use crate::clock;
 use crate::clock::UnixMillis;
 use crate::decide::blocklist::Source;
 use crate::decide::blocklist::SourceKind;
+use crate::decide::fold::FollowedTopic;
+use crate::decide::fold::FullRead;
 use crate::decide::fold::StartOver;
-use crate::decide::fold::TopicFollowing;
-use crate::decide::fold::TopicReading;
 use crate::decide::topic::key::TopicIdentity;
 use crate::decide::topic::poison::Poison;
 use crate::lifecycle::Lifecycle;
@@ -82,7 +82,7 @@ const POISON_LOGGED_MAX: u64 = 10;
 pub(crate) struct FollowerSetup {
     pub(crate) topic: Arc<str>,
     /// Its index among all topics.
-    pub(crate) place: usize,
+    pub(crate) index: usize,
     pub(crate) lists: Lists,
     /// `[kafka]`, with the brokers.
     pub(crate) configured: BTreeMap<String, String>,
@@ -272,11 +272,11 @@ impl Follower {
     }
 
     /// Reads the topic from its start to its end, and puts its rules in force.
-    fn read(&mut self, consumer: &TopicConsumer) -> Result<TopicFollowing, Interrupted> {
+    fn read(&mut self, consumer: &TopicConsumer) -> Result<FollowedTopic, Interrupted> {
         let end = consumer.high_watermark(REQUEST_LIMIT).map_err(Interrupted::Reconnect)?;
         consumer.read_from(None).map_err(Interrupted::Reconnect)?;
         let began = clock::monotonic();
-        let (mut reading, mut found) = (TopicReading::default(), Ok(None));
+        let (mut reading, mut found) = (FullRead::default(), Ok(None));
         self.logged_now = 0;
         loop {
             let polled = consumer.poll(POLL_WAIT, |record| {
@@ -323,7 +323,7 @@ impl Follower {
     }
 
     /// Applies changes, as long as the log is the one that was read.
-    fn apply_changes(&mut self, consumer: &TopicConsumer, mut following: TopicFollowing) -> Interrupted {
+    fn apply_changes(&mut self, consumer: &TopicConsumer, mut following: FollowedTopic) -> Interrupted {
         let mut watch = LogWatch::new(following.position().first);
         self.is_in_doubt = false;
         loop {
@@ -366,7 +366,7 @@ impl Follower {
         &mut self,
         consumer: &TopicConsumer,
         watch: &mut LogWatch,
-        following: &TopicFollowing,
+        following: &FollowedTopic,
     ) -> Result<(), Interrupted> {
         let now = self.iteration_began;
         if let Some(described) = consumer.described()
@@ -424,7 +424,7 @@ impl Follower {
     }
 
     /// Applies the records that have arrived, or waits for some.
-    fn apply(&mut self, consumer: &TopicConsumer, following: &mut TopicFollowing) -> Result<(), Interrupted> {
+    fn apply(&mut self, consumer: &TopicConsumer, following: &mut FollowedTopic) -> Result<(), Interrupted> {
         let (mut wait, mut records) = (POLL_WAIT, 0);
         let mut began = None;
         loop {
@@ -469,13 +469,13 @@ impl Follower {
     }
 
     /// Puts the rules in force, and wakes requests that wait for their generation.
-    fn publish(&mut self, following: &TopicFollowing, is_anew: bool) {
+    fn publish(&mut self, following: &FollowedTopic, is_full_read: bool) {
         let generation = following.position().next;
         let source = Source::new(SourceKind::Topic, &self.setup.topic, Arc::clone(following.rules()));
-        self.setup.lists.put_topic(self.setup.place, source, generation, is_anew);
+        self.setup.lists.put_topic(self.setup.index, source, generation, is_full_read);
         self.store(Some(following));
         self.setup.applied.send_modify(|applied| {
-            (applied.generation, applied.readings) = (generation, applied.readings + u64::from(is_anew));
+            (applied.generation, applied.full_reads) = (generation, applied.full_reads + u64::from(is_full_read));
         });
     }
 
@@ -521,7 +521,7 @@ impl Follower {
     }
 
     /// Updates the state, the metrics and the view, and drops replaced lists that are no longer read.
-    fn update(&mut self, following: Option<&TopicFollowing>) {
+    fn update(&mut self, following: Option<&FollowedTopic>) {
         let now = clock::monotonic();
         if self.state == TopicState::Live
             && self.fresh.is_some_and(|fresh| now.saturating_duration_since(fresh) > STALE_AFTER)
@@ -543,7 +543,7 @@ impl Follower {
     }
 
     /// Stores the view, with the rules of `following`, or the old ones.
-    fn store(&self, following: Option<&TopicFollowing>) {
+    fn store(&self, following: Option<&FollowedTopic>) {
         let old = self.setup.view.load();
         let mut view = TopicView {
             rules: Arc::clone(&old.rules),
@@ -594,7 +594,7 @@ mod tests {
         let metrics = BlocklistMetrics::register(&Registry::new()).expect("metrics");
         Follower::new(FollowerSetup {
             topic: "list".into(),
-            place: 0,
+            index: 0,
             lists: Lists::new(vec![ListSources { files: Vec::new(), topic: Some(0) }], metrics.clone()),
             configured,
             creation: None,

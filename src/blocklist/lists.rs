@@ -1,7 +1,7 @@
-//! The lists that decide, each made of the sources that its applications name: files, and perhaps a topic.
+//! The current blocklists. Each is built from the sources that its applications configure: files, and at most one topic.
 //!
-//! Whoever follows a source puts its rules here, and every list of which it is part is made anew and swapped. Sources stay apart: one
-//! that is bad or cannot be reached takes nothing from another.
+//! The followers of files and topics put new rules here; every list with that source is rebuilt and swapped. Sources are independent: if
+//! one is invalid or unreachable, the rules of the others stay in force.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -19,105 +19,107 @@ use crate::clock;
 use crate::decide::blocklist::Blocklist;
 use crate::decide::blocklist::Source;
 
-/// How long after the rules of a source were replaced the memory of the old ones is given back.
-const GIVE_BACK_AFTER: Duration = Duration::from_secs(2);
+/// How long after a source was loaded the allocator returns freed memory to the system.
+const RETURN_MEMORY_AFTER: Duration = Duration::from_secs(2);
 
-/// What the thread allocates that gives it back, so that it knows the allocator at all.
-const GIVE_BACK_BYTES: usize = 1024;
+/// The allocation of the thread in [`return_memory`], without which it would have no heap to release.
+const RETURN_MEMORY_BYTES: usize = 1024;
 
-/// The sources of one list, by their places among all files and among all topics.
+/// The sources of one list, by index among all files and among all topics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ListSources {
     pub(crate) files: Vec<usize>,
     pub(crate) topic: Option<usize>,
 }
 
-/// How a blocklist file fares.
+/// The status of a blocklist file.
 #[derive(Debug, Clone)]
-pub(crate) struct FileReport {
+pub(crate) struct FileStatus {
     pub(crate) path: String,
-    /// When the rules in force were read from it; `None`: it has had no good ones since the start.
+    /// When it was last loaded; `None` if it has not been valid since the start.
     pub(crate) loaded: Option<Instant>,
     /// Why it cannot be used at present.
-    pub(crate) failure: Option<Arc<str>>,
+    pub(crate) error: Option<Arc<str>>,
 }
 
-/// The files of one list. Clones are handles to the same.
+/// The status of the files of one list. Clones share the same status.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ListFiles {
-    places: Vec<usize>,
-    all: Arc<ArcSwap<Vec<FileReport>>>,
+    /// The indexes of the files.
+    files: Vec<usize>,
+    all: Arc<ArcSwap<Vec<FileStatus>>>,
 }
 
-/// All lists of the process. Clones are handles to the same.
+/// All lists of the process. Clones share the same lists.
 #[derive(Debug, Clone)]
 pub(crate) struct Lists(Arc<ListsInner>);
 
 #[derive(Debug)]
 struct ListsInner {
-    lists: Vec<SourcedList>,
+    lists: Vec<CurrentList>,
     sources: Mutex<Sources>,
-    files: Arc<ArcSwap<Vec<FileReport>>>,
+    files: Arc<ArcSwap<Vec<FileStatus>>>,
     metrics: BlocklistMetrics,
 }
 
 #[derive(Debug)]
-struct SourcedList {
+struct CurrentList {
     sources: ListSources,
     in_force: Arc<ArcSwap<Blocklist>>,
 }
 
-/// What each source held when it was last good.
+/// The last good rules of each source.
 #[derive(Debug, Default)]
 struct Sources {
     files: Vec<Option<Source>>,
     /// With the generation of the topic.
     topics: Vec<Option<(Source, u64)>>,
-    /// Lists that were replaced, while a decision may still read them. Kept so that they are dropped by a thread that follows a source: to
-    /// free the rules of a large list takes longer than a decision may.
+    /// Replaced lists that a decision may still be reading. A follower thread drops them, because freeing the rules of a large list takes
+    /// longer than a decision may.
     replaced: Vec<Arc<Blocklist>>,
-    /// When to have the allocator give back what a load has left free.
-    give_back_at: Option<Instant>,
+    /// When the allocator returns the memory that a load has freed.
+    return_memory_at: Option<Instant>,
 }
 
 impl ListFiles {
-    /// How each fares, in the order of the configuration.
-    pub(crate) fn reports(&self) -> Vec<FileReport> {
+    /// The status of each file, in the order of the configuration.
+    pub(crate) fn status(&self) -> Vec<FileStatus> {
         let all = self.all.load();
-        self.places.iter().filter_map(|place| all.get(*place).cloned()).collect()
+        self.files.iter().filter_map(|file| all.get(*file).cloned()).collect()
     }
 }
 
 impl Lists {
-    /// Lists of which no source has been read. One without sources blocks nobody; any other is not loaded. The metrics show the first.
+    /// Lists whose sources have not been read. A list without sources counts as loaded and blocks nobody. The metrics are those of the
+    /// first list.
     pub(crate) fn new(lists: Vec<ListSources>, metrics: BlocklistMetrics) -> Self {
-        let unread = |sources: ListSources| {
+        let initial = |sources: ListSources| {
             let has_none = sources.files.is_empty() && sources.topic.is_none();
             let blocklist = if has_none { Blocklist::of([], 0) } else { Blocklist::unloaded() };
-            SourcedList { sources, in_force: Arc::new(ArcSwap::from_pointee(blocklist)) }
+            CurrentList { sources, in_force: Arc::new(ArcSwap::from_pointee(blocklist)) }
         };
-        let lists = lists.into_iter().map(unread).collect();
+        let lists = lists.into_iter().map(initial).collect();
         Self(Arc::new(ListsInner { lists, sources: Mutex::default(), files: Arc::default(), metrics }))
     }
 
-    /// The list of this place, as long as it is in force.
+    /// The list with this index, which is swapped when its sources change.
     pub(crate) fn in_force(&self, list: usize) -> Arc<ArcSwap<Blocklist>> {
         let none = || Arc::new(ArcSwap::from_pointee(Blocklist::of([], 0)));
         self.0.lists.get(list).map_or_else(none, |list| Arc::clone(&list.in_force))
     }
 
-    /// The files of the list of this place.
+    /// The status of the files of the list with this index.
     pub(crate) fn files(&self, list: usize) -> ListFiles {
-        let places = self.0.lists.get(list).map(|list| list.sources.files.clone()).unwrap_or_default();
-        ListFiles { places, all: Arc::clone(&self.0.files) }
+        let files = self.0.lists.get(list).map(|list| list.sources.files.clone()).unwrap_or_default();
+        ListFiles { files, all: Arc::clone(&self.0.files) }
     }
 
-    /// Takes note of how each file fares, by its place.
-    pub(crate) fn report_files(&self, reports: Vec<FileReport>) {
-        self.0.files.store(Arc::new(reports));
+    /// Sets the status of all files, in order of index.
+    pub(crate) fn set_file_status(&self, status: Vec<FileStatus>) {
+        self.0.files.store(Arc::new(status));
     }
 
-    /// Puts the rules of files in force, each by its place, and logs that.
+    /// Puts the rules of files, each with its index, in force, and logs it.
     pub(crate) fn put_files(&self, files: impl IntoIterator<Item = (usize, Source)>) {
         let mut sources = self.lock();
         let mut changed = Vec::new();
@@ -128,7 +130,7 @@ impl Lists {
         if changed.is_empty() {
             return;
         }
-        sources.give_back_at = Some(clock::monotonic() + GIVE_BACK_AFTER);
+        sources.return_memory_at = Some(clock::monotonic() + RETURN_MEMORY_AFTER);
         self.swap(&mut sources, |list| list.files.iter().any(|file| changed.contains(file)));
         let rules = sources.rule_count();
         self.0.metrics.rules_of_files(sources.files.iter().flatten().map(Source::rules));
@@ -136,26 +138,26 @@ impl Lists {
         tracing::info!(generation = self.in_force(0).load().generation(), rules, "blocklist loaded");
     }
 
-    /// Puts the rules of a topic in force, as of its `generation`. `is_anew`: they were read from its start.
-    pub(crate) fn put_topic(&self, topic: usize, source: Source, generation: u64, is_anew: bool) {
+    /// Puts the rules of a topic in force, as of `generation`. `is_full_read`: the topic was read from its start.
+    pub(crate) fn put_topic(&self, topic: usize, source: Source, generation: u64, is_full_read: bool) {
         let mut sources = self.lock();
         put(&mut sources.topics, topic, (source, generation));
-        if is_anew {
-            sources.give_back_at = Some(clock::monotonic() + GIVE_BACK_AFTER);
+        if is_full_read {
+            sources.return_memory_at = Some(clock::monotonic() + RETURN_MEMORY_AFTER);
         }
         self.swap(&mut sources, |list| list.topic == Some(topic));
     }
 
-    /// Drops replaced lists that nobody reads any more. Whoever loads a list now gets a newer one, so that none is read again.
+    /// Drops the replaced lists that have no readers. They cannot get new ones.
     pub(crate) fn drop_replaced(&self, now: Instant) {
         let mut sources = self.lock();
         let unread = sources.replaced.extract_if(.., |list| Arc::strong_count(list) == 1).collect::<Vec<_>>();
-        let gives_back = sources.give_back_at.take_if(|at| *at <= now).is_some();
-        // Others need not wait while it is freed.
+        let is_due = sources.return_memory_at.take_if(|at| *at <= now).is_some();
+        // Unlocked first: freeing a large list takes time.
         drop(sources);
         drop(unread);
-        if gives_back {
-            give_back();
+        if is_due {
+            return_memory();
         }
     }
 
@@ -169,7 +171,7 @@ impl Lists {
             };
             let topic = topic.flatten().map(|(source, _generation)| source);
             let blocklist = Blocklist::of(files.chain(topic), generation);
-            // Not `store`, which would drop the old list, here or at whoever reads it last.
+            // Not `store`, which would drop the old list, here or in its last reader.
             let replaced = list.in_force.swap(Arc::new(blocklist));
             sources.replaced.push(replaced);
         }
@@ -190,20 +192,21 @@ impl Sources {
     }
 }
 
-fn put<T: Clone>(places: &mut Vec<Option<T>>, place: usize, what: T) {
-    if places.len() <= place {
-        places.resize(place + 1, None);
+fn put<T: Clone>(items: &mut Vec<Option<T>>, index: usize, item: T) {
+    if items.len() <= index {
+        items.resize(index + 1, None);
     }
-    if let Some(place) = places.get_mut(place) {
-        *place = Some(what);
+    if let Some(slot) = items.get_mut(index) {
+        *slot = Some(item);
     }
 }
 
-/// mimalloc gives back what has been free for a second, and looks for that when a thread ends. Without it a list that is replaced can leave as
-/// much memory behind as it had.
-fn give_back() {
-    // Where the system has no thread to give, the memory stays for the next list.
-    if let Ok(thread) = thread::Builder::new().spawn(|| black_box(Vec::<u8>::with_capacity(GIVE_BACK_BYTES)).len()) {
+/// Makes the allocator return freed memory to the system. mimalloc does so when a thread ends, with memory that has been free for a second.
+/// Without it, a replaced list can leave as much free memory behind as it took.
+fn return_memory() {
+    // If the thread cannot be created, the memory is reused by the next list.
+    if let Ok(thread) = thread::Builder::new().spawn(|| black_box(Vec::<u8>::with_capacity(RETURN_MEMORY_BYTES)).len())
+    {
         let _ended = thread.join();
     }
 }
@@ -243,7 +246,7 @@ mod tests {
         let lists = vec![list(&[0], Some(0)), list(&[0, 1], None), list(&[], Some(1)), list(&[], None)];
         let metrics = BlocklistMetrics::register(&Registry::new()).expect("metrics");
         let lists = Lists::new(lists, metrics);
-        let is_loaded = |place| lists.in_force(place).load().is_loaded();
+        let is_loaded = |list| lists.in_force(list).load().is_loaded();
         assert_eq!([0, 1, 2, 3].map(is_loaded), [false, false, false, true]);
         lists.put_topic(1, topic("dave"), 7, true);
         assert_eq!([0, 1, 2, 3].map(is_loaded), [false, false, true, true]);
@@ -251,15 +254,15 @@ mod tests {
         assert_eq!([0, 1, 2, 3].map(is_loaded), [true; 4]);
         lists.put_topic(0, topic("carol"), 9, true);
         let expected: [&[&str]; 4] = [&["alice", "carol"], &["alice", "bob"], &["dave"], &[]];
-        for (place, expected) in expected.into_iter().enumerate() {
-            assert_eq!(blocked(&lists, place), expected);
+        for (list, expected) in expected.into_iter().enumerate() {
+            assert_eq!(blocked(&lists, list), expected);
         }
-        let generations = [0, 1, 2, 3].map(|place| lists.in_force(place).load().generation());
+        let generations = [0, 1, 2, 3].map(|list| lists.in_force(list).load().generation());
         assert_eq!(generations, [9, 1, 7, 0]);
     }
 
     #[test]
-    fn a_replaced_list_is_dropped_once_nobody_reads_it() {
+    fn a_replaced_list_is_dropped_once_it_has_no_readers() {
         let metrics = BlocklistMetrics::register(&Registry::new()).expect("metrics");
         let lists = Lists::new(vec![ListSources { files: vec![0], topic: None }], metrics);
         let old = rules("alice");
@@ -267,7 +270,7 @@ mod tests {
         let reader = lists.in_force(0).load_full();
         lists.put_files([(0, file("bob"))]);
         lists.drop_replaced(clock::monotonic());
-        assert_eq!(Arc::strong_count(&old), 2, "it is still read");
+        assert_eq!(Arc::strong_count(&old), 2, "it still has a reader");
         drop(reader);
         lists.drop_replaced(clock::monotonic());
         assert_eq!(Arc::strong_count(&old), 1);

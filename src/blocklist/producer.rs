@@ -117,18 +117,18 @@ impl TopicProducer {
         self.next.set(first + records.len());
         let mut outcomes: Vec<Option<Result<u64, NotAcknowledged>>> = vec![None; records.len()];
         let mut missing = 0;
-        for (place, record) in records.iter().enumerate() {
-            match self.send(first + place, record) {
+        for (index, record) in records.iter().enumerate() {
+            match self.send(first + index, record) {
                 Ok(()) => missing += 1,
-                Err(code) => put(&mut outcomes, place, Err(not_acknowledged(code))),
+                Err(code) => put(&mut outcomes, index, Err(not_acknowledged(code))),
             }
         }
         let deadline = clock::monotonic() + REPORT_LIMIT;
         while missing > 0 && clock::monotonic() < deadline {
             self.producer.poll(TURN);
             for (number, outcome) in reports.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-                let Some(place) = number.checked_sub(first) else { continue };
-                put(&mut outcomes, place, outcome.map_err(not_acknowledged));
+                let Some(index) = number.checked_sub(first) else { continue };
+                put(&mut outcomes, index, outcome.map_err(not_acknowledged));
                 missing -= 1;
             }
         }
@@ -160,9 +160,9 @@ impl TopicProducer {
     }
 }
 
-fn put<T>(places: &mut [Option<T>], place: usize, what: T) {
-    if let Some(place) = places.get_mut(place) {
-        *place = Some(what);
+fn put<T>(items: &mut [Option<T>], index: usize, item: T) {
+    if let Some(slot) = items.get_mut(index) {
+        *slot = Some(item);
     }
 }
 

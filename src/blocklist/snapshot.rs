@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use crate::blocklist::consumer::Polled;
 use crate::blocklist::consumer::TopicConsumer;
+use crate::blocklist::log_watch::POLL_WAIT;
 use crate::blocklist::properties;
 use crate::clock;
-use crate::decide::fold::TopicFollowing;
-use crate::decide::fold::TopicReading;
+use crate::decide::fold::FollowedTopic;
+use crate::decide::fold::FullRead;
 
 /// The timeout of a request to the cluster, and of one record.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
-const TURN: Duration = Duration::from_micros(100_050);
 
 /// Reads the topic from its start to its end. Fails if no record arrives for `limit`. `configured` is `[kafka]`, with the brokers.
 ///
@@ -24,7 +24,7 @@ pub(crate) fn read_topic(
     configured: &BTreeMap<String, String>,
     topic: &str,
     limit: Duration,
-) -> Result<TopicFollowing, String> {
+) -> Result<FollowedTopic, String> {
     let consumer = TopicConsumer::new(&properties::of_follower(configured), topic)?;
     let partitions = consumer.partitions(REQUEST_LIMIT).map_err(|problem| problem.to_string())?;
     if partitions != 1 {
@@ -39,13 +39,13 @@ pub(crate) fn read_topic(
     }
 }
 
-fn read_once(consumer: &TopicConsumer, limit: Duration) -> Result<TopicReading, String> {
+fn read_once(consumer: &TopicConsumer, limit: Duration) -> Result<FullRead, String> {
     let end = consumer.high_watermark(REQUEST_LIMIT)?;
     consumer.read_from(None)?;
-    let (mut reading, mut outcome) = (TopicReading::default(), Ok(()));
+    let (mut reading, mut outcome) = (FullRead::default(), Ok(()));
     let mut deadline = clock::monotonic() + limit;
     loop {
-        let polled = consumer.poll(TURN, |record| outcome = reading.apply(record).map(drop));
+        let polled = consumer.poll(POLL_WAIT, |record| outcome = reading.apply(record).map(drop));
         outcome.map_err(|changed| changed.to_string())?;
         match polled {
             Polled::Record if reading.next() >= end => return Ok(reading),

@@ -26,11 +26,11 @@ use crate::blocklist::properties;
 use crate::blocklist::snapshot::read_topic;
 use crate::blocklist::topic::AppliedGeneration;
 use crate::blocklist::topic::BlocklistTopic;
+use crate::blocklist::topic::ChangeAction;
+use crate::blocklist::topic::RequestedChange;
 use crate::blocklist::topic::TopicReadAgain;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
-use crate::blocklist::topic::WantedChange;
-use crate::blocklist::topic::WantedRule;
 use crate::blocklist::topic::WriteError;
 use crate::blocklist::topic::WriteJob;
 use crate::blocklist::topic::WriteRequest;
@@ -55,16 +55,16 @@ fn broker(topics: &[&str]) -> (EmbeddedBroker, BTreeMap<String, String>) {
     (broker, configured)
 }
 
-fn put(user: &str) -> WantedChange {
-    let to = WantedRule::Put { until: UnixMillis::NEVER, because: Some("spam".into()) };
-    WantedChange { rule: Rule::Block { user: user.to_owned().into(), account: None }, to }
+fn put(user: &str) -> RequestedChange {
+    let action = ChangeAction::Put { until: UnixMillis::NEVER, because: Some("spam".into()) };
+    RequestedChange { rule: Rule::Block { user: user.to_owned().into(), account: None }, action }
 }
 
-fn delete(user: &str) -> WantedChange {
-    WantedChange { to: WantedRule::Delete { because: Some("mistake".into()) }, ..put(user) }
+fn delete(user: &str) -> RequestedChange {
+    RequestedChange { action: ChangeAction::Delete { because: Some("mistake".into()) }, ..put(user) }
 }
 
-fn request(changes: Vec<WantedChange>) -> WriteRequest {
+fn request(changes: Vec<RequestedChange>) -> WriteRequest {
     WriteRequest { who: "alice".into(), source: "api".into(), request: Some("r-1".into()), changes }
 }
 
@@ -85,14 +85,14 @@ fn values(configured: &BTreeMap<String, String>, topic: &str) -> Vec<Value> {
     panic!("no end within {LIMIT:?}")
 }
 
-/// The rules of the audit topic's events, and whether each takes back another.
+/// The rules of the events in the audit topic, and whether the event retracts another.
 fn audit(configured: &BTreeMap<String, String>) -> Vec<(String, bool)> {
     let rule = |event: &Value| event["data"]["rule"].as_str().expect("a rule").to_owned();
     let events = values(configured, "list-changes");
     events.iter().map(|event| (rule(event), event["data"]["failed"].is_string())).collect()
 }
 
-/// Each of the changes below is on record, with what it replaced and why.
+/// Checks that each change of the test was announced, with its previous and its new value.
 fn assert_announced(configured: &BTreeMap<String, String>) {
     let events = values(configured, "list-changes");
     let of = |event: &Value| {
@@ -121,7 +121,7 @@ fn a_write_ends_soon_after_its_acknowledgement() {
         assert_eq!(producer.write(std::slice::from_ref(&record)), [Ok(offset)]);
         began.elapsed()
     });
-    // The others may have waited for a core.
+    // The fastest, because the others may have waited for a CPU.
     let fastest = took.min().expect("twenty");
     assert!(fastest < Duration::from_millis(40), "{fastest:?}");
 }
@@ -136,7 +136,7 @@ fn a_change_is_announced_then_written_then_applied() {
     let lifecycle = Lifecycle::new();
     let setup = FollowerSetup {
         topic: Arc::clone(&topic),
-        place: 0,
+        index: 0,
         lists: lists.clone(),
         configured: configured.clone(),
         creation: None,
@@ -150,7 +150,7 @@ fn a_change_is_announced_then_written_then_applied() {
     let writer = TopicWriter::new(topic, configured.clone());
     let writing = thread::spawn(move || writer.run(&view, jobs));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-    let write = |changes: Vec<WantedChange>| {
+    let write = |changes: Vec<RequestedChange>| {
         let written = runtime.block_on(async {
             let deadline = clock::monotonic() + LIMIT;
             loop {
@@ -163,13 +163,13 @@ fn a_change_is_announced_then_written_then_applied() {
             }
         });
         let generation = written.last().expect("a change").generation;
-        let applied = async { time::timeout(LIMIT, handle.applied(generation, handle.reading())).await };
+        let applied = async { time::timeout(LIMIT, handle.applied(generation, handle.full_reads())).await };
         runtime.block_on(applied).expect("in time").expect("the same log");
         written
     };
     let blocks = |user| lists.in_force(0).load().blocks(user, clock::wall());
 
-    // Behind the identity, which the first writer declares.
+    // The record at offset 0 declares the identity of the topic.
     let written = write(vec![put("bob"), put("eve"), delete("eve")]);
     let generations: Vec<u64> = written.iter().map(|change| change.generation).collect();
     assert_eq!(generations, [2, 3, 4]);
@@ -185,7 +185,7 @@ fn a_change_is_announced_then_written_then_applied() {
     let read = read_topic(&configured, "list", LIMIT).expect("read");
     assert_eq!((read.rules().len(), read.position().next), (0, 5));
 
-    // The second waits for the writer while the first is written.
+    // The second waits in the queue while the first is written.
     let [first, second] = [put("dan"), delete("dan")].map(|change| {
         let handle = handle.clone();
         runtime.spawn(async move { handle.write(request(vec![change])).await })
@@ -197,11 +197,11 @@ fn a_change_is_announced_then_written_then_applied() {
     lifecycle.enter(Phase::Stopped);
     following.join().expect("it ends with the process");
     drop(handle);
-    writing.join().expect("it ends when nobody can ask");
+    writing.join().expect("it ends with the last handle");
 }
 
 #[test]
-fn a_rule_that_cannot_be_written_is_taken_back_on_the_audit_topic() {
+fn a_rule_that_cannot_be_written_is_retracted_on_the_audit_topic() {
     let (_broker, configured) = broker(&["list-changes"]);
     let mut writer = TopicWriter::new("list".into(), configured.clone());
     let rules = Rules::default();
@@ -212,12 +212,12 @@ fn a_rule_that_cannot_be_written_is_taken_back_on_the_audit_topic() {
     assert_eq!(failed, [false, true]);
 }
 
-/// A topic of which nothing was read, as it is in this state.
+/// A topic without records, in this state.
 fn unread(state: TopicState) -> ArcSwap<TopicView> {
     ArcSwap::from_pointee(TopicView { state, ..TopicView::unread() })
 }
 
-/// Has a writer serve the jobs, until it has served all. The topic is in this state all the time.
+/// Runs a writer until it has handled all jobs. The topic stays in this state.
 fn serve(configured: &BTreeMap<String, String>, state: TopicState, waiting: impl IntoIterator<Item = WriteJob>) {
     let (writes, jobs) = mpsc::channel(4);
     for job in waiting {
@@ -238,7 +238,7 @@ fn without_a_broker_a_write_fails_within_five_seconds() {
     assert!(matches!(written, Err(WriteError::Unacknowledged(_))), "{written:?}");
     let took = clock::monotonic().duration_since(began);
     assert!(took < Duration::from_secs(5), "{took:?}");
-    writing.join().expect("it ends when nobody can ask");
+    writing.join().expect("it ends with the last handle");
 }
 
 #[test]
@@ -253,22 +253,22 @@ fn a_topic_that_is_not_live_is_not_written() {
 }
 
 #[test]
-fn a_change_whose_sender_has_given_up_is_not_written() {
+fn a_cancelled_change_is_not_written() {
     let (_broker, configured) = broker(&["list", "list-changes"]);
-    let (given_up, _) = oneshot::channel();
+    let (cancelled, _) = oneshot::channel();
     let (done, outcome) = oneshot::channel();
-    let jobs = [(request(vec![put("bob")]), given_up), (request(vec![put("eve")]), done)];
+    let jobs = [(request(vec![put("bob")]), cancelled), (request(vec![put("eve")]), done)];
     serve(&configured, TopicState::Live, jobs);
     outcome.blocking_recv().expect("an outcome").expect("written");
     assert_eq!(audit(&configured), [("block eve".to_owned(), false)]);
 }
 
 #[test]
-fn a_change_that_went_to_another_log_than_was_read_fails_and_is_taken_back() {
+fn a_change_in_another_log_than_was_read_fails_and_is_retracted() {
     let (_broker, configured) = broker(&["list", "list-changes"]);
     let (rules, identity) = (Rules::default(), Some(TopicIdentity(1)));
     let mut writer = TopicWriter::new("list".into(), configured.clone());
-    // The second is behind what was read.
+    // The first change gets offset 0, which was already read; the second a new one.
     let known = KnownTopic { rules: &rules, identity, generation: 1 };
     let written = writer.write(&request(vec![put("bob"), put("eve")]), known);
     assert_eq!(written, Err(WriteError::LogChanged { offset: 0, first: 1 }));
@@ -276,9 +276,9 @@ fn a_change_that_went_to_another_log_than_was_read_fails_and_is_taken_back() {
     assert_eq!(audit(&configured), expected.map(|(rule, failed)| (rule.to_owned(), failed)));
 }
 
-/// The topic had identity 1 when it was read last, and was made again since, with more records.
+/// The topic had identity 2 when it was last read, and was recreated since, with more records.
 #[test]
-fn a_change_that_goes_to_a_topic_made_again_with_more_records_holds() {
+fn a_change_in_a_longer_recreated_topic_takes_effect() {
     let (_broker, configured) = broker(&["list", "list-changes"]);
     let (rules, other) = (Rules::default(), Some(TopicIdentity(2)));
     let mut writer = TopicWriter::new("list".into(), configured.clone());
@@ -293,26 +293,26 @@ fn a_change_that_goes_to_a_topic_made_again_with_more_records_holds() {
 }
 
 #[test]
-fn a_change_does_not_count_as_applied_once_the_topic_was_read_again() {
+fn a_change_does_not_count_as_applied_after_another_full_read() {
     let view = Arc::new(ArcSwap::from_pointee(TopicView::unread()));
-    let at = |readings, generation| AppliedGeneration { readings, generation };
+    let at = |full_reads, generation| AppliedGeneration { full_reads, generation };
     let ((applying, applied), (writes, _jobs)) = (watch::channel(at(1, 5)), mpsc::channel(1));
     let handle = BlocklistTopic::new("list".into(), view, applied, writes);
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let reading = handle.reading();
+    let full_reads = handle.full_reads();
     applying.send_replace(at(1, 6));
-    assert_eq!(runtime.block_on(handle.applied(6, reading)), Ok(()));
-    // Another log, of more records.
+    assert_eq!(runtime.block_on(handle.applied(6, full_reads)), Ok(()));
+    // Another log with more records.
     applying.send_replace(at(2, 9));
-    assert_eq!(runtime.block_on(handle.applied(7, reading)), Err(TopicReadAgain));
+    assert_eq!(runtime.block_on(handle.applied(7, full_reads)), Err(TopicReadAgain));
 }
 
 #[test]
-fn an_announcement_beside_one_that_fails_is_taken_back() {
+fn an_announcement_in_the_same_request_as_a_failed_one_is_retracted() {
     let (_broker, mut configured) = broker(&["list", "list-changes"]);
     configured.insert("message.max.bytes".to_owned(), "2000".to_owned());
     let because = Some("x".repeat(3000).into());
-    let long = WantedChange { to: WantedRule::Put { until: UnixMillis::NEVER, because }, ..put("eve") };
+    let long = RequestedChange { action: ChangeAction::Put { until: UnixMillis::NEVER, because }, ..put("eve") };
     let (rules, mut writer) = (Rules::default(), TopicWriter::new("list".into(), configured.clone()));
     let known = KnownTopic { rules: &rules, identity: None, generation: 0 };
     let written = writer.write(&request(vec![put("bob"), long]), known);
@@ -331,13 +331,13 @@ fn a_writer_declares_one_identity_until_it_is_read() {
         written.first().expect("a change").generation
     };
     assert_eq!((write("bob", 0), write("eve", 0)), (2, 3));
-    assert_eq!(write("carol", 3), 5, "whoever has read that far without one has read another log");
+    assert_eq!(write("carol", 3), 5, "a reader at generation 3 that has found no identity has read another log");
     let read = read_topic(&configured, "list", LIMIT).expect("read");
     assert_eq!((read.rules().len(), read.position().declared.len(), read.position().poison), (3, 2, 0));
 }
 
 #[test]
-fn a_rule_that_has_no_key_or_too_long_a_value_is_named_and_nothing_is_written() {
+fn nothing_is_written_if_one_rule_has_no_key_or_too_long_a_value() {
     let mut writer = TopicWriter::new("list".into(), BTreeMap::new());
     let rules = Rules::default();
     let mut write = |change| {
@@ -347,6 +347,6 @@ fn a_rule_that_has_no_key_or_too_long_a_value_is_named_and_nothing_is_written() 
     let unkeyable = "change 1: the user contains the character U+001F, which separates the parts of a record's key";
     assert_eq!(write(put("a\u{1f}b")), unkeyable);
     let because = Some("x".repeat(70_000).into());
-    let long = WantedChange { to: WantedRule::Put { until: UnixMillis::NEVER, because }, ..put("eve") };
+    let long = RequestedChange { action: ChangeAction::Put { until: UnixMillis::NEVER, because }, ..put("eve") };
     assert_eq!(write(long), "change 1: the reason is too long: the record's value would have more than 65536 bytes");
 }

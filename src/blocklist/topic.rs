@@ -1,4 +1,4 @@
-//! One blocklist topic as the rest of the program sees it: what was read of it last, and a way to change rules.
+//! A handle to one blocklist topic for the rest of the program: its current rules, and a way to change them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,14 +21,14 @@ pub(crate) fn changes_topic(topic: &str) -> String {
     format!("{topic}-changes")
 }
 
-/// How far this replica is with reading a topic. None of it changes an answer.
+/// Whether this replica is up to date with a topic. Decisions do not depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TopicState {
-    /// Not read to its end yet: no rule of it holds.
+    /// The topic has not been read to its end yet. None of its rules is in force.
     Reading,
-    /// Every change is applied as it comes.
+    /// The rules are up to date.
     Live,
-    /// Kafka has shown nothing of the topic for a while, or it is being read again: the rules last read hold.
+    /// There may be newer changes: Kafka has not responded for a while, or the topic is being read again. The last rules stay in force.
     Stale,
 }
 
@@ -46,29 +46,29 @@ impl TopicState {
     }
 }
 
-/// A topic as it was read last. Immutable: each change makes another.
+/// A snapshot of a topic at this replica. Immutable: each change makes a new one.
 #[derive(Debug)]
 pub(crate) struct TopicView {
-    /// The rules that are in force. Empty while the topic was never read to its end.
+    /// The rules in force. Empty before the topic has been read to its end.
     pub(crate) rules: Arc<Rules>,
-    /// The offset behind the last record applied.
+    /// The offset behind the last applied record.
     pub(crate) generation: u64,
-    /// How far it is with reading.
+    /// Whether it is up to date.
     pub(crate) state: TopicState,
-    /// It is being checked whether the topic is still the one that was read.
+    /// A check is in progress whether the topic is still the one that was read.
     pub(crate) is_in_doubt: bool,
-    /// When Kafka last showed that nothing is missing here; `None` before it did.
+    /// When it was last known that no record is missing; `None` before that.
     pub(crate) fresh: Option<Instant>,
-    /// The identity of the topic; `None` where no record has declared one. Of several the smallest.
+    /// The identity of the topic, the smallest if there are several; `None` if no record declares one.
     pub(crate) identity: Option<TopicIdentity>,
-    /// Records that cannot be used, since the topic was last read from its start.
+    /// Invalid records since the topic was last read from its start.
     pub(crate) poison: u64,
-    /// What last kept it from reading, as an operator should read it, while it does.
+    /// Why it cannot be read at present, for operators.
     pub(crate) error: Option<Arc<str>>,
 }
 
 impl TopicView {
-    /// Nothing was read yet.
+    /// A topic that has not been read.
     pub(crate) fn unread() -> Self {
         Self {
             rules: Arc::default(),
@@ -82,47 +82,45 @@ impl TopicView {
         }
     }
 
-    /// How long ago Kafka last showed that nothing is missing here; `None` before it did.
+    /// The time since it was last known that no record is missing; `None` before that.
     pub(crate) fn age(&self, now: Instant) -> Option<Duration> {
         self.fresh.map(|fresh| now.saturating_duration_since(fresh))
     }
 }
 
-/// What one request changes.
+/// A request to change rules.
 #[derive(Debug, Clone)]
 pub(crate) struct WriteRequest {
-    /// Who asks for it.
+    /// The author.
     pub(crate) who: Box<str>,
-    /// Through what: `api`, `cli`, or `import:` and a name.
+    /// The means: `api`, `cli`, or `import:` and a name.
     pub(crate) source: Box<str>,
-    /// The request, as its sender names it.
+    /// The `X-Request-Id` of the HTTP request.
     pub(crate) request: Option<Box<str>>,
-    /// The changes, in order. Each is announced on the audit topic before any of them is written.
-    pub(crate) changes: Vec<WantedChange>,
+    /// The changes, in order. All are announced on the audit topic before the first is written.
+    pub(crate) changes: Vec<RequestedChange>,
 }
 
-/// A rule, and what shall become of it.
+/// A change of one rule.
 #[derive(Debug, Clone)]
-pub(crate) struct WantedChange {
-    /// The rule.
+pub(crate) struct RequestedChange {
     pub(crate) rule: Rule<'static>,
-    /// Whether it shall be there.
-    pub(crate) to: WantedRule,
+    pub(crate) action: ChangeAction,
 }
 
-/// What shall become of a rule.
+/// Adds or removes a rule.
 #[derive(Debug, Clone)]
-pub(crate) enum WantedRule {
-    /// It is there, with this end and this reason, whatever it had before.
+pub(crate) enum ChangeAction {
+    /// Adds the rule, or replaces its end and reason.
     Put {
-        /// The rule holds before this.
+        /// When the rule expires.
         until: UnixMillis,
-        /// Why.
+        /// The reason.
         because: Option<Box<str>>,
     },
-    /// It is gone.
+    /// Removes the rule.
     Delete {
-        /// Why. Only the audit topic has it.
+        /// The reason. It is stored in the audit topic only.
         because: Option<Box<str>>,
     },
 }
@@ -130,75 +128,75 @@ pub(crate) enum WantedRule {
 /// A change that Kafka has acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WrittenChange {
-    /// What this replica knew of the rule when it wrote; `None`: it was not there.
+    /// The previous value of the rule at this replica; `None` if there was none.
     pub(crate) replaced: Option<RuleValue<'static>>,
-    /// A replica whose generation is at least this has applied the change.
+    /// Replicas of this generation or a later one have applied the change.
     pub(crate) generation: u64,
 }
 
-/// Why a request was not written, or not wholly.
+/// Why not all changes of a request were written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WriteError {
-    /// Nothing was written: a rule cannot be written to a topic.
+    /// Nothing was written: a rule has no record key.
     #[error("change {change}: {why}")]
     Unkeyable {
-        /// Its place among the changes, from 0.
+        /// The index of the change.
         change: usize,
-        /// Why not.
+        /// Why the rule has no key.
         why: Unkeyable,
     },
-    /// Nothing was written: the value of a rule would be longer than readers take.
+    /// Nothing was written: the value of a record would be longer than readers accept.
     #[error("change {change}: the reason is too long: the record's value would have more than 65536 bytes")]
     TooLong {
-        /// Its place among the changes, from 0.
+        /// The index of the change.
         change: usize,
     },
-    /// Nothing was written: what a change replaces is not known before the topic was read.
+    /// Nothing was written: the topic has not been read, so the previous rules are unknown.
     #[error("the topic has not been read to its end yet")]
     NotRead,
-    /// Nothing was written: the topic may have been made again, and what was read last need not be in it.
-    #[error("kafka shows nothing of the topic at present, or it is being read again")]
+    /// Nothing was written: the previous rules may be outdated.
+    #[error("the topic is stale: kafka does not respond, or the topic is being read again")]
     Stale,
-    /// Nothing was written: as many requests as may wait do so already.
-    #[error("too many requests wait for kafka")]
+    /// Nothing was written: the queue of the writer is full.
+    #[error("too many changes are waiting for kafka")]
     Busy,
-    /// Kafka did not acknowledge all of it in time: any of the changes may still come.
+    /// Kafka did not acknowledge all changes in time. Any of them may still be written.
     #[error("kafka has not acknowledged the change in time: {0}")]
     Unacknowledged(String),
-    /// Kafka acknowledged it in another log than was read: what it replaces there is not known.
-    #[error("the topic was cut or made again meanwhile: the change is at offset {offset}, and the next was {first}")]
+    /// Kafka acknowledged a change in another log than the one that was read, so the previous rules are unknown.
+    #[error("the topic was truncated or recreated: the change is at offset {offset}, expected {first} or later")]
     LogChanged {
-        /// Where it is.
+        /// The offset of the change.
         offset: u64,
-        /// The least that it could have been.
+        /// The first possible offset.
         first: u64,
     },
-    /// Kafka refused it: changes before the refused one may have been written.
-    #[error("kafka refuses the change: {0}")]
+    /// Kafka refused a change. Earlier changes may have been written.
+    #[error("kafka refused the change: {0}")]
     Refused(String),
-    /// Nothing was written: the process stops.
+    /// Nothing was written: the process is stopping.
     #[error("the process is stopping")]
     Stopping,
 }
 
-/// A request on its way to the writer, and where its outcome goes.
+/// A request in the queue of the writer, and the channel for its result.
 pub(crate) type WriteJob = (WriteRequest, oneshot::Sender<Result<Vec<WrittenChange>, WriteError>>);
 
-/// How far this replica is with a topic.
+/// How much of a topic this replica has applied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct AppliedGeneration {
-    /// The offset behind the last record applied.
+    /// The offset behind the last applied record.
     pub(crate) generation: u64,
     /// How often the topic was read from its start.
-    pub(crate) readings: u64,
+    pub(crate) full_reads: u64,
 }
 
-/// The log may be another than the change was written to.
+/// The topic was read again from its start, so the change may be missing from its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the topic was read again from its start meanwhile, as it may have been cut or made again: repeat the change")]
+#[error("the topic was read again from its start, as it may have been truncated or recreated: repeat the change")]
 pub(crate) struct TopicReadAgain;
 
-/// A handle to one topic. Clones are handles to the same.
+/// A handle to one topic. Clones are handles to the same topic.
 #[derive(Debug, Clone)]
 pub(crate) struct BlocklistTopic {
     name: Arc<str>,
@@ -222,16 +220,16 @@ impl BlocklistTopic {
         &self.name
     }
 
-    /// The topic as it was read last.
+    /// The current snapshot.
     pub(crate) fn view(&self) -> Arc<TopicView> {
         self.view.load_full()
     }
 
-    /// Writes the changes of `request`, and waits until Kafka has acknowledged all of them, 5 s at most.
+    /// Writes the changes of `request`, and waits until Kafka has acknowledged all of them. Kafka has 5 s for it.
     ///
     /// # Cancel safety
     ///
-    /// A request whose future is dropped is not written any more, unless the writer has begun to.
+    /// If the future is dropped before the writer starts the request, nothing is written.
     ///
     /// # Errors
     ///
@@ -245,21 +243,23 @@ impl BlocklistTopic {
         }
     }
 
-    /// The number of the last reading of the topic from its start.
-    pub(crate) fn reading(&self) -> u64 {
-        self.applied.borrow().readings
+    /// How often the topic was read from its start.
+    pub(crate) fn full_reads(&self) -> u64 {
+        self.applied.borrow().full_reads
     }
 
-    /// Waits until this replica is at `generation` or beyond. It may never be: the caller has a deadline.
+    /// Waits until this replica has applied `generation`. This may never happen, so the caller needs a deadline.
     ///
     /// # Errors
     ///
-    /// The topic was read from its start since it was at `reading`. Another log may have as many records, and not that of the change.
-    pub(crate) async fn applied(&self, generation: u64, reading: u64) -> Result<(), TopicReadAgain> {
+    /// The topic was read from its start again: the number of full reads is not `full_reads`. Another log may reach the same generation
+    /// without the change.
+    pub(crate) async fn applied(&self, generation: u64, full_reads: u64) -> Result<(), TopicReadAgain> {
         let mut applied = self.applied.clone();
-        let is_over = |applied: &AppliedGeneration| applied.readings != reading || applied.generation >= generation;
-        // No error: the sender lives as long as the process.
-        let is_read_again = applied.wait_for(is_over).await.is_ok_and(|applied| applied.readings != reading);
+        let is_over =
+            |applied: &AppliedGeneration| applied.full_reads != full_reads || applied.generation >= generation;
+        // Never an error, because the sender lives as long as the process.
+        let is_read_again = applied.wait_for(is_over).await.is_ok_and(|applied| applied.full_reads != full_reads);
         if is_read_again { Err(TopicReadAgain) } else { Ok(()) }
     }
 }

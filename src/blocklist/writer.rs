@@ -1,7 +1,7 @@
 //! Changes the rules of one topic: announces each change on the audit topic, then writes the rule.
 //!
-//! A change that fails after its announcement is taken back by a second event; there is never a change without an announcement. Two
-//! writers at once are both right: the later offset counts.
+//! If a change fails after its announcement, a second event retracts it. No rule is written without an announcement. Concurrent writers
+//! do not conflict: the later offset counts.
 
 use std::collections::BTreeMap;
 use std::hash::BuildHasher;
@@ -18,10 +18,10 @@ use crate::blocklist::producer::ListRecord;
 use crate::blocklist::producer::NotAcknowledged;
 use crate::blocklist::producer::TopicProducer;
 use crate::blocklist::properties;
+use crate::blocklist::topic::ChangeAction;
+use crate::blocklist::topic::RequestedChange;
 use crate::blocklist::topic::TopicState;
 use crate::blocklist::topic::TopicView;
-use crate::blocklist::topic::WantedChange;
-use crate::blocklist::topic::WantedRule;
 use crate::blocklist::topic::WriteError;
 use crate::blocklist::topic::WriteJob;
 use crate::blocklist::topic::WriteRequest;
@@ -40,56 +40,56 @@ use crate::decide::topic::value::Provenance;
 use crate::decide::topic::value::RuleValue;
 use crate::decide::topic::value::VALUE_BYTES_MAX;
 
-/// How long the next request waits until the one before is applied here, so that it knows what it replaces.
+/// How long a request waits until the previous one is applied at this replica, so that the previous rules are known.
 const APPLIED_LIMIT: Duration = Duration::from_millis(500);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+const POLL_PERIOD: Duration = Duration::from_millis(1);
 
-/// What the topic holds, as far as the writer knows.
+/// The contents of the topic, as last read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KnownTopic<'k> {
     pub(crate) rules: &'k Rules,
-    /// `None`: no writer has declared one yet.
+    /// `None` if no record declares one.
     pub(crate) identity: Option<TopicIdentity>,
-    /// The offset behind the last record of it. One acknowledged below it went to another log.
+    /// The offset behind the last record. A change with a lower offset is in another log.
     pub(crate) generation: u64,
 }
 
-/// Writes to one topic. One request at a time.
+/// Writes to one topic, one request at a time.
 #[derive(Debug)]
 pub(crate) struct TopicWriter {
     topic: Arc<str>,
     changes: String,
     /// `[kafka]`, with the brokers.
     configured: BTreeMap<String, String>,
-    /// Made with the first request.
+    /// Created by the first request.
     producer: Option<TopicProducer>,
-    /// Where it has declared an identity that nobody has read yet.
+    /// The identity that this writer has declared, until the follower has read it.
     declared: Option<DeclaredIdentity>,
 }
 
-/// An identity that this writer has declared, and where.
+/// A declared identity, and the offset of its record.
 #[derive(Debug, Clone, Copy)]
 struct DeclaredIdentity {
     offset: u64,
     identity: TopicIdentity,
 }
 
-/// One change, as it is written.
-struct Prepared {
+/// A change with its records.
+struct PreparedChange {
     key: String,
-    /// `None`: the rule goes.
+    /// `None` if the rule is removed.
     after: Option<RuleValue<'static>>,
     value: Option<String>,
     before: Option<RuleValue<'static>>,
     event: String,
 }
 
-/// What became of each change of a request.
+/// The result of each change of a request.
 struct WriteOutcome {
-    prepared: Vec<Prepared>,
+    prepared: Vec<PreparedChange>,
     /// The offset of each rule.
     rules: Vec<Result<u64, WriteError>>,
-    /// Whether its announcement may be in the audit topic.
+    /// Whether the announcement of each change may be in the audit topic.
     announced: Vec<bool>,
 }
 
@@ -98,23 +98,22 @@ impl TopicWriter {
         Self { changes: changes_topic(&topic), topic, configured, producer: None, declared: None }
     }
 
-    /// Serves requests until nobody can ask any more. Only a topic whose every change is applied here is written: any other may have been
-    /// made again.
+    /// Handles requests until all senders are dropped. Writes only while the topic is live: otherwise it may have been recreated.
     pub(crate) fn run(mut self, view: &ArcSwap<TopicView>, mut jobs: mpsc::Receiver<WriteJob>) {
         let mut written = 0;
         while let Some((request, done)) = jobs.blocking_recv() {
-            // Whoever has given up may ask again, and others may have changed the rule since.
+            // Cancelled. The sender may repeat the change, and others may have changed the rule since.
             if done.is_closed() {
                 continue;
             }
-            let view = view_of(view, written);
+            let view = settled_view(view, written);
             let outcome = match view.state {
                 TopicState::Reading => Err(WriteError::NotRead),
                 TopicState::Live if view.is_in_doubt => Err(WriteError::Stale),
                 TopicState::Stale => Err(WriteError::Stale),
                 TopicState::Live => {
                     let known = KnownTopic { rules: &view.rules, identity: view.identity, generation: view.generation };
-                    self.attempt(&request, known)
+                    self.try_write(&request, known)
                 }
             };
             let changes = outcome.as_ref().map_err(WriteError::clone).and_then(WriteOutcome::written);
@@ -123,10 +122,10 @@ impl TopicWriter {
             if let Err(error) = &changes {
                 tracing::warn!(topic = &*self.topic, %error, "a change of the blocklist failed");
             }
-            // Who asked may have gone.
-            let _told = done.send(changes);
+            // The sender may have cancelled the request meanwhile.
+            let _cancelled = done.send(changes);
             if let Ok(outcome) = outcome {
-                self.take_back(&request, &outcome);
+                self.retract(&request, &outcome);
             }
         }
     }
@@ -137,13 +136,13 @@ impl TopicWriter {
         request: &WriteRequest,
         known: KnownTopic<'_>,
     ) -> Result<Vec<WrittenChange>, WriteError> {
-        let outcome = self.attempt(request, known)?;
-        self.take_back(request, &outcome);
+        let outcome = self.try_write(request, known)?;
+        self.retract(request, &outcome);
         outcome.written()
     }
 
-    /// Announces the changes, and writes the rules if all are announced. `Err`: nothing was written.
-    fn attempt(&mut self, request: &WriteRequest, known: KnownTopic<'_>) -> Result<WriteOutcome, WriteError> {
+    /// Announces the changes, and writes the rules if all announcements are acknowledged. `Err`: nothing was written.
+    fn try_write(&mut self, request: &WriteRequest, known: KnownTopic<'_>) -> Result<WriteOutcome, WriteError> {
         let prepared = self.prepare(request, known.rules, clock::wall())?;
         if self.producer.as_ref().is_none_or(TopicProducer::is_dead) {
             let properties = properties::of_writer(&self.configured);
@@ -159,20 +158,25 @@ impl TopicWriter {
         Ok(WriteOutcome { prepared, rules, announced })
     }
 
-    /// Writes records with the producer, which is there.
+    /// Writes records with the producer, which must exist.
     fn send(&self, records: &[ListRecord<'_>]) -> Vec<Result<u64, WriteError>> {
         let Some(producer) = &self.producer else { return vec![Err(WriteError::Stopping); records.len()] };
         producer.write(records).into_iter().map(|outcome| outcome.map_err(failed)).collect()
     }
 
-    fn prepare(&self, request: &WriteRequest, rules: &Rules, now: UnixMillis) -> Result<Vec<Prepared>, WriteError> {
-        // What an earlier change of the same request makes of a rule.
+    fn prepare(
+        &self,
+        request: &WriteRequest,
+        rules: &Rules,
+        now: UnixMillis,
+    ) -> Result<Vec<PreparedChange>, WriteError> {
+        // The values after earlier changes of the same request, by key.
         let mut newer: BTreeMap<String, Option<RuleValue<'static>>> = BTreeMap::new();
-        let prepare = |(change, wanted): (usize, &WantedChange)| {
-            let key = key::encode(&wanted.rule).map_err(|why| WriteError::Unkeyable { change, why })?;
-            let after = match &wanted.to {
-                WantedRule::Delete { .. } => None,
-                WantedRule::Put { until, because } => {
+        let prepare = |(index, change): (usize, &RequestedChange)| {
+            let key = key::encode(&change.rule).map_err(|why| WriteError::Unkeyable { change: index, why })?;
+            let after = match &change.action {
+                ChangeAction::Delete { .. } => None,
+                ChangeAction::Put { until, because } => {
                     let provenance = Provenance {
                         because: because.as_deref().map(|because| because.to_owned().into()),
                         who: Some(request.who.to_string().into()),
@@ -184,31 +188,31 @@ impl TopicWriter {
             };
             let value = after.as_ref().map(value::encode);
             if value.as_ref().is_some_and(|value| value.len() > VALUE_BYTES_MAX) {
-                return Err(WriteError::TooLong { change });
+                return Err(WriteError::TooLong { change: index });
             }
-            let before = newer.insert(key.clone(), after.clone()).unwrap_or_else(|| rules.find(&wanted.rule));
-            let mut prepared = Prepared { key, after, value, before, event: String::new() };
-            prepared.event = self.event(request, wanted, &prepared, (now, None));
+            let before = newer.insert(key.clone(), after.clone()).unwrap_or_else(|| rules.find(&change.rule));
+            let mut prepared = PreparedChange { key, after, value, before, event: String::new() };
+            prepared.event = self.event(request, change, &prepared, (now, None));
             Ok(prepared)
         };
         request.changes.iter().enumerate().map(prepare).collect()
     }
 
-    /// The event of a change at some time, and why it failed, if it did.
+    /// The event for a change, at this time. With a reason, the event retracts a change that failed.
     fn event(
         &self,
         request: &WriteRequest,
-        wanted: &WantedChange,
-        prepared: &Prepared,
+        change: &RequestedChange,
+        prepared: &PreparedChange,
         (when, failed): (UnixMillis, Option<&str>),
     ) -> String {
-        let why = match &wanted.to {
-            WantedRule::Put { because, .. } | WantedRule::Delete { because } => because.as_deref(),
+        let why = match &change.action {
+            ChangeAction::Put { because, .. } | ChangeAction::Delete { because } => because.as_deref(),
         };
         change::encode(&RuleChanged {
             id: &format!("{:016x}{:016x}", random(), random()),
             topic: &self.topic,
-            rule: &wanted.rule,
+            rule: &change.rule,
             before: prepared.before.as_ref(),
             after: prepared.after.as_ref(),
             who: &request.who,
@@ -220,16 +224,16 @@ impl TopicWriter {
         })
     }
 
-    fn announcement<'r>(&'r self, change: &'r Prepared, event: &'r str) -> ListRecord<'r> {
+    fn announcement<'r>(&'r self, change: &'r PreparedChange, event: &'r str) -> ListRecord<'r> {
         let headers = vec![("content-type", "application/cloudevents+json".to_owned())];
         ListRecord { topic: &self.changes, partition: None, key: &change.key, value: Some(event), headers }
     }
 
-    /// Writes the rules, behind the identity of the topic if it has none. Returns the offset of each.
+    /// Writes the rules, after declaring an identity for a topic without one. Returns the offset of each rule.
     fn write_rules(
         &mut self,
         request: &WriteRequest,
-        prepared: &[Prepared],
+        prepared: &[PreparedChange],
         known: KnownTopic<'_>,
     ) -> Vec<Result<u64, WriteError>> {
         let (identity, first) = match self.identity(request, known) {
@@ -243,19 +247,19 @@ impl TopicWriter {
             value: change.value.as_deref(),
             headers: vec![(TOPIC_HEADER, identity.to_string())],
         });
-        let is_behind =
+        let in_this_log =
             |offset| if offset < first { Err(WriteError::LogChanged { offset, first }) } else { Ok(offset) };
         let offsets: Vec<_> =
-            self.send(&records.collect::<Vec<_>>()).into_iter().map(|outcome| outcome.and_then(is_behind)).collect();
+            self.send(&records.collect::<Vec<_>>()).into_iter().map(|outcome| outcome.and_then(in_this_log)).collect();
         if offsets.iter().any(|outcome| matches!(outcome, Err(WriteError::LogChanged { .. }))) {
             self.declared = None;
         }
         offsets
     }
 
-    /// The identity of the topic, and the first offset that a record of it can get now. Declares one if the topic has none.
+    /// The identity of the topic, and the first possible offset of a new record. Declares an identity if the topic has none.
     fn identity(&mut self, request: &WriteRequest, known: KnownTopic<'_>) -> Result<(TopicIdentity, u64), WriteError> {
-        // Whoever has read that far and has found none has read another log.
+        // If the follower has read past the record that declares the identity without finding it, the log is another.
         self.declared = self.declared.filter(|at| known.identity.is_none() && known.generation <= at.offset);
         if let Some(identity) = known.identity {
             return Ok((identity, known.generation));
@@ -279,27 +283,27 @@ impl TopicWriter {
         outcome.map(|offset| DeclaredIdentity { offset, identity })
     }
 
-    /// Says on the audit topic which announced changes may not have come. That this fails too is in the log.
-    fn take_back(&self, request: &WriteRequest, outcome: &WriteOutcome) {
+    /// Retracts the failed changes on the audit topic, as far as they were announced. If this fails too, it is logged.
+    fn retract(&self, request: &WriteRequest, outcome: &WriteOutcome) {
         let when = clock::wall();
         let changes = outcome.prepared.iter().zip(&request.changes).zip(&outcome.rules).zip(&outcome.announced);
-        let failed = changes.filter_map(|(((change, wanted), rule), is_announced)| {
+        let failed = changes.filter_map(|(((prepared, change), rule), is_announced)| {
             let why = rule.as_ref().err().filter(|_why| *is_announced)?.to_string();
-            Some((change, self.event(request, wanted, change, (when, Some(&why)))))
+            Some((prepared, self.event(request, change, prepared, (when, Some(&why)))))
         });
         let failed: Vec<_> = failed.collect();
-        let records: Vec<_> = failed.iter().map(|(change, event)| self.announcement(change, event)).collect();
+        let records: Vec<_> = failed.iter().map(|(prepared, event)| self.announcement(prepared, event)).collect();
         if let Some(why) = self.send(&records).into_iter().find_map(Result::err) {
             let why = why.to_string();
-            tracing::error!(topic = &*self.changes, why, "that announced changes failed could not be written");
+            tracing::error!(topic = &*self.changes, why, "failed changes could not be retracted on the audit topic");
         }
     }
 }
 
 impl WriteOutcome {
-    /// All changes, or why the first that failed did.
+    /// All changes, or the first error.
     fn written(&self) -> Result<Vec<WrittenChange>, WriteError> {
-        let written = |(change, offset): (&Prepared, &Result<u64, WriteError>)| {
+        let written = |(change, offset): (&PreparedChange, &Result<u64, WriteError>)| {
             let generation = offset.clone()? + 1;
             Ok(WrittenChange { replaced: change.before.clone(), generation })
         };
@@ -307,8 +311,8 @@ impl WriteOutcome {
     }
 }
 
-/// The topic as this replica knows it; at `generation` or behind it, and not in doubt, if that is so soon.
-fn view_of(view: &ArcSwap<TopicView>, generation: u64) -> Arc<TopicView> {
+/// The current snapshot of the topic. Waits a short time until it has `generation` and is not in doubt.
+fn settled_view(view: &ArcSwap<TopicView>, generation: u64) -> Arc<TopicView> {
     let deadline = clock::monotonic() + APPLIED_LIMIT;
     loop {
         let now = view.load_full();
@@ -316,7 +320,7 @@ fn view_of(view: &ArcSwap<TopicView>, generation: u64) -> Arc<TopicView> {
         if is_settled || now.state != TopicState::Live || clock::monotonic() >= deadline {
             return now;
         }
-        thread::sleep(BETWEEN_LOOKS);
+        thread::sleep(POLL_PERIOD);
     }
 }
 
@@ -327,7 +331,7 @@ fn failed(why: NotAcknowledged) -> WriteError {
     }
 }
 
-/// Nobody can guess it, and nobody gets it twice.
+/// A random number, different in each call.
 fn random() -> u64 {
     RandomState::new().hash_one(0)
 }

@@ -1,6 +1,6 @@
-//! The blocklist: the rules of all sources as one version, swapped whole and only read.
+//! The blocklist: an immutable version of the rules of all sources, which is swapped as a whole.
 //!
-//! A rule past its end is as if it were not there, so a list needs no sweeping.
+//! Expired rules are ignored when a decision is made, so they need not be removed.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use crate::clock::UnixMillis;
 use crate::decide::rules::OnAccount;
 use crate::decide::rules::Rules;
 
-/// All rules that are in use, by the source they came from.
+/// The rules in force, by source.
 ///
-/// Sources stay apart, so that reading one again leaves the others as they are. A rule holds if it holds in one.
+/// Sources are separate, so that one can be replaced without the others. A rule has an effect if one source has it.
 #[derive(Debug)]
 pub struct Blocklist {
     sources: Box<[Source]>,
@@ -26,17 +26,17 @@ pub struct Source {
     rules: Arc<Rules>,
 }
 
-/// What a source is.
+/// The kind of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SourceKind {
-    /// A file on this machine.
+    /// A file.
     File,
-    /// A topic of Kafka.
+    /// A Kafka topic.
     Topic,
 }
 
 impl SourceKind {
-    /// The word for it in labels and metrics.
+    /// The name in labels and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::File => "file",
@@ -44,61 +44,61 @@ impl SourceKind {
         }
     }
 
-    /// Names a source of this kind in decisions and answers: `file:PATH` or `topic:NAME`.
+    /// The label of a source of this kind in decisions and responses: `file:PATH` or `topic:NAME`.
     pub fn label(self, name: &str) -> String {
         format!("{}:{name}", self.as_str())
     }
 }
 
 impl Source {
-    /// The rules that the file or topic of this name holds.
+    /// The rules of the file or topic with this name.
     pub fn new(kind: SourceKind, name: &str, rules: Arc<Rules>) -> Self {
         Self { label: kind.label(name).into(), kind, rules }
     }
 
-    /// Names it in decisions and answers; see [`SourceKind::label`].
+    /// The label in decisions and responses; see [`SourceKind::label`].
     pub const fn label(&self) -> &Arc<str> {
         &self.label
     }
 
-    /// What it is.
+    /// The kind.
     pub const fn kind(&self) -> SourceKind {
         self.kind
     }
 
-    /// Its rules.
+    /// The rules.
     pub const fn rules(&self) -> &Arc<Rules> {
         &self.rules
     }
 }
 
 impl Blocklist {
-    /// What there is before any source was read: nothing is known, so the policy decides. Its generation is 0.
+    /// The list before any source was read. The policy decides. The generation is 0.
     pub fn unloaded() -> Self {
         Self { sources: Box::default(), generation: 0, loaded: false }
     }
 
-    /// The rules of `sources`, as the list of this generation. No sources make a list that blocks nobody.
+    /// The rules of `sources`, with this generation. Without sources the list blocks nobody.
     pub fn of(sources: impl IntoIterator<Item = Source>, generation: u64) -> Self {
         Self { sources: sources.into_iter().collect(), generation, loaded: true }
     }
 
-    /// Which list of this process it is. Each that takes the place of another counts one more.
+    /// The generation: with a topic the offset behind its last applied record, else the number of loads.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Whether it came from a source.
+    /// Whether a source was read, or there are none.
     pub fn is_loaded(&self) -> bool {
         self.loaded
     }
 
-    /// Its sources, in the order of the configuration.
+    /// The sources, in the order of the configuration.
     pub fn sources(&self) -> &[Source] {
         &self.sources
     }
 
-    /// How many rules it holds, those past their end included. A rule of two sources is two.
+    /// The number of rules, including expired ones. A rule of two sources counts twice.
     pub fn rule_count(&self) -> usize {
         self.sources.iter().map(|source| source.rules.len()).sum()
     }
@@ -118,35 +118,35 @@ impl Blocklist {
         self.sources.iter().any(|source| source.rules.pardons(user, now))
     }
 
-    /// What the rules say of `account`. Looks it up once for all who ask.
+    /// The rules on `account`, looked up once for all users.
     pub fn on<'b>(&'b self, account: &'b str) -> AccountRules<'b> {
         AccountRules(self.sources.iter().filter_map(|source| Some((source, source.rules.on(account)?))).collect())
     }
 }
 
-/// The rules on one account, of those sources that have some. It allocates only if there is one.
+/// The rules on one account, of each source that has any. Does not allocate if there are none.
 #[derive(Debug)]
 pub struct AccountRules<'b>(Vec<(&'b Source, OnAccount<'b>)>);
 
 impl<'b> AccountRules<'b> {
-    /// Whether nobody may subscribe.
+    /// Whether a rule closes the account.
     pub fn is_closed(&self, now: UnixMillis) -> bool {
         self.closing(now).next().is_some()
     }
 
     /// The sources that close the account.
     pub fn closing(&self, now: UnixMillis) -> impl Iterator<Item = &'b Source> {
-        self.those(move |rules| rules.is_closed(now))
+        self.sources_where(move |rules| rules.is_closed(now))
     }
 
-    /// Whether only users that are allowed may subscribe.
+    /// Whether only allowed users may subscribe.
     pub fn is_restricted(&self, now: UnixMillis) -> bool {
         self.restricting(now).next().is_some()
     }
 
-    /// The sources that allow only some users on the account.
+    /// The sources with `allow` rules on the account.
     pub fn restricting(&self, now: UnixMillis) -> impl Iterator<Item = &'b Source> {
-        self.those(move |rules| rules.is_restricted(now))
+        self.sources_where(move |rules| rules.is_restricted(now))
     }
 
     /// Whether a rule blocks `user` on this account.
@@ -156,7 +156,7 @@ impl<'b> AccountRules<'b> {
 
     /// The sources that block `user` on this account.
     pub fn blocking(&self, user: &str, now: UnixMillis) -> impl Iterator<Item = &'b Source> {
-        self.those(move |rules| rules.blocks(user, now))
+        self.sources_where(move |rules| rules.blocks(user, now))
     }
 
     /// Whether a rule pardons `user` on this account.
@@ -169,7 +169,7 @@ impl<'b> AccountRules<'b> {
         self.0.iter().any(|(_, rules)| rules.allows(user, now))
     }
 
-    fn those(&self, has: impl Fn(&OnAccount<'b>) -> bool) -> impl Iterator<Item = &'b Source> {
+    fn sources_where(&self, has: impl Fn(&OnAccount<'b>) -> bool) -> impl Iterator<Item = &'b Source> {
         self.0.iter().filter(move |(_, rules)| has(rules)).map(|(source, _)| *source)
     }
 }

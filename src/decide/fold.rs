@@ -1,8 +1,8 @@
-//! The rules of a topic as a function of its log: what each record does to them, and when the log is not the one it was.
+//! The rules of a topic as a fold over its log: the effect of each record, and the detection of a replaced log.
 //!
-//! Pure, and the same for a replica that was there all the time and for one that starts later. [`TopicReading`] takes the log from its
-//! start to its end; no rule of it holds before, since a prefix of a compacted log is a state that never was. [`TopicFollowing`] takes
-//! what comes then. Offsets alone order records: no clock does.
+//! Pure and deterministic: replicas that start at different times get the same rules. [`FullRead`] applies the log from its start to its
+//! end. Its rules are not in force before the end, because a prefix of a compacted log is a state that never existed. [`FollowedTopic`]
+//! applies later records. Records are ordered by offset only, never by time.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -19,63 +19,62 @@ use crate::decide::topic::poison::Poison;
 use crate::decide::topic::value;
 use crate::decide::topic::value::RuleValue;
 
-/// The most identities that are remembered, of either kind. Beyond them every other counts as undeclared.
+/// The most identities that are remembered, of each kind. Any other counts as undeclared.
 const IDENTITIES_MAX: usize = 64;
 
-/// A record as it is in the log.
+/// A record of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct LogRecord<'a> {
     /// Its offset.
     pub offset: u64,
-    /// Its timestamp in milliseconds, as Kafka has it; -1 if it has none.
+    /// Its timestamp in milliseconds, as in Kafka; -1 if it has none.
     pub timestamp: i64,
-    /// Its key, unless that is null.
+    /// Its key.
     pub key: Option<&'a [u8]>,
-    /// Its value; null where the rule is gone.
+    /// Its value; `None` in a tombstone, which removes the rule.
     pub value: Option<&'a [u8]>,
     /// Its header [`TOPIC_HEADER`](crate::decide::topic::TOPIC_HEADER), if it has one.
     pub topic: Option<&'a [u8]>,
 }
 
-/// Why a log has to be read from its start again.
+/// Why the topic must be read again from its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StartOver {
-    /// The log was cut, or is another.
-    #[error("the record at offset {offset} comes behind the one before offset {next}: the log was truncated")]
+    /// The log was truncated or replaced.
+    #[error("received the record at offset {offset}, expected {next} or later: the log was truncated")]
     Truncated {
-        /// Of the record that came.
+        /// The offset of the received record.
         offset: u64,
-        /// Behind the record before.
+        /// The offset behind the previous record.
         next: u64,
     },
-    /// The topic was deleted and made again, while nobody looked.
-    #[error("a record is of the topic's identity {0}, which was not there before: the topic was made again")]
+    /// The topic was deleted and created again.
+    #[error("a record names the new topic identity {0}: the topic was recreated")]
     Identity(TopicIdentity),
-    /// A record that was read is not there any more.
-    #[error("the record at offset {} is not the one that was read there: the topic was made again, or truncated", .0.offset)]
+    /// A record that was read is no longer in the log.
+    #[error("the record at offset {} is not the one that was read there: the topic was recreated or truncated", .0.offset)]
     Replaced(LogMark),
 }
 
-/// What is known of a log beside its rules.
+/// The state of reading a log, besides its rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogPosition {
     /// The offset behind the last record.
     pub next: u64,
-    /// Every identity that a record has declared.
+    /// The identities that records declare.
     pub declared: BTreeSet<TopicIdentity>,
-    /// The first record of it.
+    /// The first record.
     pub first: Option<LogMark>,
-    /// The last record of it.
+    /// The last record.
     pub last: Option<LogMark>,
-    /// Identities that headers name and no earlier record has declared: of records that somebody copied here, or that were on their way
-    /// when the topic was made again.
+    /// The identities in headers that no earlier record declares: of records that were copied from another topic, or that were in flight
+    /// when the topic was recreated.
     pub undeclared: BTreeSet<TopicIdentity>,
-    /// Records that could not be used.
+    /// The number of invalid records.
     pub poison: u64,
 }
 
-/// A record by which a log is recognised: another log has another record at this offset, written at another time, even if somebody copies
-/// the records of the first into it.
+/// A record that identifies a log. In another log the record at this offset has another timestamp, even if the records were copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogMark {
     /// Its offset.
@@ -85,14 +84,14 @@ pub struct LogMark {
 }
 
 impl LogMark {
-    /// The mark that `record` is.
+    /// The mark of `record`.
     pub const fn of(record: &LogRecord<'_>) -> Self {
         Self { offset: record.offset, timestamp: record.timestamp }
     }
 }
 
 impl LogPosition {
-    /// Moves behind `record`.
+    /// Moves the position behind `record`.
     fn advance(&mut self, record: &LogRecord<'_>) -> Result<(), StartOver> {
         if record.offset < self.next {
             return Err(StartOver::Truncated { offset: record.offset, next: self.next });
@@ -111,36 +110,36 @@ impl LogPosition {
     }
 }
 
-/// What one record says.
+/// The effect of one record.
 enum RecordEffect<'r> {
     Put(Rule<'r>, Cow<'r, RuleValue<'r>>),
-    /// The rule is gone, rightly or for the fault of its record.
-    Gone(Rule<'r>),
+    /// The rule has no effect any more: the record is a tombstone, or invalid.
+    Remove(Rule<'r>),
     Nothing,
 }
 
-/// A topic that is read from its start.
+/// A topic that is being read from its start to its end.
 #[derive(Debug)]
-pub struct TopicReading {
+pub struct FullRead {
     rules: Gathered,
     position: LogPosition,
-    /// The value that came last, which the records of an import share.
+    /// The last value and its bytes. All records of an import have the same value.
     last: Option<(Box<[u8]>, RuleValue<'static>)>,
     records: u64,
 }
 
-impl Default for TopicReading {
+impl Default for FullRead {
     fn default() -> Self {
         Self { rules: Gathered::of_log(), position: LogPosition::default(), last: None, records: 0 }
     }
 }
 
-impl TopicReading {
-    /// Applies the next record. Returns what is wrong with it, if something is.
+impl FullRead {
+    /// Applies the next record. Returns why it is invalid, if it is.
     ///
     /// # Errors
     ///
-    /// The log has changed under the reader, who has to start over.
+    /// The log has changed during the read, which must start over.
     pub fn apply(&mut self, record: &LogRecord<'_>) -> Result<Option<Poison>, StartOver> {
         self.position.advance(record)?;
         self.records += 1;
@@ -149,17 +148,17 @@ impl TopicReading {
             self.last = value::decode(bytes).ok().map(|value| (bytes.into(), value.into_owned()));
         }
         let known = self.last.as_ref().map(|(_bytes, value)| value).filter(|_value| record.value.is_some());
-        let (said, poison) = said(record, &mut self.position, known);
-        match said {
+        let (effect, poison) = effect_of(record, &mut self.position, known);
+        match effect {
             RecordEffect::Put(rule, value) => self.rules.put_record(&rule, &value),
-            RecordEffect::Gone(rule) => self.rules.remove_record(&rule),
+            RecordEffect::Remove(rule) => self.rules.remove_record(&rule),
             RecordEffect::Nothing => {}
         }
         self.position.poison += u64::from(poison.is_some());
         Ok(poison)
     }
 
-    /// How many records were applied.
+    /// The number of applied records.
     pub const fn records(&self) -> u64 {
         self.records
     }
@@ -169,55 +168,55 @@ impl TopicReading {
         self.position.next
     }
 
-    /// Ends the reading where the log ends. `undeclared` are the identities that were found undeclared by the reading before, if that
-    /// ended. `Err`: there are others now, so that the topic may have been made again during this reading: it is to be read once more.
-    pub fn finish(self, undeclared: &BTreeSet<TopicIdentity>) -> Result<TopicFollowing, BTreeSet<TopicIdentity>> {
+    /// Ends the read at the end of the log. `undeclared` are the undeclared identities that the previous full read found. `Err`: this read
+    /// has found others, so the topic may have been recreated meanwhile and must be read again.
+    pub fn finish(self, undeclared: &BTreeSet<TopicIdentity>) -> Result<FollowedTopic, BTreeSet<TopicIdentity>> {
         if !self.position.undeclared.is_subset(undeclared) {
             return Err(self.position.undeclared);
         }
         let rules = Arc::new(self.rules.finish());
-        Ok(TopicFollowing { rules, position: self.position, changes: Vec::new(), is_empty: self.records == 0 })
+        Ok(FollowedTopic { rules, position: self.position, changes: Vec::new(), is_empty: self.records == 0 })
     }
 }
 
-/// A topic that was read to its end, and what comes behind.
+/// A topic that was read to its end, and is followed from there.
 #[derive(Debug)]
-pub struct TopicFollowing {
+pub struct FollowedTopic {
     rules: Arc<Rules>,
     position: LogPosition,
-    /// Not in the rules yet.
+    /// Changes that [`Self::commit`] will apply.
     changes: Vec<Change<'static>>,
-    /// No record has come yet.
+    /// Whether the topic has had no record yet.
     is_empty: bool,
 }
 
-impl TopicFollowing {
-    /// Takes up the next record, which [`Self::commit`] then applies. Returns what is wrong with it, if something is.
+impl FollowedTopic {
+    /// Adds the next record to the batch that [`Self::commit`] applies. Returns why the record is invalid, if it is.
     ///
     /// # Errors
     ///
-    /// The log is not the one it was. The rules hold until it is read again.
+    /// The log was replaced. The rules stay in force until it is read again.
     pub fn apply(&mut self, record: &LogRecord<'_>) -> Result<Option<Poison>, StartOver> {
         if let Some(identity) = self.unknown_identity(record) {
             return Err(StartOver::Identity(identity));
         }
         self.position.advance(record)?;
         self.is_empty = false;
-        let (said, poison) = said(record, &mut self.position, None);
-        match said {
+        let (effect, poison) = effect_of(record, &mut self.position, None);
+        match effect {
             RecordEffect::Put(rule, value) => {
                 let RuleValue { until, provenance } = value.into_owned().into_owned();
                 let rule = rule.into_owned();
                 self.changes.push(Change::Put { rule, until, provenance });
             }
-            RecordEffect::Gone(rule) => self.changes.push(Change::Remove(rule.into_owned())),
+            RecordEffect::Remove(rule) => self.changes.push(Change::Remove(rule.into_owned())),
             RecordEffect::Nothing => {}
         }
         self.position.poison += u64::from(poison.is_some());
         Ok(poison)
     }
 
-    /// Makes the version of the rules with all changes that were taken up.
+    /// Applies the batch of changes, which makes a new version of the rules.
     pub fn commit(&mut self) {
         if !self.changes.is_empty() {
             self.rules = Arc::new(self.rules.changed(self.changes.drain(..)));
@@ -229,15 +228,15 @@ impl TopicFollowing {
         &self.rules
     }
 
-    /// What is known of the log.
+    /// The position in the log.
     pub const fn position(&self) -> &LogPosition {
         &self.position
     }
 
-    /// The identity that `record` declares or names, if this topic did not have it when it was read.
+    /// The identity that `record` declares or names, if the full read did not find it.
     fn unknown_identity(&self, record: &LogRecord<'_>) -> Option<TopicIdentity> {
         let declared = match key::decode(record.key) {
-            // The first writer of an empty topic.
+            // Declared by the first writer of an empty topic.
             Ok(TopicKey::Identity(_)) if self.is_empty => None,
             Ok(TopicKey::Identity(identity)) => Some(identity),
             Ok(TopicKey::Rule(_)) | Err(_) => None,
@@ -253,8 +252,8 @@ fn header(record: &LogRecord<'_>) -> Result<Option<TopicIdentity>, Poison> {
     record.topic.map(text).transpose()
 }
 
-/// What `record` says, and what is wrong with it. `known` is its value, if it is known already.
-fn said<'r>(
+/// The effect of `record`, and why it is invalid. `known` is its value, if it has been decoded already.
+fn effect_of<'r>(
     record: &LogRecord<'r>,
     position: &mut LogPosition,
     known: Option<&'r RuleValue<'static>>,
@@ -262,29 +261,29 @@ fn said<'r>(
     let rule = match key::decode(record.key) {
         Ok(TopicKey::Rule(rule)) => rule,
         Ok(TopicKey::Identity(identity)) => {
-            // One that was removed stays known: records that name it are still of this topic.
+            // Also if the record is a tombstone: other records that name the identity still belong to this topic.
             position.declare(identity);
             return (RecordEffect::Nothing, None);
         }
         Err(poison) => return (RecordEffect::Nothing, Some(poison)),
     };
     match header(record) {
-        // It counts all the same: Kafka may have acknowledged it to a writer that did not know yet that the topic was made again.
+        // Such a record is valid: Kafka may have acknowledged it to a writer that did not know yet that the topic was recreated.
         Ok(Some(identity)) if !position.declared.contains(&identity) => {
             if position.undeclared.len() < IDENTITIES_MAX {
                 position.undeclared.insert(identity);
             }
         }
         Ok(_) => {}
-        Err(poison) => return (RecordEffect::Gone(rule), Some(poison)),
+        Err(poison) => return (RecordEffect::Remove(rule), Some(poison)),
     }
-    let Some(bytes) = record.value else { return (RecordEffect::Gone(rule), None) };
+    let Some(bytes) = record.value else { return (RecordEffect::Remove(rule), None) };
     if let Some(value) = known {
         return (RecordEffect::Put(rule, Cow::Borrowed(value)), None);
     }
     match value::decode(bytes) {
         Ok(value) => (RecordEffect::Put(rule, Cow::Owned(value)), None),
-        Err(poison) => (RecordEffect::Gone(rule), Some(poison)),
+        Err(poison) => (RecordEffect::Remove(rule), Some(poison)),
     }
 }
 
@@ -298,7 +297,7 @@ mod tests {
 
     use crate::clock::UnixMillis;
 
-    /// A record that is written: what its key, value and header are made of.
+    /// The contents of a record.
     #[derive(Debug, Clone)]
     struct LogEntry {
         timestamp: i64,
@@ -307,13 +306,13 @@ mod tests {
         topic: Option<String>,
     }
 
-    /// A log, as a broker keeps it: compaction leaves holes.
+    /// A log as in a broker: compaction leaves gaps in the offsets.
     #[derive(Debug, Clone, Default)]
     struct ModelLog {
         entries: BTreeMap<u64, LogEntry>,
         end: u64,
         identity: u64,
-        /// When the next record is written.
+        /// The timestamp of the next record.
         now: i64,
     }
 
@@ -324,15 +323,15 @@ mod tests {
             self.now += 1;
         }
 
-        /// A new life of the topic, whose first writer declares its identity.
-        fn remade(identity: u64, now: i64) -> Self {
+        /// A recreated topic, whose first record declares its identity.
+        fn recreated(identity: u64, now: i64) -> Self {
             let mut log = Self { identity, now, ..Self::default() };
             let key = Some(TopicIdentity(identity).key());
             log.append(LogEntry { timestamp: 0, key, value: Some("{}".to_owned()), topic: None });
             log
         }
 
-        /// Leaves the newest record of each key below `before`, and of those only what is no tombstone.
+        /// Compacts the log below `before`: keeps the newest record of each key, and no tombstones.
         fn compact(&mut self, before: u64) {
             let newest: BTreeMap<_, _> =
                 self.entries.iter().map(|(offset, entry)| (entry.key.clone(), *offset)).collect();
@@ -346,14 +345,14 @@ mod tests {
             self.end = self.end.min(end);
         }
 
-        /// What the rules are: a walk over the log, as plain as it can be.
+        /// The expected rules, by a naive fold over the log.
         fn rules(&self) -> BTreeMap<String, String> {
             let mut rules = BTreeMap::new();
             for entry in self.entries.values() {
                 let Some(Ok(key)) = entry.key.as_ref().map(|key| key::decode(Some(key.as_bytes()))) else { continue };
                 let TopicKey::Rule(rule) = key else { continue };
-                let is_of_a_topic = entry.topic.as_ref().is_none_or(|topic| topic.parse::<TopicIdentity>().is_ok());
-                let value = entry.value.as_ref().filter(|_value| is_of_a_topic);
+                let has_valid_header = entry.topic.as_ref().is_none_or(|topic| topic.parse::<TopicIdentity>().is_ok());
+                let value = entry.value.as_ref().filter(|_value| has_valid_header);
                 match value.and_then(|value| value::decode(value.as_bytes()).ok()) {
                     Some(value) => rules.insert(rule.to_string(), value::encode(&value)),
                     None => rules.remove(&rule.to_string()),
@@ -363,19 +362,19 @@ mod tests {
         }
     }
 
-    /// A follower without Kafka.
+    /// A model of the follower.
     struct Replica {
-        following: TopicFollowing,
+        following: FollowedTopic,
         mark: Option<LogMark>,
         full_reads: usize,
     }
 
-    fn read(log: &ModelLog) -> TopicFollowing {
+    fn read(log: &ModelLog) -> FollowedTopic {
         let mut undeclared = BTreeSet::new();
         loop {
-            let mut reading = TopicReading::default();
+            let mut reading = FullRead::default();
             for (offset, entry) in &log.entries {
-                reading.apply(&record(*offset, entry)).expect("one log");
+                reading.apply(&record(*offset, entry)).expect("the same log");
             }
             match reading.finish(&undeclared) {
                 Ok(following) => return following,
@@ -400,14 +399,14 @@ mod tests {
             Self { mark: following.position().first, following, full_reads: 0 }
         }
 
-        /// Takes what has come, as the follower does: it was away, so it looks for a record that it knows first.
+        /// Applies new records as the follower does after a pause: first checks that the log still has a known record.
         fn catch_up(&mut self, log: &ModelLog) {
-            if self.try_to(log).is_err() {
+            if self.try_catch_up(log).is_err() {
                 *self = Self { full_reads: self.full_reads + 1, ..Self::of(log) };
             }
         }
 
-        fn try_to(&mut self, log: &ModelLog) -> Result<(), StartOver> {
+        fn try_catch_up(&mut self, log: &ModelLog) -> Result<(), StartOver> {
             let LogPosition { next, last, .. } = *self.following.position();
             if let Some(mark) = self.mark {
                 let found = log.entries.range(mark.offset..).next();
@@ -415,7 +414,7 @@ mod tests {
                 is_there.then_some(()).ok_or(StartOver::Replaced(mark))?;
                 self.mark = last;
             }
-            // Kafka's own word: the offset is out of range.
+            // As Kafka's error for an offset out of range.
             if next > log.end {
                 return Err(StartOver::Truncated { offset: log.end, next });
             }
@@ -428,7 +427,7 @@ mod tests {
         }
     }
 
-    fn held(rules: &Rules) -> BTreeMap<String, String> {
+    fn sentences(rules: &Rules) -> BTreeMap<String, String> {
         rules.iter().map(|(rule, value)| (rule.to_string(), value::encode(&value))).collect()
     }
 
@@ -437,13 +436,13 @@ mod tests {
         Append(LogEntry),
         Compact(Index),
         Truncate(Index),
-        /// With another identity, or as a copy has it with the same.
-        Remake(bool, Vec<LogEntry>),
+        /// With another identity, or with the same, as a copy would.
+        Recreate(bool, Vec<LogEntry>),
         CatchUp,
         Restart,
     }
 
-    /// Its header `ours` stands for the identity of the log that it is written to.
+    /// The header `ours` stands for the identity of the log to which the entry is appended.
     fn an_entry() -> impl Strategy<Value = LogEntry> {
         let key = prop_oneof![
             12 => "(block|pardon|allow|close)\u{1f}(|[a-c])(\u{1f}[@#]a)?".prop_map(Some),
@@ -479,7 +478,7 @@ mod tests {
             2 => any::<Index>().prop_map(Op::Compact),
             1 => any::<Index>().prop_map(Op::Truncate),
             1 => (any::<bool>(), prop::collection::vec(an_entry(), 0..12))
-                .prop_map(|(is_another, entries)| Op::Remake(is_another, entries)),
+                .prop_map(|(is_another, entries)| Op::Recreate(is_another, entries)),
             4 => Just(Op::CatchUp),
             1 => Just(Op::Restart),
         ]
@@ -496,46 +495,46 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(96))]
 
         #[test]
-        fn a_follower_has_the_rules_of_the_log_whatever_happened_to_it(ops in prop::collection::vec(an_op(), 0..60)) {
-            let mut log = ModelLog::remade(1, 0);
+        fn a_follower_has_the_rules_of_the_log_after_any_operations(ops in prop::collection::vec(an_op(), 0..60)) {
+            let mut log = ModelLog::recreated(1, 0);
             let mut replica = Replica::of(&log);
             for op in ops {
                 match op {
                     Op::Append(entry) => log.append(of_log(&entry, &log)),
                     Op::Compact(before) => {
-                        // A follower that has not seen a tombstone for so long reads all again: here it has always seen it.
+                        // A follower that may have missed tombstones reads the topic again; this one has not missed any.
                         replica.catch_up(&log);
                         log.compact(before.index(usize::try_from(log.end).expect("small") + 1) as u64);
                     }
                     Op::Truncate(end) => {
                         log.truncate(end.index(usize::try_from(log.end).expect("small") + 1) as u64);
-                        // Kafka's client compares leader epochs: it says so, whatever was written since.
+                        // Kafka's client reports a truncation even if records were appended since, because it compares leader epochs.
                         if log.end < replica.following.position().next {
                             replica = Replica::of(&log);
                         }
                     }
-                    Op::Remake(identity, entries) => {
-                        log = ModelLog::remade(log.identity + u64::from(identity), log.now);
+                    Op::Recreate(identity, entries) => {
+                        log = ModelLog::recreated(log.identity + u64::from(identity), log.now);
                         entries.iter().for_each(|entry| log.append(of_log(entry, &log)));
                     }
                     Op::CatchUp => {
                         replica.catch_up(&log);
-                        prop_assert_eq!(held(replica.following.rules()), log.rules());
+                        prop_assert_eq!(sentences(replica.following.rules()), log.rules());
                         let fresh = read(&log);
-                        prop_assert_eq!(held(fresh.rules()), log.rules(), "one that starts now agrees");
+                        prop_assert_eq!(sentences(fresh.rules()), log.rules(), "a new replica has the same rules");
                     }
                     Op::Restart => replica = Replica::of(&log),
                 }
             }
             replica.catch_up(&log);
-            prop_assert_eq!(held(replica.following.rules()), log.rules());
-            // The mark may be a tombstone that compaction has removed: one more full read.
+            prop_assert_eq!(sentences(replica.following.rules()), log.rules());
+            // If the mark is a tombstone that compaction has removed, this takes another full read.
             replica.catch_up(&log);
             let full_reads = replica.full_reads;
             for _catch_up in 0..3 {
                 replica.catch_up(&log);
             }
-            prop_assert_eq!(replica.full_reads, full_reads, "a log at rest is not read again");
+            prop_assert_eq!(replica.full_reads, full_reads, "an unchanged log is not read again");
         }
     }
 
@@ -546,21 +545,21 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_made_again_with_as_many_or_more_records_is_read_again() {
+    fn a_recreated_topic_of_equal_or_greater_length_is_read_again() {
         for (identity, records) in [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)] {
-            let mut old = ModelLog::remade(1, 0);
+            let mut old = ModelLog::recreated(1, 0);
             old.append(put("block\u{1f}old", 1));
             let mut replica = Replica::of(&old);
-            let mut log = ModelLog::remade(identity, old.now);
+            let mut log = ModelLog::recreated(identity, old.now);
             (1..=records).for_each(|number| log.append(put(&format!("block\u{1f}new{number}"), identity)));
             replica.catch_up(&log);
-            assert_eq!((replica.full_reads, held(replica.following.rules())), (1, log.rules()));
+            assert_eq!((replica.full_reads, sentences(replica.following.rules())), (1, log.rules()));
         }
     }
 
     #[test]
-    fn a_mark_that_compaction_removed_costs_one_full_read() {
-        let mut log = ModelLog::remade(1, 0);
+    fn a_mark_removed_by_compaction_costs_one_full_read() {
+        let mut log = ModelLog::recreated(1, 0);
         log.append(LogEntry { value: None, ..put("block\u{1f}bob", 1) });
         let mut replica = Replica::of(&log);
         replica.catch_up(&log);
@@ -573,20 +572,20 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_made_again_while_it_is_read_is_read_once_more() {
-        let mut old = ModelLog::remade(1, 0);
+    fn a_topic_recreated_during_a_full_read_is_read_again() {
+        let mut old = ModelLog::recreated(1, 0);
         old.append(put("block\u{1f}old", 1));
-        let mut reading = TopicReading::default();
+        let mut reading = FullRead::default();
         for (offset, entry) in &old.entries {
-            reading.apply(&record(*offset, entry)).expect("one log");
+            reading.apply(&record(*offset, entry)).expect("the same log");
         }
         assert_eq!(reading.apply(&record(2, &put("block\u{1f}new", 2))), Ok(None));
         assert_eq!(reading.finish(&BTreeSet::new()).map(drop), Err([TopicIdentity(2)].into()));
     }
 
     #[test]
-    fn a_rule_holds_whichever_topic_its_writer_took_this_one_for() {
-        let mut log = ModelLog::remade(2, 0);
+    fn a_record_with_an_undeclared_identity_takes_effect() {
+        let mut log = ModelLog::recreated(2, 0);
         log.append(put("block\u{1f}bob", 2));
         let mut replica = Replica::of(&log);
         log.append(put("block\u{1f}carol", 1));
@@ -597,11 +596,11 @@ mod tests {
             assert_eq!((rules.blocks("bob", UnixMillis(0)), rules.blocks("carol", UnixMillis(0))), (false, true));
             assert_eq!(following.position().poison, 0);
         }
-        assert_eq!(replica.full_reads, 1, "the other identity shows that the topic may be another");
+        assert_eq!(replica.full_reads, 1, "the undeclared identity may mean that the topic was recreated");
     }
 
     #[test]
-    fn a_rule_whose_newest_record_is_poison_does_not_hold() {
+    fn a_rule_whose_newest_record_is_invalid_has_no_effect() {
         let bad: [(&str, LogEntry); 4] = [
             ("value", LogEntry { value: Some("{".to_owned()), ..put("block\u{1f}bob", 1) }),
             (
@@ -615,7 +614,7 @@ mod tests {
             ("header", LogEntry { topic: Some("x".to_owned()), ..put("block\u{1f}bob", 1) }),
         ];
         for (reason, bad) in bad {
-            let mut log = ModelLog::remade(1, 0);
+            let mut log = ModelLog::recreated(1, 0);
             log.append(put("block\u{1f}bob", 1));
             let mut following = read(&log);
             assert!(following.rules().blocks("bob", UnixMillis(0)));
@@ -625,7 +624,7 @@ mod tests {
             assert!(!following.rules().blocks("bob", UnixMillis(0)), "{reason}");
             assert_eq!((following.position().next, following.position().poison), (3, 1));
             log.append(bad);
-            assert!(!read(&log).rules().blocks("bob", UnixMillis(0)), "{reason}: one that starts later agrees");
+            assert!(!read(&log).rules().blocks("bob", UnixMillis(0)), "{reason}: after a full read");
         }
     }
 }

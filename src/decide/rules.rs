@@ -164,7 +164,7 @@ impl OnAccount<'_> {
         self.account.closes > 0 && self.rules.holds(scope::CLOSED, self.name, now)
     }
 
-    /// Whether only users that are allowed may subscribe.
+    /// Whether only allowed users may subscribe.
     pub fn is_restricted(&self, now: UnixMillis) -> bool {
         self.account.allows > 0 && now < self.account.allows_until
     }

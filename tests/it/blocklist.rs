@@ -1,4 +1,4 @@
-//! The blocklist from outside: what each line does, and what becomes of answers while files change, break and vanish.
+//! The blocklist from outside: the effect of each rule, and decisions while files change, become invalid or are deleted.
 
 use std::fs;
 use std::ops::RangeInclusive;
@@ -24,7 +24,7 @@ const COMMAND: &str = "OfficialAccount.CallbackBeforeAddSubscriber";
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[test]
-fn each_kind_of_line_does_what_it_says() {
+fn each_kind_of_rule_has_its_effect() {
     let lists = Lists::new();
     lists.replace(
         "list",
@@ -74,7 +74,7 @@ fn each_kind_of_line_does_what_it_says() {
 }
 
 #[test]
-fn when_all_are_refused_they_are_listed_or_the_request_is_refused_as_configured() {
+fn if_all_users_are_refused_the_response_follows_all_refused() {
     let lists = Lists::new();
     lists.replace("list", "bob\nben\n");
     let listing = lists.start("", &["list"]);
@@ -85,16 +85,16 @@ fn when_all_are_refused_they_are_listed_or_the_request_is_refused_as_configured(
     assert_eq!(Sender::to(&rejecting).ask("@a", &["bob", "alice"]), Answer::listing(&["bob"]));
 }
 
-/// The list of generation n blocks the user `n` alone, and everyone is asked about: each answer says which list it is from.
+/// The list of generation n blocks only user `n`, and each callback has all users: the response shows which list decided.
 #[test]
-fn a_list_replaced_a_hundred_times_under_load_gives_no_wrong_answer() {
+fn a_list_replaced_a_hundred_times_under_load_gives_no_wrong_decision() {
     const LAST: usize = 101;
     let users: Vec<String> = (1..=LAST).map(|number| number.to_string()).collect();
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
     let lists = Lists::new();
     lists.replace("list", "1\n");
     let bridge = lists.start("", &["list"]);
-    // What is known to decide, and what may decide already.
+    // The generation that is known to be in force, and the newest that may be.
     let (seen, written) = (AtomicUsize::new(1), AtomicUsize::new(1));
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -109,7 +109,7 @@ fn a_list_replaced_a_hundred_times_under_load_gives_no_wrong_answer() {
                 let generation = answer.refused[0].parse().unwrap();
                 assert!(possible.contains(&generation), "{generation} is not of {possible:?}");
                 answers += 1;
-                // So that others on this machine get on.
+                // Leaves CPU time to other tests.
                 thread::sleep(Duration::from_millis(1));
             }
             answers
@@ -134,7 +134,7 @@ fn a_list_replaced_a_hundred_times_under_load_gives_no_wrong_answer() {
 }
 
 #[test]
-fn a_list_swapped_by_symlink_as_kubernetes_does_it_is_taken() {
+fn a_list_swapped_by_a_symlink_as_in_kubernetes_is_loaded() {
     let lists = Lists::new();
     let version = |number: usize, text: &str| {
         let folder = format!("..{number}");
@@ -158,7 +158,7 @@ fn a_list_swapped_by_symlink_as_kubernetes_does_it_is_taken() {
 }
 
 #[test]
-fn a_list_rewritten_in_place_is_taken_once_it_is_still() {
+fn a_list_rewritten_in_place_is_loaded_once_it_is_unchanged() {
     let lists = Lists::new();
     lists.replace("list", "alice\n");
     let bridge = lists.start("", &["list"]);
@@ -168,7 +168,7 @@ fn a_list_rewritten_in_place_is_taken_once_it_is_still() {
 }
 
 #[test]
-fn a_broken_list_is_told_once_and_the_old_one_decides_until_it_is_mended() {
+fn an_invalid_list_is_logged_once_and_the_last_good_one_stays_in_force() {
     let lists = Lists::new();
     lists.replace("list", "alice\n");
     let bridge = lists.start("", &["list"]);
@@ -176,7 +176,7 @@ fn a_broken_list_is_told_once_and_the_old_one_decides_until_it_is_mended() {
     lists.replace("list", "bob\nblock carol on\n");
     bridge.metrics_until(|metrics| metrics["callbridge_blocklist_files_failing"] == 1.0);
     assert_eq!(sender.blocked(), ["alice"]);
-    // The same failure again is not told again.
+    // The same failure is not logged again.
     lists.replace("list", "carol\nblock carol on\n");
     lists.replace("list", "bob\n");
     wait_for_generation(&bridge, 2);
@@ -191,7 +191,7 @@ fn a_broken_list_is_told_once_and_the_old_one_decides_until_it_is_mended() {
 }
 
 #[test]
-fn a_list_that_vanishes_decides_on_until_another_is_there() {
+fn a_deleted_list_stays_in_force_until_it_is_replaced() {
     let lists = Lists::new();
     lists.replace("list", "alice\n");
     let bridge = lists.start("", &["list"]);
@@ -229,7 +229,7 @@ fn before_the_blocklist_is_loaded_decisions_follow_before_loaded() {
 }
 
 #[test]
-fn several_lists_are_one_and_each_fails_alone() {
+fn several_files_are_one_list_and_fail_independently() {
     let lists = Lists::new();
     lists.replace("users", "alice\nbob\n");
     lists.replace("more", "bob until 2020-01-31T00:00:00Z\nblock carol on @TOA#_news\n");
@@ -248,7 +248,7 @@ fn several_lists_are_one_and_each_fails_alone() {
 }
 
 #[test]
-fn a_record_says_which_generation_decided_and_by_which_rules() {
+fn a_record_has_the_generation_and_the_decisive_rules() {
     let lists = Lists::new();
     lists.replace("list", "bob because spam\n");
     let bridge = lists.start("topics.partitions = 1", &["list"]);
@@ -278,7 +278,7 @@ fn a_record_says_which_generation_decided_and_by_which_rules() {
 }
 
 #[test]
-fn a_pardon_overrules_the_block_of_another_file() {
+fn a_pardon_overrides_the_block_of_another_file() {
     let lists = Lists::new();
     lists.replace("theirs", "alice\nbob\nblock carol on @TOA#_news\nblock dave on @TOA#_news\n");
     lists.replace("ours", "pardon alice because known\npardon bob on @TOA#_staff\npardon carol on @TOA#_news\n");
@@ -293,7 +293,7 @@ fn a_pardon_overrules_the_block_of_another_file() {
 }
 
 #[test]
-fn a_dry_run_allows_everyone_and_publishes_what_it_would_have_refused() {
+fn a_dry_run_allows_everyone_and_publishes_the_decision() {
     let lists = Lists::new();
     lists.replace("list", "bob\nclose @TOA#_sports\n");
     let settings = "decide.dry_run = true\ndecide.all_refused = \"reject\"\ntopics.partitions = 1";
@@ -325,7 +325,7 @@ fn a_dry_run_allows_everyone_and_publishes_what_it_would_have_refused() {
     assert_eq!(decisions.collect::<Vec<_>>(), expected);
 }
 
-/// A folder of blocklists.
+/// A directory of blocklist files.
 struct Lists(TempDir);
 
 impl Lists {
@@ -337,20 +337,20 @@ impl Lists {
         self.0.path().join(name)
     }
 
-    /// Puts a whole new file in the place of the old one.
+    /// Replaces a file by a rename.
     fn replace(&self, name: &str, text: &str) {
         fs::write(self.path(".new"), text).unwrap();
         fs::rename(self.path(".new"), self.path(name)).unwrap();
     }
 
-    /// Starts a bridge that follows these.
+    /// Starts a bridge with these files.
     fn start(&self, settings: &str, names: &[&str]) -> Bridge {
         let files: Vec<PathBuf> = names.iter().map(|name| self.path(name)).collect();
         Bridge::light(&format!("blocklist.files = {files:?}\n{settings}"))
     }
 }
 
-/// What a question is answered.
+/// The response to a before-subscribe callback.
 #[derive(Debug, PartialEq, Eq)]
 struct Answer {
     code: u64,
@@ -359,14 +359,14 @@ struct Answer {
 }
 
 impl Answer {
-    /// Lets everyone through but these.
+    /// Everyone is allowed except these users.
     fn listing(refused: &[&str]) -> Self {
         let refused = refused.iter().map(|user| (*user).to_owned()).collect();
         Self { code: 0, info: String::new(), refused }
     }
 }
 
-/// Asks questions over one connection.
+/// Sends before-subscribe callbacks over one connection.
 struct Sender(Client);
 
 impl Sender {
@@ -389,13 +389,13 @@ impl Sender {
         }
     }
 
-    /// Which of the usual users may not subscribe to the news.
+    /// The refused ones of the usual users, on the account of the news.
     fn blocked(&mut self) -> Vec<String> {
         self.ask("@TOA#_news", &["alice", "bob", "carol", "dave"]).refused
     }
 }
 
-/// Ends the clients of a load, however its test ends.
+/// Stops the clients of a load when dropped, even if the test panics.
 struct EndOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for EndOnDrop<'_> {

@@ -1,4 +1,4 @@
-//! The blocklist's API by real HTTP against the real process: each route and each status.
+//! The blocklist API over HTTP against the real process: each route and each status.
 
 use std::fs;
 use std::net::TcpStream;
@@ -26,7 +26,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const TOKEN: &str = "0123456789abcdef-admin";
 const LIST: &str = "bob because spam\nblock \"a/b?\" on @TOA#_news\nclose @TOA#_sports until 2020-01-01T00:00:00Z\nallow carol on @TOA#_staff\npardon dave\ndave\n";
 
-/// Sends one request, with the token or without one.
+/// Sends one request, with or without a token.
 fn request(bridge: &Bridge, method: &str, target: &str, token: Option<&str>, body: &str) -> Response {
     let bearer = token.map(|token| format!("Bearer {token}"));
     let headers: Vec<(&str, &str)> = bearer.iter().map(|bearer| ("Authorization", bearer.as_str())).collect();
@@ -42,7 +42,7 @@ fn json_of(response: &Response) -> Value {
     serde_json::from_slice(&response.body).unwrap_or_else(|error| panic!("{error}: {}", response.text()))
 }
 
-/// The fields that a response names as wrong.
+/// The invalid fields in a response.
 fn wrong_fields(response: &Response) -> Vec<Value> {
     let problem = json_of(response);
     problem["errors"].as_array().unwrap().iter().map(|error| error["field"].clone()).collect()
@@ -59,7 +59,7 @@ fn with_tokens(files: &Files) -> Bridge {
     Bridge::light(&format!("admin.token_files = [{tokens:?}]\nblocklist.files = [{list:?}]"))
 }
 
-/// A bridge that follows a topic of its embedded broker, and knows two tokens.
+/// A bridge with a topic on its embedded broker and two tokens.
 fn with_topic(files: &Files) -> Bridge {
     let list = files.write("list", "mallory\n");
     let tokens = files.write("tokens", &format!("alice:{TOKEN}\nbob:another-token-of-bob\n"));
@@ -75,7 +75,7 @@ fn write(bridge: &Bridge, method: &str, target: &str, body: &str) -> Value {
     json_of(&response)
 }
 
-/// Whether a callback that asks about `user` on `account` is answered with a refusal.
+/// Whether a before-subscribe callback of `user` for `account` is refused.
 fn is_refused(bridge: &Bridge, user: &str, account: &str) -> bool {
     let body = json!({"CallbackCommand": COMMAND, "Official_Account": account, "SubscribeAccountList": [{"Subscriber_Account": user}]});
     let mut client = Client::connect(bridge.callbacks).unwrap();
@@ -85,7 +85,7 @@ fn is_refused(bridge: &Bridge, user: &str, account: &str) -> bool {
 }
 
 #[test]
-fn a_rule_of_each_kind_is_put_and_deleted_and_decides_at_once() {
+fn each_kind_of_rule_can_be_put_and_deleted_and_takes_effect_at_once() {
     let bridge = with_topic(&Files::new());
     for (path, rule, user, account, is_refusal) in [
         ("users/eve%2F1", "block eve/1", "eve/1", "@TOA#_a", true),
@@ -117,7 +117,7 @@ fn a_rule_of_each_kind_is_put_and_deleted_and_decides_at_once() {
 }
 
 #[test]
-fn the_generation_of_a_write_is_that_of_the_list_that_has_it() {
+fn a_write_returns_the_first_generation_with_the_change() {
     let bridge = with_topic(&Files::new());
     let response = request(&bridge, "PUT", "/blocklist/users/eve", Some(TOKEN), "");
     let generation = json_of(&response)["generation"].as_u64().unwrap();
@@ -134,7 +134,7 @@ fn the_generation_of_a_write_is_that_of_the_list_that_has_it() {
 }
 
 #[test]
-fn each_change_is_on_record_with_who_made_it_and_why() {
+fn each_change_is_in_the_audit_topic_with_author_and_reason() {
     let bridge = with_topic(&Files::new());
     let headers = [("Authorization", "Bearer another-token-of-bob"), ("X-Request-Id", "r-1")];
     let mut client = Client::connect(bridge.admin).unwrap();
@@ -160,7 +160,7 @@ fn each_change_is_on_record_with_who_made_it_and_why() {
 }
 
 #[test]
-fn metrics_and_records_show_what_a_topic_holds_and_decides() {
+fn metrics_and_records_show_the_rules_and_decisions_of_a_topic() {
     let files = Files::new();
     let bridge = with_topic(&files);
     for path in ["users/eve", "users/mallory", "pardoned/dave", "accounts/@TOA%23_b/closed"] {
@@ -198,7 +198,7 @@ fn metrics_and_records_show_what_a_topic_holds_and_decides() {
             decision["rules"].clone()
         })
         .collect();
-    // Of different partitions, perhaps.
+    // In any order, because they may be in different partitions.
     decided.sort_by_key(ToString::to_string);
     let by = |rule: &str, source: &str| json!({"rule": rule, "source": source});
     let (topic, file) = (format!("topic:{TOPIC}"), format!("file:{}", files.write("list", "mallory\n")));
@@ -207,7 +207,7 @@ fn metrics_and_records_show_what_a_topic_holds_and_decides() {
 }
 
 #[test]
-fn a_list_of_changes_is_made_in_order_or_only_explained() {
+fn a_batch_of_changes_is_applied_in_order_or_dry_run() {
     let bridge = with_topic(&Files::new());
     let lines = concat!(
         r#"{"put":{"kind":"block","user":"eve","because":"spam"}}"#,
@@ -245,7 +245,7 @@ fn a_list_of_changes_is_made_in_order_or_only_explained() {
 }
 
 #[test]
-fn a_wrong_write_names_what_is_wrong_and_changes_nothing() {
+fn an_invalid_write_names_the_error_and_changes_nothing() {
     let bridge = with_topic(&Files::new());
     for (method, target, body, field) in [
         ("PUT", "/blocklist/users/eve", r#"{"until":"tomorrow"}"#, "until"),
@@ -270,7 +270,7 @@ fn a_wrong_write_names_what_is_wrong_and_changes_nothing() {
 }
 
 #[test]
-fn without_token_files_a_topic_is_read_and_nobody_writes_it() {
+fn without_token_files_the_topic_is_read_only() {
     let bridge = Bridge::light(&format!("blocklist.topic = {TOPIC:?}"));
     assert_eq!(get(&bridge, "/blocklist").0, 200);
     let response = request(&bridge, "PUT", "/blocklist/users/eve", Some(TOKEN), "");
@@ -290,7 +290,7 @@ fn a_write_that_kafka_does_not_acknowledge_is_503_and_probes_are_answered_meanwh
         .topics("unacknowledged")
         .settings(&settings)
         .start();
-    // A topic that is made takes a while until it can be read.
+    // A new topic cannot be read at once.
     wait::until("it is written", || request(&bridge, "PUT", "/blocklist/users/eve", Some(TOKEN), "").status == 200);
     kafka.node(1).freeze();
     let began = clock::monotonic();
@@ -307,7 +307,7 @@ fn a_write_that_kafka_does_not_acknowledge_is_503_and_probes_are_answered_meanwh
             assert_eq!((response.status, response.header("retry-after")), (503, Some("1")), "{}", response.text());
         }
     });
-    // They do not wait for each other's 5 s.
+    // They time out concurrently, not one after the other.
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
     assert!(is_refused(&bridge, "eve", "@a"), "the list stays in force");
     kafka.node(1).thaw();
@@ -315,7 +315,7 @@ fn a_write_that_kafka_does_not_acknowledge_is_503_and_probes_are_answered_meanwh
 }
 
 #[test]
-fn a_list_of_files_is_read_through_the_api() {
+fn a_list_of_files_can_be_read_through_the_api() {
     let files = Files::new();
     let bridge = with_files(&files);
     let source = format!("file:{}", files.write("list", LIST));
@@ -365,7 +365,7 @@ fn the_status_has_the_age_and_the_last_error_of_every_source() {
         ((false, mistake.clone()), &json!(0))
     );
     assert_eq!(shown(&source(topic)), (true, None));
-    // From good to bad the age is that of the rules in force.
+    // Once the file is invalid, the age is that of the rules in force.
     files.write("good", "block\n");
     wait::until("the error is shown", || shown(&source(good.clone())) == (true, mistake.clone()));
     assert_eq!(source(good.clone())["entries"]["block"], json!(1));
@@ -379,7 +379,7 @@ fn the_status_has_the_age_and_the_last_error_of_every_source() {
 }
 
 #[test]
-fn a_lookup_names_every_rule_that_bears_on_the_decision() {
+fn a_lookup_returns_every_rule_about_user_and_account() {
     let bridge = with_files(&Files::new());
     let lookup = |query: &str| get(&bridge, &format!("/blocklist/lookup?{query}")).1;
     let refused = lookup("user=bob&account=%40TOA%23_news");
@@ -424,7 +424,7 @@ fn rules_are_listed_in_pages_sorted_by_key() {
 }
 
 #[test]
-fn a_list_of_files_is_not_written_through_the_api() {
+fn a_list_of_files_cannot_be_changed_through_the_api() {
     let files = Files::new();
     let (open, closed) = (with_files(&files), with_tokens(&files));
     for (bridge, token) in [(&open, None), (&closed, Some(TOKEN))] {
@@ -449,7 +449,7 @@ fn a_list_of_files_is_not_written_through_the_api() {
 }
 
 #[test]
-fn with_token_files_the_list_is_read_with_a_known_token_only() {
+fn with_token_files_reading_requires_a_valid_token() {
     let files = Files::new();
     let bridge = with_tokens(&files);
     let targets = ["/blocklist", "/blocklist/lookup?user=bob", "/blocklist/rules", "/blocklist/users/bob"];
@@ -470,7 +470,7 @@ fn with_token_files_the_list_is_read_with_a_known_token_only() {
     let lower = [("authorization", format!("bearer {TOKEN}"))];
     let lower = lower.each_ref().map(|(name, value)| (*name, value.as_str()));
     assert_eq!(Client::connect(bridge.admin).unwrap().request("GET", "/blocklist", &lower, b"").unwrap().status, 200);
-    // Probes, metrics and the description of the API are open.
+    // Probes, metrics and the OpenAPI document require no token.
     for target in ["/livez", "/readyz", "/metrics", "/openapi.json"] {
         assert_eq!(request(&bridge, "GET", target, None, "").status, 200, "{target}");
     }
@@ -490,7 +490,7 @@ fn a_replaced_token_file_takes_effect_without_a_restart() {
 }
 
 #[test]
-fn a_wrong_request_is_422_and_names_the_field() {
+fn an_invalid_request_is_422_and_names_the_field() {
     let bridge = with_files(&Files::new());
     for (target, field) in [
         ("/blocklist?x=1", "x"),
@@ -536,7 +536,7 @@ fn other_paths_are_404_and_other_methods_405() {
 }
 
 #[test]
-fn every_operation_of_the_openapi_document_answers_as_it_says() {
+fn every_operation_responds_as_its_openapi_document_says() {
     let (of_files, of_topic) = (Files::new(), Files::new());
     for bridge in [with_tokens(&of_files), with_topic(&of_topic)] {
         assert_answers_as_described(&bridge);
@@ -565,7 +565,7 @@ fn assert_answers_as_described(bridge: &Bridge) {
     assert_eq!(tried, 27);
 }
 
-/// The document has this status, and its schema is that of the body.
+/// Checks that the document has this status, and that the body matches its schema.
 fn assert_as_described(document: &Value, operation: &Value, response: &Response, what: &str) {
     let described = &operation["responses"][response.status.to_string()];
     assert!(described.is_object(), "{what}: {} is not described", response.status);
@@ -585,7 +585,7 @@ fn assert_as_described(document: &Value, operation: &Value, response: &Response,
 }
 
 #[test]
-fn a_body_that_does_not_come_holds_no_place_for_long() {
+fn a_body_that_is_never_sent_blocks_no_connection_for_long() {
     let files = Files::new();
     let bridge = with_topic(&files);
     let head = format!(

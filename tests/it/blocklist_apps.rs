@@ -1,4 +1,4 @@
-//! The blocklists of several applications, with a real Kafka: through the API and the command line, one never shows in another.
+//! The blocklists of several applications are isolated, through the API and the command line, with a real Kafka.
 
 use std::process::Command;
 use std::time::Duration;
@@ -71,12 +71,12 @@ impl<'k> Apps<'k> {
         serde_json::from_slice(&response.body).unwrap()
     }
 
-    /// Writes, as soon as the topic is there and read: one that is made takes a while.
+    /// Writes, once the new topic exists and has been read.
     fn write(&self, method: &str, target: &str, body: &str) {
         wait::until(target, || self.request(method, target, body).status == 200);
     }
 
-    /// Who is refused in each application.
+    /// The refused users of each application.
     fn refused(&self) -> [Vec<String>; 4] {
         refused_by(&self.bridge)
     }
@@ -97,7 +97,7 @@ impl<'k> Apps<'k> {
         (output.status.code().unwrap(), stdout, stderr)
     }
 
-    /// The rules on record in the audit topic of a topic.
+    /// The rules in the audit topic of a topic.
     fn changed_in(&self, topic: &str, count: usize) -> Vec<String> {
         let records = Reader::open(&self.kafka.client(), &[&format!("{topic}-changes")]).collect(count, MINUTE);
         let data = |value: &[u8]| serde_json::from_slice::<Value>(value).unwrap()["data"]["rule"].clone();
@@ -105,7 +105,7 @@ impl<'k> Apps<'k> {
     }
 }
 
-/// How the command line gets at a list.
+/// The ways by which the command line reaches a list.
 #[derive(Debug)]
 enum Target {
     Config,
@@ -121,7 +121,7 @@ fn lists(of_apps: [&[&str]; 4]) -> [Vec<String>; 4] {
 }
 
 #[test]
-fn a_rule_of_one_application_never_shows_in_another() {
+fn a_rule_of_one_application_has_no_effect_in_another() {
     let Some(kafka) = Kafka::shared() else { return };
     let apps = Apps::start(kafka, "apps-api");
     assert_eq!(apps.refused(), lists([&[], &[], &["eve"], &["eve"]]));
@@ -162,7 +162,7 @@ fn a_rule_of_one_application_never_shows_in_another() {
     let generation = apps.request("GET", "/blocklist?app=2", "").header("blocklist-generation").unwrap().to_owned();
     assert_eq!(generation.parse::<f64>().unwrap(), of_topic(&apps.bridge, "generation", two));
 
-    // Announced where it was written, and nowhere else.
+    // Announced in the audit topic of its topic only.
     assert!(apps.changed_in(common, 1).iter().all(|rule| rule == "block alice"));
     assert!(apps.changed_in(two, 3).contains(&"block dave".to_owned()));
     assert!(apps.changed_in(three, 2).iter().all(|rule| rule.ends_with("eve") || rule.ends_with("carol on @a")));
@@ -172,7 +172,7 @@ fn a_rule_of_one_application_never_shows_in_another() {
 }
 
 #[test]
-fn a_list_that_is_shared_unknown_or_of_files_is_not_written() {
+fn a_shared_unknown_or_file_list_cannot_be_changed() {
     let Some(kafka) = Kafka::shared() else { return };
     let apps = Apps::start(kafka, "apps-refused");
     let before = apps.refused();
@@ -209,7 +209,7 @@ fn a_list_that_is_shared_unknown_or_of_files_is_not_written() {
     for wrong in ["app=", "app=1&app=2", "app=%ff"] {
         assert_eq!(apps.request("GET", &format!("/blocklist?{wrong}"), "").status, 422, "{wrong}");
     }
-    // Who may not read learns nothing of applications.
+    // Without a valid token a request does not reveal which applications exist.
     let unknown = Client::connect(apps.bridge.admin).unwrap().request("GET", "/blocklist?app=5", &[], b"").unwrap();
     assert_eq!(unknown.status, 401);
     assert_eq!(apps.refused(), before);
@@ -217,7 +217,7 @@ fn a_list_that_is_shared_unknown_or_of_files_is_not_written() {
 }
 
 #[test]
-fn the_command_line_reads_and_writes_the_list_of_one_application() {
+fn commands_read_and_change_the_list_of_one_application() {
     let Some(kafka) = Kafka::shared() else { return };
     let apps = Apps::start(kafka, "apps-cli");
     let common = Topic::at(kafka, &apps.topics[0]);

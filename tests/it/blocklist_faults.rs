@@ -16,7 +16,7 @@ use crate::support::kafka::Kafka;
 use crate::support::kafka::Partition;
 use crate::support::wait;
 
-/// Sooner than the client asks by itself what a topic is.
+/// Shorter than the client's period of refreshing metadata.
 const SOON: Duration = Duration::from_secs(30);
 
 const USERS: [&str; 5] = ["alice", "bob", "carol", "dave", "eve"];
@@ -29,7 +29,7 @@ fn wait_until_refused(bridge: &Bridge, users: &[&str]) {
     wait::until(&format!("{users:?} are refused"), || refused(bridge, APP) == users);
 }
 
-/// Blocks users in a topic, whose records name this identity, if one.
+/// Blocks users by records in a topic, with this identity in their headers, if any.
 fn fill(topic: &mut Topic, identity: Option<&str>, users: &[&str]) {
     if let Some(identity) = identity {
         topic.declare(identity);
@@ -40,7 +40,7 @@ fn fill(topic: &mut Topic, identity: Option<&str>, users: &[&str]) {
 }
 
 #[test]
-fn a_topic_made_again_under_a_running_bridge_is_read_again() {
+fn a_topic_recreated_during_operation_is_read_again() {
     let Some(kafka) = Kafka::shared() else { return };
     let (one, other) = (Some("00000000000000d1"), Some("00000000000000d2"));
     let more = ["dave", "u1", "u2", "u3", "u4", "u5"];
@@ -79,7 +79,7 @@ fn a_topic_made_again_under_a_running_bridge_is_read_again() {
     bridge.stop_in_order();
 }
 
-/// One bridge sees it happen, another stands still meanwhile.
+/// One bridge runs meanwhile, the other is suspended.
 #[test]
 fn a_log_truncated_by_an_unclean_leader_election_is_read_again() {
     let Some(mut kafka) = Kafka::start(3) else { return };
@@ -114,7 +114,7 @@ fn a_log_truncated_by_an_unclean_leader_election_is_read_again() {
     wait_until_refused(&still, &["alice", "carol", "dave"]);
     wait_for_state(&still, name, "live");
 
-    // The leader epoch of a topic made again is lower than what the bridges know.
+    // The leader epoch of a recreated topic is lower than the one that the bridges know.
     kafka.node(leader).restart();
     kafka.wait_until_in_sync(name);
     kafka.delete_topic(name);

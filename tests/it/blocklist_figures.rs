@@ -1,5 +1,5 @@
-//! What a blocklist topic costs, with a real Kafka: how soon a change holds, decisions while the list is replaced, and CPU time.
-//! `make blocklist` runs it at full size; what it prints is the result.
+//! The cost of a blocklist topic with a real Kafka: the latency of changes, decisions while the list is replaced, and CPU time.
+//! `make blocklist` runs it at full size; it prints the results.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -36,7 +36,7 @@ const TOKEN: &str = "0123456789abcdef-admin";
 const IDENTITY: &str = "00000000000000e1";
 /// For a list of ten million on a busy machine.
 const LONG: Duration = Duration::from_secs(3600);
-/// Records that are written before their acknowledgements are waited for.
+/// The most records in flight.
 const BATCH: u64 = 10_000;
 const CONNECTIONS: u64 = 8;
 /// The phases of [`Askers`].
@@ -50,14 +50,14 @@ fn print(figure: &str) {
     eprintln!("{figure} (load average {})", load.split(' ').next().unwrap());
 }
 
-/// The middle, the 99th percentile and the longest.
+/// The median, the 99th percentile and the maximum.
 fn percentiles(mut took: Vec<Duration>) -> String {
     took.sort_unstable();
     let at = |percent: usize| took[(took.len() - 1) * percent / 100];
     format!("p50 {:.2?}, p99 {:.2?}, longest {:.2?} of {}", at(50), at(99), at(100), took.len())
 }
 
-/// A connection that asks whether a user may subscribe.
+/// A connection that sends before-subscribe callbacks.
 struct Asker {
     client: Client,
     target: String,
@@ -80,7 +80,7 @@ impl Asker {
         is_refused
     }
 
-    /// Waits until the user is refused, as closely as can be.
+    /// Waits until the user is refused, without a pause between callbacks.
     fn wait_until_refused(&mut self, user: &str) {
         let began = clock::monotonic();
         while !self.is_refused(user) {
@@ -92,12 +92,12 @@ impl Asker {
 /// User and system time of a process.
 fn cpu(bridge: &Bridge) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{}/stat", bridge.pid().as_raw_pid())).unwrap();
-    // The first two fields may hold blanks; these are the 14th and the 15th, in hundredths of a second.
+    // The first two fields may contain blanks. These are the 14th and the 15th, in hundredths of a second.
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     Duration::from_millis(10 * fields[11..13].iter().map(|field| field.parse::<u64>().unwrap()).sum::<u64>())
 }
 
-/// Blocks so many users, whose names begin so.
+/// Blocks this many users, whose names have this prefix.
 fn block_many(topic: &Topic, prefix: &str, users: u64) {
     for number in 0..users {
         topic.send(Some(&format!("block\u{1f}{prefix}-{number}")), Some(VALUE.as_bytes()), Some(&topic.identity));
@@ -116,7 +116,7 @@ fn live(kafka: &Kafka, topic: &str) -> Bridge {
 }
 
 #[test]
-fn an_acknowledged_change_holds_at_one_and_at_three_replicas() {
+fn an_acknowledged_change_is_in_force_at_one_and_at_three_replicas() {
     let Some(kafka) = Kafka::shared() else { return };
     let _alone = Alone::take();
     let changes = number_of("CALLBRIDGE_BLOCKLIST_CHANGES", 30);
@@ -140,7 +140,7 @@ fn an_acknowledged_change_holds_at_one_and_at_three_replicas() {
 }
 
 #[test]
-fn a_change_through_the_api_holds_when_it_is_answered() {
+fn a_change_through_the_api_is_in_force_when_it_returns() {
     let Some(kafka) = Kafka::shared() else { return };
     let _alone = Alone::take();
     let changes = number_of("CALLBRIDGE_BLOCKLIST_CHANGES", 30);
@@ -164,14 +164,14 @@ fn a_change_through_the_api_holds_when_it_is_answered() {
     bridge.stop_in_order();
 }
 
-/// Connections that ask at a rate, and how long each answer took in each phase.
+/// Connections that send callbacks at a fixed rate, and the latencies in each phase.
 struct Askers {
     phase: Arc<AtomicUsize>,
     threads: Vec<JoinHandle<[Vec<Duration>; 2]>>,
 }
 
 impl Askers {
-    /// Asks for users of both lists, of none, of the old and of the new one in turn.
+    /// Sends callbacks of users in both lists, in none, in the old and in the new one in turn.
     fn start(callbacks: SocketAddr, rate: u64, users: u64) -> Self {
         let phase = Arc::new(AtomicUsize::new(BEFORE));
         let step = Duration::from_secs(CONNECTIONS).div_f64(rate as f64);
@@ -219,8 +219,7 @@ impl Askers {
     }
 }
 
-/// Returns the moment that the latency counts from. Where the answer before came too late, that is `due`: a slow server cannot hide by being
-/// asked less.
+/// Returns the start of the latency: `due`, also if the previous response was late, so that there is no coordinated omission.
 fn wait_until_due(due: Instant) -> Instant {
     let now = clock::monotonic();
     if now >= due {

@@ -1,4 +1,4 @@
-//! The blocklist's Kafka topic, with a real Kafka: changes as they come, and the decision after each thing that can happen to the topic.
+//! The blocklist topic with a real Kafka: changes, and the decisions after each kind of fault.
 
 use std::io::Read;
 use std::io::Write;
@@ -37,7 +37,7 @@ use crate::support::wait;
 const REQUEST: Duration = Duration::from_secs(30);
 const TOKEN: &str = "0123456789abcdef-admin";
 
-/// Key, value and the header `topic` of a record that cannot be used.
+/// Key, value and header `topic` of an invalid record.
 type Poison<'p> = (&'p [u8], &'p [u8], &'p str);
 
 fn refused(bridge: &Bridge) -> Vec<String> {
@@ -54,7 +54,7 @@ fn wait_for_generation(bridge: &Bridge, topic: &str, generation: f64) {
 }
 
 #[test]
-fn a_change_of_each_kind_holds_as_it_comes_and_goes_with_its_tombstone() {
+fn each_kind_of_rule_takes_effect_and_ends_with_its_tombstone() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-kinds";
     let bridge = bridge(kafka, name, "");
@@ -93,7 +93,7 @@ fn a_change_of_each_kind_holds_as_it_comes_and_goes_with_its_tombstone() {
 }
 
 #[test]
-fn sources_and_applications_keep_their_lists_apart() {
+fn sources_and_applications_have_separate_lists() {
     let Some(kafka) = Kafka::shared() else { return };
     let folder = tempfile::TempDir::with_prefix_in("lists-", env!("CARGO_TARGET_TMPDIR")).unwrap();
     let file = folder.path().join("list");
@@ -111,7 +111,7 @@ fn sources_and_applications_keep_their_lists_apart() {
     let args = ["--brokers", &brokers, "--ack", "memory", "--create-topics", "--topic-prefix", "blocklist-apps"];
     let bridge = Bridge::builder().settings(&settings).args(&args).start();
     let of = |app: &str| refused_on(&bridge, app, "@a", &["alice", "bob", "carol"]);
-    // The bad file takes nothing from the topic.
+    // The invalid file does not affect the topic.
     assert_eq!((of("1"), of("2")), (vec!["bob".to_owned()], vec!["carol".to_owned()]));
     std::fs::write(folder.path().join("next"), "alice\n").unwrap();
     std::fs::rename(folder.path().join("next"), &file).unwrap();
@@ -123,7 +123,7 @@ fn sources_and_applications_keep_their_lists_apart() {
 }
 
 #[test]
-fn a_poison_record_removes_its_rule_everywhere_and_is_told_once_with_its_offset() {
+fn an_invalid_record_removes_its_rule_and_is_logged_once_with_its_offset() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-poison";
     let topic = Topic::make(kafka, name, "00000000000000a5", &[]);
@@ -149,7 +149,7 @@ fn a_poison_record_removes_its_rule_everywhere_and_is_told_once_with_its_offset(
         wait_until_refused(&live, &["bob"]);
         topic.write_bytes(Some(key), Some(value), Some(identity));
         offset += 2.0;
-        // What names no rule takes none away.
+        // A record without a valid rule removes none.
         let expected: &[&str] = if number < 5 { &[] } else { &["bob"] };
         wait_for_generation(&live, name, offset);
         assert_eq!(refused(&live), expected, "poison {number}");
@@ -167,9 +167,9 @@ fn a_poison_record_removes_its_rule_everywhere_and_is_told_once_with_its_offset(
     assert_eq!((1..=18).map(told).collect::<Vec<_>>(), [0, 1].repeat(9), "{}", stopped.stderr);
 }
 
-/// Kafka may acknowledge a change to a writer that does not know yet that the topic was made again.
+/// Kafka may acknowledge a change to a writer that does not know yet that the topic was recreated.
 #[test]
-fn a_record_counts_whichever_identity_of_the_topic_it_names() {
+fn a_record_takes_effect_whatever_topic_identity_it_names() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-identities";
     let topic = Topic::make(kafka, name, "00000000000000a7", &[]);
@@ -190,7 +190,7 @@ fn a_record_counts_whichever_identity_of_the_topic_it_names() {
 }
 
 #[test]
-fn open_and_aborted_transactions_do_not_hold_up_changes() {
+fn open_and_aborted_transactions_do_not_delay_changes() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-transactions";
     let mut topic = Topic::make(kafka, name, "00000000000000a6", &[]);
@@ -206,11 +206,11 @@ fn open_and_aborted_transactions_do_not_hold_up_changes() {
     plain.put("block\u{1f}carol");
     wait_until_refused(&live, &["bob", "carol"]);
     assert!(state(&live, name, "live"), "the transaction is open");
-    // The marker is the last record of the log: no offset that is handed over reaches the end.
+    // The last record is the transaction marker, which consumers do not receive.
     topic.producer.abort_transaction(REQUEST).unwrap();
     let fresh = bridge(kafka, name, "");
     assert!(state(&fresh, name, "live"));
-    // As documented: an aborted record counts.
+    // As documented: a record of an aborted transaction takes effect.
     assert_eq!(
         (refused(&fresh), refused(&live)),
         (vec!["bob".into(), "carol".into()], vec!["bob".into(), "carol".into()])
@@ -224,7 +224,7 @@ fn open_and_aborted_transactions_do_not_hold_up_changes() {
 }
 
 #[test]
-fn a_topic_made_again_while_the_bridge_stands_still_is_read_again() {
+fn a_topic_recreated_while_the_process_is_suspended_is_read_again() {
     let Some(kafka) = Kafka::shared() else { return };
     for (case, records) in [("fewer", 1), ("equal", 3), ("more", 6)] {
         let name = format!("blocklist-again-{case}");
@@ -237,10 +237,10 @@ fn a_topic_made_again_while_the_bridge_stands_still_is_read_again() {
         let again = Topic::make(kafka, &name, "00000000000000b2", &[]);
         again.put("block\u{1f}dave");
         (1..records).for_each(|number| again.put(&format!("block\u{1f}other-{number}")));
-        // Longer than a turn of the follower may take.
+        // Longer than an iteration of the follower may take.
         thread::sleep(Duration::from_millis(1200));
         bridge.signal(Signal::CONT);
-        // Sooner than the look that is taken each minute.
+        // Sooner than the periodic check, which runs each minute.
         wait::until_within(Duration::from_secs(30), "the new rules hold", || refused(&bridge) == ["dave"]);
         wait_for_state(&bridge, &name, "live");
         bridge.stop_in_order();
@@ -264,7 +264,7 @@ fn block(admin: SocketAddr, user: &str) -> u16 {
 }
 
 #[test]
-fn a_change_that_is_acknowledged_while_its_topic_is_made_again_holds() {
+fn a_change_acknowledged_while_its_topic_is_recreated_takes_effect() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-lost-change";
     let topic = Topic::make(kafka, name, "00000000000000c1", &[]);
@@ -285,9 +285,9 @@ fn a_change_that_is_acknowledged_while_its_topic_is_made_again_holds() {
     assert_eq!((refused(&bridge), of_topic(&bridge, "poison_records", name)), (vec!["carol".to_owned()], 0.0));
 }
 
-/// The topic is made again, with more records, while an import waits for an answer on its terminal.
+/// The topic is recreated, with more records, while an import waits for an answer on its terminal.
 #[test]
-fn a_change_written_to_a_topic_made_again_since_it_was_read_holds() {
+fn a_change_written_to_a_topic_recreated_since_it_was_read_takes_effect() {
     let Some(kafka) = Kafka::shared() else { return };
     let version = Command::new("script").arg("--version").output();
     let version = version.map_err(|_missing| "there is no script of util-linux".to_owned());
@@ -309,7 +309,7 @@ fn a_change_written_to_a_topic_made_again_since_it_was_read_holds() {
         .unwrap();
     let mut screen = terminal.stdout.take().unwrap();
     let mut shown = Vec::new();
-    while !String::from_utf8_lossy(&shown).contains("Go on?") {
+    while !String::from_utf8_lossy(&shown).contains("Continue?") {
         let mut byte = [0];
         screen.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&shown)));
         shown.extend(byte);
@@ -317,19 +317,19 @@ fn a_change_written_to_a_topic_made_again_since_it_was_read_holds() {
     kafka.delete_topic(name);
     let again = Topic::make(kafka, name, "00000000000000c4", &[]);
     ["bob", "dave", "eve", "frank"].iter().for_each(|user| again.put(&format!("block\u{1f}{user}")));
-    // Kept open: its end would be the end of the terminal.
+    // Kept open, because closing it would close the terminal.
     let mut keyboard = terminal.stdin.take().unwrap();
     keyboard.write_all(b"y\n").unwrap();
     screen.read_to_end(&mut shown).unwrap();
     assert!(terminal.wait().unwrap().success(), "{}", String::from_utf8_lossy(&shown));
     let fresh = bridge(kafka, name, "");
-    // What it has added is there, and what it has removed is gone.
+    // The import's additions and removals are in force.
     assert_eq!((refused(&fresh), of_topic(&fresh, "poison_records", name)), (vec!["carol".into(), "dave".into()], 0.0));
     fresh.stop_in_order();
 }
 
 #[test]
-fn an_audit_topic_that_alone_is_missing_is_made_at_the_start() {
+fn a_missing_audit_topic_is_created_at_the_start() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-audit-alone";
     let _topic = Topic::make(kafka, name, "00000000000000c2", &[]);
@@ -345,7 +345,7 @@ fn an_audit_topic_that_alone_is_missing_is_made_at_the_start() {
 }
 
 #[test]
-fn partitions_that_are_added_are_told_and_take_no_rule_away() {
+fn added_partitions_are_logged_and_remove_no_rule() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-partitions";
     let topic = Topic::make(kafka, name, "00000000000000b3", &[]);
@@ -364,9 +364,9 @@ fn partitions_that_are_added_are_told_and_take_no_rule_away() {
     assert!(stderr.contains("must have exactly 1 partition"), "{stderr}");
 }
 
-/// A right that is taken away is told, and changes no answer; given back, it heals by itself.
+/// A revoked right is logged and changes no decision; once it is granted again, the follower recovers.
 #[test]
-fn without_the_right_to_read_the_rules_stay_until_it_is_given_back() {
+fn without_the_right_to_read_the_rules_stay_in_force() {
     let Some(kafka) = Kafka::with(Settings { nodes: 1, tls_and_scram: true }) else { return };
     let name = "blocklist-rights";
     let topic = Topic::make(&kafka, name, "00000000000000b6", &[]);
@@ -389,7 +389,7 @@ fn without_the_right_to_read_the_rules_stay_until_it_is_given_back() {
 }
 
 #[test]
-fn tombstones_compacted_away_during_a_standstill_take_their_rules_with_them() {
+fn tombstones_compacted_during_a_suspension_remove_their_rules() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-compacted";
     let settings = [
@@ -405,10 +405,10 @@ fn tombstones_compacted_away_during_a_standstill_take_their_rules_with_them() {
     let mut bridge = bridge(kafka, name, "");
     assert_eq!(refused(&bridge), ["bob", "carol"]);
     bridge.signal(Signal::STOP);
-    // Until the fetch that is on its way has been answered: it would bring the tombstone.
+    // Waits until the fetch in flight has been answered, which would return the tombstone.
     thread::sleep(Duration::from_secs(1));
     topic.delete("block\u{1f}bob");
-    // Compaction leaves the active segment alone, so that each record begins another.
+    // Compaction skips the active segment, so each record begins a new one.
     wait::until("the tombstone is compacted away", || {
         topic.put("block\u{1f}dave");
         let records = Reader::open(&kafka.client(), &[name]).collect_to_end();
@@ -419,9 +419,9 @@ fn tombstones_compacted_away_during_a_standstill_take_their_rules_with_them() {
     bridge.stop_in_order();
 }
 
-/// `CALLBRIDGE_BLOCKLIST_FROZEN_SECONDS` is how long it stays frozen at least.
+/// `CALLBRIDGE_BLOCKLIST_FROZEN_SECONDS` sets the least time for which the broker is frozen.
 #[test]
-fn a_broker_that_is_away_frozen_or_killed_changes_no_answer() {
+fn an_unreachable_frozen_or_killed_broker_changes_no_decision() {
     let Some(mut kafka) = Kafka::start(1) else { return };
     let name = "blocklist-outage";
     let topic = Topic::make(&kafka, name, "00000000000000b5", &[]);

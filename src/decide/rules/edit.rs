@@ -26,19 +26,19 @@ pub(super) struct Edit<'r> {
     accounts: HashMap<Box<str>, Account>,
     reasons: HashMap<u64, RuleReason>,
     /// The numbers of the reasons that are new in this batch.
-    brought: HashMap<Box<str>, u64>,
+    new_reasons: HashMap<Box<str>, u64>,
     unused: Numbers,
     counts: [usize; 4],
 }
 
 impl<'r> Edit<'r> {
     pub(super) fn of(base: &'r Rules) -> Self {
-        let (rules, accounts, reasons, brought) = Default::default();
-        Self { base, rules, accounts, reasons, brought, unused: base.unused, counts: base.counts }
+        let (rules, accounts, reasons, new_reasons) = Default::default();
+        Self { base, rules, accounts, reasons, new_reasons, unused: base.unused, counts: base.counts }
     }
 
     pub(super) fn put(&mut self, rule: &Rule<'_>, until: UnixMillis, provenance: &Provenance<'_>) {
-        let reason = note::text(provenance).map_or(NO_REASON, |text| self.bring_reason(&text));
+        let reason = note::text(provenance).map_or(NO_REASON, |text| self.use_reason(&text));
         let account = rule.account().map_or(0, |name| self.account_or_new(name));
         self.replace(rule, account, Some(HeldRule { until, reason }));
     }
@@ -119,9 +119,9 @@ impl<'r> Edit<'r> {
     }
 
     /// The number of a reason that one more rule has.
-    fn bring_reason(&mut self, text: &str) -> u64 {
+    fn use_reason(&mut self, text: &str) -> u64 {
         let next = &mut self.unused.reason;
-        let number = *self.brought.entry(text.into()).or_insert_with(|| {
+        let number = *self.new_reasons.entry(text.into()).or_insert_with(|| {
             *next += 1;
             *next - 1
         });
