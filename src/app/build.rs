@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::config::Decide;
 use crate::decide::Policy;
 use crate::follow::Following;
-use crate::follow::files::Files;
+use crate::follow::files::BlocklistFiles;
 use crate::follow::tls::TlsFiles;
 use crate::follow::tokens::TokenFiles;
 use crate::http::body::Bodies;
@@ -191,7 +191,7 @@ impl Built {
         let shown = JournalView { metrics: &metrics.journal, gauge: &gauge, lifecycle: &lifecycle };
         let shares = Shares::new(Arc::clone(&topics), Arc::clone(&apps), metrics.intake.topic_full.clone());
         let (journal, backlog, journaling) = journal(config, &ledger, shares, &shown)?;
-        let files = Files::load(blocklists.files.clone(), blocklists.lists.clone(), metrics.blocklist);
+        let files = BlocklistFiles::load(blocklists.files.clone(), blocklists.lists.clone(), metrics.blocklist);
         let policy = policy(&config.decide);
         // Set only here.
         let _first = app_lists.set(blocklists.served(policy));

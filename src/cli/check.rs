@@ -231,7 +231,7 @@ fn blocklist(section: &mut CheckSection, file: &Path) {
         Ok(rules) => return section.ok(format!("blocklist ok: {shown}: {} rules", rules.len())),
         Err(error) => error,
     };
-    let FileError::Bad(bad_lines) = &error else {
+    let FileError::Invalid(bad_lines) = &error else {
         return section.fail(format!("{shown}: {error}"), file_remedy(&error, ""));
     };
     let remedy = "correct the line: docs/blocklist.md has the grammar; until then no rule of the file is loaded";
@@ -303,7 +303,7 @@ fn file_remedy<'f, B: Error + 'static>(error: &FileError<B>, format: &'f str) ->
             _ => "see the file, its directories and its disk",
         },
         FileError::NotRegular | FileError::TooLarge(_) => "set the path to the right file",
-        FileError::Bad(_) => format,
+        FileError::Invalid(_) => format,
     }
 }
 

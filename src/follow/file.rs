@@ -1,6 +1,6 @@
-//! One file that is followed: when to read it again, and what it held last.
+//! A followed file: when it is read again, and its last good content.
 //!
-//! A file that cannot be used keeps its last good content. Each failure is told once, however often it is seen.
+//! If the file becomes invalid, its last good content stays in force. A failure is logged once, not at every poll.
 
 use std::fmt;
 use std::fs;
@@ -18,21 +18,21 @@ use std::time::Instant;
 use crate::follow::Reloaded;
 use crate::follow::renames::Renames;
 
-/// How long a file that is written in place must be still before it is read.
-pub(crate) const STILL: Duration = Duration::from_millis(250);
+/// A file that is written in place is read once it has been unchanged for this long.
+pub(crate) const DEBOUNCE: Duration = Duration::from_millis(250);
 
-/// What a file may hold.
+/// The parsed content of a file.
 pub(crate) trait Content: Sized + fmt::Debug {
-    /// What such a file is called in the log.
+    /// The kind of the file, in the log.
     const KIND: &'static str;
-    /// What is wrong with a bad one.
-    type Bad: std::error::Error + 'static;
+    /// Why a content is invalid.
+    type Invalid: std::error::Error + 'static;
 
-    /// Reads a whole file.
-    fn read(file: File) -> Result<Self, FileError<Self::Bad>>;
+    /// Reads and parses the whole file.
+    fn read(file: File) -> Result<Self, FileError<Self::Invalid>>;
 }
 
-/// The bytes of a file that has at most `bytes_max`. A larger one is bad.
+/// The bytes of a file of at most `bytes_max` bytes.
 pub(crate) fn read_small<B: std::error::Error>(file: File, bytes_max: u64) -> Result<Vec<u8>, FileError<B>> {
     let mut bytes = Vec::new();
     let read = file.take(bytes_max + 1).read_to_end(&mut bytes)?;
@@ -45,60 +45,60 @@ pub(crate) fn read_small<B: std::error::Error>(file: File, bytes_max: u64) -> Re
 /// Why a file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError<B: std::error::Error + 'static> {
-    /// Its bytes are out of reach, perhaps for a moment only.
+    /// It cannot be read, perhaps only temporarily.
     #[error(transparent)]
     Unreadable(#[from] io::Error),
-    /// Reading it might never end.
+    /// It is not a regular file, so reading it might block.
     #[error("not a regular file")]
     NotRegular,
-    /// More than the largest that is read.
+    /// It is larger than the limit.
     #[error("larger than {0} bytes")]
     TooLarge(u64),
-    /// It was read, and is bad.
+    /// Its content is invalid.
     #[error("{0}")]
-    Bad(B),
+    Invalid(B),
 }
 
-/// Reads the file as it is now.
-pub(crate) fn read<C: Content>(path: &Path) -> Result<C, FileError<C::Bad>> {
-    // Looked at before it is opened, since opening a pipe waits for its writer.
+/// Reads the file once.
+pub(crate) fn read<C: Content>(path: &Path) -> Result<C, FileError<C::Invalid>> {
+    // Checked before opening, because opening a pipe blocks until it has a writer.
     if !fs::metadata(path)?.is_file() {
         return Err(FileError::NotRegular);
     }
     C::read(File::open(path)?)
 }
 
-/// A file and what is known of it.
+/// A followed file, its last good content and its state.
 #[derive(Debug)]
 pub(crate) struct FollowedFile<C> {
     path: PathBuf,
     renames: Renames,
-    /// What the file looked like when it was last read to its end, for good or bad.
+    /// The fingerprint when the file was last read completely, valid or not.
     read: Option<Fingerprint>,
-    /// Where the path led then, behind all symlinks.
+    /// The path with all symlinks resolved, at that time.
     target: Option<PathBuf>,
-    /// What it looks like since it began to change, and since when it does.
+    /// A changed fingerprint whose content has not been read yet, and when it was first seen.
     changing: Option<(Fingerprint, Instant)>,
     last_good: Option<Arc<C>>,
     /// When that was read.
     loaded: Option<Instant>,
-    /// What was told of the failure it is in.
-    failing: Option<String>,
+    /// The current failure, which has been logged.
+    failure: Option<String>,
 }
 
-/// What a look at a file came to.
+/// The result of polling or reading a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PollResult {
-    /// It holds what it held.
+    /// The content has not changed.
     Same,
-    /// It holds something new.
+    /// The file has new content.
     Loaded,
-    /// It cannot be used, for a reason not told before.
+    /// The file cannot be used, for a new reason.
     Failed,
 }
 
 impl<C: Content> FollowedFile<C> {
-    /// A file that was not looked at yet.
+    /// A file that has not been read yet.
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
@@ -108,36 +108,31 @@ impl<C: Content> FollowedFile<C> {
             changing: None,
             last_good: None,
             loaded: None,
-            failing: None,
+            failure: None,
         }
     }
 
-    /// Where it is.
+    /// The path, as configured.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What it held when it was last good.
+    /// The last good content.
     pub(crate) fn last_good(&self) -> Option<&Arc<C>> {
         self.last_good.as_ref()
     }
 
-    /// When that was read.
+    /// When [`Self::last_good`] was read.
     pub(crate) const fn loaded(&self) -> Option<Instant> {
         self.loaded
     }
 
-    /// Why it cannot be used now, if it cannot.
+    /// Why the file cannot be used at present, if so.
     pub(crate) fn failure(&self) -> Option<&str> {
-        self.failing.as_deref()
+        self.failure.as_deref()
     }
 
-    /// Whether it cannot be used now.
-    pub(crate) fn is_failing(&self) -> bool {
-        self.failing.is_some()
-    }
-
-    /// Reads the file for the first time, without waiting until it is still.
+    /// Reads the file for the first time, without waiting until it is unchanged.
     pub(crate) fn load(&mut self, now: Instant) -> PollResult {
         self.renames.watch(&self.path);
         match Fingerprint::of(&self.path) {
@@ -146,27 +141,27 @@ impl<C: Content> FollowedFile<C> {
         }
     }
 
-    /// Reads the file now, whether it has changed or is still, and says in `reloaded` what came of it.
+    /// Reads the file now, changed or not, and adds the result to `reloaded`.
     pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) -> PollResult {
         // If it cannot be read now, it is read again later even if it does not change.
         self.read = None;
-        let look = self.load(now);
+        let result = self.load(now);
         let file = self.path.display();
-        match &self.failing {
+        match &self.failure {
             Some(failure) => reloaded.failed.insert(format!("{file}: {failure}")),
-            None if look == PollResult::Loaded => reloaded.read.insert(file.to_string()),
-            None => reloaded.failed.insert(format!("{file}: changes while it is read; read again once it is still")),
+            None if result == PollResult::Loaded => reloaded.read.insert(file.to_string()),
+            None => reloaded.failed.insert(format!("{file}: is being written; it is read once it is unchanged")),
         };
-        look
+        result
     }
 
-    /// Looks at the file, and reads it if that is due.
-    pub(crate) fn look(&mut self, now: Instant) -> PollResult {
+    /// Polls the file, and reads it if it has changed and is complete.
+    pub(crate) fn poll(&mut self, now: Instant) -> PollResult {
         match Fingerprint::of(&self.path) {
             Ok(fingerprint) if self.is_due(fingerprint, now) => self.read(fingerprint, now),
             Ok(_not_due) => PollResult::Same,
             Err(error) => {
-                // Whatever comes back is another file, even if it looks the same.
+                // When it reappears, it is read again, even with the same fingerprint.
                 self.read = None;
                 self.changing = None;
                 self.fail(&FileError::Unreadable(error))
@@ -174,10 +169,10 @@ impl<C: Content> FollowedFile<C> {
         }
     }
 
-    /// Whether a file that looks like this is to be read now.
-    fn is_due(&mut self, seen: Fingerprint, now: Instant) -> bool {
-        let is_replaced = self.is_replaced(seen);
-        if self.read == Some(seen) {
+    /// Whether the file, with this fingerprint, must be read now.
+    fn is_due(&mut self, current: Fingerprint, now: Instant) -> bool {
+        let is_replaced = self.is_replaced(current);
+        if self.read == Some(current) {
             self.changing = None;
             return false;
         }
@@ -185,34 +180,34 @@ impl<C: Content> FollowedFile<C> {
             return true;
         }
         match self.changing {
-            Some((changing, since)) if changing == seen => now.saturating_duration_since(since) >= STILL,
+            Some((changing, since)) if changing == current => now.saturating_duration_since(since) >= DEBOUNCE,
             Some(_) | None => {
-                self.changing = Some((seen, now));
+                self.changing = Some((current, now));
                 false
             }
         }
     }
 
-    /// Whether a file that looks like this was put in the place of the last one as a whole: by a rename, or by a symlink that leads
-    /// elsewhere. Any other new file may still be being written: read now, half of it would let many through.
-    fn is_replaced(&mut self, seen: Fingerprint) -> bool {
-        let is_renamed = self.renames.brought(&self.path);
+    /// Whether the file was replaced atomically, by a rename or by swapping a symlink. Any other new file may still be incomplete, and a
+    /// blocklist without its last rules would allow blocked users.
+    fn is_replaced(&mut self, current: Fingerprint) -> bool {
+        let is_renamed = self.renames.was_renamed_into_place(&self.path);
         let is_swapped = self.target.is_some() && fs::canonicalize(&self.path).ok() != self.target;
-        let is_another = self.read.is_none_or(|read| !read.is_of_inode(seen));
+        let is_another = self.read.is_none_or(|read| !read.is_of_inode(current));
         let has_changed_since =
-            self.changing.is_some_and(|(changing, _)| changing.is_of_inode(seen) && changing != seen);
-        // One that is empty may have been made to be written.
-        (is_renamed || is_swapped) && is_another && !has_changed_since && seen.size > 0
+            self.changing.is_some_and(|(changing, _)| changing.is_of_inode(current) && changing != current);
+        // An empty file may have been created to be written.
+        (is_renamed || is_swapped) && is_another && !has_changed_since && current.size > 0
     }
 
-    /// Reads a file that looked like `before` a moment ago.
+    /// Reads the file, whose fingerprint was just `before`.
     fn read(&mut self, before: Fingerprint, now: Instant) -> PollResult {
         let target = fs::canonicalize(&self.path).ok();
         let outcome = read::<C>(&self.path);
         match Fingerprint::of(&self.path) {
             Ok(after) if after == before => {}
             Ok(after) => {
-                // What was read may be half of one version and half of another.
+                // The bytes may be of two versions.
                 self.changing = Some((after, now));
                 return PollResult::Same;
             }
@@ -225,10 +220,10 @@ impl<C: Content> FollowedFile<C> {
             }
             Err(error) => {
                 match error {
-                    FileError::TooLarge(_) | FileError::Bad(_) => {
+                    FileError::TooLarge(_) | FileError::Invalid(_) => {
                         (self.read, self.target) = (Some(before), target);
                     }
-                    // Tried again at the next look: it may pass without a change of the file.
+                    // Read again at the next poll: the error may disappear without a change of the file.
                     FileError::Unreadable(_) | FileError::NotRegular => {}
                 }
                 self.fail(&error)
@@ -237,7 +232,7 @@ impl<C: Content> FollowedFile<C> {
     }
 
     fn succeed(&mut self, content: C, now: Instant) -> PollResult {
-        if self.failing.take().is_some() {
+        if self.failure.take().is_some() {
             tracing::info!(kind = C::KIND, file = %self.path.display(), "file is valid again");
         }
         self.changing = None;
@@ -245,23 +240,23 @@ impl<C: Content> FollowedFile<C> {
         PollResult::Loaded
     }
 
-    fn fail(&mut self, error: &FileError<C::Bad>) -> PollResult {
+    fn fail(&mut self, error: &FileError<C::Invalid>) -> PollResult {
         let failure = error.to_string();
-        if self.failing.as_ref() == Some(&failure) {
+        if self.failure.as_ref() == Some(&failure) {
             return PollResult::Same;
         }
         let file = self.path.display();
         if self.last_good.is_some() {
             tracing::error!(kind = C::KIND, %file, failure, "file cannot be used; its last good content stays in force");
         } else {
-            tracing::error!(kind = C::KIND, %file, failure, "file cannot be used; it has had no good content since the start");
+            tracing::error!(kind = C::KIND, %file, failure, "file cannot be used; it has not been valid since the start");
         }
-        self.failing = Some(failure);
+        self.failure = Some(failure);
         PollResult::Failed
     }
 }
 
-/// What tells one state of a file from another without reading it.
+/// The metadata by which a change of a file is detected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fingerprint {
     inode: (u64, u64),
@@ -271,7 +266,7 @@ struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Looks through symlinks, so that swapping one shows as another inode.
+    /// Follows symlinks, so that swapping one changes the inode.
     fn of(path: &Path) -> io::Result<Self> {
         fs::metadata(path).map(|metadata: Metadata| Self {
             inode: (metadata.dev(), metadata.ino()),
@@ -295,15 +290,15 @@ mod tests {
 
     impl Content for Any {
         const KIND: &'static str = "any";
-        type Bad = fmt::Error;
+        type Invalid = fmt::Error;
 
-        fn read(file: File) -> Result<Self, FileError<Self::Bad>> {
+        fn read(file: File) -> Result<Self, FileError<Self::Invalid>> {
             read_small(file, 3).map(|_bytes| Self)
         }
     }
 
     #[test]
-    fn what_is_no_file_or_too_large_is_not_read() {
+    fn a_file_that_is_not_regular_or_too_large_is_not_read() {
         let directory = tempfile::tempdir().expect("a directory");
         let file = |name: &str| directory.path().join(name);
         fs::write(file("large"), "1234").expect("written");

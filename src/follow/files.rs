@@ -1,10 +1,10 @@
-//! The blocklist files: loads them at the start, and puts their rules in force whenever one of them holds something new.
+//! The blocklist files: loads them at the start, and puts their rules in force whenever one of them has changed.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::blocklist::lists::FileReport;
+use crate::blocklist::lists::FileStatus;
 use crate::blocklist::lists::Lists;
 use crate::blocklist::metrics::BlocklistMetrics;
 use crate::clock;
@@ -15,73 +15,68 @@ use crate::follow::Reloaded;
 use crate::follow::file::FollowedFile;
 use crate::follow::file::PollResult;
 
-/// All blocklist files, each once.
+/// All blocklist files, without duplicates.
 #[derive(Debug)]
-pub(crate) struct Files {
+pub(crate) struct BlocklistFiles {
     files: Vec<FollowedFile<Rules>>,
-    /// What the rules of the files go into, by the place of the file.
     lists: Lists,
     metrics: BlocklistMetrics,
 }
 
-impl Files {
-    /// Reads the files, and puts their rules into `lists`. A bad file is logged and does not fail the start: lost callbacks are worse than
-    /// open subscriptions.
+impl BlocklistFiles {
+    /// Reads the files, and puts their rules into `lists`. An invalid file is logged, but does not fail the start, because losing callbacks is
+    /// worse than allowing blocked users.
     pub(crate) fn load(paths: Vec<PathBuf>, lists: Lists, metrics: BlocklistMetrics) -> Self {
         let files = paths.into_iter().map(FollowedFile::new).collect();
         let mut files = Self { files, lists, metrics };
         let now = clock::monotonic();
-        files.visit(|file| file.load(now));
+        files.update(|file| file.load(now));
         files
     }
 
-    /// Whether there is nothing to follow.
+    /// Whether there are no files.
     pub(crate) const fn is_empty(&self) -> bool {
         self.files.is_empty()
     }
 
-    /// Looks at every file once.
-    pub(crate) fn step(&mut self, now: Instant) {
-        self.visit(|file| file.look(now));
+    /// Polls every file once.
+    pub(crate) fn poll(&mut self, now: Instant) {
+        self.update(|file| file.poll(now));
         self.lists.drop_replaced(now);
     }
 
     /// Reads every file.
     pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
-        self.visit(|file| file.reload(now, reloaded));
+        self.update(|file| file.reload(now, reloaded));
         self.lists.drop_replaced(now);
     }
 
-    /// Does `visit` to every file, and swaps the lists once if any has new rules.
-    fn visit(&mut self, mut visit: impl FnMut(&mut FollowedFile<Rules>) -> PollResult) {
-        let (mut loaded, mut is_news) = (Vec::new(), false);
-        for (place, file) in self.files.iter_mut().enumerate() {
-            let polled = visit(file);
-            is_news |= polled != PollResult::Same;
-            match polled {
+    /// Calls `read` for every file, and swaps the lists once if any file has new rules.
+    fn update(&mut self, mut read: impl FnMut(&mut FollowedFile<Rules>) -> PollResult) {
+        let (mut loaded, mut has_changed) = (Vec::new(), false);
+        for (index, file) in self.files.iter_mut().enumerate() {
+            let result = read(file);
+            has_changed |= result != PollResult::Same;
+            match result {
                 PollResult::Same => {}
                 PollResult::Loaded => loaded.extend(file.last_good().map(|rules| {
                     let name = file.path().display().to_string();
-                    (place, Source::new(SourceKind::File, &name, Arc::clone(rules)))
+                    (index, Source::new(SourceKind::File, &name, Arc::clone(rules)))
                 })),
                 PollResult::Failed => self.metrics.file_errors.inc(),
             }
         }
-        let failing = self.files.iter().filter(|file| file.is_failing()).count();
+        let failing = self.files.iter().filter(|file| file.failure().is_some()).count();
         self.metrics.files_failing.set(i64::try_from(failing).unwrap_or(i64::MAX));
         self.lists.put_files(loaded);
-        if is_news {
-            self.lists.report_files(self.files.iter().map(report).collect());
+        if has_changed {
+            self.lists.set_file_status(self.files.iter().map(status).collect());
         }
     }
 }
 
-fn report(file: &FollowedFile<Rules>) -> FileReport {
-    FileReport {
-        path: file.path().display().to_string(),
-        loaded: file.loaded(),
-        failure: file.failure().map(Into::into),
-    }
+fn status(file: &FollowedFile<Rules>) -> FileStatus {
+    FileStatus { path: file.path().display().to_string(), loaded: file.loaded(), error: file.failure().map(Into::into) }
 }
 
 #[cfg(test)]
@@ -97,15 +92,15 @@ mod tests {
     use crate::blocklist::lists::ListSources;
     use crate::clock::UnixMillis;
     use crate::decide::blocklist::Blocklist;
-    use crate::follow::LOOK_EVERY;
-    use crate::follow::file::STILL;
+    use crate::follow::POLL_PERIOD;
+    use crate::follow::file::DEBOUNCE;
     use prometheus::Registry;
     use tempfile::TempDir;
 
-    /// Files in a directory of their own, followed by a clock that the test moves.
+    /// Followed files in a temporary directory, and a simulated clock.
     struct FollowedDirectory {
         directory: TempDir,
-        files: Files,
+        files: BlocklistFiles,
         blocklist: Arc<ArcSwap<Blocklist>>,
         metrics: BlocklistMetrics,
         now: Instant,
@@ -120,7 +115,7 @@ mod tests {
             let sources = ListSources { files: (0..names.len()).collect(), topic: None };
             let lists = Lists::new(vec![sources], metrics.clone());
             let blocklist = lists.in_force(0);
-            let files = Files::load(paths, lists, metrics.clone());
+            let files = BlocklistFiles::load(paths, lists, metrics.clone());
             Self { directory, files, blocklist, metrics, now: clock::monotonic() }
         }
 
@@ -137,17 +132,17 @@ mod tests {
             fs::rename(self.path("next"), self.path(name)).expect("renamed");
         }
 
-        fn step(&mut self, after: Duration) {
+        fn poll(&mut self, after: Duration) {
             self.now += after;
-            self.files.step(self.now);
+            self.files.poll(self.now);
         }
 
         fn settle(&mut self) {
-            self.step(LOOK_EVERY);
-            self.step(STILL);
+            self.poll(POLL_PERIOD);
+            self.poll(DEBOUNCE);
         }
 
-        /// Which of the usual users are blocked.
+        /// The blocked users among alice, bob and carol.
         fn blocked(&self) -> Vec<&'static str> {
             let blocklist = self.blocklist.load();
             ["alice", "bob", "carol"].into_iter().filter(|user| blocklist.blocks(user, UnixMillis(0))).collect()
@@ -163,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn no_files_make_an_empty_list_that_is_loaded() {
+    fn a_list_without_files_is_empty_and_loaded() {
         let following = FollowedDirectory::of(&[], |_| {});
         assert!(following.blocklist.load().is_loaded());
         assert_eq!(following.generation(), 0);
@@ -171,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_file_is_there_from_the_start() {
+    fn a_valid_file_is_loaded_at_the_start() {
         let following = FollowedDirectory::of(&["list"], put("alice\nbob\nbob"));
         assert_eq!(following.blocked(), ["alice", "bob"]);
         assert_eq!(following.generation(), 1);
@@ -198,23 +193,23 @@ mod tests {
         });
         assert_eq!(following.blocked(), ["alice", "bob"]);
         following.replace("other", "carol");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["alice", "carol"]);
         assert_eq!(following.generation(), 2);
     }
 
     #[test]
-    fn a_renamed_file_is_read_at_the_next_look() {
+    fn a_renamed_file_is_read_at_the_next_poll() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.replace("list", "bob");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["bob"]);
         assert_eq!(following.generation(), 2);
         assert_eq!(following.metrics.generation.get(), 2);
     }
 
     #[test]
-    fn a_swap_of_the_directory_symlink_as_kubernetes_does_it_is_read_at_the_next_look() {
+    fn a_directory_symlink_swapped_as_by_kubernetes_is_read_at_the_next_poll() {
         let mut following = FollowedDirectory::of(&["list"], |directory| {
             fs::create_dir(directory.join("..1")).expect("made");
             fs::write(directory.join("..1/list"), "alice").expect("written");
@@ -228,22 +223,22 @@ mod tests {
         symlink("..2", following.path("..data_tmp")).expect("linked");
         fs::rename(following.path("..data_tmp"), following.path("..data")).expect("renamed");
         fs::remove_dir_all(following.path("..1")).expect("removed");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["bob"]);
     }
 
     #[test]
-    fn a_file_rewritten_in_place_is_read_once_it_is_still() {
+    fn a_file_rewritten_in_place_is_read_once_it_is_unchanged() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.rewrite("list", "bob\ncar");
-        following.step(LOOK_EVERY);
-        following.step(STILL - Duration::from_millis(1));
+        following.poll(POLL_PERIOD);
+        following.poll(DEBOUNCE - Duration::from_millis(1));
         assert_eq!(following.blocked(), ["alice"]);
         following.rewrite("list", "bob\ncarol");
-        following.step(Duration::from_millis(1));
-        following.step(STILL - Duration::from_millis(1));
+        following.poll(Duration::from_millis(1));
+        following.poll(DEBOUNCE - Duration::from_millis(1));
         assert_eq!(following.blocked(), ["alice"]);
-        following.step(Duration::from_millis(1));
+        following.poll(Duration::from_millis(1));
         assert_eq!(following.blocked(), ["bob", "carol"]);
         assert_eq!(following.generation(), 2);
     }
@@ -256,105 +251,105 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_removed_and_written_anew_is_read_once_it_is_still() {
+    fn a_removed_and_recreated_file_is_read_once_it_is_unchanged() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         let _old = removed(&following.path("list"));
         following.rewrite("list", "bob\ncar");
-        following.step(LOOK_EVERY);
-        following.step(STILL - Duration::from_millis(1));
+        following.poll(POLL_PERIOD);
+        following.poll(DEBOUNCE - Duration::from_millis(1));
         assert_eq!(following.blocked(), ["alice"]);
         following.rewrite("list", "bob\ncarol");
         following.settle();
         assert_eq!(following.blocked(), ["bob", "carol"]);
         assert_eq!(following.generation(), 2);
-        // Also where it was seen to be missing.
+        // The same if a poll has found the file missing.
         let _old = removed(&following.path("list"));
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         following.rewrite("list", "al");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["bob", "carol"]);
     }
 
     #[test]
-    fn a_file_that_comes_back_by_rename_is_read_at_the_next_look() {
+    fn a_missing_file_restored_by_rename_is_read_at_the_next_poll() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         fs::remove_file(following.path("list")).expect("removed");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         following.replace("list", "bob");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["bob"]);
         assert_eq!(following.metrics.files_failing.get(), 0);
     }
 
     #[test]
-    fn a_file_that_is_renamed_and_then_replaced_by_a_new_one_is_read_once_it_is_still() {
+    fn a_new_file_after_a_renamed_one_is_read_once_it_is_unchanged() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.replace("list", "bob");
         let _old = removed(&following.path("list"));
         following.rewrite("list", "car");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["alice"]);
-        following.step(STILL);
+        following.poll(DEBOUNCE);
         assert_eq!(following.generation(), 2);
     }
 
     #[test]
-    fn a_file_behind_a_symlink_is_read_once_renamed_and_not_when_created() {
+    fn renames_and_new_files_behind_a_symlink_are_distinguished() {
         let mut following = FollowedDirectory::of(&["list"], |directory| {
             fs::create_dir(directory.join("real")).expect("made");
             fs::write(directory.join("real/file"), "alice").expect("written");
             symlink("real/file", directory.join("list")).expect("linked");
         });
         following.replace("real/file", "bob");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["bob"]);
         let _old = removed(&following.path("real/file"));
         following.rewrite("real/file", "carol");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["bob"]);
-        following.step(STILL);
+        following.poll(DEBOUNCE);
         assert_eq!(following.blocked(), ["carol"]);
     }
 
     #[test]
-    fn a_directory_that_is_replaced_is_watched_too() {
+    fn a_replaced_directory_is_watched() {
         let mut following = FollowedDirectory::of(&["folder/list"], |directory| {
             fs::create_dir(directory.join("folder")).expect("made");
             fs::write(directory.join("folder/list"), "alice").expect("written");
         });
         fs::rename(following.path("folder"), following.path("old")).expect("renamed");
         fs::create_dir(following.path("folder")).expect("made");
-        following.step(LOOK_EVERY);
-        // What happens in the old one is of no matter.
+        following.poll(POLL_PERIOD);
+        // Changes in the old directory have no effect.
         following.replace("old/list", "carol");
         following.rewrite("folder/list", "al");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["alice"]);
         following.replace("folder/list", "bob");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["bob"]);
     }
 
     #[test]
-    fn a_file_that_is_made_anew_and_then_written_is_not_read_in_between() {
+    fn an_empty_file_is_read_only_once_it_is_unchanged() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.replace("list", "");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["alice"]);
         following.rewrite("list", "bob\ncar");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["alice"]);
         following.rewrite("list", "bob\ncarol");
         following.settle();
         assert_eq!(following.blocked(), ["bob", "carol"]);
-        // One that stays empty is meant so.
+        // A file that stays empty is intended.
         following.replace("list", "");
         following.settle();
         assert_eq!(following.blocked(), [""; 0]);
     }
 
     #[test]
-    fn a_bad_file_keeps_its_last_good_rules_until_it_is_mended() {
+    fn an_invalid_file_keeps_its_last_good_rules_until_it_is_valid() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.replace("list", "bob\nclose");
         following.settle();
@@ -365,7 +360,7 @@ mod tests {
         assert_eq!(following.metrics.files_failing.get(), 1);
 
         following.replace("list", "bob\nclose @a");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["bob"]);
         assert_eq!(following.generation(), 2);
         assert_eq!(following.metrics.file_errors.get(), 1);
@@ -383,20 +378,20 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_list_is_dropped_by_the_thread_that_replaced_it() {
+    fn a_replaced_list_is_dropped_by_the_thread_that_polls_files() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         let decision = following.blocklist.load();
         let old = Arc::downgrade(&Arc::clone(&decision));
         following.replace("list", "bob");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         drop(decision);
-        assert!(old.upgrade().is_some(), "not by the decision");
-        following.step(LOOK_EVERY);
+        assert!(old.upgrade().is_some(), "the decision does not drop it");
+        following.poll(POLL_PERIOD);
         assert!(old.upgrade().is_none());
     }
 
     #[test]
-    fn lists_that_reloads_alone_replace_are_dropped() {
+    fn lists_replaced_by_a_reload_are_dropped() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         let old = Arc::downgrade(&following.blocklist.load_full());
         following.files.reload(clock::monotonic(), &mut Reloaded::default());
@@ -404,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_vanishes_keeps_its_last_good_rules_until_it_is_back() {
+    fn a_missing_file_keeps_its_last_good_rules_until_it_is_back() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         fs::remove_file(following.path("list")).expect("removed");
         following.settle();
@@ -414,15 +409,15 @@ mod tests {
         assert_eq!(following.metrics.files_failing.get(), 1);
 
         following.rewrite("list", "bob");
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert_eq!(following.blocked(), ["alice"]);
-        following.step(STILL);
+        following.poll(DEBOUNCE);
         assert_eq!(following.blocked(), ["bob"]);
         assert_eq!(following.metrics.files_failing.get(), 0);
     }
 
     #[test]
-    fn a_file_that_vanishes_and_comes_back_as_it_was_is_good_again() {
+    fn a_missing_file_that_comes_back_unchanged_is_valid_again() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         fs::rename(following.path("list"), following.path("away")).expect("renamed");
         following.settle();
@@ -434,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_in_the_place_of_a_file_is_a_bad_file() {
+    fn a_directory_in_place_of_a_file_is_invalid() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         fs::remove_file(following.path("list")).expect("removed");
         fs::create_dir(following.path("list")).expect("made");
@@ -445,13 +440,13 @@ mod tests {
     }
 
     #[test]
-    fn a_start_without_any_good_file_is_unloaded_until_one_is() {
+    fn a_list_without_any_valid_file_is_not_loaded() {
         let mut following = FollowedDirectory::of(&["list", "missing"], put("close"));
         assert!(!following.blocklist.load().is_loaded());
         assert_eq!(following.generation(), 0);
         assert_eq!(following.metrics.file_errors.get(), 2);
         assert_eq!(following.metrics.files_failing.get(), 2);
-        following.step(LOOK_EVERY);
+        following.poll(POLL_PERIOD);
         assert!(!following.blocklist.load().is_loaded());
 
         following.rewrite("missing", "carol");
@@ -463,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_with_one_good_file_of_two_is_loaded() {
+    fn a_list_with_one_valid_file_of_two_is_loaded() {
         let following = FollowedDirectory::of(&["missing", "list"], put("alice"));
         assert!(following.blocklist.load().is_loaded());
         assert_eq!(following.blocked(), ["alice"]);

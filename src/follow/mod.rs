@@ -5,7 +5,7 @@
 //! yet.
 //!
 //! A file that is replaced by a rename or by a swapped symlink is read at once. A file that is written in place, new or not, is read once
-//! it has been unchanged for [`STILL`](crate::follow::file::STILL), and so is an empty one. Only to distinguish a rename from a new file,
+//! it has been unchanged for [`DEBOUNCE`](crate::follow::file::DEBOUNCE), and so is an empty one. Only to distinguish a rename from a new file,
 //! notifications of the kernel are used; without them both are read once they are unchanged. A reload by SIGHUP reads every file at once,
 //! changed or not.
 
@@ -27,12 +27,12 @@ use crate::lifecycle::Phase;
 use crate::systemd;
 use crate::systemd::Notice;
 
-use self::files::Files;
+use self::files::BlocklistFiles;
 use self::tls::TlsFiles;
 use self::tokens::TokenFiles;
 
 /// The polling period.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const POLL_PERIOD: Duration = Duration::from_millis(100);
 
 /// At the start, a file that changes while it is read is read again at most this often.
 const ATTEMPTS: usize = 100;
@@ -40,7 +40,7 @@ const ATTEMPTS: usize = 100;
 /// Everything that is followed.
 #[derive(Debug)]
 pub(crate) struct Following {
-    pub(crate) blocklist: Files,
+    pub(crate) blocklist: BlocklistFiles,
     pub(crate) tokens: TokenFiles,
     pub(crate) tls: Option<TlsFiles>,
     /// Only a serving process notifies the service manager of reloads.
@@ -52,22 +52,22 @@ impl Following {
     pub(crate) fn run(mut self, reloads: &Receiver<()>) {
         let is_empty = self.blocklist.is_empty() && self.tokens.is_empty() && self.tls.is_none();
         // Without files there is nothing to poll.
-        let look_every = if is_empty { Duration::MAX } else { LOOK_EVERY };
+        let poll_period = if is_empty { Duration::MAX } else { POLL_PERIOD };
         loop {
-            match reloads.recv_timeout(look_every) {
+            match reloads.recv_timeout(poll_period) {
                 Ok(()) => self.reload(),
-                Err(RecvTimeoutError::Timeout) => self.step(),
+                Err(RecvTimeoutError::Timeout) => self.poll(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
-    fn step(&mut self) {
+    fn poll(&mut self) {
         let now = clock::monotonic();
         // A large list takes seconds to load; a revoked token must not wait for it.
-        self.tokens.step(now);
-        self.tls.iter_mut().for_each(|tls| tls.step(now));
-        self.blocklist.step(now);
+        self.tokens.poll(now);
+        self.tls.iter_mut().for_each(|tls| tls.poll(now));
+        self.blocklist.poll(now);
     }
 
     fn reload(&mut self) {
@@ -130,7 +130,7 @@ mod tests {
     fn following(files: Vec<std::path::PathBuf>) -> Following {
         let registry = Registry::new();
         let metrics = BlocklistMetrics::register(&registry).expect("metrics");
-        let blocklist = Files::load(files, Lists::new(Vec::new(), metrics.clone()), metrics);
+        let blocklist = BlocklistFiles::load(files, Lists::new(Vec::new(), metrics.clone()), metrics);
         let metrics = TokenMetrics::register(&registry).expect("metrics");
         Following {
             blocklist,
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn following_reloads_when_asked_and_ends_with_whoever_asks() {
+    fn following_reloads_on_request_and_ends_with_the_sender() {
         let directory = tempfile::tempdir().expect("a directory");
         let list = directory.path().join("list");
         fs::write(&list, "alice").expect("written");
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_names_what_it_has_read_and_what_it_has_not() {
+    fn a_reload_reports_valid_and_invalid_files() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = |name: &str| directory.path().join(name);
         for (name, text) in [("good", "alice"), ("bad", "block")] {
@@ -164,11 +164,11 @@ mod tests {
         let sources = ListSources { files: vec![0, 1, 2], topic: None };
         let lists = Lists::new(vec![sources], metrics.clone());
         let blocklist = lists.in_force(0);
-        let mut files = Files::load(["good", "bad", "none"].map(path).into(), lists, metrics);
+        let mut files = BlocklistFiles::load(["good", "bad", "none"].map(path).into(), lists, metrics);
         fs::write(path("good"), "bob").expect("written");
         let mut reloaded = Reloaded::default();
         files.reload(clock::monotonic(), &mut reloaded);
-        assert!(blocklist.load().blocks("bob", clock::wall()), "without waiting until it is still");
+        assert!(blocklist.load().blocks("bob", clock::wall()), "without waiting until it is unchanged");
         assert_eq!(reloaded.read, [path("good").display().to_string()].into());
         let failed = ["bad: line 1: the line ends; expected a user", "none: No such file or directory (os error 2)"];
         assert_eq!(reloaded.failed, failed.map(|file| format!("{}/{file}", directory.path().display())).into());

@@ -57,7 +57,7 @@ impl Renames {
     }
 
     /// Whether the file at `path` was renamed into place. True only if that was seen, and nothing has happened to the file since.
-    pub(crate) fn brought(&mut self, path: &Path) -> bool {
+    pub(crate) fn was_renamed_into_place(&mut self, path: &Path) -> bool {
         let name = self.watch(path);
         let (Some(inotify), Some(name)) = (&self.inotify, name) else { return false };
         let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];

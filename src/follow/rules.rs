@@ -19,14 +19,14 @@ const SHOWN_LINES_MAX: usize = 10;
 
 impl Content for Rules {
     const KIND: &'static str = "blocklist";
-    type Bad = BadLines;
+    type Invalid = BadLines;
 
     /// Reads in chunks, so that a file takes no memory besides its rules.
     fn read(mut file: File) -> Result<Self, FileError<BadLines>> {
         let (mut piece, mut reading) = (vec![0; PIECE_BYTES], Reading::default());
         loop {
             match file.read(&mut piece) {
-                Ok(0) => return reading.finish().map_err(FileError::Bad),
+                Ok(0) => return reading.finish().map_err(FileError::Invalid),
                 Ok(read) => reading.push(piece.get(..read).unwrap_or_default()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
@@ -66,7 +66,7 @@ mod tests {
         file.seek(SeekFrom::Start(257 << 20)).expect("sought");
         file.write_all(b"\nbob\nblock").expect("written");
         file.rewind().expect("rewound");
-        let Err(FileError::Bad(bad_lines)) = Rules::read(file) else { panic!("two lines are bad") };
+        let Err(FileError::Invalid(bad_lines)) = Rules::read(file) else { panic!("two lines are bad") };
         let first: Vec<String> = bad_lines.first.iter().map(ToString::to_string).collect();
         assert_eq!(
             first,

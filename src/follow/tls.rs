@@ -74,7 +74,7 @@ impl fmt::Debug for Pem {
 
 impl Content for Pem {
     const KIND: &'static str = "tls";
-    type Bad = Infallible;
+    type Invalid = Infallible;
 
     fn read(file: File) -> Result<Self, FileError<Infallible>> {
         read_small(file, PEM_BYTES_MAX).map(Self)
@@ -146,8 +146,8 @@ impl TlsFiles {
     }
 
     /// Polls every file once. Builds a new configuration if one has changed and all are consistent.
-    pub(crate) fn step(&mut self, now: Instant) {
-        self.visit(now, |file| file.look(now));
+    pub(crate) fn poll(&mut self, now: Instant) {
+        self.update(now, |file| file.poll(now));
         if let Some(changed) = self.changed {
             // The error has been logged.
             let _unused = self.renew(now.saturating_duration_since(changed) < PAIRING);
@@ -157,7 +157,7 @@ impl TlsFiles {
 
     /// Reads every file, and builds a new configuration if all are consistent now.
     pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
-        self.visit(now, |file| file.reload(now, reloaded));
+        self.update(now, |file| file.reload(now, reloaded));
         if self.changed.is_some()
             && let Err(error) = self.renew(false)
         {
@@ -167,9 +167,9 @@ impl TlsFiles {
         self.update_failing();
     }
 
-    fn visit(&mut self, now: Instant, mut visit: impl FnMut(&mut FollowedFile<Pem>) -> PollResult) {
+    fn update(&mut self, now: Instant, mut read: impl FnMut(&mut FollowedFile<Pem>) -> PollResult) {
         for file in self.held.files() {
-            match visit(file) {
+            match read(file) {
                 PollResult::Same => {}
                 PollResult::Loaded => self.changed = Some(now),
                 PollResult::Failed => self.metrics.file_errors.inc(),
@@ -178,7 +178,7 @@ impl TlsFiles {
     }
 
     fn update_failing(&mut self) {
-        let is_failing = self.is_bad || self.held.files().any(|file| file.is_failing());
+        let is_failing = self.is_bad || self.held.files().any(|file| file.failure().is_some());
         self.metrics.failing.set(i64::from(is_failing));
     }
 

@@ -70,10 +70,10 @@ pub(crate) trait TokenSet: Content {
 
 impl Content for Tokens {
     const KIND: &'static str = "token";
-    type Bad = BadTokens;
+    type Invalid = BadTokens;
 
     fn read(file: File) -> Result<Self, FileError<BadTokens>> {
-        Self::parse(&read_small(file, BYTES_MAX)?).map_err(FileError::Bad)
+        Self::parse(&read_small(file, BYTES_MAX)?).map_err(FileError::Invalid)
     }
 }
 
@@ -95,10 +95,10 @@ impl TokenSet for Tokens {
 
 impl Content for AdminTokens {
     const KIND: &'static str = "admin token";
-    type Bad = BadAdminTokens;
+    type Invalid = BadAdminTokens;
 
     fn read(file: File) -> Result<Self, FileError<BadAdminTokens>> {
-        Self::parse(&read_small(file, ADMIN_BYTES_MAX)?).map_err(FileError::Bad)
+        Self::parse(&read_small(file, ADMIN_BYTES_MAX)?).map_err(FileError::Invalid)
     }
 }
 
@@ -136,11 +136,11 @@ impl<T: TokenSet> TokenGroup<T> {
         (!files.is_empty()).then_some(Self { files, tokens })
     }
 
-    /// Calls `visit` for every file, and puts the tokens in force if any has changed. Returns the number of failing files.
-    fn visit(&mut self, metrics: &TokenMetrics, mut visit: impl FnMut(&mut FollowedFile<T>) -> PollResult) -> usize {
+    /// Calls `read` for every file, and puts the tokens in force if any has changed. Returns the number of failing files.
+    fn update(&mut self, metrics: &TokenMetrics, mut read: impl FnMut(&mut FollowedFile<T>) -> PollResult) -> usize {
         let mut any_loaded = false;
         for file in &mut self.files {
-            match visit(file) {
+            match read(file) {
                 PollResult::Same => {}
                 PollResult::Loaded => {
                     any_loaded = true;
@@ -155,10 +155,10 @@ impl<T: TokenSet> TokenGroup<T> {
             self.tokens.store(Arc::new(tokens));
             metrics.loads.inc();
         }
-        self.files.iter().filter(|file| file.is_failing()).count()
+        self.files.iter().filter(|file| file.failure().is_some()).count()
     }
 
-    /// The last valid contents of the files.
+    /// The last good contents of the files.
     fn union(files: &[FollowedFile<T>]) -> T {
         T::union_of(files.iter().filter_map(FollowedFile::last_good).map(AsRef::as_ref))
     }
@@ -197,9 +197,9 @@ impl TokenFiles {
     }
 
     /// Polls every file once.
-    pub(crate) fn step(&mut self, now: Instant) {
-        let of_apps = self.apps.iter_mut().flatten().map(|app| app.visit(&self.metrics, |file| file.look(now)));
-        let of_admin = self.admin.iter_mut().map(|admin| admin.visit(&self.metrics, |file| file.look(now)));
+    pub(crate) fn poll(&mut self, now: Instant) {
+        let of_apps = self.apps.iter_mut().flatten().map(|app| app.update(&self.metrics, |file| file.poll(now)));
+        let of_admin = self.admin.iter_mut().map(|admin| admin.update(&self.metrics, |file| file.poll(now)));
         let failing = of_apps.chain(of_admin).sum();
         self.show_failing(failing);
     }
@@ -208,10 +208,10 @@ impl TokenFiles {
     pub(crate) fn reload(&mut self, now: Instant, reloaded: &mut Reloaded) {
         let mut failing = 0;
         for app in self.apps.iter_mut().flatten() {
-            failing += app.visit(&self.metrics, |file| file.reload(now, reloaded));
+            failing += app.update(&self.metrics, |file| file.reload(now, reloaded));
         }
         if let Some(admin) = &mut self.admin {
-            failing += admin.visit(&self.metrics, |file| file.reload(now, reloaded));
+            failing += admin.update(&self.metrics, |file| file.reload(now, reloaded));
         }
         self.show_failing(failing);
     }
@@ -261,7 +261,7 @@ mod tests {
         let mut now = clock::monotonic();
         let mut step = |files: &mut TokenFiles| {
             now += Duration::from_secs(1);
-            files.step(now);
+            files.poll(now);
         };
 
         replace(&two, "c\nd\ne");
@@ -292,12 +292,12 @@ mod tests {
         assert!(!files.is_empty());
 
         replace(&path, "bob:fedcba9876543210");
-        files.step(clock::monotonic() + Duration::from_secs(1));
+        files.poll(clock::monotonic() + Duration::from_secs(1));
         assert_eq!(tokens.load().name_of("0123456789abcdef"), None);
         assert_eq!(tokens.load().name_of("fedcba9876543210"), Some("bob"));
 
         replace(&path, "no token");
-        files.step(clock::monotonic() + Duration::from_secs(2));
+        files.poll(clock::monotonic() + Duration::from_secs(2));
         assert_eq!(tokens.load().name_of("fedcba9876543210"), Some("bob"));
         assert_eq!(files.metrics.files_failing.get(), 1);
     }

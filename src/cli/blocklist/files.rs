@@ -12,7 +12,7 @@ use super::CliError;
 pub(super) fn read(path: &Path) -> Result<Rules, CliError> {
     let name = path.display();
     file::read::<Rules>(path).map_err(|error| match error {
-        FileError::Bad(bad_lines) => CliError::File(format!("{name}: {bad_lines}")),
+        FileError::Invalid(bad_lines) => CliError::File(format!("{name}: {bad_lines}")),
         error @ (FileError::Unreadable(_) | FileError::NotRegular | FileError::TooLarge(_)) => {
             CliError::File(format!("{name}: {error}"))
         }

@@ -7,14 +7,14 @@ use prometheus::Registry;
 
 use crate::metrics;
 
-/// How long the certificate lasts, and how the files fare. Clones count together.
+/// The expiry of the certificate, and the state of the TLS files. Clones share the same metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsMetrics {
-    /// When the certificate in force ends; 0 without TLS.
+    /// When the certificate in force expires; 0 without TLS.
     pub(crate) expires: Gauge,
-    /// Times that other files came into force.
+    /// How often the TLS files were reloaded.
     pub(crate) loads: IntCounter,
-    /// Failures, each counted once and not at every look.
+    /// Failures, each counted once and not at every poll.
     pub(crate) file_errors: IntCounter,
     /// Whether the files cannot be used now.
     pub(crate) failing: IntGauge,

@@ -6,12 +6,12 @@ use prometheus::Registry;
 
 use crate::metrics;
 
-/// How the files that hold tokens fare. Clones count together.
+/// The state of the token files. Clones share the same metrics.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenMetrics {
-    /// Times that an application's tokens were replaced by others.
+    /// How often the tokens of an application were replaced.
     pub(crate) loads: IntCounter,
-    /// Failures of files, each counted once and not at every look.
+    /// Failures of files, each counted once and not at every poll.
     pub(crate) file_errors: IntCounter,
     /// Files that cannot be used now.
     pub(crate) files_failing: IntGauge,
