@@ -21,7 +21,7 @@ use crate::support::wait;
 const TOPIC: &str = "tencent-chat.blocklist";
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A bridge that follows a topic, and the options by which a command reaches that topic.
+/// A bridge with a topic, and the options of commands for that topic.
 struct Setup {
     bridge: Bridge,
     files: Files,
@@ -51,7 +51,7 @@ impl Setup {
         Ran::of(&output)
     }
 
-    /// The exit code, and what is on stderr, of a command whose stdout nobody reads.
+    /// The exit code and stderr of a command whose stdout is closed.
     fn unread(&self, args: &[&str]) -> (i32, String) {
         let (reader, writer) = io::pipe().unwrap();
         drop(reader);
@@ -61,14 +61,14 @@ impl Setup {
         (ran.code, ran.stderr)
     }
 
-    /// Runs it, and it ends with 0.
+    /// Runs a command, which must end with 0.
     fn done(&self, target: &[String], args: &[&str]) -> String {
         let ran = self.run(target, args);
         assert_eq!(ran.code, 0, "{args:?}: {}", ran.stderr);
         ran.stdout
     }
 
-    /// What a bridge has in force.
+    /// The rules in force at a bridge.
     fn in_force(&self) -> Vec<String> {
         self.done(&self.by_admin, &["export"]).lines().map(str::to_owned).collect()
     }
@@ -94,7 +94,7 @@ fn callbridge() -> Command {
 }
 
 #[test]
-fn rules_are_added_looked_up_listed_and_removed_through_kafka_and_through_a_bridge() {
+fn rules_are_added_looked_up_listed_and_removed_through_kafka_and_the_api() {
     let setup = Setup::new();
     for (target, who, via) in [(&setup.by_kafka, "olga", "cli"), (&setup.by_admin, "alice", "api")] {
         assert_eq!(setup.run(target, &["lookup", "bob"]).code, 0);
@@ -139,13 +139,13 @@ fn rules_are_added_looked_up_listed_and_removed_through_kafka_and_through_a_brid
         ];
         assert_eq!(removed.lines().collect::<Vec<_>>(), expected);
         assert_eq!(setup.done(target, &["export"]), "");
-        // The other way to the topic sees it too.
+        // The change is visible through the other target too.
         wait::until("the bridge has applied it", || setup.in_force().is_empty());
     }
 }
 
 #[test]
-fn a_command_whose_output_nobody_reads_does_its_work_all_the_same() {
+fn a_command_whose_output_is_closed_still_makes_its_changes() {
     let setup = Setup::new();
     let file = setup.files.write("list.txt", "bob\neve\n");
     let done = (0, String::new());
@@ -162,7 +162,7 @@ fn a_command_whose_output_nobody_reads_does_its_work_all_the_same() {
 }
 
 #[test]
-fn a_bad_sentence_ends_with_2_and_nothing_is_written() {
+fn an_invalid_sentence_ends_with_2_and_writes_nothing() {
     let setup = Setup::new();
     for target in [&setup.by_kafka, &setup.by_admin] {
         for args in [
@@ -185,7 +185,7 @@ fn a_bad_sentence_ends_with_2_and_nothing_is_written() {
 }
 
 #[test]
-fn an_import_writes_the_difference_and_makes_the_list_what_the_file_is() {
+fn an_import_writes_the_difference_and_makes_the_list_equal_to_the_file() {
     let setup = Setup::new();
     for target in [&setup.by_kafka, &setup.by_admin] {
         let users: Vec<String> = (0..25_000).map(|nth| format!("user-{nth:05}")).collect();
@@ -211,7 +211,7 @@ fn an_import_writes_the_difference_and_makes_the_list_what_the_file_is() {
         setup.done(target, &["import", &file]);
         wait::until("it is in force", || setup.run(target, &["diff", &file]).code == 0);
 
-        // More than a tenth would go.
+        // More than a tenth would be removed.
         let few = setup.files.write("few.txt", "new\n");
         let refused = setup.run(target, &["import", &few]);
         assert_eq!(refused.code, 1);
@@ -225,7 +225,7 @@ fn an_import_writes_the_difference_and_makes_the_list_what_the_file_is() {
 }
 
 #[test]
-fn an_import_is_on_record_with_its_name_and_who_made_it() {
+fn an_import_is_in_the_audit_topic_with_its_name_and_author() {
     let setup = Setup::new();
     let (list, none) = (setup.files.write("list.txt", "eve\n"), setup.files.write("none.txt", "# nobody\n"));
     for (target, who) in [(&setup.by_kafka, "olga"), (&setup.by_admin, "alice")] {
@@ -252,7 +252,7 @@ fn an_import_is_on_record_with_its_name_and_who_made_it() {
 }
 
 #[test]
-fn on_a_terminal_an_import_asks_before_more_than_a_tenth_would_go() {
+fn on_a_terminal_an_import_asks_before_removing_more_than_a_tenth() {
     let version = Command::new("script").arg("--version").output();
     let version = version.map_err(|_missing| "there is no script of util-linux".to_owned());
     if real::found_or_skipped(version).is_none() {
@@ -270,19 +270,19 @@ fn on_a_terminal_an_import_asks_before_more_than_a_tenth_would_go() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // Kept open: its end would be the end of the terminal.
+        // Kept open, because closing it would close the terminal.
         let mut keyboard = terminal.stdin.take().unwrap();
         keyboard.write_all(answer.as_bytes()).unwrap();
         let ran = Ran::of(&terminal.wait_with_output().unwrap());
         drop(keyboard);
         assert_eq!(ran.code, code, "{}", ran.stdout);
-        assert!(ran.stdout.contains("1 of 2 rules would be removed. Go on?"), "{}", ran.stdout);
+        assert!(ran.stdout.contains("1 of 2 rules would be removed. Continue?"), "{}", ran.stdout);
         wait::until("the bridge has what is left", || setup.in_force() == left);
     }
 }
 
 #[test]
-fn a_bad_file_ends_with_1_names_its_lines_and_nothing_is_written() {
+fn an_invalid_file_ends_with_1_names_its_lines_and_writes_nothing() {
     let setup = Setup::new();
     let bad = setup.files.write("bad.txt", "bob\nblock\neve\nclose\n");
     for target in [&setup.by_kafka, &setup.by_admin] {
@@ -299,7 +299,7 @@ fn a_bad_file_ends_with_1_names_its_lines_and_nothing_is_written() {
 fn an_import_with_a_rule_that_cannot_be_written_writes_nothing() {
     let setup = Setup::new();
     let users: String = (0..10_001).map(|nth| format!("user-{nth:05}\n")).collect();
-    // The rules are sorted: these come last, in the second batch.
+    // Rules are sorted, so these are in the second batch.
     for (line, shown) in [
         (format!("zoe because {}", "x".repeat(9000)), "block zoe: because "),
         (format!("z{}", "o".repeat(20_000)), "ooo...: user "),
@@ -319,7 +319,7 @@ fn an_import_with_a_rule_that_cannot_be_written_writes_nothing() {
 }
 
 #[test]
-fn an_import_of_ids_that_json_makes_longer_is_sent_in_bodies_that_are_taken() {
+fn an_import_of_ids_with_json_escapes_is_split_into_accepted_bodies() {
     let setup = Setup::new();
     let line = |nth: usize| format!("\"{nth:03}{}\"\n", "\\u0001".repeat(8000));
     let file = setup.files.write("list.txt", &(0..100).map(line).collect::<String>());
@@ -329,7 +329,7 @@ fn an_import_of_ids_that_json_makes_longer_is_sent_in_bodies_that_are_taken() {
 }
 
 #[test]
-fn two_files_are_compared_without_any_kafka() {
+fn two_files_are_compared_without_kafka() {
     let files = Files::new();
     let (one, other) =
         (files.write("one", "bob\neve because spam\n"), files.write("other", "eve because loud\npardon bob\n"));
@@ -343,7 +343,7 @@ fn two_files_are_compared_without_any_kafka() {
 }
 
 #[test]
-fn an_export_is_a_file_that_imports_as_the_same_rules() {
+fn an_exported_file_imports_as_the_same_rules() {
     let setup = Setup::new();
     let rules = [
         "allow carol on @TOA#_staff",
@@ -361,21 +361,21 @@ fn an_export_is_a_file_that_imports_as_the_same_rules() {
 }
 
 #[test]
-fn without_a_blocklist_named_it_says_how_to_name_one() {
+fn without_a_blocklist_the_error_says_how_to_select_one() {
     let ran = Command::new(env!("CARGO_BIN_EXE_callbridge")).env_clear().args(["blocklist", "list"]).output().unwrap();
     let stderr = String::from_utf8_lossy(&ran.stderr);
     assert!(ran.status.code() == Some(2) && stderr.contains("give --config FILE, --brokers"), "{stderr}");
 }
 
 #[test]
-fn what_cannot_be_reached_or_is_forbidden_ends_with_1_and_says_why() {
+fn an_unreachable_or_forbidden_target_ends_with_1_and_the_reason() {
     let setup = Setup::new();
     let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let admin = format!("http://{}", setup.bridge.admin);
     let wrong = setup.files.write("wrong", "not-a-known-token\n");
     for (target, why) in [
         (words(&["--admin", &admin]), "the header Authorization is missing"),
-        (words(&["--admin", &admin, "--token-file", &wrong]), "the token is not known"),
+        (words(&["--admin", &admin, "--token-file", &wrong]), "unknown token"),
         (words(&["--admin", "http://127.0.0.1:1"]), "refused"),
         (words(&["--brokers", &setup.by_kafka[1], "--topic", "no-such-topic"]), "does not exist"),
     ] {
@@ -395,7 +395,7 @@ fn what_cannot_be_reached_or_is_forbidden_ends_with_1_and_says_why() {
 }
 
 #[test]
-fn the_config_file_of_the_bridges_leads_to_the_topic() {
+fn the_config_file_selects_the_topic() {
     let setup = Setup::new();
     let config = format!(
         "[[apps]]\nsdk_app_id = 1\n[kafka]\n\"bootstrap.servers\" = {:?}\n[blocklist]\ntopic = {TOPIC:?}\n",
@@ -418,7 +418,7 @@ fn the_config_file_of_the_bridges_leads_to_the_topic() {
 }
 
 #[test]
-fn a_lookup_with_the_config_file_answers_as_a_bridge_with_that_file_does() {
+fn a_lookup_with_a_config_file_decides_like_a_replica_with_that_file() {
     for dry_run in [false, true] {
         let files = Files::new();
         let list = files.write("list.txt", "mallory because spam\nallow carol on @TOA#_staff\npardon bob\n");

@@ -1,4 +1,4 @@
-//! A client of the blocklist's API.
+//! A client of the blocklist API.
 
 use std::fmt::Write;
 use std::fs;
@@ -36,32 +36,32 @@ use crate::decide::time as rfc3339;
 
 use super::CliError;
 
-/// How long one request may take: a write waits 5 s for Kafka and 5 s until it is applied.
+/// The timeout of a request. A write waits 5 s for Kafka's acknowledgement, and 5 s until it is applied.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest page.
 const PAGE_RULES: usize = 1000;
-/// What a response may be of: far more than a page of the longest rules that people write.
+/// The longest response: much more than a page of very long rules.
 const RESPONSE_BYTES_MAX: usize = 256 << 20;
-/// How many mistakes are shown.
+/// The most errors that are shown.
 const SHOWN_MAX: usize = 10;
 
-/// The admin listener of one bridge.
+/// A client of one replica's admin listener.
 pub(super) struct AdminClient {
     runtime: Runtime,
     authority: String,
-    /// The value of the header, where there is a token.
+    /// The value of the header `Authorization`.
     authorization: Option<String>,
-    /// The application whose list it is; `None`: the common one.
+    /// The application whose list is used; `None` for the common list.
     app: Option<String>,
 }
 
 impl AdminClient {
     pub(super) fn new(url: &str, token_file: Option<&Path>, app: Option<String>) -> Result<Self, CliError> {
-        let wanted = || CliError::Usage(format!("--admin {url}: must be like http://127.0.0.1:9464"));
-        let uri: Uri = url.parse().map_err(|_error| wanted())?;
-        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(wanted)?;
+        let invalid = || CliError::Usage(format!("--admin {url}: must be like http://127.0.0.1:9464"));
+        let uri: Uri = url.parse().map_err(|_error| invalid())?;
+        let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(invalid)?;
         if !matches!(uri.path_and_query().map(|path| path.as_str()), None | Some("/")) {
-            return Err(wanted());
+            return Err(invalid());
         }
         let authority = match authority.port() {
             Some(_) => authority.to_string(),
@@ -77,7 +77,7 @@ impl AdminClient {
         self.post(changes, "wait=applied")
     }
 
-    /// Makes the changes of an import of this name, and waits until Kafka has them.
+    /// Makes the changes of an import with this name, and waits until Kafka has acknowledged them.
     pub(super) fn import(&self, changes: &[ChangeLine], name: &str) -> Result<ChangedRules, CliError> {
         self.post(changes, &format!("wait=acknowledged&import={}", encoded(name)))
     }
@@ -139,7 +139,7 @@ impl AdminClient {
             ("after", after),
         ] {
             if let Some(value) = value {
-                // A string takes all of it.
+                // Writing to a string cannot fail.
                 let _written = write!(target, "&{name}={}", encoded(value));
             }
         }
@@ -152,7 +152,7 @@ impl AdminClient {
 
     fn send<T: DeserializeOwned>(&self, method: &str, target: &str, body: String) -> Result<T, CliError> {
         let failed = |why: String| CliError::Target(format!("http://{}: {why}", self.authority));
-        let target = self.addressed(target);
+        let target = self.with_app(target);
         let exchange = async { time::timeout(TIMEOUT, self.exchange(method, &target, body)).await };
         let (status, body) = match self.runtime.block_on(exchange) {
             Err(_elapsed) => return Err(failed(format!("no response within {} s", TIMEOUT.as_secs()))),
@@ -160,8 +160,7 @@ impl AdminClient {
             Ok(Ok(response)) => response,
         };
         if status == 200 {
-            return serde_json::from_slice(&body)
-                .map_err(|error| failed(format!("not the response expected: {error}")));
+            return serde_json::from_slice(&body).map_err(|error| failed(format!("unexpected response: {error}")));
         }
         match serde_json::from_slice::<ProblemDetails>(&body) {
             Ok(problem) => Err(failed(shown(&problem))),
@@ -169,10 +168,10 @@ impl AdminClient {
         }
     }
 
-    /// `target`, and which list it is about.
-    fn addressed(&self, target: &str) -> String {
+    /// `target` with the parameter `app`.
+    fn with_app(&self, target: &str) -> String {
         let Some(app) = &self.app else { return target.to_owned() };
-        // Values are encoded.
+        // Values are encoded, so they contain no `?`.
         let separator = if target.contains('?') { '&' } else { '?' };
         format!("{target}{separator}app={}", encoded(app))
     }
@@ -206,7 +205,7 @@ impl AdminClient {
     }
 }
 
-/// The bytes of a body that has at most `bytes_max`.
+/// Receives a body of at most `bytes_max` bytes.
 async fn whole<B>(body: B, bytes_max: usize) -> Result<Bytes, Box<dyn std::error::Error>>
 where
     B: hyper::body::Body,
@@ -217,16 +216,16 @@ where
         .map_err(|error| format!("read the response, of at most {bytes_max} bytes: {error}").into())
 }
 
-/// The token of a file: its only line, with a name before it or without.
+/// The token in a file: its only line, with or without a name.
 fn token_of(path: &Path) -> Result<String, CliError> {
-    let wrong = |why: &str| CliError::Usage(format!("{}: {why}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| wrong(&error.to_string()))?;
+    let invalid = |why: &str| CliError::Usage(format!("{}: {why}", path.display()));
+    let text = fs::read_to_string(path).map_err(|error| invalid(&error.to_string()))?;
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let (Some(line), None) = (lines.next(), lines.next()) else {
-        return Err(wrong("must hold one line, `token` or `name:token`"));
+        return Err(invalid("must contain exactly one line, `token` or `name:token`"));
     };
     let token = bearer::named(line).map_or(line, |(_name, token)| token);
-    if bearer::is_bearer_token(token) { Ok(token.to_owned()) } else { Err(wrong("holds no token")) }
+    if bearer::is_bearer_token(token) { Ok(token.to_owned()) } else { Err(invalid("holds no token")) }
 }
 
 fn put(gathered: &mut Gathered, view: &RuleView) -> Result<(), CliError> {
@@ -265,7 +264,7 @@ mod tests {
     use crate::request;
 
     #[test]
-    fn a_url_names_a_listener_without_tls_and_without_a_path() {
+    fn a_url_has_no_tls_and_no_path() {
         let of = |url| AdminClient::new(url, None, None).map(|client| client.authority);
         assert_eq!(of("http://127.0.0.1:9464").ok().as_deref(), Some("127.0.0.1:9464"));
         assert_eq!(of("http://[::1]:1/").ok().as_deref(), Some("[::1]:1"));
@@ -276,16 +275,15 @@ mod tests {
     }
 
     #[test]
-    fn every_target_names_the_application() {
+    fn every_request_has_the_application() {
         let of = |app: Option<&str>| AdminClient::new("http://a", None, app.map(str::to_owned)).expect("a client");
-        let addressed =
-            |client: &AdminClient| ["/blocklist", "/blocklist/rules?limit=1"].map(|it| client.addressed(it));
-        assert_eq!(addressed(&of(None)), ["/blocklist", "/blocklist/rules?limit=1"]);
-        assert_eq!(addressed(&of(Some("1&"))), ["/blocklist?app=1%26", "/blocklist/rules?limit=1&app=1%26"]);
+        let targets = |client: &AdminClient| ["/blocklist", "/blocklist/rules?limit=1"].map(|it| client.with_app(it));
+        assert_eq!(targets(&of(None)), ["/blocklist", "/blocklist/rules?limit=1"]);
+        assert_eq!(targets(&of(Some("1&"))), ["/blocklist?app=1%26", "/blocklist/rules?limit=1&app=1%26"]);
     }
 
     #[test]
-    fn a_token_file_holds_one_line_with_a_name_or_without() {
+    fn a_token_file_has_one_line_with_or_without_a_name() {
         let of = |text: &str| {
             let mut file = tempfile::NamedTempFile::new().expect("a file");
             file.write_all(text.as_bytes()).expect("written");
@@ -299,17 +297,17 @@ mod tests {
     }
 
     #[test]
-    fn a_response_without_end_is_not_read_to_its_end() {
+    fn a_response_longer_than_the_limit_is_refused() {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let read = |bytes_max| runtime.block_on(whole(Full::new(Bytes::from_static(b"0123456789")), bytes_max));
-        assert_eq!(read(10).expect("it is within the bound"), "0123456789");
+        assert_eq!(read(10).expect("it is within the limit"), "0123456789");
         let error = read(9).expect_err("it is longer").to_string();
         assert_eq!(error, "read the response, of at most 9 bytes: length limit exceeded");
     }
 
     proptest! {
         #[test]
-        fn every_id_comes_back_from_its_encoding(id in ".{0,20}") {
+        fn an_encoded_id_round_trips(id in ".{0,20}") {
             let encoded = encoded(&id);
             prop_assert_eq!(request::decode(&encoded).expect("well encoded"), id);
         }

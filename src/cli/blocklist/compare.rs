@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_is_what_comes_goes_and_changes() {
+    fn a_difference_has_added_removed_and_changed_rules() {
         let old = rules("bob\neve because spam\ncarol until 2027-01-31T00:00:00Z\nblock bob on @a");
         let new = rules("eve because loud\ncarol until 2027-02-28T00:00:00Z\nblock bob on @a\npardon bob\nadam");
         let lines: Vec<String> = compare(&old, &new).lines().collect();
@@ -163,7 +163,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_exported_is_read_as_the_same_rules(lines in prop::collection::vec(a_line(), 0..12)) {
+        fn an_exported_list_is_parsed_as_the_same_rules(lines in prop::collection::vec(a_line(), 0..12)) {
             let list = rules(&lines.join("\n"));
             let exported = sentences(&list).join("\n");
             prop_assert_eq!(by_sentence(&rules(&exported)), by_sentence(&list));

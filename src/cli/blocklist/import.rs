@@ -27,16 +27,16 @@ use super::output;
 use super::target::Target;
 use super::target::TargetArgs;
 
-/// Changes that are written at once: as many as the API accepts, of at most so many bytes.
+/// The most changes in a batch, and their most bytes: within the limits of the API.
 const BATCH: usize = 10_000;
 const BATCH_BYTES: usize = 3 * 1024 * 1024;
 /// The most bytes of JSON for one byte: `\u001f`.
 const ESCAPED_BYTES_MAX: usize = 6;
 /// How much of an unwritable rule is shown.
 const RULE_CHARS_MAX: usize = 100;
-/// If more than this fraction (a tenth) of the rules would be removed, it asks first.
+/// An import that would remove more than a tenth of the rules asks for confirmation.
 const REMOVED_PART: usize = 10;
-/// How many changes of a kind are shown.
+/// The most changes of each kind that are shown.
 const SHOWN: usize = 5;
 
 /// The arguments of `import`.
@@ -70,7 +70,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
         confirm(&format!("{} of {} rules would be removed", difference.removed.len(), old.len()))?;
     }
     let mut name = args.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    // A byte that is not UTF-8 has become three.
+    // A byte that is not UTF-8 was replaced by three.
     name.truncate(name.floor_char_boundary(IMPORT_BYTES_MAX));
     write(&difference, &name, &mut target)?;
     output::print_lines([format!("imported {}", args.file.display())])?;
@@ -80,7 +80,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<ExitCode, CliError> {
 /// Finds the rules that a file can hold and the topic cannot, before any is written.
 fn check(difference: &Difference) -> Result<(), String> {
     let mut bad = changes(difference).filter_map(|(entry, change)| {
-        let error = changes::wanted_by(change).err()?;
+        let error = changes::change_of(change).err()?;
         let rule = entry.rule.to_string();
         let shortened: String = rule.chars().take(RULE_CHARS_MAX).collect();
         let dots = if shortened.len() < rule.len() { "..." } else { "" };
@@ -114,13 +114,13 @@ fn show(difference: &Difference) -> io::Result<()> {
     output::print_lines(lines)
 }
 
-/// Asks on a terminal. Otherwise the answer is no.
+/// Asks for confirmation on a terminal. Elsewhere the import is refused.
 fn confirm(what: &str) -> Result<(), CliError> {
     let (input, mut output) = (io::stdin(), io::stderr());
     if !input.is_terminal() {
-        return Err(CliError::Target(format!("{what}: give --yes if that is meant; nothing was written")));
+        return Err(CliError::Target(format!("{what}: confirm with --yes; nothing was written")));
     }
-    write!(output, "{what}. Go on? [y/N] ")?;
+    write!(output, "{what}. Continue? [y/N] ")?;
     output.flush()?;
     let mut answer = String::new();
     input.lock().read_line(&mut answer)?;
@@ -162,9 +162,9 @@ fn send(batch: &mut Vec<ChangeLine>, name: &str, target: &mut Target, written: u
     batch.clear();
     match sent {
         Ok(_changed) => Ok(count),
-        Err(CliError::Target(why)) => {
-            Err(CliError::Target(format!("{why}; {written} changes were written: import again to write the others")))
-        }
+        Err(CliError::Target(why)) => Err(CliError::Target(format!(
+            "{why}; {written} changes were written: repeat the import to write the others"
+        ))),
         Err(other) => Err(other),
     }
 }

@@ -1,4 +1,4 @@
-//! `callbridge blocklist`: reads, explains and changes the blocklist, through Kafka or through the admin API of a bridge.
+//! `callbridge blocklist`: reads, explains and changes the blocklist, through Kafka or through a replica's admin API.
 
 mod admin;
 mod compare;
@@ -33,7 +33,7 @@ use self::output::RulePrinter;
 use self::target::Target;
 use self::target::TargetArgs;
 
-/// A sentence or an option is invalid; also if a comparison failed.
+/// A sentence or an option is invalid, or a comparison failed.
 const EXIT_USAGE: u8 = 2;
 /// The user is refused.
 const EXIT_REFUSED: u8 = 3;
@@ -142,7 +142,7 @@ enum CliError {
     /// An invalid sentence.
     #[error("{0}")]
     Sentence(String),
-    /// Contradicting options.
+    /// Missing or contradictory options.
     #[error("{0}")]
     Usage(String),
     /// The configuration.
@@ -151,7 +151,7 @@ enum CliError {
     /// An invalid blocklist file.
     #[error("{0}")]
     File(String),
-    /// Kafka or the bridge has refused.
+    /// Kafka or the replica did not execute the request.
     #[error("{0}")]
     Target(String),
     /// The result cannot be printed.
@@ -162,11 +162,11 @@ enum CliError {
 /// Runs the command.
 pub(in crate::cli) fn run(args: BlocklistArgs) -> ExitCode {
     let is_comparison = matches!(args.what, BlocklistCommand::Diff { .. });
-    match do_it(args.what) {
+    match execute(args.what) {
         Ok(code) => code,
         Err(CliError::Config(problems)) => super::serve::refuse(&problems),
         Err(error) => {
-            // If nobody reads it, the exit code still says it.
+            // If stderr is closed, the exit code still reports the failure.
             let _ = writeln!(io::stderr(), "callbridge blocklist: {}", chain(&error));
             match error {
                 CliError::Sentence(_) | CliError::Usage(_) => ExitCode::from(EXIT_USAGE),
@@ -179,7 +179,7 @@ pub(in crate::cli) fn run(args: BlocklistArgs) -> ExitCode {
     }
 }
 
-fn do_it(what: BlocklistCommand) -> Result<ExitCode, CliError> {
+fn execute(what: BlocklistCommand) -> Result<ExitCode, CliError> {
     match what {
         BlocklistCommand::Add { rules, target, output } => change(&rules, true, &target, &output),
         BlocklistCommand::Remove { rules, target, output } => change(&rules, false, &target, &output),
@@ -202,7 +202,7 @@ fn do_it(what: BlocklistCommand) -> Result<ExitCode, CliError> {
 
 fn change(rules: &[String], is_put: bool, target: &TargetArgs, output: &OutputArgs) -> Result<ExitCode, CliError> {
     let texts = sentences_of(rules);
-    // Checked completely before any is written.
+    // All are parsed before the first is written.
     let changes = texts.iter().map(|text| change_of(text, is_put)).collect::<Result<Vec<_>, _>>()?;
     let changed = Target::open(target)?.change(&changes)?;
     RulePrinter::of(output.output).changed(&changed, is_put)?;
@@ -219,7 +219,7 @@ fn change_of(text: &str, is_put: bool) -> Result<ChangeLine, CliError> {
         Sentence::parse(text).map_err(|mistake| CliError::Sentence(format!("{text:?}: {mistake}")))?;
     let until = (until != UnixMillis::NEVER).then(|| time::written(until));
     if !is_put && until.is_some() {
-        return Err(CliError::Sentence(format!("{text:?}: `until` has no place where a rule is removed")));
+        return Err(CliError::Sentence(format!("{text:?}: `until` is not allowed when a rule is removed")));
     }
     let parts = RuleParts {
         kind: rule.kind().into(),
@@ -250,7 +250,7 @@ fn list(query: PageQuery, target: &TargetArgs, output: &OutputArgs) -> Result<Ex
     let (rules, has_more) = Target::open(target)?.list(query)?;
     RulePrinter::of(output.output).rules(&rules)?;
     if has_more {
-        // Not to stdout, which is for programs.
+        // To stderr, so that programs which parse stdout do not see it.
         let _ = writeln!(io::stderr(), "there are more rules: give a larger --limit, or use export");
     }
     Ok(ExitCode::SUCCESS)
@@ -259,7 +259,7 @@ fn list(query: PageQuery, target: &TargetArgs, output: &OutputArgs) -> Result<Ex
 fn diff(file: &Path, other: Option<PathBuf>, target: &TargetArgs) -> Result<ExitCode, CliError> {
     let new = files::read(file)?;
     let old = match other {
-        // `diff A B` shows the changes from A to B.
+        // The changes from A to B.
         Some(other) => return show_difference(&new, &files::read(&other)?),
         None => Target::open(target)?.rules()?,
     };
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn arguments_are_sentences_each_or_the_words_of_one() {
+    fn arguments_are_sentences_or_the_words_of_one_sentence() {
         let of = |args: &[&str]| sentences_of(&args.iter().map(|arg| (*arg).to_owned()).collect::<Vec<_>>());
         assert_eq!(of(&["bob", "eve"]), ["bob", "eve"]);
         assert_eq!(of(&["block bob on @a", "close @b"]), ["block bob on @a", "close @b"]);

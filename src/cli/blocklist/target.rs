@@ -208,8 +208,8 @@ impl KafkaTarget {
             return Err(CliError::Usage(why.clone()));
         }
         let told = |error: ApiError| CliError::Target(error.details().detail);
-        let lines = changes::of_lines(changes).map_err(told)?;
-        let mut changed = api::what_they_do(&lines, &self.rules, self.generation, &self.topic);
+        let lines = changes::numbered(changes).map_err(told)?;
+        let mut changed = api::effects_of(&lines, &self.rules, self.generation, &self.topic);
         let request = WriteRequest {
             who: self.who.clone(),
             source: source.into(),
