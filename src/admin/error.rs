@@ -96,10 +96,10 @@ impl ApiError {
                 "the application has no blocklist_topic: edit the files of its blocklist_files, which the API cannot write".to_owned()
             }
             Self::SharedList(app) => {
-                format!("application {app} uses the common blocklist or its topic: leave out `app` to change it for all its applications")
+                format!("application {app} shares the common blocklist or its topic: leave out `app` to change it for all that share it")
             },
             Self::SharedTopic(app) => {
-                format!("application {app} shares its blocklist_topic: change it for all its applications with `callbridge blocklist --topic`")
+                format!("application {app} shares its blocklist_topic: change it for all that share it with `callbridge blocklist --topic`")
             },
             Self::Invalid(found) => {
                 let first = found.first().map(ToString::to_string).unwrap_or_default();
