@@ -40,6 +40,8 @@ const REPLICAS: usize = 4;
 /// Each replica's, of the load.
 const CONNECTIONS: usize = 64;
 const SETTLING_SECONDS: f64 = 5.0;
+/// Under the load of all replicas, until Kafka's code is compiled.
+const WARM_UP_SECONDS: f64 = 30.0;
 /// Senders with a key each, and how long they send.
 const KEYS: usize = 64;
 const ORDER: Duration = Duration::from_secs(3);
@@ -131,6 +133,7 @@ pub(crate) fn run(options: &ScalingOptions) -> io::Result<()> {
     for server in &servers {
         Sample::settle(server, SETTLING_SECONDS, false)?;
     }
+    Replicas::measure(&servers, &Plan::closed(CONNECTIONS, WARM_UP_SECONDS), &broker)?;
     let mut replicas = Vec::new();
     for rate in [Some(options.rate), None] {
         for count in 1..=REPLICAS {

@@ -130,9 +130,15 @@ fn million(figures: &Figures) -> Option<String> {
     let busy = figures.replicas.iter().find(|replicas| replicas.count == 1 && replicas.rate.is_none())?;
     let cores = cpu_micros(&busy.samples) * GOAL / 1e6;
     let replicas = (cores / USE / REPLICA_CORES).ceil();
-    let kafka_cores = busy.kafka_cpu_micros * GOAL / 1e6;
+    // Of all replicas: the more a node takes, the less each record costs it.
+    let kafka_micros = figures.replicas.last()?.kafka_cpu_micros;
+    let kafka_cores = kafka_micros * GOAL / 1e6;
     let brokers = (kafka_cores / USE / BROKER_CORES).ceil();
-    let mut rows = processors(busy, (cores, replicas), (kafka_cores, brokers));
+    let mut rows = processors(
+        [cpu_micros(&busy.samples), kafka_micros],
+        (cores, replicas),
+        (kafka_cores, brokers),
+    );
     rows.extend(bytes(figures, busy, replicas, brokers));
     rows.push(open_connections(&figures.connections, replicas)?);
     let rows = rows.iter().map(|row| format!("| {} |\n", row.join(" | ")));
@@ -143,18 +149,22 @@ fn million(figures: &Figures) -> Option<String> {
 /// What it is, what one callback takes, what a million a second take, and what to have.
 type CostRow = [String; 4];
 
-fn processors(busy: &Replicas, (cores, replicas): (f64, f64), (kafka_cores, brokers): (f64, f64)) -> Vec<CostRow> {
+fn processors(
+    [micros, kafka_micros]: [f64; 2],
+    (cores, replicas): (f64, f64),
+    (kafka_cores, brokers): (f64, f64),
+) -> Vec<CostRow> {
     let each = GOAL / replicas;
     vec![
         [
             "callbridge, CPU".to_owned(),
-            format!("{:.1} µs", cpu_micros(&busy.samples)),
+            format!("{micros:.1} µs"),
             format!("{cores:.0} cores"),
             format!("{replicas:.0} replicas of {REPLICA_CORES} cores, half used, {each:.0} callbacks a second each"),
         ],
         [
             "Kafka, CPU".to_owned(),
-            format!("{:.1} µs on all nodes", busy.kafka_cpu_micros),
+            format!("{kafka_micros:.1} µs on all nodes"),
             format!("{kafka_cores:.0} cores"),
             format!("{brokers:.0} brokers of {BROKER_CORES} cores, half used"),
         ],
