@@ -198,9 +198,9 @@ impl BlocklistApi {
         let after = query.after.as_ref().map(sort_key);
         for rule in list.sources().iter().flat_map(|source| source.rules().iter_rules()) {
             let key = sort_key(&rule);
-            let is_too_large =
+            let is_behind_page =
                 smallest.len() > query.limit && smallest.last().is_some_and(|last| key >= sort_key(&last.0));
-            if is_too_large || after.as_ref().is_some_and(|after| key <= *after) || !query.matches(&rule) {
+            if is_behind_page || after.as_ref().is_some_and(|after| key <= *after) || !query.matches(&rule) {
                 continue;
             }
             smallest.insert(SortedRule(rule));

@@ -68,7 +68,7 @@ impl ApiError {
             Self::NoRule(_) => ("no-such-rule", "rule not found"),
             Self::NoApp(_) => ("no-such-app", "application not found"),
             Self::Method => ("method-not-allowed", "method not allowed"),
-            Self::Timeout => ("timeout", "incomplete body"),
+            Self::Timeout => ("timeout", "body not received in time"),
             Self::FilesOnly | Self::AppFilesOnly => ("read-only", "the blocklist is read-only"),
             Self::SharedList(_) | Self::SharedTopic(_) => ("shared-list", "the application shares its blocklist"),
             Self::TooLarge(_) => ("too-large", "the body is too large"),

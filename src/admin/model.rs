@@ -222,10 +222,10 @@ pub(crate) struct LookupAnswer {
     pub(crate) decision: LookupDecision,
     /// False in a dry run, in which callbacks are allowed regardless of the decision.
     pub(crate) enforced: bool,
-    /// The reason, if no rule in `rules` is: the account allows only other users, or the list is not loaded.
+    /// The reason, if it is not a rule in `rules`: the account allows only other users, or the list is not loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) because: Option<String>,
-    /// Every rule of every source about the user or the account.
+    /// Every rule, in every source, that applies to this user on this account.
     pub(crate) rules: Vec<LookupRule>,
     /// The generation of the list.
     pub(crate) generation: u64,

@@ -170,7 +170,7 @@ fn blocklist_spec(call: BlocklistCall, schemas: &mut SchemaGenerator) -> Operati
         }
         BlocklistCall::Lookup => OperationSpec {
             query: lookup_query(),
-            ..of("Whether a user may subscribe, and every rule about it.", reference::<LookupAnswer>(schemas))
+            ..of("Whether a user may subscribe, and every rule that applies.", reference::<LookupAnswer>(schemas))
         },
         BlocklistCall::ListRules => OperationSpec {
             query: page_query(),

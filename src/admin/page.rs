@@ -175,7 +175,7 @@ fn backlog_section(status: &Status) -> Markup {
 fn topics_section(status: &Status) -> Markup {
     let unpublishable = status.metrics.unpublishable_bytes();
     html! {
-        h2 { "Stuck topics" }
+        h2 { "Stuck topics and unpublishable callbacks" }
         @if status.stuck_topics.is_empty() && unpublishable <= 0.0 { p { "None." } }
         @if !status.stuck_topics.is_empty() {
             table {
@@ -186,7 +186,7 @@ fn topics_section(status: &Status) -> Markup {
             }
         }
         @if status.stuck_topics.len() > TOPICS_MAX { p { "And " (status.stuck_topics.len() - TOPICS_MAX) " more." } }
-        @if unpublishable > 0.0 { p { (ByteSize(unpublishable)) " in the journal belong to applications or commands that are not configured." } }
+        @if unpublishable > 0.0 { p { (ByteSize(unpublishable)) " in the journal cannot be published by this version or configuration." } }
     }
 }
 

@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_with_unknown_repeated_or_misencoded_names_is_invalid() {
+    fn a_query_has_known_names_once_each_with_decodable_values() {
         let of = |raw| query(Some(raw), ["user", "account"]);
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(query(None, ["user"]), Ok([None]));

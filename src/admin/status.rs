@@ -74,7 +74,7 @@ pub(super) struct Status {
     pub(super) metrics: MetricsSnapshot,
 }
 
-/// A topic whose records Kafka does not acknowledge.
+/// A topic whose oldest undelivered callback is older than [`DELIVERY_STUCK_AFTER`].
 #[derive(Debug)]
 pub(super) struct StuckTopic {
     pub(super) name: String,
@@ -126,7 +126,7 @@ impl StatusSource {
         let ended = ended(&sample.balance, |reason| history.ended_ago(reason, now));
         let lost = ended.iter().filter(|(reason, ..)| reason.account() == LedgerAccount::Lost);
         let last_lost = lost.filter_map(|(_, _, ago)| *ago).min();
-        let (oldest, stuck_topics) = stuck_topics(&metrics);
+        let (oldest, stuck_topics) = topic_backlogs(&metrics);
         let longest = stuck_topics.first().map(|topic| (stuck_topics.len(), topic.oldest));
         let (summary, severity) = summary(&SummaryInput {
             phase: probes.phase,
@@ -173,8 +173,8 @@ fn ended(balance: &Balance, ago: impl Fn(Reason) -> Option<Duration>) -> Vec<(Re
     ended
 }
 
-/// The age of the oldest undelivered callback, and the stuck topics, the worst first.
-fn stuck_topics(metrics: &MetricsSnapshot) -> (Duration, Vec<StuckTopic>) {
+/// The age of the oldest undelivered callback of all topics, and the stuck topics, the worst first.
+fn topic_backlogs(metrics: &MetricsSnapshot) -> (Duration, Vec<StuckTopic>) {
     let ages = metrics.by("callbridge_topic_oldest_undelivered_seconds", "topic");
     let bytes = metrics.by("callbridge_journal_undelivered_bytes", "topic");
     let lost = metrics.by("callbridge_topic_full_total", "topic");
@@ -207,7 +207,7 @@ fn warnings(metrics: &MetricsSnapshot) -> Vec<String> {
     let stale = stale.filter(|(metric, _)| label(metric, "state") == "stale");
     let stale = stale.map(|(metric, _)| format!("blocklist topic {} is stale", label(metric, "topic")));
     let unpublishable = (metrics.unpublishable_bytes() > 0.0)
-        .then(|| "the journal holds callbacks of applications or commands that are not configured".to_owned());
+        .then(|| "the journal holds callbacks that this version or configuration cannot publish".to_owned());
     failing.chain(stale).chain(unpublishable).collect()
 }
 

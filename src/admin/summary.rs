@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::lifecycle::Phase;
 
-/// Kafka or a topic counts as stuck once nothing was acknowledged for this long: longer than a leader election.
+/// Kafka counts as stuck once it has acknowledged nothing for this long while callbacks wait for it, a topic once its oldest undelivered
+/// callback is of this age: longer than a leader election.
 pub(super) const DELIVERY_STUCK_AFTER: Duration = Duration::from_secs(10);
 /// How long the summary mentions the last loss.
 const LOSSES_SHOWN_FOR: Duration = Duration::from_secs(3600);

@@ -140,7 +140,7 @@ pub(crate) enum WriteError {
     /// Nothing was written: a rule has no record key.
     #[error("change {change}: {why}")]
     Unkeyable {
-        /// The index of the change.
+        /// The index of the change, from 0.
         change: usize,
         /// Why the rule has no key.
         why: Unkeyable,
@@ -148,7 +148,7 @@ pub(crate) enum WriteError {
     /// Nothing was written: the value of a record would be longer than readers accept.
     #[error("change {change}: the reason is too long: the record's value would have more than 65536 bytes")]
     TooLong {
-        /// The index of the change.
+        /// The index of the change, from 0.
         change: usize,
     },
     /// Nothing was written: the topic has not been read, so the previous rules are unknown.

@@ -331,7 +331,7 @@ fn failed(why: NotAcknowledged) -> WriteError {
     }
 }
 
-/// A random number, different in each call.
+/// A random number that nobody can guess, practically unique.
 fn random() -> u64 {
     RandomState::new().hash_one(0)
 }

@@ -1,4 +1,4 @@
-//! Explains a decision: every rule of every source about the user or the account, and which of them decided.
+//! Explains a decision: every rule, in every source, that applies to the user on the account, and which of them decided.
 
 use std::borrow::Cow;
 use std::sync::Arc;

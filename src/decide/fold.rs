@@ -123,7 +123,7 @@ enum RecordEffect<'r> {
 pub struct FullRead {
     rules: Gathered,
     position: LogPosition,
-    /// The last value and its bytes. All records of an import have the same value.
+    /// The last value and its bytes: the records of an import often have equal values, which are then decoded once.
     last: Option<(Box<[u8]>, RuleValue<'static>)>,
     records: u64,
 }

@@ -48,7 +48,7 @@ pub(crate) enum FileError<B: std::error::Error + 'static> {
     /// It cannot be read, perhaps only temporarily.
     #[error(transparent)]
     Unreadable(#[from] io::Error),
-    /// It is not a regular file, so reading it might block.
+    /// It is not a regular file, so reading it might block or never end.
     #[error("not a regular file")]
     NotRegular,
     /// It is larger than the limit.
@@ -89,7 +89,7 @@ pub(crate) struct FollowedFile<C> {
 /// The result of polling or reading a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PollResult {
-    /// The content has not changed.
+    /// Neither new content nor a new failure.
     Same,
     /// The file has new content.
     Loaded,
@@ -132,7 +132,7 @@ impl<C: Content> FollowedFile<C> {
         self.failure.as_deref()
     }
 
-    /// Reads the file for the first time, without waiting until it is unchanged.
+    /// Reads the file for the first time, without waiting until it is stable.
     pub(crate) fn load(&mut self, now: Instant) -> PollResult {
         self.renames.watch(&self.path);
         match Fingerprint::of(&self.path) {
@@ -150,7 +150,7 @@ impl<C: Content> FollowedFile<C> {
         match &self.failure {
             Some(failure) => reloaded.failed.insert(format!("{file}: {failure}")),
             None if result == PollResult::Loaded => reloaded.read.insert(file.to_string()),
-            None => reloaded.failed.insert(format!("{file}: is being written; it is read once it is unchanged")),
+            None => reloaded.failed.insert(format!("{file}: is being written; it is read once it is stable")),
         };
         result
     }

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_rewritten_in_place_is_read_once_it_is_unchanged() {
+    fn a_file_rewritten_in_place_is_read_once_it_is_stable() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.rewrite("list", "bob\ncar");
         following.poll(POLL_PERIOD);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removed_and_recreated_file_is_read_once_it_is_unchanged() {
+    fn a_removed_and_recreated_file_is_read_once_it_is_stable() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         let _old = removed(&following.path("list"));
         following.rewrite("list", "bob\ncar");
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_after_a_renamed_one_is_read_once_it_is_unchanged() {
+    fn a_new_file_after_a_renamed_one_is_read_once_it_is_stable() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.replace("list", "bob");
         let _old = removed(&following.path("list"));
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_read_only_once_it_is_unchanged() {
+    fn an_empty_file_is_read_after_it_is_stable() {
         let mut following = FollowedDirectory::of(&["list"], put("alice"));
         following.replace("list", "");
         following.poll(POLL_PERIOD);

@@ -6,7 +6,7 @@
 //!
 //! A file that is replaced by a rename or by a swapped symlink is read at once. A file that is written in place, new or not, is read once
 //! it has been unchanged for [`DEBOUNCE`](crate::follow::file::DEBOUNCE), and so is an empty one. Only to distinguish a rename from a new file,
-//! notifications of the kernel are used; without them both are read once they are unchanged. A reload by SIGHUP reads every file at once,
+//! notifications of the kernel are used; without them both are read once they are stable. A reload by SIGHUP reads every file at once,
 //! changed or not.
 
 pub(crate) mod file;
@@ -168,7 +168,7 @@ mod tests {
         fs::write(path("good"), "bob").expect("written");
         let mut reloaded = Reloaded::default();
         files.reload(clock::monotonic(), &mut reloaded);
-        assert!(blocklist.load().blocks("bob", clock::wall()), "without waiting until it is unchanged");
+        assert!(blocklist.load().blocks("bob", clock::wall()), "without waiting until it is stable");
         assert_eq!(reloaded.read, [path("good").display().to_string()].into());
         let failed = ["bad: line 1: the line ends; expected a user", "none: No such file or directory (os error 2)"];
         assert_eq!(reloaded.failed, failed.map(|file| format!("{}/{file}", directory.path().display())).into());

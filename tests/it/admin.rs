@@ -20,7 +20,7 @@ use crate::support::wait;
 
 /// The limit of concurrent connections.
 const CONNECTIONS_MAX: usize = 64;
-/// Kubernetes waits a second for a probe; the test allows more, for a busy machine.
+/// A probe should take less than a second; the test allows more, for a busy machine.
 const PROBE_LIMIT: Duration = Duration::from_secs(10);
 
 fn idle(bridge: &Bridge, count: usize) -> Vec<TcpStream> {
@@ -117,7 +117,7 @@ fn a_burst_of_connections_does_not_delay_a_probe() {
 }
 
 #[test]
-fn an_idle_connection_is_kept_for_a_second() {
+fn a_connection_is_reused_and_closed_after_it_is_idle() {
     let bridge = Bridge::light("");
     let mut client = Client::connect(bridge.admin).unwrap();
     for path in ["/livez", "/readyz", "/metrics"] {

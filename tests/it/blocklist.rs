@@ -158,7 +158,7 @@ fn a_list_swapped_by_a_symlink_as_in_kubernetes_is_loaded() {
 }
 
 #[test]
-fn a_list_rewritten_in_place_is_loaded_once_it_is_unchanged() {
+fn a_list_rewritten_in_place_is_loaded_once_it_is_stable() {
     let lists = Lists::new();
     lists.replace("list", "alice\n");
     let bridge = lists.start("", &["list"]);

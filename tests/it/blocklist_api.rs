@@ -207,7 +207,7 @@ fn metrics_and_records_show_the_rules_and_decisions_of_a_topic() {
 }
 
 #[test]
-fn a_batch_of_changes_is_applied_in_order_or_dry_run() {
+fn a_batch_of_changes_is_applied_in_order_and_can_be_a_dry_run() {
     let bridge = with_topic(&Files::new());
     let lines = concat!(
         r#"{"put":{"kind":"block","user":"eve","because":"spam"}}"#,
@@ -379,7 +379,7 @@ fn the_status_has_the_age_and_the_last_error_of_every_source() {
 }
 
 #[test]
-fn a_lookup_returns_every_rule_about_user_and_account() {
+fn a_lookup_returns_every_rule_that_applies() {
     let bridge = with_files(&Files::new());
     let lookup = |query: &str| get(&bridge, &format!("/blocklist/lookup?{query}")).1;
     let refused = lookup("user=bob&account=%40TOA%23_news");

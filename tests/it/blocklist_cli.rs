@@ -215,7 +215,11 @@ fn an_import_writes_the_difference_and_makes_the_list_equal_to_the_file() {
         let few = setup.files.write("few.txt", "new\n");
         let refused = setup.run(target, &["import", &few]);
         assert_eq!(refused.code, 1);
-        assert!(refused.stderr.contains("24999 of 25000 rules would be removed: confirm with --yes"), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("24999 of 25000 rules would be removed: confirm with --yes"),
+            "{}",
+            refused.stderr
+        );
         assert_eq!(setup.run(target, &["diff", &file]).code, 0, "nothing was written");
         setup.done(target, &["import", &few, "--yes"]);
         wait::until("it is in force", || setup.in_force() == ["block new"]);

@@ -219,7 +219,8 @@ impl Askers {
     }
 }
 
-/// Returns the start of the latency: `due`, also if the previous response was late, so that there is no coordinated omission.
+/// Waits until `due`, and returns the start of the latency: the time of waking, or `due` if the previous response came later, so that there is
+/// no coordinated omission.
 fn wait_until_due(due: Instant) -> Instant {
     let now = clock::monotonic();
     if now >= due {

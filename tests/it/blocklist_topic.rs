@@ -366,7 +366,7 @@ fn added_partitions_are_logged_and_remove_no_rule() {
 
 /// A revoked right is logged and changes no decision; once it is granted again, the follower recovers.
 #[test]
-fn without_the_right_to_read_the_rules_stay_in_force() {
+fn rules_stay_without_the_right_to_read_and_follow_once_it_is_back() {
     let Some(kafka) = Kafka::with(Settings { nodes: 1, tls_and_scram: true }) else { return };
     let name = "blocklist-rights";
     let topic = Topic::make(&kafka, name, "00000000000000b6", &[]);

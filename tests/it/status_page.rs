@@ -150,6 +150,8 @@ fn without_kafka_the_summary_says_since_when_and_when_the_journal_is_full() {
     });
     let summary = summary(&page);
     assert!(summary.starts_with("Accepting callbacks; "), "{summary}");
+    let (_, full_in) = summary.rsplit_once("; the journal will be full in ").unwrap();
+    assert!([" s.", " min.", " h.", " d."].iter().any(|unit| full_in.ends_with(unit)), "{summary}");
     for text in ["0 connected of 0 known", " at the current growth", "none since the start"] {
         assert!(page.contains(text), "{text} in {page}");
     }

@@ -130,15 +130,11 @@ fn million(figures: &Figures) -> Option<String> {
     let busy = figures.replicas.iter().find(|replicas| replicas.count == 1 && replicas.rate.is_none())?;
     let cores = cpu_micros(&busy.samples) * GOAL / 1e6;
     let replicas = (cores / USE / REPLICA_CORES).ceil();
-    // Of all replicas: the more a node takes, the less each record costs it.
+    // Under the load of all replicas, which is the most that the nodes took.
     let kafka_micros = figures.replicas.last()?.kafka_cpu_micros;
     let kafka_cores = kafka_micros * GOAL / 1e6;
     let brokers = (kafka_cores / USE / BROKER_CORES).ceil();
-    let mut rows = processors(
-        [cpu_micros(&busy.samples), kafka_micros],
-        (cores, replicas),
-        (kafka_cores, brokers),
-    );
+    let mut rows = processors([cpu_micros(&busy.samples), kafka_micros], (cores, replicas), (kafka_cores, brokers));
     rows.extend(bytes(figures, busy, replicas, brokers));
     rows.push(open_connections(&figures.connections, replicas)?);
     let rows = rows.iter().map(|row| format!("| {} |\n", row.join(" | ")));

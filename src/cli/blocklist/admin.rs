@@ -264,7 +264,7 @@ mod tests {
     use crate::request;
 
     #[test]
-    fn a_url_has_no_tls_and_no_path() {
+    fn an_admin_url_with_tls_or_a_path_is_refused() {
         let of = |url| AdminClient::new(url, None, None).map(|client| client.authority);
         assert_eq!(of("http://127.0.0.1:9464").ok().as_deref(), Some("127.0.0.1:9464"));
         assert_eq!(of("http://[::1]:1/").ok().as_deref(), Some("[::1]:1"));
