@@ -32,7 +32,6 @@ use super::limits::TopicLimits;
 use super::replication::REPLICAS_WANTED;
 use super::replication::ReplicationFactor;
 use super::replication::min_insync_replicas;
-use super::watchdog::UNCONFIRMED_AFTER;
 
 /// The topics that the bridge needs.
 #[derive(Debug)]
@@ -389,8 +388,7 @@ impl Watch<'_> {
                 Ok(look) if is_leaderless(look) => "partitions have no leader".to_owned(),
                 Ok(_) => "their leaders have not answered".to_owned(),
             };
-            let seconds = UNCONFIRMED_AFTER.as_secs();
-            tracing::warn!(topics = others.join(", "), why, seconds, "records have no delivery report yet");
+            tracing::warn!(topics = others.join(", "), why, "records have no delivery report yet");
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 /// A topic is unconfirmed after this time without a report: longer than any sender waits.
-pub(super) const UNCONFIRMED_AFTER: Duration = Duration::from_secs(2);
+const UNCONFIRMED_AFTER: Duration = Duration::from_secs(2);
 /// The longest limit of a topic. Each restart doubles its limit.
 const LIMIT_MAX: Duration = Duration::from_secs(30 * 60);
 
@@ -36,8 +36,8 @@ struct Oldest<R> {
     since: Instant,
     /// It was found overdue, and the answer whether its topic has leaders is outstanding.
     is_asked_about: bool,
-    /// [`Watchdog::unconfirmed`] has returned its topic.
-    is_unconfirmed: bool,
+    /// [`Watchdog::unconfirmed`] returns its topic after this time.
+    unconfirmed_after: Duration,
 }
 
 impl<R: Copy + PartialEq> Watchdog<R> {
@@ -71,7 +71,7 @@ impl<R: Copy + PartialEq> Watchdog<R> {
                         record,
                         since: now,
                         is_asked_about: false,
-                        is_unconfirmed: false,
+                        unconfirmed_after: UNCONFIRMED_AFTER,
                     });
                 }
             }
@@ -79,13 +79,14 @@ impl<R: Copy + PartialEq> Watchdog<R> {
         overdue
     }
 
-    /// The topics whose oldest record has had no report for [`UNCONFIRMED_AFTER`], once for each such record.
+    /// The topics whose oldest record has had no report for [`UNCONFIRMED_AFTER`], and again after each doubling of this time: why there is none
+    /// may show later.
     pub(super) fn unconfirmed(&mut self, now: Instant) -> Vec<usize> {
         let mut unconfirmed = Vec::new();
         for (index, topic) in self.topics.iter_mut().enumerate() {
             let Some(oldest) = &mut topic.oldest else { continue };
-            if !oldest.is_unconfirmed && now.saturating_duration_since(oldest.since) >= UNCONFIRMED_AFTER {
-                oldest.is_unconfirmed = true;
+            if now.saturating_duration_since(oldest.since) >= oldest.unconfirmed_after {
+                oldest.unconfirmed_after *= 2;
                 unconfirmed.push(index);
             }
         }
@@ -141,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_is_unconfirmed_once_for_each_record_that_waits() {
+    fn a_topic_is_unconfirmed_after_two_seconds_and_again_after_each_doubling() {
         let (mut watchdog, at) = watchdog();
         let (first, second) = ([None, Some(at(0))], [None, Some(at(2))]);
         watchdog.observe(&first, true, at(0));
@@ -149,9 +150,12 @@ mod tests {
         assert_eq!(watchdog.unconfirmed(at(2)), [1]);
         watchdog.observe(&first, true, at(3));
         assert_eq!(watchdog.unconfirmed(at(3)), NONE);
-        watchdog.observe(&second, true, at(4));
-        assert_eq!(watchdog.unconfirmed(at(5)), NONE);
-        assert_eq!(watchdog.unconfirmed(at(6)), [1]);
+        assert_eq!(watchdog.unconfirmed(at(4)), [1]);
+        assert_eq!(watchdog.unconfirmed(at(7)), NONE);
+        assert_eq!(watchdog.unconfirmed(at(8)), [1]);
+        watchdog.observe(&second, true, at(9));
+        assert_eq!(watchdog.unconfirmed(at(10)), NONE);
+        assert_eq!(watchdog.unconfirmed(at(11)), [1], "of another record");
     }
 
     #[test]
