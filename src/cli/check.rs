@@ -42,6 +42,9 @@ use crate::journal::inspect;
 /// With `--wait`.
 const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 
+/// The alert CallbridgeCertificateExpires has the same limit.
+const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
+
 /// A check has failed, but for those of the configuration and of files that are needed at the start.
 const EXIT_FAILED: u8 = 1;
 
@@ -263,7 +266,11 @@ fn tls(section: &mut CheckSection, paths: &TlsPaths) -> Option<String> {
         Ok(validity) => {
             let clients = if paths.client_ca.is_some() { "clients must show a certificate" } else { "any client" };
             section.ok(format!("tls ok: {certificate}: {clients}"));
-            let invalid = validity.and_then(|validity| validity.invalid(clock::wall()));
+            let now = clock::wall();
+            if let Some(soon) = validity.and_then(|validity| validity.expiring(now, EXPIRES_SOON)) {
+                section.warn(format!("{certificate}: {soon}"), "replace certificate and key before");
+            }
+            let invalid = validity.and_then(|validity| validity.invalid(now));
             invalid.map(|invalid| format!("{certificate}: {invalid}"))
         }
         Err(error) => {

@@ -243,6 +243,9 @@ fn doctor_names_faults_of_certificates_and_keys() {
         command
     };
     let nowhere = folder.path().join("nowhere");
+    let soon = "x509 -req -in old.csr -signkey old.key -days 10 -extfile extensions -out soon.pem";
+    openssl::run(folder.path(), soon);
+    let soon = tls(&folder.path().join("soon.pem"), &folder.path().join("old.key"));
     let expired = tls(&folder.path().join("old.pem"), &folder.path().join("old.key"));
     assert_named(vec![
         fault("all well", tls(&pair.certificate, &pair.key), 1, &["ok   tls ok: "]),
@@ -269,6 +272,12 @@ fn doctor_names_faults_of_certificates_and_keys() {
             tls(&pair.certificate, &pair.certificate),
             78,
             &["read the key", "key_file must hold the key in PEM"],
+        ),
+        fault(
+            "a certificate of which ten days are left",
+            soon,
+            1,
+            &["warn ", "soon.pem: a certificate in the file expires soon, at ", "replace certificate and key before"],
         ),
         fault(
             "an expired certificate",
