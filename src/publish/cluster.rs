@@ -58,6 +58,9 @@ const LEADER_LIMIT: Duration = Duration::from_secs(5);
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
 
+/// The year 2001. An embedded broker gives every record the time 1234.
+const BROKER_TIME_MIN: i64 = 1_000_000_000_000;
+
 /// The value of a record that is written to see whether Kafka takes it.
 const CHECK_RECORD: &str = r#"{"callbridge":"written by check --write; there is no callback in it"}"#;
 
@@ -497,8 +500,8 @@ impl ProducerContext for ClusterContext {
         let (Ok(message) | Err((_, message))) = result;
         let written = match result {
             Ok(message) => Ok(match message.timestamp() {
-                Timestamp::LogAppendTime(millis) => Some(UnixMillis(millis)),
-                Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
+                Timestamp::LogAppendTime(millis) if millis >= BROKER_TIME_MIN => Some(UnixMillis(millis)),
+                Timestamp::LogAppendTime(_) | Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
             }),
             Err((error, _message)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
         };
