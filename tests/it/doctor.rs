@@ -28,6 +28,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::seeds::APP;
+use crate::support::commit_proxy::CommitProxy;
 use crate::support::full_disk::FullDisk;
 use crate::support::kafka::Kafka;
 use crate::support::kafka::Settings;
@@ -347,7 +348,8 @@ fn doctor_names_ports_that_are_taken_or_forbidden_and_brokers_out_of_reach() {
             &[
                 "warn callbridge.invalid cannot be resolved",
                 &format!("ok   {address} takes connections"),
-                "FAIL no broker answers",
+                &format!("FAIL no broker answers: {address}: no answer within 6 s"),
+                "see whether the broker is frozen",
             ],
         ),
     ];
@@ -359,6 +361,57 @@ fn doctor_names_ports_that_are_taken_or_forbidden_and_brokers_out_of_reach() {
         faults.push(fault("a port that is forbidden", command, 1, &says));
     }
     assert_named(faults);
+}
+
+#[test]
+fn doctor_names_a_broker_that_is_out_of_reach_or_frozen_and_ends_in_time() {
+    let Some(kafka) = Kafka::shared() else { return };
+    create_topics(kafka, "advertised");
+    let frozen = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (frozen, nobody) = (frozen.local_addr().unwrap().to_string(), ports::nobody());
+    let advertising = |address: &str| {
+        let proxy = CommitProxy::advertising(&kafka.bootstrap(), Some(address));
+        with_kafka(
+            &replaced(&kafka.properties(), &[("bootstrap.servers", &proxy.address())]),
+            "advertised",
+            &["--write"],
+        )
+    };
+    // The server that named it may be forgotten before it has answered all that the client asks.
+    for (address, what, remedy) in [
+        (&nobody, "Connection refused", "correct advertised.listeners"),
+        (&frozen, "no answer within 6 s", "see whether the broker is frozen"),
+    ] {
+        let is_named = |line: &str| line.starts_with("FAIL ") && line.contains(address.as_str()) && line.contains(what);
+        let began = clock::monotonic();
+        let (code, text) = run(&mut advertising(address));
+        let took = began.elapsed();
+        assert!(code == 1 && text.lines().any(is_named) && text.contains(remedy), "{text}");
+        assert!(took < Duration::from_secs(10) && !text.contains("allow WRITE"), "{took:?}: {text}");
+    }
+}
+
+#[test]
+fn doctor_checks_the_lists_and_missing_topics_of_many_applications_in_time() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let folder = folder();
+    let apps = (1..=40).map(|id| {
+        format!("[[apps]]\nsdk_app_id = {id}\ntopic_prefix = \"many-{id}\"\nblocklist_topic = \"many-list-{id}\"\n")
+    });
+    let text = format!(
+        "ack = \"memory\"\nkafka.\"bootstrap.servers\" = {:?}\n{}",
+        kafka.bootstrap(),
+        apps.collect::<String>()
+    );
+    let config = write(&folder, "many.toml", &text);
+    for id in 1..=40 {
+        kafka.create_topic(&format!("many-list-{id}"), 1, 1);
+    }
+    let began = clock::monotonic();
+    let (code, text) = run(&mut check(&["--config", &config]));
+    let took = began.elapsed();
+    assert_eq!((code, text.matches(": readable, up to offset 0").count()), (1, 40), "{text}");
+    assert!(text.contains("more: does not exist") && took < Duration::from_secs(15), "{took:?}: {text}");
 }
 
 #[test]
@@ -467,7 +520,6 @@ fn assert_all_well(kafka: &Kafka) {
         "ok   TLS: the handshake succeeds",
         "ok   SASL: the login by SCRAM-SHA-256 succeeds",
         "ok   brokers that answer: 127.0.0.1:",
-        "ok   1 of 1 brokers that lead partitions answer",
         "ok   Kafka gives an idempotent producer its id",
         "ok   secure.State.StateChange, secure.unknown, secure.rejected: set right",
         "ok   secure-list: readable, up to offset 0",
