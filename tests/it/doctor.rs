@@ -24,6 +24,8 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::BaseProducer;
 use rdkafka::producer::BaseRecord;
 use rdkafka::producer::Producer;
+use rustix::process::Pid;
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -785,6 +787,26 @@ fn doctor_waits_until_nothing_fails_and_prints_json_where_asked() {
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, titles(&json)), (78, vec!["configuration".to_owned()]));
     assert_eq!(run(&mut alone(&["--wait", "soon"])).0, 2);
+}
+
+#[test]
+fn doctor_prints_what_it_found_last_when_a_signal_ends_its_wait() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let child = alone(&["--json", "--wait", "1h"]).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let caught = |status: String| {
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+            u64::from_str_radix(&mask, 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
+        };
+        wait::until("it handles the signal", || {
+            caught(fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap())
+        });
+        rustix::process::kill_process(pid, signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &json["success"]), (Some(1), &Value::Bool(false)));
+        assert_eq!(json["sections"].as_array().unwrap().len(), 11);
+    }
 }
 
 #[test]
