@@ -57,8 +57,8 @@ impl Plan {
         let mut plan = Self::default();
         let common = plan.list(&config.blocklist.files, config.blocklist.topic.as_ref());
         for app in &config.apps {
-            let has_none = app.blocklist_files.is_empty() && app.blocklist_topic.is_none();
-            let list = if has_none { common } else { plan.list(&app.blocklist_files, app.blocklist_topic.as_ref()) };
+            let mut own = || plan.list(&app.blocklist_files, app.blocklist_topic.as_ref());
+            let list = if app.has_own_blocklist() { own() } else { common };
             plan.of_apps.push(list);
         }
         plan

@@ -265,8 +265,9 @@ fn with_record(message: &BorrowedMessage<'_>, take: impl FnOnce(&LogRecord<'_>))
     take(&LogRecord { offset, timestamp, key: message.key(), value: message.payload(), topic });
 }
 
+/// What an error means for whoever reads.
 #[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; it retries other errors itself")]
-fn polled_error(error: &KafkaError) -> Polled {
+pub(super) fn polled_error(error: &KafkaError) -> Polled {
     use RDKafkaErrorCode as Code;
     match error {
         KafkaError::PartitionEOF(_) => Polled::End,

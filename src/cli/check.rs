@@ -8,8 +8,13 @@ use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::Duration;
+
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
 
 use crate::auth::Tokens;
 use crate::bearer::AdminTokens;
@@ -42,6 +47,9 @@ use crate::journal::inspect;
 /// With `--wait`.
 const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 
+/// The alert CallbridgeCertificateExpires has the same limit.
+const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
+
 /// A check has failed, but for those of the configuration and of files that are needed at the start.
 const EXIT_FAILED: u8 = 1;
 
@@ -55,7 +63,7 @@ Exit codes:
   78  the configuration is wrong, or a file that the start needs";
 
 /// What is checked.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct CheckArgs {
     /// Also check what the configuration needs: ports, disk, clock, Kafka, topics
@@ -85,26 +93,82 @@ pub(super) fn run(args: &CheckArgs) -> ExitCode {
             Err(problems) => serve::refuse(&problems),
         };
     }
+    let (code, report) = if args.wait.is_zero() { examine(args, trial_writing(args).as_mut()) } else { wait(args) };
+    let printed = if args.json { report.print_json() } else { report.print() };
+    // Nobody can have read that all is well.
+    if printed.is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE }
+}
+
+fn trial_writing(args: &CheckArgs) -> Option<TrialWriting> {
+    args.write.then(|| TrialWriting::new(!args.wait.is_zero()))
+}
+
+/// What a check that waits goes on with.
+enum WaitEvent {
+    Examined(u8, CheckReport),
+    /// SIGTERM or SIGINT.
+    Signal,
+}
+
+/// Checks until nothing fails, the time is over, or a signal ends it. Returns what was found last.
+fn wait(args: &CheckArgs) -> (u8, CheckReport) {
     let deadline = clock::monotonic() + args.wait;
-    let mut said = String::new();
-    let mut writing = args.write.then(|| TrialWriting::new(!args.wait.is_zero()));
-    loop {
-        let (code, report) = examine(args, writing.as_mut());
-        if let Some(failure) = report.first_failure()
-            && clock::monotonic() < deadline
-        {
-            if !args.json && failure != said {
-                // Whoever does not read it waits all the same.
-                let _ = writeln!(io::stderr(), "waiting: {failure}");
-                failure.clone_into(&mut said);
-            }
+    let (sender, events) = mpsc::sync_channel(1);
+    // Without them a signal ends the process, and nothing is printed.
+    let _unregistered = forward_signals(sender.clone());
+    let examining = args.clone();
+    let _end = doctor::begin(move || {
+        let mut writing = trial_writing(&examining);
+        let mut once = || {
+            let (code, report) = examine(&examining, writing.as_mut());
+            WaitEvent::Examined(code, report)
+        };
+        while sender.send(once()).is_ok() {
             thread::sleep(BETWEEN_TRIES);
-            continue;
         }
-        let printed = if args.json { report.print_json() } else { report.print() };
-        // Nobody can have read that all is well.
-        return if printed.is_ok() { ExitCode::from(code) } else { ExitCode::FAILURE };
+    });
+    let (mut last, mut is_ended): (Option<(u8, CheckReport)>, bool) = (None, false);
+    for event in events {
+        let (code, report) = match event {
+            WaitEvent::Examined(code, report) => (code, report),
+            WaitEvent::Signal if last.is_some() => break,
+            WaitEvent::Signal => {
+                is_ended = true;
+                continue;
+            }
+        };
+        let failure = report.first_failure();
+        if failure.is_none() || is_ended || clock::monotonic() >= deadline {
+            return (code, report);
+        }
+        let said = last.as_ref().and_then(|(_code, report)| report.first_failure());
+        if !args.json && failure != said {
+            // Whoever does not read it waits all the same.
+            let _ = writeln!(io::stderr(), "waiting: {}", failure.unwrap_or_default());
+        }
+        last = Some((code, report));
     }
+    last.unwrap_or_else(|| examine(args, None))
+}
+
+/// Sends the first SIGTERM or SIGINT from now on.
+fn forward_signals(to: SyncSender<WaitEvent>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let _end = doctor::begin(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        // The check has ended.
+        let _ = to.send(WaitEvent::Signal);
+    });
+    Ok(())
 }
 
 /// Checks everything once. Returns the exit code with the report.
@@ -263,7 +327,11 @@ fn tls(section: &mut CheckSection, paths: &TlsPaths) -> Option<String> {
         Ok(validity) => {
             let clients = if paths.client_ca.is_some() { "clients must show a certificate" } else { "any client" };
             section.ok(format!("tls ok: {certificate}: {clients}"));
-            let invalid = validity.and_then(|validity| validity.invalid(clock::wall()));
+            let now = clock::wall();
+            if let Some(soon) = validity.and_then(|validity| validity.expiring(now, EXPIRES_SOON)) {
+                section.warn(format!("{certificate}: {soon}"), "replace certificate and key before");
+            }
+            let invalid = validity.and_then(|validity| validity.invalid(now));
             invalid.map(|invalid| format!("{certificate}: {invalid}"))
         }
         Err(error) => {

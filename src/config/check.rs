@@ -88,6 +88,7 @@ pub(super) fn check(mut layers: Layers, folder: &Path) -> Result<Config, Vec<Pro
     let mut config = config.filter(|_| problems.is_empty()).ok_or(problems)?;
     config.warnings = warnings;
     config.warnings.extend(exposed(&config));
+    config.warnings.extend(unused(&config));
     Ok(config)
 }
 
@@ -292,4 +293,13 @@ fn exposed(config: &Config) -> Vec<String> {
         }
     }
     warnings
+}
+
+/// Warns of a common blocklist that decides for nobody.
+fn unused(config: &Config) -> Vec<String> {
+    let is_unused = config.apps.iter().all(App::has_own_blocklist);
+    let set = [("topic", config.blocklist.topic.is_some()), ("files", !config.blocklist.files.is_empty())];
+    let unused = set.into_iter().filter(|(_setting, is_set)| is_unused && *is_set);
+    let why = "no application uses it: each has a blocklist of its own";
+    unused.map(|(setting, _)| format!("blocklist.{setting}: {why}")).collect()
 }

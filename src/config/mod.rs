@@ -312,6 +312,13 @@ impl Config {
     }
 }
 
+impl App {
+    /// Whether it does not share the common blocklist.
+    pub(crate) fn has_own_blocklist(&self) -> bool {
+        self.blocklist_topic.is_some() || !self.blocklist_files.is_empty()
+    }
+}
+
 impl TopicSettings {
     /// How missing topics are created.
     pub(crate) const fn creation(&self) -> Creation {

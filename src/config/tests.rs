@@ -278,3 +278,18 @@ fn what_the_example_file_suggests_is_right() {
     let example = App { blocklist_files: Vec::new(), blocklist_topic: None, ..example };
     assert_eq!(example, app(1_400_000_000, "tencent-chat", &["/run/secrets/tencent-token"]));
 }
+
+#[test]
+fn a_common_blocklist_that_decides_for_no_application_is_a_warning() {
+    let unused = |apps: &'static str| {
+        let file = format!(
+            "blocklist = {{ topic = \"list\", files = [\"list.txt\"] }}\nkafka.\"bootstrap.servers\" = \"a\"\n{apps}"
+        );
+        let warnings = Given { file: &file, ..Given::default() }.config().warnings;
+        warnings.into_iter().filter(|warning| warning.starts_with("blocklist.")).collect::<Vec<_>>()
+    };
+    let own = "[[apps]]\nsdk_app_id = 1\nblocklist_topic = \"own\"\n[[apps]]\nsdk_app_id = 2\nblocklist_files = [\"own.txt\"]";
+    let why = "no application uses it: each has a blocklist of its own";
+    assert_eq!(unused(own), [format!("blocklist.topic: {why}"), format!("blocklist.files: {why}")]);
+    assert_eq!(unused("[[apps]]\nsdk_app_id = 1\nblocklist_topic = \"own\"\n[[apps]]\nsdk_app_id = 2"), [""; 0]);
+}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::thread;
 use std::time::Duration;
 
 use rdkafka::ClientContext;
@@ -45,21 +46,38 @@ use super::properties::Properties;
 use super::protocol_hint;
 
 /// For the first answer of a broker.
-const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(6);
 /// The same once a connection has failed: librdkafka tries again, but what is refused stays so.
 const FAILED_LIMIT: Duration = Duration::from_secs(3);
+/// The first wait for an answer, after which failures are looked at. Each further one is twice as long: a slow broker answers none of many
+/// requests in a short time.
 const ANSWER_SLICE: Duration = Duration::from_millis(500);
+const STATISTICS_MS: &str = "100";
 /// For reading what librdkafka has logged.
 const LOG_SLICE: Duration = Duration::from_millis(10);
-const SETTINGS_LIMIT: Duration = Duration::from_secs(10);
-/// For the answer of a broker that leads partitions.
-const LEADER_LIMIT: Duration = Duration::from_secs(5);
-/// For one record a topic, and for a producer's id.
-const WRITE_LIMIT: Duration = Duration::from_secs(15);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
+/// A request is about all topics or about one, and takes a tenth of a second: of more missing topics only some are asked for.
+const ASKED_MAX: usize = 128;
+/// So many of these requests are sent at the same time.
+const REQUESTS_MAX: usize = 32;
+/// So many partitions are in one request: librdkafka compares each with all others.
+const PARTITIONS_MAX: usize = 1000;
+
+/// The year 2001. An embedded broker gives every record the time 1234.
+const BROKER_TIME_MIN: i64 = 1_000_000_000_000;
 
 /// The value of a record that is written to see whether Kafka takes it.
 const CHECK_RECORD: &str = r#"{"callbridge":"written by check --write; there is no callback in it"}"#;
+
+const ALLOW_WRITE: &str =
+    "allow WRITE and DESCRIBE on the topics to this client; with an invalid timestamp, set the clock of this machine";
+const ALLOW_PRODUCER: &str =
+    "allow WRITE on the topics to this client, or IDEMPOTENT_WRITE on the cluster before Kafka 2.8";
+
+/// What to do about a broker whose advertised address is out of reach.
+pub(crate) const SEE_ADVERTISED: &str =
+    "correct advertised.listeners of that broker: it must be an address that this machine reaches";
+const SEE_FROZEN: &str = "see whether the broker is frozen or overloaded: its logs, its load and its disks";
 
 /// How many of librdkafka's messages are kept. It repeats them at each attempt to connect.
 const FAILURES_MAX: usize = 8;
@@ -70,7 +88,7 @@ const FAILURES_MAX: usize = 8;
 pub(crate) struct ClusterError {
     /// In librdkafka's words.
     pub(crate) why: String,
-    /// What to change in the configuration, if the failure shows it.
+    /// What to change, if the failure shows it.
     pub(crate) hint: Option<&'static str>,
     /// Where a connection failed, if one did: of several the one that came furthest.
     pub(crate) stage: Option<ConnectionStage>,
@@ -79,7 +97,7 @@ pub(crate) struct ClusterError {
 /// What a connection to a broker goes through, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ConnectionStage {
-    /// The name is resolved, and the connection made.
+    /// The name of a bootstrap server is resolved, and the connection made.
     Connect,
     /// The TLS handshake, where there is TLS.
     Tls,
@@ -87,7 +105,7 @@ pub(crate) enum ConnectionStage {
     Protocol,
     /// The login, where there is SASL.
     Sasl,
-    /// All other requests.
+    /// All other requests, and connections to brokers that an answer has named.
     Requests,
 }
 
@@ -99,6 +117,7 @@ impl ConnectionStage {
             "APIVERSION_QUERY" => Self::Protocol,
             "AUTH_LEGACY" | "AUTH_HANDSHAKE" | "AUTH_REQ" | "REAUTH" => Self::Sasl,
             "UP" | "UPDATE" => Self::Requests,
+            _ if is_of_advertised(message) => Self::Requests,
             _ => Self::Connect,
         })
     }
@@ -125,8 +144,6 @@ pub(crate) struct TopicLayout {
     pub(crate) in_sync: usize,
     /// Partitions without a leader.
     pub(crate) leaderless: usize,
-    /// The brokers that lead partitions, each with one of them.
-    pub(crate) leaders: BTreeMap<i32, i32>,
     /// Empty where they were not asked for, or Kafka does not show them.
     pub(crate) settings: BTreeMap<String, String>,
 }
@@ -143,9 +160,7 @@ pub(crate) struct TopicSpec {
 /// A client that asks.
 pub(crate) struct Cluster {
     config: ClientConfig,
-    /// Of the two clients the only one whose log can be read.
     producer: BaseProducer<ClusterContext>,
-    admin: AdminClient<DefaultClientContext>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -155,6 +170,8 @@ struct Seen {
     /// The newest failures of connections, each once.
     failures: Vec<String>,
     has_producer_id: bool,
+    /// The addresses of brokers, once one has told them.
+    advertised: Vec<String>,
     written: Vec<RecordReport>,
 }
 
@@ -182,20 +199,21 @@ impl Cluster {
         for property in ["enable.gapless.guarantee", "enable.idempotence"] {
             config.remove(property);
         }
-        config.set("statistics.interval.ms", "0");
+        // They name the brokers also where the metadata does not come: librdkafka forgets a bootstrap server as soon as it has answered.
+        config.set("statistics.interval.ms", STATISTICS_MS);
         let seen = Arc::default();
         let producer =
             config.create_with_context(ClusterContext(Arc::clone(&seen))).map_err(|error| refused(&error))?;
-        Ok(Self { producer, admin: config.create().map_err(|error| refused(&error))?, seen, config })
+        Ok(Self { producer, seen, config })
     }
 
     /// The brokers and all topics, without settings.
     ///
     /// # Errors
     ///
-    /// No broker answers.
-    pub(crate) fn look(&self) -> Result<ClusterTopics, ClusterError> {
-        let metadata = self.metadata()?;
+    /// No broker answers within `limit`.
+    pub(crate) fn look(&self, limit: Duration) -> Result<ClusterTopics, ClusterError> {
+        let metadata = self.metadata(limit)?;
         let address = |host: &str, port: i32| format!("{host}:{port}");
         Ok(ClusterTopics {
             brokers: metadata.brokers().iter().map(|broker| address(broker.host(), broker.port())).collect(),
@@ -208,16 +226,21 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// Kafka does not answer. That it does not show the settings of a topic is none.
-    pub(crate) fn describe(&self, found: &mut ClusterTopics, names: &[&str]) -> Result<(), ClusterError> {
+    /// Kafka does not answer within `limit`. That it does not show the settings of a topic is none.
+    pub(crate) fn describe(
+        &self,
+        found: &mut ClusterTopics,
+        names: &[&str],
+        limit: Duration,
+    ) -> Result<(), ClusterError> {
         let (asked, missing): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| found.topics.contains_key(**name));
-        found.forbidden = self.forbidden(&missing).map_err(|error| self.failed(&error))?;
+        found.forbidden = self.forbidden(&missing, limit).map_err(|error| self.failed(&error))?;
         if asked.is_empty() {
             return Ok(());
         }
         let resources: Vec<_> = asked.into_iter().map(ResourceSpecifier::Topic).collect();
-        let options = AdminOptions::new().request_timeout(Some(SETTINGS_LIMIT));
-        let described = block_on(self.admin.describe_configs(&resources, &options));
+        let options = AdminOptions::new().request_timeout(Some(limit));
+        let described = self.admin().and_then(|admin| block_on(admin.describe_configs(&resources, &options)));
         for resource in described.map_err(|error| self.failed(&error))?.into_iter().flatten() {
             let OwnedResourceSpecifier::Topic(name) = resource.specifier else { continue };
             if let Some(layout) = found.topics.get_mut(&name) {
@@ -229,73 +252,75 @@ impl Cluster {
         Ok(())
     }
 
-    /// Which of these topics this client may not see. They are asked for by a consumer, which creates none.
-    fn forbidden(&self, missing: &[&str]) -> Result<BTreeSet<String>, KafkaError> {
+    /// Which of these topics this client may not see, of [`ASKED_MAX`] at most. They are asked for by a consumer, which creates none.
+    fn forbidden(&self, missing: &[&str], limit: Duration) -> Result<BTreeSet<String>, KafkaError> {
         if missing.is_empty() {
             return Ok(BTreeSet::new());
         }
         let consumer = self.consumer()?;
-        let mut forbidden = BTreeSet::new();
-        for name in missing {
-            let metadata = consumer.fetch_metadata(Some(name), SETTINGS_LIMIT)?;
+        let is_forbidden = |name: &str| -> Result<bool, KafkaError> {
+            let metadata = consumer.fetch_metadata(Some(name), limit)?;
             let code = metadata.topics().first().and_then(MetadataTopic::error).map(RDKafkaErrorCode::from);
-            if code == Some(RDKafkaErrorCode::TopicAuthorizationFailed) {
-                forbidden.insert((*name).to_owned());
-            }
-        }
-        Ok(forbidden)
-    }
-
-    /// Connects to each broker that leads partitions of these topics. Returns their ids, each with why it does not answer, if so.
-    pub(crate) fn reach_leaders(&self, found: &ClusterTopics, names: &[&str]) -> BTreeMap<i32, Option<ClusterError>> {
-        let mut leaders = BTreeMap::new();
-        for (name, layout) in found.topics.iter().filter(|(name, _layout)| names.contains(&name.as_str())) {
-            leaders.extend(layout.leaders.iter().map(|(leader, partition)| (*leader, (name, *partition))));
-        }
-        let reach = |(leader, (topic, partition)): (i32, (&String, i32))| {
-            let reached = kafka::reach_leader(self.producer.client(), topic, partition, LEADER_LIMIT);
-            self.producer.poll(LOG_SLICE);
-            (leader, reached.err().map(|error| self.failed(&error)))
+            Ok(code == Some(RDKafkaErrorCode::TopicAuthorizationFailed))
         };
-        leaders.into_iter().map(reach).collect()
+        let forbidden_of = |names: &[&str]| {
+            let judged = names.iter().map(|name| is_forbidden(name).map(|is_so| is_so.then(|| (*name).to_owned())));
+            judged.filter_map(Result::transpose).collect::<Result<Vec<String>, KafkaError>>()
+        };
+        let asked: Vec<&str> = missing.iter().copied().step_by(missing.len().div_ceil(ASKED_MAX)).collect();
+        thread::scope(|scope| {
+            let parts = asked.chunks(asked.len().div_ceil(REQUESTS_MAX));
+            let parts: Vec<_> = parts.map(|names| scope.spawn(move || forbidden_of(names))).collect();
+            let parts = parts.into_iter().map(|part| part.join().unwrap_or(Err(KafkaError::Canceled)));
+            Ok(parts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+        })
     }
 
     /// Those of `names` that have a record which is not older than `time`, by the timestamps of records.
     ///
     /// # Errors
     ///
-    /// Kafka does not answer.
+    /// Kafka does not answer within `limit`.
     pub(crate) fn topics_with_records_since(
         &self,
         found: &ClusterTopics,
         names: &[&str],
         time: UnixMillis,
+        limit: Duration,
     ) -> Result<Vec<String>, ClusterError> {
-        let mut asked = TopicPartitionList::new();
-        for (name, layout) in found.topics.iter().filter(|(name, _layout)| names.contains(&name.as_str())) {
-            // Of a partition without a leader nobody can say it.
-            for partition in
-                (0..i32::try_from(layout.partitions).unwrap_or_default()).filter(|_| layout.leaderless == 0)
-            {
+        // Of a partition without a leader nobody can say it.
+        let topics = names.iter().filter_map(|name| found.topics.get_key_value(*name));
+        let topics = topics.filter(|(_name, layout)| layout.leaderless == 0);
+        let partitions: Vec<(&String, i32)> = topics
+            .flat_map(|(name, layout)| {
+                (0..i32::try_from(layout.partitions).unwrap_or_default()).map(move |it| (name, it))
+            })
+            .collect();
+        let deadline = clock::monotonic() + limit;
+        let (consumer, mut later) = (self.consumer().map_err(|error| refused(&error))?, BTreeSet::new());
+        for part in partitions.chunks(PARTITIONS_MAX) {
+            let mut asked = TopicPartitionList::new();
+            for (name, partition) in part {
                 // That is how this request has it: the time stands in the place of the offset.
-                let added = asked.add_partition_offset(name, partition, Offset::Offset(time.0));
+                let added = asked.add_partition_offset(name, *partition, Offset::Offset(time.0));
                 added.map_err(|error| refused(&error))?;
             }
+            let left = deadline.saturating_duration_since(clock::monotonic());
+            let answered = consumer.offsets_for_times(asked, left).map_err(|error| self.failed(&error))?;
+            let has_later = answered.elements().into_iter().filter(|it| matches!(it.offset(), Offset::Offset(_)));
+            later.extend(has_later.map(|it| it.topic().to_owned()));
         }
-        if asked.count() == 0 {
-            return Ok(Vec::new());
-        }
-        let answered = self.consumer().and_then(|consumer| consumer.offsets_for_times(asked, SETTINGS_LIMIT));
-        let answered = answered.map_err(|error| self.failed(&error))?;
-        let has_later = answered.elements().into_iter().filter(|it| matches!(it.offset(), Offset::Offset(_)));
-        let names: BTreeSet<String> = has_later.map(|it| it.topic().to_owned()).collect();
-        Ok(names.into_iter().collect())
+        Ok(later.into_iter().collect())
     }
 
     /// A consumer, for what producers cannot ask. It joins no group.
     fn consumer(&self) -> Result<BaseConsumer, KafkaError> {
         // librdkafka has no consumer without a group.
         self.config.clone().set("group.id", "callbridge").create()
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>, KafkaError> {
+        self.config.create()
     }
 
     /// Creates these topics, or, where `is_dry_run`, asks Kafka whether it would. Returns what failed: by name, with the reason. A topic that
@@ -320,28 +345,39 @@ impl Cluster {
             .operation_timeout(Some(CREATE_LIMIT))
             .request_timeout(Some(CREATE_LIMIT))
             .validate_only(is_dry_run);
-        let results = block_on(self.admin.create_topics(&new_topics, &options)).map_err(|error| self.failed(&error))?;
+        let results = self.admin().and_then(|admin| block_on(admin.create_topics(&new_topics, &options)));
+        let results = results.map_err(|error| self.failed(&error))?;
         let failed = results.into_iter().filter_map(Result::err);
         let failed = failed.filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists);
         Ok(failed.map(|(name, code)| (name, code.to_string())).collect())
     }
 
-    fn metadata(&self) -> Result<Metadata, ClusterError> {
+    fn metadata(&self, limit: Duration) -> Result<Metadata, ClusterError> {
         let began = clock::monotonic();
+        let mut slice = ANSWER_SLICE;
         loop {
+            let left = limit.saturating_sub(clock::monotonic().saturating_duration_since(began));
             // All topics are asked for: asking for one by name creates it on a broker with auto.create.topics.enable.
-            match self.producer.client().fetch_metadata(None, ANSWER_SLICE) {
+            match self.producer.client().fetch_metadata(None, slice.min(left)) {
                 Ok(metadata) => return Ok(metadata),
-                Err(error) => {
+                Err(_late) => {
                     self.producer.poll(LOG_SLICE);
                     let has_failed = !look_at(&self.seen).failures.is_empty();
-                    let limit = if has_failed { FAILED_LIMIT } else { ANSWER_LIMIT };
+                    let limit = if has_failed { FAILED_LIMIT.min(limit) } else { limit };
                     if clock::monotonic().saturating_duration_since(began) >= limit {
-                        return Err(self.failed(&error));
+                        return Err(newest_failure(&self.seen).unwrap_or_else(|| silent(&self.asked(), limit)));
                     }
+                    slice *= 2;
                 }
             }
         }
+    }
+
+    /// The brokers that must answer, once one has told them; before, the bootstrap servers.
+    fn asked(&self) -> String {
+        let advertised = look_at(&self.seen).advertised.join(",");
+        let bootstrap = || self.config.get("bootstrap.servers").unwrap_or_default().to_owned();
+        if advertised.is_empty() { bootstrap() } else { advertised }
     }
 
     /// The newest failure of a connection says more than the error: that a request had no answer.
@@ -350,9 +386,9 @@ impl Cluster {
     }
 
     /// Writes a record to each of these topics, which must be there. Returns the time that the broker gave it, or why Kafka does not take it.
-    pub(crate) fn write(&self, topics: &[&str]) -> Vec<(String, Result<BrokerTime, String>)> {
-        let written = write_to_each(&self.producer, &self.seen, topics);
-        written.into_iter().map(|(topic, written)| (topic, written.map_err(|code| code.to_string()))).collect()
+    pub(crate) fn write(&self, topics: &[&str], limit: Duration) -> Vec<(String, Result<BrokerTime, ClusterError>)> {
+        let written = write_to_each(&self.producer, &self.seen, topics, limit);
+        written.into_iter().map(|(topic, written)| (topic, written.map_err(|code| self.not_written(code)))).collect()
     }
 
     /// Tries the right to write to each of these topics, which must be there, without writing: with `acks=2`, which brokers refuse once they have
@@ -361,7 +397,11 @@ impl Cluster {
     /// # Errors
     ///
     /// librdkafka makes no such client.
-    pub(crate) fn try_rights(&self, topics: &[&str]) -> Result<BTreeMap<String, Option<String>>, ClusterError> {
+    pub(crate) fn try_rights(
+        &self,
+        topics: &[&str],
+        limit: Duration,
+    ) -> Result<BTreeMap<String, Option<ClusterError>>, ClusterError> {
         let seen = Arc::default();
         let mut config = self.config.clone();
         config.remove("request.required.acks");
@@ -369,16 +409,28 @@ impl Cluster {
             .set("acks", "2")
             .create_with_context(ClusterContext(Arc::clone(&seen)))
             .map_err(|error| refused(&error))?;
-        let tried = write_to_each(&producer, &seen, topics).into_iter().map(|(topic, tried)| {
+        let tried = write_to_each(&producer, &seen, topics, limit).into_iter().map(|(topic, tried)| {
             let refused = tried.err().filter(|code| *code != RDKafkaErrorCode::InvalidRequiredAcks);
-            (topic, refused.map(|code| code.to_string()))
+            (topic, refused.map(|code| self.not_written(code)))
         });
         Ok(tried.collect())
+    }
+
+    fn not_written(&self, code: RDKafkaErrorCode) -> ClusterError {
+        if code == RDKafkaErrorCode::MessageTimedOut {
+            return self.failed(&KafkaError::MessageProduction(code));
+        }
+        ClusterError { why: code.to_string(), hint: Some(ALLOW_WRITE), stage: None }
     }
 }
 
 /// Writes a record to each of these topics, and waits until Kafka has answered for all.
-fn write_to_each(producer: &BaseProducer<ClusterContext>, seen: &Mutex<Seen>, topics: &[&str]) -> Vec<RecordReport> {
+fn write_to_each(
+    producer: &BaseProducer<ClusterContext>,
+    seen: &Mutex<Seen>,
+    topics: &[&str],
+    limit: Duration,
+) -> Vec<RecordReport> {
     look_at(seen).written.clear();
     let mut sent: BTreeSet<&str> = topics.iter().copied().collect();
     for topic in topics {
@@ -387,7 +439,7 @@ fn write_to_each(producer: &BaseProducer<ClusterContext>, seen: &Mutex<Seen>, to
             look_at(seen).written.push(((*topic).to_owned(), Err(code)));
         }
     }
-    let deadline = clock::monotonic() + WRITE_LIMIT;
+    let deadline = clock::monotonic() + limit;
     while look_at(seen).written.len() < topics.len() && clock::monotonic() < deadline {
         producer.poll(LOG_SLICE);
     }
@@ -403,26 +455,32 @@ fn write_to_each(producer: &BaseProducer<ClusterContext>, seen: &Mutex<Seen>, to
 ///
 /// # Errors
 ///
-/// It does not give one, and why.
-pub(crate) fn producer_id(properties: &Properties) -> Result<(), ClusterError> {
+/// It does not give one within `limit`, and why.
+pub(crate) fn producer_id(properties: &Properties, limit: Duration) -> Result<(), ClusterError> {
     let seen = Arc::default();
     let mut config = kafka::client_config(properties);
     // The statistics say whether there is an id.
-    config.set("statistics.interval.ms", "100");
+    config.set("statistics.interval.ms", STATISTICS_MS);
     let producer: BaseProducer<ClusterContext> =
         config.create_with_context(ClusterContext(Arc::clone(&seen))).map_err(|error| refused(&error))?;
-    let deadline = clock::monotonic() + WRITE_LIMIT;
+    let deadline = clock::monotonic() + limit;
     while clock::monotonic() < deadline {
         producer.poll(LOG_SLICE);
         if look_at(&seen).has_producer_id {
             return Ok(());
         }
         if let Some((_code, why)) = producer.client().fatal_error() {
-            return Err(ClusterError { why, hint: None, stage: None });
+            return Err(ClusterError { why, hint: Some(ALLOW_PRODUCER), stage: None });
         }
     }
-    let late = || ClusterError { why: format!("none within {} s", WRITE_LIMIT.as_secs()), hint: None, stage: None };
+    let late = || ClusterError { why: format!("none within {} s", limit.as_secs()), hint: None, stage: None };
     Err(newest_failure(&seen).unwrap_or_else(late))
+}
+
+/// These servers have not answered in this time, and no connection has failed.
+pub(crate) fn silent(servers: &str, limit: Duration) -> ClusterError {
+    let why = format!("{servers}: no answer within {:.0} s", limit.as_secs_f64());
+    ClusterError { why, hint: Some(SEE_FROZEN), stage: None }
 }
 
 fn refused(error: &KafkaError) -> ClusterError {
@@ -434,7 +492,15 @@ fn newest_failure(seen: &Mutex<Seen>) -> Option<ClusterError> {
     let failures = &look_at(seen).failures;
     let hint = failures.iter().rev().find_map(|failure| protocol_hint::of(failure));
     let why = failures.iter().max_by_key(|failure| ConnectionStage::of(failure))?;
+    let is_connecting = protocol_hint::state(why).is_some_and(|(_ms, state)| state == "CONNECT");
+    let hint = hint.or((is_connecting && is_of_advertised(why)).then_some(SEE_ADVERTISED));
     Some(ClusterError { why: why.clone(), hint, stage: ConnectionStage::of(why) })
+}
+
+/// Whether librdkafka says this of a broker at the address that it advertises: behind that stands its id.
+fn is_of_advertised(message: &str) -> bool {
+    let id = message.split_once(": ").and_then(|(name, _)| name.rsplit_once('/'));
+    id.is_some_and(|(_address, id)| id.parse::<u32>().is_ok())
 }
 
 fn look_at(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
@@ -448,11 +514,6 @@ fn layout(topic: &MetadataTopic) -> TopicLayout {
         replicas: partitions.iter().map(|partition| partition.replicas().len()).min().unwrap_or_default(),
         in_sync: partitions.iter().map(|partition| partition.isr().len()).min().unwrap_or_default(),
         leaderless: partitions.iter().filter(|partition| partition.leader() < 0).count(),
-        leaders: partitions
-            .iter()
-            .map(|it| (it.leader(), it.id()))
-            .filter(|(leader, _partition)| *leader >= 0)
-            .collect(),
         settings: BTreeMap::new(),
     }
 }
@@ -482,9 +543,9 @@ impl ClientContext for ClusterContext {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        if metrics::has_producer_id(statistics) {
-            look_at(&self.0).has_producer_id = true;
-        }
+        let mut seen = look_at(&self.0);
+        seen.has_producer_id |= metrics::has_producer_id(statistics);
+        seen.advertised = metrics::advertised_brokers(statistics);
     }
 
     fn error(&self, _error: KafkaError, _reason: &str) {}
@@ -497,8 +558,8 @@ impl ProducerContext for ClusterContext {
         let (Ok(message) | Err((_, message))) = result;
         let written = match result {
             Ok(message) => Ok(match message.timestamp() {
-                Timestamp::LogAppendTime(millis) => Some(UnixMillis(millis)),
-                Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
+                Timestamp::LogAppendTime(millis) if millis >= BROKER_TIME_MIN => Some(UnixMillis(millis)),
+                Timestamp::LogAppendTime(_) | Timestamp::CreateTime(_) | Timestamp::NotAvailable => None,
             }),
             Err((error, _message)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
         };

@@ -18,7 +18,6 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use rdkafka::ClientContext;
-use rdkafka::client::Client;
 use rdkafka::config::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
@@ -349,7 +348,11 @@ impl NewestProducer {
 
     /// Connects to the leader of a partition, and waits until it has answered a request.
     pub(super) fn reach_leader(&self, topic: &str, partition: i32, timeout: Duration) -> Result<(), KafkaError> {
-        reach_leader(self.get()?.client(), topic, partition, timeout)
+        match self.get()?.client().fetch_watermarks(topic, partition, timeout) {
+            // An answer that the request is forbidden is an answer too.
+            Err(error) if is_no_leader(&error) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     fn get(&self) -> Result<Arc<BaseProducer<Context>>, KafkaError> {
@@ -359,20 +362,6 @@ impl NewestProducer {
 
     fn set(&self, producer: &Arc<BaseProducer<Context>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(producer);
-    }
-}
-
-/// Connects to the leader of a partition, and waits until it has answered a request.
-pub(super) fn reach_leader<C: ClientContext>(
-    client: &Client<C>,
-    topic: &str,
-    partition: i32,
-    timeout: Duration,
-) -> Result<(), KafkaError> {
-    match client.fetch_watermarks(topic, partition, timeout) {
-        // An answer that the request is forbidden is an answer too.
-        Err(error) if is_no_leader(&error) => Err(error),
-        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -412,13 +412,48 @@ fn the_config_file_selects_the_topic() {
     fs::write(&path, config.replace("[blocklist]\ntopic", "# topic")).unwrap();
     let ran = setup.run(&target, &["list"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("no topic: set blocklist.topic"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("no topic, and no files: set blocklist.topic"), "{}", ran.stderr);
     fs::write(&path, "nonsense = 1\n").unwrap();
     assert_eq!(setup.run(&target, &["list"]).code, 78);
     let list = setup.files.write("list.txt", "bob\n");
     assert_eq!(setup.run(&target, &["diff", &list]).code, 78);
     let help = setup.done(&[], &["diff", "--help"]).split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(help.contains("with 78 if the configuration is wrong"), "{help}");
+}
+
+#[test]
+fn a_list_of_files_is_read_without_kafka_and_not_written() {
+    let files = Files::new();
+    let (common, own) = (files.write("common.txt", "mallory\n"), files.write("own.txt", "block bob because spam\n"));
+    let more = files.write("more.txt", "bob\neve until 2127-01-31T00:00:00Z\n");
+    let text = format!(
+        "blocklist.files = [{common:?}]\n[kafka]\n\"bootstrap.servers\" = \"127.0.0.1:1\"\n[[apps]]\nsdk_app_id = 1\n\
+         [[apps]]\nsdk_app_id = 2\nblocklist_files = [{own:?}, {more:?}]\n"
+    );
+    let config = files.write("callbridge.toml", &text);
+    let run = |args: &[&str]| {
+        let ran = callbridge().arg("blocklist").args(args).args(["--config", &config]).output().unwrap();
+        let [stdout, stderr] = [ran.stdout, ran.stderr].map(|text| String::from_utf8(text).unwrap());
+        (ran.status.code().unwrap(), stdout, stderr)
+    };
+    for (args, expected) in [
+        (&["lookup", "mallory"][..], 3),
+        (&["lookup", "mallory", "--app", "1"], 3),
+        (&["lookup", "bob", "--app", "1"], 0),
+        (&["lookup", "mallory", "--app", "2"], 0),
+        (&["lookup", "bob", "--app", "2"], 3),
+    ] {
+        let (code, _stdout, stderr) = run(args);
+        assert_eq!(code, expected, "{args:?}: {stderr}");
+    }
+    assert_eq!(run(&["list"]).1, "block mallory\n");
+    assert_eq!(run(&["export", "--app", "2"]).1.lines().count(), 2);
+    assert_eq!(run(&["diff", &common, "--app", "2"]).1.lines().count(), 3);
+    assert_eq!(run(&["diff", &common]).0, 0);
+    for args in [&["add", "dave"][..], &["remove", "bob", "--app", "2"], &["import", &own, "--yes", "--app", "1"]] {
+        let (code, _stdout, stderr) = run(args);
+        assert!(code == 2 && stderr.contains("the blocklist is files, which are only read here: edit "), "{stderr}");
+    }
 }
 
 #[test]

@@ -20,13 +20,17 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use callbridge::clock;
+use rdkafka::mocking::MockCluster;
 use rdkafka::producer::BaseProducer;
 use rdkafka::producer::BaseRecord;
 use rdkafka::producer::Producer;
+use rustix::process::Pid;
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::seeds::APP;
+use crate::support::commit_proxy::CommitProxy;
 use crate::support::full_disk::FullDisk;
 use crate::support::kafka::Kafka;
 use crate::support::kafka::Settings;
@@ -243,6 +247,9 @@ fn doctor_names_faults_of_certificates_and_keys() {
         command
     };
     let nowhere = folder.path().join("nowhere");
+    let soon = "x509 -req -in old.csr -signkey old.key -days 10 -extfile extensions -out soon.pem";
+    openssl::run(folder.path(), soon);
+    let soon = tls(&folder.path().join("soon.pem"), &folder.path().join("old.key"));
     let expired = tls(&folder.path().join("old.pem"), &folder.path().join("old.key"));
     assert_named(vec![
         fault("all well", tls(&pair.certificate, &pair.key), 1, &["ok   tls ok: "]),
@@ -269,6 +276,12 @@ fn doctor_names_faults_of_certificates_and_keys() {
             tls(&pair.certificate, &pair.certificate),
             78,
             &["read the key", "key_file must hold the key in PEM"],
+        ),
+        fault(
+            "a certificate of which ten days are left",
+            soon,
+            1,
+            &["warn ", "soon.pem: a certificate in the file expires soon, at ", "replace certificate and key before"],
         ),
         fault(
             "an expired certificate",
@@ -337,7 +350,8 @@ fn doctor_names_ports_that_are_taken_or_forbidden_and_brokers_out_of_reach() {
             &[
                 "warn callbridge.invalid cannot be resolved",
                 &format!("ok   {address} takes connections"),
-                "FAIL no broker answers",
+                &format!("FAIL no broker answers: {address}: no answer within 6 s"),
+                "see whether the broker is frozen",
             ],
         ),
     ];
@@ -349,6 +363,57 @@ fn doctor_names_ports_that_are_taken_or_forbidden_and_brokers_out_of_reach() {
         faults.push(fault("a port that is forbidden", command, 1, &says));
     }
     assert_named(faults);
+}
+
+#[test]
+fn doctor_names_a_broker_that_is_out_of_reach_or_frozen_and_ends_in_time() {
+    let Some(kafka) = Kafka::shared() else { return };
+    create_topics(kafka, "advertised");
+    let frozen = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (frozen, nobody) = (frozen.local_addr().unwrap().to_string(), ports::nobody());
+    let advertising = |address: &str| {
+        let proxy = CommitProxy::advertising(&kafka.bootstrap(), Some(address));
+        with_kafka(
+            &replaced(&kafka.properties(), &[("bootstrap.servers", &proxy.address())]),
+            "advertised",
+            &["--write"],
+        )
+    };
+    // The server that named it may be forgotten before it has answered all that the client asks.
+    for (address, what, remedy) in [
+        (&nobody, "Connection refused", "correct advertised.listeners"),
+        (&frozen, "no answer within 6 s", "see whether the broker is frozen"),
+    ] {
+        let is_named = |line: &str| line.starts_with("FAIL ") && line.contains(address.as_str()) && line.contains(what);
+        let began = clock::monotonic();
+        let (code, text) = run(&mut advertising(address));
+        let took = began.elapsed();
+        assert!(code == 1 && text.lines().any(is_named) && text.contains(remedy), "{text}");
+        assert!(took < Duration::from_secs(10) && !text.contains("allow WRITE"), "{took:?}: {text}");
+    }
+}
+
+#[test]
+fn doctor_checks_the_lists_and_missing_topics_of_many_applications_in_time() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let folder = folder();
+    let apps = (1..=40).map(|id| {
+        format!("[[apps]]\nsdk_app_id = {id}\ntopic_prefix = \"many-{id}\"\nblocklist_topic = \"many-list-{id}\"\n")
+    });
+    let text = format!(
+        "ack = \"memory\"\nkafka.\"bootstrap.servers\" = {:?}\n{}",
+        kafka.bootstrap(),
+        apps.collect::<String>()
+    );
+    let config = write(&folder, "many.toml", &text);
+    for id in 1..=40 {
+        kafka.create_topic(&format!("many-list-{id}"), 1, 1);
+    }
+    let began = clock::monotonic();
+    let (code, text) = run(&mut check(&["--config", &config]));
+    let took = began.elapsed();
+    assert_eq!((code, text.matches(": readable, up to offset 0").count()), (1, 40), "{text}");
+    assert!(text.contains("more: does not exist") && took < Duration::from_secs(15), "{took:?}: {text}");
 }
 
 #[test]
@@ -457,7 +522,6 @@ fn assert_all_well(kafka: &Kafka) {
         "ok   TLS: the handshake succeeds",
         "ok   SASL: the login by SCRAM-SHA-256 succeeds",
         "ok   brokers that answer: 127.0.0.1:",
-        "ok   1 of 1 brokers that lead partitions answer",
         "ok   Kafka gives an idempotent producer its id",
         "ok   secure.State.StateChange, secure.unknown, secure.rejected: set right",
         "ok   secure-list: readable, up to offset 0",
@@ -640,6 +704,14 @@ fn doctor_names_a_clock_that_is_behind_or_ahead_of_the_brokers() {
         fault("a record of the future", check("early", &[]), 1, &[ahead, "by NTP"]),
         fault("a right clock", check("appended", &["--write"]), 0, &[right]),
     ]);
+    // It gives each record the same time.
+    let cluster = MockCluster::new(1).unwrap();
+    ["State.StateChange", "unknown", "rejected"]
+        .iter()
+        .for_each(|name| cluster.create_topic(&format!("mock.{name}"), 1, 1).unwrap());
+    let mock = [("bootstrap.servers".to_owned(), cluster.bootstrap_servers())];
+    let says = ["ok   mock.rejected: a record was written", "skip whether it is ahead of the broker's: not tried"];
+    assert_named(vec![fault("a broker of tests", with_kafka(&mock, "mock", &["--write"]), 1, &says)]);
     for (seconds, says) in
         [(-90, "s behind that of the broker of appended"), (90, "s ahead of that of the broker of appended")]
     {
@@ -715,6 +787,26 @@ fn doctor_waits_until_nothing_fails_and_prints_json_where_asked() {
     let json: Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, titles(&json)), (78, vec!["configuration".to_owned()]));
     assert_eq!(run(&mut alone(&["--wait", "soon"])).0, 2);
+}
+
+#[test]
+fn doctor_prints_what_it_found_last_when_a_signal_ends_its_wait() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let child = alone(&["--json", "--wait", "1h"]).stdout(Stdio::piped()).spawn().unwrap();
+        let pid = Pid::from_child(&child);
+        let caught = |status: String| {
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+            u64::from_str_radix(&mask, 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
+        };
+        wait::until("it handles the signal", || {
+            caught(fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap())
+        });
+        rustix::process::kill_process(pid, signal).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((output.status.code(), &json["success"]), (Some(1), &Value::Bool(false)));
+        assert_eq!(json["sections"].as_array().unwrap().len(), 11);
+    }
 }
 
 #[test]

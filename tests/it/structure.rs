@@ -214,6 +214,7 @@ const CLOCKS: &[&str] = &["Instant::now", "SystemTime::now", "Zoned::now", "Time
 const RDKAFKA: &[&str] = &[
     "blocklist/consumer.rs",
     "blocklist/describe.rs",
+    "blocklist/inspect.rs",
     "blocklist/producer.rs",
     "publish/cluster.rs",
     "publish/embedded.rs",

@@ -1,4 +1,4 @@
-//! Where the blocklist is that a command reads and writes: its topic, or a bridge's admin API.
+//! Where the blocklist is that a command reads and writes: its topic, its files, or a bridge's admin API.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -27,6 +27,7 @@ use crate::decide::blocklist::Blocklist;
 use crate::decide::blocklist::Source;
 use crate::decide::blocklist::SourceKind;
 use crate::decide::rules::Rules;
+use crate::decide::rules::gathered::Gathered;
 use crate::decide::topic::key::TopicIdentity;
 
 use super::CliError;
@@ -66,8 +67,16 @@ pub(super) struct TargetArgs {
 pub(super) enum Target {
     /// Through Kafka: read and written as a bridge does it.
     Kafka(KafkaTarget),
+    /// Files without a topic: only read.
+    Files(FilesTarget),
     /// Through a bridge.
     Admin(AdminClient),
+}
+
+/// The files of a list that has no topic.
+pub(super) struct FilesTarget {
+    files: Vec<PathBuf>,
+    policy: Policy,
 }
 
 /// What a command needs to know of the bridges.
@@ -77,7 +86,7 @@ struct ListSettings {
     /// Why the list that --app asks for is only read: others share it.
     shared: Option<String>,
     topic: Option<String>,
-    /// The files of the list that the topic is part of.
+    /// The files of the list.
     files: Vec<PathBuf>,
     policy: Policy,
 }
@@ -97,7 +106,7 @@ pub(super) struct KafkaTarget {
 }
 
 impl Target {
-    /// Connects. A topic is read to its end.
+    /// Connects, where there is a topic. That is read to its end.
     pub(super) fn open(args: &TargetArgs) -> Result<Self, CliError> {
         if let Some(url) = &args.admin {
             return AdminClient::new(url, args.token_file.as_deref(), args.app.clone()).map(Self::Admin);
@@ -110,6 +119,9 @@ impl Target {
             },
             None => configured(args)?,
         };
+        if settings.topic.is_none() && !settings.files.is_empty() {
+            return Ok(Self::Files(FilesTarget { files: settings.files, policy: settings.policy }));
+        }
         KafkaTarget::open(settings).map(Self::Kafka)
     }
 
@@ -117,6 +129,7 @@ impl Target {
     pub(super) fn change(&mut self, changes: &[ChangeLine]) -> Result<ChangedRules, CliError> {
         match self {
             Self::Kafka(kafka) => kafka.change(changes, "cli"),
+            Self::Files(files) => Err(files.only_read()),
             Self::Admin(admin) => admin.change(changes),
         }
     }
@@ -125,6 +138,7 @@ impl Target {
     pub(super) fn import(&mut self, changes: &[ChangeLine], name: &str) -> Result<ChangedRules, CliError> {
         match self {
             Self::Kafka(kafka) => kafka.change(changes, &format!("import:{name}")),
+            Self::Files(files) => Err(files.only_read()),
             Self::Admin(admin) => admin.import(changes, name),
         }
     }
@@ -133,28 +147,63 @@ impl Target {
     pub(super) fn lookup(&self, user: &str, account: Option<&str>) -> Result<LookupAnswer, CliError> {
         match self {
             Self::Kafka(kafka) => Ok(kafka.in_force()?.lookup(user, account)),
+            Self::Files(files) => Ok(files.in_force()?.lookup(user, account)),
             Self::Admin(admin) => admin.lookup(user, account),
         }
     }
 
     /// The first rules that `query` asks for, and whether there are more.
     pub(super) fn list(&self, query: PageQuery) -> Result<(Vec<RuleView>, bool), CliError> {
-        match self {
-            Self::Kafka(kafka) => {
-                let page = kafka.in_force()?.page(&query);
-                Ok((page.rules, page.next.is_some()))
-            }
-            Self::Admin(admin) => admin.list(query),
-        }
+        let list = match self {
+            Self::Kafka(kafka) => kafka.in_force()?,
+            Self::Files(files) => files.in_force()?,
+            Self::Admin(admin) => return admin.list(query),
+        };
+        let page = list.page(&query);
+        Ok((page.rules, page.next.is_some()))
     }
 
-    /// All rules that can be written: those of the topic. Of a bridge without a topic, those of its files.
+    /// All rules that can be written: those of the topic. Without a topic, those of the files.
     pub(super) fn rules(&self) -> Result<Arc<Rules>, CliError> {
         match self {
             Self::Kafka(kafka) => Ok(Arc::clone(&kafka.rules)),
+            Self::Files(files) => files.rules().map(Arc::new),
             Self::Admin(admin) => admin.rules().map(Arc::new),
         }
     }
+}
+
+impl FilesTarget {
+    fn in_force(&self) -> Result<BlocklistApi, CliError> {
+        Ok(BlocklistApi::read_only(Blocklist::of(sources(&self.files)?, 0), self.policy))
+    }
+
+    fn rules(&self) -> Result<Rules, CliError> {
+        let mut gathered = Gathered::default();
+        for source in sources(&self.files)? {
+            for (rule, value) in source.rules().iter() {
+                gathered.put(&rule, value.until, value.provenance.because.as_deref());
+            }
+        }
+        Ok(gathered.finish())
+    }
+
+    fn only_read(&self) -> CliError {
+        let files: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
+        CliError::Usage(format!(
+            "the blocklist is files, which are only read here: edit {}, or set blocklist.topic, or blocklist_topic of the application",
+            files.join(", ")
+        ))
+    }
+}
+
+/// The rules of each file, read now.
+fn sources(files: &[PathBuf]) -> Result<Vec<Source>, CliError> {
+    let of_file = |file: &PathBuf| {
+        let rules = Arc::new(files::read(file)?);
+        Ok(Source::new(SourceKind::File, &file.display().to_string(), rules))
+    };
+    files.iter().map(of_file).collect()
 }
 
 impl KafkaTarget {
@@ -162,7 +211,8 @@ impl KafkaTarget {
         let ListSettings { properties, shared, topic, files, policy } = settings;
         let no_topic = || {
             CliError::Usage(
-                "no topic: set blocklist.topic or give --topic, or ask a bridge with --admin URL".to_owned(),
+                "no topic, and no files: set blocklist.topic or give --topic, or ask a bridge with --admin URL"
+                    .to_owned(),
             )
         };
         let topic: Arc<str> = topic.ok_or_else(no_topic)?.into();
@@ -193,13 +243,8 @@ impl KafkaTarget {
 
     /// The list that a bridge with these settings has: the files, read now, and the topic.
     fn in_force(&self) -> Result<BlocklistApi, CliError> {
-        let of_file = |file: &PathBuf| {
-            let rules = Arc::new(files::read(file)?);
-            Ok(Source::new(SourceKind::File, &file.display().to_string(), rules))
-        };
-        let files = self.files.iter().map(of_file).collect::<Result<Vec<_>, CliError>>()?;
         let topic = Source::new(SourceKind::Topic, &self.topic, Arc::clone(&self.rules));
-        let list = Blocklist::of(files.into_iter().chain([topic]), self.generation);
+        let list = Blocklist::of(sources(&self.files)?.into_iter().chain([topic]), self.generation);
         Ok(BlocklistApi::read_only(list, self.policy))
     }
 
@@ -248,11 +293,6 @@ fn configured(args: &TargetArgs) -> Result<ListSettings, CliError> {
         return Err(CliError::Usage(why.to_owned()));
     }
     let config = config::load(&flags, env::vars_os()).map_err(CliError::Config)?;
-    if config.embedded_broker {
-        let why =
-            "the broker is embedded: give the address it has printed with --brokers, or ask the bridge with --admin";
-        return Err(CliError::Usage(why.to_owned()));
-    }
     let policy = config.decide.policy();
     let common = (config.blocklist.topic, config.blocklist.files);
     let of_app = |app: App| {
@@ -267,10 +307,6 @@ fn configured(args: &TargetArgs) -> Result<ListSettings, CliError> {
             let found =
                 found.ok_or_else(|| CliError::Usage(format!("--app {app}: no such application is configured")))?;
             let (_, list) = lists.remove(found);
-            if list.0.is_none() && list != common {
-                let why = "has no blocklist_topic, only files: ask a bridge with --admin URL";
-                return Err(CliError::Usage(format!("--app {app}: the application {why}")));
-            }
             let others: Vec<_> =
                 lists.into_iter().filter(|(_, (topic, _))| *topic == list.0).map(|(id, _)| id).collect();
             shared = why_shared(app, list.0.as_deref(), list.0 == common.0, &others);
@@ -282,6 +318,11 @@ fn configured(args: &TargetArgs) -> Result<ListSettings, CliError> {
         }
         (None, _) => common,
     };
+    if config.embedded_broker && topic.is_some() {
+        let why =
+            "the broker is embedded: give the address it has printed with --brokers, or ask the bridge with --admin";
+        return Err(CliError::Usage(why.to_owned()));
+    }
     Ok(ListSettings { properties: config.kafka.properties, shared, topic, files, policy })
 }
 

@@ -46,7 +46,7 @@ fn future(section: &mut CheckSection, cluster: &Cluster, compared: &ComparedTopi
     let (mut names, dead_letter) = compared.usable();
     names.extend(dead_letter);
     let limit = UnixMillis(clock::wall().0.saturating_add(i64::try_from(FUTURE_MAX.as_millis()).unwrap_or(i64::MAX)));
-    match cluster.topics_with_records_since(&compared.found, &names, limit) {
+    match cluster.topics_with_records_since(&compared.found, &names, limit, compared.deadline.left()) {
         Ok(topics) if topics.is_empty() => {
             section.ok(format!("no record in Kafka is more than {} s ahead of it", FUTURE_MAX.as_secs()));
         }

@@ -9,26 +9,27 @@ use std::time::Duration;
 
 use crate::cli::doctor::report::CheckOutcome;
 use crate::cli::doctor::report::CheckSection;
-use crate::clock;
 use crate::config::Config;
 use crate::publish::cluster;
+use crate::publish::cluster::ANSWER_LIMIT;
 use crate::publish::cluster::Cluster;
 use crate::publish::cluster::ClusterError;
 use crate::publish::cluster::ClusterTopics;
 use crate::publish::cluster::ConnectionStage;
+use crate::publish::cluster::SEE_ADVERTISED;
 use crate::publish::properties::Properties;
 
+use super::CheckDeadline;
+use super::END_MARGIN;
 use super::begin;
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// To resolve a name and to connect to each of its addresses.
-const REACH_LIMIT: Duration = Duration::from_secs(6);
+const REACH_LIMIT: Duration = Duration::from_secs(3);
 const DEFAULT_PORT: u16 = 9092;
 
 const SEE_RESOLUTION: &str = "correct bootstrap.servers, or the DNS of this machine";
 const SEE_CONNECTION: &str = "see whether the broker runs, its port, and firewalls between";
-const SEE_ADVERTISED: &str =
-    "correct advertised.listeners of that broker: it must be an address that this machine reaches";
 
 /// What messages of librdkafka say, in lower case, and what to do then.
 const KNOWN: [(&str, &str); 6] = [
@@ -44,43 +45,80 @@ const KNOWN: [(&str, &str); 6] = [
     (".location", "let the user that callbridge runs as read the file, or correct its path in [kafka]"),
 ];
 
-/// Checks whether Kafka is there. Returns a client and what it saw, where brokers answer.
-pub(super) fn kafka(config: &Config, section: &mut CheckSection) -> Option<(Cluster, ClusterTopics)> {
+/// Checks whether Kafka is there. Returns a client and what it saw, where a broker answers at the address that it advertises.
+pub(super) fn kafka(
+    config: &Config,
+    section: &mut CheckSection,
+    deadline: CheckDeadline,
+) -> Option<(Cluster, ClusterTopics)> {
     let servers: Vec<&str> = config.bootstrap_servers().map(without_protocol).collect();
-    if !reach(section, &servers, AddressSource::Bootstrap) {
+    let mut connected = reach(section, &servers, AddressSource::Bootstrap);
+    if connected.is_empty() {
         section.skip("TLS, SASL and the producer's id: not tried: no bootstrap server takes connections");
         return None;
     }
-    let properties = Properties::new(config.ack, &config.kafka.properties);
-    let cluster = match Cluster::new(&properties) {
-        Ok(cluster) => cluster,
+    // The others were told.
+    let properties = Properties::new(config.ack, &config.kafka.properties).with_bootstrap(connected.join(","));
+    let looked = Cluster::new(&properties).map(|cluster| (cluster.look(deadline.left().min(ANSWER_LIMIT)), cluster));
+    let (cluster, found) = match looked {
+        Ok((Ok(found), cluster)) => (cluster, found),
+        Ok((Err(error), _cluster)) => {
+            stages(section, config, Some(&error));
+            return None;
+        }
         Err(error) => {
             section.fail(format!("the Kafka client cannot be made: {error}"), remedy(&error));
             return None;
         }
     };
-    let found = match cluster.look() {
-        Ok(found) => found,
-        Err(error) => {
-            stages(section, config, Some(&error));
-            return None;
-        }
-    };
     stages(section, config, None);
-    section.ok(format!("brokers that answer: {}", found.brokers.join(", ")));
     let advertised: Vec<&str> =
         found.brokers.iter().map(String::as_str).filter(|broker| !servers.contains(broker)).collect();
-    reach(section, &advertised, AddressSource::Advertised);
-    leaders(section, config, &cluster, &found);
-    match cluster::producer_id(&properties) {
+    connected.extend(reach(section, &advertised, AddressSource::Advertised));
+    if !ask_each(section, &properties, &found, &connected, deadline) {
+        section.skip("the producer's id: not tried: no broker answers at the address that it advertises");
+        return None;
+    }
+    match cluster::producer_id(&properties, deadline.left().min(ANSWER_LIMIT)) {
         Ok(()) => section.ok("Kafka gives an idempotent producer its id"),
         Err(error) => {
-            let remedy =
-                "allow WRITE on the topics to this client, or IDEMPOTENT_WRITE on the cluster before Kafka 2.8";
-            section.fail(format!("Kafka gives an idempotent producer no id: {error}"), remedy);
+            section.fail(format!("Kafka gives an idempotent producer no id: {error}"), remedy(&error));
         }
     }
     Some((cluster, found))
+}
+
+/// Asks each server with a client of its own, all at the same time: a client that knows several says nothing of one that is frozen. Returns
+/// whether a broker answers at the address that it advertises.
+fn ask_each(
+    section: &mut CheckSection,
+    properties: &Properties,
+    found: &ClusterTopics,
+    connected: &[&str],
+    deadline: CheckDeadline,
+) -> bool {
+    let limit = deadline.left().min(ANSWER_LIMIT);
+    let ask = |server: &&str| {
+        let properties = properties.clone().with_bootstrap((*server).to_owned());
+        begin(move || Cluster::new(&properties).and_then(|cluster| cluster.look(limit)).err())
+    };
+    let asked: Vec<_> = connected.iter().map(ask).collect();
+    let (end, mut answering) = (CheckDeadline::after(limit + END_MARGIN), Vec::new());
+    for (server, asked) in connected.iter().zip(asked) {
+        let is_advertised = found.brokers.iter().any(|broker| broker == server);
+        match asked.recv_timeout(end.left()).unwrap_or_else(|_late| Some(cluster::silent(server, limit))) {
+            None if is_advertised => answering.push(*server),
+            None => {}
+            Some(error) => {
+                let outcome = if is_advertised { CheckOutcome::Failed } else { CheckOutcome::Warning };
+                section.add(outcome, format!("a broker does not answer: {error}"), remedy(&error));
+            }
+        }
+    }
+    if !answering.is_empty() {
+        section.ok(format!("brokers that answer: {}", answering.join(", ")));
+    }
+    !answering.is_empty()
 }
 
 /// Where an address is from.
@@ -99,21 +137,23 @@ enum Reached {
     Nowhere(String),
 }
 
-/// Resolves all at the same time and connects, with a line for each step. Returns whether one takes connections.
-fn reach(section: &mut CheckSection, servers: &[&str], source: AddressSource) -> bool {
+/// Resolves all at the same time and connects, with a line for each step. Returns those that take connections.
+fn reach<'s>(section: &mut CheckSection, servers: &[&'s str], source: AddressSource) -> Vec<&'s str> {
     let dialled = servers.iter().map(|server| {
         let server = (*server).to_owned();
         begin(move || dial(&server))
     });
     // All at the same time.
     let dialled: Vec<_> = dialled.collect();
-    let deadline = clock::monotonic() + REACH_LIMIT;
+    let deadline = CheckDeadline::after(REACH_LIMIT);
     let reached = dialled.into_iter().map(|dialled| {
-        let left = deadline.saturating_duration_since(clock::monotonic());
-        dialled.recv_timeout(left).unwrap_or(Reached::Nowhere(format!("no answer within {} s", REACH_LIMIT.as_secs())))
+        dialled
+            .recv_timeout(deadline.left())
+            .unwrap_or(Reached::Nowhere(format!("no answer within {} s", REACH_LIMIT.as_secs())))
     });
     let reached: Vec<Reached> = reached.collect();
     let is_one_there = reached.iter().any(|reached| matches!(reached, Reached::Connected(_)));
+    let mut connected = Vec::new();
     let failed =
         if is_one_there && source == AddressSource::Bootstrap { CheckOutcome::Warning } else { CheckOutcome::Failed };
     let (see_resolution, see_connection) = match source {
@@ -130,6 +170,7 @@ fn reach(section: &mut CheckSection, servers: &[&str], source: AddressSource) ->
             Reached::Connected(addresses) => {
                 resolved(section, &addresses);
                 section.ok(format!("{server} takes connections"));
+                connected.push(*server);
             }
             Reached::Resolved(addresses, why) => {
                 resolved(section, &addresses);
@@ -140,7 +181,7 @@ fn reach(section: &mut CheckSection, servers: &[&str], source: AddressSource) ->
             }
         }
     }
-    is_one_there
+    connected
 }
 
 fn without_protocol(server: &str) -> &str {
@@ -195,25 +236,6 @@ fn stages(section: &mut CheckSection, config: &Config, error: Option<&ClusterErr
     }
     if let Some(error) = error {
         section.fail(format!("no broker answers: {error}"), remedy(error));
-    }
-}
-
-/// Whether each broker that leads partitions answers.
-fn leaders(section: &mut CheckSection, config: &Config, cluster: &Cluster, found: &ClusterTopics) {
-    let topics = config.callback_topics();
-    let names: Vec<&str> = topics.names().iter().map(String::as_str).collect();
-    let leaders = cluster.reach_leaders(found, &names);
-    let (all, mut answering) = (leaders.len(), 0);
-    for (id, failure) in leaders {
-        match failure {
-            None => answering += 1,
-            Some(error) => {
-                section.fail(format!("broker {id} leads partitions, and does not answer: {error}"), remedy(&error));
-            }
-        }
-    }
-    if answering > 0 {
-        section.ok(format!("{answering} of {all} brokers that lead partitions answer"));
     }
 }
 

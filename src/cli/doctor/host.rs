@@ -30,7 +30,7 @@ use super::begin;
 const SYNC_SLOW: Duration = Duration::from_millis(50);
 
 /// After so long a disk counts as one that does not answer.
-const DISK_LIMIT: Duration = Duration::from_secs(10);
+const DISK_LIMIT: Duration = Duration::from_secs(5);
 
 const PROBE_BYTES: usize = 4096;
 

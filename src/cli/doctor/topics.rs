@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::blocklist::inspect;
+use crate::blocklist::inspect::InspectError;
 use crate::cli::doctor::connection::remedy;
 use crate::cli::doctor::report::CheckOutcome;
 use crate::cli::doctor::report::CheckSection;
@@ -20,11 +21,12 @@ use crate::publish::cluster::Cluster;
 use crate::publish::cluster::ClusterError;
 use crate::publish::cluster::ClusterTopics;
 
+use super::CheckDeadline;
+use super::END_MARGIN;
+use super::begin;
+
 /// How many topics a line names.
 const NAMES_MAX: usize = 3;
-
-const ALLOW_WRITE: &str =
-    "allow WRITE and DESCRIBE on the topics to this client; with an invalid timestamp, set the clock of this machine";
 
 /// The topics that are needed, and those that are superfluous, compared with the configuration.
 pub(super) struct ComparedTopics {
@@ -32,14 +34,21 @@ pub(super) struct ComparedTopics {
     pub(super) topics: Vec<ComparedTopic>,
     /// Kafka did not say how they are set.
     unread: Option<ClusterError>,
+    /// When Kafka must have answered what else is asked about them.
+    pub(super) deadline: CheckDeadline,
 }
 
 /// Asks Kafka how the topics are set, and compares them as `callbridge topics list` does.
-pub(super) fn compare(config: &Config, cluster: &Cluster, mut found: ClusterTopics) -> ComparedTopics {
+pub(super) fn compare(
+    config: &Config,
+    cluster: &Cluster,
+    mut found: ClusterTopics,
+    deadline: CheckDeadline,
+) -> ComparedTopics {
     let needed = NeededTopic::all(config);
     let names: Vec<&str> = needed.iter().map(|topic| topic.name.as_str()).collect();
-    let unread = cluster.describe(&mut found, &names).err();
-    ComparedTopics { topics: comparison::compare(config, &found), found, unread }
+    let unread = cluster.describe(&mut found, &names, deadline.left() / 2).err();
+    ComparedTopics { topics: comparison::compare(config, &found), found, unread, deadline }
 }
 
 impl ComparedTopics {
@@ -79,12 +88,23 @@ pub(super) fn blocklists(title: &'static str, config: &Config, compared: &Compar
     let mut section = CheckSection::new(title);
     remarks(&mut section, config, compared, is_of_list);
     let is_read = |topic: &&ComparedTopic| topic.role == Some(TopicRole::Blocklist) && topic.layout.is_some();
+    let limit = compared.deadline.left();
     // Nobody here reads the changes.
-    for ComparedTopic { name, .. } in of_lists.filter(is_read) {
-        match inspect::read(&config.kafka.properties, name) {
+    let names: Vec<String> = of_lists.filter(is_read).map(|topic| topic.name.clone()).collect();
+    let (properties, topics) = (config.kafka.properties.clone(), names.clone());
+    let read = begin(move || inspect::read(&properties, &topics, limit)).recv_timeout(limit + END_MARGIN);
+    let read = read.unwrap_or_else(|_late| vec![Err(InspectError::Silent); names.len()]);
+    for (name, read) in names.iter().zip(read) {
+        match read {
             Ok(end) => section.ok(format!("{name}: readable, up to offset {end}")),
             Err(why) => {
-                section.fail(format!("{name}: cannot be read: {why}"), "allow READ and DESCRIBE on it to this client");
+                let remedy = match why {
+                    InspectError::Unreadable(_) => "allow READ and DESCRIBE on it to this client",
+                    InspectError::Silent => {
+                        "see whether the broker that leads it answers: its logs, its load and its disks"
+                    }
+                };
+                section.fail(format!("{name}: cannot be read: {why}"), remedy);
             }
         }
     }
@@ -148,10 +168,10 @@ pub(super) fn write(
 ) -> (CheckSection, Vec<BrokerClock>) {
     let mut section = CheckSection::new(title);
     let (others, dead_letter) = compared.usable();
-    let mut failed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut failed: BTreeMap<(String, &str), BTreeSet<String>> = BTreeMap::new();
     let missing: Vec<&str> = dead_letter.iter().copied().filter(|topic| !records.contains_key(*topic)).collect();
     let before = clock::monotonic();
-    let written = cluster.write(&missing);
+    let written = cluster.write(&missing, compared.deadline.left());
     let after = clock::monotonic();
     for (topic, written) in written {
         match written {
@@ -159,8 +179,9 @@ pub(super) fn write(
                 let clock = time.map(|broker| BrokerClock { topic: topic.clone(), broker, before, after });
                 records.insert(topic, clock);
             }
-            Err(why) => {
-                failed.entry(format!("a record cannot be written: {why}")).or_default().insert(topic);
+            Err(error) => {
+                let what = format!("a record cannot be written: {error}");
+                failed.entry((what, remedy(&error))).or_default().insert(topic);
             }
         }
     }
@@ -169,21 +190,21 @@ pub(super) fn write(
         section.ok(format!("{topic}: a record was written"));
         clocks.extend(clock.clone());
     }
-    match cluster.try_rights(&others) {
+    match cluster.try_rights(&others, compared.deadline.left()) {
         Ok(tried) => {
             let allowed = tried.values().filter(|refused| refused.is_none()).count();
             if allowed > 0 {
                 section.ok(format!("this client may write to {allowed} more topics"));
             }
-            for (topic, why) in tried.into_iter().filter_map(|(topic, refused)| Some((topic, refused?))) {
-                failed.entry(format!("may not be written: {why}")).or_default().insert(topic);
+            for (topic, error) in tried.into_iter().filter_map(|(topic, refused)| Some((topic, refused?))) {
+                failed.entry((format!("may not be written: {error}"), remedy(&error))).or_default().insert(topic);
             }
         }
         Err(error) => section.fail(format!("the right to write cannot be tried: {error}"), remedy(&error)),
     }
-    for (why, topics) in failed {
-        section
-            .fail(format!("{}: {why}", shortened(&topics.iter().map(String::as_str).collect::<Vec<_>>())), ALLOW_WRITE);
+    for ((why, remedy), topics) in failed {
+        let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
+        section.fail(format!("{}: {why}", shortened(&topics)), remedy);
     }
     (section, clocks)
 }

@@ -379,14 +379,7 @@ mod tests {
     fn layout(replicas: usize, settings: &[(&str, &str)]) -> TopicLayout {
         let defaults = [("min.insync.replicas", "2"), ("cleanup.policy", "delete"), ("max.message.bytes", "1048588")];
         let settings = defaults.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        TopicLayout {
-            partitions: 6,
-            replicas,
-            in_sync: replicas,
-            leaderless: 0,
-            leaders: BTreeMap::new(),
-            settings: settings.collect(),
-        }
+        TopicLayout { partitions: 6, replicas, in_sync: replicas, leaderless: 0, settings: settings.collect() }
     }
 
     /// What is said of the command's topic on so many brokers.

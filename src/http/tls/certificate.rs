@@ -1,5 +1,7 @@
 //! A minimal DER reader: the validity of certificates, and elements of keys.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -59,6 +61,13 @@ impl Validity {
     /// When the first certificate expires.
     pub(crate) const fn until(self) -> i64 {
         self.until
+    }
+
+    /// That they are valid at `now`, and not `ahead` of it any more.
+    pub(crate) fn expiring(self, now: UnixMillis, ahead: Duration) -> Option<String> {
+        let left = self.until.saturating_sub(now.0.div_euclid(1000));
+        let is_soon = u64::try_from(left).is_ok_and(|left| left <= ahead.as_secs());
+        is_soon.then(|| format!("a certificate in the file expires soon, at {}", rfc3339(self.until)))
     }
 
     /// Why they are not valid at `now`, if they are not.
@@ -138,6 +147,9 @@ mod tests {
         assert_eq!([at(10_000), at(20_999)], [None, None]);
         assert_eq!(at(21_000).unwrap(), "a certificate in the file has expired, at 1970-01-01T00:00:20Z");
         assert_eq!(at(9_999).unwrap(), "a certificate in the file is not valid before 1970-01-01T00:00:10Z");
+        let soon = |millis: i64| validity.expiring(UnixMillis(millis), Duration::from_secs(5));
+        assert_eq!([soon(14_999), soon(21_000)], [None, None]);
+        assert_eq!(soon(15_000).unwrap(), "a certificate in the file expires soon, at 1970-01-01T00:00:20Z");
     }
 
     #[test]

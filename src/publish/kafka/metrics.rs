@@ -59,6 +59,14 @@ pub(in crate::publish) fn has_producer_id(statistics: &[u8]) -> bool {
     serde_json::from_slice(statistics).is_ok_and(|statistics: Statistics| statistics.has_producer_id())
 }
 
+/// The addresses that the brokers advertise, as far as these statistics show them.
+pub(in crate::publish) fn advertised_brokers(statistics: &[u8]) -> Vec<String> {
+    let Ok(Statistics { brokers, .. }) = serde_json::from_slice(statistics) else { return Vec::new() };
+    let names = brokers.iter().filter(|(_name, broker)| broker.nodeid >= 0.0).map(|(name, _broker)| name);
+    // "HOST:PORT/ID"
+    names.filter_map(|name| Some(name.rsplit_once('/')?.0.to_owned())).collect()
+}
+
 /// The state of the client in one set of statistics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClientState {

@@ -34,7 +34,13 @@ struct Commits {
 impl CommitProxy {
     /// For the only broker of a cluster, which is at `broker`: `127.0.0.1:PORT`.
     pub(crate) fn start(broker: &str) -> Self {
-        let broker_port: u16 = broker.rsplit_once(':').unwrap().1.parse().unwrap();
+        Self::advertising(broker, None)
+    }
+
+    /// The same, which says in place of its own that the broker's address is this one.
+    pub(crate) fn advertising(broker: &str, address: Option<&str>) -> Self {
+        let advertised = address.map(port_of);
+        let broker_port = port_of(broker);
         let listener = TcpListener::bind((HOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let commits = Arc::<Commits>::default();
@@ -43,7 +49,7 @@ impl CommitProxy {
             for client in listener.incoming().flatten() {
                 // A client that comes while the broker is away is closed, as the broker itself would do.
                 if let Ok(broker) = TcpStream::connect((HOST, broker_port)) {
-                    connect(&client, &broker, [broker_port, port], &shared);
+                    connect(&client, &broker, [broker_port, advertised.unwrap_or(port)], &shared);
                 }
             }
         });
@@ -71,7 +77,11 @@ impl CommitProxy {
     }
 }
 
-/// `ports`: the broker's, then the proxy's.
+fn port_of(address: &str) -> u16 {
+    address.rsplit_once(':').unwrap().1.parse().unwrap()
+}
+
+/// `ports`: the broker's, then the one to put in its place.
 fn connect(client: &TcpStream, broker: &TcpStream, ports: [u16; 2], commits: &Arc<Commits>) {
     let [from_broker, from_proxy] = ports.map(|port| [HOST.as_bytes(), &u32::from(port).to_be_bytes()].concat());
     let commits = Arc::clone(commits);
