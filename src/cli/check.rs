@@ -7,6 +7,7 @@ use std::io;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::sync::mpsc::SyncSender;
@@ -151,7 +152,7 @@ fn wait(args: &CheckArgs) -> (u8, CheckReport) {
     last.unwrap_or_else(|| examine(args, None))
 }
 
-/// Sends the first SIGTERM or SIGINT from now on.
+/// Sends the first SIGTERM or SIGINT from now on; the second ends the process.
 fn forward_signals(to: SyncSender<WaitEvent>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     let (mut terminate, mut interrupt) = {
@@ -159,14 +160,20 @@ fn forward_signals(to: SyncSender<WaitEvent>) -> io::Result<()> {
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
     let _end = doctor::begin(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        });
+        let mut wait_for_signal = || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            });
+        };
+        wait_for_signal();
         // The check has ended.
         let _ = to.send(WaitEvent::Signal);
+        // A check that hangs keeps back the report.
+        wait_for_signal();
+        process::exit(i32::from(EXIT_FAILED))
     });
     Ok(())
 }

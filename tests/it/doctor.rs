@@ -150,6 +150,13 @@ fn shown(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+/// Whether the process has a handler for `signal`.
+fn handles(pid: Pid, signal: Signal) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+    u64::from_str_radix(mask, 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
+}
+
 fn write(folder: &TempDir, name: &str, text: &str) -> String {
     let path = folder.path().join(name);
     fs::write(&path, text).unwrap();
@@ -794,19 +801,30 @@ fn doctor_prints_what_it_found_last_when_a_signal_ends_its_wait() {
     for signal in [Signal::TERM, Signal::INT] {
         let child = alone(&["--json", "--wait", "1h"]).stdout(Stdio::piped()).spawn().unwrap();
         let pid = Pid::from_child(&child);
-        let caught = |status: String| {
-            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
-            u64::from_str_radix(&mask, 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
-        };
-        wait::until("it handles the signal", || {
-            caught(fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap())
-        });
+        wait::until("it handles the signal", || handles(pid, signal));
         rustix::process::kill_process(pid, signal).unwrap();
         let output = child.wait_with_output().unwrap();
         let json: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((output.status.code(), &json["success"]), (Some(1), &Value::Bool(false)));
         assert_eq!(json["sections"].as_array().unwrap().len(), 11);
     }
+}
+
+#[test]
+fn the_second_signal_ends_a_doctor_that_hangs() {
+    let folder = folder();
+    // Nobody writes into it, so that to open it hangs as a file on a disk that stands still.
+    let config = folder.path().join("callbridge.toml");
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    let mut child = check(&["--wait", "1h", "--config", shown(&config)]).spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    wait::until("it handles the signal", || handles(pid, Signal::TERM));
+    // Two of them at once may be one.
+    wait::until("the second signal ends it", || {
+        rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        child.try_wait().unwrap().is_some()
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }
 
 #[test]
