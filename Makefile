@@ -239,6 +239,20 @@ scaling: SECONDS := 5
 scaling: kafka ## one to four replicas on three nodes of Kafka, SECONDS=5 each: throughput, order, blocklist, memory for connections
 	cargo bench --bench server -- scaling --seconds $(SECONDS) $(PUBLISH)
 
+VEGETA := v12.13.0
+
+.PHONY: bench-send
+bench-send: RATE := 1000
+bench-send: SECONDS := 60
+bench-send: ## callbridge send beside vegeta on one server, RATE=1000 for SECONDS=60 each (Python, Go)
+	@if command -v go >/dev/null; then $(MAKE) -s target/vegeta-$(VEGETA)/vegeta && cargo build --release && \
+		python3 tests/send/compare.py target/release/callbridge target/vegeta-$(VEGETA)/vegeta $(RATE) $(SECONDS); \
+	else echo 'SKIPPED: there is no go to build vegeta with'; fi
+
+target/vegeta-$(VEGETA)/vegeta:
+	@mkdir -p target
+	@GOBIN=$(CURDIR)/$(@D) go install github.com/tsenart/vegeta/v12@$(VEGETA) 2>$(@D).log || { rm -rf $(@D); cat $(@D).log; exit 1; }
+
 # Without a sanitizer: there is no unsafe code to watch, and so it runs on the stable toolchain.
 SECONDS := 60
 FUZZ := query signature body envelope
