@@ -20,8 +20,10 @@ run: ## callbridge with a Kafka of its own, to try it; prints what to paste
 	@sh deploy/try.sh $(LISTEN) $(ADMIN) $(DATA) $(CALLBRIDGE)
 
 .PHONY: test
+# The tools are made beside the build, which uses one core for minutes.
 # Tests mostly wait for disks, timers and Kafka: one thread more than there are cores.
-test: real ## all tests; what needs a tool that is missing says SKIPPED
+test: ## all tests; what needs a tool that is missing says SKIPPED
+	@$(MAKE) -s real & cargo test --no-run; built=$$?; wait; exit $$built
 	RUST_TEST_THREADS=$$(($$(nproc) + 1)) cargo test
 
 # How many histories, and the seed of the first.
@@ -136,6 +138,10 @@ $(KAFKA)/libs: tests/kafka/pom.xml
 	@mv $@.new $@
 	@touch $@
 
+# Makes its starts shorter; tests run without it too.
+$(KAFKA)/classes.jsa: $(KAFKA)/libs tests/kafka/archive.sh
+	@sh tests/kafka/archive.sh $(CURDIR)/$(KAFKA)/libs $@
+
 .PHONY: tools
 tools: target/venv/$(subst $() ,+,$(PYTHON)) ## the tools of the tests, from PyPI and Debian
 	@command -v chromium >/dev/null && command -v kcat >/dev/null && command -v fiu-run >/dev/null && command -v podman >/dev/null && command -v runc >/dev/null || \
@@ -217,7 +223,7 @@ manifests: helm ## renders deploy/kubernetes from the chart, and copies the aler
 # What is missing is no reason not to test: each test says what it wants.
 .PHONY: real
 real:
-	-@$(MAKE) -s kafka
+	-@$(MAKE) -s $(KAFKA)/classes.jsa
 	-@$(MAKE) -s tools
 	-@$(MAKE) -s helm
 	-@$(MAKE) -s -k -j3 consumers

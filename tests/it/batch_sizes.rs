@@ -40,8 +40,7 @@ const CLIENTS: u64 = 8;
 
 #[test]
 fn an_outage_drains_without_a_dead_producer_where_topics_take_less_than_a_batch() {
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     create_topics(&kafka, "small", "400000");
     let (_folder, dir) = journal::folder();
     let bridge = journal::builder_without_topics(&kafka.bootstrap(), "small", "").start_in(&dir);
@@ -77,8 +76,7 @@ fn a_topic_that_comes_late_is_not_sent_larger_batches_than_it_takes() {
 
 #[test]
 fn a_limit_that_is_lowered_while_it_runs_costs_no_more_than_two_producers() {
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     create_topics(&kafka, "lowered", "1048588");
     let (_folder, dir) = journal::folder();
     let bridge = journal::builder_without_topics(&kafka.bootstrap(), "lowered", "").start_in(&dir);
@@ -93,8 +91,8 @@ fn a_limit_that_is_lowered_while_it_runs_costs_no_more_than_two_producers() {
 
 #[test]
 fn where_limits_may_not_be_read_refused_batches_are_halved_and_that_is_said_once() {
-    let _alone = Alone::take();
     let Some(mut kafka) = Kafka::with(kafka::Settings { nodes: 1, tls_and_scram: true }) else { return };
+    let _alone = Alone::take();
     create_topics(&kafka, "secret", "50000");
     kafka.forbid_describing_topics();
     let login = kafka.properties().into_iter().filter(|(name, _value)| name != "bootstrap.servers");

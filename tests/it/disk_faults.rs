@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use crate::seeds;
 use crate::seeds::APP;
-use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
 use crate::support::bridge::BridgeBuilder;
 use crate::support::errno;
@@ -69,8 +68,7 @@ fn blocklist(files: &Files) -> String {
 #[test]
 fn a_full_disk_is_503_and_it_starts_on_it_and_goes_on_by_itself_when_kafka_is_back() {
     let Some(disk) = FullDisk::mount(16) else { return };
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     let files = Files::new();
     let settings = journal::builder(&kafka.bootstrap(), "full-disk", "quota_bytes = 1073741824");
     let settings = settings.args(&["--blocklist", &blocklist(&files)]);

@@ -50,9 +50,9 @@ fn waiting(bridge: &Bridge) -> u64 {
 
 #[test]
 fn a_forbidden_topic_costs_the_others_a_few_repeats_however_long_it_lasts() {
-    let _alone = Alone::take();
     let seconds = number_of("CALLBRIDGE_ENDURANCE_SECONDS", 20);
     let Some(kafka) = Kafka::with(kafka::Settings { nodes: 1, tls_and_scram: true }) else { return };
+    let _alone = Alone::take();
     for suffix in [load::COMMAND, STUCK.command, "unknown", "rejected"] {
         kafka.create_topic(&format!("forbidden.{suffix}"), 3, 1);
     }

@@ -9,7 +9,6 @@ use callbridge::command::Command;
 
 use crate::seeds;
 use crate::seeds::APP;
-use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
 use crate::support::http;
 use crate::support::http::Client;
@@ -64,8 +63,7 @@ fn wait_until_acknowledged(load: &Load, count: u64) {
 
 #[test]
 fn a_start_without_kafka_is_ready_at_once_and_delivers_in_order_once_it_is_there() {
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     kafka.node(1).kill();
     let (_folder, dir) = journal::folder();
     let bridge = journal::builder(&kafka.bootstrap(), "away", "").start_in(&dir);
@@ -85,8 +83,7 @@ fn a_start_without_kafka_is_ready_at_once_and_delivers_in_order_once_it_is_there
 
 #[test]
 fn records_too_old_for_their_topic_are_delivered_with_the_time_of_sending() {
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     let topic = format!("aged.{}", load::COMMAND);
     kafka.create_topic_with(&topic, 2, 1, &[("message.timestamp.before.max.ms", "5000")]);
     let (_folder, dir) = journal::folder();
@@ -105,8 +102,7 @@ fn records_too_old_for_their_topic_are_delivered_with_the_time_of_sending() {
 
 #[test]
 pub(crate) fn a_topic_that_is_deleted_fills_only_its_share_of_the_queue() {
-    let _alone = Alone::take();
-    let Some(kafka) = Kafka::start(1) else { return };
+    let Some(kafka) = Kafka::start_alone() else { return };
     let brokers = kafka.bootstrap();
     for ack in ["broker", "memory"] {
         let settings = "queue.captures_max = 500\ncallbacks.deadline_ms = 200\ndrain_seconds = 60";
@@ -155,8 +151,7 @@ fn post_again_and_again(bridge: &Bridge, seed: &seeds::Seed, times: u64) {
 
 #[test]
 fn captures_beyond_the_send_budget_are_read_from_disk_once_and_in_order() {
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     let (_folder, dir) = journal::folder();
     let bridge = journal::builder(&kafka.bootstrap(), "parked", "").start_in(&dir);
     let watch = Watch::start(bridge.admin);
@@ -221,8 +216,7 @@ fn post_of_each_command(bridge: &Bridge, first: u64, times: u64) {
 
 #[test]
 fn an_outage_with_callbacks_of_all_commands_takes_at_most_48_mib_of_memory() {
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     let names = Command::all().map(Command::name).chain(["unknown", "rejected"]);
     let topics: Vec<String> = names.map(|name| format!("every.{name}")).collect();
     topics.iter().for_each(|topic| kafka.create_topic(topic, 1, 1));
@@ -296,8 +290,7 @@ fn stopped_while_kafka_is_away_it_says_what_waits_and_the_next_start_delivers_it
 
 #[test]
 fn a_node_that_is_frozen_and_then_killed_for_longer_than_the_timeouts_costs_nothing() {
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     let (_folder, dir) = journal::folder();
     let timeout = TIMEOUT.as_millis();
     let properties = [
@@ -374,8 +367,7 @@ const POST_BYTES_MAX: u64 = 4 << 20;
 
 #[test]
 fn one_push_post_takes_little_memory_while_kafka_is_away() {
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     let (_folder, dir) = journal::folder();
     let bridge = journal::builder(&kafka.bootstrap(), "pushed", "").start_in(&dir);
     bridge.warm_up(APP);
@@ -476,8 +468,7 @@ fn watch_memory(bridge: &Bridge, away: Duration) -> (u64, u64) {
 /// Kafka is killed, and comes back; the load goes on all the while.
 #[test]
 fn an_outage_at_2000_a_second_loses_nothing_and_leaves_memory_flat() {
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     let away = outage(AWAY);
     let (_folder, dir) = journal::folder();
     // Files of the size that is shipped.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::seeds::APP;
-use crate::support::alone::Alone;
 use crate::support::bridge::Bridge;
 use crate::support::files::Files;
 use crate::support::http;
@@ -132,8 +131,7 @@ fn wait_until_acknowledged(load: &Load, more: u64) {
 
 #[test]
 pub(crate) fn a_frozen_broker_and_a_full_queue_cost_503s_and_no_decision() {
-    let _alone = Alone::take();
-    let Some(mut kafka) = Kafka::start(1) else { return };
+    let Some(mut kafka) = Kafka::start_alone() else { return };
     let files = Files::new();
     let settings = format!(
         "ack = \"broker\"\nqueue.captures_max = 4\ncallbacks.deadline_ms = 500\nblocklist.files = [{:?}]",

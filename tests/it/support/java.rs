@@ -26,7 +26,9 @@ pub(crate) fn available() -> Result<(), String> {
 /// What follows `java` to run `class` from the jars; the class's own arguments come after.
 pub(crate) fn args(class: &str) -> Vec<String> {
     let jars = format!("{}/libs/*", home().display());
-    JAVA.into_iter().chain(["-cp", &jars, class]).map(str::to_owned).collect()
+    // Without it, or with another Java, classes are loaded from the jars.
+    let archive = format!("-XX:SharedArchiveFile={}/classes.jsa", home().display());
+    JAVA.into_iter().chain([archive.as_str(), "-cp", &jars, class]).map(str::to_owned).collect()
 }
 
 fn home() -> PathBuf {

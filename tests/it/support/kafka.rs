@@ -64,7 +64,7 @@ pub(crate) struct Settings {
 pub(crate) struct Kafka {
     nodes: Vec<Node>,
     certificate: Option<Certificate>,
-    /// Three nodes and a test that loads the machine on purpose would starve each other.
+    /// Three nodes, or a test that loads the machine on purpose, would starve another such test.
     _alone: Option<Alone>,
 }
 
@@ -105,6 +105,11 @@ impl Kafka {
     /// `nodes` nodes that speak in the clear.
     pub(crate) fn start(nodes: usize) -> Option<Self> {
         Self::with(Settings { nodes, tls_and_scram: false })
+    }
+
+    /// One node for a test that loads the whole machine. Those that wait for the lock have theirs already.
+    pub(crate) fn start_alone() -> Option<Self> {
+        Self::start(1).map(|kafka| Self { _alone: Some(Alone::take()), ..kafka })
     }
 
     /// Starts what `settings` say, and waits until it is ready. Nothing when there is no Java: the test shall return.
