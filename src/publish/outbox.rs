@@ -149,6 +149,11 @@ impl Outbox {
         self.is_open = true;
     }
 
+    /// Whether its topic has been seen in the cluster.
+    pub(super) const fn is_open(&self) -> bool {
+        self.is_open
+    }
+
     /// Whether it has nothing to send and nothing in flight.
     pub(super) fn is_empty(&self) -> bool {
         self.in_flight.is_empty() && self.paused.is_none()
@@ -250,7 +255,8 @@ impl Outbox {
 
     /// Records that this part of a capture and the parts behind it are not sent for now.
     pub(super) fn stop_before(&mut self, item: OutgoingCapture, part: usize) -> Option<ReportedCapture> {
-        self.of(item).unsent_part = Some(part);
+        // If no part before it is in flight, nothing was delivered, and a failure before is not over.
+        self.in_flight.get_mut(&item.seq())?.unsent_part = Some(part);
         self.ended(item.seq())
     }
 
@@ -593,6 +599,15 @@ mod tests {
         assert_eq!(outbox.next_part(1), None);
         send_parts(&mut outbox, 2, 3);
         assert_eq!(outbox.next_part(2), Some(3));
+    }
+
+    #[test]
+    fn a_capture_that_pauses_before_anything_of_it_is_sent_is_not_a_delivery() {
+        let mut outbox = open();
+        for part in [0, 3] {
+            assert_eq!(outbox.stop_before(item(1), part), None);
+            assert_eq!((outbox.next_part(1), outbox.oldest_in_flight()), (Some(0), None));
+        }
     }
 
     #[test]

@@ -108,6 +108,8 @@ enum Unsent {
     MustWait,
     /// The client's queue is full.
     ClientFull,
+    /// Its topic was not seen in the cluster yet: the dead-letter topic, for an event of a batch.
+    NotSeen,
     Failed(SendFailure),
 }
 
@@ -325,7 +327,10 @@ impl Outgoing {
         (item, part, state): (OutgoingCapture, usize, &SendState),
         now: Instant,
     ) -> Result<(), Unsent> {
-        let Some(outbox) = self.outboxes.get_mut(topic.index()) else { return Err(Unsent::ClientFull) };
+        let is_seen = self.outboxes.get(record.topic.index()).is_some_and(Outbox::is_open);
+        let Some(outbox) = self.outboxes.get_mut(topic.index()).filter(|_| is_seen) else {
+            return Err(Unsent::NotSeen);
+        };
         let cost = SendBudget::cost(record.bytes());
         if !self.budget.has_room(topic, cost) {
             return Err(Unsent::NoRoom(cost));
@@ -365,7 +370,7 @@ impl Outgoing {
         let unsent = match unsent {
             // A capture has one failure, that of its first part that failed: a part in flight must not get the failure of this one.
             Unsent::Failed(_) if item.is_batch && !outbox.can_send(true) => Unsent::MustWait,
-            Unsent::NoRoom(_) | Unsent::MustWait | Unsent::ClientFull | Unsent::Failed(_) => unsent,
+            Unsent::NoRoom(_) | Unsent::MustWait | Unsent::ClientFull | Unsent::NotSeen | Unsent::Failed(_) => unsent,
         };
         let ended = match unsent {
             Unsent::NoRoom(bytes) => {
@@ -377,7 +382,7 @@ impl Outgoing {
                 outbox.wait_for_reports();
                 outbox.stop_before(item, part)
             }
-            Unsent::ClientFull => {
+            Unsent::ClientFull | Unsent::NotSeen => {
                 outbox.pause_at(item, 0, self.pass);
                 outbox.back_off_until(now + SHORT_BACKOFF);
                 outbox.stop_before(item, part)

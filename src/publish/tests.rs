@@ -711,6 +711,22 @@ fn nothing_is_sent_to_a_topic_that_was_not_seen_yet() {
 }
 
 #[test]
+fn a_bad_event_of_a_batch_waits_for_a_dead_letter_topic_that_was_not_seen_yet() {
+    let rig = Rig::start(&[]);
+    let push = Command::find("Push.OfflinePush").unwrap();
+    rig.publish_only(push);
+    rig.append_body(push, &format!(r#"{{"Events":[{},5]}}"#, event(1, "p")));
+    wait_until("the good event is delivered", || rig.metric("callbridge_records_total{delivered}") >= 1.0);
+    wait_until("nothing is with the client", || rig.metric("callbridge_records_unreported") == 0.0);
+    assert_eq!(rig.ledger.read().waiting_total(), 1, "the bad event waits");
+
+    rig.publish();
+    let finished = rig.finish();
+    assert_eq!((finished.read(push).len(), read_whole(&finished.cluster, "t.rejected").len()), (1, 1));
+    assert_eq!((finished.ledger.read().delivered, finished.ledger.read().waiting_total()), (1, 0));
+}
+
+#[test]
 fn a_delivery_that_no_broker_gave_an_offset_for_is_not_believed() {
     // Without acknowledgements there is never an offset.
     let rig = Rig::start(&[("enable.gapless.guarantee", "false"), ("enable.idempotence", "false"), ("acks", "0")]);
