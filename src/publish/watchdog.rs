@@ -40,6 +40,12 @@ struct Oldest<R> {
     unconfirmed_after: Duration,
 }
 
+impl<R> Oldest<R> {
+    fn new(record: R, now: Instant) -> Self {
+        Self { record, since: now, is_asked_about: false, unconfirmed_after: UNCONFIRMED_AFTER }
+    }
+}
+
 impl<R: Copy + PartialEq> Watchdog<R> {
     /// A watchdog for `topics` topics, with this initial limit.
     pub(super) fn new(limit: Duration, topics: usize) -> Self {
@@ -54,7 +60,7 @@ impl<R: Copy + PartialEq> Watchdog<R> {
             match &mut topic.oldest {
                 Some(oldest) if *record == Some(oldest.record) => {
                     if !is_any_broker_up {
-                        oldest.since = now;
+                        (oldest.since, oldest.unconfirmed_after) = (now, UNCONFIRMED_AFTER);
                     }
                     let is_overdue = now.saturating_duration_since(oldest.since) >= topic.limit;
                     if is_overdue && !oldest.is_asked_about {
@@ -67,12 +73,7 @@ impl<R: Copy + PartialEq> Watchdog<R> {
                         // The record was reported, so there are reports.
                         topic.limit = self.limit;
                     }
-                    *before = record.map(|record| Oldest {
-                        record,
-                        since: now,
-                        is_asked_about: false,
-                        unconfirmed_after: UNCONFIRMED_AFTER,
-                    });
+                    *before = record.map(|record| Oldest::new(record, now));
                 }
             }
         }
@@ -99,7 +100,7 @@ impl<R: Copy + PartialEq> Watchdog<R> {
         let mut restarts = Vec::new();
         for (index, topic) in self.topics.iter_mut().enumerate() {
             let Some(oldest) = topic.oldest.as_mut().filter(|oldest| oldest.is_asked_about) else { continue };
-            (oldest.is_asked_about, oldest.since) = (false, now);
+            *oldest = Oldest::new(oldest.record, now);
             if with_leaders.contains(&index) {
                 topic.limit = (topic.limit * 2).min(LIMIT_MAX.max(self.limit));
                 restarts.push(index);
@@ -156,6 +157,22 @@ mod tests {
         watchdog.observe(&second, true, at(9));
         assert_eq!(watchdog.unconfirmed(at(10)), NONE);
         assert_eq!(watchdog.unconfirmed(at(11)), [1], "of another record");
+    }
+
+    #[test]
+    fn a_topic_is_soon_unconfirmed_again_when_its_time_begins_again() {
+        let (mut watchdog, at) = watchdog();
+        let stuck = [Some(at(0)), None];
+        let count = |watchdog: &mut Watchdog<Instant>, from: u64| {
+            (from..from + 100).filter(|second| !watchdog.unconfirmed(at(*second)).is_empty()).count()
+        };
+        watchdog.observe(&stuck, true, at(0));
+        assert_eq!(count(&mut watchdog, 0), 6);
+        watchdog.observe(&stuck, true, at(120));
+        watchdog.restarts_for(&[], at(120));
+        assert_eq!(count(&mut watchdog, 120), 6);
+        watchdog.observe(&stuck, false, at(220));
+        assert_eq!(count(&mut watchdog, 220), 6);
     }
 
     #[test]
