@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process;
 use std::process::ExitCode;
 use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::time::Duration;
@@ -47,6 +48,9 @@ use crate::journal::inspect;
 
 /// With `--wait`.
 const BETWEEN_TRIES: Duration = Duration::from_secs(1);
+
+/// With `--wait`: a check that has begun may take so much longer. One that hangs takes for ever.
+const LAST_CHECK_MAX: Duration = Duration::from_secs(30);
 
 /// The alert CallbridgeCertificateExpires has the same limit.
 const EXPIRES_SOON: Duration = Duration::from_hours(14 * 24);
@@ -129,14 +133,16 @@ fn wait(args: &CheckArgs) -> (u8, CheckReport) {
         }
     });
     let (mut last, mut is_ended): (Option<(u8, CheckReport)>, bool) = (None, false);
-    for event in events {
-        let (code, report) = match event {
-            WaitEvent::Examined(code, report) => (code, report),
-            WaitEvent::Signal if last.is_some() => break,
-            WaitEvent::Signal => {
+    let last_report_by = deadline + LAST_CHECK_MAX;
+    loop {
+        let (code, report) = match events.recv_timeout(last_report_by.saturating_duration_since(clock::monotonic())) {
+            Ok(WaitEvent::Examined(code, report)) => (code, report),
+            Ok(WaitEvent::Signal) if last.is_some() => break,
+            Ok(WaitEvent::Signal) => {
                 is_ended = true;
                 continue;
             }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         };
         let failure = report.first_failure();
         if failure.is_none() || is_ended || clock::monotonic() >= deadline {
@@ -149,7 +155,16 @@ fn wait(args: &CheckArgs) -> (u8, CheckReport) {
         }
         last = Some((code, report));
     }
-    last.unwrap_or_else(|| examine(args, None))
+    last.unwrap_or_else(|| (EXIT_FAILED, unfinished()))
+}
+
+/// The report of a check that hangs.
+fn unfinished() -> CheckReport {
+    let mut report = CheckReport::default();
+    let mut section = CheckSection::new(CONFIGURATION);
+    section.fail("the check does not end", "see the disks of the configuration file and of the files that it names");
+    report.push(section);
+    report
 }
 
 /// Sends the first SIGTERM or SIGINT from now on; the second ends the process.
@@ -169,8 +184,8 @@ fn forward_signals(to: SyncSender<WaitEvent>) -> io::Result<()> {
             });
         };
         wait_for_signal();
-        // The check has ended.
-        let _ = to.send(WaitEvent::Signal);
+        // Beside: it waits for whoever does not read what was printed before.
+        let _end = doctor::begin(move || to.send(WaitEvent::Signal));
         // A check that hangs keeps back the report.
         wait_for_signal();
         process::exit(i32::from(EXIT_FAILED))

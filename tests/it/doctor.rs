@@ -38,6 +38,7 @@ use crate::support::mounted;
 use crate::support::openssl;
 use crate::support::openssl::Pair;
 use crate::support::ports;
+use crate::support::process::Process;
 use crate::support::real;
 use crate::support::wait;
 
@@ -810,21 +811,33 @@ fn doctor_prints_what_it_found_last_when_a_signal_ends_its_wait() {
     }
 }
 
+/// A configuration that hangs when it is opened, as a file on a disk that stands still: nobody writes into the pipe.
+fn hanging_config(folder: &TempDir) -> String {
+    let config = folder.path().join("callbridge.toml");
+    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
+    shown(&config).to_owned()
+}
+
 #[test]
 fn the_second_signal_ends_a_doctor_that_hangs() {
     let folder = folder();
-    // Nobody writes into it, so that to open it hangs as a file on a disk that stands still.
-    let config = folder.path().join("callbridge.toml");
-    assert!(Command::new("mkfifo").arg(&config).status().unwrap().success());
-    let mut child = check(&["--wait", "1h", "--config", shown(&config)]).spawn().unwrap();
-    let pid = Pid::from_child(&child);
-    wait::until("it handles the signal", || handles(pid, Signal::TERM));
+    let args = ["check", "--live", "--wait", "1h", "--config", &hanging_config(&folder)].map(str::to_owned);
+    let mut doctor = Process::start(folder.path(), env!("CARGO_BIN_EXE_callbridge"), &args);
+    wait::until("it handles the signal", || handles(doctor.pid(), Signal::TERM));
     // Two of them at once may be one.
     wait::until("the second signal ends it", || {
-        rustix::process::kill_process(pid, Signal::TERM).unwrap();
-        child.try_wait().unwrap().is_some()
+        doctor.signal(Signal::TERM);
+        doctor.exit_code().is_some()
     });
-    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(doctor.exit_code(), Some(1));
+}
+
+#[test]
+fn a_doctor_that_hangs_says_so_when_its_wait_is_over() {
+    let folder = folder();
+    let (code, text) = run(&mut check(&["--wait", "1", "--config", &hanging_config(&folder)]));
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("the check does not end"), "{text}");
 }
 
 #[test]
