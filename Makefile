@@ -23,7 +23,7 @@ run: ## callbridge with a Kafka of its own, to try it; prints what to paste
 # The tools are made beside the build, which uses one core for minutes.
 # Tests mostly wait for disks, timers and Kafka: one thread more than there are cores.
 test: ## all tests; what needs a tool that is missing says SKIPPED
-	@$(MAKE) -s real & cargo test --no-run; built=$$?; wait; exit $$built
+	@$(MAKE) -s real & trap "kill $$!" INT TERM; cargo test --no-run; built=$$?; wait; exit $$built
 	RUST_TEST_THREADS=$$(($$(nproc) + 1)) cargo test
 
 # How many histories, and the seed of the first.
@@ -128,6 +128,7 @@ doc: ## the documents of the source, to read
 
 .PHONY: kafka
 kafka: $(KAFKA)/libs ## the Apache Kafka of the tests, from Maven Central
+	-@$(MAKE) -s $(KAFKA)/classes.jsa
 
 # Copied beside and then renamed, so that an interrupted copy is not taken for a whole one.
 $(KAFKA)/libs: tests/kafka/pom.xml
@@ -140,7 +141,7 @@ $(KAFKA)/libs: tests/kafka/pom.xml
 
 # Makes its starts shorter; tests run without it too.
 $(KAFKA)/classes.jsa: $(KAFKA)/libs tests/kafka/archive.sh
-	@sh tests/kafka/archive.sh $(CURDIR)/$(KAFKA)/libs $@
+	@sh tests/kafka/archive.sh "$(CURDIR)/$(KAFKA)/libs" $@
 
 .PHONY: tools
 tools: target/venv/$(subst $() ,+,$(PYTHON)) ## the tools of the tests, from PyPI and Debian
@@ -220,10 +221,15 @@ manifests: helm ## renders deploy/kubernetes from the chart, and copies the aler
 		cp deploy/prometheus/callbridge.rules.yaml deploy/helm/callbridge/files/callbridge.rules.yaml; fi
 	@sh deploy/kubernetes/render.sh target/helm-$(HELM)/helm
 
-# What is missing is no reason not to test: each test says what it wants.
+# What is missing is no reason not to test: each test says what it wants. One at a time: make -j may begin it twice.
 .PHONY: real
 real:
-	-@$(MAKE) -s $(KAFKA)/classes.jsa
+	@mkdir -p target
+	@flock target/real.lock $(MAKE) -s parts
+
+.PHONY: parts
+parts:
+	-@$(MAKE) -s kafka
 	-@$(MAKE) -s tools
 	-@$(MAKE) -s helm
 	-@$(MAKE) -s -k -j3 consumers
@@ -251,9 +257,9 @@ VEGETA := v12.13.0
 bench-send: RATE := 1000
 bench-send: SECONDS := 60
 bench-send: ## callbridge send beside vegeta on one server, RATE=1000 for SECONDS=60 each (Python, Go)
-	@if command -v go >/dev/null; then $(MAKE) -s target/vegeta-$(VEGETA)/vegeta && cargo build --release && \
+	@if command -v go >/dev/null && command -v python3 >/dev/null; then $(MAKE) -s target/vegeta-$(VEGETA)/vegeta && cargo build --release && \
 		python3 tests/send/compare.py target/release/callbridge target/vegeta-$(VEGETA)/vegeta $(RATE) $(SECONDS); \
-	else echo 'SKIPPED: there is no go to build vegeta with'; fi
+	else echo 'SKIPPED: there is no go to build vegeta with, or no python3'; fi
 
 target/vegeta-$(VEGETA)/vegeta:
 	@mkdir -p target

@@ -90,13 +90,16 @@ async def main(callbridge, vegeta, rate, seconds):
         ]
     for row in rows:
         print_row(*row)
+    if any(row[2] for row in rows):
+        sys.exit("callbacks were not answered")
     delays = sorted(Server.delays)
     asked = {name: delays[int(part * len(delays))] * 1e3 for name, (_, part) in PERCENTILES.items()}
     print("server's delays" + " " * 13 + "".join(f"{value:>9.2f}" for value in asked.values()))
     send, vegeta = (row[3] for row in rows)
-    print("ratio" + " " * 23 + "".join(f"{send[name] / vegeta[name]:>9.3f}" for name in PERCENTILES))
-    if any(row[2] for row in rows):
-        sys.exit("callbacks were not answered")
+    ratios = {name: send[name] / vegeta[name] for name in PERCENTILES}
+    print("ratio" + " " * 23 + "".join(f"{ratio:>9.3f}" for ratio in ratios.values()))
+    if abs(rows[0][1] / float(rate) - 1) > 0.01 or any(abs(ratio - 1) > 0.05 for ratio in ratios.values()):
+        sys.exit("the rate is not within 1 % of the asked one, or a percentile not within 5 % of vegeta's")
 
 
 asyncio.run(main(*sys.argv[1:]))

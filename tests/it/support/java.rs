@@ -26,9 +26,11 @@ pub(crate) fn available() -> Result<(), String> {
 /// What follows `java` to run `class` from the jars; the class's own arguments come after.
 pub(crate) fn args(class: &str) -> Vec<String> {
     let jars = format!("{}/libs/*", home().display());
-    // Without it, or with another Java, classes are loaded from the jars.
-    let archive = format!("-XX:SharedArchiveFile={}/classes.jsa", home().display());
-    JAVA.into_iter().chain([archive.as_str(), "-cp", &jars, class]).map(str::to_owned).collect()
+    // A file that is not there would also cost the archive that Java has of its own classes.
+    let archive = home().join("classes.jsa");
+    let archive = archive.is_file().then(|| format!("-XX:SharedArchiveFile={}", archive.display()));
+    let options = JAVA.into_iter().map(str::to_owned).chain(archive);
+    options.chain(["-cp", &jars, class].map(str::to_owned)).collect()
 }
 
 fn home() -> PathBuf {

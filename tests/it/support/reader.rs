@@ -15,6 +15,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::message::Headers;
 
 use crate::support::schema;
+use crate::support::wait;
 
 /// The pause between polls.
 const STEP: Duration = Duration::from_millis(50);
@@ -163,7 +164,9 @@ impl Reader {
     fn open_ends(&self) -> Vec<(String, i32, i64)> {
         let positions = self.consumer.position().unwrap();
         let end_of = |(topic, partition): &(String, i32)| {
-            let (first, end) = self.consumer.fetch_watermarks(topic, *partition, REQUEST).unwrap();
+            // A new partition may have no leader yet.
+            let ask = || self.consumer.fetch_watermarks(topic, *partition, REQUEST);
+            let (first, end) = wait::until_ok("the ends of a partition are known", ask);
             let next = match positions.find_partition(topic, *partition).map(|position| position.offset()) {
                 Some(Offset::Offset(next)) => next,
                 _not_begun => first,
