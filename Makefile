@@ -225,7 +225,7 @@ manifests: helm ## renders deploy/kubernetes from the chart, and copies the aler
 .PHONY: real
 real:
 	@mkdir -p target
-	@flock target/real.lock $(MAKE) -s parts
+	@flock --no-fork target/real.lock $(MAKE) -s parts
 
 .PHONY: parts
 parts:
