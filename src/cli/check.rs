@@ -117,7 +117,7 @@ enum WaitEvent {
 
 /// Checks until nothing fails, the time is over, or a signal ends it. Returns what was found last.
 fn wait(args: &CheckArgs) -> (u8, CheckReport) {
-    let deadline = clock::monotonic() + args.wait;
+    let mut deadline = clock::monotonic() + args.wait;
     let (sender, events) = mpsc::sync_channel(1);
     // Without them a signal ends the process, and nothing is printed.
     let _unregistered = forward_signals(sender.clone());
@@ -132,20 +132,20 @@ fn wait(args: &CheckArgs) -> (u8, CheckReport) {
             thread::sleep(BETWEEN_TRIES);
         }
     });
-    let (mut last, mut is_ended): (Option<(u8, CheckReport)>, bool) = (None, false);
-    let last_report_by = deadline + LAST_CHECK_MAX;
+    let mut last: Option<(u8, CheckReport)> = None;
     loop {
-        let (code, report) = match events.recv_timeout(last_report_by.saturating_duration_since(clock::monotonic())) {
+        let left = (deadline + LAST_CHECK_MAX).saturating_duration_since(clock::monotonic());
+        let (code, report) = match events.recv_timeout(left) {
             Ok(WaitEvent::Examined(code, report)) => (code, report),
             Ok(WaitEvent::Signal) if last.is_some() => break,
             Ok(WaitEvent::Signal) => {
-                is_ended = true;
+                deadline = clock::monotonic();
                 continue;
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         };
         let failure = report.first_failure();
-        if failure.is_none() || is_ended || clock::monotonic() >= deadline {
+        if failure.is_none() || clock::monotonic() >= deadline {
             return (code, report);
         }
         let said = last.as_ref().and_then(|(_code, report)| report.first_failure());
