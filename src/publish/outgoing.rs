@@ -382,9 +382,15 @@ impl Outgoing {
                 outbox.wait_for_reports();
                 outbox.stop_before(item, part)
             }
-            Unsent::ClientFull | Unsent::NotSeen => {
+            Unsent::ClientFull => {
                 outbox.pause_at(item, 0, self.pass);
                 outbox.back_off_until(now + SHORT_BACKOFF);
+                outbox.stop_before(item, part)
+            }
+            Unsent::NotSeen => {
+                outbox.pause_at(item, 0, self.pass);
+                // The topic may be missing for weeks, and each attempt reads the journal again.
+                outbox.back_off_until(now + self.backoff.first);
                 outbox.stop_before(item, part)
             }
             Unsent::Failed(failure) => {
