@@ -17,9 +17,13 @@ use std::sync::PoisonError;
 use super::random::SplitMix;
 use crate::journal::log::disk::Disk;
 use crate::journal::log::disk::DiskFile;
+use crate::journal::log::format::BLOCK_BYTES;
 
 /// What a disk writes whole, in bytes.
 pub(super) const SECTOR_BYTES: usize = 512;
+
+/// What a segment has at most, in bytes.
+const SEGMENT_BYTES: usize = 64 * BLOCK_BYTES;
 
 type Inode = u64;
 
@@ -568,6 +572,8 @@ impl DiskFile for SimFile {
 
 fn grow(file: &mut Vec<u8>, to: usize) {
     if file.len() < to {
+        // Nearly all files become segments.
+        file.reserve(SEGMENT_BYTES.saturating_sub(file.len()));
         // Without optimisation, much quicker than to resize it.
         file.append(&mut vec![0; to - file.len()]);
     }

@@ -89,11 +89,16 @@ impl StoredCapture {
 
 /// What these take, in bytes, by key.
 pub(super) fn bytes_by_key(undelivered: &Outstanding) -> BTreeMap<u32, u64> {
-    let mut bytes = BTreeMap::new();
+    // There are few keys, and this is done all the time.
+    let mut bytes: Vec<(u32, u64)> = Vec::new();
     for waiting in undelivered.values() {
-        *bytes.entry(waiting.kind_key).or_default() += u64::from(waiting.stored_bytes);
+        let more = u64::from(waiting.stored_bytes);
+        match bytes.iter_mut().find(|(key, _)| *key == waiting.kind_key) {
+            Some((_, bytes)) => *bytes += more,
+            None => bytes.push((waiting.kind_key, more)),
+        }
     }
-    bytes
+    bytes.into_iter().collect()
 }
 
 impl ModelCapture {
