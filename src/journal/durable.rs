@@ -175,15 +175,12 @@ impl JournalError {
             | Self::Small { .. }
             | Self::Absent { .. }
             | Self::Waiting { .. }
-            | Self::Open(OpenError::Version { .. }) => true,
+            | Self::Damaged(_)
+            | Self::Open(OpenError::Damaged(_) | OpenError::Version { .. }) => true,
             Self::Directory(DirectoryError::Io { source, .. }) | Self::Open(OpenError::Io { source, .. }) => {
                 names_the_wrong_place(source)
             }
-            Self::Directory(DirectoryError::Taken(_))
-            | Self::Open(OpenError::Damaged(_))
-            | Self::Damaged(_)
-            | Self::InMotion
-            | Self::Entropy(_) => false,
+            Self::Directory(DirectoryError::Taken(_)) | Self::InMotion | Self::Entropy(_) => false,
         }
     }
 }

@@ -201,7 +201,7 @@ fn damage_is_refused_by_file_byte_and_captures_and_can_be_salvaged() {
 
     let brokers = kafka.bootstrap();
     let stopped = journal::builder(&brokers, "damaged", "").launch_in(&dir).wait();
-    assert_eq!(stopped.code, 1);
+    assert_eq!(stopped.code, 78);
     assert!(stopped.stderr.contains(&damage), "{}", stopped.stderr);
     assert!(stopped.stderr.contains("set journal.on_corruption to salvage"), "{}", stopped.stderr);
     let told = inspect::journal(&dir, &["verify"]);
@@ -251,7 +251,7 @@ fn a_sector_that_cannot_be_read_holds_up_its_own_callbacks_only() {
     // At the start.
     let damage = format!("{damage}1 captures (2 to 3, exclusive) cannot be read (Input/output error (os error 5))");
     let stopped = settings(&kafka.bootstrap()).launch_in(&dir).wait();
-    assert!(stopped.code == 1 && stopped.stderr.contains(&damage), "{stopped:?}");
+    assert!(stopped.code == 78 && stopped.stderr.contains(&damage), "{stopped:?}");
     let told = inspect::journal(&dir, &["verify"]);
     assert!(told.code == 1 && told.stdout.contains(&damage), "{told:?}");
 
@@ -275,7 +275,7 @@ fn an_end_that_cannot_be_read_is_damage_and_its_numbers_do_not_come_again() {
     let name = segment.file_name().unwrap().to_str().unwrap();
     let damage = format!("{name} is damaged at byte {third}: how many captures from 3 on cannot be read is not known");
     let stopped = journal::builder(&kafka.bootstrap(), "bad-end", "").launch_in(&dir).wait();
-    assert!(stopped.code == 1 && stopped.stderr.contains(&damage), "{stopped:?}");
+    assert!(stopped.code == 78 && stopped.stderr.contains(&damage), "{stopped:?}");
 
     let salvage = "on_corruption = \"salvage\"";
     let bridge = journal::builder(&kafka.bootstrap(), "bad-end", salvage).start_in(&dir);

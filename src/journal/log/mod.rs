@@ -185,6 +185,7 @@ impl std::fmt::Display for Damage {
         let Self { name, offset, from, to, captures, reason } = self;
         write!(formatter, "{name} is damaged at byte {offset}: ")?;
         match to {
+            Some(to) if to == from => formatter.write_str("no capture is missing")?,
             Some(to) => write!(formatter, "{captures} captures ({from} to {to}, exclusive) cannot be read")?,
             None => write!(formatter, "how many captures from {from} on cannot be read is not known")?,
         }
