@@ -77,6 +77,8 @@ const ALLOW_PRODUCER: &str =
 /// What to do about a broker whose advertised address is out of reach.
 pub(crate) const SEE_ADVERTISED: &str =
     "correct advertised.listeners of that broker: it must be an address that this machine reaches";
+const SEE_CREATED: &str =
+    "topics may have been created all the same: run it again, topics that are there are left alone";
 const SEE_FROZEN: &str = "see whether the broker is frozen or overloaded: its logs, its load and its disks";
 
 /// How many of librdkafka's messages are kept. It repeats them at each attempt to connect.
@@ -346,7 +348,10 @@ impl Cluster {
             .request_timeout(Some(CREATE_LIMIT))
             .validate_only(is_dry_run);
         let results = self.admin().and_then(|admin| block_on(admin.create_topics(&new_topics, &options)));
-        let results = results.map_err(|error| self.failed(&error))?;
+        let results = results.map_err(|error| {
+            let failed = self.failed(&error);
+            ClusterError { hint: failed.hint.or((!is_dry_run).then_some(SEE_CREATED)), ..failed }
+        })?;
         let failed = results.into_iter().filter_map(Result::err);
         let failed = failed.filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists);
         Ok(failed.map(|(name, code)| (name, code.to_string())).collect())
