@@ -280,6 +280,7 @@ impl SegmentKeeper {
     /// The disk has failed.
     pub(crate) fn run(mut self, lifecycle: &Lifecycle) -> Result<(), Failed> {
         let mut log_at = clock::monotonic();
+        let mut trouble = None;
         loop {
             let began = clock::monotonic();
             let maintained = match self.maintainer.maintain() {
@@ -295,6 +296,14 @@ impl SegmentKeeper {
                     Maintenance::Done
                 }
             };
+            let trouble_before = std::mem::replace(&mut trouble, self.store.trouble());
+            match trouble {
+                Some(trouble) if trouble_before != Some(trouble) => {
+                    tracing::error!(trouble, "the journal is not ready")
+                }
+                None if trouble_before.is_some() => tracing::info!("the journal is ready again"),
+                Some(_) | None => {}
+            }
             self.metrics.show(&self.store.fill());
             self.show_undelivered();
             if lifecycle.phase() >= Phase::Recording {

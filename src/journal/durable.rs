@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -351,9 +352,11 @@ impl Gauge {
 
     /// Whether it can accept captures; if not, why.
     pub(crate) fn can_take(&self) -> Result<(), String> {
-        let fill = self.store.fill();
-        if fill.is_full || self.is_full.load(std::sync::atomic::Ordering::Relaxed) {
+        if self.is_full.load(Ordering::Relaxed) {
             return Err("the journal is full".to_owned());
+        }
+        if let Some(trouble) = self.store.trouble() {
+            return Err(trouble.to_owned());
         }
         // A stuck topic leaves room to the others, and is no reason to send those to other replicas, until next to nothing is free.
         let (undelivered, free) = self.queue.look_at_log(|room| (room.taken(), room.free())).unwrap_or_default();

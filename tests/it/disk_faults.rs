@@ -1,5 +1,7 @@
 //! What journal mode does when its disk is full or fails: it never says 200 to what is not safe, and never loses what it has said 200 to.
 
+use std::fs;
+use std::fs::DirEntry;
 use std::path::Path;
 use std::time::Duration;
 
@@ -122,6 +124,29 @@ fn a_first_start_on_a_full_disk_is_not_ready_until_there_is_room() {
     disk.unfill();
     wait_until_acknowledged(&load, 100);
     load.stop();
+    assert_eq!(bridge.stop_and_wait().code, 0);
+}
+
+#[test]
+fn a_disk_without_room_for_another_segment_is_told_before_the_journal_is_full() {
+    let Some(disk) = FullDisk::mount(16) else { return };
+    let nobody = ports::nobody();
+    let bridge = journal::builder(&nobody, "no-spare", "").start_in(disk.path());
+    let has_spare = |file: std::io::Result<DirEntry>| file.unwrap().path().extension().is_some_and(|it| it == "spare");
+    wait::until("a segment is made in advance", || fs::read_dir(disk.path()).unwrap().any(has_spare));
+    disk.fill();
+    let post = || {
+        let mut client = Client::connect(bridge.callbacks).unwrap();
+        let body = load::body("@TOA#_a", 1);
+        client.post(&http::callback_target(APP, load::COMMAND), body.as_bytes()).unwrap().status
+    };
+    assert_eq!(post(), 200, "it is used");
+    let told = "the quota or the filesystem has no room for another segment of the journal";
+    wait::until("it is not ready", || bridge.admin_page("/readyz") == (503, format!("{told}\n")));
+    wait::until("the log says so", || bridge.stderr().contains(told));
+    assert_eq!(post(), 200, "the current segment has room");
+    disk.unfill();
+    wait::until("it is ready", || bridge.admin_page("/readyz").0 == 200);
     assert_eq!(bridge.stop_and_wait().code, 0);
 }
 

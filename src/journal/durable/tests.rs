@@ -445,6 +445,24 @@ fn a_small_journal_whose_room_is_nearly_taken_is_not_ready() {
     assert_eq!(ledger.read().ended[Reason::JournalFull.index()], 0, "it is said before");
 }
 
+#[test]
+fn a_journal_whose_files_were_removed_is_not_ready() {
+    let dir = TempDir::new().unwrap();
+    let (OnDisk { journal, committer, keeper, gauge, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 5);
+    let running = JournalThreads::start(committer, keeper);
+    journal.open();
+    journal.offer(Box::new(capture(0, 100)), ledger.receive(None));
+    wait_until_stored(&ledger);
+    assert_eq!(gauge.can_take(), Ok(()));
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let removed = "the journal's files were removed, and a restart would lose what they hold";
+    assert_eq!(gauge.can_take(), Err(removed.to_owned()));
+    journal.close();
+    running.end();
+}
+
 fn is_segment(file: &std::fs::DirEntry) -> bool {
     file.path().extension().is_some_and(|extension| extension == "seg")
 }

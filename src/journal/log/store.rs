@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -15,6 +16,7 @@ use crate::metrics::journal::Fill;
 
 use super::Options;
 use super::Seq;
+use super::directory::Directory;
 use super::disk::Disk;
 use super::format::BLOCK_BYTES;
 use super::format::End;
@@ -296,6 +298,20 @@ impl<D: Disk> Store<D> {
             .wait_timeout_while(state, timeout, |state| state.spares.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
         !state.spares.is_empty()
+    }
+}
+
+impl Store<Directory> {
+    /// Why the log is at risk although appending to its current segment may still succeed.
+    pub(crate) fn trouble(&self) -> Option<&'static str> {
+        let state = self.lock();
+        let newest = state.segments.values().next_back().map(|segment| Arc::clone(&segment.file));
+        let has_no_successor = state.is_full && state.spares.is_empty();
+        drop(state);
+        if newest.is_some_and(|file| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)) {
+            return Some("the journal's files were removed, and a restart would lose what they hold");
+        }
+        has_no_successor.then_some("the quota or the filesystem has no room for another segment of the journal")
     }
 }
 
