@@ -36,8 +36,8 @@ pub(super) struct Orders {
     pub(super) suspects: Vec<usize>,
     /// Topics whose records have had no delivery report for a while, by index.
     pub(super) unconfirmed: Vec<usize>,
-    /// The answer: the topics that have leaders.
-    pub(super) with_leaders: Option<Vec<usize>>,
+    /// The answers: topics, each with whether it has leaders.
+    pub(super) have_leaders: Vec<(usize, bool)>,
     /// When the pump ends even if something is undelivered. It stays set.
     pub(super) give_up_at: Option<Instant>,
     /// The pump has read a limit that its producer does not observe yet.
@@ -92,8 +92,8 @@ impl Control {
         orders.is_applying |= orders.limit.is_some();
         let is_applying = orders.is_applying;
         let (opened, limit) = (mem::take(&mut orders.opened), orders.limit.take());
-        let (with_leaders, give_up_at) = (orders.with_leaders.take(), orders.give_up_at);
-        Orders { opened, limit, with_leaders, give_up_at, is_applying, ..Orders::default() }
+        let (have_leaders, give_up_at) = (mem::take(&mut orders.have_leaders), orders.give_up_at);
+        Orders { opened, limit, have_leaders, give_up_at, is_applying, ..Orders::default() }
     }
 
     /// Records that the pump's producer observes the limit.
@@ -129,9 +129,9 @@ impl Control {
         mem::take(&mut self.lock().suspects)
     }
 
-    /// Answers which of these topics have leaders. The pump reads it in its next iteration.
-    pub(super) fn have_leaders(&self, topics: Vec<usize>) {
-        self.lock().with_leaders = Some(topics);
+    /// Answers for each of these topics whether it has leaders. The pump reads it in its next iteration.
+    pub(super) fn have_leaders(&self, answers: impl Iterator<Item = (usize, bool)>) {
+        self.lock().have_leaders.extend(answers);
     }
 
     fn lock(&self) -> MutexGuard<'_, Orders> {

@@ -123,9 +123,7 @@ impl Pump {
                 self.awaits_limits_until = Some(now + LIMITS_WITHIN);
             }
             self.replace_if_dead(now);
-            if let Some(topics) = orders.with_leaders {
-                self.replace_if_silent(&topics, now);
-            }
+            self.replace_if_silent(&orders.have_leaders, now);
             self.resize_batches(now);
             if orders.is_applying && self.shrinks_since.is_none() {
                 control.limit_is_applied();
@@ -233,8 +231,8 @@ impl Pump {
     }
 
     /// Replaces a producer that has no delivery reports for some records although their topics have leaders.
-    fn replace_if_silent(&mut self, with_leaders: &[usize], now: Instant) {
-        let silent = self.watchdog.restarts_for(with_leaders, now);
+    fn replace_if_silent(&mut self, have_leaders: &[(usize, bool)], now: Instant) {
+        let silent = self.watchdog.restarts_for(have_leaders, now);
         if silent.is_empty() || self.replace_at.is_some() {
             return;
         }

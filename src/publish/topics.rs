@@ -337,8 +337,8 @@ impl Watch<'_> {
         let looks = !self.is_complete || !suspects.is_empty() || !unconfirmed.is_empty() || is_due;
         let looked = looks.then(|| self.client.look(&self.needs.names, self.fetch_limit));
         if !suspects.is_empty() {
-            let is_there = |topic: &usize| matches!(&looked, Some(Ok(look)) if look.there.contains(topic));
-            self.control.have_leaders(suspects.into_iter().filter(is_there).collect());
+            let is_there = |topic: usize| matches!(&looked, Some(Ok(look)) if look.there.contains(&topic));
+            self.control.have_leaders(suspects.into_iter().map(|topic| (topic, is_there(topic))));
         }
         if let Some(looked) = &looked {
             self.report_unconfirmed(&unconfirmed, looked);

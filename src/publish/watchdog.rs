@@ -94,16 +94,17 @@ impl<R: Copy + PartialEq> Watchdog<R> {
         unconfirmed
     }
 
-    /// Handles the answer that of the overdue topics those in `with_leaders` have a leader for each partition. Returns the topics that need
-    /// a new producer. For the others, the time begins again.
-    pub(super) fn restarts_for(&mut self, with_leaders: &[usize], now: Instant) -> Vec<usize> {
+    /// Handles the answers for overdue topics: whether each has a leader for each partition. Returns the topics that need a new producer.
+    /// For the others, the time begins again.
+    pub(super) fn restarts_for(&mut self, have_leaders: &[(usize, bool)], now: Instant) -> Vec<usize> {
         let mut restarts = Vec::new();
-        for (index, topic) in self.topics.iter_mut().enumerate() {
+        for (index, has_leaders) in have_leaders {
+            let Some(topic) = self.topics.get_mut(*index) else { continue };
             let Some(oldest) = topic.oldest.as_mut().filter(|oldest| oldest.is_asked_about) else { continue };
             *oldest = Oldest::new(oldest.record, now);
-            if with_leaders.contains(&index) {
+            if *has_leaders {
                 topic.limit = (topic.limit * 2).min(LIMIT_MAX.max(self.limit));
-                restarts.push(index);
+                restarts.push(*index);
             }
         }
         restarts
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(watchdog.observe(&stuck, true, at(119)), NONE);
         assert_eq!(watchdog.observe(&stuck, true, at(120)), [1]);
         assert_eq!(watchdog.observe(&stuck, true, at(121)), NONE, "it is asked about already");
-        assert_eq!(watchdog.restarts_for(&[0, 1], at(122)), [1]);
+        assert_eq!(watchdog.restarts_for(&[(0, true), (1, true)], at(122)), [1]);
     }
 
     #[test]
@@ -169,7 +170,7 @@ mod tests {
         watchdog.observe(&stuck, true, at(0));
         assert_eq!(count(&mut watchdog, 0), 6);
         watchdog.observe(&stuck, true, at(120));
-        watchdog.restarts_for(&[], at(120));
+        watchdog.restarts_for(&[(0, false)], at(120));
         assert_eq!(count(&mut watchdog, 120), 6);
         watchdog.observe(&stuck, false, at(220));
         assert_eq!(count(&mut watchdog, 220), 6);
@@ -181,10 +182,21 @@ mod tests {
         let stuck = [Some(at(0)), None];
         watchdog.observe(&stuck, true, at(0));
         assert_eq!(watchdog.observe(&stuck, true, at(120)), [0]);
-        assert_eq!(watchdog.restarts_for(&[], at(121)), NONE);
+        assert_eq!(watchdog.restarts_for(&[(0, false)], at(121)), NONE);
         assert_eq!(watchdog.observe(&stuck, true, at(240)), NONE);
         assert_eq!(watchdog.observe(&stuck, true, at(241)), [0]);
-        assert_eq!(watchdog.restarts_for(&[0], at(242)), [0]);
+        assert_eq!(watchdog.restarts_for(&[(0, true)], at(242)), [0]);
+    }
+
+    #[test]
+    fn an_answer_is_for_the_topics_that_were_asked_about() {
+        let (mut watchdog, at) = watchdog();
+        watchdog.observe(&[Some(at(0)), None], true, at(0));
+        watchdog.observe(&[Some(at(0)), Some(at(1))], true, at(1));
+        assert_eq!(watchdog.observe(&[Some(at(0)), Some(at(1))], true, at(120)), [0]);
+        assert_eq!(watchdog.observe(&[Some(at(0)), Some(at(1))], true, at(121)), [1]);
+        assert_eq!(watchdog.restarts_for(&[(0, false)], at(122)), NONE);
+        assert_eq!(watchdog.restarts_for(&[(1, true)], at(123)), [1]);
     }
 
     #[test]
@@ -216,7 +228,7 @@ mod tests {
             while watchdog.observe(&stuck, true, at(now)).is_empty() {
                 now += 1;
             }
-            assert_eq!(watchdog.restarts_for(&[0], at(now)), [0]);
+            assert_eq!(watchdog.restarts_for(&[(0, true)], at(now)), [0]);
             watchdog.replaced();
             assert_eq!(watchdog.observe(&[None, None], true, at(now)), NONE, "nothing is sent yet");
             restarts.push(now - sent);
@@ -229,7 +241,7 @@ mod tests {
         let (mut watchdog, at) = watchdog();
         watchdog.observe(&[Some(at(0)); 2], true, at(0));
         assert_eq!(watchdog.observe(&[Some(at(0)); 2], true, at(120)), [0, 1]);
-        assert_eq!(watchdog.restarts_for(&[0, 1], at(120)), [0, 1]);
+        assert_eq!(watchdog.restarts_for(&[(0, true), (1, true)], at(120)), [0, 1]);
         watchdog.replaced();
         watchdog.observe(&[Some(at(121)); 2], true, at(121));
         // The first record of one topic is reported, the other's is not.
@@ -244,6 +256,6 @@ mod tests {
         watchdog.observe(&[Some(at(0)), None], true, at(0));
         assert_eq!(watchdog.observe(&[Some(at(0)), None], true, at(120)), [0]);
         watchdog.observe(&[Some(at(100)), None], true, at(121));
-        assert_eq!(watchdog.restarts_for(&[0], at(122)), NONE);
+        assert_eq!(watchdog.restarts_for(&[(0, true)], at(122)), NONE);
     }
 }
