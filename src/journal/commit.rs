@@ -299,7 +299,7 @@ impl SegmentKeeper {
             let trouble_before = std::mem::replace(&mut trouble, self.store.trouble());
             match trouble {
                 Some(trouble) if trouble_before != Some(trouble) => {
-                    tracing::error!(trouble, "the journal is not ready")
+                    tracing::error!(trouble, "the journal is not ready");
                 }
                 None if trouble_before.is_some() => tracing::info!("the journal is ready again"),
                 Some(_) | None => {}

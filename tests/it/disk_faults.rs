@@ -179,7 +179,7 @@ pub(crate) fn a_quota_that_is_reached_is_503_until_segments_are_delivered() {
     assert!(bridge.lost("journal_full") > 0.0 && bridge.lost("topic_full") > 0.0);
     let answer = client.post(&http::callback_target(APP, BEFORE), QUESTION.as_bytes()).unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (200, ANSWER), "a question needs no room");
-    let files_bytes: u64 = std::fs::read_dir(&dir).unwrap().map(|it| it.unwrap().metadata().unwrap().len()).sum();
+    let files_bytes: u64 = fs::read_dir(&dir).unwrap().map(|it| it.unwrap().metadata().unwrap().len()).sum();
     assert!(files_bytes <= 4 * journal::SEGMENT_BYTES, "{files_bytes}");
     watch.assert_balanced();
     let stopped = bridge.stop_and_wait();
