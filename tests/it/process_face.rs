@@ -569,6 +569,14 @@ fn the_standard_metrics_of_a_process_are_those_of_proc() {
 }
 
 #[test]
+fn its_memory_is_not_in_huge_pages() {
+    let bridge = embedded().start();
+    let status = fs::read_to_string(format!("/proc/{}/status", bridge.pid().as_raw_pid())).unwrap();
+    assert!(status.contains("THP_enabled:\t0\n"), "{status}");
+    assert_eq!(bridge.stop_and_wait().code, 0);
+}
+
+#[test]
 fn strangers_and_unknown_commands_make_no_new_series() {
     let bridge = embedded().start();
     let before: BTreeSet<String> = bridge.metrics().into_keys().collect();
