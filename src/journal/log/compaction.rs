@@ -300,7 +300,7 @@ impl<D: Disk> Compaction<D> {
         }
         let mut state = store.lock();
         let offsets = std::mem::take(&mut writing.offsets);
-        let numbers = SeqSet::Sparse { first: first.first, offsets };
+        let numbers = SeqSet::Sparse { first: first.first, offsets }.packed();
         let (mut delivered, mut unsaved, mut counted_as_dead_letters) =
             (OrdinalSet::default(), OrdinalSet::default(), OrdinalSet::default());
         for ordinal in 0..numbers.count() {

@@ -339,7 +339,7 @@ fn segment<F>(scan: Scan, file: F, mut delivered: OrdinalSet, found: &mut Recove
         session: scan.session,
         end_seq: scan.end_seq,
         is_end_known: scan.is_sealed || scan.is_end_recorded,
-        numbers: scan.numbers,
+        numbers: scan.numbers.packed(),
         used_bytes: scan.used_bytes,
         delivered,
         unsaved: OrdinalSet::default(),

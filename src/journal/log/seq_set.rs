@@ -14,6 +14,21 @@ pub(crate) enum SeqSet {
 }
 
 impl SeqSet {
+    /// The same numbers in the least memory: they are without gaps in the output of a compaction too where it has only removed padding.
+    pub(super) fn packed(self) -> Self {
+        let Self::Sparse { first, mut offsets } = self else { return self };
+        let count = offsets.len() as u64;
+        match (offsets.first(), offsets.last()) {
+            (Some(start), Some(last)) if u64::from(last - start) + 1 == count => {
+                Self::Dense { first: first + u64::from(*start), count }
+            }
+            _ => {
+                offsets.shrink_to_fit();
+                Self::Sparse { first, offsets }
+            }
+        }
+    }
+
     pub(crate) fn count(&self) -> u64 {
         match self {
             Self::Dense { count, .. } => *count,
@@ -78,6 +93,18 @@ impl SeqSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_without_gaps_are_packed_into_two() {
+        let packed = |offsets: &[u32]| SeqSet::Sparse { first: 10, offsets: offsets.to_vec() }.packed();
+        assert_eq!(packed(&[3, 4, 5]), SeqSet::Dense { first: 13, count: 3 });
+        assert_eq!(packed(&[3]), SeqSet::Dense { first: 13, count: 1 });
+        for with_gaps in [&[][..], &[3, 5], &[0, 1, 3]] {
+            assert_eq!(packed(with_gaps), SeqSet::Sparse { first: 10, offsets: with_gaps.to_vec() });
+        }
+        let dense = SeqSet::Dense { first: 10, count: 4 };
+        assert_eq!(dense.clone().packed(), dense);
+    }
 
     #[test]
     fn numbers_and_ordinals_lead_to_each_other_and_gaps_have_none() {
