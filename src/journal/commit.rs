@@ -296,6 +296,7 @@ impl SegmentKeeper {
                     Maintenance::Done
                 }
             };
+            self.store.look_for_files();
             let trouble_before = std::mem::replace(&mut trouble, self.store.trouble());
             match trouble {
                 Some(trouble) if trouble_before != Some(trouble) => {

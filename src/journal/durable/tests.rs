@@ -458,7 +458,7 @@ fn a_journal_whose_files_were_removed_is_not_ready() {
         std::fs::remove_file(file.unwrap().path()).unwrap();
     }
     let removed = "the journal's files were removed, and a restart would lose what they hold";
-    assert_eq!(gauge.can_take(), Err(removed.to_owned()));
+    wait_until("it is not ready", || gauge.can_take() == Err(removed.to_owned()));
     journal.close();
     running.end();
 }

@@ -294,6 +294,7 @@ pub(crate) fn open<D: Disk>(disk: D, options: Options, entropy: Entropy) -> Resu
         next_name,
         durable_to: next_seq,
         is_full: false,
+        are_files_removed: false,
         entropy: RandomSource(entropy),
         superseded: Vec::new(),
         compaction_pause: 0,

@@ -84,6 +84,8 @@ pub(super) struct StoreState<F> {
     pub(super) durable_to: Seq,
     /// There is no room for a spare, and nothing is in progress that makes room.
     pub(super) is_full: bool,
+    /// See [`Store::look_for_files`].
+    pub(super) are_files_removed: bool,
     pub(super) entropy: RandomSource,
     /// Files to be removed, with their sizes: their contents are in an output, or were never finished.
     pub(super) superseded: Vec<(String, u64)>,
@@ -302,16 +304,21 @@ impl<D: Disk> Store<D> {
 }
 
 impl Store<Directory> {
+    /// Looks whether the files were removed. This may hang with the disk.
+    pub(crate) fn look_for_files(&self) {
+        let newest = self.lock().segments.values().next_back().map(|segment| Arc::clone(&segment.file));
+        let are_removed = newest.is_some_and(|file| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0));
+        self.lock().are_files_removed = are_removed;
+    }
+
     /// Why the log is at risk although appending to its current segment may still succeed.
     pub(crate) fn trouble(&self) -> Option<&'static str> {
         let state = self.lock();
-        let newest = state.segments.values().next_back().map(|segment| Arc::clone(&segment.file));
-        let has_no_successor = state.is_full && state.spares.is_empty();
-        drop(state);
-        if newest.is_some_and(|file| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0)) {
+        if state.are_files_removed {
             return Some("the journal's files were removed, and a restart would lose what they hold");
         }
-        has_no_successor.then_some("the quota or the filesystem has no room for another segment of the journal")
+        (state.is_full && state.spares.is_empty())
+            .then_some("the quota or the filesystem has no room for another segment of the journal")
     }
 }
 
