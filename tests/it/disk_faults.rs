@@ -34,7 +34,7 @@ const QUESTION: &str = r##"{"CallbackCommand":"OfficialAccount.CallbackBeforeAdd
 const ANSWER: &str = r#"{"ActionStatus":"OK","ErrorInfo":"","ErrorCode":0,"RefusedSubscribers_Account":["mallory"]}"#;
 
 const CLIENTS: u64 = 8;
-/// What the process may grow by while Kafka takes nothing, as `docs/promises.md` says.
+/// What the process may grow by while Kafka acknowledges nothing, as `docs/promises.md` says.
 const GROWTH_BYTES: u64 = 48 << 20;
 
 /// Waits until so many more are answered 200.

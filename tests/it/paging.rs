@@ -1,4 +1,4 @@
-//! From a Kafka that takes nothing to the page: a real Prometheus and a real Alertmanager with the shipped configurations.
+//! From a Kafka that acknowledges nothing to the page: a real Prometheus and a real Alertmanager with the shipped configurations.
 //!
 //! By default their intervals, and the windows of the one alert, are a tenth of what is shipped, so that it takes half a minute.
 //! `make paging` sets `CALLBRIDGE_PAGING_REAL_TIME=1`: nothing is changed, and both pages arrive within 3 minutes.

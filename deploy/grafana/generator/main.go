@@ -91,7 +91,7 @@ var rows = []row{
 	}},
 	{"Kafka", []panel{
 		{"Records", "reqps", "Delivery reports, by outcome.", one(rate("callbridge_records_total", "outcome"))},
-		{"Oldest record without a report", "s", "Grows while Kafka takes nothing.", one(each("callbridge_oldest_unreported_seconds"))},
+		{"Oldest record without a report", "s", "Grows while Kafka acknowledges nothing.", one(each("callbridge_oldest_unreported_seconds"))},
 		{"Oldest undelivered callback by topic", "s", "A topic in trouble stands out.", one(line{"{{topic}}", fmt.Sprintf("topk(10, max by (topic) (callbridge_topic_oldest_undelivered_seconds{%s}))", selected)})},
 		{"Delivery time", "s", "From handing a record to the client to its delivery report.", quantiles("callbridge_delivery_duration_seconds")},
 		{"Queue time", "s", "From acknowledging or queueing a callback to the publisher taking it up.", quantiles("callbridge_queue_duration_seconds")},
