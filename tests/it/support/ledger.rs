@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::thread::JoinHandle;
 
+use callbridge::clock;
+
 use crate::support::bridge;
 use crate::support::http::Client;
-use crate::support::process;
+use crate::support::wait;
 
 /// The accounts, each summed over all labels.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -92,13 +94,14 @@ impl Watch {
             thread::spawn(move || {
                 let mut scrapes = 0;
                 while !stop.load(Ordering::Relaxed) {
+                    let began = clock::monotonic();
                     let response = Client::connect(admin).and_then(|mut it| it.request("GET", "/metrics", &[], b""));
                     if let Ok(response) = response {
                         let ledger = Ledger::of_scrape(&bridge::metrics(&response.text()));
                         assert!(ledger.is_balanced(), "{ledger:?}");
                         scrapes += 1;
                     }
-                    thread::sleep(process::POLL);
+                    wait::pause(began);
                 }
                 scrapes
             })

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use callbridge::clock;
 
@@ -10,6 +11,9 @@ use crate::support::process;
 
 /// Longer than anything takes on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
+/// How often as long as a look the pause after it is, and the longest pause.
+const PAUSE: u32 = 5;
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 
 /// Waits until `condition` holds.
 ///
@@ -35,13 +39,20 @@ pub(crate) fn until_ok<T, E: Debug>(what: &str, look: impl FnMut() -> Result<T, 
     poll(LIMIT, what, look)
 }
 
+/// Pauses between two looks, of which the first began then: the longer a look takes, the longer, so that it takes little of the machine
+/// from what it waits for. A debug build takes some milliseconds for a scrape.
+pub(crate) fn pause(began: Instant) {
+    thread::sleep((PAUSE * began.elapsed()).clamp(process::POLL, PAUSE_MAX));
+}
+
 fn poll<T, E: Debug>(limit: Duration, what: &str, mut look: impl FnMut() -> Result<T, E>) -> T {
     let deadline = clock::monotonic() + limit;
     loop {
+        let began = clock::monotonic();
         match look() {
             Ok(found) => return found,
             Err(instead) => assert!(clock::monotonic() < deadline, "not within {limit:?}: {what}: {instead:#?}"),
         }
-        thread::sleep(process::POLL);
+        pause(began);
     }
 }
