@@ -208,7 +208,7 @@ impl<F: DiskFile> Survey<F> {
             if let Some(end) = end {
                 scan.ended_at(end);
             }
-            scan.followed_by(next.filter(|_| !is_last).map(|(_, first_seq)| first_seq));
+            scan.followed_by(next.filter(|_| !is_last || !scan.has_header).map(|(_, first_seq)| first_seq));
             if let Some((_, next)) = next {
                 scan.cut(next);
             }

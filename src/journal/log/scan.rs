@@ -28,6 +28,7 @@ pub(crate) struct Scan {
     pub(crate) first_seq: Seq,
     /// The sequence number behind its last capture; of an output, behind its range.
     pub(crate) end_seq: Seq,
+    pub(crate) has_header: bool,
     pub(crate) nonce: u64,
     pub(crate) session: u64,
     pub(crate) file_bytes: u64,
@@ -106,6 +107,7 @@ pub(crate) fn scan(
         name: name.to_owned(),
         first_seq: named_seq,
         end_seq: named_seq,
+        has_header: !is_headless,
         nonce: header.as_ref().map_or(adopted_nonce, |header| header.nonce),
         session: header.as_ref().map_or(0, |header| header.session),
         file_bytes,
@@ -214,13 +216,20 @@ impl Scan {
         self.damage.push(Damage { name: self.name.clone(), offset, from, to, captures, reason });
     }
 
-    /// Takes into account where the next segment of the same session begins.
+    /// Takes into account where the next segment of the same session begins. Without its header the session of this one is not known, and
+    /// any segment follows it: its own session's, or one that should have recorded its end.
     pub(super) fn followed_by(&mut self, next: Option<Seq>) {
         // A gap that is too large for this segment was in segments that are gone, because they were delivered.
         let room = (self.file_bytes.saturating_sub(self.used_bytes)) / CAPTURE_ITEM_BYTES_MIN as u64;
         let to = match (next, &self.lost_end) {
             _ if self.is_sealed || self.is_end_recorded || self.output.is_some() => return,
-            (None, None) => return,
+            (None, None) => {
+                // Without its header and any frame, nobody can say how far it went.
+                if let Some(damage) = self.damage.first_mut().filter(|_| !self.has_header && self.frames == 0) {
+                    damage.to = None;
+                }
+                return;
+            }
             // It must have been sealed, so captures that the seal vouched for may be lost too.
             (Some(next), _) => Some(next).filter(|next| next.checked_sub(self.end_seq).is_some_and(|gap| gap <= room)),
             (None, Some(_)) => None,
@@ -255,7 +264,7 @@ impl Scan {
     pub(super) fn unused_seq(&self) -> Seq {
         let is_end_known = self.damage.iter().all(|damage| damage.to.is_some());
         // Every capture takes more than one byte.
-        self.end_seq + if is_end_known { 0 } else { self.file_bytes }
+        self.end_seq + if is_end_known { 0 } else { self.file_bytes.max(1) }
     }
 
     /// Limits an output without a valid header, whose range is not known, to what comes before the next segment.

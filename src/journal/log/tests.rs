@@ -182,6 +182,32 @@ fn a_version_of_which_a_bit_has_changed_is_damage() {
 }
 
 #[test]
+fn a_segment_of_which_nothing_is_left_is_not_said_to_lack_no_capture() {
+    let long = "x".repeat(100_000);
+    for (is_followed, left_bytes) in [(false, 0), (false, SEGMENT_BYTES), (true, 0), (true, SEGMENT_BYTES)] {
+        let dir = TempDir::new().unwrap();
+        let Opened { store, mut writer, mut maintainer, .. } = open(dir.path());
+        for _ in 0..if is_followed { 4 } else { 1 } {
+            writer.append(&mut builder([long.as_str()]), false).unwrap();
+            maintainer.maintain().unwrap();
+        }
+        drop((store, writer, maintainer));
+        let path = dir.path().join("00000000000000000001.seg");
+        std::fs::write(path, vec![0; usize::try_from(left_bytes).unwrap()]).unwrap();
+        let refused = recovery::open(Directory::open(dir.path()).unwrap(), options(), Box::new(|| 9)).unwrap_err();
+        let OpenError::Damaged(damage) = refused else { panic!("{refused}") };
+        let all_of_first = damage.iter().any(|damage| damage.from == 1 && damage.to.is_none_or(|to| to > 1));
+        assert!(all_of_first, "{is_followed}, {left_bytes}: {damage:?}");
+
+        let salvage = Options { on_corruption: OnCorruption::Salvage, ..options() };
+        let mut opened = recovery::open(Directory::open(dir.path()).unwrap(), salvage, Box::new(|| 9)).unwrap();
+        opened.maintainer.maintain().unwrap();
+        let next = opened.writer.append(&mut builder(["next"]), false).unwrap().first_seq;
+        assert!(next > 1, "{is_followed}, {left_bytes}: its numbers do not come again");
+    }
+}
+
+#[test]
 fn what_an_earlier_run_ended_with_is_damaged_and_not_torn_once_another_has_written() {
     let dir = TempDir::new().unwrap();
     let mut last = 0;
