@@ -279,8 +279,8 @@ impl SegmentKeeper {
     ///
     /// The disk has failed.
     pub(crate) fn run(mut self, lifecycle: &Lifecycle) -> Result<(), Failed> {
-        let mut log_at = clock::monotonic();
-        let mut trouble = None;
+        let (mut log_at, mut tell_at) = (clock::monotonic(), clock::monotonic());
+        let mut told = None;
         loop {
             let began = clock::monotonic();
             let maintained = match self.maintainer.maintain() {
@@ -297,13 +297,14 @@ impl SegmentKeeper {
                 }
             };
             self.store.look_for_files();
-            let trouble_before = std::mem::replace(&mut trouble, self.store.trouble());
-            match trouble {
-                Some(trouble) if trouble_before != Some(trouble) => {
-                    tracing::error!(trouble, "the journal is not ready");
+            let trouble = self.store.trouble();
+            // At the quota each compaction may end it for a moment.
+            if trouble != told && clock::monotonic() >= tell_at {
+                match trouble {
+                    Some(trouble) => tracing::error!(trouble, "the journal is not ready"),
+                    None => tracing::info!("the files of the journal are in order again"),
                 }
-                None if trouble_before.is_some() => tracing::info!("the journal is ready again"),
-                Some(_) | None => {}
+                (told, tell_at) = (trouble, clock::monotonic() + LOG_PERIOD);
             }
             self.metrics.show(&self.store.fill());
             self.show_undelivered();

@@ -446,18 +446,22 @@ fn a_small_journal_whose_room_is_nearly_taken_is_not_ready() {
 }
 
 #[test]
-fn a_journal_whose_files_were_removed_is_not_ready() {
+fn a_journal_of_which_a_file_was_removed_is_not_ready() {
     let dir = TempDir::new().unwrap();
-    let (OnDisk { journal, committer, keeper, gauge, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 5);
+    let (OnDisk { journal, committer, keeper, gauge, .. }, ledger) = open_with(&dir, SEGMENT_BYTES, 6);
     let running = JournalThreads::start(committer, keeper);
     journal.open();
-    journal.offer(Box::new(capture(0, 100)), ledger.receive(None));
-    wait_until_stored(&ledger);
-    assert_eq!(gauge.can_take(), Ok(()));
-    for file in std::fs::read_dir(dir.path()).unwrap() {
-        std::fs::remove_file(file.unwrap().path()).unwrap();
+    let segments = || {
+        let files = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap);
+        files.filter(is_segment).map(|file| file.path()).collect::<Vec<_>>()
+    };
+    while segments().len() < 2 {
+        journal.offer(Box::new(capture(0, 10_000)), ledger.receive(None));
+        wait_until_stored(&ledger);
     }
-    let removed = "the journal's files were removed, and a restart would lose what they hold";
+    assert_eq!(gauge.can_take(), Ok(()));
+    std::fs::remove_file(segments().into_iter().min().unwrap()).unwrap();
+    let removed = "files of the journal were removed, and a restart would lose what they hold";
     wait_until("it is not ready", || gauge.can_take() == Err(removed.to_owned()));
     journal.close();
     running.end();

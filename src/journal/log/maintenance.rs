@@ -192,13 +192,16 @@ impl<D: Disk> Maintainer<D> {
         } else {
             disk.remove(&name)
         };
-        // On failure the segment is still there, and the next pass tries again.
-        taken.map_err(|error| MaintenanceError::Retry("take back a segment", error))?;
+        let is_gone = taken.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if !is_gone {
+            // On failure the segment is still there, and the next pass tries again.
+            taken.map_err(|error| MaintenanceError::Retry("take back a segment", error))?;
+        }
         let Some(segment) = self.store.lock().segments.remove(&first) else { return Ok(()) };
         // Before the file is written again: otherwise its new contents could be found under its old name.
         self.store.shared.sync_directory().map_err(MaintenanceError::Failed)?;
         let mut state = self.store.lock();
-        if is_wanted && !is_damaged {
+        if is_wanted && !is_damaged && !is_gone {
             state.spares.push(SpareSegment { name: spare_name, file: segment.file });
             self.store.shared.spare_made.notify_all();
         }

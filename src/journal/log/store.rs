@@ -304,10 +304,10 @@ impl<D: Disk> Store<D> {
 }
 
 impl Store<Directory> {
-    /// Looks whether the files were removed. This may hang with the disk.
+    /// Looks whether files of segments were removed. This may hang with the disk.
     pub(crate) fn look_for_files(&self) {
-        let newest = self.lock().segments.values().next_back().map(|segment| Arc::clone(&segment.file));
-        let are_removed = newest.is_some_and(|file| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0));
+        let files: Vec<_> = self.lock().segments.values().map(|segment| Arc::clone(&segment.file)).collect();
+        let are_removed = files.iter().any(|file| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0));
         self.lock().are_files_removed = are_removed;
     }
 
@@ -315,10 +315,11 @@ impl Store<Directory> {
     pub(crate) fn trouble(&self) -> Option<&'static str> {
         let state = self.lock();
         if state.are_files_removed {
-            return Some("the journal's files were removed, and a restart would lose what they hold");
+            return Some("files of the journal were removed, and a restart would lose what they hold");
         }
-        (state.is_full && state.spares.is_empty())
-            .then_some("the quota or the filesystem has no room for another segment of the journal")
+        (state.is_full && state.spares.is_empty()).then_some(
+            "no other segment can be made: the quota of the journal is used, or its filesystem is full or fails",
+        )
     }
 }
 

@@ -9,6 +9,7 @@ use super::directory::Directory;
 use super::directory::DirectoryError;
 use super::format::Captured;
 use super::format::FrameBuilder;
+use super::maintenance::Maintainer;
 use super::maintenance::Maintenance;
 use super::recovery;
 use super::recovery::Opened;
@@ -100,6 +101,31 @@ fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
     maintainer.maintain().unwrap();
     writer.append(&mut builder([long.as_str()]), true).unwrap();
     assert_eq!(undelivered(&store).len(), taken.len() - 20 + 1);
+}
+
+#[test]
+fn a_segment_whose_file_was_removed_is_told_and_holds_up_nothing_once_it_is_delivered() {
+    let dir = TempDir::new().unwrap();
+    let Opened { store, mut writer, mut maintainer, .. } = open(dir.path());
+    let long = "x".repeat(10_000);
+    let mut append = |maintainer: &mut Maintainer<Directory>| {
+        while maintainer.maintain().unwrap() != Maintenance::Done {}
+        writer.append(&mut builder([long.as_str()]), true).unwrap().first_seq
+    };
+    let first: Vec<Seq> = (0..62 / 3).map(|_| append(&mut maintainer)).collect();
+    append(&mut maintainer);
+    std::fs::remove_file(dir.path().join("00000000000000000001.seg")).unwrap();
+    store.look_for_files();
+    assert!(store.trouble().is_some_and(|trouble| trouble.contains("removed")));
+
+    store.delivered(&first.iter().map(|seq| (*seq, 10_013)).collect::<Vec<_>>());
+    // The log goes on through more than its quota.
+    for _ in 0..100 {
+        let seq = append(&mut maintainer);
+        store.delivered(&[(seq, 10_013)]);
+    }
+    store.look_for_files();
+    assert_eq!(store.trouble(), None);
 }
 
 #[test]
