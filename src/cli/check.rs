@@ -139,7 +139,7 @@ fn wait(args: &CheckArgs) -> (u8, CheckReport) {
             Ok(WaitEvent::Examined(code, report)) => (code, report),
             Ok(WaitEvent::Signal) if last.is_some() => break,
             Ok(WaitEvent::Signal) => {
-                deadline = clock::monotonic();
+                deadline = deadline.min(clock::monotonic());
                 continue;
             }
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
