@@ -350,7 +350,8 @@ impl Cluster {
         let results = self.admin().and_then(|admin| block_on(admin.create_topics(&new_topics, &options)));
         let results = results.map_err(|error| {
             let failed = self.failed(&error);
-            ClusterError { hint: failed.hint.or((!is_dry_run).then_some(SEE_CREATED)), ..failed }
+            // A connection that failed before is told less than what this request may have done.
+            ClusterError { hint: (!is_dry_run).then_some(SEE_CREATED).or(failed.hint), ..failed }
         })?;
         let failed = results.into_iter().filter_map(Result::err);
         let failed = failed.filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists);
