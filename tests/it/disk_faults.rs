@@ -141,7 +141,7 @@ fn a_disk_without_room_for_another_segment_is_told_before_the_journal_is_full() 
         client.post(&http::callback_target(APP, load::COMMAND), body.as_bytes()).unwrap().status
     };
     assert_eq!(post(), 200, "it is used");
-    let told = "the quota or the filesystem has no room for another segment of the journal";
+    let told = "no other segment can be made: the quota of the journal is used, or its filesystem is full or fails";
     wait::until("it is not ready", || bridge.admin_page("/readyz") == (503, format!("{told}\n")));
     wait::until("the log says so", || bridge.stderr().contains(told));
     assert_eq!(post(), 200, "the current segment has room");
