@@ -22,7 +22,6 @@ use crate::clock;
 use crate::config;
 use crate::config::Config;
 use crate::config::flags::Flags;
-use crate::publish::cluster::ANSWER_LIMIT;
 use crate::publish::cluster::Cluster;
 use crate::publish::cluster::ClusterError;
 use crate::publish::cluster::ClusterTopics;
@@ -31,8 +30,8 @@ use crate::publish::properties::Properties;
 use crate::publish::replication::REPLICAS_WANTED;
 use crate::publish::replication::ReplicationFactor;
 
-/// For the settings of all topics.
-const SETTINGS_LIMIT: Duration = Duration::from_secs(10);
+/// For Kafka's list of topics, and again for the settings of those that are needed. A broker that cannot be reached is told sooner.
+const LOOK_LIMIT: Duration = Duration::from_secs(20);
 
 /// Between two looks at a cluster of which more brokers may be starting.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
@@ -115,10 +114,10 @@ pub(super) fn run(args: &TopicsArgs) -> ExitCode {
 /// Asks Kafka for its topics, and for the settings of those that are needed.
 pub(super) fn look(config: &Config) -> Result<ClusterTopics, ClusterError> {
     let cluster = cluster(config)?;
-    let mut found = cluster.look(ANSWER_LIMIT)?;
+    let mut found = cluster.look(LOOK_LIMIT)?;
     let needed = NeededTopic::all(config);
     let names: Vec<&str> = needed.iter().map(|topic| topic.name.as_str()).collect();
-    cluster.describe(&mut found, &names, SETTINGS_LIMIT)?;
+    cluster.describe(&mut found, &names, LOOK_LIMIT)?;
     Ok(found)
 }
 
@@ -156,7 +155,7 @@ fn list(config: &Config, output: TopicsOutput) -> ExitCode {
 
 fn create(config: &Config, is_dry_run: bool, output: TopicsOutput) -> Result<ExitCode, ClusterError> {
     let cluster = cluster(config)?;
-    let found = cluster.look(ANSWER_LIMIT)?;
+    let found = cluster.look(LOOK_LIMIT)?;
     let missing: Vec<NeededTopic> =
         NeededTopic::all(config).into_iter().filter(|topic| !found.topics.contains_key(&topic.name)).collect();
     let replicas = match config.topics.replication_factor {
@@ -190,7 +189,7 @@ fn settled_replicas(cluster: &Cluster, mut found: ClusterTopics) -> Result<i32, 
             has_said = true;
         }
         thread::sleep(BETWEEN_LOOKS);
-        found = cluster.look(ANSWER_LIMIT)?;
+        found = cluster.look(LOOK_LIMIT)?;
     }
 }
 
