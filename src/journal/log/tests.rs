@@ -104,7 +104,7 @@ fn when_the_quota_is_reached_it_is_full_until_something_is_delivered() {
 }
 
 #[test]
-fn a_segment_whose_file_was_removed_is_told_and_holds_up_nothing_once_it_is_delivered() {
+fn a_removed_file_is_told_and_holds_up_nothing_once_it_is_delivered() {
     let dir = TempDir::new().unwrap();
     let Opened { store, mut writer, mut maintainer, .. } = open(dir.path());
     let long = "x".repeat(10_000);
