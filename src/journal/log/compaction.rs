@@ -337,6 +337,7 @@ impl<D: Disk> Compaction<D> {
             unsaved,
             counted_as_dead_letters,
             is_damaged: false,
+            is_removed: false,
             is_unfit: false,
             older_runs: writing.older_runs,
             ends: std::mem::take(&mut writing.header.ends),

@@ -177,31 +177,30 @@ impl<D: Disk> Maintainer<D> {
 
     fn take_back(&self, first: Seq) -> Result<(), MaintenanceError> {
         let StoreShared { disk, options, .. } = &*self.store.shared;
-        let (name, spare_name, is_wanted, is_damaged) = {
+        let (name, spare_name, is_wanted, is_damaged, is_removed) = {
             let mut state = self.store.lock();
             let spare_name = state.spare_name();
             let has_room = state.spares.len() < SPARES_MAX;
             let Some(segment) = state.segments.get(&first) else { return Ok(()) };
             let is_wanted = has_room && segment.file_bytes == options.segment_bytes;
-            (segment.name.clone(), spare_name, is_wanted, segment.is_damaged)
+            (segment.name.clone(), spare_name, is_wanted, segment.is_damaged, segment.is_removed)
         };
-        let taken = if is_damaged {
+        let taken = if is_removed {
+            Ok(())
+        } else if is_damaged {
             disk.rename(&name, &format!("{first:020}.damaged"))
         } else if is_wanted {
             disk.rename(&name, &spare_name)
         } else {
             disk.remove(&name)
         };
-        let is_gone = taken.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
-        if !is_gone {
-            // On failure the segment is still there, and the next pass tries again.
-            taken.map_err(|error| MaintenanceError::Retry("take back a segment", error))?;
-        }
+        // On failure the segment is still there, and the next pass tries again.
+        taken.map_err(|error| MaintenanceError::Retry("take back a segment", error))?;
         let Some(segment) = self.store.lock().segments.remove(&first) else { return Ok(()) };
         // Before the file is written again: otherwise its new contents could be found under its old name.
         self.store.shared.sync_directory().map_err(MaintenanceError::Failed)?;
         let mut state = self.store.lock();
-        if is_wanted && !is_damaged && !is_gone {
+        if is_wanted && !is_damaged && !is_removed {
             state.spares.push(SpareSegment { name: spare_name, file: segment.file });
             self.store.shared.spare_made.notify_all();
         }

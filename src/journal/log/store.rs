@@ -1,6 +1,7 @@
 //! The state of the log's files, shared by the writer, the readers and the maintenance.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
@@ -84,8 +85,6 @@ pub(super) struct StoreState<F> {
     pub(super) durable_to: Seq,
     /// There is no room for a spare, and nothing is in progress that makes room.
     pub(super) is_full: bool,
-    /// See [`Store::look_for_files`].
-    pub(super) are_files_removed: bool,
     pub(super) entropy: RandomSource,
     /// Files to be removed, with their sizes: their contents are in an output, or were never finished.
     pub(super) superseded: Vec<(String, u64)>,
@@ -149,6 +148,8 @@ pub(super) struct Segment<F> {
     /// See [`Store::count_as_dead_letter`].
     pub(super) counted_as_dead_letters: OrdinalSet,
     pub(super) is_damaged: bool,
+    /// Its file has no name any more. See [`Store::look_for_files`].
+    pub(super) is_removed: bool,
     /// It turned out that it cannot be compacted.
     pub(super) is_unfit: bool,
     /// What it records about older segments. It is kept while these segments are.
@@ -306,15 +307,19 @@ impl<D: Disk> Store<D> {
 impl Store<Directory> {
     /// Looks whether files of segments were removed. This may hang with the disk.
     pub(crate) fn look_for_files(&self) {
-        let files: Vec<_> = self.lock().segments.values().map(|segment| Arc::clone(&segment.file)).collect();
-        let are_removed = files.iter().any(|file| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0));
-        self.lock().are_files_removed = are_removed;
+        let files = self.lock().segments.iter().map(|(first, segment)| (*first, Arc::clone(&segment.file))).collect();
+        let files: Vec<(Seq, Arc<File>)> = files;
+        let is_removed = |file: &File| file.metadata().is_ok_and(|metadata| metadata.nlink() == 0);
+        let removed: Vec<Seq> = files.iter().filter(|(_, file)| is_removed(file)).map(|(first, _)| *first).collect();
+        for (first, segment) in &mut self.lock().segments {
+            segment.is_removed = removed.contains(first);
+        }
     }
 
     /// Why the log is at risk although appending to its current segment may still succeed.
     pub(crate) fn trouble(&self) -> Option<&'static str> {
         let state = self.lock();
-        if state.are_files_removed {
+        if state.segments.values().any(|segment| segment.is_removed) {
             return Some("files of the journal were removed, and a restart would lose what they hold");
         }
         (state.is_full && state.spares.is_empty()).then_some(

@@ -129,6 +129,28 @@ fn a_removed_file_is_told_and_holds_up_nothing_once_it_is_delivered() {
 }
 
 #[test]
+fn a_segment_in_a_directory_that_is_moved_away_for_a_while_is_taken_back_later() {
+    let parent = TempDir::new().unwrap();
+    let [home, away] = ["home", "away"].map(|name| parent.path().join(name));
+    std::fs::create_dir(&home).unwrap();
+    let Opened { store, mut writer, mut maintainer, .. } = open(&home);
+    let long = "x".repeat(10_000);
+    let delivered =
+        (0..62 / 3).map(|_| (writer.append(&mut builder([long.as_str()]), true).unwrap().first_seq, 10_013));
+    let delivered: Vec<_> = delivered.collect();
+    while maintainer.maintain().unwrap() != Maintenance::Done {}
+    writer.append(&mut builder([long.as_str()]), true).unwrap();
+    store.delivered(&delivered);
+
+    std::fs::rename(&home, &away).unwrap();
+    store.look_for_files();
+    maintainer.maintain().unwrap_err();
+    std::fs::rename(&away, &home).unwrap();
+    while maintainer.maintain().unwrap() != Maintenance::Done {}
+    assert!(!home.join("00000000000000000001.seg").exists());
+}
+
+#[test]
 fn a_segment_that_is_held_up_does_not_hold_those_behind_it() {
     {
         let dir = TempDir::new().unwrap();

@@ -222,6 +222,7 @@ impl<D: Disk> SegmentWriter<D> {
             unsaved: OrdinalSet::default(),
             counted_as_dead_letters: OrdinalSet::default(),
             is_damaged: false,
+            is_removed: false,
             is_unfit: false,
             older_runs,
             ends: header.ends.clone(),
