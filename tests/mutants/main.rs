@@ -16,11 +16,14 @@ mod seeds;
 mod support;
 
 use std::collections::BTreeSet;
+use std::thread;
 use std::time::Duration;
 
 use callbridge::clock;
 
+use crate::support::bridge::Bridge;
 use crate::support::bridge::BridgeBuilder;
+use crate::support::bridge::Stopped;
 use crate::support::journal;
 use crate::support::journal::Failing;
 use crate::support::journal::Killed;
@@ -51,6 +54,25 @@ fn settings(kafka: &Kafka, mutant: &str) -> BridgeBuilder {
 /// Records stay with the client for so long that crashes come before they are delivered.
 fn settings_with_slow_delivery(kafka: &Kafka, mutant: &str) -> BridgeBuilder {
     settings(kafka, mutant).args(&["--kafka", "linger.ms=3000"])
+}
+
+/// Crashes it only after it has recorded what was delivered, but before the client sends what it keeps for `linger.ms`.
+struct Recorded(Killed);
+
+impl Site for Recorded {
+    fn launch(&mut self) -> Bridge {
+        self.0.launch()
+    }
+
+    fn crash(&mut self, bridge: Bridge) -> Stopped {
+        // It is recorded once a second, and the load goes on.
+        thread::sleep(Duration::from_millis(1500));
+        self.0.crash(bridge)
+    }
+
+    fn crash_starting(&mut self, bridge: Bridge) -> Stopped {
+        self.0.crash_starting(bridge)
+    }
 }
 
 /// What was acknowledged and does not come out.
@@ -115,9 +137,9 @@ fn kill_9_finds_a_segment_that_is_recycled_too_early() {
 #[test]
 fn kill_9_finds_what_is_recorded_as_delivered_before_it_is() {
     let Some(kafka) = Kafka::shared() else { return };
-    let site = Killed::new(settings_with_slow_delivery(kafka, "checkpoint_before_delivery"));
-    // It is recorded once a second.
-    let plan = Plan { crashes: 3, acknowledged_max: 8000, ..PLAN };
+    let site = Recorded(Killed::new(settings_with_slow_delivery(kafka, "checkpoint_before_delivery")));
+    // So few that the client does not send them before their time because a batch is full.
+    let plan = Plan { pause: Duration::from_millis(10), ..PLAN };
     assert_found(kafka, "checkpoint_before_delivery", site, &plan);
 }
 
