@@ -309,15 +309,16 @@ fn start_blocklists(
     Ok(())
 }
 
-/// Watches the topics until the stop. Releases the callbacks and prints the addresses once all topics exist, or at once where callbacks are
-/// safe without them.
+/// Watches the topics until the stop. Releases the callbacks and prints the addresses once all topics exist, or those that do can be used
+/// and the others do not come; at once where callbacks are safe without them.
 fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Served, control: &Control, pump: &Thread) {
-    if readying.is_ready_alone {
+    let mut are_released = readying.is_ready_alone;
+    if are_released {
         serve_now(readying, served);
     }
-    let what = if readying.is_ready_alone { "not publishing" } else { "not ready" };
     let on_progress = |progress: TopicsProgress<'_>| match progress {
         TopicsProgress::Missing(missing) => {
+            let what = if are_released { "not publishing" } else { "not ready" };
             match missing {
                 Missing::Topics(_) | Missing::Creation(_) => tracing::error!(%missing, "{what}"),
                 Missing::Kafka(_) | Missing::Brokers(_) | Missing::Leaders(_) | Missing::Leader(..) => {
@@ -327,15 +328,22 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
             }
             served.lifecycle.set_waits_for(&missing.to_string());
         }
-        // Captures in the journal wait for their own topic only.
-        TopicsProgress::OthersWork(there) if readying.is_ready_alone => control.publish(there.iter().copied(), pump),
-        TopicsProgress::OthersWork(_) => {}
+        // A callback waits for its own topic only.
+        TopicsProgress::OthersWork(there) if are_released => control.publish(there.iter().copied(), pump),
+        TopicsProgress::OthersDeliverable(there) if !are_released => {
+            tracing::error!(missing = served.lifecycle.waits_for(), "ready without some topics");
+            control.publish(there.iter().copied(), pump);
+            are_released = true;
+            serve_now(readying, served);
+        }
+        TopicsProgress::OthersWork(_) | TopicsProgress::OthersDeliverable(_) => {}
         TopicsProgress::Limit(smallest) => control.limit(smallest, pump),
         TopicsProgress::Complete => {
             control.publish(0..readying.topics.names.len(), pump);
-            if readying.is_ready_alone {
+            if are_released {
                 tracing::info!("publishing");
             } else {
+                are_released = true;
                 serve_now(readying, served);
             }
         }

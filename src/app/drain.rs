@@ -157,7 +157,9 @@ impl Drain {
                         tracing::warn!(missing = %what, "not publishing");
                         *missing.lock().unwrap_or_else(PoisonError::into_inner) = Some(what.clone());
                     }
-                    TopicsProgress::OthersWork(there) => control.publish(there.iter().copied(), &thread),
+                    TopicsProgress::OthersWork(there) | TopicsProgress::OthersDeliverable(there) => {
+                        control.publish(there.iter().copied(), &thread);
+                    }
                     TopicsProgress::Limit(smallest) => control.limit(smallest, &thread),
                     TopicsProgress::Complete => {
                         *missing.lock().unwrap_or_else(PoisonError::into_inner) = None;

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use rdkafka::admin::AdminClient;
 use rdkafka::admin::AdminOptions;
@@ -87,6 +88,8 @@ const BETWEEN_LIMITS_TRIES: Duration = Duration::from_millis(250);
 const LIMITING: [&str; 2] = ["max.message.bytes", "segment.bytes"];
 /// The number of requests before the existing topics are used without the missing ones.
 const LOOKS_FOR_ALL: u32 = 15;
+/// What has not changed for so long may not change for weeks: others need not wait for it.
+const UNCHANGED_MIN: Duration = Duration::from_secs(15);
 
 /// What is still missing, in words for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,6 +145,8 @@ pub(crate) enum TopicsProgress<'a> {
     /// For a while only some topics have been missing, or only some leaders have not answered. The given topics, by index, can be used.
     /// Reported after each request.
     OthersWork(&'a [usize]),
+    /// Records of the given topics, by index, can be delivered now, and for a while the same others have been missing. Reported once.
+    OthersDeliverable(&'a [usize]),
     /// The smallest limit of the topics, in bytes of a batch. Reported before new topics are.
     Limit(Option<usize>),
     /// Every topic exists, every partition has a leader that answers, and the producer can send. Reported once, at the end.
@@ -156,7 +161,7 @@ struct ClusterView {
     there: Vec<usize>,
     leaderless: Vec<String>,
     missing: Vec<String>,
-    /// The leaders of partitions, each with the index of a topic and the number of a partition that it leads.
+    /// The leaders of those topics' partitions, each with the index of a topic and the number of a partition that it leads.
     leaders: BTreeMap<i32, (usize, i32)>,
 }
 
@@ -200,6 +205,7 @@ impl TopicsClient {
             control,
             limits: TopicLimits::new(&needs.names, needs.longest_record.unwrap_or_default()),
             there: Vec::new(),
+            changed_at: clock::monotonic(),
             looks_left: LOOKS_FOR_ALL,
             pause: BETWEEN_LOOKS,
             fetch_limit: FETCH_LIMIT,
@@ -208,6 +214,7 @@ impl TopicsClient {
             ),
             last_reported: None,
             has_no_limits: false,
+            are_others_reported: false,
             is_complete: false,
         };
         while lifecycle.phase() < Phase::KeepAccepting {
@@ -225,11 +232,11 @@ impl TopicsClient {
         for (index, name) in names.iter().enumerate() {
             match metadata.topics().iter().find(|topic| topic.name() == name) {
                 Some(topic) if topic.error().is_none() && !topic.partitions().is_empty() => {
-                    let leaders = topic.partitions().iter().map(|partition| (partition.leader(), partition.id()));
-                    look.leaders.extend(leaders.map(|(leader, partition)| (leader, (index, partition))));
                     if topic.partitions().iter().any(|partition| partition.leader() < 0) {
                         look.leaderless.push(name.clone());
                     } else {
+                        let leaders = topic.partitions().iter().map(|partition| (partition.leader(), partition.id()));
+                        look.leaders.extend(leaders.map(|(leader, partition)| (leader, (index, partition))));
                         look.there.push(index);
                     }
                 }
@@ -316,6 +323,8 @@ struct Watch<'w> {
     limits: TopicLimits<'w>,
     /// As [`ClusterView::there`].
     there: Vec<usize>,
+    /// When that changed.
+    changed_at: Instant,
     /// The number of requests after which the existing topics are used without the missing ones.
     looks_left: u32,
     /// The pause before the next request.
@@ -325,6 +334,8 @@ struct Watch<'w> {
     last_reported: Option<Missing>,
     /// That the limits cannot be read has been logged.
     has_no_limits: bool,
+    /// [`TopicsProgress::OthersDeliverable`] has been reported.
+    are_others_reported: bool,
     is_complete: bool,
 }
 
@@ -349,7 +360,10 @@ impl Watch<'_> {
                 let is_early =
                     self.looks_left > 0 || look.there != self.there || self.replication.is_waiting(clock::monotonic());
                 self.pause = next_pause(self.pause, is_early);
-                self.there.clone_from(&look.there);
+                if look.there != self.there {
+                    self.there.clone_from(&look.there);
+                    self.changed_at = clock::monotonic();
+                }
             }
             Some(Err(_)) => {
                 self.fetch_limit = (self.fetch_limit * 2).min(FETCH_LIMIT_MAX);
@@ -413,9 +427,16 @@ impl Watch<'_> {
 
     /// Reports what is missing, or that nothing is.
     fn handle_look(&mut self, looked: Result<ClusterView, Missing>, on_progress: &mut impl FnMut(TopicsProgress<'_>)) {
-        let missing = looked.map_or_else(Some, |look| self.missing(&look));
+        let missing = match &looked {
+            Ok(look) => self.missing(look),
+            Err(missing) => Some(missing.clone()),
+        };
         self.is_complete = missing.is_none();
         let Some(missing) = missing else { return on_progress(TopicsProgress::Complete) };
+        if self.last_reported.as_ref() != Some(&missing) {
+            on_progress(TopicsProgress::Missing(&missing));
+            self.last_reported = Some(missing.clone());
+        }
         match missing {
             Missing::Kafka(_) | Missing::ProducerId => {}
             Missing::Leader(..) => on_progress(TopicsProgress::OthersWork(&self.there)),
@@ -424,20 +445,31 @@ impl Watch<'_> {
                 if self.looks_left == 0 {
                     on_progress(TopicsProgress::OthersWork(&self.there));
                 }
+                if looked.is_ok_and(|look| self.are_others_deliverable(&look)) {
+                    self.are_others_reported = true;
+                    on_progress(TopicsProgress::OthersDeliverable(&self.there));
+                }
             }
         }
-        if self.last_reported.as_ref() != Some(&missing) {
-            on_progress(TopicsProgress::Missing(&missing));
-            self.last_reported = Some(missing);
-        }
+    }
+
+    fn are_others_deliverable(&self, look: &ClusterView) -> bool {
+        !self.are_others_reported
+            && !self.there.is_empty()
+            && clock::monotonic().duration_since(self.changed_at) >= UNCHANGED_MIN
+            && self.can_send()
+            && self.client.reach_leaders(look, &self.needs.names).is_ok()
+    }
+
+    fn can_send(&self) -> bool {
+        // The producer may be about to be replaced by one with another batch size.
+        self.control.has_applied_limit() && self.client.health.has_producer_id()
     }
 
     /// What is missing according to the metadata. Creates topics if it may.
     fn missing(&mut self, look: &ClusterView) -> Option<Missing> {
         if look.missing.is_empty() {
-            // The producer may be about to be replaced by one with another batch size.
-            let can_send = self.control.has_applied_limit() && self.client.health.has_producer_id();
-            return match (look.leaderless.is_empty(), can_send) {
+            return match (look.leaderless.is_empty(), self.can_send()) {
                 (false, _) => Some(Missing::Leaders(look.leaderless.clone())),
                 (true, false) => Some(Missing::ProducerId),
                 (true, true) => self.client.reach_leaders(look, &self.needs.names).err(),

@@ -77,6 +77,48 @@ fn missing_topics_are_named_and_readiness_follows_when_they_are_made_by_hand() {
 }
 
 #[test]
+fn a_topic_that_is_missing_at_the_start_holds_up_only_its_own_callbacks() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let other = seeds::AFTER_DESTROYED.command;
+    let start = |ack: &'static str| {
+        let prefix = format!("lacking-{ack}");
+        let missing = format!("{prefix}.{AFTER}");
+        names(&prefix).iter().filter(|name| **name != missing).for_each(|name| kafka.create_topic(name, 1, 1));
+        let builder = Bridge::builder().brokers(&kafka.bootstrap()).ack(ack).args(&["--topic-prefix", &prefix]);
+        let bridge = builder.start_unready();
+        wait_until_unready_for(&bridge, &[missing]);
+        (ack, bridge)
+    };
+    let post = |bridge: &Bridge, command: &str, key: usize| {
+        let body = format!(r#"{{"Official_Account":"@{key}"}}"#);
+        let mut client = Client::connect(bridge.callbacks).unwrap();
+        client.post(&http::callback_target(APP, command), body.as_bytes()).unwrap().status
+    };
+    let bridges = ["broker", "memory"].map(start);
+    for (ack, bridge) in &bridges {
+        wait_until_ready(bridge);
+        let lines = lines(bridge);
+        let line = lines.iter().find(|line| line["fields"]["message"] == "ready without some topics").unwrap();
+        assert!(line["fields"]["missing"].as_str().unwrap().contains(&format!(": lacking-{ack}.{AFTER}")), "{line}");
+        for key in 0..20 {
+            assert_eq!(post(bridge, other, key), 200, "{ack}: {key}");
+        }
+        let status = if *ack == "memory" { 200 } else { 503 };
+        assert_eq!(post(bridge, AFTER, 0), status, "{ack}");
+        assert_eq!(post(bridge, other, 20), 200, "{ack}");
+        kafka.create_topic(&format!("lacking-{ack}.{AFTER}"), 1, 1);
+    }
+    for (ack, bridge) in &bridges {
+        wait::until("a callback of the topic is answered", || post(bridge, AFTER, 1) == 200);
+        wait::until("nothing waits", || Ledger::of_scrape(&bridge.metrics()).waiting == 0);
+        Reader::open(&kafka.client(), &[&format!("lacking-{ack}.{other}")]).collect(21, MINUTE);
+    }
+    for (_, bridge) in bridges {
+        bridge.stop_in_order();
+    }
+}
+
+#[test]
 fn on_one_broker_topics_get_one_replica_after_ten_seconds_and_a_warning() {
     let Some(kafka) = Kafka::shared() else { return };
     let names = names("made");

@@ -87,7 +87,7 @@ fn limits_that_kafka_does_not_tell_are_asked_for_once_and_hold_up_nothing() {
             others.push(there.to_vec());
             lifecycle.enter(Phase::Stopped);
         }
-        TopicsProgress::Missing(_) | TopicsProgress::Complete => {}
+        TopicsProgress::Missing(_) | TopicsProgress::OthersDeliverable(_) | TopicsProgress::Complete => {}
     });
     assert_eq!((limits, others), (vec![None], vec![vec![1]]));
 }
