@@ -167,6 +167,16 @@ impl Outgoing {
         self.outboxes.iter().all(Outbox::is_empty)
     }
 
+    /// Whether some topic has been seen in the cluster.
+    pub(super) fn is_any_open(&self) -> bool {
+        self.outboxes.iter().any(Outbox::is_open)
+    }
+
+    /// Whether only outboxes of topics that have not been seen have anything to send, and none has anything in flight.
+    pub(super) fn is_only_unseen_left(&self) -> bool {
+        self.outboxes.iter().all(|it| it.is_empty() || !it.is_open() && it.oldest_in_flight().is_none())
+    }
+
     /// Whether some topic accepts new captures from the journal.
     pub(super) fn is_any_live(&self) -> bool {
         self.outboxes.iter().any(Outbox::is_live)

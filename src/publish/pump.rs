@@ -51,8 +51,6 @@ pub(crate) struct Pump {
     gather: Duration,
     backoff: Backoff,
     watchdog: Watchdog<(Seq, usize)>,
-    /// At least one topic is open.
-    may_publish: bool,
     /// A dead producer is not replaced before this time, or before the topics' limits are known.
     awaits_limits_until: Option<Instant>,
     /// Since when a producer with smaller batches is needed. Nothing is sent until there is one.
@@ -94,7 +92,6 @@ impl Pump {
             gather,
             backoff,
             watchdog,
-            may_publish: false,
             awaits_limits_until: None,
             shrinks_since: None,
             replace_at: None,
@@ -112,7 +109,6 @@ impl Pump {
             let orders = control.take();
             for topic in orders.opened {
                 self.outgoing.open(topic);
-                self.may_publish = true;
             }
             if let Some(smallest) = orders.limit {
                 self.outgoing.batch_size.set_topic_limit(smallest);
@@ -132,8 +128,7 @@ impl Pump {
             let has_more = !self.is_held_up() && (self.read_again(now) | self.read(now));
             self.observe(control, now);
             let give_up_at = orders.give_up_at;
-            // If no topic was ever seen, nothing can be delivered.
-            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now || !self.may_publish) {
+            if self.is_at_end() || give_up_at.is_some_and(|deadline| deadline <= now || self.is_only_unseen_left()) {
                 break;
             }
             if has_more {
@@ -158,6 +153,11 @@ impl Pump {
 
     fn is_at_end(&mut self) -> bool {
         self.outgoing.is_empty() && self.backlog.is_at_end()
+    }
+
+    /// Whether only captures of topics that were never seen are left. During a stop nobody looks for topics any more.
+    fn is_only_unseen_left(&mut self) -> bool {
+        !self.outgoing.is_any_open() || self.outgoing.is_only_unseen_left() && self.backlog.is_at_end()
     }
 
     /// Reads new captures from the journal, while some topic accepts them. Returns whether there may be more.

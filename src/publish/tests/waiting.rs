@@ -132,3 +132,15 @@ fn the_oldest_that_waits_for_each_topic_is_shown() {
     wait_until("none waits", || oldest(DESTROYED) == 0.0);
     rig.finish();
 }
+
+#[test]
+fn a_stop_does_not_wait_for_a_topic_that_was_never_seen() {
+    let rig = Rig::start(&[]);
+    rig.append(DESTROYED, 1);
+    rig.append(CHANGED, 2);
+    rig.publish_only(CHANGED);
+    rig.control.give_up_at(clock::monotonic() + 10 * MINUTE, rig.pump.thread());
+    let finished = rig.finish();
+    assert_eq!(firsts(&finished.read(CHANGED)), [2]);
+    assert_eq!(finished.ledger.read().waiting_total(), 1);
+}
