@@ -316,6 +316,7 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
     if are_released {
         serve_now(readying, served);
     }
+    let mut last_missing = String::new();
     let on_progress = |progress: TopicsProgress<'_>| match progress {
         TopicsProgress::Missing(missing) => {
             let what = if are_released { "not publishing" } else { "not ready" };
@@ -326,12 +327,13 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
                 }
                 Missing::ProducerId => tracing::info!(%missing, "{what}"),
             }
-            served.lifecycle.set_waits_for(&missing.to_string());
+            last_missing = missing.to_string();
+            served.lifecycle.set_waits_for(&last_missing);
         }
         // A callback waits for its own topic only.
         TopicsProgress::OthersWork(there) if are_released => control.publish(there.iter().copied(), pump),
         TopicsProgress::OthersDeliverable(there) if !are_released => {
-            tracing::error!(missing = served.lifecycle.waits_for(), "ready without some topics");
+            tracing::error!(missing = last_missing, "not waiting for some topics");
             control.publish(there.iter().copied(), pump);
             are_released = true;
             serve_now(readying, served);

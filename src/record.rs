@@ -98,6 +98,11 @@ impl Topics {
         (0..self.names.len()).map(Topic)
     }
 
+    /// For each application, the topics of its commands.
+    pub fn commands_by_application(&self) -> impl Iterator<Item = &[Topic]> {
+        self.slots.iter().map(|slots| slots.get(..UNKNOWN).unwrap_or_default())
+    }
+
     /// The dead-letter topic that belongs to `topic`.
     pub fn dead_letters_beside(&self, topic: Topic) -> Topic {
         let slots = self.slots.iter().find(|slots| slots.contains(&topic));

@@ -381,6 +381,7 @@ fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying
 pub(super) fn needs(config: &Config, topics: &Topics) -> Needs {
     Needs {
         names: topics.names().to_vec(),
+        commands: topics.commands_by_application().map(|of_app| of_app.iter().map(|it| it.index()).collect()).collect(),
         creation: config.topics.create.then(|| config.topics.creation()),
         longest_record: (!config.embedded_broker).then(|| config.callbacks.raw_record_bytes_max()),
     }

@@ -165,7 +165,8 @@ impl Rig {
 
     /// Runs `test` while the topics are watched, as they are in callbridge.
     fn watched(&self, test: impl FnOnce()) {
-        let needs = Needs { names: self.topics.names().to_vec(), creation: None, longest_record: None };
+        let needs =
+            Needs { names: self.topics.names().to_vec(), commands: Vec::new(), creation: None, longest_record: None };
         let (client, control, stop) = (&self.topics_client, &self.control, &Lifecycle::new());
         thread::scope(|scope| {
             let watching = scope.spawn(move || client.watch(&needs, control, stop, |_told| {}));

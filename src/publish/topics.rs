@@ -38,6 +38,8 @@ use super::replication::min_insync_replicas;
 #[derive(Debug)]
 pub(crate) struct Needs {
     pub(crate) names: Vec<String>,
+    /// For each application, the topics of its commands, by index.
+    pub(crate) commands: Vec<Vec<usize>>,
     /// How missing topics are created; `None`: they are not.
     pub(crate) creation: Option<Creation>,
     /// The bytes of the longest possible record. `None`: the topics have no limits.
@@ -88,8 +90,12 @@ const BETWEEN_LIMITS_TRIES: Duration = Duration::from_millis(250);
 const LIMITING: [&str; 2] = ["max.message.bytes", "segment.bytes"];
 /// The number of requests before the existing topics are used without the missing ones.
 const LOOKS_FOR_ALL: u32 = 15;
-/// What has not changed for so long may not change for weeks: others need not wait for it.
-const UNCHANGED_MIN: Duration = Duration::from_secs(15);
+/// How long the existing topics wait for the missing ones at a start without a journal: they may be being created now, or missing for weeks.
+const OTHERS_WAIT: Duration = Duration::from_secs(20);
+/// The longest pause between metadata requests while they wait.
+const BETWEEN_LOOKS_OTHERS: Duration = Duration::from_secs(1);
+/// After this they are looked at as rarely as missing topics: the producer cannot send, or a leader does not answer.
+const OTHERS_WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// What is still missing, in words for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -145,7 +151,8 @@ pub(crate) enum TopicsProgress<'a> {
     /// For a while only some topics have been missing, or only some leaders have not answered. The given topics, by index, can be used.
     /// Reported after each request.
     OthersWork(&'a [usize]),
-    /// Records of the given topics, by index, can be delivered now, and for a while the same others have been missing. Reported once.
+    /// For a while only some topics have been missing, not all of an application, and records of the given ones, by index, can be
+    /// delivered now. Reported once.
     OthersDeliverable(&'a [usize]),
     /// The smallest limit of the topics, in bytes of a batch. Reported before new topics are.
     Limit(Option<usize>),
@@ -205,7 +212,7 @@ impl TopicsClient {
             control,
             limits: TopicLimits::new(&needs.names, needs.longest_record.unwrap_or_default()),
             there: Vec::new(),
-            changed_at: clock::monotonic(),
+            others_since: None,
             looks_left: LOOKS_FOR_ALL,
             pause: BETWEEN_LOOKS,
             fetch_limit: FETCH_LIMIT,
@@ -323,8 +330,8 @@ struct Watch<'w> {
     limits: TopicLimits<'w>,
     /// As [`ClusterView::there`].
     there: Vec<usize>,
-    /// When that changed.
-    changed_at: Instant,
+    /// Since when each application has had topics of commands there.
+    others_since: Option<Instant>,
     /// The number of requests after which the existing topics are used without the missing ones.
     looks_left: u32,
     /// The pause before the next request.
@@ -359,10 +366,13 @@ impl Watch<'_> {
                 self.fetch_limit = FETCH_LIMIT;
                 let is_early =
                     self.looks_left > 0 || look.there != self.there || self.replication.is_waiting(clock::monotonic());
+                self.there.clone_from(&look.there);
+                if self.others_since.is_none() && self.has_topics_of_each_application() {
+                    self.others_since = Some(clock::monotonic());
+                }
                 self.pause = next_pause(self.pause, is_early);
-                if look.there != self.there {
-                    self.there.clone_from(&look.there);
-                    self.changed_at = clock::monotonic();
+                if !self.are_others_reported && self.others_waited().is_some_and(|waited| waited < OTHERS_WAIT_MAX) {
+                    self.pause = self.pause.min(BETWEEN_LOOKS_OTHERS);
                 }
             }
             Some(Err(_)) => {
@@ -455,10 +465,18 @@ impl Watch<'_> {
 
     fn are_others_deliverable(&self, look: &ClusterView) -> bool {
         !self.are_others_reported
-            && !self.there.is_empty()
-            && clock::monotonic().duration_since(self.changed_at) >= UNCHANGED_MIN
+            && self.has_topics_of_each_application()
+            && self.others_waited().is_some_and(|waited| waited >= OTHERS_WAIT)
             && self.can_send()
             && self.client.reach_leaders(look, &self.needs.names).is_ok()
+    }
+
+    fn has_topics_of_each_application(&self) -> bool {
+        self.needs.commands.iter().all(|commands| commands.iter().any(|topic| self.there.contains(topic)))
+    }
+
+    fn others_waited(&self) -> Option<Duration> {
+        self.others_since.map(|since| clock::monotonic().duration_since(since))
     }
 
     fn can_send(&self) -> bool {

@@ -79,7 +79,7 @@ fn limits_that_kafka_does_not_tell_are_asked_for_once_and_hold_up_nothing() {
     let metrics = KafkaMetrics::register(&Registry::new()).unwrap();
     let kafka = UnstartedKafka::new(&properties, metrics).unwrap().start(thread::current()).unwrap();
     let names = ["missing", "there"].map(str::to_owned).to_vec();
-    let needs = Needs { names, creation: None, longest_record: Some(1000) };
+    let needs = Needs { names, commands: Vec::new(), creation: None, longest_record: Some(1000) };
     let (lifecycle, mut limits, mut others) = (Lifecycle::new(), Vec::new(), Vec::new());
     TopicsClient::of(&kafka).watch(&needs, &Control::default(), &lifecycle, |told| match told {
         TopicsProgress::Limit(limit) => limits.push(limit),
