@@ -22,7 +22,7 @@ use super::log::recovery;
 use super::log::recovery::Purpose;
 use super::log::recovery::Survey;
 
-/// How often a journal in use is read before apparent damage is reported.
+/// The number of times that a journal in use is read before apparent damage is reported.
 const READS_MAX: usize = 5;
 
 /// The contents of a journal.
@@ -88,7 +88,7 @@ pub(crate) fn inspect(dir: &Path) -> Result<Inspection, JournalError> {
     Ok(Inspection { is_in_use, segments, spares: survey.spares.len(), set_aside: survey.damaged })
 }
 
-/// Who owns the undelivered captures in a directory.
+/// Who delivers the undelivered captures in a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
     /// There are none.
@@ -121,25 +121,25 @@ pub(crate) fn refuse_waiting(dir: &Path) -> Result<Owner, JournalError> {
     Err(JournalError::Waiting { count: left.captures, dir: dir.to_owned(), damage })
 }
 
-/// The directory of a journal, and what a start would make of it.
+/// The directory of a journal, as a start would find it.
 #[derive(Debug)]
 pub(crate) struct JournalDirectory {
     pub(crate) filesystem: Filesystem,
     /// The permission bits of the directory, if they let group or others in.
     pub(crate) mode_for_others: Option<u32>,
-    /// A process has it.
+    /// A process has locked it.
     pub(crate) is_in_use: bool,
     pub(crate) quota_bytes: u64,
-    /// What the journal takes already.
+    /// The bytes of the journal's files.
     pub(crate) used_bytes: u64,
     pub(crate) free_bytes: u64,
 }
 
-/// Looks at a directory as a start with `settings` does, and changes nothing.
+/// Examines a directory as a start with `settings` does, without changing it.
 ///
 /// # Errors
 ///
-/// It is no directory, or a journal has no room there.
+/// It is not a directory, or has no room for a journal.
 pub(crate) fn place(settings: &Settings, dir: &Path) -> Result<JournalDirectory, JournalError> {
     let directory = Directory::open_to_read(dir)?;
     let failed = |source| JournalError::Open(OpenError::Io { what: format!("look at {}", dir.display()), source });
@@ -153,10 +153,10 @@ pub(crate) fn place(settings: &Settings, dir: &Path) -> Result<JournalDirectory,
     })
 }
 
-/// What the next start would find undelivered in a journal.
+/// The undelivered captures of a journal, as the next start would find them.
 #[derive(Debug)]
 pub(crate) struct Left {
-    /// Including captures that cannot be read, as far as their number is known.
+    /// Including unreadable captures, as far as their number is known.
     pub(crate) captures: u64,
     pub(crate) damage: Vec<Damage>,
     /// Damaged segments that were set aside before.
@@ -164,7 +164,7 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    /// Whether there is nothing to deliver, and no damage that may hide captures.
+    /// Whether there is nothing to deliver, and no damage with an unknown number of captures.
     pub(crate) fn is_nothing(&self) -> bool {
         self.captures == 0 && self.damage.iter().all(|damage| damage.to.is_some())
     }

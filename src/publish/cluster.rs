@@ -1,4 +1,4 @@
-//! Asks Kafka once about brokers, topics and their settings, creates topics and tries to write: for commands of an operator, not for the
+//! Queries Kafka once for brokers, topics and their settings, creates topics and tests writing: for an operator's commands, not for the
 //! running bridge.
 
 use std::collections::BTreeMap;
@@ -45,28 +45,28 @@ use super::kafka::metrics;
 use super::properties::Properties;
 use super::protocol_hint;
 
-/// For the first answer of a broker.
+/// The timeout for the first response of a broker.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(6);
-/// The same once a connection has failed: librdkafka tries again, but what is refused stays so.
+/// The same once a connection has failed: librdkafka retries, but a refused connection is usually refused again.
 const FAILED_LIMIT: Duration = Duration::from_secs(3);
-/// The first wait for an answer, after which failures are looked at. Each further one is twice as long: a slow broker answers none of many
-/// requests in a short time.
+/// The timeout of the first request, after which failed connections are checked. It doubles with each further request: a slow broker would
+/// answer none of many short ones.
 const ANSWER_SLICE: Duration = Duration::from_millis(500);
 const STATISTICS_MS: &str = "100";
-/// For reading what librdkafka has logged.
+/// The time to poll for librdkafka's log messages.
 const LOG_SLICE: Duration = Duration::from_millis(10);
 const CREATE_LIMIT: Duration = Duration::from_secs(15);
-/// A request is about all topics or about one, and takes a tenth of a second: of more missing topics only some are asked for.
-const ASKED_MAX: usize = 128;
-/// So many of these requests are sent at the same time.
+/// A metadata request is for all topics or for one, and takes a tenth of a second: of more missing topics only some are queried.
+const QUERIED_MAX: usize = 128;
+/// The number of concurrent requests for single topics.
 const REQUESTS_MAX: usize = 32;
-/// So many partitions are in one request: librdkafka compares each with all others.
+/// The number of partitions in one request: librdkafka compares each with all others.
 const PARTITIONS_MAX: usize = 1000;
 
-/// The year 2001. An embedded broker gives every record the time 1234.
+/// The year 2001, in milliseconds. An embedded broker sets every record's timestamp to 1234.
 const BROKER_TIME_MIN: i64 = 1_000_000_000_000;
 
-/// The value of a record that is written to see whether Kafka takes it.
+/// The value of a record that tests whether Kafka accepts it.
 const CHECK_RECORD: &str = r#"{"callbridge":"written by check --write; there is no callback in it"}"#;
 
 const ALLOW_WRITE: &str =
@@ -81,10 +81,10 @@ const SEE_CREATED: &str =
     "topics may have been created all the same: run it again, topics that are there are left alone";
 const SEE_FROZEN: &str = "see whether the broker is frozen or overloaded: its logs, its load and its disks";
 
-/// How many of librdkafka's messages are kept. It repeats them at each attempt to connect.
+/// The number of librdkafka's messages that are kept. It repeats them at each attempt to connect.
 const FAILURES_MAX: usize = 8;
 
-/// Kafka did not answer.
+/// Kafka did not respond, or refused a request.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{why}")]
 pub(crate) struct ClusterError {
@@ -92,27 +92,27 @@ pub(crate) struct ClusterError {
     pub(crate) why: String,
     /// What to change, if the failure shows it.
     pub(crate) hint: Option<&'static str>,
-    /// Where a connection failed, if one did: of several the one that came furthest.
+    /// The stage at which a connection failed, if one did: of several connections that which got furthest.
     pub(crate) stage: Option<ConnectionStage>,
 }
 
-/// What a connection to a broker goes through, in order.
+/// The stages of a connection to a broker, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ConnectionStage {
     /// The name of a bootstrap server is resolved, and the connection made.
     Connect,
     /// The TLS handshake, where there is TLS.
     Tls,
-    /// The first request: which requests the broker knows.
+    /// The first request: which API versions the broker supports.
     Protocol,
     /// The login, where there is SASL.
     Sasl,
-    /// All other requests, and connections to brokers that an answer has named.
+    /// All other requests, and connections to brokers that a response has named.
     Requests,
 }
 
 impl ConnectionStage {
-    /// Where a connection failed, by a message of librdkafka.
+    /// The stage at which a connection failed, according to a message of librdkafka.
     fn of(message: &str) -> Option<Self> {
         Some(match protocol_hint::state(message)?.1 {
             "SSL_HANDSHAKE" => Self::Tls,
@@ -125,28 +125,28 @@ impl ConnectionStage {
     }
 }
 
-/// What the cluster shows of itself.
+/// The brokers and topics of a cluster.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterTopics {
     /// The addresses of the brokers.
     pub(crate) brokers: Vec<String>,
-    /// Every topic that this client may see.
+    /// Every topic that this client may describe.
     pub(crate) topics: BTreeMap<String, TopicLayout>,
-    /// Topics of which Kafka says, asked by name, that this client may not see them.
+    /// Topics that this client may not describe, as far as they were queried by name.
     pub(crate) forbidden: BTreeSet<String>,
 }
 
-/// How a topic lies on the brokers, and how it is set.
+/// The partitions, replicas and settings of a topic.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TopicLayout {
     pub(crate) partitions: usize,
-    /// Of the partition that has the fewest.
+    /// Of the partition with the fewest.
     pub(crate) replicas: usize,
-    /// Of the partition that has the fewest.
+    /// Of the partition with the fewest.
     pub(crate) in_sync: usize,
     /// Partitions without a leader.
     pub(crate) leaderless: usize,
-    /// Empty where they were not asked for, or Kafka does not show them.
+    /// Empty if they were not queried, or this client may not describe them.
     pub(crate) settings: BTreeMap<String, String>,
 }
 
@@ -159,28 +159,28 @@ pub(crate) struct TopicSpec {
     pub(crate) settings: Vec<(&'static str, String)>,
 }
 
-/// A client that asks.
+/// A client for these queries.
 pub(crate) struct Cluster {
     config: ClientConfig,
     producer: BaseProducer<ClusterContext>,
     seen: Arc<Mutex<Seen>>,
 }
 
-/// What librdkafka has called back with.
+/// What librdkafka's callbacks have reported.
 #[derive(Debug, Default)]
 struct Seen {
-    /// The newest failures of connections, each once.
+    /// The newest messages about failed connections, each once.
     failures: Vec<String>,
     has_producer_id: bool,
-    /// The addresses of brokers, once one has told them.
+    /// The advertised addresses of the brokers, once one has responded.
     advertised: Vec<String>,
     written: Vec<RecordReport>,
 }
 
-/// What became of the record that was written to a topic.
+/// The outcome of the record written to a topic.
 type RecordReport = (String, Result<BrokerTime, RDKafkaErrorCode>);
 
-/// The time that the broker gave a record; absent where the topic keeps the producer's.
+/// The timestamp that the broker set; absent where the topic keeps the producer's.
 pub(crate) type BrokerTime = Option<UnixMillis>;
 
 impl std::fmt::Debug for Cluster {
@@ -190,18 +190,18 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// A client with these properties. It connects when it is first asked.
+    /// A client with these properties. It connects at the first request.
     ///
     /// # Errors
     ///
-    /// librdkafka does not take the properties together.
+    /// librdkafka rejects the properties.
     pub(crate) fn new(properties: &Properties) -> Result<Self, ClusterError> {
         let mut config = kafka::client_config(properties);
-        // It needs no id: what it sends need not be in order.
+        // It needs no producer id: its records need no order.
         for property in ["enable.gapless.guarantee", "enable.idempotence"] {
             config.remove(property);
         }
-        // They name the brokers also where the metadata does not come: librdkafka forgets a bootstrap server as soon as it has answered.
+        // The statistics name the brokers even without metadata: librdkafka forgets a bootstrap server as soon as it has responded.
         config.set("statistics.interval.ms", STATISTICS_MS);
         let seen = Arc::default();
         let producer =
@@ -213,7 +213,7 @@ impl Cluster {
     ///
     /// # Errors
     ///
-    /// No broker answers within `limit`.
+    /// No broker responds within `limit`.
     pub(crate) fn look(&self, limit: Duration) -> Result<ClusterTopics, ClusterError> {
         let metadata = self.metadata(limit)?;
         let address = |host: &str, port: i32| format!("{host}:{port}");
@@ -224,23 +224,24 @@ impl Cluster {
         })
     }
 
-    /// Adds the settings of those of `names` that are there, and which of the others this client may not see.
+    /// Adds the settings of those of `names` that exist, and which of the others this client may not describe.
     ///
     /// # Errors
     ///
-    /// Kafka does not answer within `limit`. That it does not show the settings of a topic is none.
+    /// Kafka does not respond within `limit`. Settings that this client may not describe are no error.
     pub(crate) fn describe(
         &self,
         found: &mut ClusterTopics,
         names: &[&str],
         limit: Duration,
     ) -> Result<(), ClusterError> {
-        let (asked, missing): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| found.topics.contains_key(**name));
+        let (existing, missing): (Vec<&str>, Vec<&str>) =
+            names.iter().partition(|name| found.topics.contains_key(**name));
         found.forbidden = self.forbidden(&missing, limit).map_err(|error| self.failed(&error))?;
-        if asked.is_empty() {
+        if existing.is_empty() {
             return Ok(());
         }
-        let resources: Vec<_> = asked.into_iter().map(ResourceSpecifier::Topic).collect();
+        let resources: Vec<_> = existing.into_iter().map(ResourceSpecifier::Topic).collect();
         let options = AdminOptions::new().request_timeout(Some(limit));
         let described = self.admin().and_then(|admin| block_on(admin.describe_configs(&resources, &options)));
         for resource in described.map_err(|error| self.failed(&error))?.into_iter().flatten() {
@@ -254,7 +255,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Which of these topics this client may not see, of [`ASKED_MAX`] at most. They are asked for by a consumer, which creates none.
+    /// Those of at most [`QUERIED_MAX`] missing topics that this client may not describe. A consumer queries them, which creates none.
     fn forbidden(&self, missing: &[&str], limit: Duration) -> Result<BTreeSet<String>, KafkaError> {
         if missing.is_empty() {
             return Ok(BTreeSet::new());
@@ -269,20 +270,20 @@ impl Cluster {
             let judged = names.iter().map(|name| is_forbidden(name).map(|is_so| is_so.then(|| (*name).to_owned())));
             judged.filter_map(Result::transpose).collect::<Result<Vec<String>, KafkaError>>()
         };
-        let asked: Vec<&str> = missing.iter().copied().step_by(missing.len().div_ceil(ASKED_MAX)).collect();
+        let queried: Vec<&str> = missing.iter().copied().step_by(missing.len().div_ceil(QUERIED_MAX)).collect();
         thread::scope(|scope| {
-            let parts = asked.chunks(asked.len().div_ceil(REQUESTS_MAX));
+            let parts = queried.chunks(queried.len().div_ceil(REQUESTS_MAX));
             let parts: Vec<_> = parts.map(|names| scope.spawn(move || forbidden_of(names))).collect();
             let parts = parts.into_iter().map(|part| part.join().unwrap_or(Err(KafkaError::Canceled)));
             Ok(parts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
         })
     }
 
-    /// Those of `names` that have a record which is not older than `time`, by the timestamps of records.
+    /// Those of `names` that have a record with a timestamp of at least `time`.
     ///
     /// # Errors
     ///
-    /// Kafka does not answer within `limit`.
+    /// Kafka does not respond within `limit`.
     pub(crate) fn topics_with_records_since(
         &self,
         found: &ClusterTopics,
@@ -290,7 +291,7 @@ impl Cluster {
         time: UnixMillis,
         limit: Duration,
     ) -> Result<Vec<String>, ClusterError> {
-        // Of a partition without a leader nobody can say it.
+        // A partition without a leader cannot be queried.
         let topics = names.iter().filter_map(|name| found.topics.get_key_value(*name));
         let topics = topics.filter(|(_name, layout)| layout.leaderless == 0);
         let partitions: Vec<(&String, i32)> = topics
@@ -301,21 +302,21 @@ impl Cluster {
         let deadline = clock::monotonic() + limit;
         let (consumer, mut later) = (self.consumer().map_err(|error| refused(&error))?, BTreeSet::new());
         for part in partitions.chunks(PARTITIONS_MAX) {
-            let mut asked = TopicPartitionList::new();
+            let mut queried = TopicPartitionList::new();
             for (name, partition) in part {
-                // That is how this request has it: the time stands in the place of the offset.
-                let added = asked.add_partition_offset(name, *partition, Offset::Offset(time.0));
+                // In this request the time takes the place of the offset.
+                let added = queried.add_partition_offset(name, *partition, Offset::Offset(time.0));
                 added.map_err(|error| refused(&error))?;
             }
             let left = deadline.saturating_duration_since(clock::monotonic());
-            let answered = consumer.offsets_for_times(asked, left).map_err(|error| self.failed(&error))?;
+            let answered = consumer.offsets_for_times(queried, left).map_err(|error| self.failed(&error))?;
             let has_later = answered.elements().into_iter().filter(|it| matches!(it.offset(), Offset::Offset(_)));
             later.extend(has_later.map(|it| it.topic().to_owned()));
         }
         Ok(later.into_iter().collect())
     }
 
-    /// A consumer, for what producers cannot ask. It joins no group.
+    /// A consumer, for requests that a producer cannot make. It joins no group.
     fn consumer(&self) -> Result<BaseConsumer, KafkaError> {
         // librdkafka has no consumer without a group.
         self.config.clone().set("group.id", "callbridge").create()
@@ -325,12 +326,12 @@ impl Cluster {
         self.config.create()
     }
 
-    /// Creates these topics, or, where `is_dry_run`, asks Kafka whether it would. Returns what failed: by name, with the reason. A topic that
-    /// is there already has not failed.
+    /// Creates these topics, or with `is_dry_run` asks Kafka whether it would. Returns the failures, by name with the reason. A topic that
+    /// exists is none.
     ///
     /// # Errors
     ///
-    /// Kafka does not answer.
+    /// Kafka does not respond.
     pub(crate) fn create(
         &self,
         topics: &[TopicSpec],
@@ -350,7 +351,7 @@ impl Cluster {
         let results = self.admin().and_then(|admin| block_on(admin.create_topics(&new_topics, &options)));
         let results = results.map_err(|error| {
             let failed = self.failed(&error);
-            // A connection that failed before is told less than what this request may have done.
+            // What this request may have done matters more than a connection that failed before.
             ClusterError { hint: (!is_dry_run).then_some(SEE_CREATED).or(failed.hint), ..failed }
         })?;
         let failed = results.into_iter().filter_map(Result::err);
@@ -363,15 +364,15 @@ impl Cluster {
         let mut slice = ANSWER_SLICE;
         loop {
             let left = limit.saturating_sub(clock::monotonic().saturating_duration_since(began));
-            // All topics are asked for: asking for one by name creates it on a broker with auto.create.topics.enable.
+            // For all topics: a request for one by name creates it on a broker with auto.create.topics.enable.
             match self.producer.client().fetch_metadata(None, slice.min(left)) {
                 Ok(metadata) => return Ok(metadata),
                 Err(_late) => {
                     self.producer.poll(LOG_SLICE);
-                    let has_failed = !look_at(&self.seen).failures.is_empty();
+                    let has_failed = !lock(&self.seen).failures.is_empty();
                     let limit = if has_failed { FAILED_LIMIT.min(limit) } else { limit };
                     if clock::monotonic().saturating_duration_since(began) >= limit {
-                        return Err(newest_failure(&self.seen).unwrap_or_else(|| silent(&self.asked(), limit)));
+                        return Err(newest_failure(&self.seen).unwrap_or_else(|| silent(&self.queried(), limit)));
                     }
                     slice *= 2;
                 }
@@ -379,30 +380,30 @@ impl Cluster {
         }
     }
 
-    /// The brokers that must answer, once one has told them; before, the bootstrap servers.
-    fn asked(&self) -> String {
-        let advertised = look_at(&self.seen).advertised.join(",");
+    /// The advertised brokers, once they are known; before, the bootstrap servers.
+    fn queried(&self) -> String {
+        let advertised = lock(&self.seen).advertised.join(",");
         let bootstrap = || self.config.get("bootstrap.servers").unwrap_or_default().to_owned();
         if advertised.is_empty() { bootstrap() } else { advertised }
     }
 
-    /// The newest failure of a connection says more than the error: that a request had no answer.
+    /// The newest failure of a connection says more than `error`, which only says that a request had no response.
     fn failed(&self, error: &KafkaError) -> ClusterError {
         newest_failure(&self.seen).unwrap_or_else(|| refused(error))
     }
 
-    /// Writes a record to each of these topics, which must be there. Returns the time that the broker gave it, or why Kafka does not take it.
+    /// Writes a record to each of these topics, which must exist. Returns the timestamp that the broker set, or why Kafka rejected it.
     pub(crate) fn write(&self, topics: &[&str], limit: Duration) -> Vec<(String, Result<BrokerTime, ClusterError>)> {
         let written = write_to_each(&self.producer, &self.seen, topics, limit);
         written.into_iter().map(|(topic, written)| (topic, written.map_err(|code| self.not_written(code)))).collect()
     }
 
-    /// Tries the right to write to each of these topics, which must be there, without writing: with `acks=2`, which brokers refuse once they have
-    /// checked the right. Returns why this client may not write, if so.
+    /// Tests the right to write to each of these topics, which must exist, without writing: with `acks=2`, which brokers reject once they
+    /// have checked the right. Returns why this client may not write, if so.
     ///
     /// # Errors
     ///
-    /// librdkafka makes no such client.
+    /// librdkafka cannot create the client.
     pub(crate) fn try_rights(
         &self,
         topics: &[&str],
@@ -430,26 +431,26 @@ impl Cluster {
     }
 }
 
-/// Writes a record to each of these topics, and waits until Kafka has answered for all.
+/// Writes a record to each of these topics, and waits for all delivery reports.
 fn write_to_each(
     producer: &BaseProducer<ClusterContext>,
     seen: &Mutex<Seen>,
     topics: &[&str],
     limit: Duration,
 ) -> Vec<RecordReport> {
-    look_at(seen).written.clear();
+    lock(seen).written.clear();
     let mut sent: BTreeSet<&str> = topics.iter().copied().collect();
     for topic in topics {
         if let Err((error, _record)) = producer.send(BaseRecord::<(), str>::to(topic).payload(CHECK_RECORD)) {
             let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-            look_at(seen).written.push(((*topic).to_owned(), Err(code)));
+            lock(seen).written.push(((*topic).to_owned(), Err(code)));
         }
     }
     let deadline = clock::monotonic() + limit;
-    while look_at(seen).written.len() < topics.len() && clock::monotonic() < deadline {
+    while lock(seen).written.len() < topics.len() && clock::monotonic() < deadline {
         producer.poll(LOG_SLICE);
     }
-    let mut written = std::mem::take(&mut look_at(seen).written);
+    let mut written = std::mem::take(&mut lock(seen).written);
     written.iter().for_each(|(topic, _written)| {
         sent.remove(topic.as_str());
     });
@@ -461,7 +462,7 @@ fn write_to_each(
 ///
 /// # Errors
 ///
-/// It does not give one within `limit`, and why.
+/// There is none within `limit`.
 pub(crate) fn producer_id(properties: &Properties, limit: Duration) -> Result<(), ClusterError> {
     let seen = Arc::default();
     let mut config = kafka::client_config(properties);
@@ -472,7 +473,7 @@ pub(crate) fn producer_id(properties: &Properties, limit: Duration) -> Result<()
     let deadline = clock::monotonic() + limit;
     while clock::monotonic() < deadline {
         producer.poll(LOG_SLICE);
-        if look_at(&seen).has_producer_id {
+        if lock(&seen).has_producer_id {
             return Ok(());
         }
         if let Some((_code, why)) = producer.client().fatal_error() {
@@ -483,7 +484,7 @@ pub(crate) fn producer_id(properties: &Properties, limit: Duration) -> Result<()
     Err(newest_failure(&seen).unwrap_or_else(late))
 }
 
-/// These servers have not answered in this time, and no connection has failed.
+/// The error for servers that have not responded within `limit`, although no connection has failed.
 pub(crate) fn silent(servers: &str, limit: Duration) -> ClusterError {
     let why = format!("{servers}: no answer within {:.0} s", limit.as_secs_f64());
     ClusterError { why, hint: Some(SEE_FROZEN), stage: None }
@@ -493,9 +494,9 @@ fn refused(error: &KafkaError) -> ClusterError {
     ClusterError { why: error.to_string(), hint: None, stage: None }
 }
 
-/// Of several failures the newest of the connection that came furthest.
+/// Of several failures the newest of the connection that got furthest.
 fn newest_failure(seen: &Mutex<Seen>) -> Option<ClusterError> {
-    let failures = &look_at(seen).failures;
+    let failures = &lock(seen).failures;
     let hint = failures.iter().rev().find_map(|failure| protocol_hint::of(failure));
     let why = failures.iter().max_by_key(|failure| ConnectionStage::of(failure))?;
     let is_connecting = protocol_hint::state(why).is_some_and(|(_ms, state)| state == "CONNECT");
@@ -503,13 +504,13 @@ fn newest_failure(seen: &Mutex<Seen>) -> Option<ClusterError> {
     Some(ClusterError { why: why.clone(), hint, stage: ConnectionStage::of(why) })
 }
 
-/// Whether librdkafka says this of a broker at the address that it advertises: behind that stands its id.
+/// Whether a message of librdkafka is about a broker at its advertised address: such an address ends with the broker's id.
 fn is_of_advertised(message: &str) -> bool {
     let id = message.split_once(": ").and_then(|(name, _)| name.rsplit_once('/'));
     id.is_some_and(|(_address, id)| id.parse::<u32>().is_ok())
 }
 
-fn look_at(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -524,13 +525,13 @@ fn layout(topic: &MetadataTopic) -> TopicLayout {
     }
 }
 
-/// Waits for an answer of the admin client, which comes from a thread of its own.
+/// Waits for a response of the admin client, which has a thread of its own.
 pub(super) fn block_on<T>(answer: impl Future<Output = Result<T, KafkaError>>) -> Result<T, KafkaError> {
     let no_runtime = |error: io::Error| KafkaError::ClientCreation(error.to_string());
     tokio::runtime::Builder::new_current_thread().build().map_err(no_runtime)?.block_on(answer)
 }
 
-/// Keeps what librdkafka says.
+/// Keeps what librdkafka reports.
 struct ClusterContext(Arc<Mutex<Seen>>);
 
 impl ClientContext for ClusterContext {
@@ -540,7 +541,7 @@ impl ClientContext for ClusterContext {
         }
         // Without the thread's name.
         let message = message.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(message, |it| it.1);
-        let failures = &mut look_at(&self.0).failures;
+        let failures = &mut lock(&self.0).failures;
         failures.retain(|failure| failure != message);
         if failures.len() >= FAILURES_MAX {
             failures.remove(0);
@@ -549,7 +550,7 @@ impl ClientContext for ClusterContext {
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        let mut seen = look_at(&self.0);
+        let mut seen = lock(&self.0);
         seen.has_producer_id |= metrics::has_producer_id(statistics);
         seen.advertised = metrics::advertised_brokers(statistics);
     }
@@ -569,6 +570,6 @@ impl ProducerContext for ClusterContext {
             }),
             Err((error, _message)) => Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown)),
         };
-        look_at(&self.0).written.push((message.topic().to_owned(), written));
+        lock(&self.0).written.push((message.topic().to_owned(), written));
     }
 }

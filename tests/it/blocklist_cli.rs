@@ -452,7 +452,10 @@ fn a_list_of_files_is_read_without_kafka_and_not_written() {
     assert_eq!(run(&["diff", &common]).0, 0);
     for args in [&["add", "dave"][..], &["remove", "bob", "--app", "2"], &["import", &own, "--yes", "--app", "1"]] {
         let (code, _stdout, stderr) = run(args);
-        assert!(code == 2 && stderr.contains("the blocklist is files, which are only read here: edit "), "{stderr}");
+        assert!(
+            code == 2 && stderr.contains("the blocklist consists of files, which this command does not change: edit "),
+            "{stderr}"
+        );
     }
 }
 

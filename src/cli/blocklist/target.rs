@@ -1,4 +1,4 @@
-//! Where the blocklist is that a command reads and writes: its topic, its files, or a bridge's admin API.
+//! Where a command reads and writes the blocklist: its topic, its files, or a bridge's admin API.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -34,10 +34,10 @@ use super::CliError;
 use super::admin::AdminClient;
 use super::files;
 
-/// How long Kafka may send nothing while the topic is read.
+/// The timeout while the topic is read: the longest time without data from Kafka.
 const SILENT: Duration = Duration::from_secs(15);
 
-/// Which blocklist a command is about.
+/// Selects the blocklist of a command.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct TargetArgs {
     /// The config file of the bridges, for its sections kafka, blocklist and decide [env: CALLBRIDGE_CONFIG]
@@ -63,13 +63,13 @@ pub(super) struct TargetArgs {
     token_file: Option<PathBuf>,
 }
 
-/// The blocklist, open.
+/// An open blocklist.
 pub(super) enum Target {
-    /// Through Kafka: read and written as a bridge does it.
+    /// The topic, read and written as by a bridge.
     Kafka(KafkaTarget),
-    /// Files without a topic: only read.
+    /// Files without a topic: read-only.
     Files(FilesTarget),
-    /// Through a bridge.
+    /// The admin API of a bridge.
     Admin(AdminClient),
 }
 
@@ -79,11 +79,11 @@ pub(super) struct FilesTarget {
     policy: Policy,
 }
 
-/// What a command needs to know of the bridges.
+/// The settings of the bridges that a command uses.
 #[derive(Default)]
 struct ListSettings {
     properties: BTreeMap<String, String>,
-    /// Why the list that --app asks for is only read: others share it.
+    /// Why the list of `--app` is read-only: other applications share it.
     shared: Option<String>,
     topic: Option<String>,
     /// The files of the list.
@@ -106,7 +106,7 @@ pub(super) struct KafkaTarget {
 }
 
 impl Target {
-    /// Connects, where there is a topic. That is read to its end.
+    /// Opens it; a topic is read to its end.
     pub(super) fn open(args: &TargetArgs) -> Result<Self, CliError> {
         if let Some(url) = &args.admin {
             return AdminClient::new(url, args.token_file.as_deref(), args.app.clone()).map(Self::Admin);
@@ -129,16 +129,16 @@ impl Target {
     pub(super) fn change(&mut self, changes: &[ChangeLine]) -> Result<ChangedRules, CliError> {
         match self {
             Self::Kafka(kafka) => kafka.change(changes, "cli"),
-            Self::Files(files) => Err(files.only_read()),
+            Self::Files(files) => Err(files.read_only()),
             Self::Admin(admin) => admin.change(changes),
         }
     }
 
-    /// Makes the changes of an import of this name, and waits until Kafka has them.
+    /// Makes the changes of the import `name`, and waits until Kafka has acknowledged them.
     pub(super) fn import(&mut self, changes: &[ChangeLine], name: &str) -> Result<ChangedRules, CliError> {
         match self {
             Self::Kafka(kafka) => kafka.change(changes, &format!("import:{name}")),
-            Self::Files(files) => Err(files.only_read()),
+            Self::Files(files) => Err(files.read_only()),
             Self::Admin(admin) => admin.import(changes, name),
         }
     }
@@ -152,7 +152,7 @@ impl Target {
         }
     }
 
-    /// The first rules that `query` asks for, and whether there are more.
+    /// The first page of `query`, and whether there are more.
     pub(super) fn list(&self, query: PageQuery) -> Result<(Vec<RuleView>, bool), CliError> {
         let list = match self {
             Self::Kafka(kafka) => kafka.in_force()?,
@@ -163,7 +163,7 @@ impl Target {
         Ok((page.rules, page.next.is_some()))
     }
 
-    /// All rules that can be written: those of the topic. Without a topic, those of the files.
+    /// The rules of the topic, or without one those of the files.
     pub(super) fn rules(&self) -> Result<Arc<Rules>, CliError> {
         match self {
             Self::Kafka(kafka) => Ok(Arc::clone(&kafka.rules)),
@@ -188,10 +188,10 @@ impl FilesTarget {
         Ok(gathered.finish())
     }
 
-    fn only_read(&self) -> CliError {
+    fn read_only(&self) -> CliError {
         let files: Vec<String> = self.files.iter().map(|file| file.display().to_string()).collect();
         CliError::Usage(format!(
-            "the blocklist is files, which are only read here: edit {}, or set blocklist.topic, or blocklist_topic of the application",
+            "the blocklist consists of files, which this command does not change: edit {}, or set blocklist.topic, or blocklist_topic of the application",
             files.join(", ")
         ))
     }
@@ -265,7 +265,7 @@ impl KafkaTarget {
         let written = self.writer.write(&request, known).map_err(|error| told(error.into()))?;
         changed.generation = written.iter().map(|written| written.generation).max().unwrap_or(self.generation);
         if self.identity.is_none() {
-            // The writer has declared one, which what follows is to carry.
+            // The writer has declared one: later changes must carry it.
             self.read()?;
         }
         Ok(changed)
@@ -282,8 +282,7 @@ fn given_properties(brokers: &str, given: &[String]) -> Result<BTreeMap<String, 
     Ok(properties)
 }
 
-/// What the configuration says of its common list. With --app, of the list that decides for this application; with --topic, of the list
-/// that has this topic.
+/// The settings of the common list; with `--app` of the list that decides for this application, with `--topic` of the list with this topic.
 fn configured(args: &TargetArgs) -> Result<ListSettings, CliError> {
     let mut flags = Flags::default();
     flags.config.clone_from(&args.config);
@@ -326,8 +325,7 @@ fn configured(args: &TargetArgs) -> Result<ListSettings, CliError> {
     Ok(ListSettings { properties: config.kafka.properties, shared, topic, files, policy })
 }
 
-/// Why a change that is meant for `app` must not be written to `topic`: it would take effect for `others`, which have it too, or for the
-/// common list.
+/// Why a change for `app` must not be written to `topic`: it would also change the list of `others`, or the common one.
 fn why_shared(app: &str, topic: Option<&str>, is_common: bool, others: &[String]) -> Option<String> {
     let with = if others.is_empty() { String::new() } else { format!(" with {}", others.join(", ")) };
     let topic = topic.unwrap_or_default();
@@ -339,7 +337,7 @@ fn why_shared(app: &str, topic: Option<&str>, is_common: bool, others: &[String]
     (!others.is_empty()).then(|| format!("--app {app}: the application shares the topic {topic}{with}: {how}"))
 }
 
-/// Who runs the command, by the name that the system knows.
+/// The name of the user who runs the command.
 fn who() -> Box<str> {
     let named =
         ["SUDO_USER", "USER", "LOGNAME"].into_iter().find_map(|name| env::var(name).ok().filter(|it| !it.is_empty()));
