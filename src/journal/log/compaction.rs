@@ -186,7 +186,7 @@ impl<D: Disk> Compaction<D> {
             let ends = ends.into_iter().filter(is_older).collect();
             let inputs: Vec<Input<D::File>> = of_inputs.map(|(first, segment)| Input::of(*first, segment)).collect();
             let nonce = (state.entropy.0)();
-            let header = SegmentHeader { nonce, session, first_seq: from, output: None, ends };
+            let header = SegmentHeader { nonce, session, first_seq: from, file_bytes: 0, output: None, ends };
             state.next_name += 1;
             (inputs, header, to, format!("{:020}.tmp", state.next_name), bytes)
         };

@@ -32,6 +32,8 @@ pub(crate) struct SegmentHeader {
     /// The run of the process that wrote it; of an output, that of its first input.
     pub(crate) session: u64,
     pub(crate) first_seq: Seq,
+    /// The size of the file. Zero if it is not recorded: in outputs, and by older builds.
+    pub(crate) file_bytes: u64,
     /// Of the output of a compaction.
     pub(crate) output: Option<Output>,
     /// The ends of earlier segments that were not sealed.
@@ -77,7 +79,8 @@ impl SegmentHeader {
         bytes.extend_from_slice(&[0; 4]);
         let ends = self.ends.get(..ENDS_MAX).unwrap_or(&self.ends);
         bytes.extend_from_slice(&u32::try_from(ends.len()).unwrap_or(0).to_le_bytes());
-        let Output { to, captures } = self.output.unwrap_or(Output { to: 0, captures: 0 });
+        // The size takes the place of the captures of an output.
+        let Output { to, captures } = self.output.unwrap_or(Output { to: 0, captures: self.file_bytes });
         let of_ends = ends.iter().flat_map(|end| [end.segment, end.nonce, end.end_seq, end.offset]);
         for number in [self.nonce, self.session, self.first_seq, to, captures].into_iter().chain(of_ends) {
             bytes.extend_from_slice(&number.to_le_bytes());
@@ -105,6 +108,7 @@ impl SegmentHeader {
             nonce: u64_at(bytes, 16)?,
             session: u64_at(bytes, 24)?,
             first_seq: u64_at(bytes, 32)?,
+            file_bytes: if output.to > 0 { 0 } else { output.captures },
             output: (output.to > 0).then_some(output),
             ends: (0..ends).filter_map(|index| end(SEGMENT_HEADER_BYTES + index * END_BYTES)).collect(),
         })

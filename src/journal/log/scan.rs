@@ -58,7 +58,7 @@ pub(crate) struct Scan {
     pub(crate) damage: Vec<Damage>,
     /// The offset of an incomplete frame at its end.
     pub(crate) torn_at: Option<u64>,
-    /// The error of the disk where one more frame may have been that cannot be read.
+    /// Why frames may be missing at its end: an error of the disk where one may have been, or the file is shorter than it was.
     lost_end: Option<String>,
 }
 
@@ -101,6 +101,7 @@ pub(crate) fn scan(
     let bytes = buffer.get(..reading.bytes).unwrap_or_default();
     let is_headless = header.is_none();
     let output = header.as_ref().and_then(|header| header.output);
+    let size_recorded = header.as_ref().map_or(0, |header| header.file_bytes);
     let (adopted_nonce, is_adopted_sparse) = if is_headless { adopted(bytes, named_seq) } else { (0, false) };
     let is_sparse = output.is_some() || is_adopted_sparse;
     let mut scan = Scan {
@@ -140,6 +141,9 @@ pub(crate) fn scan(
         scan.damaged(0, Some(named_seq), reading.reason_within(&(0..BLOCK_BYTES as u64)));
     }
     scan.frames(bytes, &reading);
+    if file_bytes < size_recorded && !scan.is_sealed {
+        scan.lost_end = Some(format!("the file has {file_bytes} of {size_recorded} bytes"));
+    }
     if is_headless && scan.frames == 0 {
         // The disk is more likely unavailable for a moment than a whole file is lost.
         reading.into_error().map_or(Ok(()), Err)?;

@@ -256,6 +256,29 @@ fn a_segment_of_which_nothing_is_left_is_not_said_to_lack_no_capture() {
 }
 
 #[test]
+fn a_segment_that_is_shorter_than_it_was_is_damaged_and_not_torn() {
+    let dir = TempDir::new().unwrap();
+    let Opened { store, mut writer, maintainer, .. } = open(dir.path());
+    for _ in 0..4 {
+        writer.append(&mut builder(["capture"]), false).unwrap();
+    }
+    drop((store, maintainer, writer.close()));
+    let path = dir.path().join("00000000000000000001.seg");
+    // Behind the last frame, between two, and within one.
+    for (left_bytes, read) in [(20_480, 4), (12_288, 2), (8_200, 1)] {
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(left_bytes).unwrap();
+        let refused = recovery::open(Directory::open(dir.path()).unwrap(), options(), Box::new(|| 9)).unwrap_err();
+        let OpenError::Damaged(damage) = refused else { panic!("{refused}") };
+        let Damage { offset, from, to, reason, .. } = &damage[0];
+        assert_eq!((*offset, *from, *to), (4096 * (read + 1), read + 1, None), "{left_bytes}");
+        assert_eq!(reason.as_deref(), Some(&*format!("the file has {left_bytes} of {SEGMENT_BYTES} bytes")));
+    }
+    let salvage = Options { on_corruption: OnCorruption::Salvage, ..options() };
+    let opened = recovery::open(Directory::open(dir.path()).unwrap(), salvage, Box::new(|| 9)).unwrap();
+    assert_eq!(undelivered(&opened.store).len(), 1);
+}
+
+#[test]
 fn what_an_earlier_run_ended_with_is_damaged_and_not_torn_once_another_has_written() {
     let dir = TempDir::new().unwrap();
     let mut last = 0;

@@ -170,6 +170,7 @@ impl<D: Disk> SegmentWriter<D> {
             nonce: (self.store.lock().entropy.0)(),
             session: self.session,
             first_seq: self.next_seq,
+            file_bytes: self.options().segment_bytes,
             output: None,
             ends: self.ends.iter().rev().take(ENDS_MAX).copied().collect(),
         };
