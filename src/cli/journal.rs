@@ -61,7 +61,7 @@ enum ReadOnly {
     Inspect(JournalPlace),
     /// Read everything. Ends with 1 if acknowledged callbacks cannot be read.
     Verify(JournalPlace),
-    /// Print captures as JSON lines.
+    /// Print captures as JSON lines. Ends with 1, and names the damage, if acknowledged callbacks cannot be read.
     Export {
         #[command(flatten)]
         place: JournalPlace,
@@ -116,13 +116,13 @@ pub(super) fn run(args: &JournalArgs) -> ExitCode {
 
 fn look(what: &ReadOnly) -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let done = match what {
-        ReadOnly::Inspect(place) => inspect(place, &mut out).map(|()| ExitCode::SUCCESS),
-        ReadOnly::Verify(place) => verify(place, &mut out),
-        ReadOnly::Export { place, form, all, topic_prefix } => {
-            export(place, *form, *all, topic_prefix, &mut out).map(|()| ExitCode::SUCCESS)
-        }
-    };
+    let (ReadOnly::Inspect(place) | ReadOnly::Verify(place) | ReadOnly::Export { place, .. }) = what;
+    let done =
+        inspect::holds_log(&place.data_dir).map_err(JournalCommandError::Journal).and_then(|_holds| match what {
+            ReadOnly::Inspect(place) => inspect(place, &mut out).map(|()| ExitCode::SUCCESS),
+            ReadOnly::Verify(place) => verify(place, &mut out),
+            ReadOnly::Export { place, form, all, topic_prefix } => export(place, *form, *all, topic_prefix, &mut out),
+        });
     match done.and_then(|code| Ok(out.flush().map(|()| code)?)) {
         Ok(code) => code,
         // As with `callbridge journal export | head`.
@@ -185,10 +185,17 @@ fn verify(place: &JournalPlace, out: &mut impl Write) -> Result<ExitCode, Journa
     if unknown > 0 {
         writeln!(out, "{unknown} captures were written by a version that this one does not know")?;
     }
-    let damaged = found.segments.iter().any(|segment| !segment.damage.is_empty());
-    let verdict = if damaged { "damaged" } else { "ok" };
+    let verdict = if is_damaged(&found) { "damaged" } else { "ok" };
     writeln!(out, "journal {verdict}: {captures} captures in {} segments can be read", found.segments.len())?;
-    Ok(if damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(code(&found))
+}
+
+fn is_damaged(found: &Inspection) -> bool {
+    found.segments.iter().any(|segment| !segment.damage.is_empty())
+}
+
+fn code(found: &Inspection) -> ExitCode {
+    if is_damaged(found) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn problems(found: &Inspection, out: &mut impl Write) -> io::Result<()> {
@@ -214,7 +221,8 @@ fn export(
     all: bool,
     prefix: &str,
     out: &mut impl Write,
-) -> Result<(), JournalCommandError> {
+) -> Result<ExitCode, JournalCommandError> {
+    let found = inspect::inspect(&place.data_dir)?;
     let mut makers: Vec<Maker> = Vec::new();
     inspect::each_capture(&place.data_dir, |capture| {
         if capture.is_delivered && !all {
@@ -239,7 +247,11 @@ fn export(
             }
         }
         Ok::<(), JournalCommandError>(())
-    })
+    })?;
+    for damage in found.segments.iter().flat_map(|segment| &segment.damage) {
+        writeln!(io::stderr(), "callbridge journal: {damage}")?;
+    }
+    Ok(code(&found))
 }
 
 fn line_of_capture(capture: &InspectedCapture<'_>, kept: &Kept<'_>) -> Value {

@@ -207,6 +207,9 @@ fn damage_is_refused_by_file_byte_and_captures_and_can_be_salvaged() {
     let told = inspect::journal(&dir, &["verify"]);
     let lines = format!("{damage}\njournal damaged: 2 captures in 1 segments can be read\n");
     assert_eq!(told, Told { code: 1, stdout: lines, stderr: String::new() });
+    let told = inspect::journal(&dir, &["export"]);
+    assert_eq!((told.code, told.stdout.lines().count()), (1, 2));
+    assert_eq!(told.stderr, format!("callbridge journal: {damage}\n"));
 
     let bridge = journal::builder(&brokers, "damaged", "on_corruption = \"salvage\"").start_in(&dir);
     wait::until("the rest is delivered", || Ledger::of_scrape(&bridge.metrics()).delivered == 2);
@@ -339,12 +342,18 @@ fn the_journal_can_be_looked_at_while_it_is_in_use_and_while_it_is_not() {
     look("in use by a running callbridge", 5);
     drop(bridge);
 
-    let nowhere = dir.join("nowhere");
+    let (nowhere, parent) = (dir.join("nowhere"), dir.parent().unwrap());
     for what in ["inspect", "verify", "export"] {
+        let told = inspect::journal(parent, &[what]);
+        let says = format!(
+            "callbridge journal: there is no journal in {}: the directory holds other files\n",
+            parent.display()
+        );
+        assert_eq!(told, Told { code: 1, stdout: String::new(), stderr: says }, "{what}");
         let told = inspect::journal(&nowhere, &[what]);
-        assert_eq!((told.code, told.stdout.as_str()), (1, ""), "{what}");
-        let says = format!("callbridge journal: open {}", nowhere.display());
-        assert!(told.stderr.starts_with(&says), "{}", told.stderr);
+        let says =
+            format!("callbridge journal: there is no journal in {}: the directory does not exist\n", nowhere.display());
+        assert_eq!(told, Told { code: 1, stdout: String::new(), stderr: says }, "{what}");
         for variable in ["CALLBRIDGE_DATA_DIR", "CALLBRIDGE_JOURNAL_DIR"] {
             assert_eq!(inspect::journal_of(variable, &nowhere, what), told, "{variable}");
         }
