@@ -313,8 +313,12 @@ fn start_blocklists(
 /// and the others do not come; at once where callbacks are safe without them.
 fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Served, control: &Control, pump: &Thread) {
     let mut are_released = readying.is_ready_alone;
-    if are_released {
+    let release = || {
+        served.lifecycle.set_waits_for("topics", None);
         serve_now(readying, served);
+    };
+    if are_released {
+        release();
     }
     let mut last_missing = String::new();
     let on_progress = |progress: TopicsProgress<'_>| match progress {
@@ -328,7 +332,9 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
                 Missing::ProducerId => tracing::info!(%missing, "{what}"),
             }
             last_missing = missing.to_string();
-            served.lifecycle.set_waits_for(&last_missing);
+            if !are_released {
+                served.lifecycle.set_waits_for("topics", Some(last_missing.clone()));
+            }
         }
         // A callback waits for its own topic only.
         TopicsProgress::OthersWork(there) if are_released => control.publish(there.iter().copied(), pump),
@@ -336,7 +342,7 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
             tracing::error!(missing = last_missing, "not waiting for some topics");
             control.publish(there.iter().copied(), pump);
             are_released = true;
-            serve_now(readying, served);
+            release();
         }
         TopicsProgress::OthersWork(_) | TopicsProgress::OthersDeliverable(_) => {}
         TopicsProgress::Limit(smallest) => control.limit(smallest, pump),
@@ -346,7 +352,7 @@ fn watch_topics(readying: &Readying, client: &TopicsClient, served: &build::Serv
                 tracing::info!("publishing");
             } else {
                 are_released = true;
-                serve_now(readying, served);
+                release();
             }
         }
     };

@@ -1,5 +1,6 @@
 //! The life of the process: one signal with the current phase and the deadline of the stop. Tasks await a phase, threads wait for one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -57,8 +58,8 @@ impl Phase {
     }
 }
 
-/// What a starting process waits for, if it is nothing in particular.
-pub(crate) const STARTING: &str = "starting";
+/// What a starting process waits for, if no part says what.
+const STARTING: &str = "starting";
 
 /// The signal. Clones share it.
 #[derive(Debug, Clone)]
@@ -79,14 +80,15 @@ struct Inner {
 #[derive(Debug)]
 struct LifecycleState {
     phase: Phase,
-    waits_for: String,
+    /// By the part that waits.
+    waits_for: BTreeMap<&'static str, String>,
     deadline: Option<Instant>,
 }
 
 impl Lifecycle {
     /// A process that is starting.
     pub(crate) fn new() -> Self {
-        let state = LifecycleState { phase: Phase::Starting, waits_for: STARTING.to_owned(), deadline: None };
+        let state = LifecycleState { phase: Phase::Starting, waits_for: BTreeMap::new(), deadline: None };
         let (changing, changed) = <(Mutex<()>, Condvar)>::default();
         let phase = AtomicU8::new(state.phase as u8);
         Self { inner: Arc::new(Inner { state: watch::Sender::new(state), changing, changed, phase }) }
@@ -105,12 +107,16 @@ impl Lifecycle {
 
     /// What a starting process waits for, in words for the operator.
     pub(crate) fn waits_for(&self) -> String {
-        self.inner.state.borrow().waits_for.clone()
+        let reasons = Vec::from_iter(self.inner.state.borrow().waits_for.values().cloned());
+        if reasons.is_empty() { STARTING.to_owned() } else { reasons.join("; ") }
     }
 
-    /// Sets what a starting process waits for.
-    pub(crate) fn set_waits_for(&self, what: &str) {
-        self.change(|state| what.clone_into(&mut state.waits_for));
+    /// Sets what this part of a starting process waits for; `None`: for nothing any more.
+    pub(crate) fn set_waits_for(&self, part: &'static str, what: Option<String>) {
+        self.change(|state| match what {
+            Some(what) => drop(state.waits_for.insert(part, what)),
+            None => drop(state.waits_for.remove(part)),
+        });
     }
 
     /// Enters `phase`. Returns whether it did: phases only advance.

@@ -206,17 +206,18 @@ pub(super) fn wait_until_read(topics: &[BlocklistTopic], deadline: Instant, life
         if clock::monotonic() >= deadline {
             let name = topic.name();
             tracing::warn!(topic = name, "ready without the blocklist topic, which is not read yet{why}");
-            return;
+            break;
         }
         let what = format!("the blocklist topic {} is not read yet{why}", topic.name());
         if what != last {
-            lifecycle.set_waits_for(&what);
+            lifecycle.set_waits_for("blocklist", Some(what.clone()));
             last = what;
         }
         if lifecycle.wait(Phase::KeepAccepting, POLL_PERIOD) {
-            return;
+            break;
         }
     }
+    lifecycle.set_waits_for("blocklist", None);
 }
 
 #[cfg(test)]

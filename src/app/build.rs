@@ -44,7 +44,6 @@ use crate::journal::inspect;
 use crate::journal::inspect::Owner;
 use crate::journal::log::recovery::RecoveryReport;
 use crate::ledger::Ledger;
-use crate::lifecycle;
 use crate::lifecycle::Lifecycle;
 use crate::metrics;
 use crate::metrics::journal::JournalMetrics;
@@ -410,9 +409,9 @@ fn journal(config: &Config, ledger: &Ledger, shares: Shares, shown: &JournalView
             Ok((journal, backlog, None))
         }
         Ack::Journal => {
-            shown.lifecycle.set_waits_for("the journal is being read");
+            shown.lifecycle.set_waits_for("journal", Some("the journal is being read".to_owned()));
             let opened = open_journal(config, ledger, shares, shown.metrics)?;
-            shown.lifecycle.set_waits_for(lifecycle::STARTING);
+            shown.lifecycle.set_waits_for("journal", None);
             let OnDisk { journal, backlog, committer, keeper, gauge, is_gone_with, .. } = opened;
             let is_persistent = config.journal.persistent.unwrap_or(is_gone_with.is_none());
             // Set only here.
