@@ -265,6 +265,10 @@ fn with_record(message: &BorrowedMessage<'_>, take: impl FnOnce(&LogRecord<'_>))
     take(&LogRecord { offset, timestamp, key: message.key(), value: message.payload(), topic });
 }
 
+/// What to tell of a topic that was there and is not any more. Created again it is empty, and replicas that read it have no rules.
+pub(super) const GONE: &str =
+    "the topic no longer exists: before it is created again, export its rules from a replica that still has them";
+
 /// What an error means for whoever reads.
 #[expect(clippy::wildcard_enum_match_arm, reason = "librdkafka's list is open; it retries other errors itself")]
 pub(super) fn polled_error(error: &KafkaError) -> Polled {
@@ -275,7 +279,7 @@ pub(super) fn polled_error(error: &KafkaError) -> Polled {
         _ => match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset) => Polled::LogChanged,
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                Polled::Unreadable("the topic no longer exists".to_owned())
+                Polled::Unreadable(GONE.to_owned())
             }
             Some(Code::TopicAuthorizationFailed) => {
                 Polled::Unreadable("the right to READ the topic is missing".to_owned())

@@ -12,6 +12,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::blocklist::consumer;
 use crate::blocklist::consumer::Polled;
 use crate::blocklist::consumer::TopicConsumer;
 use crate::blocklist::consumer::TopicProblem;
@@ -51,6 +52,8 @@ const BATCH_TIME_MAX: Duration = Duration::from_millis(100);
 
 /// The topic is stale if nothing has shown for this long that no record is missing.
 const STALE_AFTER: Duration = Duration::from_secs(5);
+
+const SILENT: &str = "kafka has not answered about the topic";
 
 /// An iteration this late shows that the process was suspended. What happened to the topic meanwhile is not known. The time that a batch
 /// took to apply does not count: with many rules on a busy machine it may be longer.
@@ -203,11 +206,11 @@ impl Follower {
                 (TopicProblem::Missing, Some(creation)) => {
                     match creation.create((&self.setup.topic, true), &self.setup.configured, &mut replication) {
                         Ok(true) => continue,
-                        Ok(false) => self.fail(problem.to_string()),
+                        Ok(false) => self.fail(self.problem(&problem)),
                         Err(what) => self.fail(format!("the topic cannot be created: {what}")),
                     }
                 }
-                _ => self.fail(problem.to_string()),
+                _ => self.fail(self.problem(&problem)),
             }
             self.update(None);
             if self.setup.lifecycle.wait(Phase::Draining, RETRY_PAUSE) {
@@ -357,6 +360,12 @@ impl Follower {
                 watch.doubt();
             }
             self.is_in_doubt = watch.is_in_doubt;
+            if self.is_silent() {
+                self.fail(match consumer.partitions(CHECK_REQUEST_LIMIT) {
+                    Err(problem @ (TopicProblem::Missing | TopicProblem::Forbidden)) => self.problem(&problem),
+                    Ok(_) | Err(TopicProblem::Unknown(_)) => SILENT.to_owned(),
+                });
+            }
             self.update(Some(&following));
         }
     }
@@ -400,7 +409,7 @@ impl Follower {
                 if let Err(problem @ (TopicProblem::Missing | TopicProblem::Forbidden)) =
                     consumer.partitions(CHECK_REQUEST_LIMIT)
                 {
-                    return Err(Interrupted::Reconnect(problem.to_string()));
+                    return Err(Interrupted::Reconnect(self.problem(&problem)));
                 }
             }
             Some(LogCheckResult::Changed(why)) => return Err(why.into()),
@@ -490,6 +499,20 @@ impl Follower {
         (self.error, self.unreadable) = (None, None);
     }
 
+    /// Whether Kafka has not shown for too long that nothing is missing.
+    fn is_silent(&self) -> bool {
+        let silent = self.fresh.map(|fresh| clock::monotonic().saturating_duration_since(fresh));
+        self.state == TopicState::Live && silent.is_some_and(|silent| silent > STALE_AFTER)
+    }
+
+    /// A problem in words for the operator.
+    fn problem(&self, problem: &TopicProblem) -> String {
+        match problem {
+            TopicProblem::Missing if self.fresh.is_some() => consumer::GONE.to_owned(),
+            TopicProblem::Missing | TopicProblem::Forbidden | TopicProblem::Unknown(_) => problem.to_string(),
+        }
+    }
+
     /// Records why the topic cannot be read, and logs it once.
     fn fail(&mut self, why: String) {
         if self.error.as_deref() != Some(&*why) {
@@ -523,10 +546,8 @@ impl Follower {
     /// Updates the state, the metrics and the view, and drops replaced lists that are no longer read.
     fn update(&mut self, following: Option<&FollowedTopic>) {
         let now = clock::monotonic();
-        if self.state == TopicState::Live
-            && self.fresh.is_some_and(|fresh| now.saturating_duration_since(fresh) > STALE_AFTER)
-        {
-            self.fail("kafka has not answered about the topic".into());
+        if self.is_silent() {
+            self.fail(SILENT.to_owned());
         }
         self.setup.metrics.state(&TopicState::ALL.map(TopicState::as_str), self.state.as_str());
         let age = self.fresh.map(|fresh| now.saturating_duration_since(fresh));

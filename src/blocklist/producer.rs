@@ -136,6 +136,13 @@ impl TopicProducer {
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(unknown)).collect()
     }
 
+    /// Whether the cluster says within `limit` that there is no topic of that name.
+    pub(super) fn is_missing(&self, topic: &str, limit: Duration) -> bool {
+        // For all topics: a request for one by name creates it on a broker with auto.create.topics.enable.
+        let metadata = self.producer.client().fetch_metadata(None, limit);
+        metadata.is_ok_and(|metadata| metadata.topics().iter().all(|it| it.name() != topic || it.error().is_some()))
+    }
+
     fn send(&self, number: usize, record: &ListRecord<'_>) -> Result<(), RDKafkaErrorCode> {
         let insert = |headers: OwnedHeaders, (key, value): &(&'static str, String)| {
             headers.insert(Header { key, value: Some(value.as_str()) })

@@ -43,6 +43,9 @@ use crate::decide::topic::value::VALUE_BYTES_MAX;
 /// How long a request waits until the previous one is applied at this replica, so that the previous rules are known.
 const APPLIED_LIMIT: Duration = Duration::from_millis(500);
 const POLL_PERIOD: Duration = Duration::from_millis(1);
+/// How long the cluster is asked for a topic after a failure.
+const MISSING_LIMIT: Duration = Duration::from_millis(300);
+const MISSING: &str = "it does not exist: create it with `callbridge topics create`";
 
 /// The contents of the topic, as last read.
 #[derive(Debug, Clone, Copy)]
@@ -161,7 +164,15 @@ impl TopicWriter {
     /// Writes records with the producer, which must exist.
     fn send(&self, records: &[ListRecord<'_>]) -> Vec<Result<u64, WriteError>> {
         let Some(producer) = &self.producer else { return vec![Err(WriteError::Stopping); records.len()] };
-        producer.write(records).into_iter().map(|outcome| outcome.map_err(failed)).collect()
+        let mut outcomes = producer.write(records);
+        let mut is_missing = None;
+        for (record, outcome) in records.iter().zip(&mut outcomes) {
+            let Err(NotAcknowledged::InTime(why) | NotAcknowledged::Refused(why)) = outcome else { continue };
+            // All records of a call are for one topic.
+            let is_missing = *is_missing.get_or_insert_with(|| producer.is_missing(record.topic, MISSING_LIMIT));
+            *why = format!("topic {}: {}", record.topic, if is_missing { MISSING } else { &**why });
+        }
+        outcomes.into_iter().map(|outcome| outcome.map_err(failed_write)).collect()
     }
 
     fn prepare(
@@ -324,7 +335,7 @@ fn settled_view(view: &ArcSwap<TopicView>, generation: u64) -> Arc<TopicView> {
     }
 }
 
-fn failed(why: NotAcknowledged) -> WriteError {
+fn failed_write(why: NotAcknowledged) -> WriteError {
     match why {
         NotAcknowledged::InTime(why) => WriteError::Unacknowledged(why),
         NotAcknowledged::Refused(why) => WriteError::Refused(why),
