@@ -188,7 +188,8 @@ impl Follower {
         }
     }
 
-    /// Waits until the topic exists and can be read. Creates it if the configuration says so.
+    /// Waits until the topic exists and can be read. Creates it if the configuration says so, but not if this replica has read it: it was
+    /// deleted, and all replicas would forget its rules.
     fn connect(&mut self) -> Result<TopicConsumer, Interrupted> {
         let mut replication = ReplicationFactor::new(self.setup.creation.and_then(|it| it.replication_factor));
         let properties = properties::of_follower(&self.setup.configured);
@@ -203,7 +204,7 @@ impl Follower {
                 Err(problem) => problem,
             };
             match (&problem, self.setup.creation) {
-                (TopicProblem::Missing, Some(creation)) => {
+                (TopicProblem::Missing, Some(creation)) if self.fresh.is_none() => {
                     match creation.create((&self.setup.topic, true), &self.setup.configured, &mut replication) {
                         Ok(true) => continue,
                         Ok(false) => self.fail(self.problem(&problem)),

@@ -345,6 +345,28 @@ fn a_missing_audit_topic_is_created_at_the_start() {
 }
 
 #[test]
+fn a_deleted_topic_is_named_and_not_created_again_by_who_still_has_its_rules() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-deleted";
+    Topic::make(kafka, name, "00000000000000c3", &[]).put("block\u{1f}bob");
+    let files = Files::new();
+    let bridge = writable(kafka, name, &files, &["--topic-prefix", name, "--create-topics"]);
+    wait_until_refused(&bridge, &["bob"]);
+    kafka.delete_topic(name);
+    wait::until("it is named", || bridge.stderr().contains("the topic no longer exists"));
+    wait_for_state(&bridge, name, "stale");
+    // By then it has a new client, which at a start would create the topic.
+    thread::sleep(Duration::from_secs(8));
+    assert!(!bridge.stderr().contains("kafka has not answered about the topic"), "{}", bridge.stderr());
+    assert_eq!(refused(&bridge), ["bob"]);
+    // Which fails if it is there.
+    Topic::make(kafka, name, "00000000000000c4", &[]).put("block\u{1f}carol");
+    wait_until_refused(&bridge, &["carol"]);
+    wait_for_state(&bridge, name, "live");
+    bridge.stop_in_order();
+}
+
+#[test]
 fn added_partitions_are_logged_and_remove_no_rule() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-partitions";
