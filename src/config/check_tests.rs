@@ -15,25 +15,25 @@ use tempfile::TempDir;
 
 /// For each kind of problem, a file with it, and the message.
 const FAULTY_FILES: &[(&str, &str)] = &[
-    ("ack = ", "callbridge.toml:1: string values must be quoted, expected literal string"),
-    ("ack = \"broker\"\nack = \"memory\"", "callbridge.toml:2: duplicate key"),
+    ("ack = ", "callbridge.toml:1:7: string values must be quoted, expected literal string"),
+    ("ack = \"broker\"\nack = \"memory\"", "callbridge.toml:2:1: duplicate key"),
     ("ak = 3", "callbridge.toml:1: ak: no such setting"),
     ("drain_second = 3", "callbridge.toml:1: drain_second: no such setting; did you mean drain_seconds?"),
-    ("[nonsense]\n[]", "callbridge.toml:2: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`"),
+    ("[nonsense]\n[]", "callbridge.toml:2:2: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`"),
     ("\"apps[].topic_prefix\" = \"x\"", "callbridge.toml:1: apps[].topic_prefix: no such setting"),
-    ("ack = 3", "callbridge.toml:1: ack: must be text"),
+    ("ack = 3", "callbridge.toml:1:7: ack: must be text"),
     ("\ncallbacks = 3", "callbridge.toml:2: callbacks: must be a table"),
     ("callbacks.tls = [1]", "callbridge.toml:1: callbacks.tls: must be a table"),
     ("callbacks.tls = {}", "callbridge.toml:1: callbacks.tls.certificate_file: is missing: callbacks.tls needs it"),
     ("callbacks.apps = [{}]", "callbridge.toml:1: callbacks.apps: no such setting"),
-    ("admin.listen = {}", "callbridge.toml:1: admin.listen: must be an IP address and a port, like 0.0.0.0:8080"),
+    ("admin.listen = {}", "callbridge.toml:1:7: admin.listen: must be an IP address and a port, like 0.0.0.0:8080"),
     (
         "[nonsense.more]\nx = 1\n[]",
-        "callbridge.toml:3: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`",
+        "callbridge.toml:3:2: unquoted keys cannot be empty, expected letters, numbers, `-`, `_`",
     ),
     ("\"apps.0\" = 1", "callbridge.toml:1: apps.0: no such setting"),
     ("ack = \"\"", "callbridge.toml:1: ack: must not be empty"),
-    ("ack = \"disk\"", "callbridge.toml:1: ack: must be one of journal, broker, memory"),
+    ("ack = \"disk\"", "callbridge.toml:1:7: ack: must be one of journal, broker, memory"),
     ("journal.segment_bytes = 2000000", "callbridge.toml:1: journal.segment_bytes: must be a multiple of 4096"),
     ("journal.segment_bytes = 4096", "callbridge.toml:1: journal.segment_bytes: must be from 1048576 to 1073741824"),
     (
@@ -45,10 +45,10 @@ const FAULTY_FILES: &[(&str, &str)] = &[
         "journal.quota_bytes = 16777216",
         "callbridge.toml:1: journal.quota_bytes: must be at least four times journal.segment_bytes: one is written while others are delivered and compacted",
     ),
-    ("journal.on_corruption = \"hope\"", "callbridge.toml:1: journal.on_corruption: must be one of refuse, salvage"),
-    ("\nworkers = \"2\"", "callbridge.toml:2: workers: must be a whole number"),
-    ("workers = 99999999999999999999", "callbridge.toml:1: workers: must be a number of 64 bits at most"),
-    ("workers = 1.5", "callbridge.toml:1: workers: must be a whole number"),
+    ("journal.on_corruption = \"hope\"", "callbridge.toml:1:25: journal.on_corruption: must be one of refuse, salvage"),
+    ("\nworkers = \"2\"", "callbridge.toml:2:11: workers: must be a whole number"),
+    ("workers = 99999999999999999999", "callbridge.toml:1:11: workers: must be a number of 64 bits at most"),
+    ("workers = 1.5", "callbridge.toml:1:11: workers: must be a whole number"),
     ("workers = -1", "callbridge.toml:1: workers: must be from 0 to 1024"),
     ("drain_seconds = 0", "callbridge.toml:1: drain_seconds: must be from 1 to 3600"),
     (
@@ -60,27 +60,27 @@ const FAULTY_FILES: &[(&str, &str)] = &[
         "admin.listen = \"127.0.0.1:8080\"",
         "callbridge.toml:1: admin.listen: must not be the address of callbacks.listen",
     ),
-    ("embedded_broker = \"no\"", "callbridge.toml:1: embedded_broker: must be true or false"),
+    ("embedded_broker = \"no\"", "callbridge.toml:1:19: embedded_broker: must be true or false"),
     (
         "callbacks.listen = \"localhost\"",
-        "callbridge.toml:1: callbacks.listen: must be an IP address and a port, like 0.0.0.0:8080",
+        "callbridge.toml:1:20: callbacks.listen: must be an IP address and a port, like 0.0.0.0:8080",
     ),
     (
         "callbacks.path = \"callbacks\"",
-        "callbridge.toml:1: callbacks.path: must be the path of a URL: it begins with '/', and has no query and no spaces",
+        "callbridge.toml:1:18: callbacks.path: must be the path of a URL: it begins with '/', and has no query and no spaces",
     ),
     (
         "callbacks.senders = [\"203.0.113.0/24\", \"localhost\"]",
-        "callbridge.toml:1: callbacks.senders: \"localhost\": not an address or a network, like 203.0.113.7 or \
+        "callbridge.toml:1:21: callbacks.senders: \"localhost\": not an address or a network, like 203.0.113.7 or \
          2001:db8::/32",
     ),
     (
         "callbacks.proxies = [\"10.0.0.1/8\"]",
-        "callbridge.toml:1: callbacks.proxies: \"10.0.0.1/8\": the address has bits set behind the prefix",
+        "callbridge.toml:1:21: callbacks.proxies: \"10.0.0.1/8\": the address has bits set behind the prefix",
     ),
     (
         "callbacks.senders = []",
-        "callbridge.toml:1: callbacks.senders: must be at least one network, like 203.0.113.0/24",
+        "callbridge.toml:1:21: callbacks.senders: must be at least one network, like 203.0.113.0/24",
     ),
     (
         "callbacks.proxy_protocol = true",
@@ -134,27 +134,27 @@ const FAULTY_FILES: &[(&str, &str)] = &[
         "callbridge.toml:1: topics.min_insync_replicas: must not be above topics.replication_factor: no record could \
          ever be written",
     ),
-    ("topics.commands = 3", "callbridge.toml:1: topics.commands: must be a list of commands"),
+    ("topics.commands = 3", "callbridge.toml:1:19: topics.commands: must be a list of commands"),
     ("topics.commands = \"\"", "callbridge.toml:1: topics.commands: must not be empty"),
     (
         "decide.commands = [\"Push.*\"]",
-        "callbridge.toml:1: decide.commands: must be one of all, OfficialAccount.*, Sns.*, C2C.*, Group.*, \
+        "callbridge.toml:1:19: decide.commands: must be one of all, OfficialAccount.*, Sns.*, C2C.*, Group.*, \
          OfficialAccount.CallbackBeforeAddSubscriber, Sns.CallbackPrevFriendAdd, Sns.CallbackPrevFriendResponse, \
          C2C.CallbackBeforeSendMsg, Group.CallbackBeforeApplyJoinGroup, Group.CallbackBeforeInviteJoinGroup, \
          Group.CallbackBeforeSendMsg",
     ),
     (
         "admin.token_files = []",
-        "callbridge.toml:1: admin.token_files: must be at least one file; leave it out if the API does not write the blocklist",
+        "callbridge.toml:1:21: admin.token_files: must be at least one file; leave it out if the API does not write the blocklist",
     ),
-    ("blocklist.files = \"a.txt\"", "callbridge.toml:1: blocklist.files: must be a list of texts"),
+    ("blocklist.files = \"a.txt\"", "callbridge.toml:1:19: blocklist.files: must be a list of texts"),
     ("blocklist.files = [\"\"]", "callbridge.toml:1: blocklist.files: must not be empty"),
-    ("blocklist.files = [1]", "callbridge.toml:1: blocklist.files: must be text"),
+    ("blocklist.files = [1]", "callbridge.toml:1:19: blocklist.files: must be text"),
     (
         "log.filter = \"callbridge=loud\"",
-        "callbridge.toml:1: log.filter: must be a filter of tracing, like info or callbridge=debug,info",
+        "callbridge.toml:1:14: log.filter: must be a filter of tracing, like info or callbridge=debug,info",
     ),
-    ("kafka.linger.ms = 5.5", "callbridge.toml:1: kafka.linger.ms: must be text"),
+    ("kafka.linger.ms = 5.5", "callbridge.toml:1:19: kafka.linger.ms: must be text"),
     (
         "kafka.linger.ms = 5\nkafka.\"linger.ms\" = 6",
         "callbridge.toml:2: kafka.linger.ms: is given twice, first by callbridge.toml:1",
@@ -201,20 +201,20 @@ fn a_mistake_about_applications_is_told_with_its_line() {
         ),
         (
             "[[apps]]\nsdk_app_id = 1\ntopic_prefix = \"a b\"",
-            "callbridge.toml:3: apps[0].topic_prefix: must be at most 150 of the characters a-z A-Z 0-9 . _ -",
+            "callbridge.toml:3:16: apps[0].topic_prefix: must be at most 150 of the characters a-z A-Z 0-9 . _ -",
         ),
         (
             "[[apps]]\nsdk_app_id = 1\ntoken_files = []",
-            "callbridge.toml:3: apps[0].token_files: must be at least one file; leave it out if callbacks are not signed",
+            "callbridge.toml:3:15: apps[0].token_files: must be at least one file; leave it out if callbacks are not signed",
         ),
         (
             "[[apps]]\nsdk_app_id = 1\nblocklist_files = []",
-            "callbridge.toml:3: apps[0].blocklist_files: must be at least one file; leave it out to share the common \
+            "callbridge.toml:3:19: apps[0].blocklist_files: must be at least one file; leave it out to share the common \
              blocklist",
         ),
         (
             "[[apps]]\nsdk_app_id = 1\nblocklist_topic = \"a b\"",
-            "callbridge.toml:3: apps[0].blocklist_topic: must be at most 241 of the characters a-z A-Z 0-9 . _ -",
+            "callbridge.toml:3:19: apps[0].blocklist_topic: must be at most 241 of the characters a-z A-Z 0-9 . _ -",
         ),
         (
             "blocklist.topic = \"tencent-chat.unknown\"\napps = [{ sdk_app_id = 1 }]",
@@ -254,7 +254,7 @@ fn all_mistakes_of_all_sources_are_told_together() {
         given.problems(),
         [
             "callbridge.toml:1: drain_seconds: must be from 1 to 3600",
-            "callbridge.toml:3: admin.listen: must be an IP address and a port, like 0.0.0.0:8080",
+            "callbridge.toml:3:10: admin.listen: must be an IP address and a port, like 0.0.0.0:8080",
             "callbridge.toml:4: admin.listn: no such setting; did you mean admin.listen?",
             "CALLBRIDGE_LOG_FORMAT: must be one of auto, text, json",
             "CALLBRIDGE_WORKERS: must be a whole number",

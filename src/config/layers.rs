@@ -74,19 +74,25 @@ impl Layers {
             Ok(text) => text,
             Err(error) => {
                 self.is_file_unknown = true;
-                return self.problem(Some(Origin::File { name, line: None }), "", format!("cannot be read: {error}"));
+                return self.problem(
+                    Some(Origin::File { name, line: None, column: None }),
+                    "",
+                    format!("cannot be read: {error}"),
+                );
             }
         };
         let origin = |at: usize| {
-            let line = text.get(..at).unwrap_or(&text).matches('\n').count() + 1;
-            Origin::File { name: name.clone(), line: Some(line) }
+            let before = text.get(..at).unwrap_or(&text);
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().map(|line| line.chars().count() + 1);
+            Origin::File { name: name.clone(), line: Some(line), column }
         };
         let (table, errors) = DeTable::parse_recoverable(&text);
         self.is_file_unknown = !errors.is_empty();
         for error in &errors {
             // toml explains some errors in several lines; a problem has one.
             let what = error.message().lines().collect::<Vec<_>>().join(", ");
-            self.problem(Some(origin(error.span().map_or(0, |span| span.start))), "", what);
+            self.problem_at(Some(origin(error.span().map_or(0, |span| span.start))), "", what);
         }
         if errors.is_empty() {
             self.table("", table.get_ref(), &origin);
@@ -183,6 +189,11 @@ impl Layers {
     }
 
     pub(super) fn problem(&mut self, origin: Option<Origin>, path: &str, what: impl Into<String>) {
+        self.problem_at(origin.map(Origin::without_column), path, what);
+    }
+
+    /// The same with the column.
+    pub(super) fn problem_at(&mut self, origin: Option<Origin>, path: &str, what: impl Into<String>) {
         self.problems.push(Problem { origin, path: path.to_owned(), what: what.into(), is_warning: false });
     }
 
@@ -190,7 +201,7 @@ impl Layers {
         if let Some((_, first)) = self.given.get(&path)
             && mem::discriminant(first) == mem::discriminant(&origin)
         {
-            let what = format!("is given twice, first by {first}");
+            let what = format!("is given twice, first by {}", first.clone().without_column());
             return self.problem(Some(origin), &path, what);
         }
         self.given.insert(path, (value, origin));
@@ -201,6 +212,7 @@ impl Layers {
         for (key, value) in table {
             let path = if above.is_empty() { key.get_ref().to_string() } else { format!("{above}.{}", key.get_ref()) };
             let here = origin(key.span().start);
+            let at_value = origin(value.span().start);
             let (value, is_property) = (value.get_ref(), path.starts_with("kafka."));
             let is_table = |app: &Spanned<DeValue<'_>>| app.get_ref().is_table();
             if path.starts_with("apps.") || key.get_ref().contains('[') {
@@ -218,7 +230,7 @@ impl Layers {
                     app.get_ref().as_table().into_iter().for_each(|table| self.table(&path, table, origin));
                 }
             } else {
-                self.leaf(path, value, here);
+                self.leaf(path, value, at_value);
             }
         }
     }
@@ -230,7 +242,7 @@ impl Layers {
             Ok(Value::Integer(number)) if is_property => self.insert(path, number.to_string().into(), origin),
             Ok(Value::Boolean(boolean)) if is_property => self.insert(path, boolean.to_string().into(), origin),
             Ok(value) => self.insert(path, value, origin),
-            Err(_) => self.problem(Some(origin), &path, "must be a number of 64 bits at most"),
+            Err(_) => self.problem_at(Some(origin), &path, "must be a number of 64 bits at most"),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) enum Origin {
         name: String,
         /// The line, from 1. Absent if the problem concerns the whole file.
         line: Option<usize>,
+        /// The column, from 1. Reported where a value has the wrong type or the file is not TOML.
+        column: Option<usize>,
     },
     /// A variable of the environment.
     Variable(String),
@@ -57,11 +59,21 @@ impl fmt::Display for Problem {
     }
 }
 
+impl Origin {
+    pub(super) fn without_column(mut self) -> Self {
+        if let Self::File { column, .. } = &mut self {
+            *column = None;
+        }
+        self
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { name, line: Some(line) } => write!(formatter, "{name}:{line}"),
-            Self::File { name, line: None } | Self::Variable(name) => formatter.write_str(name),
+            Self::File { name, line: Some(line), column: Some(column) } => write!(formatter, "{name}:{line}:{column}"),
+            Self::File { name, line: Some(line), column: None } => write!(formatter, "{name}:{line}"),
+            Self::File { name, line: None, .. } | Self::Variable(name) => formatter.write_str(name),
             Self::Flag(name) => write!(formatter, "--{name}"),
         }
     }

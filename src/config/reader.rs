@@ -113,7 +113,7 @@ impl Layers {
             }
             let is_no_text = value.is_some_and(|value| value.is_table()) && !is_of_file;
             let what = if is_no_text { "must be UTF-8".to_owned() } else { plain(message) };
-            self.problem(origin, &path, what);
+            self.problem_at(origin, &path, what);
         }
         self.remove(&path);
     }
