@@ -136,7 +136,7 @@ impl TopicProducer {
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(unknown)).collect()
     }
 
-    /// Whether the cluster says within `limit` that there is no topic of that name.
+    /// Whether the cluster says within `limit` that there is no topic of that name, or none that this client may describe.
     pub(super) fn is_missing(&self, topic: &str, limit: Duration) -> bool {
         // For all topics: a request for one by name creates it on a broker with auto.create.topics.enable.
         let metadata = self.producer.client().fetch_metadata(None, limit);

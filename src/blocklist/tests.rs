@@ -207,7 +207,7 @@ fn a_rule_that_cannot_be_written_is_retracted_on_the_audit_topic() {
     let rules = Rules::default();
     let written = writer.write(&request(vec![put("bob")]), KnownTopic { rules: &rules, identity: None, generation: 0 });
     let Err(WriteError::Refused(why) | WriteError::Unacknowledged(why)) = written else { panic!("{written:?}") };
-    assert_eq!(why, "topic list: it does not exist: create it with `callbridge topics create`");
+    assert!(why.starts_with("topic list: "), "{why}");
     let events = values(&configured, "list-changes");
     let failed: Vec<bool> = events.iter().map(|event| event["data"]["failed"].is_string()).collect();
     assert_eq!(failed, [false, true]);

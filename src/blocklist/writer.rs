@@ -167,9 +167,15 @@ impl TopicWriter {
         let mut outcomes = producer.write(records);
         let mut is_missing = None;
         for (record, outcome) in records.iter().zip(&mut outcomes) {
-            let Err(NotAcknowledged::InTime(why) | NotAcknowledged::Refused(why)) = outcome else { continue };
-            // All records of a call are for one topic.
-            let is_missing = *is_missing.get_or_insert_with(|| producer.is_missing(record.topic, MISSING_LIMIT));
+            let (why, is_missing) = match outcome {
+                Ok(_) => continue,
+                Err(NotAcknowledged::Refused(why)) => (why, false),
+                // All records of a call are for one topic.
+                Err(NotAcknowledged::InTime(why)) => {
+                    let ask = || producer.is_missing(record.topic, MISSING_LIMIT);
+                    (why, *is_missing.get_or_insert_with(ask))
+                }
+            };
             *why = format!("topic {}: {}", record.topic, if is_missing { MISSING } else { &**why });
         }
         outcomes.into_iter().map(|outcome| outcome.map_err(failed_write)).collect()

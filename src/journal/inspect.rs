@@ -198,7 +198,8 @@ pub(crate) fn holds_log(dir: &Path) -> Result<bool, JournalError> {
         opened => opened?,
     };
     let names = directory.list().map_err(failed)?;
-    if names.iter().any(|name| name.ends_with(".seg") || name.ends_with(".spare")) {
+    // Of a start that is making its first file there is only that.
+    if names.iter().any(|name| [".seg", ".spare", ".spare.tmp"].iter().any(|end| name.ends_with(end))) {
         return Ok(true);
     }
     if names.is_empty() { Ok(false) } else { Err(absent("the directory holds other files")) }

@@ -345,6 +345,28 @@ fn a_missing_audit_topic_is_created_at_the_start() {
 }
 
 #[test]
+fn a_change_without_an_audit_topic_is_refused_and_names_what_is_missing() {
+    let Some(kafka) = Kafka::shared() else { return };
+    let name = "blocklist-no-audit";
+    let _topic = Topic::make(kafka, name, "00000000000000c5", &[]);
+    let files = Files::new();
+    let bridge = writable(kafka, name, &files, &["--topic-prefix", name]);
+    wait_for_state(&bridge, name, "live");
+    let headers = [("Authorization", &*format!("Bearer {TOKEN}"))];
+    let why = format!("topic {name}-changes: it does not exist: create it with `callbridge topics create`");
+    // On a busy machine the cluster may not say in time that there is none.
+    wait::until("the answer names the topic", || {
+        let mut client = Client::connect(bridge.admin).unwrap();
+        let answer = client.request("PUT", "/blocklist/users/bob", &headers, b"").unwrap();
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        answer.text().contains(&why)
+    });
+    assert_eq!(refused(&bridge), [""; 0]);
+    // The topics of callbacks are not there.
+    assert_eq!(bridge.stop_and_wait().code, 0);
+}
+
+#[test]
 fn a_deleted_topic_is_named_and_not_created_again_by_who_still_has_its_rules() {
     let Some(kafka) = Kafka::shared() else { return };
     let name = "blocklist-deleted";

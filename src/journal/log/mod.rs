@@ -28,7 +28,7 @@
 //! | 24 | 8 | session: random, for the start of the process that wrote it; of an output, that of its first input |
 //! | 32 | 8 | the first sequence number |
 //! | 40 | 8 | of an output, the end of its range (exclusive); else 0 |
-//! | 48 | 8 | of an output, the number of its captures |
+//! | 48 | 8 | of an output, the number of its captures; else the size of the file, or 0 if it is not recorded |
 //! | 56 | 32, … | end marks: how far earlier sessions went. Each has the first sequence number and the nonce of its last segment, the number behind its last capture, and the offset behind its last frame |
 //!
 //! | frame | bytes | |
@@ -61,7 +61,8 @@
 //! * *One frame at a time.* A frame is written and synced before the next one, so each frame proves that the frames before it were durable,
 //!   and only the very last frame of a session can be torn. An unreadable frame with a valid frame of the same session behind it was
 //!   acknowledged, and is *damaged*: damage is never skipped silently.
-//! * *Bytes that the disk cannot read* may have been a whole frame: they are damage, also at the end of a session.
+//! * *Bytes that the disk cannot read* may have been a whole frame: they are damage, also at the end of a session. So are those that a file
+//!   lacks that is shorter than its header says.
 //! * *Frames do not share blocks*, so a torn write cannot destroy acknowledged captures.
 //! * *Each frame has the nonce*, covered by its checksum: contents from an earlier use of the file are not mistaken for current ones, and
 //!   the sender of a callback cannot forge a frame.

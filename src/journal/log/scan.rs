@@ -32,6 +32,8 @@ pub(crate) struct Scan {
     pub(crate) nonce: u64,
     pub(crate) session: u64,
     pub(crate) file_bytes: u64,
+    /// The bytes that it had when it was begun, if its header tells; else as now.
+    full_bytes: u64,
     /// The offset behind its last frame.
     pub(crate) used_bytes: u64,
     pub(crate) frames: u64,
@@ -101,7 +103,7 @@ pub(crate) fn scan(
     let bytes = buffer.get(..reading.bytes).unwrap_or_default();
     let is_headless = header.is_none();
     let output = header.as_ref().and_then(|header| header.output);
-    let size_recorded = header.as_ref().map_or(0, |header| header.file_bytes);
+    let full_bytes = file_bytes.max(header.as_ref().map_or(0, |header| header.file_bytes));
     let (adopted_nonce, is_adopted_sparse) = if is_headless { adopted(bytes, named_seq) } else { (0, false) };
     let is_sparse = output.is_some() || is_adopted_sparse;
     let mut scan = Scan {
@@ -112,6 +114,7 @@ pub(crate) fn scan(
         nonce: header.as_ref().map_or(adopted_nonce, |header| header.nonce),
         session: header.as_ref().map_or(0, |header| header.session),
         file_bytes,
+        full_bytes,
         used_bytes: BLOCK_BYTES as u64,
         frames: 0,
         is_sealed: false,
@@ -141,8 +144,8 @@ pub(crate) fn scan(
         scan.damaged(0, Some(named_seq), reading.reason_within(&(0..BLOCK_BYTES as u64)));
     }
     scan.frames(bytes, &reading);
-    if file_bytes < size_recorded && !scan.is_sealed {
-        scan.lost_end = Some(format!("the file has {file_bytes} of {size_recorded} bytes"));
+    if file_bytes < full_bytes && !scan.is_sealed {
+        scan.lost_end = Some(format!("the file has {file_bytes} of {full_bytes} bytes"));
     }
     if is_headless && scan.frames == 0 {
         // The disk is more likely unavailable for a moment than a whole file is lost.
@@ -224,7 +227,7 @@ impl Scan {
     /// any segment follows it: its own session's, or one that should have recorded its end.
     pub(super) fn followed_by(&mut self, next: Option<Seq>) {
         // A gap that is too large for this segment was in segments that are gone, because they were delivered.
-        let room = (self.file_bytes.saturating_sub(self.used_bytes)) / CAPTURE_ITEM_BYTES_MIN as u64;
+        let room = self.full_bytes.saturating_sub(self.used_bytes) / CAPTURE_ITEM_BYTES_MIN as u64;
         let to = match (next, &self.lost_end) {
             _ if self.is_sealed || self.is_end_recorded || self.output.is_some() => return,
             (None, None) => {
@@ -268,7 +271,7 @@ impl Scan {
     pub(super) fn unused_seq(&self) -> Seq {
         let is_end_known = self.damage.iter().all(|damage| damage.to.is_some());
         // Every capture takes more than one byte.
-        self.end_seq + if is_end_known { 0 } else { self.file_bytes.max(1) }
+        self.end_seq + if is_end_known { 0 } else { self.full_bytes.max(1) }
     }
 
     /// Limits an output without a valid header, whose range is not known, to what comes before the next segment.

@@ -279,6 +279,23 @@ fn a_segment_that_is_shorter_than_it_was_is_damaged_and_not_torn() {
 }
 
 #[test]
+fn of_a_segment_that_is_shorter_than_it_was_the_next_one_tells_what_is_missing() {
+    let dir = TempDir::new().unwrap();
+    let Opened { store, mut writer, mut maintainer, .. } = open(dir.path());
+    let long = "x".repeat(100_000);
+    for _ in 0..4 {
+        writer.append(&mut builder([long.as_str()]), false).unwrap();
+        maintainer.maintain().unwrap();
+    }
+    drop((store, maintainer, writer.close()));
+    let path = dir.path().join("00000000000000000001.seg");
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(4096).unwrap();
+    let refused = recovery::open(Directory::open(dir.path()).unwrap(), options(), Box::new(|| 9)).unwrap_err();
+    let OpenError::Damaged(damage) = refused else { panic!("{refused}") };
+    assert_eq!((damage[0].from, damage[0].to, damage[0].captures), (1, Some(3), 2), "{damage:?}");
+}
+
+#[test]
 fn what_an_earlier_run_ended_with_is_damaged_and_not_torn_once_another_has_written() {
     let dir = TempDir::new().unwrap();
     let mut last = 0;
