@@ -100,17 +100,17 @@ min_insync_replicas = 2
     let config = write(&folder, "callbridge.toml", text);
     let expected = [
         ":1: embeded_broker: no such setting; did you mean embedded_broker?",
-        ":2: workers: must be",
+        ":2:11: workers: must be",
         ":3: drain_seconds: must be from 1 to 3600",
-        ":6: callbacks.listen: must be",
-        ":7: callbacks.path: must be the path of a URL",
+        ":6:10: callbacks.listen: must be",
+        ":7:8: callbacks.path: must be the path of a URL",
         ":8: callbacks.deadline_ms: must be below 2000",
-        ":12: apps[0].topic_prefix: must be",
+        ":12:16: apps[0].topic_prefix: must be",
         ":15: apps[1].sdk_app_id: application 1 is given twice",
         ":18: kafka.acks: must be all",
         ":19: kafka.linger.msec: ",
-        ":21: kafka.sasl.mechanism: must be",
-        ":24: envelope.mode: must be one of structured, binary",
+        ":21:20: kafka.sasl.mechanism: must be",
+        ":24:8: envelope.mode: must be one of structured, binary",
         ":28: topics.min_insync_replicas: must not be above",
     ];
     for command in ["serve", "check"] {
@@ -201,7 +201,7 @@ fn a_config_file_that_cannot_be_read_or_is_no_toml_is_78() {
 
         let broken_run = run(&[], &[command, "--config", &broken]);
         assert_eq!(broken_run.code, 78);
-        assert!(broken_run.stderr.starts_with(&format!("{broken}:2: ")), "{broken_run:?}");
+        assert!(broken_run.stderr.starts_with(&format!("{broken}:2:11: ")), "{broken_run:?}");
     }
 }
 

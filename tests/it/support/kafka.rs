@@ -488,6 +488,8 @@ broker.heartbeat.interval.ms=1000
 num.network.threads=2
 num.io.threads=2
 log.cleaner.threads=1
+# Of 128 MiB, which it would take from the heap at the start.
+log.cleaner.dedupe.buffer.size=4194304
 ";
 
 /// A new folder under the target directory: journals and logs may be larger than `/tmp`.
