@@ -378,9 +378,10 @@ fn readying(config: &Config, topics: &Topics, listeners: &Listeners) -> Readying
 
 /// What the publisher needs of the cluster.
 pub(super) fn needs(config: &Config, topics: &Topics) -> Needs {
+    let commands = topics.commands_by_application().map(|of_app| of_app.iter().map(|topic| topic.index()).collect());
     Needs {
         names: topics.names().to_vec(),
-        commands: topics.commands_by_application().map(|of_app| of_app.iter().map(|it| it.index()).collect()).collect(),
+        commands: if config.ack == Ack::Journal { Vec::new() } else { commands.collect() },
         creation: config.topics.create.then(|| config.topics.creation()),
         longest_record: (!config.embedded_broker).then(|| config.callbacks.raw_record_bytes_max()),
     }

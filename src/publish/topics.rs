@@ -38,7 +38,7 @@ use super::replication::min_insync_replicas;
 #[derive(Debug)]
 pub(crate) struct Needs {
     pub(crate) names: Vec<String>,
-    /// For each application, the topics of its commands, by index.
+    /// For each application, the topics of its commands, by index. Empty where nobody waits for [`TopicsProgress::OthersDeliverable`].
     pub(crate) commands: Vec<Vec<usize>>,
     /// How missing topics are created; `None`: they are not.
     pub(crate) creation: Option<Creation>,
@@ -472,7 +472,8 @@ impl Watch<'_> {
     }
 
     fn has_topics_of_each_application(&self) -> bool {
-        self.needs.commands.iter().all(|commands| commands.iter().any(|topic| self.there.contains(topic)))
+        let commands = &self.needs.commands;
+        !commands.is_empty() && commands.iter().all(|of_app| of_app.iter().any(|topic| self.there.contains(topic)))
     }
 
     fn others_waited(&self) -> Option<Duration> {
