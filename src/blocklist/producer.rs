@@ -140,7 +140,7 @@ impl TopicProducer {
     pub(super) fn is_missing(&self, topic: &str, limit: Duration) -> bool {
         // For all topics: a request for one by name creates it on a broker with auto.create.topics.enable.
         let metadata = self.producer.client().fetch_metadata(None, limit);
-        metadata.is_ok_and(|metadata| metadata.topics().iter().all(|it| it.name() != topic || it.error().is_some()))
+        metadata.is_ok_and(|metadata| metadata.topics().iter().all(|it| it.name() != topic))
     }
 
     fn send(&self, number: usize, record: &ListRecord<'_>) -> Result<(), RDKafkaErrorCode> {
